@@ -1,0 +1,34 @@
+# `make demo` and `make test` set up all they need in environments of their own.
+PYTHON ?= python3
+DEMO := .venv
+DEV := .venv-dev
+
+.PHONY: demo test lint format clean
+
+demo: $(DEMO)/ready
+	$(DEMO)/bin/resnet-infer classify demo/pictures --top-k 3
+
+test: $(DEV)/ready
+	$(DEV)/bin/python -m pytest
+
+lint: $(DEV)/ready
+	$(DEV)/bin/ruff check
+	$(DEV)/bin/ruff format --check
+	$(DEV)/bin/mypy
+
+format: $(DEV)/ready
+	$(DEV)/bin/ruff check --fix
+	$(DEV)/bin/ruff format
+
+$(DEMO)/ready: pyproject.toml
+	$(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[cpu]"
+	touch $@
+
+$(DEV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DEV)
+	$(DEV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[cpu,export,train,test]"
+	touch $@
+
+clean:
+	rm -rf $(DEMO) $(DEV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

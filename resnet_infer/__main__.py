@@ -1,0 +1,6 @@
+"""`python -m resnet_infer` is the command `resnet-infer`."""
+
+from resnet_infer.cli.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Options that several commands share, so that they are spelled and checked alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def choice(*values: str) -> Callable[[str | None], str | None]:
+    """A callback that takes one of `values` and says "did you mean" to everything else (exit code 2)."""
+
+    def check(value: str | None) -> str | None:
+        if value is None or value in values:
+            return value
+        close = get_close_matches(value, values, n=1)
+        raise typer.BadParameter(
+            (f"did you mean {close[0]}? " if close else "") + f"{value!r} is not one of {', '.join(values)}"
+        )
+
+    return check
+
+
+MODEL_HELP = (
+    "A checkpoint (.safetensors), an artifact (.onnx) or a model's name; default: $RESNET_INFER_MODEL or the built-in."
+)
+Model = Annotated[str | None, typer.Option("--model", "-m", metavar="MODEL", help=MODEL_HELP)]
+ModelArgument = Annotated[str | None, typer.Argument(metavar="[MODEL]", help=MODEL_HELP)]
+Runtime = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|onnxruntime|torch", callback=choice("auto", "onnxruntime", "torch"), help="What runs the model."
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|cpu|cuda[:N]", help="Where it runs. A device that is named is used, or the command fails."
+    ),
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads inside the runtime; default: all cores.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the result to this file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -1,0 +1,51 @@
+"""Notes and errors on stderr, tables on stdout."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+def note(message: str) -> None:
+    """A line for the person at the terminal; never part of a result."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def fail(message: str, hint: str | None = None) -> None:
+    """An error as one line, and what to do about it on the next."""
+    note(f"error: {message}")
+    if hint:
+        note(f"  hint: {hint}")
+
+
+def bar(fraction: float, width: int = 24) -> str:
+    """A bar of block characters, to an eighth of a character; ASCII where stdout cannot show them."""
+    eighths = round(min(max(fraction, 0.0), 1.0) * width * 8)
+    try:
+        _EIGHTHS.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return "#" * (eighths // 8)
+    return ("█" * (eighths // 8) + _EIGHTHS[eighths % 8]).rstrip()
+
+
+def pairs(rows: Sequence[tuple[str, str]]) -> str:
+    """Names and values, aligned; further lines of a value are indented below it."""
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}".replace("\n", "\n" + " " * (width + 2)) for name, value in rows)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns, aligned; numbers to the right."""
+    widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
+    right = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(header))]
+    lines = []
+    for line in (header, *rows):
+        cells = (cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(line, widths, right, strict=True))
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _is_number(text: str) -> bool:
+    return text.strip().rstrip("%").replace(".", "", 1).replace(",", "").lstrip("-").isdigit()

@@ -1,0 +1,51 @@
+"""One family of exceptions: what went wrong, what to do about it, and the exit code of the command."""
+
+from __future__ import annotations
+
+
+class ResnetInferError(Exception):
+    """Something failed that the user can act on. `hint` says how; the command line exits with `exit_code`."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+
+
+class UsageError(ResnetInferError):
+    """The command or call itself makes no sense: an unknown name, a contradiction, a value out of range."""
+
+    exit_code = 2
+
+
+class ModelError(ResnetInferError):
+    """A checkpoint or artifact that is missing, damaged, foreign, or of another version."""
+
+
+class PictureError(ResnetInferError):
+    """A picture that cannot be read. The message names the file."""
+
+
+class DataError(ResnetInferError):
+    """A data set that is missing, incomplete or inconsistent."""
+
+
+class RuntimeUnavailableError(ResnetInferError):
+    """A runtime or device that was asked for by name cannot be used here."""
+
+
+class MissingExtraError(ResnetInferError):
+    """An optional dependency is not installed. The hint is the exact command that installs it."""
+
+
+class ParityError(ResnetInferError):
+    """An artifact does not give its source's answers."""
+
+
+class TrainingError(ResnetInferError):
+    """Training cannot start or go on; what was reached is saved."""

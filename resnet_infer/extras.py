@@ -1,0 +1,37 @@
+"""Optional dependencies: import them where they are needed, or say which extra to install."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+
+from resnet_infer.errors import MissingExtraError
+
+EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "cpu": ("onnxruntime",),
+        "gpu": ("onnxruntime", "tensorrt", "cuda"),
+        "export": ("onnx",),
+        "train": ("torch",),
+    }
+)
+"""Extra -> the modules it brings. `cpu` and `gpu` both bring `onnxruntime` and exclude each other."""
+
+
+@contextlib.contextmanager
+def needs(extra: str, purpose: str) -> Iterator[None]:
+    """Around an import: a missing package becomes a `MissingExtraError` with the command that installs it.
+
+    `purpose` completes "... needs the package x", e.g. "export to ONNX".
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in EXTRAS[extra]:
+            raise
+        raise MissingExtraError(
+            f"{purpose} needs the package {missing}, which is not installed",
+            hint=f'install it with: pip install "resnet-infer[{extra}]"',
+        ) from error

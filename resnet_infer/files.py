@@ -1,0 +1,36 @@
+"""Files that are either whole or absent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from resnet_infer.errors import ResnetInferError
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to; renamed to `path` when the block succeeds, removed when it fails.
+
+    The data reaches the disk before the rename, so a crash leaves the old file or the new one and never half of one.
+    The name ends as `path` does, because libraries choose a format by it. Raises `ResnetInferError` where the
+    operating system refuses.
+    """
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ResnetInferError(
+            f"cannot write {path}: {error.strerror or error}",
+            hint="free some space, or choose another place with -o",
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -1,0 +1,341 @@
+"""The networks of "Deep Residual Learning for Image Recognition" as one table.
+
+An `Architecture` is a row of the table together with the options that the paper (and the field after it) leaves open;
+`Architecture.plan()` lays it out as a flat description of convolutions and shortcuts. The torch module, the ONNX graph,
+the parameter counts and the multiply-adds are all read from that plan, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
+from typing import Any, Literal, get_args
+
+from resnet_infer.errors import UsageError
+
+BlockKind = Literal["basic", "bottleneck"]
+ShortcutOption = Literal["A", "B", "C"]
+ShortcutPadding = Literal["append", "split"]
+BottleneckStride = Literal["1x1", "3x3"]
+StemKind = Literal["imagenet", "cifar"]
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution without bias, followed by batch normalisation (paper section 3.4). Padding is `kernel // 2`."""
+
+    name: str
+    """Prefix of the weight in a state dict, e.g. `layer1.0.conv1`."""
+    norm: str
+    """Prefix of the batch normalisation that follows it, e.g. `layer1.0.bn1`."""
+    in_channels: int
+    out_channels: int
+    kernel: int
+    stride: int
+
+    @property
+    def padding(self) -> int:
+        return self.kernel // 2
+
+
+@dataclass(frozen=True)
+class ZeroPadShortcut:
+    """Option A: the input subsampled by `stride`, with `before` and `after` zero channels around it."""
+
+    stride: int
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Block:
+    """Two (basic) or three (bottleneck) convolutions and what is added to their output.
+
+    `shortcut` is None in a plain net, "identity", an option-A `ZeroPadShortcut`, or a projecting `Conv`. ReLU follows
+    every convolution but the last, and the sum.
+    """
+
+    name: str
+    convs: tuple[Conv, ...]
+    shortcut: Literal["identity"] | ZeroPadShortcut | Conv | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A network from input to logits: stem, optional 3x3/2 max-pool, blocks, global average pool, classifier."""
+
+    stem: Conv
+    max_pool: bool
+    blocks: tuple[Block, ...]
+    features: int
+    num_classes: int
+
+    def convs(self) -> Iterator[Conv]:
+        """Every convolution, projections included, in order of execution."""
+        yield self.stem
+        for block in self.blocks:
+            yield from block.convs
+            if isinstance(block.shortcut, Conv):
+                yield block.shortcut
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor in the state dict, in torch's layout (O, I, H, W)."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for conv in self.convs():
+            shapes[f"{conv.name}.weight"] = (conv.out_channels, conv.in_channels, conv.kernel, conv.kernel)
+            for part in NORM_PARAMETERS + NORM_STATISTICS:
+                shapes[f"{conv.norm}.{part}"] = (conv.out_channels,)
+        shapes["fc.weight"] = (self.num_classes, self.features)
+        shapes["fc.bias"] = (self.num_classes,)
+        return shapes
+
+
+NORM_PARAMETERS = ("weight", "bias")
+NORM_STATISTICS = ("running_mean", "running_var")
+NORM_EPSILON = 1e-5
+
+
+@dataclass(frozen=True)
+class Family:
+    """One row of the table: what the paper fixes for a group of networks."""
+
+    stem: StemKind
+    block: BlockKind
+    stages: tuple[int, ...]
+    """Blocks per stage."""
+    widths: tuple[int, ...]
+    """Width of each stage; a bottleneck puts out four times as many channels."""
+    shortcut: ShortcutOption
+    """The option by default."""
+
+
+_IMAGENET_WIDTHS = (64, 128, 256, 512)
+_CIFAR_WIDTHS = (16, 32, 64)
+BOTTLENECK_EXPANSION = 4
+
+IMAGENET: Mapping[int, Family] = {
+    18: Family("imagenet", "basic", (2, 2, 2, 2), _IMAGENET_WIDTHS, "B"),
+    34: Family("imagenet", "basic", (3, 4, 6, 3), _IMAGENET_WIDTHS, "B"),
+    50: Family("imagenet", "bottleneck", (3, 4, 6, 3), _IMAGENET_WIDTHS, "B"),
+    101: Family("imagenet", "bottleneck", (3, 4, 23, 3), _IMAGENET_WIDTHS, "B"),
+    152: Family("imagenet", "bottleneck", (3, 8, 36, 3), _IMAGENET_WIDTHS, "B"),
+}
+"""Table 1 of the paper. Published weights of 18 and 34 use option B, so that is the default."""
+
+IMAGENET_PLAIN = (18, 34)
+CIFAR_DEPTHS = (20, 32, 44, 56, 110, 1202)
+"""The depths of section 4.2; every other 6n+2 is built the same way."""
+
+
+def _cifar_family(depth: int) -> Family:
+    n = (depth - 2) // 6
+    return Family("cifar", "basic", (n, n, n), _CIFAR_WIDTHS, "A")
+
+
+def published_names() -> tuple[str, ...]:
+    """The networks named in the paper, residual and plain."""
+    return (
+        *(f"resnet{depth}" for depth in IMAGENET),
+        *(f"plain{depth}" for depth in IMAGENET_PLAIN),
+        *(f"resnet{depth}" for depth in CIFAR_DEPTHS),
+        *(f"plain{depth}" for depth in CIFAR_DEPTHS if depth <= 110),
+    )
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network by name, with its options. Use `architecture()` to make one: it fills the defaults in and checks them.
+
+    - `name`: `resnet50`, `plain34`, `resnet110`; `resnet50-cifar` is the CIFAR net of a depth that ImageNet also has.
+    - `shortcut`: option A, B or C of section 3.3, None in a plain net.
+    - `padding`: where option A's zero channels go, after the old ones (`append`) or half before and half after them
+      (`split`); None without option A. Weights cannot reveal it.
+    - `stride_in`: which convolution of a bottleneck has the stride: `1x1` (v1, the paper) or `3x3` (v1.5, the weights
+      that most people use); None without bottlenecks.
+    """
+
+    name: str
+    num_classes: int
+    shortcut: ShortcutOption | None
+    padding: ShortcutPadding | None
+    stride_in: BottleneckStride | None
+
+    @property
+    def family(self) -> Family:
+        return _lookup(self.name)[2]
+
+    @property
+    def plain(self) -> bool:
+        return self.name.startswith("plain")
+
+    @property
+    def depth(self) -> int:
+        return _lookup(self.name)[1]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Architecture:
+        known = {f.name for f in fields(cls)}
+        return architecture(**{key: item for key, item in value.items() if key in known})
+
+    def plan(self) -> Plan:
+        return _plan(self)
+
+
+def architecture(
+    name: str,
+    num_classes: int | None = None,
+    *,
+    shortcut: ShortcutOption | None = None,
+    padding: ShortcutPadding | None = None,
+    stride_in: BottleneckStride | None = None,
+) -> Architecture:
+    """The architecture called `name`, every option at its default unless given.
+
+    Raises `UsageError` for an unknown name, an unknown value, or an option that the network does not have.
+    """
+    kind, depth, family = _lookup(name)
+    canonical = f"{kind}{depth}" + ("-cifar" if family.stem == "cifar" and depth in _ambiguous(kind) else "")
+    if num_classes is None:
+        num_classes = 1000 if family.stem == "imagenet" else 10
+    if num_classes < 1:
+        raise UsageError(f"a classifier needs at least one class, not {num_classes}")
+    for option, value, choices in (
+        ("shortcut", shortcut, get_args(ShortcutOption)),
+        ("padding", padding, get_args(ShortcutPadding)),
+        ("stride_in", stride_in, get_args(BottleneckStride)),
+    ):
+        if value is not None and value not in choices:
+            raise UsageError(f"{option} is one of {', '.join(choices)}, not {value!r}")
+    if kind == "plain":
+        if shortcut or padding:
+            raise UsageError(f"{canonical} has no shortcuts: leave shortcut and padding out")
+    else:
+        shortcut = shortcut or family.shortcut
+        if shortcut == "A":
+            padding = padding or "append"
+        elif padding:
+            raise UsageError(f"padding belongs to shortcut option A; {canonical} here uses option {shortcut}")
+    if family.block == "bottleneck":
+        stride_in = stride_in or "3x3"
+    elif stride_in:
+        raise UsageError(f"stride_in belongs to bottleneck blocks; {canonical} has basic blocks")
+    return Architecture(canonical, num_classes, shortcut, padding, stride_in)
+
+
+def _ambiguous(kind: str) -> tuple[int, ...]:
+    return tuple(IMAGENET) if kind == "resnet" else IMAGENET_PLAIN
+
+
+def _lookup(name: str) -> tuple[str, int, Family]:
+    match = re.fullmatch(r"(resnet|plain)-?(\d{1,5})(-cifar)?", name.strip().lower())
+    if match:
+        kind, depth = match[1], int(match[2])
+        if not match[3] and depth in _ambiguous(kind):
+            return kind, depth, IMAGENET[depth]
+        if depth >= 8 and depth % 6 == 2:
+            return kind, depth, _cifar_family(depth)
+    close = get_close_matches(name.lower(), published_names(), n=1)
+    raise UsageError(
+        f"unknown architecture {name!r}" + (f"; did you mean {close[0]}?" if close else ""),
+        hint="known are resnet18/34/50/101/152, plain18/34, and resnetD or plainD for CIFAR with D = 6n+2 (20, 32, 44, "
+        "56, 110, 1202, ...; add -cifar where ImageNet has the same depth)",
+    )
+
+
+def _plan(arch: Architecture) -> Plan:
+    family = arch.family
+    stem_width = family.widths[0]
+    kernel, stride = (7, 2) if family.stem == "imagenet" else (3, 1)
+    stem = Conv("conv1", "bn1", 3, stem_width, kernel, stride)
+    channels = stem_width
+    blocks: list[Block] = []
+    for stage, (count, width) in enumerate(zip(family.stages, family.widths, strict=True), start=1):
+        for index in range(count):
+            stride = 2 if stage > 1 and index == 0 else 1
+            block = _block(arch, f"layer{stage}.{index}", channels, width, stride)
+            blocks.append(block)
+            channels = block.convs[-1].out_channels
+    return Plan(stem, family.stem == "imagenet", tuple(blocks), channels, arch.num_classes)
+
+
+def _block(arch: Architecture, name: str, channels: int, width: int, stride: int) -> Block:
+    if arch.family.block == "basic":
+        out = width
+        widths = [(channels, width, 3, stride), (width, width, 3, 1)]
+    else:
+        out = width * BOTTLENECK_EXPANSION
+        first, second = (stride, 1) if arch.stride_in == "1x1" else (1, stride)
+        widths = [(channels, width, 1, first), (width, width, 3, second), (width, out, 1, 1)]
+    convs = tuple(Conv(f"{name}.conv{i}", f"{name}.bn{i}", *numbers) for i, numbers in enumerate(widths, start=1))
+    return Block(name, convs, _shortcut(arch, name, channels, out, stride))
+
+
+def _shortcut(
+    arch: Architecture, name: str, channels: int, out: int, stride: int
+) -> Literal["identity"] | ZeroPadShortcut | Conv | None:
+    if arch.shortcut is None:
+        return None
+    if arch.shortcut != "C" and channels == out and stride == 1:
+        return "identity"
+    if arch.shortcut == "A":
+        extra = out - channels
+        before = extra // 2 if arch.padding == "split" else 0
+        return ZeroPadShortcut(stride, before, extra - before)
+    return Conv(f"{name}.downsample.0", f"{name}.downsample.1", channels, out, 1, stride)
+
+
+def count_parameters(arch: Architecture) -> int:
+    """Learned parameters: weights, batch-norm scales and shifts, classifier; running statistics are not counted."""
+    total = 0
+    for name, shape in arch.plan().shapes().items():
+        if not name.endswith(NORM_STATISTICS):
+            size = 1
+            for dim in shape:
+                size *= dim
+            total += size
+    return total
+
+
+def count_multiply_adds(arch: Architecture, height: int, width: int) -> int:
+    """Multiply-adds of convolutions and classifier for one picture of `height` x `width` pixels (paper, table 1)."""
+    plan = arch.plan()
+    total = 0
+
+    def run(conv: Conv, size: tuple[int, int]) -> tuple[int, int]:
+        nonlocal total
+        out = (_out(size[0], conv.stride), _out(size[1], conv.stride))
+        total += out[0] * out[1] * conv.out_channels * conv.in_channels * conv.kernel**2
+        return out
+
+    size = run(plan.stem, (height, width))
+    if plan.max_pool:
+        size = (_out(size[0], 2), _out(size[1], 2))
+    for block in plan.blocks:
+        entry = size
+        for conv in block.convs:
+            size = run(conv, size)
+        if isinstance(block.shortcut, Conv):
+            run(block.shortcut, entry)
+    return total + plan.features * plan.num_classes
+
+
+def _out(size: int, stride: int) -> int:
+    return (size - 1) // stride + 1
+
+
+__all__ = [
+    "Architecture",
+    "Block",
+    "Conv",
+    "Plan",
+    "ZeroPadShortcut",
+    "architecture",
+    "count_multiply_adds",
+    "count_parameters",
+    "published_names",
+]

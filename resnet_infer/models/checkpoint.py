@@ -1,0 +1,89 @@
+"""Checkpoints: safetensors files whose header carries the `ModelSpec`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from resnet_infer.errors import ModelError
+from resnet_infer.files import atomic_path
+from resnet_infer.models.spec import METADATA_KEY, ModelSpec
+
+Weights = Mapping[str, NDArray[Any]]
+SUFFIX = ".safetensors"
+EXTRA_PREFIX = "training."
+"""Tensors under this prefix are not the network's: a trainer keeps its momentum there."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A spec and the weights that belong to it, float32, named and shaped as `Plan.shapes()` says.
+
+    `extra` holds tensors that are not weights and `notes` further header entries; both belong to whoever wrote them.
+    """
+
+    spec: ModelSpec
+    weights: Weights
+    extra: Weights = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write atomically. Raises `ModelError` if the weights do not fit the spec's architecture."""
+    check_weights(checkpoint.spec, checkpoint.weights, str(path))
+    tensors = {name: np.ascontiguousarray(value) for name, value in checkpoint.weights.items()}
+    tensors |= {EXTRA_PREFIX + name: np.ascontiguousarray(value) for name, value in checkpoint.extra.items()}
+    with atomic_path(path) as temporary:
+        # safetensors' own writer makes the file unreadable to other users.
+        temporary.write_bytes(save(tensors, metadata={**checkpoint.notes, METADATA_KEY: checkpoint.spec.dumps()}))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint; half-precision weights become float32.
+
+    Raises `ModelError` if the file is missing, damaged, not a checkpoint of ours, or its weights do not fit its spec.
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            notes = dict(file.metadata() or {})
+            if METADATA_KEY not in notes:
+                raise ModelError(
+                    f"{path} is a safetensors file without a model spec",
+                    hint=f"if it holds a ResNet's weights: resnet-infer import {path} --arch resnet50 -o model{SUFFIX}",
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} does not exist") from error
+    except (SafetensorError, OSError, TypeError) as error:
+        raise ModelError(f"{path} is damaged or no safetensors file ({error})") from error
+    spec = ModelSpec.loads(notes.pop(METADATA_KEY), str(path))
+    weights = {k: v.astype(np.float32) for k, v in tensors.items() if not k.startswith(EXTRA_PREFIX)}
+    extra = {k.removeprefix(EXTRA_PREFIX): v for k, v in tensors.items() if k.startswith(EXTRA_PREFIX)}
+    check_weights(spec, weights, str(path))
+    return Checkpoint(spec, weights, extra, notes)
+
+
+def check_weights(spec: ModelSpec, weights: Weights, source: str) -> None:
+    """Raise `ModelError` naming the missing, left over, misshapen and non-finite tensors, if there are any."""
+    if spec.architecture is None:
+        raise ModelError(f"{source}: a checkpoint needs an architecture; this spec has none")
+    shapes = spec.architecture.plan().shapes()
+    problems = [f"missing {name}" for name in shapes if name not in weights]
+    problems += [f"left over {name}" for name in weights if name not in shapes]
+    for name, shape in shapes.items():
+        if name in weights:
+            value = weights[name]
+            if value.shape != shape:
+                problems.append(f"{name} is {value.shape}, not {shape}")
+            elif not np.isfinite(value).all():
+                problems.append(f"{name} is not finite")
+    if problems:
+        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        raise ModelError(f"{source}: the weights do not fit {spec.architecture.name}: {shown}")

@@ -1,0 +1,152 @@
+"""The torch module of an architecture, for training, for the torch runtime, and as the reference in parity checks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from resnet_infer.errors import UsageError
+from resnet_infer.models.architectures import NORM_EPSILON, Architecture, Block, Conv, ZeroPadShortcut
+from resnet_infer.models.checkpoint import Checkpoint
+from resnet_infer.models.spec import ModelSpec
+
+
+class ZeroPad(nn.Module):
+    """Shortcut option A: every `stride`-th pixel, and new channels of zeros (paper section 3.3)."""
+
+    def __init__(self, shortcut: ZeroPadShortcut) -> None:
+        super().__init__()
+        self.stride = shortcut.stride
+        self.channels = (shortcut.before, shortcut.after)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, *self.channels))
+
+
+class ResidualBlock(nn.Module):
+    """A block of the plan, basic or bottleneck, residual or plain. The names are those of torchvision's state dicts."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.count = len(block.convs)
+        for index, conv in enumerate(block.convs, start=1):
+            self.add_module(f"conv{index}", _conv(conv))
+            self.add_module(f"bn{index}", _norm(conv))
+        self.plain = block.shortcut is None
+        if isinstance(block.shortcut, Conv):
+            self.downsample: nn.Module | None = nn.Sequential(_conv(block.shortcut), _norm(block.shortcut))
+        elif isinstance(block.shortcut, ZeroPadShortcut):
+            self.downsample = ZeroPad(block.shortcut)
+        else:
+            self.downsample = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = x
+        for index in range(1, self.count + 1):
+            out = getattr(self, f"bn{index}")(getattr(self, f"conv{index}")(out))
+            if index < self.count:
+                out = functional.relu(out)
+        if not self.plain:
+            out = out + (x if self.downsample is None else self.downsample(x))
+        return functional.relu(out)
+
+
+class ResNet(nn.Module):
+    """Normalised pictures, float32 NCHW, to logits, float32 (N, classes)."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        plan = arch.plan()
+        self.arch = arch
+        self.conv1 = _conv(plan.stem)
+        self.bn1 = _norm(plan.stem)
+        self.max_pool = plan.max_pool
+        stages: dict[str, list[nn.Module]] = {}
+        for block in plan.blocks:
+            stages.setdefault(block.name.partition(".")[0], []).append(ResidualBlock(block))
+        self.stage_names = tuple(stages)
+        for name, blocks in stages.items():
+            self.add_module(name, nn.Sequential(*blocks))
+        self.fc = nn.Linear(plan.features, plan.num_classes)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """He initialisation (paper section 3.4, its reference 13); batch norm starts as the identity."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(self.fc.bias)
+
+    def features(self, x: Tensor) -> Tensor:
+        """The maps before the global pooling."""
+        x = functional.relu(self.bn1(self.conv1(x)))
+        if self.max_pool:
+            x = functional.max_pool2d(x, 3, stride=2, padding=1)
+        for name in self.stage_names:
+            x = getattr(self, name)(x)
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = self.features(x).mean(dim=(2, 3))
+        return cast(Tensor, self.fc(pooled))
+
+
+def _conv(conv: Conv) -> nn.Conv2d:
+    return nn.Conv2d(
+        conv.in_channels, conv.out_channels, conv.kernel, stride=conv.stride, padding=conv.padding, bias=False
+    )
+
+
+def _norm(conv: Conv) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(conv.out_channels, eps=NORM_EPSILON)
+
+
+@torch.no_grad()
+def set_norm_statistics(network: ResNet, batches: Iterable[Tensor]) -> None:
+    """Set every running mean and variance to the average over `batches` (normalised, float32 NCHW).
+
+    With these statistics even a network with random weights keeps its activations in range and tells pictures apart.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    training = network.training
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    network.train()
+    for batch in batches:
+        network(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    network.train(training)
+
+
+def weights_of(network: ResNet) -> dict[str, NDArray[np.float32]]:
+    """The network's weights and statistics as a checkpoint holds them."""
+    state = network.state_dict()
+    return {name: state[name].detach().float().cpu().contiguous().numpy() for name in network.arch.plan().shapes()}
+
+
+def untrained_checkpoint(spec: ModelSpec, images: NDArray[np.uint8], seed: int = 0) -> Checkpoint:
+    """Random weights whose batch norm fits `images` (uint8 NHWC), for benchmarks and tests of speed and parity.
+
+    Batch norm shifts by 1, not 0: a deep random net with half of its ReLUs closed doubles every rounding error within
+    a few layers until no two implementations agree, and a trained one does not.
+    """
+    if spec.architecture is None:
+        raise UsageError(f"{spec.name} has no architecture to initialise")
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        network = ResNet(spec.architecture)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.bias)
+    pixels = (images.astype(np.float32) / 255 - spec.input.mean) / spec.input.std
+    set_norm_statistics(network, [torch.from_numpy(pixels).permute(0, 3, 1, 2)])
+    return Checkpoint(spec, weights_of(network))

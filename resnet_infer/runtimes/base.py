@@ -1,0 +1,60 @@
+"""What every runtime is: uint8 pictures in, float32 logits out, all checks in one place."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_infer.errors import UsageError
+from resnet_infer.models.spec import ModelSpec
+
+Images = NDArray[np.uint8]
+Logits = NDArray[np.float32]
+
+
+class Runtime(ABC):
+    """A loaded artifact on a device. Subclasses fill in `_run`; callers use the instance as a function.
+
+    `size` is the (height, width) that the artifact takes, None where it is open. Instances are context managers.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, spec: ModelSpec, device: str, size: tuple[int | None, int | None]) -> None:
+        self.spec, self.device, self.size = spec, device, size
+
+    def __call__(self, images: Images) -> Logits:
+        """Logits (N, classes) of `images`, uint8 (N, height, width, 3), N >= 0.
+
+        Raises `UsageError` for another dtype or shape.
+        """
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+            raise UsageError(f"images are uint8 of shape (N, height, width, 3), not {images.dtype} {images.shape}")
+        for have, want in zip(images.shape[1:3], self.size, strict=True):
+            if want is not None and have != want:
+                raise UsageError(f"{self.spec.name} takes pictures of {self.size} pixels, not {images.shape[1:3]}")
+        if not len(images):
+            return np.empty((0, len(self.spec.classes)), np.float32)
+        return self._run(np.ascontiguousarray(images))
+
+    @abstractmethod
+    def _run(self, images: Images) -> Logits: ...
+
+    def describe(self) -> dict[str, Any]:
+        """Runtime, device and what else decides speed, for reports."""
+        return {"runtime": self.name, "device": self.device}
+
+    def close(self) -> None:  # noqa: B027 (optional)
+        """Free what is held on the device."""
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

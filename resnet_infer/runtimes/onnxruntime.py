@@ -1,0 +1,94 @@
+"""ONNX Runtime on CPU or CUDA."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from resnet_infer.errors import ModelError, RuntimeUnavailableError, UsageError
+from resnet_infer.extras import needs
+from resnet_infer.models.spec import METADATA_KEY, ModelSpec
+from resnet_infer.runtimes.base import Images, Logits, Runtime
+
+with needs("cpu", "running an ONNX model"):
+    import onnxruntime
+
+_CUDA = "CUDAExecutionProvider"
+_CPU = "CPUExecutionProvider"
+
+
+class OnnxRuntime(Runtime):
+    """An `.onnx` artifact of ours in an ONNX Runtime session.
+
+    `model` is a path or a serialised model; `device` is `auto`, `cpu`, `cuda` or `cuda:N`. `auto` takes CUDA if this
+    build of ONNX Runtime has it; a device that is named is used or `RuntimeUnavailableError` is raised. `threads` is
+    the number of threads inside an operator, by default one per physical core. `optimize=False` runs the graph exactly
+    as it is written.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(
+        self, model: Path | bytes, *, device: str = "auto", threads: int | None = None, optimize: bool = True
+    ) -> None:
+        label = str(model) if isinstance(model, Path) else "the model"
+        if isinstance(model, Path) and not model.is_file():
+            raise ModelError(f"{model} does not exist")
+        device, providers = _providers(device)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        if not optimize:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            self.session = onnxruntime.InferenceSession(
+                str(model) if isinstance(model, Path) else model, options, providers=providers
+            )
+        except Exception as error:  # ONNX Runtime's exceptions share no base class but this
+            raise ModelError(f"{label}: ONNX Runtime cannot load it ({_first_line(error)})") from error
+        if device.startswith("cuda") and self.session.get_providers()[0] != _CUDA:
+            raise RuntimeUnavailableError(
+                f"{device} was asked for, and ONNX Runtime could not start CUDA",
+                hint="check the driver with nvidia-smi, or use --device cpu",
+            )
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        if METADATA_KEY not in metadata:
+            raise ModelError(
+                f"{label} carries no model spec", hint=f"adopt it with: resnet-infer import {label} --labels FILE ..."
+            )
+        spec = ModelSpec.loads(metadata[METADATA_KEY], label)
+        (images,) = self.session.get_inputs()
+        height, width = (side if isinstance(side, int) else None for side in images.shape[1:3])
+        self._input = images.name
+        self._output = [self.session.get_outputs()[0].name]
+        super().__init__(spec, device, (height, width))
+
+    def _run(self, images: Images) -> Logits:
+        logits: Logits = self.session.run(self._output, {self._input: images})[0]
+        return logits
+
+    def describe(self) -> dict[str, Any]:
+        threads = self.session.get_session_options().intra_op_num_threads
+        return {**super().describe(), "version": onnxruntime.__version__, "threads": threads or "all cores"}
+
+
+def _providers(device: str) -> tuple[str, list[Any]]:
+    """The device that will be used, and ONNX Runtime's name for it."""
+    available = onnxruntime.get_available_providers()
+    kind, _, index = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (index and (kind != "cuda" or not index.isdecimal())):
+        raise UsageError(f"the device is auto, cpu, cuda or cuda:N, not {device!r}")
+    if kind == "cpu" or (kind == "auto" and _CUDA not in available):
+        return "cpu", [_CPU]
+    if _CUDA not in available:
+        raise RuntimeUnavailableError(
+            f"{device} was asked for, and this ONNX Runtime has no CUDA",
+            hint='install it with: pip uninstall onnxruntime; pip install "resnet-infer[gpu]"',
+        )
+    number = int(index or 0)
+    return f"cuda:{number}", [(_CUDA, {"device_id": number}), _CPU]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
