@@ -3,12 +3,15 @@ PYTHON ?= python3
 DEMO := .venv
 DEV := .venv-dev
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-all lint format clean
 
 demo: $(DEMO)/ready
 	$(DEMO)/bin/resnet-infer classify demo/pictures --top-k 3
 
 test: $(DEV)/ready
+	$(DEV)/bin/python -m pytest -m "not slow"
+
+test-all: $(DEV)/ready
 	$(DEV)/bin/python -m pytest
 
 lint: $(DEV)/ready

@@ -239,7 +239,7 @@ def _lookup(name: str) -> tuple[str, int, Family]:
             return kind, depth, IMAGENET[depth]
         if depth >= 8 and depth % 6 == 2:
             return kind, depth, _cifar_family(depth)
-    close = get_close_matches(name.lower(), published_names(), n=1)
+    close = get_close_matches(name.strip().lower().replace("-", ""), published_names(), n=1)
     raise UsageError(
         f"unknown architecture {name!r}" + (f"; did you mean {close[0]}?" if close else ""),
         hint="known are resnet18/34/50/101/152, plain18/34, and resnetD or plainD for CIFAR with D = 6n+2 (20, 32, 44, "

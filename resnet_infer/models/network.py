@@ -134,19 +134,25 @@ def weights_of(network: ResNet) -> dict[str, NDArray[np.float32]]:
 
 
 def untrained_checkpoint(spec: ModelSpec, images: NDArray[np.uint8], seed: int = 0) -> Checkpoint:
-    """Random weights whose batch norm fits `images` (uint8 NHWC), for benchmarks and tests of speed and parity.
+    """Random weights that tell `images` (uint8 NHWC) apart, for benchmarks and for tests of speed and parity.
 
-    Batch norm shifts by 1, not 0: a deep random net with half of its ReLUs closed doubles every rounding error within
-    a few layers until no two implementations agree, and a trained one does not.
+    Each convolution is the identity and a tenth of He's random weights, batch norm shifts by 1 and takes its statistics
+    from `images`, and the mean logit of each class is 0. A deep net of purely random weights is chaotic: it
+    multiplies every rounding error from layer to layer until no two implementations agree. Trained ones do not.
     """
     if spec.architecture is None:
         raise UsageError(f"{spec.name} has no architecture to initialise")
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         network = ResNet(spec.architecture)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.ones_(module.bias)
-    pixels = (images.astype(np.float32) / 255 - spec.input.mean) / spec.input.std
-    set_norm_statistics(network, [torch.from_numpy(pixels).permute(0, 3, 1, 2)])
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d) and module is not network.conv1:
+                module.weight.mul_(0.1).add_(nn.init.dirac_(torch.empty_like(module.weight)))
+            elif isinstance(module, nn.BatchNorm2d):
+                nn.init.ones_(module.bias)
+        pixels = (images.astype(np.float32) / 255 - spec.input.mean) / spec.input.std
+        batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        set_norm_statistics(network, [batch])
+        network.fc.bias -= network.eval()(batch).mean(0)
     return Checkpoint(spec, weights_of(network))

@@ -19,7 +19,6 @@ from torch.nn import functional
 
 import resnet_infer
 from resnet_infer.data.datasets import Dataset
-from resnet_infer.data.image import read_image
 from resnet_infer.data.preprocess import centre_crop
 from resnet_infer.errors import DataError, TrainingError
 from resnet_infer.files import atomic_path
@@ -55,7 +54,7 @@ def decode(dataset: Dataset, size: int) -> Arrays:
     geometry = InputSpec(resize=size, crop=size, mean=np.zeros(3), std=np.ones(3), exif=False)
     images = np.empty((len(dataset.samples), size, size, 3), np.uint8)
     for index, sample in enumerate(dataset.samples):
-        images[index] = centre_crop(read_image(sample.read(), sample.name, exif=False), geometry)[0]
+        images[index] = centre_crop(sample.image(), geometry)[0]
     labels = np.array([sample.label for sample in dataset.samples])
     return Arrays(torch.from_numpy(images), torch.from_numpy(labels))
 

@@ -1,0 +1,103 @@
+"""Reads the pickles of CIFAR's Python version without running anything that they name.
+
+Unpickling calls functions by name. Here every name becomes an inert `_Named`, which only remembers what it was called
+with; names other than NumPy's own for an array are refused. Arrays are then built from what was remembered.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_infer.errors import DataError
+
+_ARRAY = ("_reconstruct", "_frombuffer")
+_ALLOWED = frozenset(
+    {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+    | {(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")}
+    | {(f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")}
+)
+
+
+class _Named:
+    """Stands for a function or class, or for the result of calling it with `args` and then setting `state`."""
+
+    __slots__ = ("args", "name", "state")
+
+    def __init__(self, name: str, args: tuple[Any, ...] = ()) -> None:
+        self.name, self.args = name, args
+        self.state: Any = None
+
+    def __call__(self, *args: Any) -> _Named:
+        return _Named(self.name, args)
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> _Named:
+        if (module, name) not in _ALLOWED:
+            raise _RefusedError(f"{module}.{name}")
+        return _Named(name)
+
+
+class _RefusedError(Exception):
+    pass
+
+
+def load_plain(data: bytes, where: str) -> dict[str, Any]:
+    """The pickled dictionary: text, numbers, lists, and arrays of uint8. `where` is the file, for messages.
+
+    Raises `DataError` for a damaged file and for one that names any other function or class.
+    """
+    try:
+        value = _Unpickler(io.BytesIO(data), encoding="bytes").load()
+        if not isinstance(value, dict):
+            raise TypeError(f"a {type(value).__name__}, not a dictionary")
+        return {_text(key): _plain(item) for key, item in value.items()}
+    except _RefusedError as error:
+        raise DataError(
+            f"{where}: refused, because it asks to load {error}, which CIFAR's files have no need of",
+            hint="a pickle can run any program; fetch the data set from its authors",
+        ) from error
+    except Exception as error:  # the documentation of pickle sets no limit to what damaged data may raise
+        raise DataError(f"{where}: damaged, or not one of CIFAR's files ({type(error).__name__}: {error})") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, _Named):
+        return _array(value) if value.name in _ARRAY else _bytes(value)
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return _text(value)
+
+
+def _array(value: _Named) -> NDArray[np.uint8]:
+    if value.name == "_reconstruct":
+        _, shape, dtype, fortran, data = value.state
+    else:
+        data, dtype, shape, order = value.args
+        fortran = order == "F"
+    if not isinstance(dtype, _Named) or dtype.name != "dtype" or _text(dtype.args[0]) not in ("u1", "|u1"):
+        raise TypeError("an array that is not uint8")
+    flat: NDArray[np.uint8] = np.frombuffer(_bytes(data), np.uint8)
+    return flat.reshape(tuple(shape), order="F" if fortran else "C")
+
+
+def _bytes(value: Any) -> bytes:
+    """Python 3 writes bytes in old protocols as text that is to be encoded as Latin-1."""
+    if isinstance(value, _Named) and value.name == "encode" and value.args[1:] == ("latin1",):
+        return bytes(value.args[0].encode("latin1"))
+    if not isinstance(value, bytes | bytearray):
+        raise TypeError(f"a {type(value).__name__} instead of bytes")
+    return bytes(value)
+
+
+def _text(value: Any) -> Any:
+    """Python 2's strings arrive as bytes."""
+    return value.decode("latin1") if isinstance(value, bytes) else value

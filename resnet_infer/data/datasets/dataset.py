@@ -1,0 +1,72 @@
+"""What every format becomes: labelled pictures in a fixed order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from resnet_infer.data.image import read_image
+from resnet_infer.errors import DataError
+
+Content = bytes | NDArray[np.uint8]
+"""A picture file as it is, or decoded pixels: uint8, (height, width, 3), RGB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One labelled picture. `label` indexes `Dataset.classes`.
+
+    `read` returns the bytes of a picture file, or pixels (uint8, HWC, RGB) where the format stores no files. It raises
+    `PictureError` if the file cannot be read.
+    """
+
+    name: str
+    label: int
+    read: Callable[[], Content]
+
+    def image(self, *, exif: bool = False) -> Image.Image:
+        """The decoded picture, RGB. Raises `PictureError`, naming it, if it cannot be read or decoded."""
+        content = self.read()
+        return read_image(content, self.name, exif=exif) if isinstance(content, bytes) else Image.fromarray(content)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled pictures in a fixed order: by class, then by name; CIFAR's and manifests' in the order of their files.
+
+    `classes` are readable names. `class_ids` (WordNet ids) stand beside them where the data set has such. `class_order`
+    says what numbers the classes: `string` or `natural` (sorted names, or sorted ids where there are ids), `given` by
+    the caller, `published` with the data, `numbered` in the data itself, or `classes.txt`.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    samples: Sequence[Sample]
+    class_order: str
+    class_ids: tuple[str, ...] | None = None
+
+
+def split_dataset(dataset: Dataset, held_out: int, seed: int) -> tuple[Dataset, Dataset]:
+    """The rest, and `held_out` pictures drawn at random; both keep the order of `dataset`.
+
+    The draw is a permutation by NumPy's PCG64 generator, so it depends on `seed` alone and not on the machine.
+    The paper's 45k/5k split of CIFAR-10 is `split_dataset(train, 5000, seed)`. Raises `DataError` unless
+    0 <= `held_out` < the number of pictures.
+    """
+    total = len(dataset.samples)
+    if not 0 <= held_out < total:
+        raise DataError(
+            f"cannot hold out {held_out} of the {total} pictures of {dataset.name}",
+            hint="hold out fewer pictures than there are",
+        )
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(total)
+
+    def part(indices: NDArray[np.int64], name: str) -> Dataset:
+        samples = [dataset.samples[index] for index in np.sort(indices)]
+        return replace(dataset, name=f"{dataset.name}/{name}", samples=samples)
+
+    return part(order[held_out:], "rest"), part(order[:held_out], "held-out")

@@ -1,0 +1,198 @@
+"""One view of directories and archives: folders, files, and their bytes on demand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePath
+from typing import Protocol
+
+from resnet_infer.errors import DataError, PictureError
+
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+_CLUTTER = frozenset({"__MACOSX", "@eaDir"})
+
+Listing = tuple[list[str], list[str]]
+"""Names of folders and names of files, both sorted."""
+
+
+class Tree(Protocol):
+    """Folders and files below a root. Paths are relative to it, joined by `/`; the root itself is the empty string."""
+
+    @property
+    def where(self) -> str:
+        """The root as messages name it."""
+
+    def list(self, folder: str = "") -> Listing:
+        """What lies in `folder`, hidden names left out; nothing if there is no such folder."""
+
+    def reader(self, path: str) -> Callable[[], bytes]:
+        """A function that returns the file's bytes, or raises `PictureError`."""
+
+    def below(self, folder: str) -> Tree:
+        """The same with `folder` as its root."""
+
+    def real(self, folder: str) -> str:
+        """The folder's place with symbolic links resolved."""
+
+
+@dataclass(frozen=True)
+class DirectoryTree:
+    """A directory on disk. Symbolic links are followed."""
+
+    where: str
+    _listed: dict[str, Listing] = field(default_factory=dict, repr=False, compare=False)
+
+    def list(self, folder: str = "") -> Listing:
+        if folder not in self._listed:
+            self._listed[folder] = _scan(self._path(folder))
+        return self._listed[folder]
+
+    def reader(self, path: str) -> Callable[[], bytes]:
+        return partial(read_file, self._path(path))
+
+    def below(self, folder: str) -> DirectoryTree:
+        return DirectoryTree(self._path(folder))
+
+    def real(self, folder: str) -> str:
+        return os.path.realpath(self._path(folder))
+
+    def _path(self, below: str) -> str:
+        return f"{self.where}/{below}" if below else self.where
+
+
+class MemoryTree:
+    """An unpacked archive. `files` maps paths to contents; `folders` names folders that may be empty."""
+
+    def __init__(self, where: str, files: Mapping[str, bytes], folders: frozenset[str] = frozenset()) -> None:
+        self.where, self._files, self._folders = where, files, folders
+        listings: dict[str, tuple[set[str], set[str]]] = {"": (set(), set())}
+        for path in files:
+            listings.setdefault(_parent(path), (set(), set()))[1].add(path.rpartition("/")[2])
+        for path in (*listings, *folders):
+            while path:
+                listings.setdefault(path, (set(), set()))
+                above = _parent(path)
+                listings.setdefault(above, (set(), set()))[0].add(path.rpartition("/")[2])
+                path = above
+        self._listings = {path: (sorted(names), sorted(own)) for path, (names, own) in listings.items()}
+
+    def list(self, folder: str = "") -> Listing:
+        return self._listings.get(folder, ([], []))
+
+    def reader(self, path: str) -> Callable[[], bytes]:
+        # Holds this file's bytes alone, so that what the data set leaves out can be freed.
+        return partial(bytes, self._files[path])
+
+    def below(self, folder: str) -> MemoryTree:
+        start = f"{folder}/"
+        files = {path.removeprefix(start): data for path, data in self._files.items() if path.startswith(start)}
+        folders = {path.removeprefix(start) for path in self._folders if path.startswith(start)}
+        return MemoryTree(f"{self.where}/{folder}", files, frozenset(folders))
+
+    def real(self, folder: str) -> str:
+        return folder
+
+
+@dataclass(frozen=True)
+class SingleFile:
+    """A lone file, seen as a folder that holds nothing else."""
+
+    where: str
+
+    def list(self, folder: str = "") -> Listing:
+        return ([], []) if folder else ([], [os.path.basename(self.where)])
+
+    def reader(self, path: str) -> Callable[[], bytes]:
+        return partial(read_file, self.where)
+
+    def below(self, folder: str) -> Tree:
+        return MemoryTree(f"{self.where}/{folder}", {})
+
+    def real(self, folder: str) -> str:
+        return self.where
+
+
+def pictures(tree: Tree, folder: str = "") -> Iterator[str]:
+    """Paths of all pictures below `folder`, at any depth. A link back to a folder above is not entered."""
+    above = PurePath(tree.real(""))
+    return _walk(tree, folder, frozenset(map(str, (above, *above.parents))) if folder else frozenset())
+
+
+def _walk(tree: Tree, folder: str, above: frozenset[str]) -> Iterator[str]:
+    real = tree.real(folder)
+    if real in above:
+        return
+    folders, files = tree.list(folder)
+    for name in files:
+        if is_picture(name):
+            yield join(folder, name)
+    for name in folders:
+        yield from _walk(tree, join(folder, name), above | {real})
+
+
+def is_picture(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES
+
+
+def is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in _CLUTTER
+
+
+def join(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+def read_bytes(tree: Tree, path: str) -> bytes:
+    """A file that describes the data. Raises `DataError` if it cannot be read."""
+    try:
+        return tree.reader(path)()
+    except PictureError as error:
+        raise DataError(error.message) from error
+
+
+def read_lines(tree: Tree, path: str) -> list[str]:
+    """The lines of a text file in UTF-8, without surrounding white space and empty lines at its end."""
+    return decode_text(read_bytes(tree, path), f"{tree.where}/{path}").rstrip().splitlines()
+
+
+def decode_text(data: bytes, where: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where} is no text in UTF-8 ({error.reason} at byte {error.start})") from error
+
+
+def read_file(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise PictureError(f"{path}: {error.strerror or error}") from error
+
+
+def _parent(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+def _scan(path: str) -> Listing:
+    folders: list[str] = []
+    files: list[str] = []
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if not is_hidden(entry.name):
+                    (folders if _is_folder(entry) else files).append(entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return [], []
+    except OSError as error:
+        raise DataError(f"cannot list {path}: {error.strerror or error}") from error
+    return sorted(folders), sorted(files)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False

@@ -1,0 +1,74 @@
+"""Readable names for WordNet ids (n01440764), from the lists that ImageNet and Tiny ImageNet are published with."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from resnet_infer.data.datasets.tree import Tree, join, read_lines
+
+_WNID = re.compile(r"n\d{8}", re.ASCII)
+_LINE = re.compile(r"(n\d{8})(?:\s+(\d+)(?=\s))?(?:\s+(.+))?", re.ASCII)
+
+LISTS = ("words.txt", "map_clsloc.txt", "LOC_synset_mapping.txt", "synset_words.txt", "synsets.txt")
+"""Files with a WordNet id at the start of each line; the number in a `wnid number name` line is the ILSVRC id."""
+PLACES = ("", "val", "devkit", "devkit/data", "ILSVRC2012_devkit_t12/data")
+"""Folders where such lists, and the labels of the validation set, are looked for."""
+
+
+@dataclass(frozen=True)
+class Synset:
+    """One line of a list: `ilsvrc_id` (from 1) and `name` (the first synonym) where the list has them."""
+
+    wnid: str
+    ilsvrc_id: int | None
+    name: str | None
+
+
+def is_wnid(name: str) -> bool:
+    return _WNID.fullmatch(name) is not None
+
+
+def find(tree: Tree, names: Sequence[str]) -> str | None:
+    """The path of the first of `names` that lies in one of `PLACES`."""
+    return next((join(place, name) for name in names for place in PLACES if name in tree.list(place)[1]), None)
+
+
+def read_synsets(tree: Tree, path: str) -> list[Synset]:
+    """The lines of one of `LISTS`; what has no WordNet id is passed over."""
+    synsets = []
+    for line in read_lines(tree, path):
+        columns = line.split("\t")
+        # words.txt has two columns parted by a tab, and some of its names begin with a number.
+        if len(columns) == 2 and is_wnid(columns[0]):
+            synsets.append(Synset(columns[0], None, _first_synonym(columns[1])))
+        elif match := _LINE.fullmatch(line.strip()):
+            wnid, number, rest = match.groups()
+            name = _first_synonym(rest.replace("_", " ") if number else rest) if rest else None
+            synsets.append(Synset(wnid, int(number) if number else None, name))
+    return synsets
+
+
+def describe(tree: Tree, names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    """Readable class names and, if `names` are WordNet ids, those ids.
+
+    The names come from the first of `LISTS` that is there; an id without one stays itself.
+    """
+    if not all(map(is_wnid, names)):
+        return tuple(names), None
+    path = find(tree, LISTS)
+    known = {synset.wnid: synset.name for synset in read_synsets(tree, path) if synset.name} if path else {}
+    return readable_names(names, known), tuple(names)
+
+
+def readable_names(wnids: Sequence[str], known: Mapping[str, str]) -> tuple[str, ...]:
+    """A distinct name for each id: where two synsets share one (crane: a bird, a machine), the id is added."""
+    names = [known.get(wnid, wnid) for wnid in wnids]
+    count = Counter(names)
+    return tuple(f"{name} ({wnid})" if count[name] > 1 else name for name, wnid in zip(names, wnids, strict=True))
+
+
+def _first_synonym(names: str) -> str:
+    return names.split(",")[0].strip()

@@ -1,0 +1,299 @@
+"""Bytes in, a safe RGB picture out.
+
+PIL's class for the format opens the picture, not `Image.open`: PIL warns about large pictures and damaged tags, and
+`warnings.catch_warnings` is not safe while several threads decode. What would make those classes warn is checked or
+cut out beforehand. No global state of PIL is changed.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, TiffTags
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import MAX_SAMPLESPERPIXEL, TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from resnet_infer.errors import PictureError
+
+MAX_PIXELS = 178_956_970
+"""PIL's own bound against decompression bombs, as a hard limit."""
+
+
+def read_image(
+    data: bytes | Path, name: str | None = None, *, exif: bool = True, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
+    """Decode a JPEG, PNG, WebP, BMP, GIF or TIFF to 8-bit RGB; of several frames, the first.
+
+    The content decides the format, not the name. Transparency is composited over white. Of 16-bit samples the high
+    byte is kept. Grey samples of 32 bits have no agreed range: black is 0 and white the smallest of 1 (floating point
+    only), 255 and 65535 that holds all of them; beyond these, or with negative ones, they are stretched from the
+    lowest to the highest. CMYK and the like are converted as PIL does; ICC profiles are ignored. `exif` turns a photo
+    by its orientation tag (EXIF 2.3, tag 274; a damaged one is ignored).
+
+    Raises `PictureError` for whatever cannot be read whole or has more than `max_pixels` pixels (a GIF: than PIL's
+    `MAX_IMAGE_PIXELS`). Its message is one line that begins with `name`, or else with the path.
+    """
+    label = name or (str(data) if isinstance(data, Path) else "picture")
+    try:
+        return _decode(data.read_bytes() if isinstance(data, Path) else data, exif, max_pixels)
+    except _UnusableError as error:
+        reason, cause = str(error), error.__cause__
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason, cause = getattr(error, "strerror", None) or str(error), error
+    line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in f"{label}: {reason}")
+    raise PictureError(line) from cause
+
+
+class _UnusableError(Exception):
+    """Why a picture cannot be had."""
+
+
+def _decode(content: bytes, exif: bool, max_pixels: int) -> Image.Image:
+    if not content:
+        raise _UnusableError("the file is empty")
+    kind, opener = next(((kind, opener) for kind, magic, opener in _FORMATS if magic.match(content)), ("", None))
+    if opener is None:
+        what = next((what for magic, what in _UNSUPPORTED if magic.match(content[:4096])), "a file of this kind")
+        raise _UnusableError(f"{what} is not supported; only JPEG, PNG, WebP, BMP, GIF and TIFF are")
+    try:
+        picture = opener(content)
+        _check_size(*picture.size, max_pixels)
+        if isinstance(picture, TiffImageFile):  # given its memory, it does not warn about the size
+            picture.im = Image.new(picture.mode, picture.size).im
+        picture.load()
+        rgb = picture if picture.mode == "RGB" and "transparency" not in picture.info else _to_rgb(picture)
+        turn = _TURNS.get(_orientation(picture, content)) if exif else None
+        return rgb if turn is None else rgb.transpose(turn)
+    except _UnusableError:
+        raise
+    except (MemoryError, Image.DecompressionBombError) as error:
+        raise _UnusableError("too many pixels to decode") from error
+    except Exception as error:  # PIL's parsers raise whatever damaged bytes make them stumble over
+        detail = f" ({error})" if isinstance(error, (OSError, SyntaxError, ValueError)) and str(error) else ""
+        raise _UnusableError(f"damaged or truncated {kind} picture{detail}") from error
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise _UnusableError(f"{width}x{height} pixels are more than the limit of {max_pixels}")
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+        return Image.fromarray(_to_8_bits(picture)).convert("RGB")
+    if picture.mode == "P":
+        colours = len(picture.getpalette() or ()) // 3
+        if colours <= np.asarray(picture).max():
+            raise _UnusableError(f"the palette is damaged: it has only {colours} of the picture's colours")
+    if picture.mode == "La":  # PIL converts it to LA only
+        picture = picture.convert("LA")
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    rgba = picture.convert("RGBA")
+    opaque = Image.new("RGB", picture.size, "white")
+    opaque.paste(rgba, mask=rgba)
+    return opaque
+
+
+def _to_8_bits(picture: Image.Image) -> NDArray[np.uint8]:
+    """Grey of more than 8 bits a sample: (height, width), as `read_image` documents it."""
+    samples = np.asarray(picture)
+    tags = picture.tag_v2 if isinstance(picture, TiffImageFile) else {}
+    grey: NDArray[np.uint8]
+    if picture.mode not in ("I", "F") or picture.format == "PNG":
+        bits = tags.get(258, (16,))[0]  # BitsPerSample: 12 are stored in 16
+        grey = (samples >> (bits - 8)).astype(np.uint8)
+        grey[samples == picture.info.get("transparency", -1)] = 255
+    else:
+        whole = picture.mode == "I"
+        if whole and tags.get(339, (1,))[0] == 1:  # SampleFormat: unsigned, in PIL's signed memory
+            samples = samples.view(np.uint32)
+        finite = samples[np.isfinite(samples)].astype(np.float64)
+        low, high = finite.min(initial=0), finite.max(initial=0)
+        if low == 0:
+            high = next((full for full in (1.0, 255.0, 65535.0)[whole:] if high <= full), high)
+        offset = np.nan_to_num(samples, nan=0, posinf=high, neginf=low).astype(np.float64) - low
+        scaled = offset * 256 // (high - low + 1) if whole else np.rint(offset * 255 / (high - low))
+        grey = scaled.astype(np.uint8)
+    return ~grey if tags.get(262) == 0 else grey  # PhotometricInterpretation: white is zero
+
+
+class _Jpeg(JpegImageFile):
+    def getexif(self) -> Image.Exif:
+        """Nothing: on opening, the resolution would be looked for here, and damage warned of."""
+        return Image.Exif()
+
+
+def _open_png(content: bytes) -> ImageFile.ImageFile:
+    if b"acTL" in content:  # an animation; PIL warns of one that makes no sense
+        kept, start = [content[:8]], 8
+        while start < len(content):
+            end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+            if content[start + 4 : start + 8] not in (b"acTL", b"fcTL", b"fdAT"):
+                kept.append(content[start:end])
+            start = end
+        content = b"".join(kept)
+    picture = PngImageFile(io.BytesIO(content))
+    transparent, depth = picture.info.get("transparency"), content[24]
+    # The file states the transparent colour in its own samples; PIL compares it with 8-bit ones.
+    if transparent is not None and picture.mode == "L":
+        picture.info["transparency"] = transparent * 255 // (2**depth - 1)
+    elif transparent is not None and picture.mode == "RGB" and depth == 16:
+        picture.info["transparency"] = tuple(sample >> 8 for sample in transparent)
+    return picture
+
+
+def _open_gif(content: bytes) -> ImageFile.ImageFile:
+    """Checks the size before PIL does: it widens the picture to its first frame on opening, and warns."""
+    width, height, flags = struct.unpack_from("<HHB", content, 6)
+    position = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+    while content[position] != 0x2C:  # the first frame's descriptor
+        if content[position] == 0x21:  # an extension: its label, then blocks that begin with their size
+            position += 2
+            while content[position]:
+                position += content[position] + 1
+        position += 1
+    left, top, frame_width, frame_height = struct.unpack_from("<4H", content, position + 1)
+    if Image.MAX_IMAGE_PIXELS is not None:
+        _check_size(max(width, left + frame_width), max(height, top + frame_height), Image.MAX_IMAGE_PIXELS)
+    return GifImageFile(io.BytesIO(content))
+
+
+def _open_tiff(content: bytes) -> ImageFile.ImageFile:
+    """Shows PIL only sound tags, and only those that decoding needs, because it warns of others.
+
+    Nor does it see the orientation, which it would obey unasked.
+    """
+    directory = _Directory(content)
+    tags: dict[int, _Tag] = {}
+    for tag in directory.tags():
+        needed = (254 <= tag.number <= 347 or 512 <= tag.number <= 532) and tag.number != _ORIENTATION and tag.type != 2
+        sound = tag.type in _TAG_SIZES and directory.outside(tag).stop <= len(content)
+        one_value = tag.length == 1 or tag.type in (1, 7)  # a string of bytes is one value
+        if needed and sound and (one_value or TiffTags.lookup(tag.number).length != 1):
+            tags.setdefault(tag.number, tag)
+    if sum(len(directory.outside(tag)) for tag in tags.values()) > len(content):
+        raise _UnusableError("damaged TIFF picture (its tags overlap)")
+    samples = tags.get(277)  # SamplesPerPixel
+    if samples and directory.first_value(samples) > MAX_SAMPLESPERPIXEL:  # PIL would log it
+        raise _UnusableError(f"{directory.first_value(samples)} samples per pixel are not supported")
+    return TiffImageFile(io.BytesIO(directory.with_only(tags.values())))
+
+
+# TIFF's directory of tags, which EXIF uses too (TIFF 6.0, section 2; BigTIFF has wider fields)
+
+_TIFF = re.compile(rb"II[*+]\0|MM\0[*+]")
+_TAG_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
+"""Bytes of one value, by a tag's type."""
+_ORIENTATION = 274
+
+
+class _Tag(NamedTuple):
+    number: int
+    type: int
+    length: int  # in values
+    field: bytes  # the values if they fit, else their offset
+
+
+class _Directory:
+    """The first directory of a TIFF. Raises `struct.error` where the data end too early."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._order = "<" if data[:2] == b"II" else ">"
+        big = self._number(data[2:4]) == 43
+        layout = ("Q", "Q", "HHQ8s") if big else ("L", "H", "HHL4s")
+        self._offset, self._counter, self._entry = (struct.Struct(self._order + code) for code in layout)
+        (self._start,) = self._offset.unpack_from(data, 8 if big else 4)
+
+    def _number(self, field: bytes) -> int:
+        return int.from_bytes(field, "little" if self._order == "<" else "big")
+
+    def tags(self) -> Iterator[_Tag]:
+        (count,) = self._counter.unpack_from(self._data, self._start)
+        for index in range(count):
+            position = self._start + self._counter.size + index * self._entry.size
+            yield _Tag(*self._entry.unpack_from(self._data, position))
+
+    def first_value(self, tag: _Tag) -> int:
+        return self._number(tag.field[: _TAG_SIZES.get(tag.type, 0)])
+
+    def outside(self, tag: _Tag) -> range:
+        """Where the values lie if they do not fit into the field."""
+        size, start = tag.length * _TAG_SIZES[tag.type], self._number(tag.field)
+        return range(start, start + size) if size > len(tag.field) else range(0)
+
+    def with_only(self, tags: Collection[_Tag]) -> bytes:
+        """The file with these of its tags, and without further frames."""
+        entries = b"".join(self._entry.pack(*tag) for tag in tags)
+        directory = self._counter.pack(len(tags)) + entries + self._offset.pack(0)
+        return self._data[: self._start] + directory + self._data[self._start + len(directory) :]
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By orientation. PIL rotates anticlockwise."""
+
+
+def _orientation(picture: Image.Image, content: bytes) -> int:
+    """The orientation tag's value; 1, which is upright, if there is none or it is damaged."""
+    exif = content if picture.format == "TIFF" else picture.info.get("exif")
+    try:
+        if exif is None and "Raw profile type exif" in picture.info:  # how ImageMagick puts it into a PNG
+            exif = bytes.fromhex("".join(picture.info["Raw profile type exif"].split("\n")[3:]))
+        exif = re.sub(rb"^(Exif\0\0)+", b"", exif or b"")
+        if not _TIFF.match(exif):
+            return 1
+        directory = _Directory(exif)
+        return next((directory.first_value(tag) for tag in directory.tags() if tag.number == _ORIENTATION), 1)
+    except (struct.error, ValueError, TypeError, IndexError, OverflowError):
+        return 1
+
+
+# What a file is
+
+_FORMATS: tuple[tuple[str, re.Pattern[bytes], Callable[[bytes], ImageFile.ImageFile]], ...] = (
+    ("JPEG", re.compile(rb"\xff\xd8\xff"), lambda content: _Jpeg(io.BytesIO(content))),
+    ("PNG", re.compile(rb"\x89PNG\r\n\x1a\n"), _open_png),
+    ("WebP", re.compile(rb"RIFF....WEBP", re.DOTALL), lambda content: WebPImageFile(io.BytesIO(content))),
+    ("BMP", re.compile(rb"BM.{12}[\x0c(48@l|]\0\0\0", re.DOTALL), lambda content: BmpImageFile(io.BytesIO(content))),
+    ("GIF", re.compile(rb"GIF8[79]a"), _open_gif),
+    ("TIFF", _TIFF, _open_tiff),
+)
+_UNSUPPORTED = tuple(
+    (re.compile(magic, re.DOTALL | re.IGNORECASE), what)
+    for magic, what in (
+        (rb".{4}ftyp(avi[fs]|mi[fa][1f].{0,64}avi[fs])", "AVIF"),
+        (rb".{4}ftyp(he[iv][cmsx]|mif1|msf1)", "HEIC"),
+        (rb".{4}ftyp", "MP4 or QuickTime"),
+        (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000"),
+        (rb"\0\0\0\x0cJXL |\xff\x0a", "JPEG XL"),
+        (rb"(\xef\xbb\xbf)?\s*(?=<).*<html\b", "HTML"),
+        (rb"(\xef\xbb\xbf)?\s*(?=<).*<svg\b", "SVG"),
+        (rb"%PDF", "PDF"),
+        (rb"8BPS", "PSD"),
+        (rb"PK\x03\x04", "ZIP"),
+        (rb"\x1f\x8b", "GZIP"),
+        (rb"ID3|\xff[\xf2\xf3\xfa\xfb]", "MP3"),
+        (rb"version https://git-lfs", "a Git LFS pointer (fetch the picture itself with: git lfs pull)"),
+        (rb"[\t\n\r -~]+\Z", "text"),
+    )
+)

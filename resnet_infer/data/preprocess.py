@@ -1,0 +1,46 @@
+"""Resize and crops: the only place where a picture's geometry changes."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from resnet_infer.models.spec import InputSpec, Interpolation
+
+Pixels = NDArray[np.uint8]
+"""uint8, (..., height, width, 3), RGB."""
+
+
+def resize_shorter_side(picture: Image.Image, size: int, interpolation: Interpolation) -> Image.Image:
+    """Scale so that the shorter side is `size`; the longer one is truncated to whole pixels, as torchvision does."""
+    shorter, longer = sorted(picture.size)
+    if shorter == size:
+        return picture
+    length = int(size * longer / shorter)
+    target = (size, length) if picture.width <= picture.height else (length, size)
+    return picture.resize(target, Image.Resampling[interpolation.upper()])
+
+
+def centre_box(width: int, height: int, crop: int) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of the central square; half pixels are rounded to even, as torchvision does."""
+    left, top = round((width - crop) / 2.0), round((height - crop) / 2.0)
+    return left, top, left + crop, top + crop
+
+
+def centre_crop(picture: Image.Image, spec: InputSpec) -> Pixels:
+    """The single view of the 1-crop protocol: (1, crop, crop, 3)."""
+    resized = resize_shorter_side(picture, spec.resize, spec.interpolation)
+    return np.asarray(resized.crop(centre_box(*resized.size, spec.crop)))[None]
+
+
+def ten_crops(picture: Image.Image, spec: InputSpec) -> Pixels:
+    """Four corners and centre, then their mirror images (paper section 3.4): (10, crop, crop, 3)."""
+    resized = resize_shorter_side(picture, spec.resize, spec.interpolation)
+    (width, height), crop = resized.size, spec.crop
+    whole = np.asarray(resized)
+    right, bottom = width - crop, height - crop
+    left, top = centre_box(width, height, crop)[:2]
+    corners = ((0, 0), (right, 0), (0, bottom), (right, bottom), (left, top))
+    five = np.stack([whole[y : y + crop, x : x + crop] for x, y in corners])
+    return np.concatenate([five, five[:, :, ::-1]])

@@ -1,0 +1,151 @@
+"""From the names that other programs give to a ResNet's weights to ours, which are torchvision's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_infer.errors import ModelError
+from resnet_infer.models.architectures import Architecture, ShortcutOption, architecture, published_names
+
+_RENAMES = (
+    (re.compile(r"^(?:(?:module|model|_orig_mod|backbone)\.)+"), ""),
+    (re.compile(r"^(?:linear|last_linear|classifier|head\.fc)\.(?=weight$|bias$)"), "fc."),
+    (re.compile(r"^(layer\d+\.\d+)\.shortcut\."), r"\1.downsample."),
+)
+"""Wrappers' prefixes (DataParallel, Lightning, torch.compile, MMPretrain); classifiers' and shortcuts' other names."""
+
+_CONV = re.compile(r"^(.*\b)(?:conv(\d)|downsample\.0)\.weight$")
+_BODY = re.compile(r"^(?:conv|bn|layer)\d")
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A tensor, and the name it had in its file."""
+
+    original: str
+    value: NDArray[Any]
+
+
+def match_state_dict(
+    state: Mapping[str, NDArray[Any]], arch: Architecture, source: str
+) -> dict[str, NDArray[np.float32]]:
+    """The weights of `arch` out of a foreign state dict: float32 copies, named and shaped as `Plan.shapes()` says.
+
+    Known are torchvision's and timm's names, those of the common CIFAR repositories, and the prefixes of wrappers.
+    `num_batches_tracked` is dropped. A classifier in the form of a 1x1 convolution is accepted, and the bias of a
+    convolution moves into the running mean of the batch norm behind it, where it gives the same answers.
+
+    Raises `ModelError`, which begins with `source`, if the tensors do not fit: it names the missing, the left over, the
+    misshapen and the non-finite ones. The hint tells which network the shapes belong to, where that can be known.
+    """
+    entries = _canonical(state, source)
+    shapes = arch.plan().shapes()
+    weights = {name: _float32(entries[name].value) for name in shapes if name in entries}
+    misshapen = [
+        f"{entries[name].original} {value.shape} instead of {shapes[name]}"
+        for name, value in weights.items()
+        if value.shape != shapes[name]
+    ]
+    problems = {
+        "missing": [name for name in shapes if name not in entries],
+        "left over": [entry.original for name, entry in entries.items() if name not in shapes],
+        "of another shape": misshapen,
+        "not finite": [entries[name].original for name, value in weights.items() if not np.isfinite(value).all()],
+    }
+    if any(problems.values()):
+        said = "; ".join(f"{kind}: {_listed(names)}" for kind, names in problems.items() if names)
+        raise ModelError(f"{source}: the weights do not fit {arch.name}: {said}", hint=_hint(entries, arch))
+    return weights
+
+
+def guess_architecture(state: Mapping[str, NDArray[Any]]) -> Architecture | None:
+    """The published network whose tensors, names and shapes, a foreign state dict holds; None if it is no such one.
+
+    Shapes tell depth, shortcut option and number of classes. They cannot tell `padding` and `stride_in`, which stay at
+    their defaults, nor a plain net from one with option A, which is taken to be residual.
+    """
+    try:
+        return _guess(_canonical(state, "weights"))
+    except ModelError:
+        return None
+
+
+def _canonical(state: Mapping[str, NDArray[Any]], source: str) -> dict[str, _Entry]:
+    """The entries under our names, without what has no place in a network of ours but loses nothing by going."""
+    entries: dict[str, _Entry] = {}
+    for original, value in state.items():
+        name = original
+        for pattern, replacement in _RENAMES:
+            name = pattern.sub(replacement, name)
+        if name.endswith(".num_batches_tracked"):
+            continue
+        if name == "fc.weight" and value.ndim == 4 and value.shape[2:] == (1, 1):
+            value = value[:, :, 0, 0]
+        if name in entries:
+            raise ModelError(f"{source}: {entries[name].original} and {original} both seem to be {name}")
+        entries[name] = _Entry(original, value)
+    _fold_biases(entries)
+    return entries
+
+
+def _fold_biases(entries: dict[str, _Entry]) -> None:
+    """Take the biases of convolutions, as Caffe has them, into the means: (x + b) - mean = x - (mean - b)."""
+    for name in list(entries):
+        match = _CONV.match(name)
+        if not match:
+            continue
+        bias_name = name.removesuffix("weight") + "bias"
+        mean_name = match[1] + (f"bn{match[2]}" if match[2] else "downsample.1") + ".running_mean"
+        bias, mean = entries.get(bias_name), entries.get(mean_name)
+        if bias and mean and bias.value.shape == mean.value.shape:
+            del entries[bias_name]
+            folded = mean.value.astype(np.float64) - bias.value.astype(np.float64)
+            entries[mean_name] = _Entry(mean.original, folded)
+
+
+def _guess(entries: Mapping[str, _Entry], *, plain: bool = False) -> Architecture | None:
+    """See `guess_architecture`. `plain`: where a plain and a residual net have the same shapes, it is the plain one."""
+    shapes = {name: entry.value.shape for name, entry in entries.items()}
+    head = shapes.get("fc.weight", ())
+    if len(head) != 2 or head[0] < 1:
+        return None
+    body = {name for name in shapes if _BODY.match(name)}
+    for name in sorted(published_names(), key=lambda name: name.startswith("plain") != plain):
+        options: tuple[ShortcutOption | None, ...] = (None,) if name.startswith("plain") else get_args(ShortcutOption)
+        for option in options:
+            candidate = architecture(name, head[0], shortcut=option)
+            wanted = candidate.plan().shapes()
+            if body <= wanted.keys() and all(shapes.get(key) == shape for key, shape in wanted.items()):
+                return candidate
+    return None
+
+
+def _hint(entries: Mapping[str, _Entry], arch: Architecture) -> str | None:
+    guess = _guess(entries, plain=arch.plain)
+    if guess is None:
+        return None
+    details = []
+    expected = arch if guess.name == arch.name else architecture(guess.name)
+    if guess.shortcut != expected.shortcut:
+        details.append(f"shortcut option {guess.shortcut}")
+    if guess.num_classes != expected.num_classes:
+        details.append(f"{guess.num_classes} classes")
+    if guess.name == arch.name and not details:
+        return None
+    return f"these weights look like {guess.name}" + (f" with {' and '.join(details)}" if details else "")
+
+
+def _float32(value: NDArray[Any]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        return np.array(value, np.float32, order="C")
+
+
+def _listed(names: list[str]) -> str:
+    shown = 5
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")

@@ -1,0 +1,110 @@
+"""What the tests share: pictures, small checkpoints, the command line, and larger data where it is at hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from resnet_infer.models.architectures import architecture
+from resnet_infer.models.checkpoint import Checkpoint, save_checkpoint
+from resnet_infer.models.spec import InputSpec, ModelSpec
+
+ROOT = Path(__file__).resolve().parent.parent
+PICTURES = ROOT / "demo" / "pictures"
+
+
+@pytest.fixture(scope="session")
+def photos() -> Callable[..., NDArray[np.uint8]]:
+    """Crops of the demo's pictures, uint8 (count, size, size, 3), each another part of one."""
+
+    def crops(count: int, size: int, seed: int = 0) -> NDArray[np.uint8]:
+        generator = np.random.default_rng(seed)
+        pictures = [Image.open(path).convert("RGB") for path in sorted(PICTURES.iterdir())]
+        views = []
+        for index in range(count):
+            picture = pictures[index % len(pictures)]
+            side = int(generator.integers(min(picture.size) // 3, min(picture.size)))
+            left, top = (int(generator.integers(0, full - side + 1)) for full in picture.size)
+            views.append(np.asarray(picture.resize((size, size), box=(left, top, left + side, top + side))))
+        return np.stack(views)
+
+    return crops
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(photos: Callable[..., NDArray[np.uint8]]) -> Callable[..., Checkpoint]:
+    """An untrained network whose batch norm fits real pictures, cached by its arguments."""
+    made: dict[Any, Checkpoint] = {}
+
+    def make(
+        name: str = "resnet20", classes: int = 10, size: int = 32, per_pixel: bool = False, **options: Any
+    ) -> Checkpoint:
+        key = (name, classes, size, per_pixel, *sorted(options.items()))
+        if key not in made:
+            pytest.importorskip("torch", reason="random networks are made by torch (the extra `train`)")
+            from resnet_infer.models.network import untrained_checkpoint
+
+            pictures = photos(16, size)
+            mean = pictures.mean(axis=(0,) if per_pixel else (0, 1, 2)) / 255
+            geometry = InputSpec(resize=size, crop=size, mean=mean, std=np.array([0.24, 0.25, 0.26]))
+            names = tuple(f"class {i}" for i in range(classes))
+            spec = ModelSpec(f"{name}-test", architecture(name, classes, **options), names, geometry)
+            made[key] = untrained_checkpoint(spec, pictures)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def checkpoint_file(make_checkpoint: Callable[..., Checkpoint], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A resnet20 checkpoint on disk."""
+    path = tmp_path_factory.mktemp("checkpoint") / "model.safetensors"
+    save_checkpoint(make_checkpoint(), path)
+    return path
+
+
+@dataclass
+class Outcome:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Outcome]:
+    """Run `resnet-infer ...` in this process, with a cache of its own."""
+    from resnet_infer.cli.main import app
+
+    monkeypatch.setenv("RESNET_INFER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("RESNET_INFER_MODEL", raising=False)
+
+    def run(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        try:
+            app([str(argument) for argument in arguments])
+            code = 0
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder with the larger data sets: $RESNET_INFER_DATA, or shared/data beside the repository."""
+    folder = Path(os.environ.get("RESNET_INFER_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("needs the larger data sets: set RESNET_INFER_DATA to the folder that has them")
+    return folder

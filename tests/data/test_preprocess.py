@@ -1,0 +1,142 @@
+"""Resize and crops, held to the byte against what torchvision's transforms do to a PIL picture."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from resnet_infer.data.image import read_image
+from resnet_infer.data.preprocess import centre_box, centre_crop, resize_shorter_side, ten_crops
+from resnet_infer.models.spec import InputSpec, Interpolation
+
+FILTERS: dict[Interpolation, Image.Resampling] = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "hamming": Image.Resampling.HAMMING,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+Array = NDArray[np.uint8]
+
+
+# torchvision.transforms, restated for PIL pictures
+
+
+def reference_resize(picture: Image.Image, size: int, interpolation: Interpolation) -> Image.Image:
+    """Resize(size): the longer side is the exact product, truncated; a picture that has the size is left alone."""
+    short, long = sorted(picture.size)
+    new_long = int(size * long / short)
+    target = (size, new_long) if picture.width <= picture.height else (new_long, size)
+    return picture if picture.size == target else picture.resize(target, FILTERS[interpolation])
+
+
+def reference_centre(pixels: Array, size: int) -> Array:
+    """CenterCrop(size): the offset is half the margin, rounded by Python's round."""
+    height, width = pixels.shape[:2]
+    top, left = round((height - size) / 2.0), round((width - size) / 2.0)
+    return pixels[top : top + size, left : left + size]
+
+
+def reference_five(pixels: Array, size: int) -> list[Array]:
+    """FiveCrop(size): top left, top right, bottom left, bottom right, centre."""
+    height, width = pixels.shape[:2]
+    corners = [pixels[y : y + size, x : x + size] for y in (0, height - size) for x in (0, width - size)]
+    return [*corners, reference_centre(pixels, size)]
+
+
+def reference_ten(pixels: Array, size: int) -> list[Array]:
+    """TenCrop(size): the five of the picture, then the five of the mirrored picture."""
+    return reference_five(pixels, size) + reference_five(pixels[:, ::-1], size)
+
+
+# Pictures and specs
+
+
+def noise(width: int, height: int) -> Image.Image:
+    rng = np.random.default_rng(width * 1000 + height)
+    return Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
+
+
+def make_spec(resize: int, crop: int, interpolation: Interpolation = "bilinear") -> InputSpec:
+    return InputSpec(resize, crop, np.zeros(3, np.float32), np.ones(3, np.float32), interpolation)
+
+
+sides = st.integers(1, 90)
+extreme = st.tuples(st.integers(1, 3), st.integers(90, 400))
+sizes = st.one_of(st.tuples(sides, sides), extreme, extreme.map(lambda size: size[::-1]), sides.map(lambda n: (n, n)))
+specs = st.builds(
+    lambda crop, margin, interpolation: make_spec(crop + margin, crop, interpolation),
+    st.integers(1, 48),
+    st.integers(0, 16),
+    st.sampled_from(sorted(FILTERS)),
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(sizes, specs)
+@example((500, 375), make_spec(256, 224))
+@example((375, 500), make_spec(232, 224, "bicubic"))
+@example((300, 256), make_spec(256, 224))  # already of the size: not resampled
+@example((32, 32), make_spec(32, 32))
+@example((31, 64), make_spec(31, 28))  # an odd margin: half a pixel rounds to even, here up
+@example((29, 64), make_spec(29, 28))  # and here down
+def test_one_crop_is_resize_and_centercrop(size: tuple[int, int], spec: InputSpec) -> None:
+    picture = noise(*size)
+    resized = np.asarray(reference_resize(picture, spec.resize, spec.interpolation))
+    assert np.array_equal(np.asarray(resize_shorter_side(picture, spec.resize, spec.interpolation)), resized)
+    got = centre_crop(picture, spec)
+    assert got.dtype == np.uint8
+    assert got.shape == (1, spec.crop, spec.crop, 3)
+    assert np.array_equal(got[0], reference_centre(resized, spec.crop))
+
+
+@settings(deadline=None, max_examples=100)
+@given(sizes, specs)
+@example((500, 375), make_spec(256, 224))
+@example((40, 31), make_spec(31, 28))
+def test_ten_crops_are_resize_and_tencrop(size: tuple[int, int], spec: InputSpec) -> None:
+    picture = noise(*size)
+    resized = np.asarray(reference_resize(picture, spec.resize, spec.interpolation))
+    expected = reference_ten(resized, spec.crop)
+    # The mirrored five come in the order of the first five: a mirrored left corner is a right corner of the mirrored
+    # picture. The mirrored centre is the centre's mirror image, as the paper has it; half a pixel of margin makes
+    # torchvision's centre of the mirrored picture another crop, one pixel off.
+    expected[5:] = [expected[index] for index in (6, 5, 8, 7, 9)]
+    if (resized.shape[1] - spec.crop) % 2:
+        expected[9] = expected[4][:, ::-1]
+    got = ten_crops(picture, spec)
+    assert got.dtype == np.uint8
+    assert np.array_equal(got, np.stack(expected))
+
+
+@given(st.integers(1, 5000), st.integers(0, 1000), st.integers(0, 1000))
+def test_centre_box_is_within_and_central(crop: int, extra_width: int, extra_height: int) -> None:
+    left, top, right, bottom = centre_box(crop + extra_width, crop + extra_height, crop)
+    assert (right - left, bottom - top) == (crop, crop)
+    assert abs(left - (extra_width - left)) <= 1
+    assert abs(top - (extra_height - top)) <= 1
+    assert min(left, top) >= 0
+
+
+def photos() -> list[Path]:
+    beside = Path(__file__).parents[3] / "shared" / "data"
+    return sorted((Path(os.environ.get("RESNET_INFER_DATA", beside)) / "imagenet-sample").glob("*.JPEG"))
+
+
+@pytest.mark.skipif(not photos(), reason="no folder imagenet-sample in RESNET_INFER_DATA nor in ../shared/data")
+def test_photos_from_file_to_crop() -> None:
+    assert len(photos()) == 123
+    spec = make_spec(256, 224)
+    for path in photos():
+        with Image.open(path) as picture:
+            resized = np.asarray(reference_resize(picture.convert("RGB"), 256, "bilinear"))
+        got = centre_crop(read_image(path, exif=False), spec)
+        assert np.array_equal(got[0], reference_centre(resized, 224)), path.name

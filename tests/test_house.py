@@ -1,0 +1,89 @@
+"""Who may import whom, where torch may be imported, and what is public."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import resnet_infer
+
+PACKAGE = Path(resnet_infer.__file__).parent
+ROOMS = (
+    ("errors", "extras", "files", "console", "progress"),
+    ("models",),
+    ("data",),
+    ("runtimes",),
+    ("converters",),
+    ("zoo",),
+    ("classifier",),
+    ("training",),
+    ("cli",),
+)
+"""A room imports from its own row and from rows above it."""
+TORCH = {"models/network.py", "models/torch_file.py", "runtimes/pytorch.py", "cli/train.py"}
+"""Outside training/, the only files that import torch; the last ones inside a function."""
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield path.relative_to(PACKAGE).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            assert node.module is not None
+            if node.module == "resnet_infer":
+                yield from (f"resnet_infer.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def room(module: str) -> str:
+    return module.removeprefix("resnet_infer.").partition(".")[0]
+
+
+def test_rooms_import_only_from_the_left() -> None:
+    place = {name: number for number, row in enumerate(ROOMS) for name in row}
+    wrong = []
+    for path, tree in modules():
+        own = path.partition("/")[0].removesuffix(".py")
+        if own in ("__init__", "__main__"):
+            continue
+        assert own in place, f"{own} has no place in the house"
+        for name in imports(tree):
+            if (
+                name.startswith("resnet_infer.")
+                and name != "resnet_infer.__version__"
+                and place[room(name)] > place[own]
+            ):
+                wrong.append(f"{path} imports {name}")
+    assert not wrong
+
+
+def test_torch_is_imported_only_where_it_may_be() -> None:
+    found = {path for path, tree in modules() if any(name.partition(".")[0] == "torch" for name in imports(tree))}
+    assert {path for path in found if not path.startswith("training/")} == TORCH
+
+
+def test_the_public_names() -> None:
+    assert resnet_infer.__all__ == [
+        "Answer",
+        "Classifier",
+        "ModelSpec",
+        "Picture",
+        "Prediction",
+        "ResnetInferError",
+        "__version__",
+    ]
+    for name in resnet_infer.__all__:
+        assert getattr(resnet_infer, name) is not None
+
+
+def test_the_changelog_names_the_version() -> None:
+    text = (PACKAGE.parent / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"## {resnet_infer.__version__}" in text
