@@ -10,21 +10,22 @@ from __future__ import annotations
 import io
 import re
 import struct
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, TiffTags
+from PIL import Image, ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import MAX_SAMPLESPERPIXEL, TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
+from resnet_infer.data.tiff import TIFF, open_tiff, orientation
 from resnet_infer.errors import PictureError
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+"""What a folder is searched for; the content decides how a file is read."""
 
 MAX_PIXELS = 178_956_970
 """PIL's own bound against decompression bombs, as a hard limit."""
@@ -64,16 +65,19 @@ def _decode(content: bytes, exif: bool, max_pixels: int) -> Image.Image:
         raise _UnusableError("the file is empty")
     kind, opener = next(((kind, opener) for kind, magic, opener in _FORMATS if magic.match(content)), ("", None))
     if opener is None:
-        what = next((what for magic, what in _UNSUPPORTED if magic.match(content[:4096])), "a file of this kind")
+        what = next(
+            (what for magic, what in _UNSUPPORTED if re.match(magic, content[:4096], re.DOTALL | re.IGNORECASE)),
+            "a file of this kind",
+        )
         raise _UnusableError(f"{what} is not supported; only JPEG, PNG, WebP, BMP, GIF and TIFF are")
     try:
         picture = opener(content)
         _check_size(*picture.size, max_pixels)
-        if isinstance(picture, TiffImageFile):  # given its memory, it does not warn about the size
+        if picture.format == "TIFF":  # given its memory, it does not warn about the size
             picture.im = Image.new(picture.mode, picture.size).im
         picture.load()
         rgb = picture if picture.mode == "RGB" and "transparency" not in picture.info else _to_rgb(picture)
-        turn = _TURNS.get(_orientation(picture, content)) if exif else None
+        turn = _TURNS.get(orientation(picture, content)) if exif else None
         return rgb if turn is None else rgb.transpose(turn)
     except _UnusableError:
         raise
@@ -109,7 +113,7 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 def _to_8_bits(picture: Image.Image) -> NDArray[np.uint8]:
     """Grey of more than 8 bits a sample: (height, width), as `read_image` documents it."""
     samples = np.asarray(picture)
-    tags = picture.tag_v2 if isinstance(picture, TiffImageFile) else {}
+    tags = getattr(picture, "tag_v2", {})
     grey: NDArray[np.uint8]
     if picture.mode not in ("I", "F") or picture.format == "PNG":
         bits = tags.get(258, (16,))[0]  # BitsPerSample: 12 are stored in 16
@@ -133,6 +137,12 @@ class _Jpeg(JpegImageFile):
     def getexif(self) -> Image.Exif:
         """Nothing: on opening, the resolution would be looked for here, and damage warned of."""
         return Image.Exif()
+
+
+def _open_webp(content: bytes) -> ImageFile.ImageFile:
+    from PIL.WebPImagePlugin import WebPImageFile
+
+    return WebPImageFile(io.BytesIO(content))
 
 
 def _open_png(content: bytes) -> ImageFile.ImageFile:
@@ -170,77 +180,6 @@ def _open_gif(content: bytes) -> ImageFile.ImageFile:
     return GifImageFile(io.BytesIO(content))
 
 
-def _open_tiff(content: bytes) -> ImageFile.ImageFile:
-    """Shows PIL only sound tags, and only those that decoding needs, because it warns of others.
-
-    Nor does it see the orientation, which it would obey unasked.
-    """
-    directory = _Directory(content)
-    tags: dict[int, _Tag] = {}
-    for tag in directory.tags():
-        needed = (254 <= tag.number <= 347 or 512 <= tag.number <= 532) and tag.number != _ORIENTATION and tag.type != 2
-        sound = tag.type in _TAG_SIZES and directory.outside(tag).stop <= len(content)
-        one_value = tag.length == 1 or tag.type in (1, 7)  # a string of bytes is one value
-        if needed and sound and (one_value or TiffTags.lookup(tag.number).length != 1):
-            tags.setdefault(tag.number, tag)
-    if sum(len(directory.outside(tag)) for tag in tags.values()) > len(content):
-        raise _UnusableError("damaged TIFF picture (its tags overlap)")
-    samples = tags.get(277)  # SamplesPerPixel
-    if samples and directory.first_value(samples) > MAX_SAMPLESPERPIXEL:  # PIL would log it
-        raise _UnusableError(f"{directory.first_value(samples)} samples per pixel are not supported")
-    return TiffImageFile(io.BytesIO(directory.with_only(tags.values())))
-
-
-# TIFF's directory of tags, which EXIF uses too (TIFF 6.0, section 2; BigTIFF has wider fields)
-
-_TIFF = re.compile(rb"II[*+]\0|MM\0[*+]")
-_TAG_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
-"""Bytes of one value, by a tag's type."""
-_ORIENTATION = 274
-
-
-class _Tag(NamedTuple):
-    number: int
-    type: int
-    length: int  # in values
-    field: bytes  # the values if they fit, else their offset
-
-
-class _Directory:
-    """The first directory of a TIFF. Raises `struct.error` where the data end too early."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._order = "<" if data[:2] == b"II" else ">"
-        big = self._number(data[2:4]) == 43
-        layout = ("Q", "Q", "HHQ8s") if big else ("L", "H", "HHL4s")
-        self._offset, self._counter, self._entry = (struct.Struct(self._order + code) for code in layout)
-        (self._start,) = self._offset.unpack_from(data, 8 if big else 4)
-
-    def _number(self, field: bytes) -> int:
-        return int.from_bytes(field, "little" if self._order == "<" else "big")
-
-    def tags(self) -> Iterator[_Tag]:
-        (count,) = self._counter.unpack_from(self._data, self._start)
-        for index in range(count):
-            position = self._start + self._counter.size + index * self._entry.size
-            yield _Tag(*self._entry.unpack_from(self._data, position))
-
-    def first_value(self, tag: _Tag) -> int:
-        return self._number(tag.field[: _TAG_SIZES.get(tag.type, 0)])
-
-    def outside(self, tag: _Tag) -> range:
-        """Where the values lie if they do not fit into the field."""
-        size, start = tag.length * _TAG_SIZES[tag.type], self._number(tag.field)
-        return range(start, start + size) if size > len(tag.field) else range(0)
-
-    def with_only(self, tags: Collection[_Tag]) -> bytes:
-        """The file with these of its tags, and without further frames."""
-        entries = b"".join(self._entry.pack(*tag) for tag in tags)
-        directory = self._counter.pack(len(tags)) + entries + self._offset.pack(0)
-        return self._data[: self._start] + directory + self._data[self._start + len(directory) :]
-
-
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -253,47 +192,29 @@ _TURNS = {
 """By orientation. PIL rotates anticlockwise."""
 
 
-def _orientation(picture: Image.Image, content: bytes) -> int:
-    """The orientation tag's value; 1, which is upright, if there is none or it is damaged."""
-    exif = content if picture.format == "TIFF" else picture.info.get("exif")
-    try:
-        if exif is None and "Raw profile type exif" in picture.info:  # how ImageMagick puts it into a PNG
-            exif = bytes.fromhex("".join(picture.info["Raw profile type exif"].split("\n")[3:]))
-        exif = re.sub(rb"^(Exif\0\0)+", b"", exif or b"")
-        if not _TIFF.match(exif):
-            return 1
-        directory = _Directory(exif)
-        return next((directory.first_value(tag) for tag in directory.tags() if tag.number == _ORIENTATION), 1)
-    except (struct.error, ValueError, TypeError, IndexError, OverflowError):
-        return 1
-
-
 # What a file is
 
 _FORMATS: tuple[tuple[str, re.Pattern[bytes], Callable[[bytes], ImageFile.ImageFile]], ...] = (
     ("JPEG", re.compile(rb"\xff\xd8\xff"), lambda content: _Jpeg(io.BytesIO(content))),
     ("PNG", re.compile(rb"\x89PNG\r\n\x1a\n"), _open_png),
-    ("WebP", re.compile(rb"RIFF....WEBP", re.DOTALL), lambda content: WebPImageFile(io.BytesIO(content))),
+    ("WebP", re.compile(rb"RIFF....WEBP", re.DOTALL), _open_webp),
     ("BMP", re.compile(rb"BM.{12}[\x0c(48@l|]\0\0\0", re.DOTALL), lambda content: BmpImageFile(io.BytesIO(content))),
     ("GIF", re.compile(rb"GIF8[79]a"), _open_gif),
-    ("TIFF", _TIFF, _open_tiff),
+    ("TIFF", TIFF, open_tiff),
 )
-_UNSUPPORTED = tuple(
-    (re.compile(magic, re.DOTALL | re.IGNORECASE), what)
-    for magic, what in (
-        (rb".{4}ftyp(avi[fs]|mi[fa][1f].{0,64}avi[fs])", "AVIF"),
-        (rb".{4}ftyp(he[iv][cmsx]|mif1|msf1)", "HEIC"),
-        (rb".{4}ftyp", "MP4 or QuickTime"),
-        (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000"),
-        (rb"\0\0\0\x0cJXL |\xff\x0a", "JPEG XL"),
-        (rb"(\xef\xbb\xbf)?\s*(?=<).*<html\b", "HTML"),
-        (rb"(\xef\xbb\xbf)?\s*(?=<).*<svg\b", "SVG"),
-        (rb"%PDF", "PDF"),
-        (rb"8BPS", "PSD"),
-        (rb"PK\x03\x04", "ZIP"),
-        (rb"\x1f\x8b", "GZIP"),
-        (rb"ID3|\xff[\xf2\xf3\xfa\xfb]", "MP3"),
-        (rb"version https://git-lfs", "a Git LFS pointer (fetch the picture itself with: git lfs pull)"),
-        (rb"[\t\n\r -~]+\Z", "text"),
-    )
+_UNSUPPORTED = (
+    (rb".{4}ftyp(avi[fs]|mi[fa][1f].{0,64}avi[fs])", "AVIF"),
+    (rb".{4}ftyp(he[iv][cmsx]|mif1|msf1)", "HEIC"),
+    (rb".{4}ftyp", "MP4 or QuickTime"),
+    (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000"),
+    (rb"\0\0\0\x0cJXL |\xff\x0a", "JPEG XL"),
+    (rb"(\xef\xbb\xbf)?\s*(?=<).*<html\b", "HTML"),
+    (rb"(\xef\xbb\xbf)?\s*(?=<).*<svg\b", "SVG"),
+    (rb"%PDF", "PDF"),
+    (rb"8BPS", "PSD"),
+    (rb"PK\x03\x04", "ZIP"),
+    (rb"\x1f\x8b", "GZIP"),
+    (rb"ID3|\xff[\xf2\xf3\xfa\xfb]", "MP3"),
+    (rb"version https://git-lfs", "a Git LFS pointer (fetch the picture itself with: git lfs pull)"),
+    (rb"[\t\n\r -~]+\Z", "text"),
 )

@@ -4,36 +4,38 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
+from itertools import chain, islice
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+def usable_cores() -> int:
+    """The cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def parallel_map(
     function: Callable[[Item], Result], items: Iterable[Item], *, workers: int | None = None, ahead: int = 64
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """`map(function, items)` in threads: results in order, at most `ahead` items taken that are not yet given out.
 
-    An exception of `function` is raised when its turn comes. `items` may be endless; it is read as results are taken.
+    An exception of `function` is raised when its turn comes. `items` may be endless; it is read as results are taken,
+    two at first whatever `ahead` is. Closing the generator ends the threads.
     """
     iterator = iter(items)
-    first = next(iterator, None)
-    if first is None:
-        return
-    second = next(iterator, None)
-    if second is None:
-        yield function(first)
+    first = list(islice(iterator, 2))
+    if len(first) < 2:  # a thread would bring nothing
+        yield from map(function, first)
         return
     from concurrent.futures import Future, ThreadPoolExecutor
 
     pending: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="decode") as pool:
-        pending.append(pool.submit(function, first))
-        pending.append(pool.submit(function, second))
+    with ThreadPoolExecutor(workers or usable_cores(), thread_name_prefix="decode") as pool:
         try:
-            for item in iterator:
+            for item in chain(first, iterator):
                 pending.append(pool.submit(function, item))
                 if len(pending) >= ahead:
                     yield pending.popleft().result()

@@ -35,12 +35,14 @@ def centre_crop(picture: Image.Image, spec: InputSpec) -> Pixels:
 
 
 def ten_crops(picture: Image.Image, spec: InputSpec) -> Pixels:
-    """Four corners and centre, then their mirror images (paper section 3.4): (10, crop, crop, 3)."""
+    """Four corners and centre, then those of the mirrored picture (paper section 3.4): (10, crop, crop, 3).
+
+    In the order of torchvision's TenCrop: top left, top right, bottom left, bottom right, centre.
+    """
     resized = resize_shorter_side(picture, spec.resize, spec.interpolation)
     (width, height), crop = resized.size, spec.crop
-    whole = np.asarray(resized)
     right, bottom = width - crop, height - crop
     left, top = centre_box(width, height, crop)[:2]
-    corners = ((0, 0), (right, 0), (0, bottom), (right, bottom), (left, top))
-    five = np.stack([whole[y : y + crop, x : x + crop] for x, y in corners])
-    return np.concatenate([five, five[:, :, ::-1]])
+    places = ((0, 0), (right, 0), (0, bottom), (right, bottom), (left, top))
+    whole = np.asarray(resized)
+    return np.stack([view[y : y + crop, x : x + crop] for view in (whole, whole[:, ::-1]) for x, y in places])

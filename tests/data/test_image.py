@@ -143,6 +143,7 @@ EXACT: dict[str, tuple[bytes, Array]] = {
         three(np.array([[0, 255, 34, 51]])),
     ),
     "png I;16": (encode(DEEP, "PNG"), three(DEEP >> 8)),
+    "png I;16, nearly black": (encode(DEEP // 300, "PNG"), three(DEEP * 0)),
     "png I;16, a transparent level": (
         png(3, 1, 16, 0, b"\0" + struct.pack(">3H", 257, 258, 65535), (b"tRNS", b"\1\1")),
         three(np.array([[255, 1, 255]])),

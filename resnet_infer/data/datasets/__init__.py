@@ -10,7 +10,7 @@ from resnet_infer.data.datasets.archive import open_tree
 from resnet_infer.data.datasets.classes import ClassOrder
 from resnet_infer.data.datasets.dataset import Content, Dataset, Sample, split_dataset
 from resnet_infer.data.datasets.formats import Request, choose_split, is_split
-from resnet_infer.data.datasets.tree import PICTURE_SUFFIXES, Tree, is_picture
+from resnet_infer.data.datasets.tree import Tree, is_picture
 from resnet_infer.errors import DataError
 
 FORMATS = (
@@ -58,4 +58,4 @@ def _unwrap(tree: Tree) -> Tree:
         tree = tree.below(outer[0])
 
 
-__all__ = ["FORMATS", "PICTURE_SUFFIXES", "ClassOrder", "Content", "Dataset", "Sample", "open_dataset", "split_dataset"]
+__all__ = ["FORMATS", "ClassOrder", "Content", "Dataset", "Sample", "open_dataset", "split_dataset"]

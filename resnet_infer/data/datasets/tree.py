@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import Protocol
 
+from resnet_infer.data.image import SUFFIXES
 from resnet_infer.errors import DataError, PictureError
 
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 _CLUTTER = frozenset({"__MACOSX", "@eaDir"})
 
 Listing = tuple[list[str], list[str]]
@@ -134,7 +134,7 @@ def _walk(tree: Tree, folder: str, above: frozenset[str]) -> Iterator[str]:
 
 
 def is_picture(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES
+    return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def is_hidden(name: str) -> bool:

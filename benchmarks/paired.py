@@ -1,0 +1,85 @@
+"""Paired timings: two commands in turn, so that a drift of the machine falls on both, and their ratio."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Wall seconds of ours and theirs, run by run."""
+
+    ours: list[float]
+    theirs: list[float]
+
+    @property
+    def ratio(self) -> float:
+        """The median of the ratios ours / theirs, pair by pair."""
+        return statistics.median(a / b for a, b in zip(self.ours, self.theirs, strict=True))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The quartiles of those ratios."""
+        quartiles = statistics.quantiles([a / b for a, b in zip(self.ours, self.theirs, strict=True)], n=4)
+        return quartiles[0], quartiles[2]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "ours_median_s": round(statistics.median(self.ours), 4),
+            "theirs_median_s": round(statistics.median(self.theirs), 4),
+            "ratio": round(self.ratio, 3),
+            "ratio_quartiles": [round(x, 3) for x in self.interval],
+            "pairs": len(self.ours),
+        }
+
+
+def seconds(command: list[str]) -> float:
+    """Wall time of one run, which must succeed."""
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def compare(ours: list[str], theirs: list[str], pairs: int = 15) -> Pair:
+    """Run both commands once to warm the disk, then in turn, `pairs` times."""
+    seconds(ours), seconds(theirs)
+    runs = [(seconds(ours), seconds(theirs)) for _ in range(pairs)]
+    return Pair([a for a, _ in runs], [b for _, b in runs])
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    from importlib.metadata import version
+
+    from resnet_infer.cli.env import processor
+
+    return {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("numpy", "onnxruntime", "pillow", "typer")},
+    }
+
+
+def save(name: str, result: dict[str, Any]) -> None:
+    """Print the result and keep it with the machine under `results/`."""
+    text = json.dumps({**result, "machine": machine()}, indent=2)
+    (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+PYTHON = sys.executable
+COMMAND = str(Path(sys.executable).with_name("resnet-infer"))

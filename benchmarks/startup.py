@@ -1,0 +1,48 @@
+"""What a first answer costs: the whole process against a bare script that does the same.
+
+    python benchmarks/startup.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from paired import COMMAND, PYTHON, compare, save
+
+from resnet_infer.zoo import DEFAULT, built_in
+
+PHOTO = Path(__file__).parent.parent / "demo" / "pictures" / "cat.jpg"
+BARE = """
+import sys
+import numpy, onnxruntime
+from PIL import Image
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+picture = Image.open(sys.argv[2]).convert("RGB")
+size = session.get_inputs()[0].shape[1]
+scale = size / min(picture.size)
+picture = picture.resize((int(picture.width * scale), int(picture.height * scale)), Image.Resampling.BILINEAR)
+left, top = (picture.width - size) // 2, (picture.height - size) // 2
+pixels = numpy.asarray(picture.crop((left, top, left + size, top + size)))[None]
+logits = session.run(None, {"images": pixels})[0][0]
+probabilities = numpy.exp(logits - logits.max())
+probabilities /= probabilities.sum()
+for index in numpy.argsort(-probabilities)[:5]:
+    print(index, probabilities[index])
+"""
+
+
+def main() -> None:
+    artifact = str(built_in(DEFAULT, ".onnx"))
+    classify = compare([COMMAND, "classify", str(PHOTO)], [PYTHON, "-c", BARE, artifact, str(PHOTO)])
+    help_page = compare([COMMAND, "--help"], [PYTHON, "-c", "import typer"])
+    save(
+        "startup",
+        {
+            "classify one photo / bare onnxruntime and PIL": classify.to_json(),
+            "--help / python -c 'import typer'": help_page.to_json(),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
