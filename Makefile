@@ -3,7 +3,7 @@ PYTHON ?= python3
 DEMO := .venv
 DEV := .venv-dev
 
-.PHONY: demo test test-all lint format clean
+.PHONY: demo test test-all lint format benchmark clean
 
 demo: $(DEMO)/ready
 	$(DEMO)/bin/resnet-infer classify demo/pictures --top-k 3
@@ -32,6 +32,11 @@ $(DEV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEV)
 	$(DEV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[cpu,export,train,test]"
 	touch $@
+
+# PHOTOS is a folder of photographs, the more the better.
+benchmark: $(DEV)/ready
+	cd benchmarks && ../$(DEV)/bin/python startup.py
+	cd benchmarks && ../$(DEV)/bin/python throughput.py $(abspath $(PHOTOS))
 
 clean:
 	rm -rf $(DEMO) $(DEV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

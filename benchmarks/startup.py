@@ -1,6 +1,6 @@
 """What a first answer costs: the whole process against a bare script that does the same.
 
-    python benchmarks/startup.py
+python benchmarks/startup.py
 """
 
 from __future__ import annotations

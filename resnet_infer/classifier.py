@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -12,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_infer import zoo
-from resnet_infer.data.image import read_image
-from resnet_infer.data.loader import parallel_map
+from resnet_infer.data.image import MAX_PIXELS, read_image
+from resnet_infer.data.loader import parallel_map, usable_cores
 from resnet_infer.data.preprocess import Pixels, centre_crop, ten_crops
 from resnet_infer.errors import PictureError, UsageError
 from resnet_infer.models.spec import ModelSpec
@@ -55,11 +57,19 @@ class Picture:
     content: Path | bytes
 
 
+LANE_BATCH = 4
+"""Most crops in a batch when several batches are inferred at a time on a CPU."""
+
+_Prepared = tuple[Picture, Pixels | PictureError]
+
+
 class Classifier:
     """A model, ready to classify.
 
     `model` is a path (`.onnx`, `.safetensors`) or a model's name; None means $RESNET_INFER_MODEL or the built-in.
-    `runtime` and `device` are as in `open_runtime`. Instances are context managers.
+    `runtime`, `device` and `threads` are as in `open_runtime`. With all threads on one batch a single picture is
+    answered soonest. `throughput` is for many: on a CPU, as many batches at a time as there are cores, each on one
+    thread (or `threads`), so that no core ever waits for another. Instances are context managers.
     """
 
     def __init__(
@@ -69,11 +79,16 @@ class Classifier:
         runtime: str = "auto",
         device: str = "auto",
         threads: int | None = None,
+        throughput: bool = False,
     ) -> None:
+        if throughput:
+            threads = threads or 1
         if isinstance(model, Runtime):
             self.runtime = model
         else:
-            self.runtime = open_runtime(zoo.artifact(model), runtime=runtime, device=device, threads=threads)
+            source = zoo.checkpoint(model) if runtime == "torch" else zoo.artifact(model)
+            self.runtime = open_runtime(source, runtime=runtime, device=device, threads=threads)
+        self.lanes = max(usable_cores() // threads, 1) if throughput and threads and self.runtime.device == "cpu" else 1
 
     @property
     def spec(self) -> ModelSpec:
@@ -99,7 +114,7 @@ class Classifier:
         top_k: int = 5,
         batch_size: int = 32,
         workers: int | None = None,
-    ) -> Iterator[Answer]:
+    ) -> Generator[Answer, None, None]:
         """Answers in the order of `pictures`, decoded in threads beside the inference.
 
         `batch_size` is the most crops in one call of the runtime; a picture's crops stay together. Unreadable
@@ -109,35 +124,43 @@ class Classifier:
             raise UsageError("the batch size and top-k are at least 1")
         if crops not in (1, 10):
             raise UsageError(f"crops is 1 or 10, not {crops}")
-        ahead = 2 * max(batch_size // crops, 1) + 8
-        waiting: list[tuple[Picture, Pixels | PictureError]] = []
-        rows = 0
+        if self.lanes > 1:
+            # On one thread a larger batch is no faster, and the last ones would leave other lanes idle. Few pictures
+            # are spread over all lanes.
+            batch_size = min(batch_size, max(LANE_BATCH, crops))
+            iterator = iter(pictures)
+            head = list(islice(iterator, self.lanes * max(batch_size // crops, 1)))
+            batch_size = min(batch_size, max(-(-len(head) // self.lanes) * crops, 1))
+            pictures = chain(head, iterator)
+        ahead = 2 * self.lanes * max(batch_size // crops, 1) + 8
         prepared = parallel_map(lambda item: (item, self._prepare(item, crops)), pictures, workers=workers, ahead=ahead)
-        for item, pixels in prepared:
-            if rows and not isinstance(pixels, PictureError) and rows + crops > batch_size:
-                yield from self._answers(waiting, top_k)
-                waiting, rows = [], 0
-            waiting.append((item, pixels))
-            rows += 0 if isinstance(pixels, PictureError) else crops
-        yield from self._answers(waiting, top_k)
+        batches = _batches(prepared, crops, batch_size)
+        infer = partial(self._answers, top_k=top_k)
+        for answers in parallel_map(infer, batches, workers=self.lanes, ahead=self.lanes + 1):
+            yield from answers
 
     def _prepare(self, picture: Picture, crops: Crops) -> Pixels | PictureError:
         try:
             image = read_image(picture.content, picture.source, exif=self.spec.input.exif)
         except PictureError as error:
             return error
+        shorter, longer = sorted(image.size)
+        if self.spec.input.resize**2 * longer > MAX_PIXELS * shorter:  # a small file would fill the memory
+            return PictureError(f"{picture.source}: {image.width}x{image.height} pixels are too narrow to resize")
         return centre_crop(image, self.spec.input) if crops == 1 else ten_crops(image, self.spec.input)
 
-    def _answers(self, waiting: list[tuple[Picture, Pixels | PictureError]], top_k: int) -> Iterator[Answer]:
-        views = [pixels for _, pixels in waiting if not isinstance(pixels, PictureError)]
+    def _answers(self, batch: list[_Prepared], top_k: int) -> list[Answer]:
+        views = [pixels for _, pixels in batch if not isinstance(pixels, PictureError)]
+        means: Iterator[NDArray[np.float64]] = iter(())
         if views:
             probabilities = softmax(self.runtime(np.concatenate(views) if len(views) > 1 else views[0]))
             means = iter(probabilities.reshape(len(views), -1, probabilities.shape[1]).mean(axis=1))
-        for picture, pixels in waiting:
-            if isinstance(pixels, PictureError):
-                yield Answer(picture.source, error=pixels)
-            else:
-                yield Answer(picture.source, self._top(next(means), top_k))
+        return [
+            Answer(picture.source, error=pixels)
+            if isinstance(pixels, PictureError)
+            else Answer(picture.source, self._top(next(means), top_k))
+            for picture, pixels in batch
+        ]
 
     def _top(self, probabilities: NDArray[np.float64], top_k: int) -> tuple[Prediction, ...]:
         order = np.argsort(-probabilities, kind="stable")[:top_k]
@@ -157,6 +180,21 @@ class Classifier:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _batches(prepared: Iterable[_Prepared], crops: int, batch_size: int) -> Iterator[list[_Prepared]]:
+    """Groups of as many readable pictures as fit into `batch_size` rows; unreadable ones keep their place."""
+    batch: list[_Prepared] = []
+    rows = 0
+    for item in prepared:
+        taken = 0 if isinstance(item[1], PictureError) else crops
+        if batch and (rows + taken > batch_size or len(batch) >= 2 * batch_size):
+            yield batch
+            batch, rows = [], 0
+        batch.append(item)
+        rows += taken
+    if batch:
+        yield batch
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

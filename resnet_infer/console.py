@@ -20,11 +20,11 @@ def fail(message: str, hint: str | None = None) -> None:
         note(f"  hint: {hint}")
 
 
-def bar(fraction: float, width: int = 24) -> str:
-    """A bar of block characters, to an eighth of a character; ASCII where stdout cannot show them."""
+def bar(fraction: float, width: int = 24, *, encoding: str | None = None) -> str:
+    """A bar of block characters, to an eighth of a character; ASCII where `encoding` has none (default: stdout's)."""
     eighths = round(min(max(fraction, 0.0), 1.0) * width * 8)
     try:
-        _EIGHTHS.encode(sys.stdout.encoding or "ascii")
+        _EIGHTHS.encode(encoding or sys.stdout.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
         return "#" * (eighths // 8)
     return ("█" * (eighths // 8) + _EIGHTHS[eighths % 8]).rstrip()

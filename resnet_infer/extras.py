@@ -14,6 +14,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "gpu": ("onnxruntime", "tensorrt", "cuda"),
         "export": ("onnx",),
         "train": ("torch",),
+        "report": ("matplotlib",),
     }
 )
 """Extra -> the modules it brings. `cpu` and `gpu` both bring `onnxruntime` and exclude each other."""

@@ -16,9 +16,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` to write to; renamed to `path` when the block succeeds, removed when it fails.
 
     The data reaches the disk before the rename, so a crash leaves the old file or the new one and never half of one.
-    The name ends as `path` does, because libraries choose a format by it. Raises `ResnetInferError` where the
-    operating system refuses.
+    The name ends as `path` does, because libraries choose a format by it. A link's target is replaced, not the link;
+    a device or a pipe is written to as it is. Raises `ResnetInferError` where the operating system refuses.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        yield path
+        return
+    path = Path(os.path.realpath(path))
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

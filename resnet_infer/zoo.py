@@ -1,20 +1,22 @@
-"""Any MODEL argument -> the file that answers it: a path, or the name of a built-in model."""
+"""Any MODEL argument -> the file that answers it: a path, a built-in model, or published weights by name."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from resnet_infer import __version__
 from resnet_infer.console import note
 from resnet_infer.errors import ModelError
+from resnet_infer.extras import needs
 from resnet_infer.models.checkpoint import SUFFIX as CHECKPOINT
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint
-from resnet_infer.models.download import cache_folder
 from resnet_infer.runtimes.registry import RUNTIMES
+
+if TYPE_CHECKING:
+    from resnet_infer.models.published import PublishedWeights
 
 BUILT_IN = ("resnet20-cifar10",)
 DEFAULT = BUILT_IN[0]
@@ -29,24 +31,19 @@ def default_model() -> str | None:
 def find(model: str | Path | None) -> Path:
     """The checkpoint or artifact that `model` names; a built-in gives its artifact, None the default.
 
-    Raises `ModelError` if there is no such file or name.
+    Published weights give their checkpoint, and are downloaded the first time. A file goes before a name. Raises
+    `ModelError` if there is no such file or name, or if a download fails.
     """
-    name = str(model) if model is not None else default_model() or DEFAULT
+    name = _name(model)
+    path = _existing(name)
+    if path:
+        return path
     if name in BUILT_IN:
         return built_in(name, ".onnx")
-    path = Path(name).expanduser()
-    if path.is_file():
-        if path.suffix not in (*RUNTIMES, CHECKPOINT):
-            raise ModelError(
-                f"{name} is no checkpoint ({CHECKPOINT}) and no artifact ({', '.join(RUNTIMES)})",
-                hint=f"if it holds a ResNet's weights: resnet-infer import {name} --arch resnet50 -o model{CHECKPOINT}",
-            )
-        return path
-    close = get_close_matches(name, BUILT_IN, n=1)
-    raise ModelError(
-        f"there is no file and no model called {name}" + (f"; did you mean {close[0]}?" if close else ""),
-        hint=f"built in: {', '.join(BUILT_IN)}",
-    )
+    weights = _published(name)
+    if weights:
+        return _fetch(weights)
+    raise unknown_model(name)
 
 
 def built_in(name: str, suffix: str) -> Path:
@@ -56,7 +53,8 @@ def built_in(name: str, suffix: str) -> Path:
 
 def checkpoint(model: str | Path | None) -> Checkpoint:
     """The checkpoint that `model` names. Raises `ModelError` for an artifact, which has none."""
-    path = built_in(str(model or DEFAULT), CHECKPOINT) if model is None or str(model) in BUILT_IN else find(model)
+    name = _name(model)
+    path = built_in(name, CHECKPOINT) if name in BUILT_IN and not _existing(name) else find(name)
     if path.suffix != CHECKPOINT:
         raise ModelError(f"{path} is an artifact already", hint=f"give the checkpoint it was made from ({CHECKPOINT})")
     return load_checkpoint(path)
@@ -64,15 +62,109 @@ def checkpoint(model: str | Path | None) -> Checkpoint:
 
 def artifact(model: str | Path | None) -> Path:
     """The artifact that answers for `model`. A checkpoint is exported, and proven, once; then it lies in the cache."""
-    path = find(model)
+    name = _name(model)
+    path = _existing(name)
+    weights = None if path or name in BUILT_IN else _published(name)
+    if weights:
+        target = cached_artifact(weights)
+        if not target.exists():
+            # Said before the download, not after it.
+            with needs("cpu", f"making {name} ready to run"):
+                import onnxruntime  # noqa: F401
+            with needs("export", f"making {name} ready to run"):
+                import onnx  # noqa: F401
+            _export(_fetch(weights), target)
+        return target
+    path = path or find(name)
     if path.suffix != CHECKPOINT:
         return path
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read())
-    target = cache_folder() / "artifacts" / f"{path.stem}-{digest.hexdigest()[:16]}-{__version__}.onnx"
-    if not target.exists():
-        from resnet_infer.converters.export import export_onnx
+    from resnet_infer.models.download import cache_folder, sha256
 
-        note(f"exporting {path} once to {target}")
-        note(str(export_onnx(load_checkpoint(path), target)))
+    target = cache_folder() / "artifacts" / f"{path.stem}-{sha256(path)[:16]}-{__version__}.onnx"
+    if not target.exists():
+        _export(path, target)
     return target
+
+
+def cached_file(weights: PublishedWeights) -> Path:
+    """Where the published file lies once it is downloaded."""
+    from resnet_infer.models.download import cache_folder
+
+    return cache_folder() / "downloads" / weights.filename
+
+
+def cached_checkpoint(weights: PublishedWeights) -> Path:
+    """Where the checkpoint made of published weights lies."""
+    return _derived("checkpoints", weights, CHECKPOINT)
+
+
+def cached_artifact(weights: PublishedWeights) -> Path:
+    """Where the artifact made of published weights lies."""
+    return _derived("artifacts", weights, ".onnx")
+
+
+def unknown_model(name: str) -> ModelError:
+    """The error for a name that nothing is called."""
+    from difflib import get_close_matches
+
+    from resnet_infer.models.published import PUBLISHED
+
+    names = [*BUILT_IN, *dict.fromkeys(name for row in PUBLISHED for name in (row.arch, row.name))]
+    close = get_close_matches(name.lower(), names, n=1)
+    return ModelError(
+        f"there is no file and no model called {name}" + (f"; did you mean {close[0]}?" if close else ""),
+        hint=f"built in: {', '.join(BUILT_IN)}; to download: {', '.join(names[len(BUILT_IN) :])}",
+    )
+
+
+def _derived(folder: str, weights: PublishedWeights, suffix: str) -> Path:
+    from resnet_infer.models.download import cache_folder
+
+    return cache_folder() / folder / f"{weights.name}-{weights.sha256_prefix}-{__version__}{suffix}"
+
+
+def _name(model: str | Path | None) -> str:
+    return str(model) if model is not None else default_model() or DEFAULT
+
+
+def _existing(name: str) -> Path | None:
+    """The file at the path `name`, None if there is none. Raises `ModelError` if it is no model."""
+    path = Path(name).expanduser()
+    if not path.is_file():
+        return None
+    if path.suffix not in (*RUNTIMES, CHECKPOINT):
+        raise ModelError(
+            f"{name} is no checkpoint ({CHECKPOINT}) and no artifact ({', '.join(RUNTIMES)})",
+            hint=f"if it holds a ResNet's weights: resnet-infer import {name} --arch resnet50 -o model{CHECKPOINT}",
+        )
+    return path
+
+
+def _published(name: str) -> PublishedWeights | None:
+    from resnet_infer.models.published import find_published
+
+    return find_published(name)
+
+
+def _fetch(weights: PublishedWeights) -> Path:
+    """The checkpoint of published weights, out of the cache or made of a download."""
+    target = cached_checkpoint(weights)
+    if target.exists():
+        return target
+    from resnet_infer.converters.import_weights import import_weights
+    from resnet_infer.models.checkpoint import save_checkpoint
+    from resnet_infer.models.download import download
+
+    source = cached_file(weights)
+    if not source.exists():
+        note(f"downloading {weights.name} ({weights.licence}) from {weights.url}")
+    download(weights.url, source, sha256_prefix=weights.sha256_prefix, title=weights.name)
+    save_checkpoint(import_weights(source).checkpoint, target)
+    return target
+
+
+def _export(path: Path, target: Path) -> None:
+    from resnet_infer.converters.export import export_onnx
+
+    note(f"exporting {path} once to {target}")
+    note(str(export_onnx(load_checkpoint(path), target)))

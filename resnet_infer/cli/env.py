@@ -18,6 +18,7 @@ PACKAGES = {
     "cuda": ("cuda-bindings",),
     "onnx": ("onnx",),
     "torch": ("torch",),
+    "matplotlib": ("matplotlib",),
 }
 """Module -> the distributions that may bring it."""
 

@@ -26,10 +26,11 @@ def inspect(model: ModelArgument = None, as_json: Json = False) -> None:
     if as_json:
         print(json.dumps({"file": str(path), "bytes": path.stat().st_size, "spec": json.loads(spec.dumps())}, indent=2))
     else:
-        print(pairs([("file", str(path)), ("size", f"{path.stat().st_size / 1e6:.1f} MB"), *_rows(spec)]))
+        print(pairs([("file", str(path)), ("size", f"{path.stat().st_size / 1e6:.1f} MB"), *spec_rows(spec)]))
 
 
-def _rows(spec: ModelSpec) -> list[tuple[str, str]]:
+def spec_rows(spec: ModelSpec) -> list[tuple[str, str]]:
+    """A spec as names and values to be shown."""
     from resnet_infer.models.architectures import count_multiply_adds, count_parameters
 
     rows = [("name", spec.name)]
@@ -75,4 +76,7 @@ def _geometry(spec: InputSpec) -> str:
 def _value(value: object) -> str:
     if isinstance(value, dict):
         return "\n".join(f"{key.replace('_', ' ')}: {_value(item)}" for key, item in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    if isinstance(value, (list, tuple)):
+        items = [str(item) for item in value]
+        return ("\n" if any(", " in item for item in items) else ", ").join(items)
+    return str(value)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
-from difflib import get_close_matches
+from errno import ENOSPC
 from importlib import import_module
+from io import TextIOWrapper
+from keyword import iskeyword
 from typing import Annotated, Any
 
 import typer
@@ -19,11 +20,17 @@ from resnet_infer.errors import ResnetInferError
 COMMANDS = {
     "classify": "Say what is in pictures.",
     "train": "Train a network on labelled pictures.",
+    "curves": "Draw the error curves of training runs and list how they ended.",
+    "import": "Turn foreign weights into a checkpoint, or a foreign ONNX classifier into an artifact.",
     "export": "Turn a checkpoint into the artifact that runs fastest, and prove that it answers alike.",
     "inspect": "Show what a checkpoint or an artifact is, eats and answers.",
+    "models": "List the models that are known by name: built in, downloadable, cached.",
     "env": "Show versions, devices and runtimes, and what is missing.",
 }
-"""Command -> what it does. The command `x` is the function `x` of the module `resnet_infer.cli.x`."""
+"""Command -> what it does. The command `x` is the function `x` of the module `resnet_infer.cli.x`.
+
+The name of a command that is a keyword of Python has an underscore after it there.
+"""
 
 
 class _Commands(TyperGroup):
@@ -36,14 +43,17 @@ class _Commands(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         one = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-        function = getattr(import_module(f"resnet_infer.cli.{cmd_name}"), cmd_name)
+        place = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
+        function = getattr(import_module(f"resnet_infer.cli.{place}"), place)
         one.command(cmd_name, help=COMMANDS[cmd_name], context_settings=_HELP)(function)
         return typer.main.get_command(one)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        close = get_close_matches(args[0], COMMANDS, n=1)
-        if args[0] not in COMMANDS and close:
-            ctx.fail(f"there is no command {args[0]!r}; did you mean {close[0]}?")
+        if args[0] not in COMMANDS:
+            from difflib import get_close_matches
+
+            for close in get_close_matches(args[0], COMMANDS, n=1):
+                ctx.fail(f"there is no command {args[0]!r}; did you mean {close}?")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -53,30 +63,41 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         debug = ctx.params.get("debug", False)
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            print(end="", flush=True)
+            return result
         except (typer.Exit, typer.Abort):
             raise
         except ResnetInferError as error:
             if debug:
-                traceback.print_exc()
+                sys.excepthook(type(error), error, error.__traceback__)
             fail(error.message, error.hint)
             code = error.exit_code
         except KeyboardInterrupt:
             note("interrupted")
             code = 130
         except BrokenPipeError:
-            # The reader (`head`, a pager) has gone. Keep the interpreter from complaining when it flushes stdout.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # The reader (`head`, a pager) has gone.
+            _drop_stdout()
             code = 1
         except Exception as error:  # the last line of defence: no traceback for a user
-            if debug or not isinstance(error, (OSError, ValueError, RuntimeError, MemoryError, LookupError, TypeError)):
+            if debug or hasattr(error, "show"):  # usage errors, which typer shows itself
                 raise
+            if isinstance(error, OSError) and error.errno == ENOSPC:
+                _drop_stdout()
+                fail("cannot write the result: no space left")
+                raise typer.Exit(1) from error
             fail(
                 f"{type(error).__name__}: {error}",
                 "this should not happen; run again as `resnet-infer --debug ...` and report the traceback",
             )
             code = 1
         raise typer.Exit(code)
+
+
+def _drop_stdout() -> None:
+    """Keep the interpreter from complaining when it flushes what stdout no longer takes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 _HELP = {"help_option_names": ["-h", "--help"]}
@@ -108,4 +129,6 @@ def options(
 
 def main() -> None:
     """Run the command line; exit with 0, 1 (something failed), 2 (usage) or 130 (Ctrl-C)."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     app()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +15,8 @@ def choice(*values: str) -> Callable[[str | None], str | None]:
     def check(value: str | None) -> str | None:
         if value is None or value in values:
             return value
+        from difflib import get_close_matches
+
         close = get_close_matches(value, values, n=1)
         raise typer.BadParameter(
             (f"did you mean {close[0]}? " if close else "") + f"{value!r} is not one of {', '.join(values)}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
 from resnet_infer.errors import UsageError
@@ -239,6 +238,8 @@ def _lookup(name: str) -> tuple[str, int, Family]:
             return kind, depth, IMAGENET[depth]
         if depth >= 8 and depth % 6 == 2:
             return kind, depth, _cifar_family(depth)
+    from difflib import get_close_matches
+
     close = get_close_matches(name.strip().lower().replace("-", ""), published_names(), n=1)
     raise UsageError(
         f"unknown architecture {name!r}" + (f"; did you mean {close[0]}?" if close else ""),

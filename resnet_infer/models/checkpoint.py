@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from resnet_infer.errors import ModelError
 from resnet_infer.files import atomic_path
@@ -37,6 +35,8 @@ class Checkpoint:
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write atomically. Raises `ModelError` if the weights do not fit the spec's architecture."""
+    from safetensors.numpy import save
+
     check_weights(checkpoint.spec, checkpoint.weights, str(path))
     tensors = {name: np.ascontiguousarray(value) for name, value in checkpoint.weights.items()}
     tensors |= {EXTRA_PREFIX + name: np.ascontiguousarray(value) for name, value in checkpoint.extra.items()}
@@ -50,6 +50,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Raises `ModelError` if the file is missing, damaged, not a checkpoint of ours, or its weights do not fit its spec.
     """
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, "numpy") as file:
             notes = dict(file.metadata() or {})

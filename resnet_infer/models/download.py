@@ -108,7 +108,7 @@ def _host(url: str) -> str:
 def _present(source: _Source) -> bool:
     if not source.target.exists():
         return False
-    found = _sha256(source.target)
+    found = sha256(source.target)
     if found.startswith(source.sha256_prefix):
         return True
     _LOG.warning(
@@ -134,9 +134,9 @@ def _locked(source: _Source) -> AbstractContextManager[object]:
 
 def _fetch(source: _Source) -> None:
     left_over = _length(source.part) > 0
-    if not (left_over and _sha256(source.part).startswith(source.sha256_prefix)):
+    if not (left_over and sha256(source.part).startswith(source.sha256_prefix)):
         _receive(source)
-        found = _sha256(source.part)
+        found = sha256(source.part)
         if not found.startswith(source.sha256_prefix):
             source.part.unlink()
             if left_over:  # perhaps the beginning of another file
@@ -261,7 +261,8 @@ def _length(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK):
@@ -269,4 +270,4 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-__all__ = ["cache_folder", "download"]
+__all__ = ["cache_folder", "download", "sha256"]

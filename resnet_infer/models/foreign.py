@@ -76,6 +76,12 @@ def guess_architecture(state: Mapping[str, NDArray[Any]]) -> Architecture | None
         return None
 
 
+def count_classes(state: Mapping[str, NDArray[Any]], source: str) -> int | None:
+    """The number of outputs of the classifier in a foreign state dict; None where there is no classifier."""
+    head = _canonical(state, source).get("fc.weight")
+    return head.value.shape[0] if head and head.value.ndim else None
+
+
 def _canonical(state: Mapping[str, NDArray[Any]], source: str) -> dict[str, _Entry]:
     """The entries under our names, without what has no place in a network of ours but loses nothing by going."""
     entries: dict[str, _Entry] = {}

@@ -154,5 +154,5 @@ def untrained_checkpoint(spec: ModelSpec, images: NDArray[np.uint8], seed: int =
         pixels = (images.astype(np.float32) / 255 - spec.input.mean) / spec.input.std
         batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         set_norm_statistics(network, [batch])
-        network.fc.bias -= network.eval()(batch).mean(0)
+        network.fc.bias.sub_(network.eval()(batch).mean(0))
     return Checkpoint(spec, weights_of(network))

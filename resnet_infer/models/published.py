@@ -104,7 +104,6 @@ def spec_of(weights: PublishedWeights) -> ModelSpec:
             mean=np.array(weights.mean, np.float32),
             std=np.array(weights.std, np.float32),
             interpolation=weights.interpolation,
-            exif=False,
         ),
         provenance={
             "source": weights.source,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Any, ClassVar
@@ -14,6 +15,20 @@ from resnet_infer.models.spec import ModelSpec
 
 Images = NDArray[np.uint8]
 Logits = NDArray[np.float32]
+
+
+def parse_device(device: str) -> tuple[str, int]:
+    """`auto`, `cpu`, `cuda` or `cuda:N` as its kind and N, 0 where there is none. Raises `UsageError` for others."""
+    match = re.fullmatch(r"(auto|cpu|cuda)|cuda:([0-9]+)", device)
+    if match is None:
+        from difflib import get_close_matches
+
+        close = get_close_matches(device.lower().partition(":")[0], ("auto", "cpu", "cuda"), n=1)
+        raise UsageError(
+            f"there is no device {device!r}" + (f"; did you mean {close[0]}?" if close else ""),
+            hint="a device is auto, cpu, cuda or cuda:N",
+        )
+    return match[1] or "cuda", int(match[2] or 0)
 
 
 class Runtime(ABC):

@@ -5,16 +5,44 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from resnet_infer.errors import ModelError, RuntimeUnavailableError, UsageError
+import numpy as np
+
+from resnet_infer.errors import ModelError, RuntimeUnavailableError
 from resnet_infer.extras import needs
 from resnet_infer.models.spec import METADATA_KEY, ModelSpec
-from resnet_infer.runtimes.base import Images, Logits, Runtime
+from resnet_infer.runtimes.base import Images, Logits, Runtime, parse_device
 
 with needs("cpu", "running an ONNX model"):
     import onnxruntime
 
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
+
+
+BUFFERS = 8
+"""Shapes of batches that keep buffers on the device."""
+
+
+class BoundBuffers:
+    """Input and output of a session in memory of the device, for batches of one shape, at fixed addresses.
+
+    Only the uint8 pictures travel to the device and only the logits back. One call at a time.
+    """
+
+    def __init__(
+        self, session: Any, images: str, logits: str, shape: tuple[int, ...], classes: int, device: tuple[str, int]
+    ) -> None:
+        self._session = session
+        self._images = onnxruntime.OrtValue.ortvalue_from_shape_and_type(list(shape), np.uint8, *device)
+        self._logits = onnxruntime.OrtValue.ortvalue_from_shape_and_type([shape[0], classes], np.float32, *device)
+        self._binding = session.io_binding()
+        self._binding.bind_ortvalue_input(images, self._images)
+        self._binding.bind_ortvalue_output(logits, self._logits)
+
+    def __call__(self, images: Images) -> Logits:
+        self._images.update_inplace(images)
+        self._session.run_with_iobinding(self._binding)
+        return np.array(self._logits.numpy())
 
 
 class OnnxRuntime(Runtime):
@@ -61,12 +89,26 @@ class OnnxRuntime(Runtime):
         (images,) = self.session.get_inputs()
         height, width = (side if isinstance(side, int) else None for side in images.shape[1:3])
         self._input = images.name
-        self._output = [self.session.get_outputs()[0].name]
+        self._output = self.session.get_outputs()[0].name
+        self._buffers: dict[tuple[int, ...], BoundBuffers] = {}
         super().__init__(spec, device, (height, width))
 
     def _run(self, images: Images) -> Logits:
-        logits: Logits = self.session.run(self._output, {self._input: images})[0]
+        if self.device != "cpu":
+            return self._bound(images.shape)(images)
+        logits: Logits = self.session.run([self._output], {self._input: images})[0]
         return logits
+
+    def _bound(self, shape: tuple[int, ...]) -> BoundBuffers:
+        """The buffers for batches of this shape, made once; those of the shape used longest ago give way."""
+        buffers = self._buffers.pop(shape, None)
+        if buffers is None:
+            device = (self.device.partition(":")[0], parse_device(self.device)[1])
+            buffers = BoundBuffers(self.session, self._input, self._output, shape, len(self.spec.classes), device)
+        self._buffers[shape] = buffers
+        if len(self._buffers) > BUFFERS:
+            del self._buffers[next(iter(self._buffers))]
+        return buffers
 
     def describe(self) -> dict[str, Any]:
         threads = self.session.get_session_options().intra_op_num_threads
@@ -76,9 +118,7 @@ class OnnxRuntime(Runtime):
 def _providers(device: str) -> tuple[str, list[Any]]:
     """The device that will be used, and ONNX Runtime's name for it."""
     available = onnxruntime.get_available_providers()
-    kind, _, index = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (index and (kind != "cuda" or not index.isdecimal())):
-        raise UsageError(f"the device is auto, cpu, cuda or cuda:N, not {device!r}")
+    kind, number = parse_device(device)
     if kind == "cpu" or (kind == "auto" and _CUDA not in available):
         return "cpu", [_CPU]
     if _CUDA not in available:
@@ -86,7 +126,6 @@ def _providers(device: str) -> tuple[str, list[Any]]:
             f"{device} was asked for, and this ONNX Runtime has no CUDA",
             hint='install it with: pip uninstall onnxruntime; pip install "resnet-infer[gpu]"',
         )
-    number = int(index or 0)
     return f"cuda:{number}", [(_CUDA, {"device_id": number}), _CPU]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from resnet_infer.errors import ModelError, RuntimeUnavailableError
 from resnet_infer.extras import needs
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint
-from resnet_infer.runtimes.base import Images, Logits, Runtime
+from resnet_infer.runtimes.base import Images, Logits, Runtime, parse_device
 
 with needs("train", "the torch runtime"):
     import torch
@@ -17,7 +17,10 @@ with needs("train", "the torch runtime"):
 
 
 class TorchRuntime(Runtime):
-    """A checkpoint as the module it was trained as, float32, normalising as the spec defines it."""
+    """A checkpoint as the module it was trained as, float32, normalising as the spec defines it.
+
+    `device` is as in `OnnxRuntime`; `threads` sets torch's number for the whole process.
+    """
 
     name = "torch"
 
@@ -26,12 +29,7 @@ class TorchRuntime(Runtime):
         spec = checkpoint.spec
         if spec.architecture is None:
             raise ModelError(f"{spec.name} has no architecture to build a module from")
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise RuntimeUnavailableError(
-                f"{device} was asked for, and torch has no CUDA here", hint="use --device cpu"
-            )
+        device = _device(device)
         if threads is not None:
             torch.set_num_threads(threads)
         self.network = ResNet(spec.architecture)
@@ -45,9 +43,23 @@ class TorchRuntime(Runtime):
 
     @torch.inference_mode()
     def _run(self, images: Images) -> Logits:
-        pixels = torch.from_numpy(images).to(self.device).float() / 255
+        # A copy: torch warns of arrays that are read-only, as those made of pictures are.
+        pixels = torch.tensor(images, device=self.device).float() / 255
         logits: Logits = self.network(((pixels - self.mean) / self.std).permute(0, 3, 1, 2)).cpu().numpy()
         return logits
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "version": torch.__version__, "threads": torch.get_num_threads()}
+
+
+def _device(device: str) -> str:
+    """The device that will be used, as torch names it."""
+    kind, number = parse_device(device)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "cpu" or (kind == "auto" and not count):
+        return "cpu"
+    if number >= count:
+        raise RuntimeUnavailableError(
+            f"{device} was asked for, and torch has {count or 'no'} CUDA devices here", hint="use --device cpu"
+        )
+    return f"cuda:{number}"

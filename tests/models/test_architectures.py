@@ -101,7 +101,7 @@ def test_names_are_forgiving_and_canonical() -> None:
     [
         ("resnet21", {}, "unknown architecture"),
         ("resnet2", {}, "unknown architecture"),
-        ("resnet-5O", {}, "did you mean resnet50"),
+        ("resnt50", {}, "did you mean resnet50"),
         ("vgg16", {}, "unknown architecture"),
         ("resnet20", {"shortcut": "D"}, "one of A, B, C"),
         ("resnet20", {"stride_in": "1x1"}, "bottleneck"),

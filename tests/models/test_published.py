@@ -72,7 +72,7 @@ def test_spec(weights: PublishedWeights) -> None:
     assert (spec.name, len(spec.classes), spec.classes[1]) == (weights.name, 1000, "goldfish")
     assert spec.class_ids is not None
     assert spec.class_ids[1] == "n01443537"
-    assert (spec.input.resize, spec.input.crop, spec.input.exif) == (weights.resize, 224, False)
+    assert (spec.input.resize, spec.input.crop, spec.input.exif) == (weights.resize, 224, True)
     assert spec.input.interpolation == "bilinear"
     np.testing.assert_allclose(spec.input.mean, [0.485, 0.456, 0.406], rtol=1e-6)
     np.testing.assert_allclose(spec.input.std, [0.229, 0.224, 0.225], rtol=1e-6)

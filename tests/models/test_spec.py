@@ -65,10 +65,7 @@ def test_a_damaged_spec_is_a_clear_error(data: st.DataObject) -> None:
     key = data.draw(st.sampled_from([k for k in value if k not in ("provenance", "name", "class_ids")]))
     bad = data.draw(st.sampled_from([..., 7.5, {"x": 1}, [None], "resnet20"]))
     value = {k: v for k, v in value.items() if k != key} if bad is ... else {**value, key: bad}
-    if key == "format" and bad == 7.5:
-        expected = "upgrade"
-    else:
-        expected = "damaged"
+    expected = "upgrade" if key == "format" and bad == 7.5 else "damaged"
     with pytest.raises(ModelError) as caught:
         ModelSpec.loads(json.dumps(value), "model.onnx")
     assert "model.onnx" in str(caught.value)

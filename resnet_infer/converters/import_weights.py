@@ -1,0 +1,183 @@
+"""Foreign weights in, a checkpoint out: what the file reveals is read, and what it does not is asked for or said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from resnet_infer.converters.input_options import InputOptions, describe
+from resnet_infer.converters.labels import Labels
+from resnet_infer.errors import ModelError, UsageError
+from resnet_infer.models import published
+from resnet_infer.models.architectures import (
+    Architecture,
+    BottleneckStride,
+    ShortcutOption,
+    ShortcutPadding,
+    architecture,
+)
+from resnet_infer.models.checkpoint import Checkpoint
+from resnet_infer.models.download import sha256
+from resnet_infer.models.foreign import count_classes, guess_architecture, match_state_dict
+from resnet_infer.models.imagenet_classes import imagenet_classes
+from resnet_infer.models.spec import METADATA_KEY, InputSpec, ModelSpec
+from resnet_infer.models.torch_file import read_state_dict
+
+State = Mapping[str, NDArray[Any]]
+
+IMAGENET_INPUT = InputSpec(
+    resize=256, crop=224, mean=np.array((0.485, 0.456, 0.406)), std=np.array((0.229, 0.224, 0.225))
+)
+CIFAR_INPUT = InputSpec(
+    resize=32, crop=32, mean=np.array((0.4914, 0.4822, 0.4465)), std=np.array((0.2470, 0.2435, 0.2616))
+)
+"""Mean and standard deviation of CIFAR-10's training pictures, which most of its weights were trained with."""
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A checkpoint, and in words what was assumed because the file does not reveal it."""
+
+    checkpoint: Checkpoint
+    assumed: tuple[str, ...]
+
+
+def import_weights(
+    path: Path,
+    arch: str | None = None,
+    *,
+    num_classes: int | None = None,
+    shortcut: ShortcutOption | None = None,
+    padding: ShortcutPadding | None = None,
+    stride_in: BottleneckStride | None = None,
+    options: InputOptions | None = None,
+    labels: Labels | None = None,
+    name: str | None = None,
+) -> Imported:
+    """The weights of the network `arch` in a file of any form that `read_state_dict` knows.
+
+    `num_classes` and `shortcut` are read from the shapes unless given. A published file is known by its SHA-256: it
+    brings its own network, classes, geometry and error. For others the field's usual geometry and normalisation are
+    assumed, and ImageNet's or CIFAR-10's classes if the number of outputs fits; all of it is said in `assumed`.
+
+    Raises `ModelError` if the file or its weights do not fit; `DataError` for the wrong number of labels; `UsageError`
+    for what must be given because neither the weights nor the custom of the field tells it: the architecture, option
+    A's padding, the labels of other classes.
+    """
+    options = options or InputOptions()
+    if _is_checkpoint(path):
+        raise ModelError(f"{path} is a checkpoint with a model spec already", hint=f"use it as it is: -m {path}")
+    state = read_state_dict(path)
+    digest = sha256(path)
+    weights = next((row for row in published.PUBLISHED if digest.startswith(row.sha256_prefix)), None)
+    arch = arch or (weights.arch if weights else None)
+    if arch is None:
+        guess = guess_architecture(state)
+        raise UsageError(
+            f"{path}: say which network its weights belong to, with --arch",
+            hint=f"they look like {guess.name}: --arch {guess.name}" if guess else "for example --arch resnet50",
+        )
+    network = _network(state, arch, str(path), num_classes, shortcut, padding, stride_in)
+    tensors = match_state_dict(state, network, str(path))
+    if network.shortcut == "A" and padding is None:
+        raise UsageError(
+            f"{path}: say where the shortcuts of {network.name} put their zero channels, with --padding; "
+            "the weights do not reveal it, and the wrong one answers wrongly without an error",
+            hint="append: zeros after the channels, torch.cat((x, zeros), 1), as most code does; split: half before, "
+            "half after, F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, planes // 4, planes // 4))",
+        )
+    provenance = {"source_file": path.name, "source_sha256": digest}
+    if weights:
+        own = published.spec_of(weights)
+        spec = own.with_(
+            provenance={**own.provenance, **provenance}, architecture=network, input=options.over(own.input)
+        )
+        if spec.architecture != own.architecture or spec.input != own.input:
+            spec = spec.with_(measured=())
+        if labels:
+            labels.require(network.num_classes)
+            spec = spec.with_(classes=labels.names, class_ids=labels.ids)
+        return Imported(Checkpoint(spec.with_(name=name or spec.name), tensors), ())
+    assumed = list(_doubts(path, digest))
+    spec = ModelSpec(
+        name=name or path.stem,
+        architecture=network,
+        input=_input(network, options, assumed),
+        provenance=provenance,
+        **_classes(network, labels, assumed),
+    )
+    if network.stride_in and stride_in is None:
+        assumed.append(f"stride in the {network.stride_in} of a bottleneck (Caffe's weights: --stride-in 1x1)")
+    if assumed:
+        spec = spec.with_(provenance={**provenance, "assumed": assumed})
+    return Imported(Checkpoint(spec, tensors), tuple(assumed))
+
+
+def _is_checkpoint(path: Path) -> bool:
+    try:
+        with safe_open(path, "numpy") as file:
+            return METADATA_KEY in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
+def _network(
+    state: State,
+    arch: str,
+    source: str,
+    num_classes: int | None,
+    shortcut: ShortcutOption | None,
+    padding: ShortcutPadding | None,
+    stride_in: BottleneckStride | None,
+) -> Architecture:
+    """The architecture called `arch`, with what the shapes tell where nothing was said."""
+    named = architecture(arch)
+    if shortcut is None and not named.plain:
+        guess = guess_architecture(state)
+        if guess and guess.name == named.name:
+            shortcut = guess.shortcut
+    classes = num_classes or count_classes(state, source)
+    return architecture(arch, classes, shortcut=shortcut, padding=padding, stride_in=stride_in)
+
+
+def _input(network: Architecture, options: InputOptions, assumed: list[str]) -> InputSpec:
+    imagenet = network.family.stem == "imagenet"
+    spec = options.over(IMAGENET_INPUT if imagenet else CIFAR_INPUT)
+    for fields in (("mean", "std"), ("resize", "crop", "interpolation")):
+        silent = [field for field in fields if field not in options.given]
+        if silent:
+            assumed.append(f"{describe(spec, silent)}, as is usual for {'ImageNet' if imagenet else 'CIFAR-10'}")
+    return spec
+
+
+def _classes(network: Architecture, labels: Labels | None, assumed: list[str]) -> dict[str, Any]:
+    """The spec's `classes` and `class_ids`."""
+    count = network.num_classes
+    if labels:
+        labels.require(count)
+        return {"classes": labels.names, "class_ids": labels.ids}
+    if network.family.stem == "imagenet" and count == len(imagenet_classes()[0]):
+        assumed.append("the classes of ImageNet (ILSVRC 2012) in their usual order")
+        names, ids = imagenet_classes()
+        return {"classes": names, "class_ids": ids}
+    if network.family.stem == "cifar" and count == len(CIFAR10_CLASSES):
+        assumed.append("the classes of CIFAR-10 in their usual order")
+        return {"classes": CIFAR10_CLASSES}
+    raise UsageError(
+        f"the classifier has {count} classes, and nothing names them", hint="give their names with --labels FILE"
+    )
+
+
+def _doubts(path: Path, digest: str) -> list[str]:
+    """What is wrong with a file that has a published name, and is not the published file."""
+    for row in published.PUBLISHED:
+        if row.sha256_prefix in path.name:
+            return [f"no published weights: {path.name} has the name of {row.name}, but SHA-256 {digest[:8]}"]
+    return []

@@ -1,0 +1,53 @@
+"""Every kind of unreadable file at the command line: a line each, exit 1, and the good ones answered."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PICTURES, Outcome
+from tests.data.test_image import BAD
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[str]]:
+    """A folder with all of `BAD` and two good pictures, and the paths of the bad ones."""
+    folder = tmp_path_factory.mktemp("mixed")
+    bad = set()
+    for index, (content, _) in enumerate(BAD.values()):
+        path = folder / f"{index:02}.jpg"
+        path.write_bytes(content)
+        bad.add(str(path))
+    shutil.copy(PICTURES / "ship.jpg", folder / "05-good.jpg")
+    shutil.copy(PICTURES / "car.jpg", folder / "zz-good.jpg")
+    return folder, bad
+
+
+@pytest.mark.parametrize(("on_error", "code"), [("fail", 1), ("skip", 0)])
+def test_each_bad_file_is_one_line_and_the_good_ones_are_answered(
+    mixed: tuple[Path, set[str]], cli: Callable[..., Outcome], on_error: str, code: int
+) -> None:
+    folder, bad = mixed
+    assert len(bad) >= 20
+    done = cli("classify", folder, "--on-error", on_error, "-f", "jsonl", "-b", 3)
+    assert done.code == code
+    answers = [json.loads(line) for line in done.out.splitlines()]
+    assert [(Path(a["source"]).name, a["predictions"][0]["label"]) for a in answers] == [
+        ("05-good.jpg", "ship"),
+        ("zz-good.jpg", "automobile"),
+    ]
+    errors = [line for line in done.err.splitlines() if line.startswith("error: ")]
+    assert sorted(line.removeprefix("error: ").partition(": ")[0] for line in errors) == sorted(bad)
+    assert len(done.err.splitlines()) == len(errors) + 1  # and the note on the built-in model
+    assert "Traceback" not in done.err
+
+
+def test_one_bad_file_alone(mixed: tuple[Path, set[str]], cli: Callable[..., Outcome]) -> None:
+    for path in sorted(mixed[1]):
+        done = cli("classify", path)
+        assert (done.code, done.out) == (1, "")
+        assert done.err.count("error: ") == 1

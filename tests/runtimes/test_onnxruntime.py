@@ -1,0 +1,235 @@
+"""ONNX Runtime behind the interface of a runtime: what it takes, what it answers, what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from resnet_infer import zoo
+from resnet_infer.data.synthetic import natural_noise
+from resnet_infer.errors import ModelError, RuntimeUnavailableError, UsageError
+from resnet_infer.models.spec import METADATA_KEY
+from resnet_infer.runtimes.base import parse_device
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `cpu` or `gpu`")
+
+from resnet_infer.runtimes.onnxruntime import OnnxRuntime  # noqa: E402
+
+ARTIFACT = zoo.built_in(zoo.DEFAULT, ".onnx")
+Photos = Callable[..., NDArray[np.uint8]]
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Iterator[OnnxRuntime]:
+    opened = OnnxRuntime(ARTIFACT, device="cpu")
+    with opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def images(runtime: OnnxRuntime, photos: Photos) -> NDArray[np.uint8]:
+    return photos(13, runtime.spec.input.crop)
+
+
+def test_it_knows_its_spec_its_size_and_its_device(runtime: OnnxRuntime) -> None:
+    crop = runtime.spec.input.crop
+    assert (runtime.size, runtime.device) == ((crop, crop), "cpu")
+    assert runtime.describe() == {
+        "runtime": "onnxruntime",
+        "device": "cpu",
+        "version": onnxruntime.__version__,
+        "threads": "all cores",
+    }
+
+
+def test_logits_are_float32_one_row_a_picture(runtime: OnnxRuntime, images: NDArray[np.uint8]) -> None:
+    logits = runtime(images)
+    assert logits.dtype == np.float32
+    assert logits.shape == (len(images), len(runtime.spec.classes))
+    assert np.isfinite(logits).all()
+    assert len(np.unique(logits, axis=0)) == len(images)
+
+
+def test_no_pictures_give_no_rows_and_start_nothing(
+    runtime: OnnxRuntime, images: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OnnxRuntime, "_run", None)
+    logits = runtime(images[:0])
+    assert logits.shape == (0, len(runtime.spec.classes))
+    assert logits.dtype == np.float32
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=40))
+def test_a_picture_is_answered_alike_alone_and_in_any_batch(
+    runtime: OnnxRuntime, images: NDArray[np.uint8], order: list[int]
+) -> None:
+    alone = np.concatenate([runtime(images[i : i + 1]) for i in range(len(images))])
+    np.testing.assert_allclose(runtime(images[order]), alone[order], rtol=0, atol=1e-4 * alone.std())
+
+
+def test_memory_may_lie_in_any_order(runtime: OnnxRuntime, images: NDArray[np.uint8]) -> None:
+    for view in (images[::-2], images[:, ::-1, ::-1], images.transpose(0, 2, 1, 3), np.asfortranarray(images)):
+        np.testing.assert_array_equal(runtime(view), runtime(view.copy(order="C")))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [
+        (np.float32, (1, 32, 32, 3)),
+        (np.int8, (1, 32, 32, 3)),
+        (np.uint8, (32, 32, 3)),
+        (np.uint8, (1, 3, 32, 32)),
+        (np.uint8, (1, 32, 32, 4)),
+        (np.uint8, (1, 1, 32, 32, 3)),
+    ],
+)
+def test_other_than_uint8_nhwc_is_refused(runtime: OnnxRuntime, dtype: type, shape: tuple[int, ...]) -> None:
+    with pytest.raises(UsageError, match=r"uint8 of shape \(N, height, width, 3\), not") as caught:
+        runtime(np.zeros(shape, dtype))
+    assert f"{np.dtype(dtype)} {shape}" in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [(-1, 0), (0, 1), (1, 1)])
+@pytest.mark.parametrize("count", [0, 2])
+def test_another_size_is_refused(runtime: OnnxRuntime, wrong: tuple[int, int], count: int) -> None:
+    crop = runtime.spec.input.crop
+    with pytest.raises(UsageError, match="takes pictures of"):
+        runtime(np.zeros((count, crop + wrong[0], crop + wrong[1], 3), np.uint8))
+
+
+def test_threads_and_optimisation_change_speed_and_not_answers(runtime: OnnxRuntime, images: NDArray[np.uint8]) -> None:
+    expected = runtime(images)
+    for other in (OnnxRuntime(ARTIFACT, threads=1), OnnxRuntime(ARTIFACT, optimize=False)):
+        with other:
+            np.testing.assert_allclose(other(images), expected, rtol=0, atol=1e-4 * expected.std())
+    with OnnxRuntime(ARTIFACT, device="cpu", threads=3) as three:
+        assert three.describe()["threads"] == 3
+
+
+def test_a_serialised_model_is_as_good_as_a_path(runtime: OnnxRuntime, images: NDArray[np.uint8]) -> None:
+    with OnnxRuntime(ARTIFACT.read_bytes(), device="cpu") as opened:
+        np.testing.assert_array_equal(opened(images), runtime(images))
+        assert opened.spec == runtime.spec
+
+
+# Files that are no artifacts of ours
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"nowhere\.onnx does not exist"):
+        OnnxRuntime(tmp_path / "nowhere.onnx")
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", b"\x08\x08" * 1000, ARTIFACT.read_bytes()[:-100_000]])
+def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "damaged.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"damaged\.onnx: ONNX Runtime cannot load it \(.+\)$") as caught:
+        OnnxRuntime(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_bytes_have_a_name_too() -> None:
+    with pytest.raises(ModelError, match=r"^the model: ONNX Runtime cannot load it"):
+        OnnxRuntime(b"no model")
+
+
+def test_a_foreign_model_is_sent_to_import(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="makes the foreign model (the extra `export`)")
+    model = onnx.load(ARTIFACT)
+    del model.metadata_props[:]
+    path = tmp_path / "foreign.onnx"
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match=r"foreign\.onnx carries no model spec") as caught:
+        OnnxRuntime(path)
+    assert f"resnet-infer import {path}" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("{", "its spec is damaged"),
+        ("{}", "its spec is damaged"),
+        ("[]", "its spec is damaged"),
+        (json.dumps({"format": 99}), "its spec has format 99"),
+    ],
+)
+def test_a_damaged_or_newer_spec_is_named(tmp_path: Path, spec: str, message: str) -> None:
+    onnx = pytest.importorskip("onnx", reason="changes the model (the extra `export`)")
+    model = onnx.load(ARTIFACT)
+    onnx.helper.set_model_props(model, {METADATA_KEY: spec})
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match=rf"model\.onnx: {message}"):
+        OnnxRuntime(path)
+
+
+# Devices
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="CUDA is here")
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:3"])
+def test_a_device_that_is_named_is_never_replaced(device: str) -> None:
+    with pytest.raises(RuntimeUnavailableError, match=f"^{device} was asked for, and this ONNX Runtime has no CUDA"):
+        OnnxRuntime(ARTIFACT, device=device)
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" not in onnxruntime.get_available_providers(), reason="no CUDA here")
+def test_cuda_is_used_where_it_is_there_and_answers_alike(runtime: OnnxRuntime) -> None:
+    images = natural_noise(8, runtime.spec.input.crop, runtime.spec.input.crop)
+    expected = runtime(images)
+    for device in ("auto", "cuda", "cuda:0"):
+        with OnnxRuntime(ARTIFACT, device=device) as cuda:
+            assert cuda.device == "cuda:0"
+            np.testing.assert_allclose(cuda(images), expected, rtol=0, atol=1e-2 * expected.std())
+
+
+@pytest.mark.parametrize(
+    ("device", "close"),
+    [
+        ("cdua", "cuda"),
+        ("cuda:", "cuda"),
+        ("cuda:x", "cuda"),
+        ("cuda:-1", "cuda"),
+        ("cuda:٣", "cuda"),
+        ("CUDA", "cuda"),
+        ("cpu:0", "cpu"),
+        ("auto:1", "auto"),
+        ("tpu-v5", None),
+        ("", None),
+    ],
+)
+def test_an_unknown_device_is_a_usage_error(device: str, close: str | None) -> None:
+    with pytest.raises(UsageError, match="there is no device") as caught:
+        OnnxRuntime(ARTIFACT, device=device)
+    assert caught.value.message.partition("; ")[2] == (f"did you mean {close}?" if close else "")
+    assert caught.value.hint == "a device is auto, cpu, cuda or cuda:N"
+
+
+@given(st.integers(0, 10**6))
+def test_a_device_has_a_kind_and_a_number(number: int) -> None:
+    assert parse_device(f"cuda:{number}") == ("cuda", number)
+    assert [parse_device(kind) for kind in ("auto", "cpu", "cuda")] == [("auto", 0), ("cpu", 0), ("cuda", 0)]
+
+
+def test_bound_buffers_answer_as_a_plain_run_and_are_few(photos: Photos, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path that a GPU takes, here with buffers in the CPU's memory."""
+    plain = OnnxRuntime(ARTIFACT, device="cpu")
+    with OnnxRuntime(ARTIFACT, device="cpu") as runtime:
+        monkeypatch.setattr(runtime, "device", "cpu:0")
+        monkeypatch.setattr("resnet_infer.runtimes.onnxruntime.parse_device", lambda device: ("cpu", 0))
+        first = runtime(photos(2, 32, seed=1))
+        kept = first.copy()
+        for count in (1, 2, *range(3, 14), 2):
+            images = photos(count, 32, seed=count)
+            assert np.array_equal(runtime(images), plain(images))
+        assert np.array_equal(first, kept)  # an answer given out is not overwritten by the next
+        assert len(runtime._buffers) <= 8

@@ -1,0 +1,128 @@
+"""The torch runtime: the module that was trained, as another runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from resnet_infer import zoo
+from resnet_infer.errors import ModelError, RuntimeUnavailableError, UsageError
+from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint
+from resnet_infer.runtimes.onnxruntime import OnnxRuntime
+
+torch = pytest.importorskip("torch", reason="the extra `train`")
+
+from resnet_infer.runtimes.pytorch import TorchRuntime  # noqa: E402
+
+CHECKPOINT = zoo.built_in(zoo.DEFAULT, ".safetensors")
+Make = Callable[..., Checkpoint]
+Photos = Callable[..., NDArray[np.uint8]]
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """torch's number of threads belongs to the process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_torch_and_onnxruntime_agree_on_the_built_in(photos: Photos) -> None:
+    with (
+        TorchRuntime(CHECKPOINT, device="cpu") as reference,
+        OnnxRuntime(zoo.built_in(zoo.DEFAULT, ".onnx"), device="cpu") as candidate,
+    ):
+        images = photos(24, reference.spec.input.crop)
+        expected, actual = reference(images), candidate(images)
+        assert candidate.spec == reference.spec
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4 * expected.std())
+    np.testing.assert_array_equal(actual.argmax(1), expected.argmax(1))
+
+
+def test_a_picture_is_answered_alike_alone_and_in_any_batch(make_checkpoint: Make, photos: Photos) -> None:
+    with TorchRuntime(make_checkpoint(), device="cpu") as runtime:
+        images = photos(11, 32)
+        together = runtime(images)
+        alone = np.concatenate([runtime(images[i : i + 1]) for i in range(len(images))])
+        assert together.shape == (11, 10)
+        assert together.dtype == np.float32
+        np.testing.assert_allclose(alone, together, rtol=0, atol=1e-4 * together.std())
+        np.testing.assert_array_equal(runtime(images[::-1]), runtime(images[::-1].copy()))
+        assert runtime(images[:0]).shape == (0, 10)
+
+
+def test_the_size_is_open_unless_the_mean_is_per_pixel(make_checkpoint: Make, photos: Photos) -> None:
+    with TorchRuntime(make_checkpoint(), device="cpu") as runtime:
+        assert runtime.size == (None, None)
+        assert runtime(photos(2, 40)).shape == (2, 10)
+        with pytest.raises(UsageError, match="uint8 of shape"):
+            runtime(photos(1, 32).astype(np.float32))
+    with TorchRuntime(make_checkpoint(per_pixel=True), device="cpu") as runtime:
+        assert runtime.size == (32, 32)
+        with pytest.raises(UsageError, match="takes pictures of"):
+            runtime(photos(2, 40))
+
+
+def test_threads_are_set_and_reported(make_checkpoint: Make, threads: None) -> None:
+    with TorchRuntime(make_checkpoint(), device="cpu", threads=1) as runtime:
+        assert torch.get_num_threads() == 1
+        assert runtime.describe() == {
+            "runtime": "torch",
+            "device": "cpu",
+            "version": torch.__version__,
+            "threads": 1,
+        }
+
+
+def test_nothing_is_kept_for_a_backward_pass(make_checkpoint: Make, photos: Photos) -> None:
+    runtime = TorchRuntime(make_checkpoint(), device="cpu")
+    with runtime:
+        before = {name: value.clone() for name, value in runtime.network.state_dict().items()}
+        runtime(photos(8, 32))
+        assert not runtime.network.training
+        for name, value in runtime.network.state_dict().items():
+            assert torch.equal(value, before[name]), name
+
+
+def test_a_missing_or_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"nowhere\.safetensors does not exist"):
+        TorchRuntime(tmp_path / "nowhere.safetensors")
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(CHECKPOINT.read_bytes()[:5000])
+    with pytest.raises(ModelError, match=r"damaged\.safetensors is damaged"):
+        TorchRuntime(damaged)
+
+
+def test_an_adopted_graph_has_no_module() -> None:
+    checkpoint = load_checkpoint(CHECKPOINT)
+    with pytest.raises(ModelError, match="has no architecture to build a module from"):
+        TorchRuntime(replace(checkpoint, spec=checkpoint.spec.with_(architecture=None)))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_device_that_is_named_is_never_replaced(make_checkpoint: Make, device: str) -> None:
+    with pytest.raises(RuntimeUnavailableError, match=f"^{device} was asked for, and torch has no CUDA"):
+        TorchRuntime(make_checkpoint(), device=device)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
+def test_cuda_is_used_where_it_is_there(make_checkpoint: Make) -> None:
+    for device in ("auto", "cuda", "cuda:0"):
+        runtime = TorchRuntime(make_checkpoint(), device=device)
+        with runtime:
+            assert runtime.device == "cuda:0"
+            assert next(runtime.network.parameters()).is_cuda
+    with pytest.raises(RuntimeUnavailableError, match="CUDA devices here"):
+        TorchRuntime(make_checkpoint(), device=f"cuda:{torch.cuda.device_count()}")
+
+
+@pytest.mark.parametrize("device", ["cdua", "mps", "cpu:0", "cuda:x"])
+def test_an_unknown_device_is_a_usage_error(make_checkpoint: Make, device: str) -> None:
+    with pytest.raises(UsageError, match="there is no device"):
+        TorchRuntime(make_checkpoint(), device=device)
