@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from resnet_infer.models.spec import ModelSpec
 
 Images = NDArray[np.uint8]
 Logits = NDArray[np.float32]
+RuntimeT = TypeVar("RuntimeT", bound="Runtime")
 
 
 def parse_device(device: str) -> tuple[str, int]:
@@ -66,7 +67,7 @@ class Runtime(ABC):
     def close(self) -> None:  # noqa: B027 (optional)
         """Free what is held on the device."""
 
-    def __enter__(self) -> Runtime:
+    def __enter__(self: RuntimeT) -> RuntimeT:
         return self
 
     def __exit__(

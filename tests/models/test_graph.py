@@ -52,7 +52,7 @@ def test_the_spec_travels_in_the_metadata(make_checkpoint: Make) -> None:
 
 
 def first_conv_in_numpy(checkpoint: Checkpoint, image: NDArray[np.uint8], y: int, x: int) -> NDArray[np.float64]:
-    """The output of the stem at one place, in float64, by the definitions: normalise, pad with zeros, convolve, norm."""
+    """The stem's output at one place, in float64, by definition: normalise, pad with zeros, convolve, norm."""
     weights, spec = checkpoint.weights, checkpoint.spec.input
     pixels = (image.astype(np.float64) / 255 - spec.mean) / spec.std
     padded = np.pad(pixels, ((1, 1), (1, 1), (0, 0)))
