@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +22,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield path
         return
     path = Path(os.path.realpath(path))
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{os.urandom(4).hex()}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

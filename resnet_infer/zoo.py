@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +47,7 @@ def find(model: str | Path | None) -> Path:
 
 def built_in(name: str, suffix: str) -> Path:
     """The file of a built-in model with that suffix."""
-    return Path(str(files("resnet_infer.models") / "builtin" / f"{name}{suffix}"))
+    return Path(__file__).parent / "models" / "builtin" / f"{name}{suffix}"
 
 
 def checkpoint(model: str | Path | None) -> Checkpoint:

@@ -16,10 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
 
 from resnet_infer.data.tiff import TIFF, open_tiff, orientation
 from resnet_infer.errors import PictureError
@@ -139,13 +136,24 @@ class _Jpeg(JpegImageFile):
         return Image.Exif()
 
 
+# The classes of the other formats are imported when a picture needs one: a JPEG is soonest read without them.
+
+
 def _open_webp(content: bytes) -> ImageFile.ImageFile:
     from PIL.WebPImagePlugin import WebPImageFile
 
     return WebPImageFile(io.BytesIO(content))
 
 
+def _open_bmp(content: bytes) -> ImageFile.ImageFile:
+    from PIL.BmpImagePlugin import BmpImageFile
+
+    return BmpImageFile(io.BytesIO(content))
+
+
 def _open_png(content: bytes) -> ImageFile.ImageFile:
+    from PIL.PngImagePlugin import PngImageFile
+
     if b"acTL" in content:  # an animation; PIL warns of one that makes no sense
         kept, start = [content[:8]], 8
         while start < len(content):
@@ -166,6 +174,8 @@ def _open_png(content: bytes) -> ImageFile.ImageFile:
 
 def _open_gif(content: bytes) -> ImageFile.ImageFile:
     """Checks the size before PIL does: it widens the picture to its first frame on opening, and warns."""
+    from PIL.GifImagePlugin import GifImageFile
+
     width, height, flags = struct.unpack_from("<HHB", content, 6)
     position = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
     while content[position] != 0x2C:  # the first frame's descriptor
@@ -198,7 +208,7 @@ _FORMATS: tuple[tuple[str, re.Pattern[bytes], Callable[[bytes], ImageFile.ImageF
     ("JPEG", re.compile(rb"\xff\xd8\xff"), lambda content: _Jpeg(io.BytesIO(content))),
     ("PNG", re.compile(rb"\x89PNG\r\n\x1a\n"), _open_png),
     ("WebP", re.compile(rb"RIFF....WEBP", re.DOTALL), _open_webp),
-    ("BMP", re.compile(rb"BM.{12}[\x0c(48@l|]\0\0\0", re.DOTALL), lambda content: BmpImageFile(io.BytesIO(content))),
+    ("BMP", re.compile(rb"BM.{12}[\x0c(48@l|]\0\0\0", re.DOTALL), _open_bmp),
     ("GIF", re.compile(rb"GIF8[79]a"), _open_gif),
     ("TIFF", TIFF, open_tiff),
 )
