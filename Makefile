@@ -35,6 +35,7 @@ $(DEV)/ready: pyproject.toml constraints.txt
 
 # PHOTOS is a folder of photographs, the more the better.
 benchmark: $(DEV)/ready
+	@test -d "$(PHOTOS)" || { echo "say where photographs are: make benchmark PHOTOS=folder" >&2; exit 2; }
 	cd benchmarks && ../$(DEV)/bin/python startup.py
 	cd benchmarks && ../$(DEV)/bin/python throughput.py $(abspath $(PHOTOS))
 

@@ -51,11 +51,17 @@ def seconds(command: list[str]) -> float:
     return time.perf_counter() - start
 
 
-def compare(ours: list[str], theirs: list[str], pairs: int = 15) -> Pair:
-    """Run both commands once to warm the disk, then in turn, `pairs` times."""
+def compare(ours: list[str], theirs: list[str], pairs: int = 41) -> Pair:
+    """Run both commands once to warm the disk, then in turn, `pairs` times, each first in every second pair."""
     seconds(ours), seconds(theirs)
-    runs = [(seconds(ours), seconds(theirs)) for _ in range(pairs)]
-    return Pair([a for a, _ in runs], [b for _, b in runs])
+    result = Pair([], [])
+    for number in range(pairs):
+        if number % 2:
+            result.ours.append(seconds(ours))
+        result.theirs.append(seconds(theirs))
+        if not number % 2:
+            result.ours.append(seconds(ours))
+    return result
 
 
 def machine() -> dict[str, Any]:
@@ -74,11 +80,14 @@ def machine() -> dict[str, Any]:
     }
 
 
-def save(name: str, result: dict[str, Any]) -> None:
-    """Print the result and keep it with the machine under `results/`."""
+def save(name: str, result: dict[str, Any], gates: dict[str, bool]) -> None:
+    """Print the result and keep it with the machine under `results/`; exit 1 if a gate does not hold."""
+    result = {**result, "gates": gates}
     text = json.dumps({**result, "machine": machine()}, indent=2)
     (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
     print(text)
+    if not all(gates.values()):
+        sys.exit(1)
 
 
 PYTHON = sys.executable

@@ -41,6 +41,7 @@ def main() -> None:
             "classify one photo / bare onnxruntime and PIL": classify.to_json(),
             "--help / python -c 'import typer'": help_page.to_json(),
         },
+        {"classify <= 1.4": classify.ratio <= 1.4, "--help <= 2": help_page.ratio <= 2},
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain, islice
@@ -69,7 +70,8 @@ class Classifier:
     `model` is a path (`.onnx`, `.safetensors`) or a model's name; None means $RESNET_INFER_MODEL or the built-in.
     `runtime`, `device` and `threads` are as in `open_runtime`. With all threads on one batch a single picture is
     answered soonest. `throughput` is for many: on a CPU, as many batches at a time as there are cores, each on one
-    thread (or `threads`), so that no core ever waits for another. Instances are context managers.
+    thread (or `threads`), so that no core ever waits for another; a `Runtime` given as the model should then have one
+    thread. Instances are context managers.
     """
 
     def __init__(
@@ -81,14 +83,18 @@ class Classifier:
         threads: int | None = None,
         throughput: bool = False,
     ) -> None:
-        if throughput:
-            threads = threads or 1
+        if threads is not None and threads < 1:
+            raise UsageError(f"there is at least one thread, not {threads}")
+        one_thread = 1 if throughput else None
         if isinstance(model, Runtime):
+            if (runtime, device, threads) != ("auto", "auto", None):
+                raise UsageError("a runtime that is open already has its device and threads")
             self.runtime = model
         else:
             source = zoo.checkpoint(model) if runtime == "torch" else zoo.artifact(model)
-            self.runtime = open_runtime(source, runtime=runtime, device=device, threads=threads)
-        self.lanes = max(usable_cores() // threads, 1) if throughput and threads and self.runtime.device == "cpu" else 1
+            self.runtime = open_runtime(source, runtime=runtime, device=device, threads=threads or one_thread)
+        lanes = usable_cores() // (threads or 1) if throughput and self.runtime.device == "cpu" else 1
+        self.lanes = max(lanes, 1)
 
     @property
     def spec(self) -> ModelSpec:
@@ -117,8 +123,9 @@ class Classifier:
     ) -> Generator[Answer, None, None]:
         """Answers in the order of `pictures`, decoded in threads beside the inference.
 
-        `batch_size` is the most crops in one call of the runtime; a picture's crops stay together. Unreadable
-        pictures give an `Answer` with its `error`. Memory is bounded however many pictures there are.
+        `batch_size` is the most crops in one call of the runtime; a picture's crops stay together, and lanes on a CPU
+        take no more than `LANE_BATCH`, because larger batches bring nothing there. Unreadable pictures give an
+        `Answer` with its `error`. Memory is bounded however many pictures there are.
         """
         if batch_size < 1 or top_k < 1:
             raise UsageError("the batch size and top-k are at least 1")
@@ -133,13 +140,18 @@ class Classifier:
             batch_size = min(batch_size, max(-(-len(head) // self.lanes) * crops, 1))
             pictures = chain(head, iterator)
         ahead = 2 * self.lanes * max(batch_size // crops, 1) + 8
-        prepared = parallel_map(lambda item: (item, self._prepare(item, crops)), pictures, workers=workers, ahead=ahead)
-        batches = _batches(prepared, crops, batch_size)
         infer = partial(self._answers, top_k=top_k)
-        for answers in parallel_map(infer, batches, workers=self.lanes, ahead=self.lanes + 1):
-            yield from answers
+        prepare = partial(self._prepare, crops=crops)
+        with closing(parallel_map(prepare, pictures, workers=workers, ahead=ahead)) as prepared:
+            batches = _batches(prepared, crops, batch_size)
+            with closing(parallel_map(infer, batches, workers=self.lanes, ahead=self.lanes + 1)) as results:
+                for answers in results:
+                    yield from answers
 
-    def _prepare(self, picture: Picture, crops: Crops) -> Pixels | PictureError:
+    def _prepare(self, picture: Picture, crops: Crops) -> _Prepared:
+        return picture, self._views(picture, crops)
+
+    def _views(self, picture: Picture, crops: Crops) -> Pixels | PictureError:
         try:
             image = read_image(picture.content, picture.source, exif=self.spec.input.exif)
         except PictureError as error:

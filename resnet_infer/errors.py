@@ -17,6 +17,11 @@ class ResnetInferError(Exception):
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
 
 
+def first_line(error: Exception) -> str:
+    """The message of another library's exception, cut to a line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
 class UsageError(ResnetInferError):
     """The command or call itself makes no sense: an unknown name, a contradiction, a value out of range."""
 

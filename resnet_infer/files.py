@@ -30,6 +30,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
+        if error.filename not in (None, str(temporary), str(path), *map(str, path.parents)):
+            raise  # another file's
         raise ResnetInferError(
             f"cannot write {path}: {error.strerror or error}",
             hint="free some space, or choose another place with -o",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -14,8 +14,14 @@ if TYPE_CHECKING:
 REDRAW_SECONDS = 0.1
 
 
+class Advance(Protocol):
+    """Takes the number of units just finished, and a new title if there is one."""
+
+    def __call__(self, count: int, title: str | None = None) -> None: ...
+
+
 @contextlib.contextmanager
-def progress(title: str, total: int | None, unit: str, *, done: int = 0) -> Iterator[Callable[[int], None]]:
+def progress(title: str, total: int | None, unit: str, *, done: int = 0) -> Iterator[Advance]:
     """A bar with rate and time left, around the work; call what it yields with the number of units just finished.
 
     `total` is None where it is unknown. Unit "B" shows bytes as MB and MB/s, any other, e.g. "images", as counts and
@@ -29,8 +35,10 @@ def progress(title: str, total: int | None, unit: str, *, done: int = 0) -> Iter
     task = bar.add_task(title, total=total, completed=done)
     redraw_at = 0.0
 
-    def advance(count: int) -> None:
+    def advance(count: int, title: str | None = None) -> None:
         nonlocal done, redraw_at
+        if title is not None:
+            bar.update(task, description=title)
         done += count
         now = time.monotonic()
         if now >= redraw_at:
@@ -44,7 +52,7 @@ def progress(title: str, total: int | None, unit: str, *, done: int = 0) -> Iter
             bar.update(task, completed=done)
 
 
-def _ignore(count: int) -> None:
+def _ignore(count: int, title: str | None = None) -> None:
     pass
 
 

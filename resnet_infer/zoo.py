@@ -128,8 +128,8 @@ def _name(model: str | Path | None) -> str:
 
 def _existing(name: str) -> Path | None:
     """The file at the path `name`, None if there is none. Raises `ModelError` if it is no model."""
-    path = Path(name).expanduser()
-    if not path.is_file():
+    path = Path(os.path.expanduser(name))
+    if not os.path.isfile(path):
         return None
     if path.suffix not in (*RUNTIMES, CHECKPOINT):
         raise ModelError(

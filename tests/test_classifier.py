@@ -351,3 +351,12 @@ def test_softmax_is_a_distribution_that_a_shift_does_not_change(rows: list[list[
     for row, probabilities in zip(logits.astype(np.longdouble), found, strict=True):
         exact = np.exp(row - row.max())
         np.testing.assert_allclose(probabilities, (exact / exact.sum()).astype(np.float64), atol=1e-12)
+
+
+def test_a_runtime_that_is_open_takes_no_options() -> None:
+    runtime = Classifier().runtime
+    for options in ({"device": "cpu"}, {"threads": 1}, {"runtime": "torch"}):
+        with pytest.raises(UsageError, match="already has its device"):
+            Classifier(runtime, **options)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="at least one thread"):
+        Classifier(threads=0)

@@ -67,6 +67,8 @@ def classify(
     pictures = good(_pictures(inputs))
     first = list(islice(pictures, 2))
     many = len(first) > 1
+    if not first:  # no reason to load, or even download, a model
+        raise typer.Exit(1 if on_error == "fail" else 0)
     classifier = Classifier(model, runtime=runtime, device=device, threads=threads, throughput=many)
     if model is None and zoo.default_model() is None:
         names = classifier.spec.classes
@@ -95,7 +97,10 @@ def _watched(answers: Iterator[Answer], inputs: list[str]) -> Iterator[Iterator[
     """A progress bar over the answers, where stderr is a terminal: the pictures are counted for it."""
     from resnet_infer.progress import progress
 
-    total = sum(1 for _ in _pictures([name for name in inputs if name != "-"])) if sys.stderr.isatty() else None
+    total = None
+    if sys.stderr.isatty():
+        listed = _pictures([name for name in inputs if name != "-"])
+        total = inputs.count("-") + sum(not isinstance(item, PictureError) for item in listed)
     with progress("classifying", total, "pictures") as advance:
 
         def counted() -> Iterator[Answer]:
@@ -127,6 +132,7 @@ def _json(answers: Iterable[Answer], stream: TextIO) -> None:
 def _jsonl(answers: Iterable[Answer], stream: TextIO) -> None:
     for answer in answers:
         stream.write(_dumps(answer, stream) + "\n")
+        stream.flush()  # a reader need not wait for a full buffer
 
 
 def _dumps(answer: Answer, stream: TextIO) -> str:
@@ -165,9 +171,9 @@ def _pictures(inputs: list[str]) -> Iterator[Picture | PictureError]:
             yield Picture("stdin", sys.stdin.buffer.read())
             continue
         path = Path(argument)
-        if path.is_dir():
+        if os.path.isdir(path):
             files: Iterator[Path | PictureError] = _walk(path, SUFFIXES)
-        elif glob.has_magic(argument) and not path.exists():
+        elif glob.has_magic(argument) and not os.path.exists(path):
             files = (Path(name) for name in sorted(glob.glob(argument, recursive=True)) if os.path.isfile(name))
         else:
             files = iter([path])

@@ -27,8 +27,10 @@ def env(as_json: Json = False) -> None:
     """Nothing heavy is imported: versions come from the packages' metadata."""
     installed = {module: _version(names) for module, names in PACKAGES.items()}
     devices = _devices(installed["onnxruntime"] is not None)
+    # The builds of ONNX Runtime for CPU and GPU exclude each other.
+    swap = "pip uninstall onnxruntime; " if (installed["onnxruntime"] or "").startswith("onnxruntime ") else ""
     missing = {
-        f'pip install "resnet-infer[{extra}]"': [m for m in modules if not installed[m]]
+        f'{swap if extra == "gpu" else ""}pip install "resnet-infer[{extra}]"': [m for m in modules if not installed[m]]
         for extra, modules in EXTRAS.items()
         if not all(installed[m] for m in modules)
     }

@@ -42,6 +42,9 @@ Device = Annotated[
         metavar="auto|cpu|cuda[:N]", help="Where it runs. A device that is named is used, or the command fails."
     ),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads inside the runtime; default: all cores.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="Threads inside the runtime; default: all cores, and one for each of many pictures."),
+]
 Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the result to this file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

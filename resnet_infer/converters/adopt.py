@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_infer.converters import foreign_graph as surgery
+from resnet_infer.converters.export import PARITY_PICTURES
 from resnet_infer.converters.foreign_graph import FLOOR, Layout
-from resnet_infer.converters.foreign_model import ForeignModel, first_line, read_foreign
+from resnet_infer.converters.foreign_model import ForeignModel, read_foreign
 from resnet_infer.converters.input_options import InputOptions
 from resnet_infer.converters.labels import Labels
 from resnet_infer.converters.parity import TOLERANCE, Parity, Predict, compare, require
 from resnet_infer.data.synthetic import natural_noise
-from resnet_infer.errors import ModelError, UsageError
+from resnet_infer.errors import ModelError, UsageError, first_line
 from resnet_infer.extras import needs
 from resnet_infer.files import atomic_path
 from resnet_infer.models.download import sha256
@@ -28,9 +29,6 @@ from resnet_infer.runtimes.onnxruntime import OnnxRuntime
 
 with needs("cpu", "adopting an ONNX graph"):
     import onnxruntime
-
-PARITY_PICTURES = 17
-"""One alone, and two batches of eight."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resnet_infer.converters.foreign_graph import Layout
-from resnet_infer.errors import ModelError, UsageError
+from resnet_infer.errors import ModelError, UsageError, first_line
 from resnet_infer.extras import needs
 from resnet_infer.models.spec import METADATA_KEY
 
@@ -102,8 +102,3 @@ def _load(path: Path) -> onnx.ModelProto:
     if model.ByteSize() >= 2**31:
         raise ModelError(f"{path} is larger than 2 GB with its weights, which one ONNX file cannot hold")
     return model
-
-
-def first_line(error: Exception) -> str:
-    """The message of another library's exception, cut to a line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from resnet_infer.errors import UsageError
 from resnet_infer.models.spec import InputSpec, Interpolation
 
 
@@ -25,6 +26,18 @@ class InputOptions:
     interpolation: Interpolation | None = None
     exif: bool | None = None
     scale: int = 1
+
+    def __post_init__(self) -> None:
+        numbers = [*(self.mean or ()), *(self.std or ())]
+        if (self.mean is None) != (self.std is None):
+            raise UsageError("mean and standard deviation belong together: give both, or neither")
+        if self.scale == 1 and any(abs(value) > 2 for value in numbers):
+            raise UsageError(
+                f"mean and standard deviation are shares of the full range, and {max(numbers, key=abs):g} is not",
+                hint="for values from 0 to 255 add --scale 255; or divide them by 255",
+            )
+        if self.scale != 1 and not numbers:
+            raise UsageError(f"--scale {self.scale} is the unit of --mean and --std, which are not given")
 
     @property
     def given(self) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def read_labels(path: Path) -> Labels:
         raise DataError(f"cannot read the class names in {path}: {reason}", hint=f"it holds {FORMS}") from error
     try:
         rows = _json(text) if text.lstrip().startswith(("[", "{")) else _table(text) or _lines(text)
-    except (ValueError, TypeError, LookupError, RecursionError) as error:
+    except (ValueError, TypeError, LookupError, RecursionError, csv.Error) as error:
         raise DataError(f"{path}: no list of class names ({error})", hint=f"it holds {FORMS}") from error
     if not rows or not all(name for _, name in rows):
         raise DataError(f"{path}: {'a class has no name' if rows else 'no class names'}", hint=f"it holds {FORMS}")

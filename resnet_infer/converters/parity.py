@@ -80,7 +80,7 @@ def require(parity: Parity, what: str) -> None:
     raise ParityError(f"{what} does not answer as its source does: {parity}")
 
 
-def reference_runtime(checkpoint: Checkpoint) -> tuple[Runtime, str]:
+def reference_runtime(checkpoint: Checkpoint, *, dynamic_size: bool = False) -> tuple[Runtime, str]:
     """What a checkpoint means, run as literally as possible, and its name for the report.
 
     The torch module where torch is installed, else the unfused graph without optimisations in ONNX Runtime.
@@ -92,5 +92,5 @@ def reference_runtime(checkpoint: Checkpoint) -> tuple[Runtime, str]:
     from resnet_infer.models.graph import build_graph
     from resnet_infer.runtimes.onnxruntime import OnnxRuntime
 
-    model = build_graph(checkpoint, fused=False).SerializeToString()
+    model = build_graph(checkpoint, fused=False, dynamic_size=dynamic_size).SerializeToString()
     return OnnxRuntime(model, device="cpu", optimize=False), "the unfused graph"

@@ -37,7 +37,7 @@ def parallel_map(
         try:
             for item in chain(first, iterator):
                 pending.append(pool.submit(function, item))
-                if len(pending) >= ahead:
+                while pending and (len(pending) >= ahead or pending[0].done()):
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()

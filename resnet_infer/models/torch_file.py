@@ -7,6 +7,7 @@ torch 1.6, safetensors, and the bare pickle that `torch.save` wrote before. Only
 from __future__ import annotations
 
 import re
+import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -132,6 +133,10 @@ def _read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
         return tensors
 
 
+SAFE_TORCH = (2, 10)
+"""Before it, a file could run code, or write over memory, though loaded as weights only."""
+
+
 def _read_legacy(path: Path) -> dict[str, NDArray[Any]]:
     """A bare pickle of before torch 1.6, through torch's own restricted unpickler."""
     try:
@@ -141,6 +146,12 @@ def _read_legacy(path: Path) -> dict[str, NDArray[Any]]:
             f"{path} has the form that torch.save wrote before torch 1.6; only torch can read it",
             hint='pip install "resnet-infer[train]", or load it and save it again with a newer torch elsewhere',
         ) from error
+    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    if tarfile.is_tarfile(path) or version < SAFE_TORCH:
+        raise ModelError(
+            f"{path} has a form that torch {torch.__version__} does not read safely",
+            hint="load it and save it again with torch.save where you trust it",
+        )
     try:
         root = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch names no set of exceptions for damaged files

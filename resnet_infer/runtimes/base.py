@@ -42,12 +42,15 @@ class Runtime(ABC):
 
     def __init__(self, spec: ModelSpec, device: str, size: tuple[int | None, int | None]) -> None:
         self.spec, self.device, self.size = spec, device, size
+        self.closed = False
 
     def __call__(self, images: Images) -> Logits:
         """Logits (N, classes) of `images`, uint8 (N, height, width, 3), N >= 0.
 
         Raises `UsageError` for another dtype or shape.
         """
+        if self.closed:
+            raise UsageError(f"{self.spec.name} was closed; open it again to run it")
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
             raise UsageError(f"images are uint8 of shape (N, height, width, 3), not {images.dtype} {images.shape}")
         for have, want in zip(images.shape[1:3], self.size, strict=True):
@@ -64,8 +67,9 @@ class Runtime(ABC):
         """Runtime, device and what else decides speed, for reports."""
         return {"runtime": self.name, "device": self.device}
 
-    def close(self) -> None:  # noqa: B027 (optional)
-        """Free what is held on the device."""
+    def close(self) -> None:
+        """Free what is held in memory and on the device. Subclasses drop theirs."""
+        self.closed = True
 
     def __enter__(self: RuntimeT) -> RuntimeT:
         return self

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from resnet_infer.errors import ModelError, RuntimeUnavailableError
+from resnet_infer.console import note
+from resnet_infer.errors import ModelError, ResnetInferError, RuntimeUnavailableError, first_line
 from resnet_infer.extras import needs
 from resnet_infer.models.spec import METADATA_KEY, ModelSpec
 from resnet_infer.runtimes.base import Images, Logits, Runtime, parse_device
@@ -48,10 +49,9 @@ class BoundBuffers:
 class OnnxRuntime(Runtime):
     """An `.onnx` artifact of ours in an ONNX Runtime session.
 
-    `model` is a path or a serialised model; `device` is `auto`, `cpu`, `cuda` or `cuda:N`. `auto` takes CUDA if this
-    build of ONNX Runtime has it; a device that is named is used or `RuntimeUnavailableError` is raised. `threads` is
-    the number of threads inside an operator, by default one per physical core. `optimize=False` runs the graph exactly
-    as it is written.
+    `model` is a path or a serialised model; `device` is `auto`, `cpu`, `cuda` or `cuda:N`. `auto` takes CUDA if it
+    starts; a device that is named is used or `RuntimeUnavailableError` is raised. `threads` is the number of threads
+    inside an operator, by default one per core. `optimize=False` runs the graph exactly as it is written.
     """
 
     name = "onnxruntime"
@@ -62,24 +62,19 @@ class OnnxRuntime(Runtime):
         label = str(model) if isinstance(model, Path) else "the model"
         if isinstance(model, Path) and not model.is_file():
             raise ModelError(f"{model} does not exist")
-        device, providers = _providers(device)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads is not None:
             options.intra_op_num_threads = threads
         if not optimize:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        source = str(model) if isinstance(model, Path) else model
         try:
-            self.session = onnxruntime.InferenceSession(
-                str(model) if isinstance(model, Path) else model, options, providers=providers
-            )
+            self.session, device = _open(source, options, device)
+        except ResnetInferError:
+            raise
         except Exception as error:  # ONNX Runtime's exceptions share no base class but this
-            raise ModelError(f"{label}: ONNX Runtime cannot load it ({_first_line(error)})") from error
-        if device.startswith("cuda") and self.session.get_providers()[0] != _CUDA:
-            raise RuntimeUnavailableError(
-                f"{device} was asked for, and ONNX Runtime could not start CUDA",
-                hint="check the driver with nvidia-smi, or use --device cpu",
-            )
+            raise ModelError(f"{label}: ONNX Runtime cannot load it ({first_line(error)})") from error
         metadata = self.session.get_modelmeta().custom_metadata_map
         if METADATA_KEY not in metadata:
             raise ModelError(
@@ -110,24 +105,45 @@ class OnnxRuntime(Runtime):
             del self._buffers[next(iter(self._buffers))]
         return buffers
 
+    def close(self) -> None:
+        """Free the session and its buffers."""
+        super().close()
+        self._buffers.clear()
+        self.session = None
+
     def describe(self) -> dict[str, Any]:
         threads = self.session.get_session_options().intra_op_num_threads
         return {**super().describe(), "version": onnxruntime.__version__, "threads": threads or "all cores"}
 
 
-def _providers(device: str) -> tuple[str, list[Any]]:
-    """The device that will be used, and ONNX Runtime's name for it."""
-    available = onnxruntime.get_available_providers()
+def _open(model: str | bytes, options: Any, device: str) -> tuple[Any, str]:
+    """A session and the device that it runs on."""
     kind, number = parse_device(device)
-    if kind == "cpu" or (kind == "auto" and _CUDA not in available):
-        return "cpu", [_CPU]
-    if _CUDA not in available:
-        raise RuntimeUnavailableError(
-            f"{device} was asked for, and this ONNX Runtime has no CUDA",
-            hint='install it with: pip uninstall onnxruntime; pip install "resnet-infer[gpu]"',
+    if kind == "cuda" or (kind == "auto" and _CUDA in onnxruntime.get_available_providers()):
+        session, reason = _open_cuda(model, options, number)
+        if session is not None:
+            return session, f"cuda:{number}"
+        if kind == "cuda":
+            raise RuntimeUnavailableError(
+                f"{device} was asked for, and {reason}",
+                hint="check the driver with nvidia-smi; CUDA comes with: pip uninstall onnxruntime; pip install "
+                '"resnet-infer[gpu]"',
+            )
+        note(f"no CUDA, so the CPU is used: {reason}")
+    return onnxruntime.InferenceSession(model, options, providers=[_CPU]), "cpu"
+
+
+def _open_cuda(model: str | bytes, options: Any, number: int) -> tuple[Any, str]:
+    """A session on a GPU; or None, and why there is none."""
+    if _CUDA not in onnxruntime.get_available_providers():
+        return None, "this ONNX Runtime has no CUDA"
+    try:
+        # Without this, ONNX Runtime itself would go on with the CPU and say so on stdout.
+        session = onnxruntime.InferenceSession(
+            model, options, providers=[(_CUDA, {"device_id": number}), _CPU], enable_fallback=0
         )
-    return f"cuda:{number}", [(_CUDA, {"device_id": number}), _CPU]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    except Exception as error:  # as above
+        return None, f"ONNX Runtime could not start CUDA ({first_line(error)})"
+    if session.get_providers()[0] != _CUDA:
+        return None, "ONNX Runtime could not start CUDA"
+    return session, ""

@@ -48,6 +48,11 @@ class TorchRuntime(Runtime):
         logits: Logits = self.network(((pixels - self.mean) / self.std).permute(0, 3, 1, 2)).cpu().numpy()
         return logits
 
+    def close(self) -> None:
+        """Free the module."""
+        super().close()
+        del self.network
+
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "version": torch.__version__, "threads": torch.get_num_threads()}
 

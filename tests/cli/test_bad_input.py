@@ -51,3 +51,25 @@ def test_one_bad_file_alone(mixed: tuple[Path, set[str]], cli: Callable[..., Out
         done = cli("classify", path)
         assert (done.code, done.out) == (1, "")
         assert done.err.count("error: ") == 1
+
+
+def test_paths_that_the_system_refuses_cost_only_themselves(tmp_path: Path, cli: Callable[..., Outcome]) -> None:
+    bad = [
+        str(tmp_path / "absent.jpg"),
+        str(tmp_path / ("x" * 300 + ".jpg")),
+        "~nobody-of-that-name/x.jpg",
+        "nul\0.jpg",
+    ]
+    done = cli("classify", *bad, PICTURES / "ship.jpg", "-f", "jsonl", "--on-error", "skip")
+    assert done.code == 0
+    assert json.loads(done.out)["predictions"][0]["label"] == "ship"
+    assert done.err.count("error: ") == len(bad)
+    assert "should not happen" not in done.err
+    assert cli("inspect", "~nobody-of-that-name").code == 1
+
+
+def test_nothing_to_classify_loads_nothing(tmp_path: Path, cli: Callable[..., Outcome]) -> None:
+    done = cli("classify", tmp_path / "*.jpg", "-m", "no-such-model")
+    assert (done.code, done.out) == (1, "")
+    assert "no pictures there" in done.err
+    assert "no-such-model" not in done.err

@@ -221,7 +221,8 @@ class TestAssumptions:
 
     def test_options_that_make_no_sense(self, tmp_path: Path) -> None:
         path = save_weights(tmp_path / "mine.safetensors", "plain8")
-        for options in InputOptions(crop=48), InputOptions(std=(0.0,)), InputOptions(mean=(float("nan"),)):
+        ruined = (InputOptions(mean=mean, std=std) for mean, std in (((0.5,), (0.0,)), ((float("nan"),), (0.5,))))
+        for options in InputOptions(crop=48), *ruined:
             with pytest.raises(UsageError):
                 import_weights(path, "plain8", options=options)
 
@@ -260,3 +261,17 @@ class TestPublished:
         imported = import_weights(path, "plain8")
         assert imported.checkpoint.spec.input.resize == 32
         assert "has the name of resnet50.v2, but SHA-256" in imported.assumed[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mean": [123.7, 116.3, 103.5], "std": [58.4, 57.1, 57.4]}, "shares of the full range"),
+        ({"mean": [0.5]}, "belong together"),
+        ({"std": [0.5]}, "belong together"),
+        ({"scale": 255}, "not given"),
+    ],
+)
+def test_a_normalisation_in_other_units_or_by_halves_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        InputOptions(**options)

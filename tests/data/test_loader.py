@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 from hypothesis import given, settings
@@ -129,3 +130,19 @@ def test_it_may_be_nested_and_used_from_a_thread() -> None:
 
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(total, [iter(range(10)), iter(range(20))])) == [90, 380]
+
+
+def test_a_result_is_given_out_as_soon_as_it_is_there() -> None:
+    """A slow source does not hold back what is finished."""
+    taken = 0
+
+    def slow() -> Iterator[int]:
+        nonlocal taken
+        for number in range(100):
+            taken += 1
+            time.sleep(0.002)
+            yield number
+
+    with closing(parallel_map(abs, slow(), workers=2, ahead=64)) as results:
+        assert next(results) == 0
+        assert taken <= 20

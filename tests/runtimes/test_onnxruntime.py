@@ -233,3 +233,32 @@ def test_bound_buffers_answer_as_a_plain_run_and_are_few(photos: Photos, monkeyp
             assert np.array_equal(runtime(images), plain(images))
         assert np.array_equal(first, kept)  # an answer given out is not overwritten by the next
         assert len(runtime._buffers) <= 8
+
+
+def test_auto_goes_on_with_the_cpu_where_cuda_does_not_start_and_a_named_device_fails(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], images: NDArray[np.uint8]
+) -> None:
+    """A build of ONNX Runtime that has CUDA, on a machine that has not."""
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("CUDA is here")
+    built = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: built)
+    with pytest.warns(UserWarning, match="not in available provider names"):
+        runtime = OnnxRuntime(ARTIFACT, device="auto")
+    assert runtime.device == "cpu"
+    assert runtime(images).shape == (13, 10)
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert "the CPU is used" in captured.err
+    with (
+        pytest.warns(UserWarning, match="not in available provider names"),
+        pytest.raises(RuntimeUnavailableError, match="cuda:1 was asked for"),
+    ):
+        OnnxRuntime(ARTIFACT, device="cuda:1")
+
+
+def test_closed_is_closed(images: NDArray[np.uint8]) -> None:
+    with OnnxRuntime(ARTIFACT, device="cpu") as runtime:
+        runtime(images)
+    with pytest.raises(UsageError, match="was closed"):
+        runtime(images)
