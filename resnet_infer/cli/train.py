@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,47 +12,221 @@ from resnet_infer.cli.options import choice
 from resnet_infer.console import note
 
 
+def _numbers(text: str | None, kind: type = float) -> tuple[Any, ...] | None:
+    from resnet_infer.errors import UsageError
+
+    try:
+        return None if text is None else tuple(kind(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"{text!r} is no list of numbers with commas between them") from error
+
+
+def _two(text: str | None, kind: type = float) -> tuple[Any, ...] | None:
+    from resnet_infer.errors import UsageError
+
+    numbers = _numbers(text, kind)
+    if numbers is not None and len(numbers) != 2:
+        raise UsageError(f"{text!r} is not two numbers with a comma between them")
+    return numbers
+
+
+def _class_order(text: str | None) -> Any:
+    """string, natural, or the lines of a file."""
+    from resnet_infer.errors import UsageError
+
+    if text in (None, "string", "natural"):
+        return text
+    try:
+        return tuple(line.strip() for line in Path(text or "").read_text("utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{text} is neither string, natural nor a file of class names ({error})") from error
+
+
 def train(
     data: Annotated[
         Path,
-        typer.Argument(metavar="DATA", help="A folder or archive with train/ and test/, a folder per class in each."),
+        typer.Argument(
+            metavar="DATA", help="CIFAR, ImageNet, Tiny ImageNet, a folder or archive of class folders, or a CSV."
+        ),
     ],
-    arch: Annotated[str, typer.Option(metavar="NAME", help="The network: resnet20, plain56, ...")] = "resnet20",
-    recipe: Annotated[str, typer.Option(metavar="NAME", help="cifar10-paper or cifar10-short.")] = "cifar10-paper",
+    arch: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The network: resnet20, plain56, ...; default: the recipe's.")
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="cifar10-paper, cifar10-short, imagenet-paper, tiny-imagenet or finetune; default: cifar10-paper, and"
+            " finetune with --from.",
+        ),
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="MODEL", help="Begin with the weights of this checkpoint or model.")
+    ] = None,
+    freeze: Annotated[
+        int | None, typer.Option(min=0, help="Keep the stem and so many stages as they are; 0 trains everything.")
+    ] = None,
     iterations: Annotated[
         int | None, typer.Option(min=1, help="Length of the run; the schedule stretches with it.")
     ] = None,
+    epochs: Annotated[float | None, typer.Option(help="Length of the run, in passes over the pictures.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", "-b", min=1, help="Pictures a step.")] = None,
+    peak_rate: Annotated[float | None, typer.Option(help="The highest learning rate.")] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", callback=choice("step", "plateau", "one-cycle", "cosine"), help="How the rate changes."
+        ),
+    ] = None,
+    milestones: Annotated[
+        str | None, typer.Option(metavar="N,N", help="Where steps divide the rate by 10: iterations, or shares.")
+    ] = None,
+    warmup: Annotated[float | None, typer.Option(min=0, help="Iterations, or the share of the run.")] = None,
+    patience: Annotated[int | None, typer.Option(min=1, help="Epochs that make a plateau.")] = None,
+    momentum: Annotated[float | None, typer.Option()] = None,
+    nesterov: Annotated[bool | None, typer.Option("--nesterov/--no-nesterov")] = None,
+    weight_decay: Annotated[float | None, typer.Option()] = None,
+    decay_all: Annotated[
+        bool | None, typer.Option("--decay-all/--decay-weights", help="Decay batch norm and biases too.")
+    ] = None,
+    label_smoothing: Annotated[float | None, typer.Option()] = None,
+    augmentation: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", callback=choice("pad", "scale", "area", "none"), help="How pictures are cropped."),
+    ] = None,
+    crop: Annotated[int | None, typer.Option(min=1, help="Side of the pictures that the network sees.")] = None,
+    resize: Annotated[int | None, typer.Option(min=1, help="Shorter side before the crop of what is measured.")] = None,
+    stages: Annotated[
+        str | None, typer.Option(metavar="EPOCHS:RESIZE:CROP:RATE,...", help="Parts of the run, each at its size.")
+    ] = None,
+    pad: Annotated[int | None, typer.Option(min=0, help="Of the augmentation pad: pixels on each side.")] = None,
+    scales: Annotated[
+        str | None, typer.Option(metavar="MIN,MAX", help="Of the augmentation scale: the shorter sides.")
+    ] = None,
+    area: Annotated[
+        str | None, typer.Option(metavar="MIN,MAX", help="Of the augmentation area: shares of the picture.")
+    ] = None,
+    flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help="Mirror half of the pictures.")] = None,
+    colour: Annotated[float | None, typer.Option(min=0, help="Deviation of AlexNet's colour shifts.")] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", callback=choice("pixel", "channel", "model"), help="What is subtracted."),
+    ] = None,
+    zero_init: Annotated[
+        bool | None, typer.Option("--zero-init/--no-zero-init", help="Every block begins as its shortcut.")
+    ] = None,
     validation: Annotated[
         int | None, typer.Option(min=0, help="Training pictures held out to choose the best weights by.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the first weights, the order and the crops.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of the first weights, the split, the order, the crops.")
+    ] = None,
+    class_order: Annotated[
+        str | None,
+        typer.Option(metavar="string|natural|FILE", help="What numbers the classes, where their names leave it open."),
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where to train.")] = "auto",
     precision: Annotated[
         str,
-        typer.Option(metavar="fp32|bf16", callback=choice("fp32", "bf16"), help="bf16 is faster where there is it."),
-    ] = "fp32",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in the output folder stopped.")] = False,
+        typer.Option(
+            metavar="auto|fp32|bf16|fp16",
+            callback=choice("auto", "fp32", "bf16", "fp16"),
+            help="What the passes are computed in; auto: half where the device is faster by it.",
+        ),
+    ] = "auto",
+    compiled: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="Compile the network; default: on a GPU.")
+    ] = None,
+    data_in: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|memory|files",
+            callback=choice("auto", "memory", "files"),
+            help="Keep pictures decoded in memory, or decode them in worker processes.",
+        ),
+    ] = "auto",
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode; default: one a core.")] = None,
+    save_every: Annotated[float, typer.Option(min=0, help="Seconds between saves inside an epoch.")] = 300.0,
+    resume: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|never",
+            callback=choice("auto", "never"),
+            help="auto goes on with an unfinished run in the output folder; never refuses a folder that holds a run.",
+        ),
+    ] = "auto",
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The run's folder.")] = Path(
         "runs/latest"
     ),
 ) -> None:
-    from resnet_infer.data.datasets import open_dataset
+    """Ctrl-C and SIGTERM save, and exit with 130 and 143; the same command goes on."""
     from resnet_infer.errors import UsageError
     from resnet_infer.extras import needs
-    from resnet_infer.models.architectures import architecture
 
     with needs("train", "training"):
         import torch  # noqa: F401 (said here so that the error comes before the data is read)
-    from resnet_infer.training.recipes import get_recipe
-    from resnet_infer.training.trainer import Trainer
+    from resnet_infer import zoo
+    from resnet_infer.training.distributed import join_world
+    from resnet_infer.training.recipes import get_recipe, parse_stages
+    from resnet_infer.training.splits import open_splits
+    from resnet_infer.training.start import choose_architecture
+    from resnet_infer.training.trainer import Options, Trainer
 
-    resolved = get_recipe(recipe, iterations=iterations, batch_size=batch_size, validation=validation, seed=seed)
-    if (output / "last.safetensors").exists() and not resume:
-        raise UsageError(f"{output} holds a run already", hint="go on with --resume, or choose another folder with -o")
-    pictures = open_dataset(data, "train")
-    network = architecture(arch, len(pictures.classes))
-    trainer = Trainer(network, resolved, pictures, output, precision=precision, log=note)
-    trainer.run(resume=resume)
-    spec = trainer.finish(open_dataset(data, "test"))
-    for item in spec.measured:
-        print(f"{trainer.best}  error {item.top1_error:.2f}% on {item.dataset}, {item.pictures} pictures")
+    resolved = get_recipe(
+        recipe or ("finetune" if start else "cifar10-paper"),
+        arch=arch,
+        iterations=iterations,
+        epochs=epochs,
+        batch_size=batch_size,
+        peak_rate=peak_rate,
+        schedule=schedule,
+        milestones=_numbers(milestones),
+        warmup=warmup,
+        patience=patience,
+        momentum=momentum,
+        nesterov=nesterov,
+        weight_decay=weight_decay,
+        decay_all=decay_all,
+        label_smoothing=label_smoothing,
+        augmentation=augmentation,
+        crop=crop,
+        resize=resize,
+        stages=parse_stages(stages) if stages else None,
+        pad=pad,
+        scales=_two(scales, int),
+        area=_two(area),
+        flip=flip,
+        colour=colour,
+        mean=mean,
+        zero_init=zero_init,
+        freeze=freeze,
+        validation=validation,
+        seed=seed,
+    )
+    if start:
+        resolved = replace(resolved, arch=arch)
+    if resume == "never" and (output / "last.safetensors").exists():
+        raise UsageError(
+            f"{output} holds a run already", hint="go on with --resume auto, or choose another folder with -o"
+        )
+    with join_world(device) as world:
+        splits = open_splits(
+            data, validation=resolved.validation, seed=resolved.seed, class_order=_class_order(class_order)
+        )
+        checkpoint = zoo.checkpoint(start) if start else None
+        trainer = Trainer(
+            choose_architecture(resolved, checkpoint, len(splits.train.classes)),
+            resolved,
+            splits,
+            output,
+            start=checkpoint,
+            options=Options(precision, compiled, data_in, workers, save_every),  # type: ignore[arg-type]
+            world=world,
+            log=note,
+        )
+        spec = trainer.run()
+    if world.writes:
+        for item in spec.measured:
+            print(
+                f"{trainer.run_folder.best}  error {item.top1_error:.2f}% on {item.dataset}, {item.pictures} pictures"
+            )

@@ -2,28 +2,129 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
+
+from resnet_infer.training.recipes import Recipe
+
+ORDER, AUGMENT, STATISTICS = 0, 1, 2
+"""Streams of random numbers."""
+ASPECT = (3 / 4, 4 / 3)
+SIZE, SHAPE, ACROSS, DOWN, MIRROR = range(5)
+"""Columns of `Draws.uniform`."""
 
 
-def step_generator(seed: int, stream: int, step: int) -> torch.Generator:
+class Draws(NamedTuple):
+    """All that is random about the pictures of a batch: `uniform` (N, 5) in [0, 1), `normal` (N, 3); float64."""
+
+    uniform: NDArray[np.float64]
+    normal: NDArray[np.float64]
+
+
+class Picks(NamedTuple):
+    """A step's pictures, (N,) indices into the training set, and their draws."""
+
+    indices: NDArray[np.int64]
+    draws: Draws
+
+
+def step_generator(seed: int, stream: int, step: int) -> np.random.Generator:
     """A generator that depends on nothing but its arguments, so a resumed run draws what the whole run would have."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + stream) * 1_000_000_007 + step)
+    return np.random.Generator(np.random.PCG64([seed, stream, step]))
 
 
-def crop_and_flip(images: Tensor, pad: int, flip: bool, generator: torch.Generator) -> Tensor:
+class Order:
+    """The pictures and draws of every step, for one of several processes.
+
+    Every epoch is a new permutation of `count` pictures in whole batches; those left over wait for the next one. The
+    batch of a step is the same however many processes share it; each takes an equal, contiguous part.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.steps_per_epoch = count // batch_size
+        self._part = slice(rank * batch_size // world, (rank + 1) * batch_size // world)
+        self._epoch, self._permutation = -1, np.empty(0, np.int64)
+
+    def picks(self, step: int) -> Picks:
+        epoch, index = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._permutation = epoch, step_generator(self.seed, ORDER, epoch).permutation(self.count)
+        generator = step_generator(self.seed, AUGMENT, step)
+        draws = Draws(generator.random((self.batch_size, 5)), generator.standard_normal((self.batch_size, 3)))
+        indices = self._permutation[index * self.batch_size :][: self.batch_size]
+        return Picks(indices[self._part], Draws(*(part[self._part] for part in draws)))
+
+
+def pad_and_crop(images: Tensor, pad: int, flip: bool, draws: Draws) -> Tensor:
     """Pad NHWC `images` with zeros, cut a random window of the old size out of each, mirror half of them.
 
     Pictures are to be normalised before, so that the border is the mean (paper, section 4.2). Same shape and dtype out.
     """
     count, height, width, _ = images.shape
-    top = torch.randint(0, 2 * pad + 1, (count, 1), generator=generator)
-    left = torch.randint(0, 2 * pad + 1, (count, 1), generator=generator)
-    columns = torch.arange(width).expand(count, width)
+    device = images.device
+    offsets = torch.from_numpy((draws.uniform[:, [DOWN, ACROSS]] * (2 * pad + 1)).astype(np.int64)).to(device)
+    columns = torch.arange(width, device=device).expand(count, width)
     if flip:
-        mirrored = torch.rand((count, 1), generator=generator) < 0.5
-        columns = torch.where(mirrored, width - 1 - columns, columns)
-    rows = torch.arange(height) + top
-    columns = columns + left
-    padded = torch.nn.functional.pad(images, (0, 0, pad, pad, pad, pad))
-    return padded[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+        columns = torch.where(mirrored(draws, device)[:, None], width - 1 - columns, columns)
+    rows = torch.arange(height, device=device) + offsets[:, :1]
+    columns = columns + offsets[:, 1:]
+    padded = functional.pad(images, (0, 0, pad, pad, pad, pad))
+    return padded[torch.arange(count, device=device)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def boxes(recipe: Recipe, crop: int, sizes: NDArray[np.int64], draws: Draws) -> NDArray[np.float64]:
+    """The window of each picture that becomes its crop: left, top, width, height, (N, 4). `sizes` is width, height.
+
+    "scale": a crop of `crop` pixels of the picture resized to a random shorter side. "area": an area and an aspect,
+    the latter uniform in its logarithm; a side longer than the picture's is cut to it.
+    """
+    whole = sizes.astype(np.float64)
+    if recipe.augmentation == "scale":
+        low, high = recipe.scales
+        shorter = low + np.floor(draws.uniform[:, SIZE] * (high - low + 1))
+        window = np.repeat((crop * whole.min(axis=1) / shorter)[:, None], 2, axis=1)
+    else:
+        low_share, high_share = recipe.area
+        area = whole.prod(axis=1) * (low_share + draws.uniform[:, SIZE] * (high_share - low_share))
+        first, last = np.log(ASPECT)
+        aspect = np.exp(first + draws.uniform[:, SHAPE] * (last - first))
+        window = np.minimum(np.stack([np.sqrt(area * aspect), np.sqrt(area / aspect)], axis=1), whole)
+    corner = draws.uniform[:, [ACROSS, DOWN]] * (whole - window)
+    return np.concatenate([corner, window], axis=1)
+
+
+def crop_boxes(images: Tensor, windows: NDArray[np.float64], size: int, mirror: Tensor | None) -> Tensor:
+    """Cut `windows` out of uint8 NHWC `images` and resize them to `size`: float32 NHWC, in levels of 0 to 255."""
+    count, height, width, _ = images.shape
+    share = windows / np.array([width, height, width, height])
+    theta = np.zeros((count, 2, 3), np.float32)
+    theta[:, 0, 0], theta[:, 1, 1] = share[:, 2], share[:, 3]
+    theta[:, :, 2] = 2 * share[:, :2] + share[:, 2:] - 1
+    transform = torch.from_numpy(theta).to(images.device)
+    if mirror is not None:
+        transform[:, 0, 0] = torch.where(mirror, -transform[:, 0, 0], transform[:, 0, 0])
+    grid = functional.affine_grid(transform, [count, 3, size, size], align_corners=False)
+    pixels = images.permute(0, 3, 1, 2).float()
+    out = functional.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return out.permute(0, 2, 3, 1)
+
+
+def mirrored(draws: Draws, device: torch.device | str = "cpu") -> Tensor:
+    """Which pictures are mirrored, (N,) bool."""
+    return torch.from_numpy(draws.uniform[:, MIRROR] < 0.5).to(device)
+
+
+def colour_shifts(components: NDArray[np.float64], deviation: float, draws: Draws) -> NDArray[np.float64]:
+    """AlexNet's shift of each picture's colours, (N, 3), in units of the full range.
+
+    The sum of the principal components of the colours, each times its eigenvalue times a normal number of that
+    `deviation` (Krizhevsky et al. 2012, section 4.1). `components` holds them in columns, times their eigenvalues.
+    """
+    shifts: NDArray[np.float64] = (draws.normal * deviation) @ components.T
+    return shifts

@@ -1,14 +1,11 @@
-"""The training loop: data in memory, one process, a checkpoint after every epoch, and resume."""
+"""The training loop. See `RunFolder` for what a run leaves, and `Recipe` for how a network is trained."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import json
-import platform
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,66 +14,47 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-import resnet_infer
-from resnet_infer.data.datasets import Dataset
-from resnet_infer.data.preprocess import centre_crop
-from resnet_infer.errors import DataError, TrainingError
-from resnet_infer.files import atomic_path
+from resnet_infer.console import note
+from resnet_infer.data.datasets import Dataset, Sample
+from resnet_infer.data.loader import usable_cores
+from resnet_infer.errors import DataError, UsageError
 from resnet_infer.models.architectures import Architecture
-from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from resnet_infer.models.network import ResNet
-from resnet_infer.models.spec import InputSpec, Measured, ModelSpec
-from resnet_infer.training.augment import crop_and_flip, step_generator
+from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint
+from resnet_infer.models.spec import InputSpec, ModelSpec
+from resnet_infer.progress import progress
+from resnet_infer.training import device as devices
+from resnet_infer.training.augment import Draws, Order
+from resnet_infer.training.distributed import World, synchronise
+from resnet_infer.training.prepare import Normalise, Preparation
 from resnet_infer.training.recipes import Recipe
+from resnet_infer.training.result import measured_on, trained_spec
+from resnet_infer.training.schedule import Phase, Schedule
+from resnet_infer.training.sources import DataIn, open_source
+from resnet_infer.training.splits import Splits
+from resnet_infer.training.start import frozen_modules, initial_network, optimiser
+from resnet_infer.training.state import COLUMNS, RunFolder, State, load_weights
+from resnet_infer.training.stopping import Stopped, StopSignals
+from resnet_infer.training.views import Views
 
-ORDER, AUGMENT, SPLIT = 0, 1, 2
-"""Streams of random numbers."""
-STATE_NOTE = "resnet_infer.training"
-COLUMNS = ("epoch", "iteration", "rate", "train_loss", "train_error", "val_error", "pictures_per_s")
+CHECK_STEPS = 50
+"""The loss is looked at, which waits for the device, once in so many steps."""
+AGREE_STEPS = 10
+"""Several processes ask each other whether to save or to stop once in so many steps."""
 
 
 @dataclass(frozen=True)
-class Arrays:
-    """Decoded pictures in memory: `images` uint8 NHWC, `labels` int64."""
+class Options:
+    """What does not change what is learned, but how fast and how safely. `save_every` is in seconds."""
 
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: Tensor) -> Arrays:
-        return Arrays(self.images[index], self.labels[index])
-
-
-def decode(dataset: Dataset, size: int) -> Arrays:
-    """Decode and fit every picture to `size` x `size` pixels."""
-    geometry = InputSpec(resize=size, crop=size, mean=np.zeros(3), std=np.ones(3), exif=False)
-    images = np.empty((len(dataset.samples), size, size, 3), np.uint8)
-    for index, sample in enumerate(dataset.samples):
-        images[index] = centre_crop(sample.image(), geometry)[0]
-    labels = np.array([sample.label for sample in dataset.samples])
-    return Arrays(torch.from_numpy(images), torch.from_numpy(labels))
-
-
-def normalisation(images: Tensor, kind: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Mean and standard deviation of uint8 NHWC pictures in units of the full range, per `pixel` or `channel`."""
-    mean = torch.zeros(images.shape[1:], dtype=torch.float64)
-    square = torch.zeros(3, dtype=torch.float64)
-    for part in torch.split(images, 4096):
-        scaled = part.double() / 255
-        mean += scaled.sum(0)
-        square += scaled.square().sum((0, 1, 2))
-    mean /= len(images)
-    if kind == "pixel":
-        return mean.numpy().astype(np.float32), np.ones(3, np.float32)
-    channel = mean.mean((0, 1))
-    std = (square / (len(images) * images.shape[1] * images.shape[2]) - channel.square()).sqrt()
-    return channel.numpy().astype(np.float32), std.numpy().astype(np.float32)
+    precision: str = "auto"
+    compile: bool | None = None
+    data_in: DataIn = "auto"
+    workers: int | None = None
+    save_every: float = 300.0
 
 
 class Trainer:
-    """One run in one folder: `last.safetensors`, `best.safetensors`, `recipe.json`, `metrics.csv`.
+    """One run in one folder.
 
     Order, augmentation and split are functions of the seed and the step, so a run that was stopped and resumed sees
     what an uninterrupted one would have seen.
@@ -86,198 +64,237 @@ class Trainer:
         self,
         arch: Architecture,
         recipe: Recipe,
-        train: Dataset,
+        data: Splits,
         folder: Path,
         *,
-        size: int = 32,
-        precision: str = "fp32",
-        log: Callable[[str], None] = print,
+        start: Checkpoint | None = None,
+        options: Options = Options(),
+        world: World | None = None,
+        log: Callable[[str], None] = note,
     ) -> None:
-        if arch.num_classes != len(train.classes):
-            raise DataError(f"{train.name} has {len(train.classes)} classes, {arch.name} here has {arch.num_classes}")
-        self.recipe, self.folder, self.log = recipe, folder, log
-        self.amp = torch.bfloat16 if precision == "bf16" else None
-        everything = decode(train, size)
-        order = torch.randperm(len(everything), generator=step_generator(recipe.seed, SPLIT, 0))
-        self.validation = everything[order[: recipe.validation]] if recipe.validation else None
-        self.train = everything[order[recipe.validation :]]
-        if len(self.train) < recipe.batch_size:
-            raise DataError(f"{train.name} has {len(self.train)} pictures to train on, fewer than one batch")
-        self.steps_per_epoch = len(self.train) // recipe.batch_size
-        mean, std = normalisation(self.train.images, recipe.mean)
-        self.mean, self.std = torch.from_numpy(mean), torch.from_numpy(std)
-        self.spec = ModelSpec(
-            name=f"{arch.name}-{train.name.partition('/')[0].partition('.')[0]}",
-            architecture=arch,
-            classes=train.classes,
-            input=InputSpec(resize=size, crop=size, mean=mean, std=std),
-            provenance={
-                "trained_by": f"resnet-infer {resnet_infer.__version__}",
-                "recipe": recipe.to_json(),
-                "data": f"{train.name}, {len(self.train)} pictures",
-                "training_precision": precision,
-                "machine": f"{_processor()}, {torch.get_num_threads()} threads",
-                "date": time.strftime("%Y-%m-%d", time.gmtime()),
-            },
+        """`start` gives the first weights. Raises `DataError` or `UsageError` if data, network and recipe disagree."""
+        self.world = world or World(torch.device("cpu"))
+        self.options, self.data = options, data
+        self.log = log if self.world.writes else lambda line: None
+        if arch.num_classes != len(data.train.classes):
+            raise DataError(f"{data.train.name} has {len(data.train.classes)} classes, {arch.name} {arch.num_classes}")
+        count = len(data.train.samples)
+        if count < recipe.batch_size:
+            self.log(f"{data.train.name} has {count} pictures to train on: they are one batch")
+            recipe = replace(recipe, batch_size=max(1, count // self.world.size * self.world.size))
+        if recipe.batch_size % self.world.size or count < recipe.batch_size:
+            raise UsageError(f"a batch of {recipe.batch_size} is not shared equally by {self.world.size} processes")
+        self.recipe, self.arch, self.device = recipe, arch, self.world.device
+        self.order = Order(count, recipe.batch_size, recipe.seed, self.world.rank, self.world.size)
+        self.model_input = model = start.spec.input if start else None
+        size = (model.resize, model.crop) if model else (32, 32)
+        self.schedule = Schedule(recipe, self.order.steps_per_epoch, arch.depth, size)
+        crops = {phase.crop for phase in self.schedule.phases}
+        if len(crops) > 1 and recipe.augmentation not in ("scale", "area"):
+            raise UsageError("stages of different crops need the augmentation scale or area")
+        if model and model.per_pixel and recipe.mean == "model" and crops != {model.crop}:
+            raise UsageError(f"the mean of the starting model is a picture of {model.crop} pixels: keep that crop")
+        self.precision = devices.choose_precision(options.precision, self.device)
+        network = initial_network(arch, recipe, start, data.train.classes)
+        self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = optimiser(self.network, recipe)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self.model = devices.compiled(synchronise(self.network, self.world), self.device, options.compile)
+        self.run_folder = RunFolder(folder)
+        self.identity: dict[str, Any] = {
+            "recipe": recipe.to_json(),
+            "network": arch.to_json(),
+            "data": f"{data.train.name}, {count} pictures",
+            "classes": list(data.train.classes),
+            "from": start.spec.name if start else None,
+        }
+        self.validation = Views(self._share(data.validation)) if data.validation else None
+        self.state = State()
+
+    def run(self) -> ModelSpec:
+        """Train to the last iteration, going on where an unfinished run in the folder stopped, and measure `best`.
+
+        Raises `TrainingError` if the loss stops being finite, memory or disk run out, or the run is asked to stop.
+        """
+        checkpoint = self.run_folder.unfinished(self.identity)
+        self.world.wait()
+        with devices.memory_errors(self.recipe.batch_size):
+            if checkpoint:
+                self.state = self.run_folder.restore(checkpoint, self.network, self.optimizer)
+                self.schedule.restore(self.state.schedule)
+                self.scaler.load_state_dict(self.state.scaler)
+                self.log(f"going on with {self.run_folder.last} at iteration {self.state.iteration}")
+            elif self.world.writes:
+                self.run_folder.begin(self.recipe.to_json())
+            own = self.state if self.world.writes else State()
+            self.totals = torch.tensor([own.loss, own.wrong], dtype=torch.float64, device=self.device)
+            largest = max(self.schedule.phases, key=lambda phase: phase.crop)
+            self.source = open_source(
+                self.data.train.samples,
+                self._geometry(largest),
+                self.recipe,
+                self.order,
+                self.device,
+                self.options.data_in,
+                self.options.workers if self.options.workers is not None else self.world.fair(usable_cores()),
+            )
+            if self.device.type == "cuda":
+                torch.backends.cudnn.benchmark = True
+            with StopSignals() as signals:
+                self.signals = signals
+                while self.state.iteration < self.schedule.iterations:
+                    self._train(self.schedule.phase(self.state.iteration))
+                return self._finish()
+
+    def _geometry(self, phase: Phase) -> InputSpec:
+        interpolation = self.model_input.interpolation if self.model_input else "bilinear"
+        return InputSpec(phase.resize, phase.crop, np.zeros(3), np.ones(3), interpolation)
+
+    def _enter(self, phase: Phase) -> None:
+        train = self.data.train
+        self.prepare = Preparation(self.recipe, self._geometry(phase), train.samples, self.model_input, self.device)
+        self.spec = trained_spec(
+            self.arch, self.recipe, train, self.prepare.input, self.world, self.precision, self.identity["from"]
         )
-        torch.manual_seed(recipe.seed)
-        self.network = ResNet(arch)
-        self.optimizer = torch.optim.SGD(
-            self.network.parameters(),
-            lr=recipe.peak_rate,
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-            weight_decay=recipe.weight_decay,
-            fused=True,
-        )
-        self.iteration = 0
-        self.seconds = 0.0
-        self.best_error = float("inf")
 
-    def run(self, resume: bool = False) -> None:
-        """Train to the last iteration. Raises `TrainingError` if the loss stops being finite."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if resume and self.last.exists():
-            self._restore()
-        else:
-            with atomic_path(self.folder / "recipe.json") as path:
-                path.write_text(json.dumps(self.recipe.to_json(), indent=2) + "\n")
-            with open(self.folder / "metrics.csv", "w", newline="") as file:
-                csv.writer(file).writerow(COLUMNS)
-        arch = self.spec.architecture
-        assert arch is not None
-        while self.iteration < self.recipe.iterations:
-            start, loss_sum, wrong, seen = time.perf_counter(), 0.0, 0, 0
-            self.network.train()
-            for batch in self._epoch():
-                rate = self.recipe.rate(self.iteration, arch.depth)
-                for group in self.optimizer.param_groups:
-                    group["lr"] = rate
-                loss, errors = self._step(batch)
-                loss_sum, wrong, seen = loss_sum + loss * len(batch), wrong + errors, seen + len(batch)
-                self.iteration += 1
-            if not np.isfinite(loss_sum):
-                raise TrainingError(
-                    f"the loss is not finite after iteration {self.iteration}; {self.last} keeps the epoch before",
-                    hint="lower the learning rate",
-                )
-            self.seconds += time.perf_counter() - start
-            error = self.error(self.validation) if self.validation else None
-            rate_seen = seen / (time.perf_counter() - start)
-            self._record(loss_sum / seen, 100 * wrong / seen, error, rate_seen)
+    def _train(self, phase: Phase) -> None:
+        """The rest of a phase."""
+        self._enter(phase)
+        state, size = self.state, self.recipe.batch_size
+        self._training_mode()
+        bar = progress(self.spec.name, self.schedule.iterations * size, "pictures", done=state.iteration * size)
+        with bar if self.world.writes else contextlib.nullcontext(lambda count, title=None: None) as advance:
+            self.clock = self.saved_at = time.perf_counter()
+            for images, labels, draws in self.source.batches(state.iteration, phase.stop, phase.crop):
+                self._step(images, labels, draws)
+                state.iteration += 1
+                state.seen += size
+                end = state.iteration % self.order.steps_per_epoch == 0 or state.iteration == phase.stop
+                if end or state.iteration % CHECK_STEPS == 0:
+                    loss, wrong = self._check()
+                    shown = f"loss {loss / state.seen:.3f}, error {100 * wrong / state.seen:.1f}%"
+                    advance(size, f"{self.spec.name}: {shown}")
+                else:
+                    advance(size)
+                if end:
+                    self._end_epoch()
+                self._between_steps(just_saved=end)
 
-    def _epoch(self) -> Iterator[Arrays]:
-        """The rest of the current epoch; pictures left over after whole batches wait for the next shuffle."""
-        epoch, done = divmod(self.iteration, self.steps_per_epoch)
-        order = torch.randperm(len(self.train), generator=step_generator(self.recipe.seed, ORDER, epoch))
-        size = self.recipe.batch_size
-        for step in range(done, min(self.steps_per_epoch, done + self.recipe.iterations - self.iteration)):
-            yield self.train[order[step * size : (step + 1) * size]]
-
-    def _step(self, batch: Arrays) -> tuple[float, int]:
-        generator = step_generator(self.recipe.seed, AUGMENT, self.iteration)
-        images = crop_and_flip(self._normalise(batch.images), self.recipe.pad, self.recipe.flip, generator)
-        with self._autocast():
-            logits = self.network(images.permute(0, 3, 1, 2)).float()
-        loss = functional.cross_entropy(logits, batch.labels)
+    def _step(self, images: Tensor, labels: Tensor, draws: Draws) -> None:
+        rate = self.schedule.rate(self.state.iteration)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        inputs = self.prepare(images, draws)
+        with devices.autocast(self.device, self.precision):
+            logits = self.model(inputs).float()
+        loss = functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        return loss.item(), int((logits.argmax(1) != batch.labels).sum())
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        with torch.no_grad():
+            self.totals += torch.stack([loss.double() * len(labels), (logits.argmax(1) != labels).sum().double()])
 
-    def _normalise(self, images: Tensor) -> Tensor:
-        return (images.float() / 255 - self.mean) / self.std
+    def _training_mode(self) -> None:
+        self.model.train()
+        for module in frozen_modules(self.network, self.recipe.freeze):
+            module.eval()
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        return torch.autocast("cpu", self.amp) if self.amp else contextlib.nullcontext()
+    def _check(self) -> tuple[float, float]:
+        """Summed loss and wrong answers of the epoch in all processes. Raises `TrainingError` if not finite."""
+        loss, wrong = self.world.sum(self.totals).tolist()
+        if not np.isfinite(loss):
+            raise self.run_folder.lost(
+                f"the loss is not finite at iteration {self.state.iteration}",
+                f"lower --peak-rate (now {self.recipe.peak_rate}), or take --precision fp32",
+            )
+        return loss, wrong
+
+    def _between_steps(self, just_saved: bool) -> None:
+        """Save when it is time, and stop if asked to; several processes agree on it first."""
+        if self.world.size > 1 and self.state.iteration % AGREE_STEPS and not just_saved:
+            return
+        save = self.world.writes and time.perf_counter() - self.saved_at > self.options.save_every
+        save, stop = self.world.any(save, self.signals.caught)
+        if (save or stop) and not just_saved:
+            self._save()
+        if stop:
+            raise Stopped(f"stopped at iteration {self.state.iteration}; {self.run_folder.last} has it", stop)
+
+    def _save(self) -> None:
+        loss, wrong = self._check()
+        now = time.perf_counter()
+        self.state.seconds += now - self.clock
+        self.state.epoch_seconds += now - self.clock
+        self.state.loss, self.state.wrong = loss, wrong
+        self.state.schedule, self.state.scaler = self.schedule.state(), self.scaler.state_dict()
+        if self.world.writes:
+            self.run_folder.save_last(self.spec, self.network, self.optimizer, self.state, self.identity)
+        self.clock = self.saved_at = time.perf_counter()
+
+    def _end_epoch(self) -> None:
+        """Measure, note, save. What is saved last is `last`: a run that dies before goes on from the save before."""
+        state = self.state
+        loss, wrong = self._check()
+        now = time.perf_counter()
+        state.seconds, epoch_seconds = state.seconds + now - self.clock, state.epoch_seconds + now - self.clock
+        train_error = 100 * wrong / state.seen
+        error = self.error(self.validation, self.spec.input)[0] if self.validation else None
+        self.schedule.observe(train_error if error is None else error)
+        row = (
+            f"{state.iteration / self.order.steps_per_epoch:.2f}",
+            str(state.iteration),
+            f"{self.optimizer.param_groups[0]['lr']:.6f}",
+            f"{loss / state.seen:.5f}",
+            f"{train_error:.2f}",
+            "" if error is None else f"{error:.2f}",
+            f"{state.seen / epoch_seconds:.0f}",
+            f"{state.seconds:.0f}",
+        )
+        self.log("  ".join(f"{name} {value}" for name, value in zip(COLUMNS, row, strict=True) if value))
+        better = error is None or error < state.best_error
+        if better and error is not None:
+            state.best_error = error
+        state.seen, state.epoch_seconds = 0, 0.0
+        self.totals.zero_()
+        if self.world.writes:
+            self.run_folder.add_row(row)
+            if better:
+                self.run_folder.save_best(self.spec, self.network, state)
+        self.clock = time.perf_counter()
+        self._save()
+        self._training_mode()
 
     @torch.no_grad()
-    def error(self, arrays: Arrays) -> float:
-        """Top-1 error in percent, single view, float32."""
+    def error(self, views: Views, geometry: InputSpec) -> tuple[float, float]:
+        """Top-1 and top-5 error in percent over the views of all processes: single view, float32."""
         self.network.eval()
-        wrong = 0
-        for images, labels in zip(torch.split(arrays.images, 500), torch.split(arrays.labels, 500), strict=True):
-            logits = self.network(self._normalise(images).permute(0, 3, 1, 2))
-            wrong += int((logits.argmax(1) != labels).sum())
-        return 100 * wrong / len(arrays)
+        normalise = Normalise(geometry, self.device)
+        counts = torch.zeros(3, dtype=torch.float64, device=self.device)
+        for images, targets in views.batches(geometry):
+            logits = self.network(normalise(torch.from_numpy(images)).permute(0, 3, 1, 2))
+            labels = torch.from_numpy(targets).to(self.device)
+            right = logits.topk(min(5, self.arch.num_classes), dim=1).indices == labels[:, None]
+            counts[0] += (~right[:, 0]).sum()
+            counts[1] += (~right.any(1)).sum()
+            counts[2] += len(labels)
+        first, fifth, total = self.world.sum(counts).tolist()
+        return 100 * first / total, 100 * fifth / total
 
-    def finish(self, test: Dataset) -> ModelSpec:
-        """Measure `best` on `test`, once, and write the figure into its spec."""
-        best = load_checkpoint(self.best)
-        self._load_weights(best)
-        arrays = decode(test, self.spec.input.crop)
-        measured = Measured(test.name, "native", len(arrays), round(self.error(arrays), 2))
-        spec = best.spec.with_(measured=(measured,))
-        save_checkpoint(Checkpoint(spec, best.weights), self.best)
+    def _finish(self) -> ModelSpec:
+        """Measure `best` once on the test split, or else on the validation split, and write it into its spec."""
+        self.world.wait()
+        best = load_checkpoint(self.run_folder.best)
+        spec, data = best.spec, self.data.test or self.data.validation
+        if data:
+            load_weights(self.network, best)
+            errors = self.error(Views(self._share(data)), spec.input)
+            spec = spec.with_(measured=(measured_on(data, errors, test=self.data.test is not None),))
+        if self.world.writes:
+            self.run_folder.finish(Checkpoint(spec, best.weights))
+        self.world.wait()
         return spec
 
-    @property
-    def last(self) -> Path:
-        return self.folder / "last.safetensors"
-
-    @property
-    def best(self) -> Path:
-        return self.folder / "best.safetensors"
-
-    def _record(self, loss: float, train_error: float, val_error: float | None, pictures_per_s: float) -> None:
-        epoch = self.iteration / self.steps_per_epoch
-        rate = self.optimizer.param_groups[0]["lr"]
-        shown = "" if val_error is None else f"{val_error:.2f}"
-        row = (
-            f"{epoch:.2f}",
-            self.iteration,
-            f"{rate:.6f}",
-            f"{loss:.5f}",
-            f"{train_error:.2f}",
-            shown,
-            f"{pictures_per_s:.0f}",
-        )
-        with open(self.folder / "metrics.csv", "a", newline="") as file:
-            csv.writer(file).writerow(row)
-        self.log("  ".join(f"{name} {value}" for name, value in zip(COLUMNS, row, strict=True) if value != ""))
-        checkpoint = self._checkpoint()
-        save_checkpoint(checkpoint, self.last)
-        if val_error is None or val_error < self.best_error:
-            self.best_error = float("inf") if val_error is None else val_error
-            save_checkpoint(Checkpoint(checkpoint.spec, checkpoint.weights), self.best)
-
-    def _checkpoint(self) -> Checkpoint:
-        state = {name: value for name, value in self.network.state_dict().items() if value.ndim}
-        weights = {name: value.numpy() for name, value in state.items()}
-        names = [name for name, _ in self.network.named_parameters()]
-        momenta = self.optimizer.state_dict()["state"]
-        extra = {f"momentum.{names[i]}": value["momentum_buffer"].numpy() for i, value in momenta.items()}
-        notes = {"iteration": self.iteration, "seconds": self.seconds, "best_error": self.best_error}
-        provenance = {**self.spec.provenance, "iterations": self.iteration, "seconds": round(self.seconds)}
-        return Checkpoint(self.spec.with_(provenance=provenance), weights, extra, {STATE_NOTE: json.dumps(notes)})
-
-    def _restore(self) -> None:
-        checkpoint = load_checkpoint(self.last)
-        before = checkpoint.spec.provenance.get("recipe")
-        if before != json.loads(json.dumps(self.recipe.to_json())):
-            raise TrainingError(
-                f"{self.last} was made with another recipe", hint="resume with the same values, or use another folder"
-            )
-        self._load_weights(checkpoint)
-        state = self.optimizer.state_dict()
-        for index, (name, _) in enumerate(self.network.named_parameters()):
-            momentum = torch.from_numpy(checkpoint.extra[f"momentum.{name}"])
-            state["state"][index] = {"momentum_buffer": momentum}
-        self.optimizer.load_state_dict(state)
-        notes = json.loads(checkpoint.notes[STATE_NOTE])
-        self.iteration, self.seconds, self.best_error = notes["iteration"], notes["seconds"], notes["best_error"]
-        self.log(f"resumed {self.last} at iteration {self.iteration}")
-
-    def _load_weights(self, checkpoint: Checkpoint) -> None:
-        tensors = {name: torch.from_numpy(value) for name, value in checkpoint.weights.items()}
-        self.network.load_state_dict(tensors, strict=False)
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    def _share(self, data: Dataset) -> Sequence[Sample]:
+        """This process's part: every picture is measured in one process."""
+        return data.samples[self.world.rank :: self.world.size]

@@ -1,0 +1,83 @@
+"""What a run makes of its device: precision, compilation, and what to say when memory runs out."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from resnet_infer.errors import TrainingError, UsageError
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+_FAST_BF16 = frozenset({"avx512_bf16", "amx_bf16"})
+
+
+def choose_precision(precision: str, device: torch.device) -> str:
+    """For auto bf16 where the device computes in it (on a CPU: AVX-512 BF16 or AMX), else fp32."""
+    if precision not in PRECISIONS:
+        raise UsageError(f"the precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if _FAST_BF16.intersection(_cpuinfo("flags").split()) else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """Around the forward pass: what gains by it is computed in half precision."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+def compiled(network: nn.Module, device: torch.device, wanted: bool | None) -> nn.Module:
+    """Compiled if `wanted`; None means on GPUs, where the passes are also captured as CUDA graphs.
+
+    A CPU is left alone because in bf16, measured, eager is faster there.
+    """
+    if wanted is None:
+        wanted = device.type == "cuda" and importlib.util.find_spec("triton") is not None
+    if not wanted:
+        return network
+    mode = "reduce-overhead" if device.type == "cuda" else "default"
+    module: nn.Module = torch.compile(network, mode=mode, dynamic=False)  # type: ignore[assignment]
+    return module
+
+
+@contextlib.contextmanager
+def memory_errors(batch_size: int) -> Iterator[None]:
+    """Say what to lower when memory runs out."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        text = str(error)
+        if isinstance(error, RuntimeError) and "out of memory" not in text and "can't allocate memory" not in text:
+            raise
+        raise TrainingError(
+            f"out of memory: {text.splitlines()[0] if text else 'the pictures do not fit'}",
+            hint=f"lower --batch-size (now {batch_size}) or --crop, take --precision bf16, or leave the pictures in"
+            " their files with --data-in files; the last checkpoint is kept",
+        ) from error
+
+
+def describe(device: torch.device) -> str:
+    """The machine, for a model's provenance."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = _cpuinfo("model name") or platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def _cpuinfo(field: str) -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == field:
+                return value.strip()
+    return ""

@@ -1,0 +1,52 @@
+"""What a trained model says of itself."""
+
+from __future__ import annotations
+
+import time
+
+import resnet_infer
+from resnet_infer.data.datasets import Dataset
+from resnet_infer.models.architectures import Architecture
+from resnet_infer.models.spec import InputSpec, Measured, ModelSpec
+from resnet_infer.training.device import describe
+from resnet_infer.training.distributed import World
+from resnet_infer.training.recipes import Recipe
+
+TOP5_CLASSES = 100
+"""With fewer classes the top-5 error says little."""
+
+
+def trained_spec(
+    arch: Architecture,
+    recipe: Recipe,
+    train: Dataset,
+    geometry: InputSpec,
+    world: World,
+    precision: str,
+    start: str | None,
+) -> ModelSpec:
+    """The spec of a model trained here. `start` names the model whose weights it began with."""
+    provenance = {
+        "trained_by": f"resnet-infer {resnet_infer.__version__}",
+        "recipe": recipe.to_json(),
+        "data": f"{train.name}, {len(train.samples)} pictures",
+        "class_order": train.class_order,
+        "training_precision": precision,
+        "machine": describe(world.device) + (f", {world.size} processes" if world.size > 1 else ""),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+    return ModelSpec(
+        name=f"{arch.name}-{train.name.partition('/')[0].partition('.')[0]}",
+        architecture=arch,
+        classes=train.classes,
+        class_ids=train.class_ids,
+        input=geometry,
+        provenance={**provenance, "from": start} if start else provenance,
+    )
+
+
+def measured_on(data: Dataset, errors: tuple[float, float], *, test: bool) -> Measured:
+    """The top-1 and top-5 error, in percent; of pictures that chose the weights it says so."""
+    top1, top5 = (round(error, 2) for error in errors)
+    name = data.name if test else f"{data.name} (validation)"
+    return Measured(name, "native", len(data.samples), top1, top5 if len(data.classes) >= TOP5_CLASSES else None)

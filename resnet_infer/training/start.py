@@ -1,0 +1,71 @@
+"""What a run starts from: the network, new or with another model's weights, and its optimiser."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from resnet_infer.errors import UsageError
+from resnet_infer.models.architectures import Architecture, architecture
+from resnet_infer.models.checkpoint import Checkpoint
+from resnet_infer.models.network import ResidualBlock, ResNet
+from resnet_infer.training.recipes import Recipe
+
+
+def initial_network(arch: Architecture, recipe: Recipe, start: Checkpoint | None, classes: tuple[str, ...]) -> ResNet:
+    """A network with He's random weights by the recipe's seed, or with those of `start`; frozen as the recipe says.
+
+    The head of `start` is kept only if it answers the same classes; another one begins at random.
+    """
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(recipe.seed)
+        network = ResNet(arch)
+    if recipe.zero_init:
+        for module in network.modules():
+            if isinstance(module, ResidualBlock) and not module.plain:  # a plain block would answer nothing but zero
+                nn.init.zeros_(getattr(module, f"bn{module.count}").weight)
+    if start:
+        head = start.spec.classes == classes
+        weights = {n: torch.from_numpy(v) for n, v in start.weights.items() if head or not n.startswith("fc.")}
+        network.load_state_dict(weights, strict=False)
+    for module in frozen_modules(network, recipe.freeze):
+        module.requires_grad_(False)
+    return network
+
+
+def frozen_modules(network: ResNet, count: int) -> list[nn.Module]:
+    """The stem and the first `count` stages, nothing for 0. Their batch norm is to stay in evaluation mode."""
+    if not 0 <= count <= len(network.stage_names):
+        raise UsageError(f"{network.arch.name} has {len(network.stage_names)} stages to freeze, not {count}")
+    if not count:
+        return []
+    return [network.conv1, network.bn1, *(network.get_submodule(name) for name in network.stage_names[:count])]
+
+
+def optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    """SGD on what is not frozen; weight decay acts on everything, or on the weights of convolutions and head alone."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    decayed = [parameter for parameter in parameters if recipe.decay_all or parameter.ndim > 1]
+    others = [parameter for parameter in parameters if not (recipe.decay_all or parameter.ndim > 1)]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.SGD(
+        [group for group in groups if group["params"]],
+        lr=recipe.peak_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        fused=True,
+    )
+
+
+def choose_architecture(recipe: Recipe, start: Checkpoint | None, classes: int) -> Architecture:
+    """The recipe's network, or that of `start`, for so many classes. Raises `UsageError` if they contradict."""
+    own = start.spec.architecture if start else None
+    if own is None:
+        if recipe.arch is None or recipe.mean == "model":
+            raise UsageError(f"{recipe.name} starts from a model", hint="name it with --from, e.g. --from resnet50")
+        return architecture(recipe.arch, classes)
+    if recipe.arch is not None and architecture(recipe.arch).name != own.name:
+        raise UsageError(f"the starting model is a {own.name}, not a {recipe.arch}", hint="leave --arch away")
+    return replace(own, num_classes=classes)
