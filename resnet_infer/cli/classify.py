@@ -69,6 +69,9 @@ def classify(
     many = len(first) > 1
     if not first:  # no reason to load, or even download, a model
         raise typer.Exit(1 if on_error == "fail" else 0)
+    if many:
+        # Threads that decode hold the interpreter only briefly; at the default of 5 ms they wait longer than they work.
+        sys.setswitchinterval(0.0005)
     classifier = Classifier(model, runtime=runtime, device=device, threads=threads, throughput=many)
     if model is None and zoo.default_model() is None:
         names = classifier.spec.classes
