@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class ResnetInferError(Exception):
     """Something failed that the user can act on. `hint` says how; the command line exits with `exit_code`."""
@@ -20,6 +22,14 @@ class ResnetInferError(Exception):
 def first_line(error: Exception) -> str:
     """The message of another library's exception, cut to a line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the known one it is most like, or nothing."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 class UsageError(ResnetInferError):

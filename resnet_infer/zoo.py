@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from resnet_infer import __version__
 from resnet_infer.console import note
-from resnet_infer.errors import ModelError
+from resnet_infer.errors import ModelError, did_you_mean
 from resnet_infer.extras import needs
 from resnet_infer.models.checkpoint import SUFFIX as CHECKPOINT
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint
@@ -104,14 +104,11 @@ def cached_artifact(weights: PublishedWeights) -> Path:
 
 def unknown_model(name: str) -> ModelError:
     """The error for a name that nothing is called."""
-    from difflib import get_close_matches
-
     from resnet_infer.models.published import PUBLISHED
 
     names = [*BUILT_IN, *dict.fromkeys(name for row in PUBLISHED for name in (row.arch, row.name))]
-    close = get_close_matches(name.lower(), names, n=1)
     return ModelError(
-        f"there is no file and no model called {name}" + (f"; did you mean {close[0]}?" if close else ""),
+        f"there is no file and no model called {name}" + did_you_mean(name.lower(), names),
         hint=f"built in: {', '.join(BUILT_IN)}; to download: {', '.join(names[len(BUILT_IN) :])}",
     )
 

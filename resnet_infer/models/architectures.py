@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from resnet_infer.errors import UsageError
+from resnet_infer.errors import UsageError, did_you_mean
 
 BlockKind = Literal["basic", "bottleneck"]
 ShortcutOption = Literal["A", "B", "C"]
@@ -238,11 +238,8 @@ def _lookup(name: str) -> tuple[str, int, Family]:
             return kind, depth, IMAGENET[depth]
         if depth >= 8 and depth % 6 == 2:
             return kind, depth, _cifar_family(depth)
-    from difflib import get_close_matches
-
-    close = get_close_matches(name.strip().lower().replace("-", ""), published_names(), n=1)
     raise UsageError(
-        f"unknown architecture {name!r}" + (f"; did you mean {close[0]}?" if close else ""),
+        f"unknown architecture {name!r}" + did_you_mean(name.strip().lower().replace("-", ""), published_names()),
         hint="known are resnet18/34/50/101/152, plain18/34, and resnetD or plainD for CIFAR with D = 6n+2 (20, 32, 44, "
         "56, 110, 1202, ...; add -cifar where ImageNet has the same depth)",
     )

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_infer.errors import UsageError
+from resnet_infer.errors import UsageError, did_you_mean
 from resnet_infer.models.spec import ModelSpec
 
 Images = NDArray[np.uint8]
@@ -22,11 +22,8 @@ def parse_device(device: str) -> tuple[str, int]:
     """`auto`, `cpu`, `cuda` or `cuda:N` as its kind and N, 0 where there is none. Raises `UsageError` for others."""
     match = re.fullmatch(r"(auto|cpu|cuda)|cuda:([0-9]+)", device)
     if match is None:
-        from difflib import get_close_matches
-
-        close = get_close_matches(device.lower().partition(":")[0], ("auto", "cpu", "cuda"), n=1)
         raise UsageError(
-            f"there is no device {device!r}" + (f"; did you mean {close[0]}?" if close else ""),
+            f"there is no device {device!r}" + did_you_mean(device.lower().partition(":")[0], ("auto", "cpu", "cuda")),
             hint="a device is auto, cpu, cuda or cuda:N",
         )
     return match[1] or "cuda", int(match[2] or 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from resnet_infer.errors import ModelError, UsageError
+from resnet_infer.errors import ModelError, UsageError, did_you_mean
 from resnet_infer.models.checkpoint import SUFFIX as CHECKPOINT
 from resnet_infer.models.checkpoint import Checkpoint
 from resnet_infer.runtimes.base import Runtime
@@ -23,11 +23,8 @@ def open_runtime(
     opens = {**RUNTIMES, CHECKPOINT: "torch"}
     names = sorted(set(opens.values()))
     if runtime not in ("auto", *names):
-        from difflib import get_close_matches
-
-        close = get_close_matches(runtime, names, n=1)
         raise UsageError(
-            f"unknown runtime {runtime!r}" + (f"; did you mean {close[0]}?" if close else ""),
+            f"unknown runtime {runtime!r}" + did_you_mean(runtime, names),
             hint=f"known are auto, {', '.join(names)}",
         )
     name = "torch" if isinstance(model, Checkpoint) else opens.get(model.suffix)

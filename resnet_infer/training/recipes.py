@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from resnet_infer.errors import UsageError
+from resnet_infer.errors import UsageError, did_you_mean
 
 ScheduleKind = Literal["step", "plateau", "one-cycle", "cosine"]
 Augmentation = Literal["pad", "scale", "area", "none"]
@@ -190,9 +189,8 @@ def get_recipe(name: str, **overrides: Any) -> Recipe:
     `UsageError` for an unknown recipe and for values that make no sense.
     """
     if name not in RECIPES:
-        close = get_close_matches(name, RECIPES, n=1)
         raise UsageError(
-            f"unknown recipe {name!r}" + (f"; did you mean {close[0]}?" if close else ""),
+            f"unknown recipe {name!r}" + did_you_mean(name, RECIPES),
             hint=f"known are {', '.join(RECIPES)}",
         )
     recipe = RECIPES[name]

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from resnet_infer.data.datasets import FORMATS, ClassOrder, Dataset, _unwrap, split_dataset
-from resnet_infer.data.datasets.archive import open_tree
-from resnet_infer.data.datasets.formats import Request
+from resnet_infer.data.datasets import ClassOrder, Dataset, open_all, split_dataset
 from resnet_infer.errors import DataError
 
 
@@ -19,21 +16,6 @@ class Splits:
     train: Dataset
     validation: Dataset | None
     test: Dataset | None
-
-
-def open_all(source: Path, class_order: ClassOrder | None = None) -> dict[str | None, Dataset]:
-    """Every split of `source`, read once; one under None if it is not divided. Raises as `open_dataset` does."""
-    tree = _unwrap(open_tree(source))
-    for _, recognise in FORMATS:
-        if found := recognise(tree):
-            name = Path(os.path.abspath(source)).name
-            return {
-                split: found.load(Request(f"{name}/{split}" if split else name, split, class_order))
-                for split in found.splits or (None,)
-            }
-    raise DataError(
-        f"{source} is no data set of a known format", hint=f"known are {', '.join(name for name, _ in FORMATS)}"
-    )
 
 
 def open_splits(

@@ -9,7 +9,7 @@ from resnet_infer.data.datasets import cifar, folders, imagenet, manifest, tiny_
 from resnet_infer.data.datasets.archive import open_tree
 from resnet_infer.data.datasets.classes import ClassOrder
 from resnet_infer.data.datasets.dataset import Content, Dataset, Sample, split_dataset
-from resnet_infer.data.datasets.formats import Request, choose_split, is_split
+from resnet_infer.data.datasets.formats import Recognised, Request, choose_split, is_split
 from resnet_infer.data.datasets.tree import Tree, is_picture
 from resnet_infer.errors import DataError
 
@@ -33,12 +33,26 @@ def open_dataset(source: Path, split: str | None = None, *, class_order: ClassOr
     Raises `DataError` if there is nothing to read, it is damaged or incomplete, the split is not there, or the order of
     the classes must be stated; `UsageError` if an order is asked for that the format cannot have.
     """
+    found = _recognise(source)
+    return _load(found, source, choose_split(split, found.splits, str(source)), class_order)
+
+
+def open_all(source: Path, class_order: ClassOrder | None = None) -> dict[str | None, Dataset]:
+    """Every split of `source`, read once; one under None if it is not divided. Raises as `open_dataset` does."""
+    found = _recognise(source)
+    return {split: _load(found, source, split, class_order) for split in found.splits or (None,)}
+
+
+def _load(found: Recognised, source: Path, split: str | None, class_order: ClassOrder | None) -> Dataset:
+    name = Path(os.path.abspath(source)).name
+    return found.load(Request(f"{name}/{split}" if split else name, split, class_order))
+
+
+def _recognise(source: Path) -> Recognised:
     tree = _unwrap(open_tree(source))
     for _, recognise in FORMATS:
         if found := recognise(tree):
-            chosen = choose_split(split, found.splits, str(source))
-            name = Path(os.path.abspath(source)).name
-            return found.load(Request(f"{name}/{chosen}" if chosen else name, chosen, class_order))
+            return found
     raise DataError(
         f"{source} is no data set of a known format",
         hint=f"known are {', '.join(name for name, _ in FORMATS[:-1])} and {FORMATS[-1][0]}",
@@ -58,4 +72,4 @@ def _unwrap(tree: Tree) -> Tree:
         tree = tree.below(outer[0])
 
 
-__all__ = ["FORMATS", "ClassOrder", "Content", "Dataset", "Sample", "open_dataset", "split_dataset"]
+__all__ = ["FORMATS", "ClassOrder", "Content", "Dataset", "Sample", "open_all", "open_dataset", "split_dataset"]
