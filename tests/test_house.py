@@ -10,14 +10,15 @@ import resnet_infer
 
 PACKAGE = Path(resnet_infer.__file__).parent
 ROOMS = (
-    ("errors", "extras", "files", "console", "progress"),
+    ("errors", "extras", "files", "console", "progress", "metrics", "cpu"),
     ("models",),
     ("data",),
     ("runtimes",),
     ("converters",),
     ("zoo",),
     ("classifier",),
-    ("training",),
+    ("evaluation",),
+    ("training", "benchmark", "serving"),
     ("cli",),
 )
 """A room imports from its own row and from rows above it."""
