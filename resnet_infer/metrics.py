@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -50,41 +50,55 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Errors of a model less those of a reference on the same pictures, in points of percent.
+class Errors:
+    """Top-1 and top-5 error in percent; `top5` is None where there are at most five classes."""
 
-    `p` is McNemar's of the top-1 answers; `top5` is None where there are at most five classes.
-    """
-
-    pictures: int
     top1: float
     top5: float | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The errors of a model and of a reference on the same pictures, and on how many only one of them is wrong."""
+
+    pictures: int
+    reference: Errors
+    model: Errors
     only_reference_wrong: int
     only_model_wrong: int
 
     @property
+    def top1(self) -> float:
+        """Points of percent by which the model's top-1 error is above the reference's."""
+        return self.model.top1 - self.reference.top1
+
+    @property
     def p(self) -> float:
+        """McNemar's, of the top-1 answers."""
         return mcnemar(self.only_reference_wrong, self.only_model_wrong)
 
     def to_json(self) -> dict[str, Any]:
-        return {**vars(self), "p": self.p}
+        return {**asdict(self), "top1": self.top1, "p": self.p}
 
     def __str__(self) -> str:
-        top5 = "" if self.top5 is None else f", top-5 {self.top5:+.2f}"
-        return f"error top-1 {self.top1:+.2f}{top5} points on {self.pictures} pictures (McNemar's p {self.p:.3g})"
+        text = f"top-1 error {self.reference.top1:.2f} -> {self.model.top1:.2f}% ({self.top1:+.2f})"
+        if self.model.top5 is not None and self.reference.top5 is not None:
+            text += f", top-5 {self.reference.top5:.2f} -> {self.model.top5:.2f}%"
+        return f"{text}, McNemar's p {self.p:.2g}"
+
+
+def errors(found: NDArray[np.int64], classes: int) -> Errors:
+    """Of the `ranks` of the right classes among so many."""
+    return Errors(100 * float((found >= 1).mean()), 100 * float((found >= 5).mean()) if classes > 5 else None)
 
 
 def difference(reference: NDArray[np.int64], model: NDArray[np.int64], classes: int) -> Difference:
     """Of the `ranks` of the right classes, by a reference and by a model."""
     right, own = reference == 0, model == 0
-
-    def points(limit: int) -> float:
-        return 100 * float((model >= limit).mean() - (reference >= limit).mean())
-
     return Difference(
         pictures=len(reference),
-        top1=points(1),
-        top5=points(5) if classes > 5 else None,
+        reference=errors(reference, classes),
+        model=errors(model, classes),
         only_reference_wrong=int((own & ~right).sum()),
         only_model_wrong=int((right & ~own).sum()),
     )

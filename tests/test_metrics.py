@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnet_infer.metrics import difference, interval, mcnemar, ranks
+from resnet_infer.metrics import Errors, difference, interval, mcnemar, ranks
 
 
 @given(st.lists(st.lists(st.integers(-3, 3), min_size=7, max_size=7), min_size=1, max_size=20), st.randoms())
@@ -49,6 +49,7 @@ def test_wilson_by_hand() -> None:
 
 def test_difference() -> None:
     found = difference(np.array([0, 0, 6, 1]), np.array([1, 0, 0, 5]), classes=10)
-    assert (found.top1, found.top5, found.only_reference_wrong, found.only_model_wrong) == (0, 0, 1, 1)
-    assert difference(np.array([0, 0]), np.array([1, 2]), classes=5).top5 is None
-    assert difference(np.array([0, 0]), np.array([1, 2]), classes=5).top1 == 100
+    assert (found.top1, found.only_reference_wrong, found.only_model_wrong) == (0, 1, 1)
+    assert (found.reference, found.model) == (Errors(50, 25), Errors(50, 25))
+    worse = difference(np.array([0, 0]), np.array([1, 2]), classes=5)
+    assert (worse.top1, worse.model.top5, worse.p) == (100, None, 0.5)
