@@ -9,9 +9,11 @@ demo: $(DEMO)/ready
 	$(DEMO)/bin/resnet-infer classify demo/pictures --top-k 3
 
 test: $(DEV)/ready
+	$(DEV)/bin/python tests/tensorrt/fetch.py $(DEV)/tensorrt
 	$(DEV)/bin/python -m pytest -m "not slow"
 
 test-all: $(DEV)/ready
+	$(DEV)/bin/python tests/tensorrt/fetch.py $(DEV)/tensorrt
 	$(DEV)/bin/python -m pytest
 
 lint: $(DEV)/ready

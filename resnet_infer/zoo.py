@@ -59,6 +59,12 @@ def checkpoint(model: str | Path | None) -> Checkpoint:
     return load_checkpoint(path)
 
 
+def source(model: str | Path | None) -> Checkpoint | Path:
+    """What other artifacts can be made of: the checkpoint that `model` names, or the path of an ONNX artifact."""
+    path = _existing(_name(model))
+    return path if path is not None and path.suffix == ".onnx" else checkpoint(model)
+
+
 def artifact(model: str | Path | None) -> Path:
     """The artifact that answers for `model`. A checkpoint is exported, and proven, once; then it lies in the cache."""
     name = _name(model)

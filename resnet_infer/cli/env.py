@@ -19,6 +19,7 @@ PACKAGES = {
     "onnx": ("onnx",),
     "torch": ("torch",),
     "matplotlib": ("matplotlib",),
+    "bentoml": ("bentoml",),
 }
 """Module -> the distributions that may bring it."""
 

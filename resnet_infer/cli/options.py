@@ -33,7 +33,9 @@ ModelArgument = Annotated[str | None, typer.Argument(metavar="[MODEL]", help=MOD
 Runtime = Annotated[
     str,
     typer.Option(
-        metavar="auto|onnxruntime|torch", callback=choice("auto", "onnxruntime", "torch"), help="What runs the model."
+        metavar="auto|onnxruntime|tensorrt|torch",
+        callback=choice("auto", "onnxruntime", "tensorrt", "torch"),
+        help="What runs the model.",
     ),
 ]
 Device = Annotated[

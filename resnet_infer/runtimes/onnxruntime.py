@@ -1,14 +1,21 @@
-"""ONNX Runtime on CPU or CUDA."""
+"""ONNX Runtime on a CPU, on CUDA, or on CUDA with TensorRT inside."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from resnet_infer.console import note
-from resnet_infer.errors import ModelError, ResnetInferError, RuntimeUnavailableError, first_line
+from resnet_infer.errors import (
+    ModelError,
+    ResnetInferError,
+    RuntimeUnavailableError,
+    UsageError,
+    did_you_mean,
+    first_line,
+)
 from resnet_infer.extras import needs
 from resnet_infer.models.spec import METADATA_KEY, ModelSpec
 from resnet_infer.runtimes.base import Images, Logits, Runtime, parse_device
@@ -16,9 +23,11 @@ from resnet_infer.runtimes.base import Images, Logits, Runtime, parse_device
 with needs("cpu", "running an ONNX model"):
     import onnxruntime
 
+Provider = Literal["auto", "cuda", "tensorrt"]
+
+_TENSORRT = "TensorrtExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
-
 
 BUFFERS = 8
 """Shapes of batches that keep buffers on the device."""
@@ -52,40 +61,51 @@ class OnnxRuntime(Runtime):
     `model` is a path or a serialised model; `device` is `auto`, `cpu`, `cuda` or `cuda:N`. `auto` takes CUDA if it
     starts; a device that is named is used or `RuntimeUnavailableError` is raised. `threads` is the number of threads
     inside an operator, by default one per core. `optimize=False` runs the graph exactly as it is written.
+
+    `spin=False` lets threads sleep as soon as they have nothing to do: several sessions in a process otherwise take
+    each other's cores by waiting. `provider` names what runs on the GPU: `cuda`, or `tensorrt` with CUDA for what it
+    does not take; it too is used or refused. `engine_cache` is a folder where TensorRT keeps the engines it builds.
+    `tf32` lets float32 on CUDA be rounded to 10 bits of mantissa in products, which is faster and no longer FP32.
     """
 
     name = "onnxruntime"
 
     def __init__(
-        self, model: Path | bytes, *, device: str = "auto", threads: int | None = None, optimize: bool = True
+        self,
+        model: Path | bytes,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        optimize: bool = True,
+        spin: bool = True,
+        provider: Provider = "auto",
+        engine_cache: Path | None = None,
+        tf32: bool = False,
     ) -> None:
         label = str(model) if isinstance(model, Path) else "the model"
         if isinstance(model, Path) and not model.is_file():
             raise ModelError(f"{model} does not exist")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        if not optimize:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options = _session_options(threads, optimize)
+        if not spin:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         source = str(model) if isinstance(model, Path) else model
+        _check(device, provider, engine_cache)
         try:
-            self.session, device = _open(source, options, device)
+            self.session, device, self.provider = _open(source, options, device, provider, engine_cache, tf32)
         except ResnetInferError:
             raise
         except Exception as error:  # ONNX Runtime's exceptions share no base class but this
             raise ModelError(f"{label}: ONNX Runtime cannot load it ({first_line(error)})") from error
-        metadata = self.session.get_modelmeta().custom_metadata_map
-        if METADATA_KEY not in metadata:
-            raise ModelError(
-                f"{label} carries no model spec", hint=f"adopt it with: resnet-infer import {label} --labels FILE ..."
-            )
-        spec = ModelSpec.loads(metadata[METADATA_KEY], label)
+        spec = _spec(self.session, label)
         (images,) = self.session.get_inputs()
         height, width = (side if isinstance(side, int) else None for side in images.shape[1:3])
         self._input = images.name
         self._output = self.session.get_outputs()[0].name
         self._buffers: dict[tuple[int, ...], BoundBuffers] = {}
+        self.spin, self.optimize = spin, optimize
+        # TensorRT's own default, which ONNX Runtime has no switch for.
+        rounded = self.provider == "tensorrt" or (self.provider == "cuda" and tf32)
+        self.precision = "tf32" if rounded and spec.precision == "fp32" else spec.precision
         super().__init__(spec, device, (height, width))
 
     def _run(self, images: Images) -> Logits:
@@ -112,38 +132,105 @@ class OnnxRuntime(Runtime):
         self.session = None
 
     def describe(self) -> dict[str, Any]:
+        """Besides version and threads: `provider`, `precision` as it is run, `spin`, `optimize`."""
         threads = self.session.get_session_options().intra_op_num_threads
-        return {**super().describe(), "version": onnxruntime.__version__, "threads": threads or "all cores"}
+        return {
+            **super().describe(),
+            "version": onnxruntime.__version__,
+            "threads": threads or "all cores",
+            "provider": self.provider,
+            "precision": self.precision,
+            "spin": self.spin,
+            "optimize": self.optimize,
+        }
 
 
-def _open(model: str | bytes, options: Any, device: str) -> tuple[Any, str]:
-    """A session and the device that it runs on."""
+def _session_options(threads: int | None, optimize: bool) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
+
+
+def _spec(session: Any, label: str) -> ModelSpec:
+    metadata = session.get_modelmeta().custom_metadata_map
+    if METADATA_KEY not in metadata:
+        raise ModelError(
+            f"{label} carries no model spec", hint=f"adopt it with: resnet-infer import {label} --labels FILE ..."
+        )
+    return ModelSpec.loads(metadata[METADATA_KEY], label)
+
+
+def _check(device: str, provider: str, engine_cache: Path | None) -> None:
+    """Raise `UsageError` for what makes no sense together."""
+    kind, _ = parse_device(device)
+    if provider not in get_args(Provider):
+        raise UsageError(
+            f"there is no provider {provider!r}" + did_you_mean(str(provider), get_args(Provider)),
+            hint=f"a provider is one of {', '.join(get_args(Provider))}",
+        )
+    if kind == "cpu" and provider != "auto":
+        raise UsageError(f"the provider {provider} runs on a GPU, not on the CPU", hint="use --device cuda")
+    if engine_cache is not None and provider != "tensorrt":
+        raise UsageError("a cache of engines belongs to the provider tensorrt, which was not asked for")
+
+
+def _open(
+    model: str | bytes, options: Any, device: str, provider: str, engine_cache: Path | None, tf32: bool
+) -> tuple[Any, str, str]:
+    """A session, the device that it runs on, and the provider."""
     kind, number = parse_device(device)
-    if kind == "cuda" or (kind == "auto" and _CUDA in onnxruntime.get_available_providers()):
-        session, reason = _open_cuda(model, options, number)
+    if kind != "cpu" and (kind == "cuda" or provider != "auto" or _CUDA in onnxruntime.get_available_providers()):
+        used = "tensorrt" if provider == "tensorrt" else "cuda"
+        session, reason = _open_gpu(model, options, used, number, engine_cache, tf32)
         if session is not None:
-            return session, f"cuda:{number}"
-        if kind == "cuda":
+            return session, f"cuda:{number}", used
+        if kind == "cuda" or provider != "auto":
+            asked = device if provider == "auto" else f"the provider {provider}"
             raise RuntimeUnavailableError(
-                f"{device} was asked for, and {reason}",
+                f"{asked} was asked for, and {reason}",
                 hint="check the driver with nvidia-smi; CUDA comes with: pip uninstall onnxruntime; pip install "
                 '"resnet-infer[gpu]"',
             )
         note(f"no CUDA, so the CPU is used: {reason}")
-    return onnxruntime.InferenceSession(model, options, providers=[_CPU]), "cpu"
+    return onnxruntime.InferenceSession(model, options, providers=[_CPU]), "cpu", "cpu"
 
 
-def _open_cuda(model: str | bytes, options: Any, number: int) -> tuple[Any, str]:
-    """A session on a GPU; or None, and why there is none."""
-    if _CUDA not in onnxruntime.get_available_providers():
-        return None, "this ONNX Runtime has no CUDA"
+def _open_gpu(
+    model: str | bytes, options: Any, provider: str, number: int, engine_cache: Path | None, tf32: bool
+) -> tuple[Any, str]:
+    """A session on a GPU, by the provider asked for; or None, and why there is none."""
+    wanted, called = (_CUDA, "CUDA") if provider == "cuda" else (_TENSORRT, "TensorRT")
+    if wanted not in onnxruntime.get_available_providers():
+        return None, f"this ONNX Runtime has no {called}"
+    providers: list[Any] = [(_CUDA, {"device_id": number, "use_tf32": int(tf32)}), _CPU]
+    if provider == "tensorrt":
+        providers.insert(0, _tensorrt(model, number, engine_cache))
     try:
         # Without this, ONNX Runtime itself would go on with the CPU and say so on stdout.
-        session = onnxruntime.InferenceSession(
-            model, options, providers=[(_CUDA, {"device_id": number}), _CPU], enable_fallback=0
-        )
+        session = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
     except Exception as error:  # as above
-        return None, f"ONNX Runtime could not start CUDA ({first_line(error)})"
-    if session.get_providers()[0] != _CUDA:
-        return None, "ONNX Runtime could not start CUDA"
+        return None, f"ONNX Runtime could not start {called} ({first_line(error)})"
+    if session.get_providers()[0] != wanted:
+        return None, f"ONNX Runtime could not start {called}"
     return session, ""
+
+
+def _tensorrt(model: str | bytes, number: int, engine_cache: Path | None) -> tuple[str, dict[str, Any]]:
+    """The provider, allowed the precision of the artifact, which it does not read from the graph by itself."""
+    # A session is the one way to read the metadata without onnx; without optimisations it opens at once.
+    probe = onnxruntime.InferenceSession(model, _session_options(1, False), providers=[_CPU])
+    precision = _spec(probe, model if isinstance(model, str) else "the model").precision
+    settings: dict[str, Any] = {
+        "device_id": number,
+        "trt_fp16_enable": precision == "fp16",
+        "trt_int8_enable": precision == "int8",
+    }
+    if engine_cache is not None:
+        engine_cache.mkdir(parents=True, exist_ok=True)
+        for kind in ("engine", "timing"):
+            settings |= {f"trt_{kind}_cache_enable": True, f"trt_{kind}_cache_path": str(engine_cache)}
+    return _TENSORRT, settings

@@ -2,42 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 from resnet_infer.errors import ModelError, UsageError, did_you_mean
 from resnet_infer.models.checkpoint import SUFFIX as CHECKPOINT
 from resnet_infer.models.checkpoint import Checkpoint
 from resnet_infer.runtimes.base import Runtime
 
-RUNTIMES = {".onnx": "onnxruntime"}
+RUNTIMES = {".onnx": "onnxruntime", ".engine": "tensorrt"}
 """Suffix of an artifact -> the runtime that opens it."""
+
+_OPENS = {**RUNTIMES, CHECKPOINT: "torch"}
+_CLASSES = {
+    "onnxruntime": ("resnet_infer.runtimes.onnxruntime", "OnnxRuntime"),
+    "tensorrt": ("resnet_infer.runtimes.tensorrt", "TensorRTRuntime"),
+    "torch": ("resnet_infer.runtimes.pytorch", "TorchRuntime"),
+}
+"""Runtime -> the module that has its class; imported when it is opened."""
+
+NAMES = tuple(sorted(_CLASSES))
 
 
 def open_runtime(
-    model: Path | Checkpoint, *, runtime: str = "auto", device: str = "auto", threads: int | None = None
+    model: Path | Checkpoint, *, runtime: str = "auto", device: str = "auto", threads: int | None = None, **options: Any
 ) -> Runtime:
     """Load `model` with the runtime named, or with the one for its suffix: an artifact's own, torch for a checkpoint.
 
-    Raises `UsageError` for an unknown runtime and `ModelError` for a file that the runtime does not open.
+    `threads` are the CPU's: a runtime that uses none passes over them. `options` are the runtime's own, see its class.
+    Raises `UsageError` for an unknown runtime or option and `ModelError` for a file that the runtime does not open.
     """
-    opens = {**RUNTIMES, CHECKPOINT: "torch"}
-    names = sorted(set(opens.values()))
-    if runtime not in ("auto", *names):
+    name = _runtime_of(model, runtime)
+    module, cls = _CLASSES[name]
+    opener: Callable[..., Runtime] = getattr(import_module(module), cls)
+    known = [item.name for item in signature(opener).parameters.values() if item.kind is item.KEYWORD_ONLY]
+    own = sorted(set(known) - {"device", "threads"})
+    for option in options:
+        if option not in own:
+            raise UsageError(
+                f"the runtime {name} has no option {option!r}" + did_you_mean(option, own),
+                hint=f"it has {', '.join(own)}" if own else "it has no options",
+            )
+    if "threads" in known:
+        options["threads"] = threads
+    return opener(model, device=device, **options)
+
+
+def _runtime_of(model: Path | Checkpoint, runtime: str) -> str:
+    """The name of the runtime that opens `model`."""
+    if runtime not in ("auto", *NAMES):
         raise UsageError(
-            f"unknown runtime {runtime!r}" + did_you_mean(runtime, names),
-            hint=f"known are auto, {', '.join(names)}",
+            f"unknown runtime {runtime!r}" + did_you_mean(runtime, NAMES),
+            hint=f"known are auto, {', '.join(NAMES)}",
         )
-    name = "torch" if isinstance(model, Checkpoint) else opens.get(model.suffix)
+    name = "torch" if isinstance(model, Checkpoint) else _OPENS.get(model.suffix)
     if name is None or runtime not in ("auto", name):
         label = model.spec.name if isinstance(model, Checkpoint) else str(model)
         which = "no runtime opens it" if runtime == "auto" else f"the runtime {runtime} does not open it"
-        suffixes = (suffix for suffix, opener in opens.items() if runtime in ("auto", opener))
+        suffixes = (suffix for suffix, opener in _OPENS.items() if runtime in ("auto", opener))
         raise ModelError(f"{label}: {which}", hint=f"it would have to end in {' or '.join(suffixes)}")
-    if name == "torch":
-        from resnet_infer.runtimes.pytorch import TorchRuntime
-
-        return TorchRuntime(model, device=device, threads=threads)
-    from resnet_infer.runtimes.onnxruntime import OnnxRuntime
-
-    assert isinstance(model, Path)
-    return OnnxRuntime(model, device=device, threads=threads)
+    return name

@@ -104,7 +104,7 @@ def test_a_mean_per_pixel_has_a_size(cli: Cli, here: Path, make_checkpoint: Make
 def test_an_artifact_has_its_suffix(cli: Cli, here: Path, name: str) -> None:
     done = cli("export", "-o", name)
     assert (done.code, done.out) == (2, "")
-    assert "error: an ONNX file ends in .onnx, not" in done.err
+    assert "error: a file of the format onnx ends in .onnx, not" in done.err
     assert not os.listdir(here)
 
 
@@ -121,17 +121,17 @@ def test_an_artifact_that_answers_otherwise_is_not_left(
     cli: Cli, here: Path, make_checkpoint: Make, checkpoint_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The negative control: the graph is built from weights of which one is not the checkpoint's."""
-    from resnet_infer.models import graph
+    from resnet_infer.converters import export
 
     checkpoint = make_checkpoint()
     weights = {name: value.copy() for name, value in checkpoint.weights.items()}
     weights["layer1.0.conv1.weight"][1, 2, 0, 1] += 0.05
-    real = graph.build_graph
+    real = export.build_graph
 
     def build(_: Checkpoint, **options: Any) -> Any:
         return real(replace(checkpoint, weights=weights), **options)
 
-    monkeypatch.setattr(graph, "build_graph", build)
+    monkeypatch.setattr(export, "build_graph", build)
     for form in ((), ("--json",)):
         done = cli("export", checkpoint_file, "-o", "model.onnx", *form)
         assert (done.code, done.out) == (1, "")

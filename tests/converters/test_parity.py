@@ -82,14 +82,14 @@ def test_one_changed_weight_fails_the_export(
     make_checkpoint: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The negative control: the graph is built from weights of which one is not the checkpoint's."""
-    from resnet_infer.models import graph
+    from resnet_infer.converters import export
 
     checkpoint = make_checkpoint()
     weights = {name: value.copy() for name, value in checkpoint.weights.items()}
     weights["layer2.1.conv2.weight"][3, 4, 1, 1] += 0.05
-    real = graph.build_graph
+    real = export.build_graph
     monkeypatch.setattr(
-        graph, "build_graph", lambda _, **options: real(replace(checkpoint, weights=weights), **options)
+        export, "build_graph", lambda _, **options: real(replace(checkpoint, weights=weights), **options)
     )
     target = tmp_path / "model.onnx"
     target.write_bytes(b"the artifact of yesterday")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -46,6 +47,10 @@ def test_it_knows_its_spec_its_size_and_its_device(runtime: OnnxRuntime) -> None
         "device": "cpu",
         "version": onnxruntime.__version__,
         "threads": "all cores",
+        "provider": "cpu",
+        "precision": "fp32",
+        "spin": True,
+        "optimize": True,
     }
 
 
@@ -262,3 +267,123 @@ def test_closed_is_closed(images: NDArray[np.uint8]) -> None:
         runtime(images)
     with pytest.raises(UsageError, match="was closed"):
         runtime(images)
+
+
+# Providers and threads
+
+
+def test_threads_may_sleep_instead_of_spinning(images: NDArray[np.uint8], runtime: OnnxRuntime) -> None:
+    with OnnxRuntime(ARTIFACT, device="cpu", spin=False) as still:
+        options = still.session.get_session_options()
+        assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+        assert still.describe()["spin"] is False
+        np.testing.assert_array_equal(still(images), runtime(images))
+    with pytest.raises(RuntimeError):  # nothing is set, so ONNX Runtime's own default holds
+        runtime.session.get_session_options().get_session_config_entry("session.intra_op.allow_spinning")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"provider": "tensort"}, r"there is no provider 'tensort'; did you mean tensorrt\?"),
+        ({"provider": "cuda", "device": "cpu"}, "the provider cuda runs on a GPU"),
+        ({"provider": "tensorrt", "device": "cpu"}, "the provider tensorrt runs on a GPU"),
+        ({"engine_cache": Path("engines")}, "belongs to the provider tensorrt"),
+    ],
+)
+def test_what_makes_no_sense_is_a_usage_error(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        OnnxRuntime(ARTIFACT, **options)
+
+
+@pytest.mark.parametrize(("provider", "called"), [("cuda", "CUDA"), ("tensorrt", "TensorRT")])
+@pytest.mark.parametrize("device", ["auto", "cuda:2"])
+def test_a_provider_that_is_named_is_never_replaced(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, provider: Any, called: str, device: str
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    cache = tmp_path / "engines" if provider == "tensorrt" else None
+    with pytest.raises(RuntimeUnavailableError, match=f"provider {provider} was asked for, .* has no {called}"):
+        OnnxRuntime(ARTIFACT, device=device, provider=provider, engine_cache=cache)
+    assert not (tmp_path / "engines").exists()
+
+
+class Session:
+    """ONNX Runtime as a build with GPU has it, on a machine without: it notes what it is asked for."""
+
+    asked: ClassVar[list[Any]] = []
+    starts: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, model: Any, options: Any, *, providers: list[Any], enable_fallback: int = 1) -> None:
+        Session.asked = providers
+        names = [item if isinstance(item, str) else item[0] for item in providers]
+        self._own = [name for name in names if name == "CPUExecutionProvider" or name in Session.starts]
+        self._real = real_session(model, options, providers=["CPUExecutionProvider"])
+
+    def get_providers(self) -> list[str]:
+        return self._own
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+real_session = onnxruntime.InferenceSession
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    (found,) = (item[1] for item in Session.asked if item[0] == name)
+    return dict(found)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_tensorrt_is_allowed_the_precision_of_the_artifact(
+    gpu: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, precision: Any
+) -> None:
+    monkeypatch.setattr(Session, "starts", ("TensorrtExecutionProvider", "CUDAExecutionProvider"))
+    onnx = pytest.importorskip("onnx", reason="changes the model (the extra `export`)")
+    from resnet_infer.models.graph import set_spec
+
+    model = onnx.load(ARTIFACT)
+    with OnnxRuntime(ARTIFACT, device="cpu") as plain:
+        set_spec(model, plain.spec.with_(precision=precision))
+    cache = tmp_path / "engines"
+    with OnnxRuntime(model.SerializeToString(), device="cuda:1", provider="tensorrt", engine_cache=cache) as runtime:
+        about = runtime.describe()
+    assert (about["provider"], about["device"]) == ("tensorrt", "cuda:1")
+    assert about["precision"] == ("tf32" if precision == "fp32" else precision)
+    assert [item if isinstance(item, str) else item[0] for item in Session.asked] == [
+        "TensorrtExecutionProvider",
+        "CUDAExecutionProvider",
+        "CPUExecutionProvider",
+    ]
+    settings = settings_of("TensorrtExecutionProvider")
+    assert (settings["trt_fp16_enable"], settings["trt_int8_enable"]) == (precision == "fp16", precision == "int8")
+    assert settings["device_id"] == settings_of("CUDAExecutionProvider")["device_id"] == 1
+    assert settings["trt_engine_cache_path"] == str(cache)
+    assert cache.is_dir()
+
+
+def test_a_provider_that_does_not_start_is_never_replaced_by_the_next(
+    gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime goes on with CUDA where TensorRT's libraries are missing."""
+    monkeypatch.setattr(Session, "starts", ("CUDAExecutionProvider",))
+    with pytest.raises(RuntimeUnavailableError, match="tensorrt was asked for, and ONNX Runtime could not start Tens"):
+        OnnxRuntime(ARTIFACT, provider="tensorrt")
+    with OnnxRuntime(ARTIFACT) as runtime:
+        assert (runtime.provider, runtime.device) == ("cuda", "cuda:0")
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_fp32_on_cuda_is_fp32_unless_tf32_is_asked_for(gpu: None, monkeypatch: pytest.MonkeyPatch, tf32: bool) -> None:
+    monkeypatch.setattr(Session, "starts", ("CUDAExecutionProvider",))
+    with OnnxRuntime(ARTIFACT, device="cuda", tf32=tf32) as runtime:
+        assert runtime.describe()["precision"] == ("tf32" if tf32 else "fp32")
+    assert settings_of("CUDAExecutionProvider")["use_tf32"] == int(tf32)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,6 +78,10 @@ def test_threads_are_set_and_reported(make_checkpoint: Make, threads: None) -> N
             "device": "cpu",
             "version": torch.__version__,
             "threads": 1,
+            "precision": "fp32",
+            "fused": False,
+            "channels_last": False,
+            "compiled": False,
         }
 
 
@@ -126,3 +132,99 @@ def test_cuda_is_used_where_it_is_there(make_checkpoint: Make) -> None:
 def test_an_unknown_device_is_a_usage_error(make_checkpoint: Make, device: str) -> None:
     with pytest.raises(UsageError, match="there is no device"):
         TorchRuntime(make_checkpoint(), device=device)
+
+
+# As fast as torch is
+
+
+@pytest.fixture(scope="module")
+def small(make_checkpoint: Make) -> Checkpoint:
+    return make_checkpoint("resnet8", shortcut="B")
+
+
+@pytest.fixture(scope="module")
+def reference(small: Checkpoint, photos: Photos) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Pictures and what the literal module answers."""
+    images = photos(12, 32)
+    with TorchRuntime(small, device="cpu") as runtime:
+        return images, runtime(images)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(("precision", "rounding"), [("fp32", 1e-4), ("fp16", 2e-2), ("bf16", 2e-1)])
+def test_every_variant_answers_alike(
+    small: Checkpoint,
+    reference: tuple[NDArray[np.uint8], NDArray[np.float32]],
+    precision: Any,
+    rounding: float,
+    fused: bool,
+    channels_last: bool,
+) -> None:
+    images, expected = reference
+    options = {"precision": precision, "fused": fused, "channels_last": channels_last}
+    with TorchRuntime(small, device="cpu", **options) as runtime:
+        actual = runtime(images)
+        assert {name: runtime.describe()[name] for name in options} == options
+    assert actual.dtype == np.float32
+    spread = (expected - expected.mean(axis=0)).std()
+    largest = np.abs(actual - expected).max()
+    assert largest <= rounding * spread
+    # Each precision is worse than the one above it, so it was used.
+    assert largest >= {"fp32": 0.0, "fp16": 1e-4, "bf16": 1e-3}[precision] * spread
+
+
+def test_a_fused_module_has_no_batch_norm_left_and_the_checkpoint_is_as_before(small: Checkpoint) -> None:
+    before = {name: value.copy() for name, value in small.weights.items()}
+    with TorchRuntime(small, device="cpu", fused=True) as fused, TorchRuntime(small, device="cpu") as plain:
+        kinds = [{type(module).__name__ for module in item.network.modules()} for item in (fused, plain)]
+    assert "BatchNorm2d" not in kinds[0]
+    assert "BatchNorm2d" in kinds[1]
+    for name, value in small.weights.items():
+        assert np.array_equal(value, before[name])
+
+
+def test_a_precision_that_there_is_not_is_a_usage_error(small: Checkpoint) -> None:
+    with pytest.raises(UsageError, match=r"has no precision 'fp61'; did you mean fp16\?"):
+        TorchRuntime(small, device="cpu", precision="fp61")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="a CPU has no tf32"):
+        TorchRuntime(small, device="cpu", precision="tf32")
+
+
+def test_where_torch_cannot_compile_it_says_so_at_once(small: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compiler(_: Any) -> Any:
+        def run(_: Any) -> Any:
+            raise RuntimeError("No working C++ compiler found\nand more")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    with pytest.raises(RuntimeUnavailableError, match=r"cannot compile resnet8-test here \(No working C\+\+ compiler"):
+        TorchRuntime(small, device="cpu", compile=True)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_module_answers_alike(
+    small: Checkpoint, reference: tuple[NDArray[np.uint8], NDArray[np.float32]]
+) -> None:
+    if not shutil.which("g++"):
+        pytest.skip("torch.compile needs a C++ compiler")
+    images, expected = reference
+    with TorchRuntime(small, device="cpu", compile=True, fused=True) as runtime:
+        assert runtime.describe()["compiled"] is True
+        np.testing.assert_allclose(runtime(images), expected, rtol=0, atol=1e-4 * expected.std())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
+def test_fp32_on_cuda_is_fp32_and_the_process_keeps_its_setting(
+    small: Checkpoint, reference: tuple[NDArray[np.uint8], NDArray[np.float32]]
+) -> None:
+    images, expected = reference
+    before = torch.backends.cudnn.conv.fp32_precision
+    found = {}
+    for precision in ("fp32", "tf32"):
+        with TorchRuntime(small, device="cuda", precision=precision) as runtime:
+            found[precision] = np.abs(runtime(images) - expected).max() / expected.std()
+    assert found["fp32"] < 1e-4 < found["tf32"] < 1e-1
+    assert torch.backends.cudnn.conv.fp32_precision == before

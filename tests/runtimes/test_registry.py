@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -50,4 +53,58 @@ def test_a_mistyped_runtime_is_a_usage_error() -> None:
         open_runtime(ARTIFACT, runtime="onxruntime")
     with pytest.raises(UsageError, match=r"^unknown runtime 'caffe'\n") as caught:
         open_runtime(ARTIFACT, runtime="caffe")
-    assert str(caught.value.hint) == "known are auto, onnxruntime, torch"
+    assert str(caught.value.hint) == "known are auto, onnxruntime, tensorrt, torch"
+
+
+# Options of a runtime
+
+
+def test_options_are_handed_to_the_runtime_that_has_them() -> None:
+    with open_runtime(ARTIFACT, device="cpu", threads=1, spin=False, optimize=False) as opened:
+        about = opened.describe()
+        assert (about["spin"], about["optimize"]) == (False, False)
+    pytest.importorskip("torch", reason="the extra `train`")
+    with open_runtime(CHECKPOINT, device="cpu", precision="bf16", fused=True) as opened:
+        about = opened.describe()
+        assert (about["precision"], about["fused"]) == ("bf16", True)
+
+
+@pytest.mark.parametrize("model", [ARTIFACT, CHECKPOINT], ids=["onnxruntime", "torch"])
+def test_an_option_of_another_runtime_is_a_usage_error(model: Path) -> None:
+    if model is CHECKPOINT:
+        pytest.importorskip("torch", reason="the extra `train`")
+    wrong, name = ({"fused": True}, "onnxruntime") if model is ARTIFACT else ({"spin": False}, "torch")
+    with pytest.raises(UsageError, match=f"the runtime {name} has no option") as caught:
+        open_runtime(model, device="cpu", **wrong)
+    known = str(caught.value.hint)
+    assert "device" not in known
+    assert known.startswith("it has channels_last, compile, " if name == "torch" else "it has engine_cache, optimize, ")
+
+
+def test_a_mistyped_option_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"the runtime onnxruntime has no option 'optimise'; did you mean optimize\?"):
+        open_runtime(ARTIFACT, optimise=False)
+
+
+def test_an_engine_is_opened_by_tensorrt_with_its_own_options_and_without_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for TensorRT: what it is given."""
+    given: dict[str, Any] = {}
+
+    class Engine:
+        def __init__(self, model: Path, *, device: str = "auto", cuda_graph: bool = True) -> None:
+            given.update(model=model, device=device, cuda_graph=cuda_graph)
+
+    monkeypatch.setitem(sys.modules, "resnet_infer.runtimes.tensorrt", SimpleNamespace(TensorRTRuntime=Engine))
+    for runtime in ("auto", "tensorrt"):
+        opened: Any = open_runtime(
+            tmp_path / "model.engine", runtime=runtime, device="cuda:1", threads=3, cuda_graph=False
+        )
+        assert isinstance(opened, Engine)
+        assert given == {"model": tmp_path / "model.engine", "device": "cuda:1", "cuda_graph": False}
+    with pytest.raises(UsageError, match="the runtime tensorrt has no option 'spin'"):
+        open_runtime(tmp_path / "model.engine", spin=False)
+    with pytest.raises(ModelError, match="the runtime tensorrt does not open it") as caught:
+        open_runtime(ARTIFACT, runtime="tensorrt")
+    assert str(caught.value.hint).endswith(".engine")

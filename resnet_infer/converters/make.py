@@ -1,0 +1,235 @@
+"""What `export` does: a proven FP32 graph, lowered, guarded, written; and for TensorRT an engine built of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnet_infer.console import note
+from resnet_infer.converters.calibrate import Calibration, calibrate
+from resnet_infer.converters.export import PARITY_PICTURES, Source, open_source
+from resnet_infer.converters.fp16 import ON_CPU
+from resnet_infer.converters.guard import Gate, choose_gate
+from resnet_infer.converters.lower import Lowered, lower_to_fp16, lower_to_int8
+from resnet_infer.converters.placement import Target
+from resnet_infer.converters.ranges import Method
+from resnet_infer.data.feed import Feed, open_feed
+from resnet_infer.data.synthetic import natural_noise
+from resnet_infer.errors import DataError, UsageError
+from resnet_infer.extras import needs
+from resnet_infer.files import atomic_path
+from resnet_infer.models.checkpoint import Checkpoint
+from resnet_infer.models.graph import set_spec
+from resnet_infer.models.spec import Measured, ModelSpec, Precision
+from resnet_infer.progress import progress
+from resnet_infer.runtimes.base import Images
+
+with needs("export", "making an artifact"):
+    from onnx import ModelProto
+with needs("cpu", "making an artifact"):
+    import onnxruntime
+
+if TYPE_CHECKING:
+    from resnet_infer.converters.engine_build import BuildOptions
+
+CALIBRATION_PICTURES = 512
+CHECK_PICTURES = 1000
+TRAINING = ("train",)
+HELD_OUT = ("val", "test")
+"""Splits that pictures are taken from, where a data set has several: to calibrate, and to see what INT8 costs."""
+CALIBRATION_SUFFIX = ".calibration.json"
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Where pictures come from. `calibration` is a data set, a folder, or a file with ranges measured before.
+
+    `check` are those on which the lower precision is compared with FP32; by default what calibration left of its own.
+    """
+
+    calibration: Path | None = None
+    calibration_count: int = CALIBRATION_PICTURES
+    check: Path | None = None
+    check_count: int = CHECK_PICTURES
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be made. `max_drop` is in points of top-1 error; see `lower_to_int8` for the others."""
+
+    precision: Precision = "fp32"
+    target: Target = "cpu"
+    method: Method = "mse"
+    weight_bits: int | None = None
+    float_layers: Sequence[str] = ()
+    max_drop: float | None = None
+    dynamic_size: bool = False
+    pictures: Pictures = Pictures()
+    engine: BuildOptions | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Made:
+    """An artifact, and the evidence that it answers as its source does."""
+
+    path: Path
+    precision: Precision
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        size = self.path.stat().st_size
+        return {"artifact": str(self.path), "bytes": size, "precision": self.precision, **self.evidence}
+
+
+def make(model: Checkpoint | Path, target: Path, order: Order) -> Made:
+    """Make the artifact `target`, an engine if it ends in `.engine`, and say on stderr what was proven.
+
+    INT8 leaves its calibration beside it, `NAME.calibration.json`, to be used again. Raises `ParityError`, and leaves
+    nothing under the final name, if the artifact does not answer as its source does, or costs more than asked for.
+    """
+    engine = target.suffix == ".engine"
+    half = order.precision == "fp16"
+    if engine:
+        from resnet_infer.converters import tensorrt
+
+        half = tensorrt.graph_for(order.precision, tensorrt.require_tensorrt(order.device)).half
+    _check(order)
+    source = open_source(model, dynamic_size=order.dynamic_size)
+    evidence: dict[str, Any] = {}
+    if source.parity:
+        note(str(source.parity))
+        evidence["parity"] = {**asdict(source.parity), "passed": source.parity.passed}
+    graph, calibration = source.graph, None
+    if order.precision == "int8":
+        graph, calibration = _int8(source, order, evidence)
+    elif half:
+        graph = _fp16(source, order, evidence)
+    if engine:
+        crop = source.spec.input.crop
+        _build(graph, target, order, natural_noise(PARITY_PICTURES, crop, crop), evidence)
+    else:
+        with atomic_path(target) as temporary:
+            temporary.write_bytes(graph.SerializeToString())
+    if calibration:
+        path = target.with_suffix(CALIBRATION_SUFFIX)
+        calibration.save(path)
+        evidence["calibration"] = {
+            "file": str(path),
+            "pictures": len(calibration.pictures),
+            "sha256": calibration.sha256,
+        }
+    return Made(target, order.precision, evidence)
+
+
+def _check(order: Order) -> None:
+    """Before anything slow. Raises `UsageError`."""
+    data = order.pictures.calibration
+    if order.precision == "int8":
+        if data is None:
+            raise UsageError(
+                "INT8 needs pictures: what range the values inside the network have is measured on them",
+                hint="give some hundred pictures like those it will see with --calibration-data",
+            )
+        return
+    for given, option in ((data, "--calibration-data"), (order.float_layers, "--float-layers")):
+        if given:
+            raise UsageError(f"{option} is for --precision int8, not {order.precision}")
+    if order.precision == "fp32" and (order.max_drop is not None or order.pictures.check):
+        raise UsageError("FP32 costs nothing that could be measured: leave --max-drop and --check-data out")
+
+
+def _int8(source: Source, order: Order, evidence: dict[str, Any]) -> tuple[ModelProto, Calibration]:
+    data = order.pictures.calibration
+    assert data
+    if data.name.endswith(".json"):
+        calibration, feed = Calibration.load(data), None
+    else:
+        feed = open_feed(data, source.spec, count=order.pictures.calibration_count, prefer=TRAINING)
+        with progress("calibrating", len(feed), "pictures") as advance:
+            calibration = calibrate(source.graph, feed.crops(), advance=advance)
+    check, gate = _checked(source.spec, order, calibration, feed)
+    lowered = lower_to_int8(
+        source.graph,
+        calibration,
+        check,
+        gate,
+        target=order.target,
+        method=order.method,
+        weight_bits=order.weight_bits,
+        float_layers=order.float_layers,
+    )
+    return _told(lowered, check, evidence), calibration
+
+
+def _fp16(source: Source, order: Order, evidence: dict[str, Any]) -> ModelProto:
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        note(ON_CPU)
+    check, gate = _checked(source.spec, order, None, None)
+    return _told(lower_to_fp16(source.graph, check, gate), check, evidence)
+
+
+def _checked(spec: ModelSpec, order: Order, calibration: Calibration | None, feed: Feed | None) -> tuple[Feed, Gate]:
+    """The pictures to compare on, and what is asked of the comparison."""
+    pictures = order.pictures
+    count = pictures.check_count
+    if pictures.check:
+        check = _labelled_if_possible(pictures.check, spec, count, order.max_drop is not None)
+    elif feed and calibration:
+        try:
+            check = open_feed(Path(feed.source), spec, count=count, exclude=calibration.pictures, prefer=TRAINING)
+        except DataError:
+            note("all pictures are used to calibrate, so the cost is measured on them too: it may be a little more")
+            check = feed
+    else:
+        check = open_feed(None, spec)
+    return check, choose_gate(order.precision, order.max_drop, check.labels is not None)
+
+
+def _labelled_if_possible(source: Path, spec: ModelSpec, count: int, required: bool) -> Feed:
+    try:
+        return open_feed(source, spec, count=count, prefer=HELD_OUT, labelled=True)
+    except DataError as error:
+        if required:
+            raise
+        note(f"compared without labels: {error.message}")
+        return open_feed(source, spec, count=count, prefer=HELD_OUT)
+
+
+def _told(lowered: Lowered, check: Feed, evidence: dict[str, Any]) -> ModelProto:
+    """Say what was found, and write the error, where it was measured, into the spec."""
+    cost = lowered.cost
+    note(f"{lowered.spec.precision} against fp32 on {check.source}: {cost}")
+    for name, reason in lowered.float_layers.items():
+        note(f"left in float: {name} ({reason})")
+    evidence["accuracy"] = {"pictures_from": check.source, **lowered.to_json()}
+    if cost.difference:
+        errors = cost.difference.model
+        measured = Measured(Path(check.source).name, "1-crop", cost.pictures, errors.top1, errors.top5)
+        set_spec(lowered.model, lowered.spec.with_(measured=(measured,)))
+    return lowered.model
+
+
+def _build(graph: ModelProto, target: Path, order: Order, images: Images, evidence: dict[str, Any]) -> None:
+    from resnet_infer.converters import tensorrt
+
+    content = graph.SerializeToString()
+
+    def prove(engine: Path) -> None:
+        parity = tensorrt.prove(engine, content, images, device=order.device)
+        note(str(parity))
+        evidence["engine_parity"] = {**asdict(parity), "passed": parity.passed}
+
+    with progress("building the engine", None, "steps") as advance:
+        info = tensorrt.build_engine(
+            content,
+            target,
+            precision=order.precision,
+            options=order.engine,
+            device=order.device,
+            progress=advance,
+            prove=prove,
+        )
+    evidence["engine"] = {name: value for name, value in info.to_json().items() if name != "spec"}

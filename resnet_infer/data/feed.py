@@ -1,0 +1,222 @@
+"""One feed of pictures for everything that compares models: chosen once, decoded once, the same for all."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_infer.data.datasets import Dataset, Sample, _recognise
+from resnet_infer.data.datasets.archive import open_tree
+from resnet_infer.data.datasets.classes import some
+from resnet_infer.data.datasets.formats import Recognised, Request, choose_split
+from resnet_infer.data.datasets.tree import is_picture, pictures
+from resnet_infer.data.image import MAX_PIXELS
+from resnet_infer.data.loader import parallel_map
+from resnet_infer.data.preprocess import Pixels, centre_crop
+from resnet_infer.data.synthetic import natural_noise
+from resnet_infer.errors import DataError, PictureError, UsageError
+from resnet_infer.models.spec import InputSpec, ModelSpec
+
+SYNTHETIC = 128
+"""Pictures made from numbers, if no other count is asked for."""
+MEMORY_LIMIT = 1 << 30
+"""Bytes of crops that a feed keeps for its next pass."""
+
+Labels = NDArray[np.int64]
+_UNLABELLED = -1
+
+
+class Feed:
+    """Pictures as a model eats them: the single view of the 1-crop protocol, uint8 (crop, crop, 3).
+
+    `source` says where they come from, `name` what a report calls that, `names` tells them apart within it. `labels`
+    (N,) are class numbers of the model, None where none were asked for. Every pass gives the same crops in the same
+    order. Memory is bounded: the first crops, as many as fit into `MEMORY_LIMIT`, are kept for the next pass, and the
+    others are read again. One pass at a time.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        samples: Sequence[Sample],
+        geometry: InputSpec,
+        *,
+        name: str | None = None,
+        labels: Labels | None = None,
+        workers: int | None = None,
+    ) -> None:
+        self.source, self.name, self.geometry, self.labels = source, name or source, geometry, labels
+        self.names = tuple(sample.name for sample in samples)
+        self._samples, self._workers = samples, workers
+        fits = MEMORY_LIMIT // (geometry.crop**2 * 3)
+        self._kept = np.empty((min(fits, len(samples)), geometry.crop, geometry.crop, 3), np.uint8)
+        self._done = 0
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def crops(self) -> Iterator[tuple[str, Pixels]]:
+        """Name and crop of every picture, decoded in threads. Raises `PictureError` for one that cannot be read."""
+        start = self._done
+        yield from zip(self.names[:start], self._kept[:start], strict=True)
+        rest = islice(self._samples, start, None)
+        with closing(parallel_map(self._read, rest, workers=self._workers)) as views:
+            for index, crop in enumerate(views, start):
+                if index == self._done < len(self._kept):
+                    self._kept[index] = crop
+                    self._done += 1
+                yield self.names[index], crop
+
+    def batches(self, size: int = 32) -> Iterator[Pixels]:
+        """The crops in order, (n, crop, crop, 3), n = `size` but for the last."""
+        views = (crop for _, crop in self.crops())
+        while batch := list(islice(views, size)):
+            yield np.stack(batch)
+
+    def _read(self, sample: Sample) -> Pixels:
+        try:
+            image = sample.image(exif=self.geometry.exif)
+        except PictureError as error:
+            where = "" if self.source in error.message else f"{self.source}: "
+            raise PictureError(f"{where}{error.message}") from error
+        shorter, longer = sorted(image.size)
+        if self.geometry.resize**2 * longer > MAX_PIXELS * shorter:  # a small file would fill the memory
+            size = f"{image.width}x{image.height}"
+            raise PictureError(f"{self.source}: {sample.name}: {size} pixels are too narrow to resize")
+        view: Pixels = centre_crop(image, self.geometry)[0]
+        return view
+
+
+def open_feed(
+    source: Path | None,
+    spec: ModelSpec,
+    *,
+    count: int | None = None,
+    seed: int = 0,
+    exclude: Collection[str] = (),
+    split: str | None = None,
+    prefer: Sequence[str] = (),
+    labelled: bool = False,
+    workers: int | None = None,
+) -> Feed:
+    """Pictures of `source` for the model of `spec`.
+
+    `source` is whatever `open_dataset` opens, with `split` where it has several, by default the first of `prefer` that
+    it has; or, unless `labelled`, any folder, archive or picture that is no data set: then all pictures there, at any
+    depth. None makes `count` pictures from numbers (`SYNTHETIC` by default).
+
+    `count` pictures are chosen, or all if there are fewer: the pictures in order, without those that `exclude`
+    names, are cut into `count` runs of equal length, and of each one is drawn by `seed` (NumPy's PCG64). As the
+    pictures of a class lie together, every class is represented as in the whole. The order is kept.
+
+    With `labelled` the labels become class numbers of the model, see `match_classes`.
+
+    Raises `DataError` if there are no pictures, or no labels that the model knows; `UsageError` for a count below 1.
+    """
+    if count is not None and count < 1:
+        raise UsageError(f"at least one picture is needed, not {count}")
+    if source is None:
+        if labelled:
+            raise UsageError("pictures made from numbers have no labels", hint="give a data set")
+        return Feed("synthetic pictures", _synthetic(count or SYNTHETIC, seed, spec.input.resize), spec.input)
+    dataset = _dataset(source, split, prefer, labelled)
+    used = frozenset(exclude)
+    samples = dataset.samples if dataset else _pictures(source)
+    left = [sample for sample in samples if sample.name not in used]
+    if not left:
+        raise DataError(f"{source} has no pictures{' besides those left out' if used else ''}")
+    chosen = [left[index] for index in spread(len(left), count, seed)]
+    labels = _labels(chosen, dataset, spec) if dataset and labelled else None
+    name = dataset.name if dataset else None
+    return Feed(str(source), chosen, spec.input, name=name, labels=labels, workers=workers)
+
+
+def spread(total: int, count: int | None, seed: int) -> list[int]:
+    """`count` of the numbers below `total`, ascending: one drawn from each of `count` equal runs; all if too few."""
+    if count is None or count >= total:
+        return list(range(total))
+    edges = np.arange(count + 1) * total // count
+    generator = np.random.Generator(np.random.PCG64(seed))
+    return [int(index) for index in generator.integers(edges[:-1], edges[1:])]
+
+
+def match_classes(dataset: Dataset, spec: ModelSpec) -> Labels:
+    """The model's number of every class of `dataset`, (classes,); -1 for one that the model does not know.
+
+    Classes are told by their WordNet ids where both have such, else by name; where the data set numbers its classes
+    and does not name them, these are the model's numbers.
+    """
+    if dataset.class_ids and spec.class_ids:
+        own, known = dataset.class_ids, spec.class_ids
+    else:
+        own, known = dataset.classes, spec.classes
+    place = {name: index for index, name in enumerate(known)}
+    found = np.array([place.get(name, -1) for name in own], np.int64)
+    if dataset.class_order == "numbered" and (found < 0).all():
+        found = np.arange(len(own))
+        found[found >= len(known)] = -1
+    return found
+
+
+def _labels(samples: Sequence[Sample], dataset: Dataset, spec: ModelSpec) -> Labels:
+    """The model's class numbers. Raises `DataError` naming the classes that it does not know."""
+    own = np.array([sample.label for sample in samples], np.int64)
+    labels: Labels = match_classes(dataset, spec)[own]
+    if (labels < 0).any():
+        strange = [dataset.classes[label] for label in np.unique(own[labels < 0])]
+        raise DataError(
+            f"{dataset.name} has classes that {spec.name} does not know: {some(strange)}",
+            hint=f"it knows {some(spec.classes)}",
+        )
+    return labels
+
+
+def _dataset(source: Path, split: str | None, prefer: Sequence[str], labelled: bool) -> Dataset | None:
+    """The data set at `source`; None for pictures without labels, if that will do."""
+    any_picture = split is None and not labelled
+    if any_picture and source.is_dir() and any(map(is_picture, open_tree(source).list()[1])):
+        return None
+    found: Recognised | None = None
+    try:
+        found = _recognise(source)
+        own = next((name for name in prefer if name in found.splits), None)
+        chosen = choose_split(split or own, found.splits, str(source))
+        return _load(found, Request(f"{source.name}/{chosen}" if chosen else source.name, chosen, None))
+    except DataError:
+        several = found is not None and len(found.splits) > 1
+        if not any_picture or several or not _pictures(source):
+            raise
+        return None
+
+
+def _load(found: Recognised, request: Request) -> Dataset:
+    try:
+        return found.load(request)
+    except DataError as error:
+        # The order of the classes may be unclear; as they are matched by name, any will do.
+        try:
+            return found.load(replace(request, class_order="string"))
+        except (DataError, UsageError):
+            raise error from None
+
+
+def _pictures(source: Path) -> list[Sample]:
+    tree = open_tree(source)
+    return [Sample(name, _UNLABELLED, tree.reader(name)) for name in pictures(tree)]
+
+
+def _synthetic(count: int, seed: int, side: int) -> list[Sample]:
+    return [Sample(f"synthetic {index}", _UNLABELLED, partial(_noise, side, seed, index)) for index in range(count)]
+
+
+def _noise(side: int, seed: int, index: int) -> Pixels:
+    mixed = np.random.SeedSequence((seed, index)).generate_state(1)[0]
+    picture: Pixels = natural_noise(1, side, side, seed=int(mixed))[0]
+    return picture
