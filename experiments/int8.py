@@ -68,14 +68,14 @@ def report(model: str, data: Path, count: int) -> Iterator[str]:
             own = cost.difference
             note(f"{source.spec.name} {target} {method}: {cost}")
             yield (
-                f"| {target} | {method} | {own.model.top1:.2f} | {own.top1:+.2f} | {own.model.top5:.2f} | {own.p:.2f} "
+                f"| {target} | {method} | {own.model.top1:.2f} | {own.top1:+.2f} | {own.model.top5:.2f} | {own.p:.3f} "
                 f"| {cost.cosine:.5f} | {100 * cost.agreement:.2f} |"
             )
     yield "\nMcNemar's p between the methods:\n"
     yield "| | " + " | ".join(get_args(Target)) + " |\n|---|" + "---:|" * len(get_args(Target))
     for first, second in combinations(get_args(Method), 2):
         cells = (difference(found[target, first], found[target, second], classes).p for target in get_args(Target))
-        yield f"| {first}, {second} | " + " | ".join(f"{p:.2f}" for p in cells) + " |"
+        yield f"| {first}, {second} | " + " | ".join(f"{p:.3f}" for p in cells) + " |"
     yield ""
 
 

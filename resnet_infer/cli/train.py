@@ -147,6 +147,9 @@ def train(
     ] = "auto",
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode; default: one a core.")] = None,
     save_every: Annotated[float, typer.Option(min=0, help="Seconds between saves inside an epoch.")] = 300.0,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write the table of epochs for TensorBoard too.")
+    ] = False,
     resume: Annotated[
         str,
         typer.Option(
@@ -168,10 +171,13 @@ def train(
     from resnet_infer import zoo
     from resnet_infer.training.distributed import join_world
     from resnet_infer.training.recipes import get_recipe, parse_stages
+    from resnet_infer.training.records import summary_writer
     from resnet_infer.training.splits import open_splits
     from resnet_infer.training.start import choose_architecture
     from resnet_infer.training.trainer import Options, Trainer
 
+    if tensorboard:
+        summary_writer()
     resolved = get_recipe(
         recipe or ("finetune" if start else "cifar10-paper"),
         arch=arch,
@@ -220,7 +226,7 @@ def train(
             splits,
             output,
             start=checkpoint,
-            options=Options(precision, compiled, data_in, workers, save_every),  # type: ignore[arg-type]
+            options=Options(precision, compiled, data_in, workers, save_every, tensorboard),  # type: ignore[arg-type]
             world=world,
             log=note,
         )

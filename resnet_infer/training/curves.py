@@ -204,7 +204,7 @@ def _label(axes: Axes, runs: Sequence[Run], top: float, scale: float) -> None:
 
 
 def _explain(axes: Axes, runs: Sequence[Run]) -> None:
-    """What the kinds of lines mean, where the curves have come down and leave room."""
+    """What the kinds of lines mean: at the upper right, or below where the curves have not come down."""
     from matplotlib.lines import Line2D
 
     kinds: list[tuple[str, dict[str, Any]]] = [("training error", {"linestyle": "--", "linewidth": 0.9})]
@@ -213,7 +213,8 @@ def _explain(axes: Axes, runs: Sequence[Run]) -> None:
     if any(run.drops for run in runs):
         kinds.append(("learning rate drops", {"linestyle": ":", "linewidth": 0.9}))
     lines = [Line2D([], [], color="#555555", label=label, **style) for label, style in kinds]
-    axes.legend(handles=lines, loc="upper right", framealpha=0.9, edgecolor="none")
+    high = any(max(run.final_error, run.train_error[-1]) > 0.7 * axes.get_ylim()[1] for run in runs)
+    axes.legend(handles=lines, loc="lower left" if high else "upper right", framealpha=0.9, edgecolor="none")
 
 
 def _top(runs: Sequence[Run]) -> float:

@@ -13,6 +13,13 @@ from torch import Tensor, distributed, nn
 
 from resnet_infer.errors import RuntimeUnavailableError, UsageError
 
+_GROUPS: list[Any] = []
+"""Keeps gloo's groups to the end of the process.
+
+A group that the network's `DistributedDataParallel` is the last to let go of waits for its threads without giving up
+Python's lock, and they may be waiting for the lock: the process never ends.
+"""
+
 
 @dataclass(frozen=True)
 class World:
@@ -70,6 +77,7 @@ def join_world(device: str = "auto") -> Iterator[World]:
         distributed.init_process_group("nccl", device_id=chosen)
     else:
         distributed.init_process_group("gloo")
+        _GROUPS.append(distributed.group.WORLD)
     try:
         yield World(chosen, rank, size)
     finally:

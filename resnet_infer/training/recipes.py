@@ -215,11 +215,11 @@ def get_recipe(name: str, **overrides: Any) -> Recipe:
 
 
 def parse_stages(text: str) -> tuple[Stage, ...]:
-    """`EPOCHS:RESIZE:CROP:RATE,...`, e.g. `14:64:56:0.5,1.5:128:112:0.15`. Raises `UsageError`."""
+    """`EPOCHS:RESIZE:CROP:RATE,...`, e.g. `20:64:64:0.1,1.5:96:96:0.01`. Raises `UsageError`."""
     try:
         rows = [part.split(":") for part in text.split(",")]
         return tuple(Stage(float(e), int(resize), int(crop), float(rate)) for e, resize, crop, rate in rows)
     except ValueError as error:
         raise UsageError(
-            f"{text!r} is no list of stages", hint="write EPOCHS:RESIZE:CROP:RATE,... as in 14:64:56:0.5"
+            f"{text!r} is no list of stages", hint="write EPOCHS:RESIZE:CROP:RATE,... as in 20:64:64:0.1"
         ) from error

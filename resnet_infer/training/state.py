@@ -42,7 +42,10 @@ class State:
 
 
 class RunFolder:
-    """`last.safetensors`, `best.safetensors`, `recipe.json` and `metrics.csv`, each whole or absent."""
+    """`last.safetensors`, `best.safetensors`, `recipe.json`, `metrics.csv` and, in the end, `curves.png`.
+
+    Each is whole or absent.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

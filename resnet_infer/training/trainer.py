@@ -25,8 +25,10 @@ from resnet_infer.progress import progress
 from resnet_infer.training import device as devices
 from resnet_infer.training.augment import Draws, Order
 from resnet_infer.training.distributed import World, synchronise
-from resnet_infer.training.prepare import Normalise, Preparation
+from resnet_infer.training.evaluate import error_rates
+from resnet_infer.training.prepare import Preparation
 from resnet_infer.training.recipes import Recipe
+from resnet_infer.training.records import leave_curves, scalars
 from resnet_infer.training.result import measured_on, trained_spec
 from resnet_infer.training.schedule import Phase, Schedule
 from resnet_infer.training.sources import DataIn, open_source
@@ -44,13 +46,14 @@ AGREE_STEPS = 10
 
 @dataclass(frozen=True)
 class Options:
-    """What does not change what is learned, but how fast and how safely. `save_every` is in seconds."""
+    """What does not change what is learned, but how fast, how safely and how visibly. `save_every` is in seconds."""
 
     precision: str = "auto"
     compile: bool | None = None
     data_in: DataIn = "auto"
     workers: int | None = None
     save_every: float = 300.0
+    tensorboard: bool = False
 
 
 class Trainer:
@@ -140,11 +143,15 @@ class Trainer:
             )
             if self.device.type == "cuda":
                 torch.backends.cudnn.benchmark = True
-            with StopSignals() as signals:
-                self.signals = signals
+            with StopSignals() as self.signals, self._scalars() as self.show:
                 while self.state.iteration < self.schedule.iterations:
                     self._train(self.schedule.phase(self.state.iteration))
                 return self._finish()
+
+    def _scalars(self) -> contextlib.AbstractContextManager[Callable[[Sequence[str]], None]]:
+        if self.options.tensorboard and self.world.writes:
+            return scalars(self.run_folder.folder, self.state.iteration)
+        return contextlib.nullcontext(lambda row: None)
 
     def _geometry(self, phase: Phase) -> InputSpec:
         interpolation = self.model_input.interpolation if self.model_input else "bilinear"
@@ -239,7 +246,7 @@ class Trainer:
         now = time.perf_counter()
         state.seconds, epoch_seconds = state.seconds + now - self.clock, state.epoch_seconds + now - self.clock
         train_error = 100 * wrong / state.seen
-        error = self.error(self.validation, self.spec.input)[0] if self.validation else None
+        error = error_rates(self.network, self.validation, self.spec.input, self.world)[0] if self.validation else None
         self.schedule.observe(train_error if error is None else error)
         row = (
             f"{state.iteration / self.order.steps_per_epoch:.2f}",
@@ -259,27 +266,12 @@ class Trainer:
         self.totals.zero_()
         if self.world.writes:
             self.run_folder.add_row(row)
+            self.show(row)
             if better:
                 self.run_folder.save_best(self.spec, self.network, state)
         self.clock = time.perf_counter()
         self._save()
         self._training_mode()
-
-    @torch.no_grad()
-    def error(self, views: Views, geometry: InputSpec) -> tuple[float, float]:
-        """Top-1 and top-5 error in percent over the views of all processes: single view, float32."""
-        self.network.eval()
-        normalise = Normalise(geometry, self.device)
-        counts = torch.zeros(3, dtype=torch.float64, device=self.device)
-        for images, targets in views.batches(geometry):
-            logits = self.network(normalise(torch.from_numpy(images)).permute(0, 3, 1, 2))
-            labels = torch.from_numpy(targets).to(self.device)
-            right = logits.topk(min(5, self.arch.num_classes), dim=1).indices == labels[:, None]
-            counts[0] += (~right[:, 0]).sum()
-            counts[1] += (~right.any(1)).sum()
-            counts[2] += len(labels)
-        first, fifth, total = self.world.sum(counts).tolist()
-        return 100 * first / total, 100 * fifth / total
 
     def _finish(self) -> ModelSpec:
         """Measure `best` once on the test split, or else on the validation split, and write it into its spec."""
@@ -288,11 +280,13 @@ class Trainer:
         spec, data = best.spec, self.data.test or self.data.validation
         if data:
             load_weights(self.network, best)
-            errors = self.error(Views(self._share(data)), spec.input)
-            spec = spec.with_(measured=(measured_on(data, errors, test=self.data.test is not None),))
+            found = error_rates(self.network, Views(self._share(data)), spec.input, self.world)
+            spec = spec.with_(measured=(measured_on(data, found, test=self.data.test is not None),))
         if self.world.writes:
             self.run_folder.finish(Checkpoint(spec, best.weights))
         self.world.wait()
+        if self.world.writes:
+            leave_curves(self.run_folder.folder, self.log)
         return spec
 
     def _share(self, data: Dataset) -> Sequence[Sample]:

@@ -23,24 +23,24 @@ def draws(count: int, step: int = 0) -> Draws:
     return Order(count, count, seed=0).picks(step).draws
 
 
-def positions(count: int) -> torch.Tensor:
-    """Pictures (count, 8, 8, 2) whose pixels name their own row and column, from 1."""
-    rows = torch.arange(1.0, 9).view(8, 1).expand(8, 8)
-    return torch.stack([rows, rows.T], dim=-1).expand(count, 8, 8, 2).contiguous()
+def positions(count: int, size: int = 8) -> torch.Tensor:
+    """Pictures (count, size, size, 2) whose pixels name their own row and column, from 1."""
+    rows = torch.arange(1.0, size + 1).view(size, 1).expand(size, size)
+    return torch.stack([rows, rows.T], dim=-1).expand(count, size, size, 2).contiguous()
 
 
 def test_crops_and_flips_are_uniform_and_independent() -> None:
-    count = 20_000
-    out = pad_and_crop(positions(count), 2, True, draws(count))
-    assert out.shape == (count, 8, 8, 2)
-    centre = out[:, 4, 4]  # never in the border
-    top = centre[:, 0] - 5 + 2
-    flipped = out[:, 4, 3, 1] > out[:, 4, 4, 1]
-    column = torch.where(flipped, out[:, 4, 3, 1], centre[:, 1])
-    left = column - 5 + 2
-    for offset in range(5):
-        assert (top == offset).float().mean().item() == pytest.approx(0.2, abs=0.015)
-        assert (left == offset).float().mean().item() == pytest.approx(0.2, abs=0.015)
+    """Section 4.2: 4 pixels on each side, so 9 places across and 9 down, and a flip half of the time."""
+    count, recipe = 20_000, get_recipe("cifar10-paper")
+    out = pad_and_crop(positions(count, 12), recipe.pad, recipe.flip, draws(count))
+    assert out.shape == (count, 12, 12, 2)
+    centre = out[:, 6, 6]  # never in the border
+    top = centre[:, 0] - 7 + 4
+    flipped = out[:, 6, 5, 1] > out[:, 6, 6, 1]
+    left = torch.where(flipped, out[:, 6, 5, 1], centre[:, 1]) - 7 + 4
+    for offset in range(9):
+        assert (top == offset).float().mean().item() == pytest.approx(1 / 9, abs=0.01)
+        assert (left == offset).float().mean().item() == pytest.approx(1 / 9, abs=0.01)
     assert flipped.float().mean().item() == pytest.approx(0.5, abs=0.015)
     assert abs(torch.corrcoef(torch.stack([top, left, flipped.float()])).triu(1)).max().item() < 0.03
 
@@ -96,7 +96,7 @@ def test_imagenet_crops_come_from_shorter_sides_of_256_to_480() -> None:
 
 def test_area_crops_have_the_areas_and_aspects_they_should() -> None:
     count = 20_000
-    recipe = get_recipe("tiny-imagenet")
+    recipe = get_recipe("tiny-imagenet", area=(0.35, 1.0))
     left, top, width, height = boxes(recipe, 56, np.tile((64, 64), (count, 1)), draws(count)).T
     inside = (width < 64) & (height < 64)
     share, aspect = width * height / 64**2, np.log(width / height)

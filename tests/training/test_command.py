@@ -14,6 +14,7 @@ from PIL import Image
 pytest.importorskip("torch", reason="training needs torch (the extra `train`)")
 
 from resnet_infer.models.checkpoint import load_checkpoint, save_checkpoint
+from resnet_infer.runtimes.onnxruntime import OnnxRuntime
 from tests.conftest import Outcome
 
 Cli = Callable[..., Outcome]
@@ -25,6 +26,9 @@ def test_a_run_is_trained_exported_and_classifies(folder: Path, tmp_path: Path, 
     done = cli(*run)
     assert done.code == 0, done.err
     assert "15 pictures" in done.out
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {
+        *("last.safetensors", "best.safetensors", "recipe.json", "metrics.csv")
+    }
     assert json.loads((tmp_path / "run" / "recipe.json").read_text())["iterations"] == 4
     assert cli("export", tmp_path / "run" / "best.safetensors", "-o", tmp_path / "model.onnx").code == 0
     picture = next((folder / "test" / "red").iterdir())
@@ -111,14 +115,17 @@ def test_fine_tuning_learns_new_classes_and_keeps_their_order(
     assert best.spec.input == load_checkpoint(start).spec.input
     assert best.spec.provenance["from"] == "resnet20-test"
     assert best.spec.provenance["class_order"] == "natural"
-    artifact = tmp_path / "model.onnx"
+    artifact, last = tmp_path / "model.onnx", load_checkpoint(tmp_path / "run" / "last.safetensors").spec
     assert cli("export", tmp_path / "run" / "last.safetensors", "-o", artifact).code == 0
-    answers = cli("classify", flowers, "-m", artifact, "--top-k", 1, "--format", "jsonl")
-    assert answers.code == 0, answers.err
-    lines = answers.out.splitlines()
-    assert len(lines) == 100
-    wrong = [line for line in lines if not any(f"{name}/" in line and line.count(name) > 1 for name in names)]
-    assert not wrong
+    with OnnxRuntime(artifact, device="cpu") as runtime:
+        assert (runtime.spec.classes, runtime.spec.input) == (names, last.input)
+        assert runtime.spec.provenance == last.provenance
+    done = cli("classify", flowers, "-m", artifact, "--top-k", 1, "--format", "jsonl")
+    assert done.code == 0, done.err
+    answers = [json.loads(line) for line in done.out.splitlines()]
+    assert len(answers) == 100
+    for answer in answers:
+        assert answer["predictions"][0]["label"] == Path(answer["source"]).parent.name
 
 
 def test_frozen_stages_stay_as_they_were(flowers: Path, start: Path, tmp_path: Path, cli: Cli) -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from resnet_infer.errors import UsageError
 from resnet_infer.training.recipes import RECIPES, Stage, get_recipe, parse_stages
 from resnet_infer.training.schedule import Schedule
+from tests.conftest import ROOT
 
 
 def schedule(name: str, depth: int = 20, steps_per_epoch: int = 351, **overrides: object) -> Schedule:
@@ -78,13 +79,13 @@ def test_a_plateau_divides_the_rate_and_survives_a_restart() -> None:
 
 
 def test_stages_follow_each_other_with_rates_and_sizes_of_their_own() -> None:
-    one = schedule("tiny-imagenet", 18, steps_per_epoch=100)
+    stages = parse_stages("14:64:56:0.5,1.5:128:112:0.15")
+    assert stages == (Stage(14, 64, 56, 0.5), Stage(1.5, 128, 112, 0.15))
+    one = schedule("tiny-imagenet", 18, steps_per_epoch=100, stages=stages, warmup=0.2)
     assert [(p.start, p.stop, p.resize, p.crop) for p in one.phases] == [(0, 1400, 64, 56), (1400, 1550, 128, 112)]
-    assert one.rate(279) == pytest.approx(0.5)
-    assert one.rate(1429) == pytest.approx(0.15)
-    assert [(p.start, p.stop) for p in schedule("tiny-imagenet", iterations=31).phases] == [(0, 28), (28, 31)]
-    assert parse_stages("14:64:56:0.5,1.5:128:112:0.15") == get_recipe("tiny-imagenet").stages
-    assert get_recipe("tiny-imagenet", stages=parse_stages("1:8:8:0.1")).stages == (Stage(1, 8, 8, 0.1),)
+    assert [one.rate(step) for step in (279, 1429)] == pytest.approx([0.5, 0.15])
+    shorter = schedule("tiny-imagenet", stages=stages, iterations=31)
+    assert [(p.start, p.stop) for p in shorter.phases] == [(0, 28), (28, 31)]
 
 
 def test_another_length_stretches_the_schedule_unless_it_is_given() -> None:
@@ -126,3 +127,24 @@ def test_a_mistyped_recipe_is_guessed() -> None:
         get_recipe("tiny-imagenet", peak_rate=0.1)
     with pytest.raises(UsageError, match="no list of stages"):
         parse_stages("14:64")
+
+
+def test_the_documentation_lists_the_recipes() -> None:
+    def plus(*values: object) -> str:
+        return " + ".join(str(value) for value in values)
+
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    for recipe in RECIPES.values():
+        stages = recipe.stages
+        if stages:
+            length = f"{plus(*(f'{stage.epochs:g}' for stage in stages))} epochs"
+        else:
+            length = f"{recipe.iterations:,} iterations" if recipe.iterations else f"{recipe.epochs:g} epochs"
+        rate = plus(*(stage.peak_rate for stage in stages)) or recipe.peak_rate
+        crop = plus(*(stage.crop for stage in stages)) or recipe.crop or "of `--from`"
+        row = (
+            *(f"`{recipe.name}`", recipe.arch or "of `--from`", length, recipe.batch_size),
+            *(f"{rate}, {recipe.schedule}", f"{recipe.weight_decay:f}".rstrip("0")),
+        )
+        decay = "on all" if recipe.decay_all else "on weights"
+        assert f"| {' | '.join(map(str, row))} {decay} | {recipe.augmentation}, {crop} |" in text

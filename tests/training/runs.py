@@ -1,0 +1,45 @@
+"""Short runs of a small network, and what they left."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from resnet_infer.models.architectures import architecture
+from resnet_infer.models.checkpoint import load_checkpoint
+from resnet_infer.training.recipes import Recipe, get_recipe
+from resnet_infer.training.splits import open_splits
+from resnet_infer.training.trainer import Options, Trainer
+
+
+def recipe(name: str = "cifar10-short", **changes: object) -> Recipe:
+    quick = {"iterations": 12, "batch_size": 16, "validation": 8, "peak_rate": 0.1, "resize": 16, "crop": 16}
+    return get_recipe(name, **{**quick, **changes})
+
+
+def trainer(
+    folder: Path,
+    run: Path,
+    log: Callable[[str], None] = lambda line: None,
+    options: Options = Options(precision="fp32"),  # noqa: B008
+    **changes: object,
+) -> Trainer:
+    one = recipe(**changes)
+    return Trainer(
+        architecture("resnet8", 3), one, open_splits(folder, validation=one.validation), run, options=options, log=log
+    )
+
+
+def same(one: Path, other: Path) -> None:
+    first, second = load_checkpoint(one), load_checkpoint(other)
+    assert all(np.array_equal(value, second.weights[name]) for name, value in first.weights.items())
+    assert first.extra
+    assert all(np.array_equal(value, second.extra[name]) for name, value in first.extra.items())
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with open(run / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
