@@ -60,6 +60,12 @@ class Calibration:
                 f"the calibration has no range of {tensor} on the {grid} grid by {method}", hint="calibrate again"
             ) from error
 
+    def mean(self, tensor: str) -> tuple[float, ...]:
+        """The mean of each channel of a tensor. Raises `ModelError` for one that was not measured."""
+        if tensor not in self.means:
+            raise ModelError(f"the calibration has no mean of {tensor}", hint="calibrate again")
+        return self.means[tensor]
+
     def require(self, model: ModelProto) -> None:
         """Raise `ModelError` unless the ranges were measured on this net."""
         if net_sha256(model) != self.net_sha256:

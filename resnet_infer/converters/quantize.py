@@ -192,9 +192,9 @@ class _Writer:
             bias = np.zeros(len(rows))
         input_scale = self.scales[node.input[0]][0]
         scale = np.abs(rows).reshape(len(rows), -1).max(axis=1) / self.weight_limit
-        if self.target == "cpu":
-            # The bias of a channel with hardly any weight, a constant, would need more than 32 bits.
-            scale = np.maximum(scale, np.abs(bias) / (LARGEST_BIAS * float(input_scale)))
+        # The bias of a channel with hardly any weight, a constant, would need more than 32 bits. Where it is a float in
+        # this graph, ONNX Runtime makes an integer of it by itself, and lets it overflow.
+        scale = np.maximum(scale, np.abs(bias) / (LARGEST_BIAS * float(input_scale)))
         scale = np.where(scale > TINY, scale, 1.0).astype(np.float32)
         steps = scale.astype(np.float64).reshape(-1, *[1] * (rows.ndim - 1))
         integers = np.clip(np.rint(rows / steps), -self.weight_limit, self.weight_limit)
@@ -218,7 +218,7 @@ class _Writer:
 
         Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019, section 4.2.
         """
-        means = np.array(self.calibration.means[tensor])
+        means = np.array(self.calibration.mean(tensor))
         sums = error.reshape(*error.shape[:2], -1).sum(axis=2)
         groups = len(means) // sums.shape[1]
         split = sums.reshape(groups, -1, sums.shape[1])

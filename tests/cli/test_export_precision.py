@@ -179,7 +179,10 @@ def test_fp16(cli: Cli, here: Path, pictures: Path) -> None:
         (("--format", "tensorrt", "--dynamic-size"), "--dynamic-size is an option of --format onnx"),
         (("--format", "tensorrt", "--target", "cpu"), "--format tensorrt is for the target tensorrt"),
         (("--format", "tensort"), "did you mean tensorrt?"),
-        (("-p", "int8", "--calibration-data", "SAVED", "--float-layers", "layer2.1.conv"), "did you mean layer2.1.conv"),
+        (
+            ("-p", "int8", "--calibration-data", "SAVED", "--float-layers", "layer2.1.conv"),
+            "did you mean layer2.1.conv",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_a_usage_error(
@@ -222,3 +225,31 @@ def test_another_nets_calibration_is_refused(
     assert done.code == 1
     assert "broken.json is no calibration" in done.err
     assert not os.listdir(here)
+
+
+def test_the_fastest_on_this_machine(cli: Cli, here: Path, pictures: Path, calibration: Path) -> None:
+    done = cli(
+        *("export", "--target", "auto", "--calibration-data", calibration, "--check-data", pictures),
+        *("--opt-batch", 1, "-o", "best.onnx", "--json"),
+    )
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    trials = [item for item in report["trials"] if item["failure"] is None]
+    assert {item["precision"] for item in trials} >= {"fp32", "int8"}
+    assert report["tuned"]["ms"] <= 1.03 * min(item["ms"] for item in trials) + 0.001
+    assert "chosen" in done.err
+    with open_runtime(here / "best.onnx", device="cpu") as runtime:
+        assert runtime.spec.precision == report["precision"]
+        assert runtime.spec.provenance["tuned"] == report["tuned"]
+    kept = {"best.onnx"} | ({"best.calibration.json"} if report["precision"] == "int8" else set())
+    assert set(os.listdir(here)) == kept
+
+
+def test_what_costs_too_much_is_not_kept_however_fast(cli: Cli, here: Path, pictures: Path, calibration: Path) -> None:
+    bad = ruined(calibration, here / "bad.json")
+    done = cli(
+        "export", "--target", "auto", "--calibration-data", bad, "--check-data", pictures, "-o", "best.onnx", "--json"
+    )
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["precision"] == "fp32"
+    assert "int8 is out" in done.err
