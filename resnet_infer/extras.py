@@ -15,6 +15,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "export": ("onnx",),
         "train": ("torch",),
         "report": ("matplotlib",),
+        "serve": ("bentoml",),
     }
 )
 """Extra -> the modules it brings. `cpu` and `gpu` both bring `onnxruntime` and exclude each other."""

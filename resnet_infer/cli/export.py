@@ -132,6 +132,8 @@ def export(
     precision = precision or "fp32"
     if isinstance(source, Path) and (chosen.suffix, precision) == (source.suffix, "fp32") and target != "auto":
         raise ModelError(f"{source} is an artifact already", hint="lower its precision with --precision int8 or fp16")
+    if isinstance(source, Path) and output and output.resolve() == source.resolve():
+        raise UsageError(f"{output} is what it is made from, and would be lost", hint="choose another name with -o")
     stem = source.stem if isinstance(source, Path) else source.spec.name
     name = stem + ("" if precision == "fp32" else f".{precision}") + chosen.suffix
     order = Order(
@@ -161,6 +163,10 @@ def export(
 def _build_options(given: dict[str, Any]) -> Any:
     from resnet_infer.converters.tensorrt import BuildOptions
 
+    least, best, most = (given.get(f"{name}_batch") for name in ("min", "opt", "max"))
+    given["max_batch"] = most or max(64, best or 0, least or 0)
+    given["opt_batch"] = best or min(given["max_batch"], max(8, least or 0))
+    given["min_batch"] = least or 1
     if "workspace" in given:
-        given = {**given, "workspace": given["workspace"] * 2**20}
+        given["workspace"] *= 2**20
     return BuildOptions(**given)

@@ -10,9 +10,9 @@ from typing import Any
 
 from resnet_infer.console import note
 from resnet_infer.converters.export import read_artifact
-from resnet_infer.converters.make import CALIBRATION_SUFFIX, Made, Order, make
+from resnet_infer.converters.make import CALIBRATION_SUFFIX, Made, Order, check, make
 from resnet_infer.converters.tune import Artifact, Place, Trial, candidates, choose, report, time_candidates
-from resnet_infer.errors import ParityError
+from resnet_infer.errors import ModelError, ParityError, UsageError
 from resnet_infer.extras import needs
 from resnet_infer.files import atomic_path
 from resnet_infer.models.checkpoint import Checkpoint
@@ -34,6 +34,11 @@ def make_fastest(
     the artifact's provenance. Raises `ParityError` if only one precision was to be tried and costs too much.
     """
     wanted = tuple(precisions or _worth_trying(order))
+    if len(wanted) == 1:
+        check(replace(order, precision=wanted[0]))
+    if wanted == ("fp32",) and order.max_drop is not None:
+        raise UsageError("only FP32 can be tried, and it costs nothing that --max-drop could limit")
+    rejected: dict[str, str] = {}
     made: dict[Path, Made] = {}
     artifacts = []
     with TemporaryDirectory() as scratch:
@@ -41,9 +46,10 @@ def make_fastest(
             path = Path(scratch) / f"{name}.onnx"
             try:
                 made[path] = make(model, path, own)
-            except ParityError as error:
+            except (ParityError, ModelError) as error:
                 if len(wanted) == 1:
                     raise
+                rejected[name] = error.message
                 note(f"{own.precision} is out: {error.message}")
                 continue
             artifacts.append(Artifact(path, own.precision, places))
@@ -60,6 +66,7 @@ def make_fastest(
         with atomic_path(target) as temporary:
             temporary.write_bytes(graph.SerializeToString())
         evidence = {**chosen.evidence, "tuned": tuned, "trials": [item.to_json() for item in trials]}
+        evidence["rejected"] = rejected
         calibration = chosen.path.with_suffix(CALIBRATION_SUFFIX)
         if calibration.exists():
             kept = target.with_suffix(CALIBRATION_SUFFIX)

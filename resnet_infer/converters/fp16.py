@@ -88,7 +88,8 @@ def to_fp16(model: ModelProto, *, images: Images | None = None, keep: Collection
         reason = "; ".join(f"{name}: {kept[name]}" for name in list(kept)[:3])
         raise ModelError(f"no layer of {spec.name} fits FP16 ({reason})", hint="use --precision fp32")
     graph.rewrite()
-    set_spec(result, spec.with_(precision="fp16"))
+    # What was measured, was measured of the FP32 net.
+    set_spec(result, spec.with_(precision="fp16", measured=()))
     try:
         onnx.checker.check_model(result, full_check=True)
     except Exception as error:  # onnx's exceptions share no base class but this

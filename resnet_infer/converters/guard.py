@@ -16,6 +16,8 @@ from resnet_infer.models.spec import Precision
 from resnet_infer.runtimes.base import Logits
 
 Labels = NDArray[np.int64]
+FLOOR = 0.9
+"""The least cosine whatever the errors are: where FP32 only guesses, its top-1 error cannot rise."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Cost:
     def passes(self, gate: Gate) -> bool:
         if gate.max_drop is None:
             return self.cosine >= gate.cosine and self.agreement >= gate.agreement
-        return self.difference is not None and self.difference.top1 <= gate.max_drop
+        return self.cosine >= FLOOR and self.difference is not None and self.difference.top1 <= gate.max_drop
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "difference": self.difference.to_json() if self.difference else None}
@@ -107,7 +109,7 @@ def require(cost: Cost, gate: Gate, what: str) -> None:
     asked = (
         f"a cosine of {gate.cosine} and an agreement of {100 * gate.agreement:.0f}%"
         if gate.max_drop is None
-        else f"at most {gate.max_drop:+.2f} points of top-1 error"
+        else f"at most {gate.max_drop:+.2f} points of top-1 error and a cosine of {FLOOR}"
     )
     raise ParityError(
         f"{what} costs too much accuracy, {asked} being asked for: {cost}",

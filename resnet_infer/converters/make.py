@@ -39,6 +39,8 @@ CHECK_PICTURES = 1000
 TRAINING = ("train",)
 HELD_OUT = ("val", "test")
 """Splits that pictures are taken from, where a data set has several: to calibrate, and to see what INT8 costs."""
+LEAST_PICTURES = 16
+"""Fewer say nothing about a cost."""
 CALIBRATION_SUFFIX = ".calibration.json"
 
 
@@ -91,12 +93,12 @@ def make(model: Checkpoint | Path, target: Path, order: Order) -> Made:
     nothing under the final name, if the artifact does not answer as its source does, or costs more than asked for.
     """
     engine = target.suffix == ".engine"
-    half = order.precision == "fp16"
+    half = True
     if engine:
         from resnet_infer.converters import tensorrt
 
         half = tensorrt.graph_for(order.precision, tensorrt.require_tensorrt(order.device)).half
-    _check(order)
+    check(order)
     source = open_source(model, dynamic_size=order.dynamic_size)
     evidence: dict[str, Any] = {}
     if source.parity:
@@ -105,8 +107,10 @@ def make(model: Checkpoint | Path, target: Path, order: Order) -> Made:
     graph, calibration = source.graph, None
     if order.precision == "int8":
         graph, calibration = _int8(source, order, evidence)
-    elif half:
-        graph = _fp16(source, order, evidence)
+    elif order.precision == "fp16":
+        # TensorRT 8 makes its own FP16 of the FP32 graph; what FP16 costs is the same question.
+        lowered = _fp16(source, order, evidence)
+        graph = lowered if half else source.graph
     if engine:
         crop = source.spec.input.crop
         _build(graph, target, order, natural_noise(PARITY_PICTURES, crop, crop), evidence)
@@ -124,7 +128,7 @@ def make(model: Checkpoint | Path, target: Path, order: Order) -> Made:
     return Made(target, order.precision, evidence)
 
 
-def _check(order: Order) -> None:
+def check(order: Order) -> None:
     """Before anything slow. Raises `UsageError`."""
     data = order.pictures.calibration
     if order.precision == "int8":
@@ -144,70 +148,95 @@ def _check(order: Order) -> None:
 def _int8(source: Source, order: Order, evidence: dict[str, Any]) -> tuple[ModelProto, Calibration]:
     data = order.pictures.calibration
     assert data
+    calibration = feed = None
     if data.name.endswith(".json"):
-        calibration, feed = Calibration.load(data), None
+        calibration = Calibration.load(data)
+        calibration.require(source.graph)
     else:
         feed = open_feed(data, source.spec, count=order.pictures.calibration_count, prefer=TRAINING)
+    # Before the slow part, because it may fail.
+    pictures, gate = _compared_on(source.spec, order, feed)
+    if calibration is None:
+        assert feed
         with progress("calibrating", len(feed), "pictures") as advance:
             calibration = calibrate(source.graph, feed.crops(), advance=advance)
-    check, gate = _checked(source.spec, order, calibration, feed)
     lowered = lower_to_int8(
         source.graph,
         calibration,
-        check,
+        pictures,
         gate,
         target=order.target,
         method=order.method,
         weight_bits=order.weight_bits,
         float_layers=order.float_layers,
     )
-    return _told(lowered, check, evidence), calibration
+    return _told(lowered, pictures, evidence), calibration
 
 
 def _fp16(source: Source, order: Order, evidence: dict[str, Any]) -> ModelProto:
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         note(ON_CPU)
-    check, gate = _checked(source.spec, order, None, None)
-    return _told(lower_to_fp16(source.graph, check, gate), check, evidence)
+    pictures, gate = _compared_on(source.spec, order, None)
+    return _told(lower_to_fp16(source.graph, pictures, gate), pictures, evidence)
 
 
-def _checked(spec: ModelSpec, order: Order, calibration: Calibration | None, feed: Feed | None) -> tuple[Feed, Gate]:
-    """The pictures to compare on, and what is asked of the comparison."""
-    pictures = order.pictures
-    count = pictures.check_count
-    if pictures.check:
-        check = _labelled_if_possible(pictures.check, spec, count, order.max_drop is not None)
-    elif feed and calibration:
-        try:
-            check = open_feed(Path(feed.source), spec, count=count, exclude=calibration.pictures, prefer=TRAINING)
-        except DataError:
-            note("all pictures are used to calibrate, so the cost is measured on them too: it may be a little more")
-            check = feed
+def _compared_on(spec: ModelSpec, order: Order, feed: Feed | None) -> tuple[Feed, Gate]:
+    """The pictures to compare on, and what is asked of the comparison. `feed` are those that calibrate."""
+    wanted = order.pictures
+    if wanted.check:
+        used = feed.names if feed and wanted.check == wanted.calibration else ()
+        found = _labelled_if_possible(wanted.check, spec, wanted.check_count, HELD_OUT, order.max_drop is not None)
+        if set(used) & set(found.names) and found.name == (feed and feed.name):
+            note("some of the pictures to compare on calibrate too, so the cost may be a little more than is measured")
+        if len(found) < LEAST_PICTURES:
+            raise UsageError(
+                f"--check-data has {len(found)} pictures; it takes {LEAST_PICTURES} to tell what INT8 costs"
+            )
+    elif feed:
+        found = _rest(spec, order, feed)
     else:
-        check = open_feed(None, spec)
-    return check, choose_gate(order.precision, order.max_drop, check.labels is not None)
+        found = open_feed(None, spec)
+        note("without pictures the cost is measured on synthetic ones: --check-data gives real ones")
+    return found, choose_gate(order.precision, order.max_drop, found.labels is not None)
 
 
-def _labelled_if_possible(source: Path, spec: ModelSpec, count: int, required: bool) -> Feed:
+def _rest(spec: ModelSpec, order: Order, feed: Feed) -> Feed:
+    """The pictures of the calibration data that do not calibrate; if they are too few, those that do."""
+    data = order.pictures.calibration
+    assert data
+    count = order.pictures.check_count
     try:
-        return open_feed(source, spec, count=count, prefer=HELD_OUT, labelled=True)
+        rest = _labelled_if_possible(data, spec, count, TRAINING, order.max_drop is not None, feed.names)
+    except DataError:
+        rest = None
+    if rest and len(rest) >= LEAST_PICTURES:
+        return rest
+    note("the pictures that calibrate are those to compare on too, so the cost may be a little more than is measured")
+    return _labelled_if_possible(data, spec, len(feed), TRAINING, order.max_drop is not None)
+
+
+def _labelled_if_possible(
+    source: Path, spec: ModelSpec, count: int, prefer: Sequence[str], required: bool, exclude: Sequence[str] = ()
+) -> Feed:
+    try:
+        return open_feed(source, spec, count=count, prefer=prefer, exclude=exclude, labelled=True)
     except DataError as error:
         if required:
             raise
         note(f"compared without labels: {error.message}")
-        return open_feed(source, spec, count=count, prefer=HELD_OUT)
+        return open_feed(source, spec, count=count, prefer=prefer, exclude=exclude)
 
 
-def _told(lowered: Lowered, check: Feed, evidence: dict[str, Any]) -> ModelProto:
+def _told(lowered: Lowered, pictures: Feed, evidence: dict[str, Any]) -> ModelProto:
     """Say what was found, and write the error, where it was measured, into the spec."""
     cost = lowered.cost
-    note(f"{lowered.spec.precision} against fp32 on {check.source}: {cost}")
+    note(f"{lowered.spec.precision} against fp32 on {pictures.source}: {cost}")
     for name, reason in lowered.float_layers.items():
         note(f"left in float: {name} ({reason})")
-    evidence["accuracy"] = {"pictures_from": check.source, **lowered.to_json()}
+    evidence["accuracy"] = {"pictures_from": pictures.source, **lowered.to_json()}
     if cost.difference:
         errors = cost.difference.model
-        measured = Measured(Path(check.source).name, "1-crop", cost.pictures, errors.top1, errors.top5)
+        measured = Measured(Path(pictures.source).name, "1-crop", cost.pictures, errors.top1, errors.top5)
         set_spec(lowered.model, lowered.spec.with_(measured=(measured,)))
     return lowered.model
 

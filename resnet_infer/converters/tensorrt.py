@@ -88,7 +88,7 @@ def build_engine(
                 raise
         require_precision(layers, precision, graph.convolutions, build.major)
         info = EngineInfo(
-            spec=graph.spec.with_(precision=precision),
+            spec=graph.spec.with_(precision=precision, measured=()),  # nothing was measured of the engine yet
             tensorrt=str(tensorrt.__version__),
             gpu=gpu.name,
             compute_capability=gpu.compute_capability,

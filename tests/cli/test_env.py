@@ -78,7 +78,15 @@ def test_what_is_missing_comes_with_the_command_that_installs_it(cli: Cli, insta
 
 def test_where_all_is_there_nothing_is_missing(cli: Cli, installed: Callable[..., None]) -> None:
     pytest.importorskip("onnxruntime", reason="tells the devices (the extra `cpu` or `gpu`)")
-    installed(onnxruntime_gpu="1.2", tensorrt="10.1", cuda_bindings="12.9", onnx="1.3", torch="2.5", matplotlib="3.9")
+    installed(
+        onnxruntime_gpu="1.2",
+        tensorrt="10.1",
+        cuda_bindings="12.9",
+        onnx="1.3",
+        torch="2.5",
+        matplotlib="3.9",
+        bentoml="1.4",
+    )
     report = json.loads(cli("env", "--json").out)
     assert report["missing"] == {}
     assert report["packages"]["onnxruntime"] == "onnxruntime-gpu 1.2"
@@ -87,5 +95,5 @@ def test_where_all_is_there_nothing_is_missing(cli: Cli, installed: Callable[...
 
 def test_one_package_of_two_is_not_enough(cli: Cli, installed: Callable[..., None]) -> None:
     pytest.importorskip("onnxruntime", reason="tells the devices (the extra `cpu` or `gpu`)")
-    installed(onnxruntime_gpu="1.2", tensorrt="10.1", onnx="1.3", torch="2.5", matplotlib="3.9")
+    installed(onnxruntime_gpu="1.2", tensorrt="10.1", onnx="1.3", torch="2.5", matplotlib="3.9", bentoml="1.4")
     assert json.loads(cli("env", "--json").out)["missing"] == {'pip install "resnet-infer[gpu]"': ["cuda"]}

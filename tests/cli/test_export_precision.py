@@ -86,16 +86,20 @@ def test_int8_from_a_folder(cli: Cli, here: Path, pictures: Path) -> None:
     assert report["bytes"] < 0.4 * zoo.artifact(NAME).stat().st_size
     with open_runtime(here / f"{NAME}.int8.onnx", device="cpu") as runtime:
         assert runtime.spec.precision == "int8"
-        assert runtime.spec.measured == ()
+        (measured,) = runtime.spec.measured
         quantization = runtime.spec.provenance["quantization"]
     assert (quantization["target"], quantization["method"], quantization["pictures"]) == ("cpu", "mse", 64)
     assert quantization["sha256"] == report["calibration"]["sha256"]
+    # The labels of the pictures that were left give the error.
+    assert measured.pictures == COUNT - 64
+    assert measured.top1_error == accuracy["cost"]["difference"]["model"]["top1"]
 
 
 def test_a_calibration_is_used_again(cli: Cli, here: Path, pictures: Path, calibration: Path) -> None:
-    fresh = int8(cli, pictures, "--calibration-pictures", 64, "-o", "fresh.onnx")
+    check = ("--check-data", pictures)
+    fresh = int8(cli, pictures, "--calibration-pictures", 64, *check, "-o", "fresh.onnx")
     assert fresh.code == 0, fresh.err
-    again = int8(cli, here / "fresh.calibration.json", "-o", "again.onnx")
+    again = int8(cli, here / "fresh.calibration.json", *check, "-o", "again.onnx")
     assert again.code == 0, again.err
     assert (here / "fresh.onnx").read_bytes() == (here / "again.onnx").read_bytes()
     assert (here / "fresh.calibration.json").read_text() == (here / "again.calibration.json").read_text()
@@ -108,6 +112,7 @@ def test_an_artifact_is_as_good_a_source_as_its_checkpoint(cli: Cli, here: Path,
     done = int8(cli, calibration, "net.onnx")
     assert done.code == 0, done.err
     assert (here / "net.int8.onnx").read_bytes() == (here / "one.onnx").read_bytes()
+    assert int8(cli, calibration, "net.onnx", "-o", "net.onnx").code == 2
     again = int8(cli, calibration, "net.int8.onnx", "-o", "twice.onnx")
     assert again.code == 2
     assert "net.int8.onnx is int8 already" in again.err

@@ -60,6 +60,14 @@ def test_max_drop_is_the_gate_where_there_are_labels() -> None:
     assert not measure(REFERENCE, REFERENCE).passes(Gate(0, 0, max_drop=100))
 
 
+def test_where_fp32_only_guesses_the_error_is_no_gate() -> None:
+    wrong = (LABELS + 1) % 10
+    cost = measure(REFERENCE, -REFERENCE, wrong)
+    assert cost.difference is not None
+    assert cost.difference.top1 <= 0
+    assert not cost.passes(choose_gate("int8", 1.0, labelled=True))
+
+
 def test_one_picture_is_not_enough() -> None:
     with pytest.raises(UsageError, match="cannot be compared"):
         measure(REFERENCE[:1], REFERENCE[:1])
