@@ -11,8 +11,8 @@ from resnet_infer.errors import ModelError, UsageError, first_line
 from resnet_infer.extras import needs
 from resnet_infer.files import atomic_path
 from resnet_infer.models.checkpoint import Checkpoint
-from resnet_infer.models.graph import build_graph
-from resnet_infer.models.spec import METADATA_KEY, ModelSpec
+from resnet_infer.models.graph import build_graph, get_spec
+from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.base import Images
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
 
@@ -72,12 +72,7 @@ def read_artifact(path: Path) -> tuple[ModelProto, ModelSpec]:
         graph = onnx.load(path)
     except Exception as error:  # protobuf's and onnx's share no base class but this
         raise ModelError(f"{path} is no ONNX model, or damaged ({first_line(error)})") from error
-    texts = [item.value for item in graph.metadata_props if item.key == METADATA_KEY]
-    if not texts:
-        raise ModelError(
-            f"{path} carries no model spec", hint=f"adopt it with: resnet-infer import {path} --labels FILE ..."
-        )
-    return graph, ModelSpec.loads(texts[0], str(path))
+    return graph, get_spec(graph, str(path))
 
 
 def prove(

@@ -18,8 +18,8 @@ from resnet_infer.converters.half_graph import HalfGraph
 from resnet_infer.data.synthetic import natural_noise
 from resnet_infer.errors import ModelError, UsageError, did_you_mean, first_line
 from resnet_infer.extras import needs
-from resnet_infer.models.graph import INPUT, set_spec
-from resnet_infer.models.spec import METADATA_KEY, ModelSpec
+from resnet_infer.models.graph import INPUT, get_spec, set_spec
+from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.base import Images
 
 with needs("export", "converting a graph to FP16"):
@@ -118,10 +118,7 @@ def largest(model: ModelProto, tensors: Collection[str], images: Images) -> dict
 
 
 def _spec(model: ModelProto) -> ModelSpec:
-    text = next((item.value for item in model.metadata_props if item.key == METADATA_KEY), None)
-    if text is None:
-        raise ModelError("the graph carries no model spec", hint="adopt it with: resnet-infer import")
-    spec = ModelSpec.loads(text, "the graph")
+    spec = get_spec(model)
     if spec.precision != "fp32":
         raise UsageError(f"{spec.name} is {spec.precision} already; FP16 is made of an FP32 graph")
     return spec

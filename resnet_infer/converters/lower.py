@@ -19,7 +19,8 @@ from resnet_infer.converters.ranges import Method
 from resnet_infer.converters.sensitivity import LayerCost, fewest_float_layers, layer_costs
 from resnet_infer.data.feed import Feed
 from resnet_infer.extras import needs
-from resnet_infer.models.spec import METADATA_KEY, ModelSpec
+from resnet_infer.models.graph import get_spec
+from resnet_infer.models.spec import ModelSpec
 from resnet_infer.progress import progress
 from resnet_infer.runtimes.base import Logits
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
@@ -45,8 +46,7 @@ class Lowered:
     @property
     def spec(self) -> ModelSpec:
         """As the graph carries it."""
-        text = next(item.value for item in self.model.metadata_props if item.key == METADATA_KEY)
-        return ModelSpec.loads(text, "the graph")
+        return get_spec(self.model)
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -20,8 +20,8 @@ from resnet_infer.converters.placement import Net, Target, place
 from resnet_infer.converters.ranges import TINY, Grid, Method, grid_parameters
 from resnet_infer.errors import ModelError, UsageError
 from resnet_infer.extras import needs
-from resnet_infer.models.graph import set_spec
-from resnet_infer.models.spec import METADATA_KEY, ModelSpec
+from resnet_infer.models.graph import get_spec, set_spec
+from resnet_infer.models.spec import ModelSpec
 
 with needs("export", "quantisation"):
     import onnx
@@ -94,10 +94,7 @@ def quantize(
 
 
 def _spec(model: ModelProto) -> ModelSpec:
-    text = next((item.value for item in model.metadata_props if item.key == METADATA_KEY), None)
-    if text is None:
-        raise ModelError("the graph carries no model spec", hint="adopt it with: resnet-infer import")
-    spec = ModelSpec.loads(text, "the graph")
+    spec = get_spec(model)
     if spec.precision != "fp32":
         raise ModelError(f"{spec.name} is {spec.precision} already", hint="INT8 is made of the FP32 net")
     return spec

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_infer import __version__
-from resnet_infer.errors import UsageError
+from resnet_infer.errors import ModelError, UsageError
 from resnet_infer.extras import needs
 from resnet_infer.models.architectures import (
     NORM_EPSILON,
@@ -185,6 +185,16 @@ class _Writer:
         output = output or f"{name}.out"
         self.nodes.append(helper.make_node(kind, inputs, [output], name=name, **(attributes or {}), **more))
         return output
+
+
+def get_spec(model: onnx.ModelProto, label: str = "the graph") -> ModelSpec:
+    """The spec in the model's metadata. Raises `ModelError` if there is none."""
+    text = next((item.value for item in model.metadata_props if item.key == METADATA_KEY), None)
+    if text is None:
+        raise ModelError(
+            f"{label} carries no model spec", hint=f"adopt it with: resnet-infer import {label} --labels FILE ..."
+        )
+    return ModelSpec.loads(text, label)
 
 
 def set_spec(model: onnx.ModelProto, spec: ModelSpec) -> None:
