@@ -1,18 +1,19 @@
-"""`Classifier`: spec, preprocessing, runtime and top-k; the one path that every command and service takes."""
+"""`Classifier`: spec, preprocessing, runtime and top-k; `flow`: the one path on which pictures go through models."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from resnet_infer import zoo
 from resnet_infer.data.image import MAX_PIXELS, read_image
@@ -24,6 +25,9 @@ from resnet_infer.runtimes.base import Runtime
 from resnet_infer.runtimes.registry import open_runtime
 
 Crops = Literal[1, 10]
+Item = TypeVar("Item")
+Views = TypeVar("Views")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,6 @@ class Picture:
 
 LANE_BATCH = 8
 """Most crops in a batch when several are inferred at a time on a CPU: on one thread a larger one is no faster."""
-
-_Prepared = tuple[Picture, Pixels | PictureError]
 
 
 class Classifier:
@@ -131,44 +133,41 @@ class Classifier:
             raise UsageError("the batch size and top-k are at least 1")
         if crops not in (1, 10):
             raise UsageError(f"crops is 1 or 10, not {crops}")
-        prepare = partial(self._prepare, crops=crops)
-        infer = partial(self._answers, top_k=top_k)
-        if self.lanes > 1:
-            # A lane decodes and infers a few pictures from end to end, so that cores do not hand work to each other.
-            size = max(min(batch_size, LANE_BATCH) // crops, 1)
-            groups = _groups(pictures, size, self.lanes)
-            answer = partial(_answer, prepare, infer)
-            results = parallel_map(answer, groups, workers=self.lanes, ahead=2 * self.lanes)
-            with closing(results):
-                for answers in results:
-                    yield from answers
-            return
-        ahead = 2 * max(batch_size // crops, 1) + 8
-        with closing(parallel_map(prepare, pictures, workers=workers, ahead=ahead)) as prepared:
-            batches = _batches(prepared, crops, batch_size)
-            with closing(parallel_map(infer, batches, workers=1, ahead=2)) as results:
-                for answers in results:
-                    yield from answers
+        return flow(
+            pictures,
+            partial(self.views, crops=crops),
+            partial(self._answers, top_k=top_k),
+            lanes=self.lanes,
+            rows=crops,
+            batch_size=batch_size,
+            workers=workers,
+        )
 
-    def _prepare(self, picture: Picture, crops: Crops) -> _Prepared:
-        return picture, self._views(picture, crops)
+    def probabilities(self, views: Sequence[Pixels]) -> NDArray[np.float64]:
+        """The softmax averaged over a picture's views, (pictures, classes), of all pictures in one call.
 
-    def _views(self, picture: Picture, crops: Crops) -> Pixels | PictureError:
+        `views` has an array uint8 (views, height, width, 3) for each picture, all of one shape.
+        """
+        probabilities = softmax(self.runtime(np.concatenate(views) if len(views) > 1 else views[0]))
+        means: NDArray[np.float64] = probabilities.reshape(len(views), -1, probabilities.shape[1]).mean(axis=1)
+        return means
+
+    def views(self, picture: Picture, crops: Crops = 1, *, max_pixels: int = MAX_PIXELS) -> Pixels | PictureError:
+        """What the runtime is given of a picture, uint8 (views, crop, crop, 3), or why there is nothing to give."""
         try:
-            image = read_image(picture.content, picture.source, exif=self.spec.input.exif)
+            image = read_image(picture.content, picture.source, exif=self.spec.input.exif, max_pixels=max_pixels)
+            require_resizable(image, self.spec.input.resize, picture.source)
         except PictureError as error:
             return error
-        shorter, longer = sorted(image.size)
-        if self.spec.input.resize**2 * longer > MAX_PIXELS * shorter:  # a small file would fill the memory
-            return PictureError(f"{picture.source}: {image.width}x{image.height} pixels are too narrow to resize")
         return centre_crop(image, self.spec.input) if crops == 1 else ten_crops(image, self.spec.input)
 
-    def _answers(self, batch: list[_Prepared], top_k: int) -> list[Answer]:
+    def predictions(self, logits: NDArray[np.float32], top_k: int) -> tuple[Prediction, ...]:
+        """The most probable classes by the logits (views, classes) of one picture."""
+        return self._top(softmax(logits).mean(axis=0), top_k)
+
+    def _answers(self, batch: Sequence[tuple[Picture, Pixels | PictureError]], top_k: int) -> list[Answer]:
         views = [pixels for _, pixels in batch if not isinstance(pixels, PictureError)]
-        means: Iterator[NDArray[np.float64]] = iter(())
-        if views:
-            probabilities = softmax(self.runtime(np.concatenate(views) if len(views) > 1 else views[0]))
-            means = iter(probabilities.reshape(len(views), -1, probabilities.shape[1]).mean(axis=1))
+        means = iter(self.probabilities(views) if views else ())
         return [
             Answer(picture.source, error=pixels)
             if isinstance(pixels, PictureError)
@@ -196,9 +195,48 @@ class Classifier:
         self.close()
 
 
-def _groups(pictures: Iterable[Picture], size: int, lanes: int) -> Iterator[list[Picture]]:
-    """`size` pictures at a time; where there are too few to fill every lane, an equal share for each."""
-    iterator = iter(pictures)
+def flow(
+    items: Iterable[Item],
+    prepare: Callable[[Item], Views | PictureError],
+    infer: Callable[[Sequence[tuple[Item, Views | PictureError]]], Sequence[Result]],
+    *,
+    lanes: int,
+    rows: int = 1,
+    batch_size: int = 32,
+    workers: int | None = None,
+) -> Generator[Result, None, None]:
+    """A result for every item, in order: `prepare` decodes one, in threads; `infer` answers several.
+
+    `rows` is what an item adds to a batch of at most `batch_size`. An item that `prepare` has an error for adds
+    nothing and is handed on with it. With several `lanes` each takes a few items from end to end; with one, `workers`
+    threads prepare beside the one that infers. Memory is bounded however many items there are.
+    """
+    if lanes > 1:
+        # A lane decodes and infers a few pictures from end to end, so that cores do not hand work to each other.
+        groups = _groups(items, max(min(batch_size, LANE_BATCH) // rows, 1), lanes)
+
+        def through(group: list[Item]) -> Sequence[Result]:
+            return infer([(item, prepare(item)) for item in group])
+
+        with closing(parallel_map(through, groups, workers=lanes, ahead=2 * lanes)) as answered:
+            for results in answered:
+                yield from results
+        return
+
+    def prepared(item: Item) -> tuple[Item, Views | PictureError]:
+        return item, prepare(item)
+
+    ahead = 2 * max(batch_size // rows, 1) + 8
+    with closing(parallel_map(prepared, items, workers=workers, ahead=ahead)) as ready:
+        batches = _batches(ready, rows, batch_size)
+        with closing(parallel_map(infer, batches, workers=1, ahead=2)) as answered:
+            for results in answered:
+                yield from results
+
+
+def _groups(items: Iterable[Item], size: int, lanes: int) -> Iterator[list[Item]]:
+    """`size` items at a time; where there are too few to fill every lane, an equal share for each."""
+    iterator = iter(items)
     head = list(islice(iterator, lanes * size))
     size = min(size, -(-len(head) // lanes))
     whole = chain(head, iterator)
@@ -206,29 +244,33 @@ def _groups(pictures: Iterable[Picture], size: int, lanes: int) -> Iterator[list
         yield group
 
 
-def _answer(
-    prepare: Callable[[Picture], _Prepared], infer: Callable[[list[_Prepared]], list[Answer]], group: list[Picture]
-) -> list[Answer]:
-    return infer([prepare(picture) for picture in group])
-
-
-def _batches(prepared: Iterable[_Prepared], crops: int, batch_size: int) -> Iterator[list[_Prepared]]:
-    """Groups of as many readable pictures as fit into `batch_size` rows; unreadable ones keep their place."""
-    batch: list[_Prepared] = []
-    rows = 0
+def _batches(
+    prepared: Iterable[tuple[Item, Views | PictureError]], rows: int, batch_size: int
+) -> Iterator[list[tuple[Item, Views | PictureError]]]:
+    """Groups of as many readable items as fit into `batch_size` rows; unreadable ones keep their place."""
+    batch: list[tuple[Item, Views | PictureError]] = []
+    used = 0
     for item in prepared:
-        taken = 0 if isinstance(item[1], PictureError) else crops
-        if batch and (rows + taken > batch_size or len(batch) >= 2 * batch_size):
+        taken = 0 if isinstance(item[1], PictureError) else rows
+        if batch and (used + taken > batch_size or len(batch) >= 2 * batch_size):
             yield batch
-            batch, rows = [], 0
+            batch, used = [], 0
         batch.append(item)
-        rows += taken
+        used += taken
     if batch:
         yield batch
 
 
+def require_resizable(image: Image.Image, side: int, source: str) -> None:
+    """Raise `PictureError` where resizing the shorter side to `side` would let a small file fill the memory."""
+    shorter, longer = sorted(image.size)
+    if side**2 * longer > MAX_PIXELS * shorter:
+        raise PictureError(f"{source}: {image.width}x{image.height} pixels are too narrow to resize")
+
+
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Probabilities over the last axis, in float64."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    """Probabilities over the last axis, in float64; of logits that are not finite none is a number."""
+    with np.errstate(invalid="ignore"):
+        shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     result: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
     return result

@@ -46,3 +46,9 @@ def ten_crops(picture: Image.Image, spec: InputSpec) -> Pixels:
     places = ((0, 0), (right, 0), (0, bottom), (right, bottom), (left, top))
     whole = np.asarray(resized)
     return np.stack([view[y : y + crop, x : x + crop] for view in (whole, whole[:, ::-1]) for x, y in places])
+
+
+def whole_views(picture: Image.Image, side: int, interpolation: Interpolation) -> Pixels:
+    """All of the picture with its shorter side at `side`, and its mirror image (paper section 3.4): (2, H, W, 3)."""
+    whole = np.asarray(resize_shorter_side(picture, side, interpolation))
+    return np.stack([whole, whole[:, ::-1]])

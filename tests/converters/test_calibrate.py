@@ -106,6 +106,18 @@ def test_what_the_methods_cover(seed: int, tail: float, relu: bool, grid: Grid) 
     assert clipped <= 1 - PERCENTILE / 100
 
 
+@pytest.mark.parametrize("tail", [(-1, 30), (-30, 1), (-12, 25)])
+def test_least_squares_clips_each_end_as_it_needs(tail: tuple[float, float]) -> None:
+    """No other range is much better, whichever end has the outliers."""
+    values = np.random.default_rng(0).normal(size=20_000).astype(np.float32)
+    values[:20] *= np.linspace(1, max(np.abs(tail)), 20)
+    values = np.clip(values, *tail)
+    low, high = find_range(histogram(values), "unsigned", "mse")
+    parts = np.linspace(0.05, 1, 20)
+    others = [squared_error(values, (values.min() * a, values.max() * b), "unsigned") for a in parts for b in parts]
+    assert squared_error(values, (low, high), "unsigned") <= 1.05 * min(others)
+
+
 def test_outliers_are_clipped_by_all_but_minmax() -> None:
     values = np.random.default_rng(0).normal(size=400_000).astype(np.float32)
     values[:2] = 300, -300

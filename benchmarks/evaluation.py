@@ -1,0 +1,121 @@
+"""Pictures a second of `evaluate` against what the cores allow and against a plain loop, and what ten crops cost.
+
+    python benchmarks/evaluation.py PHOTOS [MODEL]
+
+PHOTOS is a folder of photographs and nothing else; they are put into class folders as often as needed. MODEL is an
+artifact of a ResNet-50 (INT8, say), by default an untrained one in FP32. Loop and bound are those of `throughput.py`.
+The cost of ten crops is that of inference alone, in seconds of a processor, each protocol in a run of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from paired import COMMAND, PYTHON, Pair, save, seconds
+from throughput import BATCH, LOOP, bound
+from untrained import resnet50
+
+from resnet_infer.models.spec import ModelSpec
+from resnet_infer.runtimes.onnxruntime import OnnxRuntime
+from resnet_infer.zoo import DEFAULT, built_in
+
+CLASSES = 10
+
+
+def spec_of(artifact: Path) -> ModelSpec:
+    with OnnxRuntime(artifact, device="cpu") as runtime:
+        return runtime.spec
+
+
+def class_folders(photos: list[Path], spec: ModelSpec, times: int, root: Path) -> list[str]:
+    """Links to the photographs, each `times` times, in folders that are called after the model's classes."""
+    names = (spec.class_ids or spec.classes)[:CLASSES]
+    for number, photo in enumerate(photos * times):
+        folder = root / names[number % len(names)]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number:06d}{photo.suffix}").symlink_to(photo)
+    return [str(root / name) for name in names]
+
+
+def evaluate(artifact: Path, data: Path, *options: str) -> list[str]:
+    return [COMMAND, "evaluate", str(artifact), str(data), "-b", str(BATCH), *options]
+
+
+def against_loop(artifact: Path, photos: list[Path], times: int, rounds: int) -> dict[str, Any]:
+    with TemporaryDirectory() as root:
+        spec = spec_of(artifact)
+        folders = class_folders(photos, spec, times, Path(root))
+        ours, theirs = [], []
+        for _ in range(rounds):
+            ours.append(seconds(evaluate(artifact, Path(root))))
+            theirs.append(seconds([PYTHON, "-c", LOOP, str(artifact), str(spec.input.resize), str(BATCH), *folders]))
+    count = len(photos) * times
+    return {
+        "pictures": count,
+        "evaluate_per_s": round(count / statistics.median(ours), 1),
+        "loop_per_s": round(count / statistics.median(theirs), 1),
+        "evaluate / loop": round(1 / Pair(ours, theirs).ratio, 3),
+        "rounds": rounds,
+    }
+
+
+def against_bound(artifact: Path, photos: list[Path], times: int, rounds: int) -> dict[str, Any]:
+    with TemporaryDirectory() as root:
+        spec = spec_of(artifact)
+        class_folders(photos, spec, times, Path(root))
+        limits, rates = [], []
+        for _ in range(rounds):
+            limits.append(bound(artifact, photos * 2))
+            rates.append(len(photos) * times / seconds(evaluate(artifact, Path(root))))
+    return {
+        "model": spec.name,
+        "precision": spec.precision,
+        "pictures": len(photos) * times,
+        "evaluate_per_s": round(statistics.median(rates), 1),
+        "bound_per_s": round(statistics.median(limits), 1),
+        "evaluate / bound": round(statistics.median(a / b for a, b in zip(rates, limits, strict=True)), 3),
+        "rounds": rounds,
+    }
+
+
+def ten_crops(artifact: Path, photos: list[Path], rounds: int) -> dict[str, Any]:
+    """Milliseconds of inference for a picture by 1-crop and 10-crop, in turn."""
+    spent: dict[str, list[float]] = {"1-crop": [], "10-crop": []}
+    with TemporaryDirectory() as root:
+        class_folders(photos, spec_of(artifact), 1, Path(root))
+        for _ in range(rounds):
+            for protocol, values in spent.items():
+                command = evaluate(artifact, Path(root), "--protocol", protocol, "--json")
+                done = subprocess.run(command, check=True, capture_output=True)
+                values.append(1000 * json.loads(done.stdout)["speed"]["inference_seconds"])
+    ratios = [ten / one for one, ten in zip(spent["1-crop"], spent["10-crop"], strict=True)]
+    return {
+        **{f"{protocol}_ms": round(statistics.median(values), 2) for protocol, values in spent.items()},
+        "10-crop / 1-crop": round(statistics.median(ratios), 3),
+        "rounds": rounds,
+    }
+
+
+def main() -> None:
+    folder = Path(sys.argv[1]).resolve()
+    photos = sorted(folder.iterdir())
+    large = Path(sys.argv[2]) if len(sys.argv) > 2 else resnet50(folder)
+    loop = against_loop(built_in(DEFAULT, ".onnx"), photos, times=32, rounds=3)
+    limit = against_bound(large, photos, times=8, rounds=2)
+    crops = ten_crops(large, photos, rounds=3)
+    gates = {
+        "built-in: evaluate / loop >= 1.6": loop["evaluate / loop"] >= 1.6,
+        "resnet50: evaluate / bound >= 0.95": limit["evaluate / bound"] >= 0.95,
+        "resnet50: 10-crop / 1-crop <= 10.5": crops["10-crop / 1-crop"] <= 10.5,
+    }
+    save("evaluation", {DEFAULT: loop, "resnet50": limit, "resnet50, ten crops": crops}, gates)
+
+
+if __name__ == "__main__":
+    main()

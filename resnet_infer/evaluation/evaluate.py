@@ -1,0 +1,168 @@
+"""`evaluate`: models, a data set and protocols in, an `Evaluation` out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import numpy as np
+
+from resnet_infer.data.datasets import Dataset
+from resnet_infer.data.datasets.classes import some
+from resnet_infer.errors import DataError, PictureError, UsageError
+from resnet_infer.evaluation.classes import StatedOrder
+from resnet_infer.evaluation.doubts import doubts
+from resnet_infer.evaluation.opening import OpenModel, Row, bound_to, make_rows, open_labelled, open_model
+from resnet_infer.evaluation.paper import ENSEMBLE, TABLES, Figure, Table, published
+from resnet_infer.evaluation.protocols import LocalScorer, as_bytes
+from resnet_infer.evaluation.record import Journal, Record
+from resnet_infer.evaluation.result import Answered, Evaluation, Result
+from resnet_infer.evaluation.run import Seconds, run
+from resnet_infer.metrics import difference
+
+
+def evaluate(
+    models: Sequence[str | None],
+    data: Path,
+    *,
+    protocols: Sequence[str] = (),
+    scales: Sequence[int] | None = None,
+    ensemble: bool = False,
+    reference: str | None = None,
+    max_drop: float | None = None,
+    split: str | None = None,
+    class_order: StatedOrder | None = None,
+    runtime: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    batch_size: int = 32,
+    workers: int | None = None,
+    skip_unreadable: bool = False,
+    resume: Path | None = None,
+    started: Callable[[Dataset, int], Callable[[int], None]] = lambda dataset, done: lambda count: None,
+) -> Evaluation:
+    """The error of `models` on the labelled pictures of `data`, each decoded once for all of them.
+
+    A model is a path or a name; `torch:MODEL` (or another runtime) says what runs it, where that is not `runtime`.
+    `protocols` are of `protocols.PROTOCOLS`, by default the one that fits each model; `scales` belong to multi-scale.
+    `ensemble` adds the mean of all models, and `reference` another model, which the others are compared with.
+    `class_order` is for data whose class names say nothing to the models, see `map_classes`. Pictures that cannot be
+    read are an error, or left out of the count. In the file `resume` answers are kept as they come; where it has
+    some, of the same models, data and protocols, the run goes on from there. `started` is called with the data set
+    and the number of pictures that are answered already, and what it returns with every further picture.
+
+    Raises `UsageError`, `ModelError`, `DataError` and `PictureError`.
+    """
+    if max_drop is not None and reference is None:
+        raise UsageError("--max-drop is the most that may be lost against a model", hint="name it with --reference")
+    if ensemble and len(models) < 2:
+        raise UsageError("an ensemble has at least two models")
+    if not models or batch_size < 1:
+        raise UsageError("there is at least one model, and the batch size is at least 1")
+    dataset = open_labelled(data, split)
+    with ExitStack() as stack:
+
+        def opened(argument: str | None) -> OpenModel:
+            model = open_model(argument, dataset, class_order, runtime=runtime, device=device, threads=threads)
+            stack.enter_context(model.classifier)
+            return model
+
+        base = opened(reference) if reference is not None else None
+        others = [opened(argument) for argument in models]
+        everyone = [base, *others] if base else others
+        scorers, rows = make_rows(others, base, protocols, scales=scales, batch_size=batch_size, ensemble=ensemble)
+        labels = np.array([sample.label for sample in dataset.samples], np.int64)
+        entrants = [row.entrant(labels) for row in rows]
+        record = Record(len(rows), len(dataset.samples))
+        journal = resume and stack.enter_context(Journal(resume, bound_to(dataset, everyone, rows, scorers), record))
+        resumed = int(record.answered.sum())
+        seconds, unreadable = run(
+            dataset,
+            scorers,
+            entrants,
+            record,
+            lanes=min(model.classifier.lanes for model in everyone),
+            batch_size=max(batch_size, *(scorer.rows for scorer in scorers)),
+            workers=workers,
+            skip=skip_unreadable,
+            keep=journal.append if journal else lambda index, digest, answers: None,
+            advance=started(dataset, resumed),
+        )
+        if not record.answered.any():
+            raise DataError(f"no picture of {dataset.name} can be read; the first: {unreadable[0].error.message}")
+        results: list[Result] = []
+        for number, (row, entrant) in enumerate(zip(rows, entrants, strict=True)):
+            answered = Answered.of(record, number, entrant.labels)
+            results.append(_result(row, answered, scorers, seconds, results))
+    duplicates = same_content(dataset, record.alike())
+    warnings = _warnings(results, dataset, duplicates)
+    return Evaluation(dataset, results, record, seconds, unreadable, duplicates, warnings, resumed, max_drop)
+
+
+def same_content(dataset: Dataset, groups: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Those parts of `groups` whose pictures, by their numbers, have the same content to the byte."""
+    found = []
+    for group in groups:
+        contents: dict[bytes, list[int]] = {}
+        for number in group:
+            with suppress(PictureError):  # it has gone since
+                content = as_bytes(dataset.samples[number].read())
+                contents.setdefault(content, []).append(number)
+        found += [part for part in contents.values() if len(part) > 1]
+    return found
+
+
+def _result(
+    row: Row, answered: Answered, scorers: Sequence[LocalScorer], seconds: Seconds, before: Sequence[Result]
+) -> Result:
+    first, count = row.models[0], seconds.pictures
+    compared = None
+    if row.against is not None:
+        other = before[row.against]
+        classes = min(len(other.spec.classes), len(first.classifier.spec.classes))
+        compared = difference(other.answered.ranks, answered.ranks, classes)
+
+    def spent(stage: Sequence[float]) -> float | None:
+        return sum(stage[number] for number in row.scorers) / count if count else None
+
+    return Result(
+        name=row.name,
+        protocol=row.protocol,
+        scales=scorers[row.scorers[0]].scales,
+        members=tuple(model.name for model in row.models),
+        spec=first.classifier.spec,
+        runtime=first.classifier.runtime.describe() if len(row.models) == 1 else {},
+        matched_by=first.classes.by,
+        answered=answered,
+        resize_seconds=spent(seconds.resize),
+        inference_seconds=spent(seconds.inference),
+        published=_published(row),
+        is_reference=row.is_reference,
+        difference=compared,
+    )
+
+
+def _published(row: Row) -> list[tuple[Table, Figure]]:
+    architectures = [model.classifier.spec.architecture for model in row.models]
+    if len(architectures) == 1:
+        return published(architectures[0], row.protocol) if architectures[0] else []
+    if all(arch and arch.family.stem == "imagenet" and arch.num_classes == 1000 for arch in architectures):
+        return [(table, table.rows[-1]) for table in TABLES if table.protocol == ENSEMBLE]
+    return []
+
+
+def _warnings(results: Sequence[Result], dataset: Dataset, duplicates: Sequence[Sequence[int]]) -> list[str]:
+    found = []
+    for result in results:
+        answered, where = result.answered, f"{result.name}, {result.protocol}"
+        if missing := int((answered.top1 < 0).sum()):
+            found.append(f"{where}: {missing} answers are not finite numbers; they count as wrong")
+        found += [f"{where}: {doubt}" for doubt in doubts(answered.labels, answered.top1, result.spec.classes)]
+    for result in {item.spec.name: item for item in results if item.matched_by == "number"}.values():
+        found.append(f"the data numbers its classes: 0 is taken for {result.spec.name}'s {result.spec.classes[0]}")
+    if duplicates:
+        alike = [" = ".join(dataset.samples[number].name for number in group[:3]) for group in duplicates]
+        more = sum(map(len, duplicates)) - len(duplicates)
+        found.append(f"the same picture is counted again {more} times: {some(alike, 3)}")
+    return found

@@ -1,0 +1,174 @@
+"""Arguments -> an open data set, open models, and the rows of the table that they make."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_infer import __version__, zoo
+from resnet_infer.classifier import Classifier
+from resnet_infer.data.datasets import ClassOrder, Dataset, open_dataset
+from resnet_infer.errors import DataError, UsageError
+from resnet_infer.evaluation.classes import ClassMap, StatedOrder, map_classes, same_classes
+from resnet_infer.evaluation.protocols import LocalScorer, default_protocol
+from resnet_infer.evaluation.run import Entrant, Member
+from resnet_infer.models.download import sha256
+from resnet_infer.runtimes.registry import NAMES
+
+DEFAULT_SPLITS = ("test", "val")
+"""Where a data set has several, the first of these that it has is taken unasked."""
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """A model as it was named (None: by default), and which of its classes each class of the data is.
+
+    `prefix` is the runtime that stood before its name, with a colon; else empty.
+    """
+
+    prefix: str
+    argument: str | None
+    classifier: Classifier
+    classes: ClassMap
+
+    @property
+    def name(self) -> str:
+        return self.prefix + (self.classifier.spec.name if self.argument is None else Path(self.argument).name)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides its answers: its weights, and what the runtime says of itself."""
+        runtime = self.classifier.runtime
+        if runtime.name == "torch":
+            checkpoint = zoo.checkpoint(self.argument)
+            weights = hashlib.sha256(checkpoint.spec.dumps().encode())
+            for name, value in sorted(checkpoint.weights.items()):
+                weights.update(name.encode() + np.ascontiguousarray(value).tobytes())
+            digest = weights.hexdigest()
+        else:
+            digest = sha256(zoo.artifact(self.argument))
+        # How many threads compute is of no matter to the answers.
+        settings = {key: value for key, value in runtime.describe().items() if key not in ("threads", "spin")}
+        return {"sha256": digest, **settings}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model, or an ensemble of several, under a protocol. `scorers` are numbers, one for each of `models`.
+
+    `against` is the number of the row that it is compared with.
+    """
+
+    name: str
+    protocol: str
+    models: tuple[OpenModel, ...]
+    scorers: tuple[int, ...]
+    against: int | None = None
+    is_reference: bool = False
+
+    def entrant(self, labels: NDArray[np.int64]) -> Entrant:
+        """For pictures with these labels, by the numbers of the data. Raises `DataError` for unlike models."""
+        first = self.models[0]
+        members = []
+        for scorer, model in zip(self.scorers, self.models, strict=True):
+            order = None if model is first else same_classes(first.classifier.spec, model.classifier.spec)
+            members.append(Member(scorer, order))
+        return Entrant(tuple(members), first.classes.indices[labels])
+
+
+def open_labelled(data: Path, split: str | None) -> Dataset:
+    """The data set, and of several splits the one named or the first of `DEFAULT_SPLITS`.
+
+    Raises `DataError`.
+    """
+    first: DataError | None = None
+    # Classes are told by their labels, so that any order will do where the data leaves it open.
+    orders: tuple[ClassOrder | None, ...] = (None, "string")
+    for name in (split,) if split else (None, *DEFAULT_SPLITS):
+        for order in orders:
+            try:
+                return open_dataset(data, name, class_order=order)
+            except UsageError:  # the format has an order of its own
+                continue
+            except DataError as error:
+                first = first or error
+    assert first is not None
+    raise first
+
+
+def open_model(
+    argument: str | None, dataset: Dataset, order: StatedOrder | None, *, runtime: str, **options: Any
+) -> OpenModel:
+    """`RUNTIME:MODEL` goes before `runtime`. Raises `ModelError`, and `DataError` where classes do not match."""
+    named, _, rest = (argument or "").partition(":")
+    prefix = ""
+    if rest and named in NAMES and not Path(argument or "").exists():
+        runtime, argument, prefix = named, rest, f"{named}:"
+    classifier = Classifier(argument, runtime=runtime, throughput=True, **options)
+    try:
+        return OpenModel(prefix, argument, classifier, map_classes(dataset, classifier.spec, order))
+    except BaseException:
+        classifier.close()
+        raise
+
+
+def make_rows(
+    models: Sequence[OpenModel],
+    reference: OpenModel | None,
+    protocols: Sequence[str],
+    *,
+    scales: Sequence[int] | None,
+    batch_size: int,
+    ensemble: bool,
+) -> tuple[list[LocalScorer], list[Row]]:
+    """For every protocol the reference, every model, and their ensemble. No protocol: the one that fits each model.
+
+    Raises `UsageError` for a protocol that a model cannot follow.
+    """
+    scorers: list[LocalScorer] = []
+    rows: list[Row] = []
+    for protocol in protocols or (None,):
+        start = len(rows)
+        against = start if reference else None
+        for model in (reference, *models) if reference else models:
+            chosen = protocol or default_protocol(model.classifier.spec)
+            own = model is reference
+            rows.append(Row(model.name, chosen, (model,), (len(scorers),), None if own else against, own))
+            scorers.append(LocalScorer(model.classifier, chosen, scales=scales, batch_size=batch_size))
+        if ensemble:
+            parts = [row for row in rows[start:] if not row.is_reference]
+            chosen = " + ".join(dict.fromkeys(row.protocol for row in parts))
+            numbers = tuple(row.scorers[0] for row in parts)
+            rows.append(Row(f"ensemble of {len(models)}", chosen, tuple(models), numbers, against))
+    if scales is not None and not any(scorer.scales for scorer in scorers):
+        raise UsageError("scales belong to the protocol multi-scale", hint="add --protocol multi-scale")
+    return scorers, rows
+
+
+def bound_to(
+    dataset: Dataset, models: Sequence[OpenModel], rows: Sequence[Row], scorers: Sequence[LocalScorer]
+) -> dict[str, Any]:
+    """What answers belong to; the keys are what messages name."""
+    data = hashlib.sha256(repr((dataset.classes, dataset.class_ids)).encode())
+    for sample in dataset.samples:
+        data.update(repr((sample.name, sample.label)).encode())
+    numbers = {id(model): number for number, model in enumerate(models)}
+    return {
+        "the version": __version__,
+        "the models": [model.fingerprint() for model in models],
+        "the data": data.hexdigest(),
+        "the class order": [model.classes.indices.tolist() for model in models],
+        "the protocols": [
+            [
+                row.protocol,
+                [numbers[id(model)] for model in row.models],
+                [list(scorers[number].scales) for number in row.scorers],
+            ]
+            for row in rows
+        ],
+    }

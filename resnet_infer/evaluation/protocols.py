@@ -1,0 +1,175 @@
+"""How a picture is looked at: the paper's protocols (section 3.4), and one model that answers by one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from time import perf_counter, thread_time
+from typing import Any, Protocol
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from resnet_infer.classifier import LANE_BATCH, Classifier, require_resizable
+from resnet_infer.data.datasets import Content, Sample
+from resnet_infer.data.image import read_image
+from resnet_infer.data.preprocess import Pixels, centre_crop, resize_shorter_side, ten_crops, whole_views
+from resnet_infer.errors import UsageError, did_you_mean
+from resnet_infer.models.spec import InputSpec, Interpolation, ModelSpec
+
+PROTOCOLS = ("native", "1-crop", "10-crop", "multi-scale")
+"""`native` is the one view of a picture that is no larger than the crop, as CIFAR's are."""
+
+PAPER_SCALES = (224, 256, 384, 480, 640)
+"""Shorter sides of the paper's multi-scale testing, for networks with crops of `PAPER_CROP`."""
+PAPER_CROP = 224
+
+Probabilities = NDArray[np.float64]
+"""(pictures, classes)"""
+
+
+class OpenPicture:
+    """One picture of a data set: read once, decoded once, resized to a shorter side once, for all who look at it.
+
+    `digest` is the same for the same content, and hardly ever for another. `decode_seconds` is the time of this
+    thread's processor that reading and decoding took. Raises `PictureError` where the file cannot be read.
+    """
+
+    def __init__(self, sample: Sample) -> None:
+        self.name = sample.name
+        self.decode_seconds = 0.0
+        start = thread_time()
+        self.content = sample.read()
+        content = as_bytes(self.content)
+        self.digest = len(content) << 32 | crc32(content)
+        self.decode_seconds += thread_time() - start
+        self._images: dict[bool, Image.Image] = {}
+        self._resized: dict[tuple[bool, int, Interpolation], Image.Image] = {}
+
+    def image(self, exif: bool) -> Image.Image:
+        """Decoded, upright by its EXIF tag if `exif`. Raises `PictureError` for a damaged file."""
+        exif = exif and isinstance(self.content, bytes)
+        if exif not in self._images:
+            start = thread_time()
+            content = self.content
+            self._images[exif] = (
+                read_image(content, self.name, exif=exif) if isinstance(content, bytes) else Image.fromarray(content)
+            )
+            self.decode_seconds += thread_time() - start
+        return self._images[exif]
+
+    def resized(self, side: int, spec: InputSpec) -> Image.Image:
+        """With its shorter side at `side`. Raises `PictureError` if it is too narrow for that."""
+        key = (spec.exif, side, spec.interpolation)
+        if key not in self._resized:
+            image = self.image(spec.exif)
+            require_resizable(image, side, self.name)
+            self._resized[key] = resize_shorter_side(image, side, spec.interpolation)
+        return self._resized[key]
+
+
+def as_bytes(content: Content) -> bytes:
+    return content if isinstance(content, bytes) else content.tobytes()
+
+
+class Scorer(Protocol):
+    """Whoever answers by one protocol: a model in this process, or a service that is asked.
+
+    `rows` is how many rows of a batch a picture fills, `clock` what `score` is timed with.
+    """
+
+    rows: int
+    clock: Callable[[], float]
+
+    @property
+    def spec(self) -> ModelSpec: ...
+
+    def prepare(self, picture: OpenPicture) -> Any:
+        """All that `score` needs of the picture. Called in threads. Raises `PictureError`."""
+
+    def score(self, prepared: Sequence[Any]) -> Probabilities:
+        """The probabilities of pictures that were prepared."""
+
+
+class LocalScorer:
+    """A model in this process under one protocol.
+
+    Softmax is averaged over the views: over ten crops; or over a picture and its mirror, and then over the scales.
+    Raises `UsageError` for a protocol that the model cannot follow.
+    """
+
+    def __init__(
+        self, classifier: Classifier, protocol: str, *, scales: Sequence[int] | None = None, batch_size: int = 32
+    ) -> None:
+        if protocol not in PROTOCOLS:
+            raise UsageError(
+                f"there is no protocol {protocol!r}" + did_you_mean(protocol, PROTOCOLS),
+                hint=f"known are {', '.join(PROTOCOLS)}",
+            )
+        self.classifier, self.protocol = classifier, protocol
+        self.scales = _scales(classifier, scales) if protocol == "multi-scale" else ()
+        self.rows = {"10-crop": 10, "multi-scale": 2}.get(protocol, 1)
+        alone = classifier.runtime.device == "cpu" and classifier.runtime.describe().get("threads") == 1
+        self.clock: Callable[[], float] = thread_time if alone else perf_counter
+        limit = min(batch_size, LANE_BATCH) if classifier.lanes > 1 else batch_size
+        # A batch of larger pictures is smaller, so that it needs no more memory than one of crops.
+        self.pixels = limit * self.spec.input.crop**2
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.classifier.spec
+
+    def prepare(self, picture: OpenPicture) -> list[Pixels]:
+        """Arrays of views, each (views, height, width, 3); the answer is the mean of their means."""
+        geometry = self.spec.input
+        if self.protocol == "multi-scale":
+            return [whole_views(picture.resized(side, geometry), side, geometry.interpolation) for side in self.scales]
+        crops: Callable[[Image.Image, InputSpec], Pixels] = ten_crops if self.protocol == "10-crop" else centre_crop
+        return [crops(picture.resized(geometry.resize, geometry), geometry)]
+
+    def score(self, prepared: Sequence[Sequence[Pixels]]) -> Probabilities:
+        """The probabilities of pictures; views of one shape share a batch."""
+        shapes: dict[tuple[int, ...], list[tuple[int, Pixels]]] = {}
+        for index, arrays in enumerate(prepared):
+            for views in arrays:
+                shapes.setdefault(views.shape, []).append((index, views))
+        total = np.zeros((len(prepared), len(self.spec.classes)))
+        for (count, height, width, _), members in shapes.items():
+            size = max(self.pixels // (count * height * width), 1)
+            for start in range(0, len(members), size):
+                part = members[start : start + size]
+                means = self.classifier.probabilities([views for _, views in part])
+                np.add.at(total, [index for index, _ in part], means)
+        means_of_all: Probabilities = total / np.array([[len(arrays)] for arrays in prepared])
+        return means_of_all
+
+
+def default_protocol(spec: ModelSpec) -> str:
+    """`native` for a model that sees all of the resized square, else `1-crop`."""
+    return "native" if spec.input.resize == spec.input.crop else "1-crop"
+
+
+def _scales(classifier: Classifier, scales: Sequence[int] | None) -> tuple[int, ...]:
+    """The shorter sides of multi-scale testing. Raises `UsageError` where the model has one size only."""
+    spec = classifier.spec
+    crop = spec.input.crop
+    if spec.input.per_pixel:
+        raise UsageError(
+            f"{spec.name} cannot be tested at several scales: its mean is one value for each pixel of {crop}x{crop}",
+            hint="train with a mean per channel (--mean channel) for multi-scale testing",
+        )
+    if classifier.runtime.size != (None, None):
+        raise UsageError(
+            f"{spec.name} takes pictures of {classifier.runtime.size} pixels only, so it has no other scales",
+            hint="use --runtime torch, or an artifact made with: resnet-infer export MODEL --dynamic-size",
+        )
+    if scales is None and crop != PAPER_CROP:
+        raise UsageError(
+            f"the paper's scales belong to crops of {PAPER_CROP} pixels; those of {spec.name} have {crop}",
+            hint=f"name shorter sides with --scales, e.g. --scales {crop},{crop * 5 // 4},{crop * 3 // 2}",
+        )
+    chosen = tuple(PAPER_SCALES if scales is None else scales)
+    if not chosen or min(chosen) < 1 or len(set(chosen)) < len(chosen):
+        raise UsageError(f"the scales are distinct shorter sides in pixels, not {', '.join(map(str, chosen))}")
+    return chosen

@@ -1,0 +1,259 @@
+"""The report: one page that needs nothing beside it, not even a network."""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from resnet_infer import __version__
+from resnet_infer.data.datasets import Sample
+from resnet_infer.errors import PictureError
+from resnet_infer.evaluation.charts import MOST_CLASSES, Interval, confusion, intervals, reliability
+from resnet_infer.evaluation.paper import PAPER, comparison
+from resnet_infer.evaluation.result import Evaluation, Rate, Result
+from resnet_infer.files import atomic_path
+
+WORST = 15
+MISTAKES = 24
+THUMBNAIL = 160
+"""The longer side of a picture in the page, in pixels."""
+
+
+def write_report(found: Evaluation, path: Path) -> None:
+    """Write the page to `path`: errors by model and protocol, and of each row the confusion matrix, reliability, the
+    worst classes, and the mistakes it was surest of. Pictures are read again from the data.
+
+    Raises `ResnetInferError` where it cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(page(found), encoding="utf-8", errors="backslashreplace")
+
+
+def page(found: Evaluation) -> str:
+    """The page as HTML."""
+    style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+    title = f"Evaluation on {escape(found.dataset.name)}"
+    details = [_details(found, item, number == 0) for number, item in enumerate(found.results)]
+    body = [
+        f"<h1>{title}</h1>",
+        _facts(found),
+        _warnings(found),
+        _errors(found),
+        _differences(found),
+        *_papers(found),
+        *details,
+    ]
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; style-src '
+        '\'unsafe-inline\'"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{title}</title><style>{style}</style></head><body>\n" + "\n".join(body) + "\n</body></html>\n"
+    )
+
+
+def _facts(found: Evaluation) -> str:
+    seconds = found.seconds
+    facts = [f"{found.pictures:,} pictures"]
+    if found.unreadable:
+        facts.append(f"{len(found.unreadable)} skipped")
+    if seconds.pictures:
+        facts.append(f"{seconds.pictures / seconds.wall:,.1f} pictures/s")
+    facts.append(f"resnet-infer {__version__}, {time.strftime('%Y-%m-%d', time.gmtime())}")
+    return f'<p class="soft">{" · ".join(facts)}</p>'
+
+
+def _warnings(found: Evaluation) -> str:
+    skipped = [f"skipped {item.error.message}" for item in found.unreadable[:MISTAKES]]
+    lines = [*found.warnings, *skipped]
+    return f'<div class="box">{"<br>".join(map(escape, lines))}</div>' if lines else ""
+
+
+def _errors(found: Evaluation) -> str:
+    lines = []
+    for item in found.results:
+        own = next((row for table, row in item.published if table.source == PAPER), None)
+        for kind, rate in (("top1", item.top1), ("top5", item.top5)):
+            if rate:
+                label = f"{item.name}, {item.protocol}, top-{kind[3:]}"
+                lines.append(Interval(label, kind, rate, getattr(own, kind) if own else None))
+    rows = []
+    for item in found.results:
+        cells = [escape(item.name) + (" (reference)" if item.is_reference else ""), item.protocol, item.spec.precision]
+        cells += [str(item.runtime.get(key, "")) for key in ("runtime", "device")]
+        cells += [_rate(item.top1), _rate(item.top5) if item.top5 else ""]
+        cells.append("; ".join(f"{row} ({escape(table.source)})" for table, row in item.published))
+        rows.append(cells)
+    header = [
+        "model",
+        "protocol",
+        "precision",
+        "runtime",
+        "device",
+        "top-1 error",
+        "top-5 error",
+        "published",
+    ]
+    return (
+        f"<h2>Error</h2>{_table(header, rows, skip_empty=True)}"
+        f'<p>{intervals(lines)}</p><p class="soft"><span class="key top1"></span>top-1 error with its 95% interval'
+        '<span class="key top5"></span>top-5 error<span class="key paper"></span>the paper\'s figure</p>'
+    )
+
+
+def _differences(found: Evaluation) -> str:
+    """Every model against the reference."""
+    reference = next((item for item in found.results if item.is_reference), None)
+    rows = [
+        [
+            *(escape(item.name), item.protocol, f"{part.top1:+.2f}"),
+            *(f"{part.only_model_wrong:,}", f"{part.only_reference_wrong:,}", f"{part.p:.2g}"),
+        ]
+        for item in found.results
+        if (part := item.difference)
+    ]
+    if reference is None or not rows:
+        return ""
+    header = ["model", "protocol", "top-1 error, points", "only it is wrong", "only the reference", "McNemar's p"]
+    return f"<h2>Against {escape(reference.name)}</h2>{_table(header, rows, numbers=2)}"
+
+
+def _papers(found: Evaluation) -> Iterable[str]:
+    """What the paper compares with, and where these results stand in it; one table for each protocol."""
+    seen = set()
+    for first in found.results:
+        if first.spec.architecture is None or len(first.members) > 1:
+            continue
+        rows = [
+            (row.top1, row.top5, escape(row.label), escape(table.source), False)
+            for table, row in comparison(first.spec.architecture, first.protocol)
+        ]
+        if not rows or first.protocol in seen:
+            continue
+        seen.add(first.protocol)
+        rows += [
+            (item.top1.error, item.top5.error if item.top5 else None, escape(item.name), "measured here", True)
+            for item in found.results
+            if item.protocol == first.protocol
+        ]
+        rows.sort(key=lambda row: (row[0] is None, -(row[0] or row[1] or 0)))
+        five = any(row[1] is not None and not row[4] for row in rows)
+        cells = [
+            [name, source, _number(top1), *([_number(top5)] if five else [])] for top1, top5, name, source, _ in rows
+        ]
+        data = next(table.data for table, _ in comparison(first.spec.architecture, first.protocol))
+        own = [number for number, row in enumerate(rows) if row[4]]
+        header = ["network", "from", "top-1", *(["top-5"] if five else [])]
+        yield (
+            f"<h2>Beside the paper: {data}, {first.protocol}, error in %</h2>"
+            + _table(header, cells, numbers=2, own=own)
+            + '<p class="soft">Published figures are of the whole of that data set.</p>'
+        )
+
+
+def _details(found: Evaluation, item: Result, opened: bool) -> str:
+    answered, names = item.answered, item.spec.classes
+    grouped = "" if len(names) <= MOST_CLASSES else f", {len(names)} classes in groups of neighbours"
+    parts = [
+        f'<h3>Confusion matrix{grouped}</h3><p class="soft">Rows are right classes, columns answers; the colour is '
+        "the share of the row.</p>",
+        f'<div class="scroll">{confusion(answered.labels, answered.top1, names)}</div>',
+        '<div class="pair"><div><h3>Reliability</h3>',
+        reliability(answered.reliability()),
+        f'<p class="soft">Expected calibration error {answered.calibration_error():.2f}%. Bars: how many pictures.</p>',
+        f"</div><div><h3>Worst classes</h3>{_worst(item)}</div></div>",
+        "<h3>Most confident mistakes</h3>",
+        _mistakes(found, item),
+    ]
+    where = " ".join(str(item.runtime.get(key, "")) for key in ("runtime", "device"))
+    head = escape(f"{item.name}, {item.protocol} {where and f'({where})'}")
+    return f"<details{' open' if opened else ''}><summary>{head}</summary>{''.join(parts)}</details>"
+
+
+def _worst(item: Result) -> str:
+    answered, names = item.answered, item.spec.classes
+    total = np.bincount(answered.labels, minlength=len(names))
+    wrong = np.bincount(answered.labels[~answered.right], minlength=len(names))
+    rows = []
+    for label in sorted(np.flatnonzero(wrong), key=lambda label: (-wrong[label] / total[label], -total[label]))[:WORST]:
+        answers = answered.top1[(answered.labels == label) & ~answered.right & (answered.top1 >= 0)]
+        taken = ""
+        if len(answers):
+            counts = np.bincount(answers)
+            taken = f"{escape(names[int(counts.argmax())])} ({counts.max()})"
+        rate = Rate(int(wrong[label]), int(total[label]))
+        rows.append([escape(names[label]), f"{rate.total:,}", _rate(rate), taken])
+    return _table(["class", "pictures", "error", "most often taken for"], rows)
+
+
+def _mistakes(found: Evaluation, item: Result) -> str:
+    answered, names = item.answered, item.spec.classes
+    wrong = np.flatnonzero(~answered.right & (answered.top1 >= 0))
+    order = wrong[np.argsort(-answered.confidence[wrong], kind="stable")][:MISTAKES]
+    figures = []
+    for number in order:
+        sample = found.dataset.samples[int(answered.pictures[number])]
+        drawn, name = _thumbnail(sample, item.spec.input.exif), escape(sample.name)
+        figures.append(
+            f"<figure>{drawn}<figcaption>is <b>{escape(names[answered.labels[number]])}</b><br>answered "
+            f"<b>{escape(names[answered.top1[number]])}</b>, {100 * answered.confidence[number]:.1f}%<br>"
+            f'<span class="soft" title="{name}">{escape(_tail(sample.name))}</span></figcaption></figure>'
+        )
+    return f'<div class="pictures">{"".join(figures)}</div>' if figures else "<p>None.</p>"
+
+
+def _tail(name: str) -> str:
+    """The last folder and the file."""
+    return "/".join(name.split("/")[-2:])
+
+
+def _thumbnail(sample: Sample, exif: bool) -> str:
+    try:
+        picture = sample.image(exif=exif)
+    except PictureError:
+        return ""  # it has gone since it was answered
+    tiny = max(picture.size) <= THUMBNAIL // 2
+    picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    picture.save(file, "PNG") if tiny else picture.save(file, "JPEG", quality=80)
+    kind, text = "png" if tiny else "jpeg", base64.b64encode(file.getvalue()).decode()
+    style = ' class="tiny"' if tiny else ""
+    return f'<img{style} alt="{escape(sample.name)}" src="data:image/{kind};base64,{text}">'
+
+
+def _rate(rate: Rate) -> str:
+    low, high = rate.interval
+    return f'{rate} <span class="soft">{low:.2f}–{high:.2f}</span>'
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    numbers: int | None = None,
+    own: Sequence[int] = (),
+    skip_empty: bool = False,
+) -> str:
+    """`rows` are HTML. Columns from `numbers` on are set to the right; the rows `own` stand out."""
+    kept = [column for column in range(len(header)) if not skip_empty or not rows or any(row[column] for row in rows)]
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        return "".join(
+            f"<{tag}{' class=n' if numbers is not None and column >= numbers else ''}>{cells[column]}</{tag}>"
+            for column in kept
+        )
+
+    body = "".join(
+        f"<tr{' class=own' if number in own else ''}>{line('td', row)}</tr>" for number, row in enumerate(rows)
+    )
+    return f'<div class="scroll"><table><tr>{line("th", header)}</tr>{body}</table></div>'

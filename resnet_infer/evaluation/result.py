@@ -1,0 +1,219 @@
+"""What an evaluation found: errors with their intervals, times, differences, and what was published beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_infer.data.datasets import Dataset
+from resnet_infer.evaluation.paper import Figure, Table
+from resnet_infer.evaluation.record import Record
+from resnet_infer.evaluation.run import Seconds, Unreadable
+from resnet_infer.metrics import Difference, interval
+from resnet_infer.models.spec import Measured, ModelSpec
+
+BINS = 15
+"""Of the reliability plot and the expected calibration error."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Wrong answers among all; `error` and its 95% interval (Wilson) in percent."""
+
+    wrong: int
+    total: int
+
+    @property
+    def error(self) -> float:
+        return 100 * self.wrong / self.total
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return interval(self.wrong, self.total)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"error": self.error, "interval": list(self.interval), "wrong": self.wrong}
+
+    def __str__(self) -> str:
+        return f"{self.error:.2f}%"
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Answers whose confidence lies in one part of 0 to 1: how many, how confident, and how many of them right."""
+
+    pictures: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One entrant's answers to the pictures that were counted: (pictures,) each.
+
+    `pictures` are numbers in the data set; `labels` and `top1` (-1: no finite answer) are classes of the model.
+    """
+
+    pictures: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    ranks: NDArray[np.int64]
+    top1: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, record: Record, entrant: int, labels: NDArray[np.int64]) -> Answered:
+        """The answers of an entrant, by its number; `labels` are those of all pictures."""
+        there = np.flatnonzero(record.answered)
+        ranks, top1 = (part[entrant, there].astype(np.int64) for part in (record.ranks, record.top1))
+        return cls(there, labels[there], ranks, top1, record.confidence[entrant, there].astype(np.float64))
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        first: NDArray[np.bool_] = np.equal(self.ranks, 0)
+        return first
+
+    def reliability(self) -> list[Bin]:
+        """The answers by confidence, in `BINS` parts of equal width; empty parts are left out."""
+        place = np.minimum((self.confidence * BINS).astype(int), BINS - 1)
+        members = [place == number for number in range(BINS)]
+        return [
+            Bin(int(inside.sum()), float(self.confidence[inside].mean()), float(self.right[inside].mean()))
+            for inside in members
+            if inside.any()
+        ]
+
+    def calibration_error(self) -> float:
+        """The expected calibration error (Guo et al. 2017), in percent."""
+        bins = self.reliability()
+        return 100 * sum(part.pictures * abs(part.confidence - part.accuracy) for part in bins) / len(self.ranks)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One row of the table: a model, or an ensemble, under a protocol.
+
+    `runtime` is what the runtime says of itself. `matched_by` is what told the classes. Seconds are for one picture;
+    those of decoding are everybody's. `difference` is to the reference, if there is one.
+    """
+
+    name: str
+    protocol: str
+    scales: tuple[int, ...]
+    members: tuple[str, ...]
+    spec: ModelSpec
+    runtime: Mapping[str, Any]
+    matched_by: str
+    answered: Answered
+    resize_seconds: float | None
+    inference_seconds: float | None
+    published: Sequence[tuple[Table, Figure]]
+    is_reference: bool = False
+    difference: Difference | None = None
+
+    @property
+    def top1(self) -> Rate:
+        return Rate(int((self.answered.ranks > 0).sum()), len(self.answered.ranks))
+
+    @property
+    def top5(self) -> Rate | None:
+        """None where there are at most five classes."""
+        if len(self.spec.classes) <= 5:
+            return None
+        return Rate(int((self.answered.ranks >= 5).sum()), len(self.answered.ranks))
+
+    @property
+    def recorded(self) -> Measured | None:
+        """What the model's spec says that its error is, by this protocol."""
+        alike = ("native", "1-crop") if self.protocol in ("native", "1-crop") else (self.protocol,)
+        return next((item for item in self.spec.measured if item.protocol in alike), None)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": self.name,
+            "protocol": self.protocol,
+            "scales": list(self.scales) or None,
+            "ensemble": list(self.members) if len(self.members) > 1 else None,
+            "name": self.spec.name,
+            "architecture": self.spec.architecture.to_json() if self.spec.architecture else None,
+            "precision": self.spec.precision,
+            "classes": len(self.spec.classes),
+            "classes_matched_by": self.matched_by,
+            "runtime": dict(self.runtime),
+            "pictures": len(self.answered.ranks),
+            "top1": self.top1.to_json(),
+            "top5": self.top5.to_json() if self.top5 else None,
+            "not_finite": int((self.answered.top1 < 0).sum()),
+            "calibration_error": self.answered.calibration_error(),
+            "resize_seconds": self.resize_seconds,
+            "inference_seconds": self.inference_seconds,
+            "recorded": dict(vars(self.recorded)) if self.recorded else None,
+            "published": [
+                {"source": table.source, "table": table.title, "data": table.data, **vars(row)}
+                for table, row in self.published
+            ],
+            "is_reference": self.is_reference,
+            "difference": self.difference.to_json() if self.difference else None,
+        }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that was found on a data set.
+
+    `duplicates` are groups of pictures with the same content, by their numbers. `resumed` pictures were answered by
+    an earlier run of the same evaluation.
+    """
+
+    dataset: Dataset
+    results: Sequence[Result]
+    record: Record
+    seconds: Seconds
+    unreadable: Sequence[Unreadable]
+    duplicates: Sequence[Sequence[int]]
+    warnings: Sequence[str]
+    resumed: int
+    max_drop: float | None = None
+
+    @property
+    def pictures(self) -> int:
+        """How many were counted."""
+        return int(self.record.answered.sum())
+
+    @property
+    def too_much(self) -> list[Result]:
+        """Those whose top-1 error is more than `max_drop` points above the reference's."""
+        if self.max_drop is None:
+            return []
+        return [item for item in self.results if item.difference and item.difference.top1 > self.max_drop]
+
+    def to_json(self) -> dict[str, Any]:
+        samples = self.dataset.samples
+        seconds, count = self.seconds, self.seconds.pictures
+        return {
+            "data": {
+                "name": self.dataset.name,
+                "pictures": len(samples),
+                "counted": self.pictures,
+                "skipped": [
+                    {"picture": samples[item.number].name, "error": item.error.message} for item in self.unreadable
+                ],
+                "duplicates": [[samples[number].name for number in group] for group in self.duplicates],
+                "classes": len(self.dataset.classes),
+            },
+            "results": [item.to_json() for item in self.results],
+            "speed": {
+                "pictures": count,
+                "resumed": self.resumed,
+                "seconds": seconds.wall,
+                "pictures_per_second": count / seconds.wall if count else None,
+                "decode_seconds": seconds.decode / count if count else None,
+                "resize_seconds": sum(seconds.resize) / count if count else None,
+                "inference_seconds": sum(seconds.inference) / count if count else None,
+            },
+            "gate": None if self.max_drop is None else {"max_drop": self.max_drop, "passed": not self.too_much},
+            "warnings": list(self.warnings),
+        }
