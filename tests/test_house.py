@@ -17,7 +17,7 @@ ROOMS = (
     ("converters",),
     ("zoo",),
     ("classifier",),
-    ("evaluation",),
+    ("evaluation", "client"),
     ("training", "benchmark", "serving"),
     ("cli",),
 )

@@ -17,10 +17,11 @@ import typer
 
 from resnet_infer.cli.options import Device, Model, Output, Runtime, Threads, choice
 from resnet_infer.console import bar, fail, note
-from resnet_infer.errors import PictureError
+from resnet_infer.errors import PictureError, UsageError
 
 if TYPE_CHECKING:
-    from resnet_infer.classifier import Answer, Picture
+    from resnet_infer.classifier import Answer, Classifier, Picture
+    from resnet_infer.client import Client
 
 Item = TypeVar("Item")
 FORMATS = ("table", "json", "jsonl", "csv")
@@ -49,10 +50,10 @@ def classify(
             metavar="fail|skip", callback=choice("fail", "skip"), help="Exit code after unreadable pictures: 1, or 0."
         ),
     ] = "fail",
+    url: Annotated[str | None, typer.Option(metavar="URL", help="Ask the service there, with its model.")] = None,
 ) -> None:
-    from resnet_infer import zoo
-    from resnet_infer.classifier import Classifier
-
+    if url and (model, runtime, device, threads) != (None, "auto", "auto", None):
+        raise UsageError("the service at --url has its own model, runtime, device and threads", hint="leave these out")
     failed = 0
 
     def good(items: Iterable[Item | PictureError]) -> Iterator[Item]:
@@ -72,14 +73,22 @@ def classify(
     if many:
         # Threads that decode hold the interpreter only briefly; at the default of 5 ms they wait longer than they work.
         sys.setswitchinterval(0.0005)
-    classifier = Classifier(model, runtime=runtime, device=device, threads=threads, throughput=many)
-    if model is None and zoo.default_model() is None:
-        names = classifier.spec.classes
-        shown = ", ".join(names) if len(names) <= 10 else f"{len(names)} classes"
-        note(f"{classifier.spec.name} knows: {shown}. For ImageNet's 1,000: -m resnet50 (downloads 102 MB).")
     views = cast(Literal[1, 10], int(crops))
-    stream = classifier.stream(chain(first, pictures), crops=views, top_k=top_k, batch_size=max(batch, views))
-    with ExitStack() as stack, classifier, closing(stream):
+    pictures = chain(first, pictures)
+    answering: Classifier | Client
+    if url:
+        from resnet_infer.client import Client
+
+        answering = Client(url)
+        stream = answering.stream(pictures, crops=views, top_k=top_k)
+    else:
+        from resnet_infer.classifier import Classifier
+
+        answering = Classifier(model, runtime=runtime, device=device, threads=threads, throughput=many)
+        if model is None:
+            _introduce(answering)
+        stream = answering.stream(pictures, crops=views, top_k=top_k, batch_size=max(batch, views))
+    with ExitStack() as stack, answering, closing(stream):
         answers: Iterator[Answer] = stream
         target: TextIO = sys.stdout
         if output:
@@ -93,6 +102,16 @@ def classify(
         target.flush()
     if failed and on_error == "fail":
         raise typer.Exit(1)
+
+
+def _introduce(classifier: Classifier) -> None:
+    """Say what the built-in model knows, if nobody asked for it."""
+    from resnet_infer import zoo
+
+    if zoo.default_model() is None:
+        names = classifier.spec.classes
+        shown = ", ".join(names) if len(names) <= 10 else f"{len(names)} classes"
+        note(f"{classifier.spec.name} knows: {shown}. For ImageNet's 1,000: -m resnet50 (downloads 102 MB).")
 
 
 @contextmanager

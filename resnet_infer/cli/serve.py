@@ -1,0 +1,110 @@
+"""`resnet-infer serve`"""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resnet_infer.cli.options import Device, ModelArgument, Runtime
+from resnet_infer.console import note
+from resnet_infer.errors import ResnetInferError, UsageError
+from resnet_infer.extras import needs
+
+
+def serve(
+    model: ModelArgument = None,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0 is every network of this machine.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="0 takes one that is free.")] = 3000,
+    runtime: Runtime = "auto",
+    device: Device = "auto",
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Threads inside the runtime; default: all cores when idle, one a request under load."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one for every GPU, or one.")] = None,
+    max_batch: Annotated[
+        int | None, typer.Option(min=1, help="Most crops in one call of the runtime; default: 8, or 32 on a GPU.")
+    ] = None,
+    max_wait_ms: Annotated[
+        float, typer.Option(min=0, help="Longest that a picture waits for others to share its batch.")
+    ] = 5.0,
+    max_queue: Annotated[int, typer.Option(min=1, help="Crops that may wait; what comes then gets 503.")] = 256,
+    timeout: Annotated[float, typer.Option(help="Longest that a request takes, in seconds.")] = 30.0,
+    max_body_mb: Annotated[float, typer.Option(help="Largest request, in MB.")] = 32.0,
+    max_memory_mb: Annotated[float, typer.Option(help="Requests held at a time, in MB.")] = 512.0,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Largest picture.")] = 50_000_000,
+    max_pictures: Annotated[int, typer.Option(min=1, help="Most pictures in a request.")] = 64,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Keys, one a line, of which a request needs one; or $RESNET_INFER_API_KEY."),
+    ] = None,
+    access_log: Annotated[bool, typer.Option("--access-log", help="Log a line of JSON for every request.")] = False,
+) -> None:
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    with needs("serve", "serving a model"):
+        import bentoml  # noqa: F401  # before anything else takes time
+
+    from resnet_infer import zoo
+    from resnet_infer.runtimes.base import parse_device
+    from resnet_infer.serving.settings import Settings, load_keys
+
+    if model and os.path.exists(model):
+        model = os.path.abspath(model)
+    settings = Settings(
+        model=model,
+        runtime=runtime,
+        device=device,
+        threads=threads,
+        workers=workers,
+        max_batch=max_batch,
+        max_wait_ms=max_wait_ms,
+        max_queue=max_queue,
+        timeout=timeout,
+        max_body_mb=max_body_mb,
+        max_memory_mb=max_memory_mb,
+        max_pixels=max_pixels,
+        max_pictures=max_pictures,
+        api_key_file=os.path.abspath(api_key_file) if api_key_file else None,
+        access_log=access_log,
+    )
+    parse_device(device)
+    keys = load_keys(settings)
+    zoo.checkpoint(model) if runtime == "torch" else zoo.artifact(model)
+    address, port = _bind(host, port)
+    if not keys and not address.startswith("127."):
+        note(f"whoever reaches {host} may use this service; to change that, set RESNET_INFER_API_KEY")
+    # BentoML keeps its files in one folder, which two services must not share.
+    with tempfile.TemporaryDirectory(prefix="resnet-infer-") as home:
+        # What the processes leave when they are killed goes with that folder.
+        os.environ.update(settings.to_environment(), BENTOML_HOME=home, TMPDIR=home, BENTOML_QUIET="True")
+        from resnet_infer.serving.processes import FAILED
+        from resnet_infer.serving.service import service
+
+        service.serve_http(host=address, port=port)
+        failed = Path(home, FAILED).exists()
+    if failed:
+        raise typer.Exit(1)
+
+
+def _bind(host: str, port: int) -> tuple[str, int]:
+    """The address and the port, if they can be had. Raises `ResnetInferError` and `UsageError`."""
+    try:
+        family, kind, protocol, _, (address, *_) = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise UsageError(f"there is no address {host} ({error.strerror})", hint="give an IP address") from error
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            raise ResnetInferError(
+                f"cannot listen on {host}, port {port}: {error.strerror}", hint="give another port with --port"
+            ) from error
+        return str(address), int(probe.getsockname()[1])

@@ -1,0 +1,162 @@
+"""A service of `resnet-infer serve`, asked from Python as a `Classifier` is."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import closing
+from functools import partial
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from resnet_infer.classifier import Answer, Crops, Picture, Prediction
+from resnet_infer.data.loader import parallel_map
+from resnet_infer.errors import PictureError, ResnetInferError, UsageError
+
+KEY_VARIABLE = "RESNET_INFER_API_KEY"
+_UNREADABLE = (400, 413, 415, 422)
+"""Statuses that say something of the picture."""
+
+
+class ServiceError(ResnetInferError):
+    """A service that does not answer, or not with classes. `status` is its HTTP status, None without an answer."""
+
+    def __init__(self, message: str, *, status: int | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+
+
+class Client:
+    """A service at a URL, e.g. http://127.0.0.1:3000.
+
+    `api_key` is the service's key, if it has one; default: $RESNET_INFER_API_KEY. `timeout` is in seconds: for an
+    answer, and for a service that is busy (503) to have time. `connections` is how many pictures are asked about at
+    a time. Instances are context managers, and safe for use from several threads.
+    """
+
+    def __init__(self, url: str, *, api_key: str | None = None, timeout: float = 60.0, connections: int = 8) -> None:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UsageError(f"{url} is no URL of a service", hint="it looks like http://127.0.0.1:3000")
+        self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+        self.timeout, self.connections = timeout, connections
+        self._kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+        self._host, self._port, self._path = parts.hostname, parts.port, parts.path.rstrip("/")
+        key = api_key or os.environ.get(KEY_VARIABLE, "")
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._own = threading.local()
+        self._open: set[HTTPConnection] = set()
+
+    def classify(self, picture: str | Path | bytes, *, crops: Crops = 1, top_k: int = 5) -> list[Prediction]:
+        """The `top_k` most probable classes of one picture (a path, or the bytes of a file).
+
+        Raises `PictureError` if it cannot be read, here or by the service, and `ServiceError`.
+        """
+        content = picture if isinstance(picture, bytes) else Path(picture)
+        source = "picture" if isinstance(picture, bytes) else str(picture)
+        answer = self._ask(Picture(source, content), crops, top_k)
+        if answer.error:
+            raise answer.error
+        return list(answer.predictions)
+
+    def stream(self, pictures: Iterable[Picture], *, crops: Crops = 1, top_k: int = 5) -> Generator[Answer, None, None]:
+        """Answers in the order of `pictures`; unreadable ones give an `Answer` with its `error`.
+
+        Raises `ServiceError`. Memory is bounded however many pictures there are.
+        """
+        ask = partial(self._ask, crops=crops, top_k=top_k)
+        answers = parallel_map(ask, pictures, workers=self.connections, ahead=2 * self.connections)
+        with closing(answers):
+            yield from answers
+
+    def model(self) -> dict[str, Any]:
+        """What the service says of its model (`GET /model`). Raises `ServiceError`."""
+        status, body = self._request("GET", "/model")
+        if status != 200:
+            raise self._failure(status, body)
+        return body
+
+    def close(self) -> None:
+        """Close the connections."""
+        for connection in list(self._open):
+            connection.close()
+        self._open.clear()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ask(self, picture: Picture, crops: Crops, top_k: int) -> Answer:
+        try:
+            content = picture.content if isinstance(picture.content, bytes) else picture.content.read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            reason = getattr(error, "strerror", None) or str(error)
+            return Answer(picture.source, error=PictureError(f"{picture.source}: {reason}"))
+        if not content:
+            return Answer(picture.source, error=PictureError(f"{picture.source}: the file is empty"))
+        query = urlencode({"crops": crops, "top_k": top_k})
+        status, body = self._request("POST", f"/classify?{query}", content)
+        if status in _UNREADABLE and "error" in body:
+            reason = str(body["error"]).removeprefix("picture: ")
+            return Answer(picture.source, error=PictureError(f"{picture.source}: {reason}"))
+        if status != 200:
+            raise self._failure(status, body)
+        try:
+            return Answer(picture.source, tuple(Prediction(**item) for item in body["predictions"]))
+        except (KeyError, TypeError) as error:
+            raise ServiceError(f"{self.url} does not answer as `resnet-infer serve` does", status=status) from error
+
+    def _request(self, method: str, path: str, content: bytes | None = None) -> tuple[int, dict[str, Any]]:
+        """Status and JSON of an answer; a service that is busy is asked again when it says so."""
+        until = time.monotonic() + self.timeout
+        while True:
+            status, headers, body = self._exchange(method, path, content)
+            wait = int(headers.get("retry-after", "x")) if headers.get("retry-after", "x").isdigit() else None
+            if status != 503 or wait is None or time.monotonic() + wait > until:
+                break
+            time.sleep(wait)
+        try:
+            value = json.loads(body)
+        except ValueError:
+            value = None
+        return status, value if isinstance(value, dict) else {}
+
+    def _exchange(self, method: str, path: str, content: bytes | None) -> tuple[int, Mapping[str, str], bytes]:
+        """One request on this thread's connection; a second try if the service had closed that in the meantime."""
+        headers = {**self._headers, "Content-Type": "application/octet-stream"} if content else self._headers
+        while True:
+            connection: HTTPConnection | None = getattr(self._own, "connection", None)
+            fresh = connection is None
+            if connection is None:
+                connection = self._kind(self._host, self._port, timeout=self.timeout)
+                self._own.connection = connection
+                self._open.add(connection)
+            try:
+                connection.request(method, self._path + path, content, headers)
+                response = connection.getresponse()
+                body = response.read()
+                return response.status, {name.lower(): value for name, value in response.getheaders()}, body
+            except (OSError, HTTPException) as error:
+                connection.close()
+                self._open.discard(connection)
+                self._own.connection = None
+                if fresh or isinstance(error, TimeoutError):
+                    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+                    raise ServiceError(
+                        f"no service answers at {self.url} ({reason})", hint="start one with: resnet-infer serve"
+                    ) from error
+
+    def _failure(self, status: int, body: Mapping[str, Any]) -> ServiceError:
+        hint = f"set {KEY_VARIABLE} to its key" if status == 401 else None
+        reason = body.get("error") or "which is no answer of `resnet-infer serve`"
+        return ServiceError(f"{self.url} answered {status}: {reason}", status=status, hint=hint)

@@ -1,0 +1,77 @@
+"""What the service says, as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.responses import Response
+
+from resnet_infer import __version__
+from resnet_infer.errors import ResnetInferError
+from resnet_infer.serving.deployment import Deployment, Reply
+from resnet_infer.serving.engine import Engine
+from resnet_infer.serving.guard import HttpError, Traffic
+from resnet_infer.serving.settings import Settings
+from resnet_infer.serving.work import Done, RefusedError, Timings
+
+STAGES = {"queue": "queue", "prepare": "decode", "wait": "wait", "infer": "inference"}
+"""The stages of `Timings` as answers and the log call them."""
+PICTURE = "picture"
+"""What a picture is called in the errors of those who read it."""
+
+
+def as_json(value: Any) -> Response:
+    return Response(json.dumps(value).encode(), media_type="application/json")
+
+
+def unavailable(refused: RefusedError) -> HttpError:
+    """503, and when to try again."""
+    after = ("Retry-After", str(refused.retry_after))
+    return HttpError(503, f"not now: {refused.message}", headers=[after], reason=refused.reason)
+
+
+def require_ready(engine: Engine, traffic: Traffic) -> None:
+    """Raise `HttpError`, 503, unless the model is warm and requests are taken."""
+    if not engine.ready or traffic.draining:
+        state = "ending" if traffic.draining else engine.state
+        raise HttpError(503, f"the service is {state}", headers=[("Retry-After", "1")])
+
+
+def milliseconds(timings: Timings) -> dict[str, float]:
+    return {f"{name}_ms": round(1000 * getattr(timings, stage), 3) for stage, name in STAGES.items()}
+
+
+def answer_json(outcome: Done[Any] | ResnetInferError) -> dict[str, Any]:
+    """The answer for one picture: its classes and times, or why there are none."""
+    if isinstance(outcome, ResnetInferError):
+        return {"error": outcome.message.removeprefix(f"{PICTURE}: "), "status": 422}
+    reply: Reply = outcome.result
+    predictions: list[dict[str, Any]] = [dict(vars(item)) for item in reply.predictions]
+    if reply.maps is not None:
+        for prediction, values in zip(predictions, reply.maps.round(4).tolist(), strict=True):
+            prediction["activation_map"] = values
+    return {"predictions": predictions, "batch": outcome.batch, "timings": milliseconds(outcome.timings)}
+
+
+def model_json(deployment: Deployment, settings: Settings) -> dict[str, Any]:
+    """The spec, how it is run, and what a request may be. No paths: provenance stays here."""
+    spec, runtime = deployment.spec, deployment.runtime
+    geometry = ("resize", "crop", "interpolation", "exif")
+    return {
+        "name": spec.name,
+        "precision": spec.precision,
+        "runtime": {name: runtime.describe()[name] for name in ("runtime", "device", "version")},
+        "architecture": spec.architecture.to_json() if spec.architecture else None,
+        "classes": list(spec.classes),
+        "class_ids": list(spec.class_ids) if spec.class_ids else None,
+        "input": {name: getattr(spec.input, name) for name in geometry},
+        "measured": [dict(vars(item)) for item in spec.measured],
+        "limits": {
+            "body_bytes": settings.max_body,
+            "pixels": settings.max_pixels,
+            "pictures": settings.max_pictures,
+            "seconds": settings.timeout,
+        },
+        "version": __version__,
+    }

@@ -1,0 +1,174 @@
+"""The HTTP API as an ASGI application: classify, the model, health, metrics, the page."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+
+from resnet_infer.classifier import Picture
+from resnet_infer.errors import ModelError, ResnetInferError
+from resnet_infer.serving.answers import PICTURE, answer_json, as_json, model_json, require_ready, unavailable
+from resnet_infer.serving.deployment import Deployment, Question
+from resnet_infer.serving.engine import Engine
+from resnet_infer.serving.guard import RECORD, App, Guard, HttpError, Traffic
+from resnet_infer.serving.inference_protocol import InferenceProtocol
+from resnet_infer.serving.metrics import CONTENT_TYPE, Metrics
+from resnet_infer.serving.openapi import document
+from resnet_infer.serving.page import FILES, page
+from resnet_infer.serving.reading import Asked, read_question
+from resnet_infer.serving.settings import ApiKeys, Settings
+from resnet_infer.serving.work import RefusedError
+
+Handler = Callable[[Request], Awaitable[Response]]
+logger = logging.getLogger("resnet_infer")
+
+
+class Api:
+    """Everything that the service answers, over an engine: an ASGI application. `Guard` belongs around it.
+
+    `reloaded` is called after a reload that was asked for over HTTP.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        keys: ApiKeys,
+        metrics: Metrics,
+        traffic: Traffic,
+        reloaded: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.engine, self.settings, self.keys = engine, settings, keys
+        self.metrics, self.traffic = metrics, traffic
+        self._reloaded = reloaded
+        self._document = json.dumps(document(settings, bool(keys))).encode()
+        protocol = InferenceProtocol(engine, settings, traffic)
+        self._router = Router(
+            [
+                _route("/classify", self.classify, "POST"),
+                *(_route(*entry) for entry in protocol.entries()),
+                _route("/model", self.model),
+                _route("/livez", self.alive),
+                _route("/healthz", self.alive),
+                _route("/readyz", self.ready),
+                _route("/metrics", self.show_metrics),
+                _route("/openapi.json", self.describe),
+                _route("/admin/reload", self.reload, "POST"),
+                *(_route(path, page) for path in FILES),
+            ],
+            redirect_slashes=False,
+            default=_not_found,
+        )
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        scope.setdefault("app", self)  # where there is an application, the router leaves errors to it
+        try:
+            await self._router(scope, receive, send)
+        except HTTPException as error:
+            raise HttpError(error.status_code, error.detail, headers=(error.headers or {}).items()) from error
+
+    async def classify(self, request: Request) -> Response:
+        asked = await read_question(request, self.settings)
+        begin = time.perf_counter()
+        deployment, answers = await self.answer(asked)
+        total = round(1000 * (time.perf_counter() - begin), 3)
+        record = request.scope[RECORD]
+        record["pictures"] = len(answers)
+        if asked.several:
+            return as_json({"model": deployment.spec.name, "answers": answers, "timings": {"total_ms": total}})
+        (answer,) = answers
+        if "error" in answer:
+            raise HttpError(answer["status"], f"{answer['source']}: {answer['error']}")
+        record.update(answer["timings"])
+        answer["timings"]["total_ms"] = total
+        del answer["source"]
+        return as_json({"model": deployment.spec.name, **answer})
+
+    async def answer(self, asked: Asked) -> tuple[Deployment, list[dict[str, Any]]]:
+        """An answer for every picture, and the model that gave them. Raises `HttpError`."""
+        questions = [
+            Question(Picture(PICTURE, item.content), asked.crops, asked.top_k, asked.maps)
+            for item in asked.pictures
+            if not item.error
+        ]
+        timeout = min(asked.timeout or self.settings.timeout, self.settings.timeout)
+        try:
+            if asked.maps:
+                await asyncio.to_thread(self.engine.current.activation_maps)
+            deployment, results = await self.engine.ask(questions, timeout)
+        except RefusedError as refused:
+            raise unavailable(refused) from refused
+        except ModelError as error:
+            raise HttpError(400, "this model has no class activation map") from error
+        outcomes = iter(results)
+        answers = []
+        for item in asked.pictures:
+            if item.error:
+                answer: dict[str, Any] = {"error": item.error, "status": 400}
+            else:
+                outcome = next(outcomes)
+                self.metrics.picture(None if isinstance(outcome, ResnetInferError) else outcome.timings)
+                answer = answer_json(outcome)
+            answers.append({"source": item.source, **answer})
+        return deployment, answers
+
+    async def model(self, request: Request) -> Response:
+        try:
+            return as_json(model_json(self.engine.current, self.settings))
+        except RefusedError as refused:
+            raise unavailable(refused) from refused
+
+    async def alive(self, request: Request) -> Response:
+        if self.engine.state == "failed":
+            raise HttpError(503, "the model could not be opened")
+        return as_json({"status": "alive"})
+
+    async def ready(self, request: Request) -> Response:
+        require_ready(self.engine, self.traffic)
+        return as_json({"status": "ready"})
+
+    async def show_metrics(self, request: Request) -> Response:
+        rows = self.engine.current.batcher.waiting_rows if self.engine.ready else 0
+        text = self.metrics.render(rows, len(self.traffic.requests))
+        return Response(text, headers={"Content-Type": CONTENT_TYPE})
+
+    async def describe(self, request: Request) -> Response:
+        return Response(self._document, media_type="application/json")
+
+    async def reload(self, request: Request) -> Response:
+        if not self.keys:
+            raise HttpError(403, "over HTTP the model is reloaded with an API key only, and this service has none")
+        try:
+            deployment = await self.engine.reload()
+        except ResnetInferError as error:
+            logger.error("the model was not reloaded: %s", error)
+            raise HttpError(409, "the model cannot be opened, and the old one goes on; the log says why") from error
+        self._reloaded()
+        return as_json({"status": "reloaded", "model": deployment.spec.name})
+
+
+def build_app(engine: Engine, settings: Settings, keys: ApiKeys, metrics: Metrics) -> App:
+    """The whole service without BentoML: the guard around the API."""
+    traffic = Traffic()
+    return Guard(Api(engine, settings, keys, metrics, traffic), settings, keys, metrics, traffic)
+
+
+def _route(path: str, handler: Handler, method: str = "GET") -> Route:
+    async def endpoint(request: Request) -> Response:
+        request.scope[RECORD]["route"] = path
+        return await handler(request)
+
+    return Route(path, endpoint, methods=[method])
+
+
+async def _not_found(scope: Any, receive: Any, send: Any) -> None:
+    raise HttpError(404, "there is nothing here; /openapi.json says what there is")

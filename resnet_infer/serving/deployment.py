@@ -1,0 +1,157 @@
+"""A model that is being served: its runtimes, its preprocessing, and the batcher that feeds them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_infer import zoo
+from resnet_infer.classifier import Classifier, Crops, Picture, Prediction
+from resnet_infer.data.loader import usable_cores
+from resnet_infer.errors import ModelError, PictureError
+from resnet_infer.models.spec import ModelSpec
+from resnet_infer.runtimes.base import Images, Logits, Runtime
+from resnet_infer.runtimes.registry import open_runtime
+from resnet_infer.serving.batching import Batcher
+from resnet_infer.serving.settings import Settings
+from resnet_infer.serving.work import Done
+
+CPU_BATCH, GPU_BATCH = 8, 32
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be known of a picture: its `top_k` classes; with `maps`, for one crop only, also where they are."""
+
+    picture: Picture
+    crops: Crops = 1
+    top_k: int = 5
+    maps: bool = False
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The classes of a picture, and maps (classes, h, w) of where they are seen in its centre crop."""
+
+    predictions: tuple[Prediction, ...]
+    maps: NDArray[np.float32] | None = None
+
+
+class Deployment:
+    """A model on a device, warm, that answers many at a time.
+
+    On a CPU a single request has all cores; several share them, a thread for each, so that no core waits for another.
+    On a GPU one thread infers and the others decode. Raises the errors of `zoo` and `open_runtime`.
+    """
+
+    def __init__(
+        self, settings: Settings, device: str | None = None, on_batch: Callable[[int, float], None] | None = None
+    ) -> None:
+        self.settings = settings
+        self.model = settings.model or zoo.default_model() or zoo.DEFAULT
+        source = zoo.checkpoint(self.model) if settings.runtime == "torch" else zoo.artifact(self.model)
+        device = device or settings.device
+        cores = usable_cores()
+        self.runtime = open_runtime(source, runtime=settings.runtime, device=device, threads=settings.threads)
+        self._one_thread = self.runtime
+        on_cpu, lanes = self.runtime.device == "cpu", 1
+        if on_cpu and self.runtime.name == "onnxruntime":
+            lanes = max(cores // (settings.threads or 1), 1)
+            if settings.threads is None and lanes > 1:
+                self._one_thread = open_runtime(source, runtime=settings.runtime, device="cpu", threads=1)
+        self.artifact = source if isinstance(source, Path) and source.suffix == ".onnx" else None
+        self.classifier = Classifier(self.runtime)
+        self._maps: Any = None
+        self._maps_lock = threading.Lock()
+        self.batcher: Batcher[Question | Images, Reply | Logits] = Batcher(
+            self._prepare,
+            self._infer,
+            self._finish,
+            workers=cores if on_cpu and lanes > 1 else cores + 1,
+            lanes=lanes,
+            max_rows=settings.max_batch or (CPU_BATCH if on_cpu else GPU_BATCH),
+            max_wait=settings.max_wait_ms / 1000,
+            max_queue=settings.max_queue,
+            name=self.spec.name,
+            on_batch=on_batch or (lambda rows, seconds: None),
+        )
+        try:
+            self._warm_up()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.runtime.spec
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of what the runtime is given of a picture."""
+        height, width = (side or self.spec.input.crop for side in self.runtime.size)
+        return height, width
+
+    def ask(self, questions: Sequence[Question], timeout: float) -> list[Future[Done[Reply | Logits]]]:
+        """The replies are due in `timeout` seconds. A picture that cannot be read is its future's `PictureError`."""
+        return self.batcher.submit([(question, question.crops) for question in questions], timeout)
+
+    def infer(self, images: Images, timeout: float) -> Future[Done[Reply | Logits]]:
+        """The logits of `images`, uint8 (N, height, width, 3)."""
+        (future,) = self.batcher.submit([(images, len(images))], timeout)
+        return future
+
+    def activation_maps(self) -> Any:
+        """What draws class activation maps, made when first needed. Raises `ModelError` where the model has none."""
+        with self._maps_lock:
+            if self._maps is None:
+                try:
+                    if self.artifact is None:
+                        raise ModelError(f"{self.spec.name} is not run from an ONNX file")
+                    from resnet_infer.serving.activation_map import ActivationMaps
+
+                    self._maps = ActivationMaps(self.artifact, self.spec, self.runtime.size)
+                except ModelError as error:
+                    self._maps = error
+        if isinstance(self._maps, ModelError):
+            raise self._maps
+        return self._maps
+
+    def close(self) -> None:
+        """Answer what was taken, then free the runtimes."""
+        self.batcher.close()
+        self.runtime.close()
+        self._one_thread.close()
+        self._maps = None
+
+    def _prepare(self, item: Question | Images) -> Images:
+        if not isinstance(item, Question):
+            return item
+        views = self.classifier.views(item.picture, item.crops, max_pixels=self.settings.max_pixels)
+        if isinstance(views, PictureError):
+            raise views
+        return views
+
+    def _infer(self, images: Images, alone: bool) -> Logits:
+        runtime: Runtime = self.runtime if alone else self._one_thread
+        return runtime(images)
+
+    def _finish(self, item: Question | Images, views: Images, logits: Logits) -> Reply | Logits:
+        if not isinstance(item, Question):
+            return logits
+        predictions = self.classifier.predictions(logits, item.top_k)
+        if not item.maps:
+            return Reply(predictions)
+        return Reply(predictions, self.activation_maps()(views[:1], [entry.index for entry in predictions]))
+
+    def _warm_up(self) -> None:
+        """Let both runtimes make room for one picture and for a full batch."""
+        for runtime in {id(each): each for each in (self.runtime, self._one_thread)}.values():
+            for rows in (1, self.batcher.max_rows):
+                runtime(np.zeros((rows, *self.size, 3), np.uint8))

@@ -1,0 +1,222 @@
+"""Around every request: its id, the key, the bounds of its body, what an error looks like, the log and the metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from datetime import datetime, timezone
+from typing import Any
+
+from starlette.requests import ClientDisconnect
+
+from resnet_infer.serving.metrics import Metrics
+from resnet_infer.serving.settings import ApiKeys, Settings
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+HEALTH = ("/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready")
+"""What is asked every few seconds, and not logged."""
+OPEN = (*HEALTH, "/openapi.json", "/")
+"""What needs no key: health, the description of the API, and the page (with its files, below `/web/`)."""
+GONE = 499
+"""The status of a request whose client left before it was read, in the log and the metrics."""
+RECORD = "resnet_infer.record"
+"""Where in a scope the notes of a request lie, for the log."""
+_ID = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+
+
+class HttpError(Exception):
+    """An answer that is no success: its status, a sentence that says why, headers, and what it counts as."""
+
+    def __init__(self, status: int, message: str, *, headers: Iterable[tuple[str, str]] = (), reason: str = "") -> None:
+        super().__init__(message)
+        self.status, self.message, self.headers, self.reason = status, message, tuple(headers), reason
+
+
+class Traffic:
+    """What is in progress: requests, and the bytes of their bodies that are in memory.
+
+    With `draining` no new request is taken but for its health; those in progress go on.
+    """
+
+    def __init__(self) -> None:
+        self.draining = False
+        self.requests: set[object] = set()
+        self.bytes = 0
+
+
+class Guard:
+    """ASGI middleware around the whole service.
+
+    Refuses what has no key (401) or too large a body (413), a body that does not come (408) and bodies beyond the
+    memory for all of them (503). `HttpError` becomes JSON; what else the application raises is
+    logged, and answered with a 500 that says nothing. A request's id is its own `X-Request-ID`, if that is a plain
+    word, or made.
+    """
+
+    def __init__(self, app: App, settings: Settings, keys: ApiKeys, metrics: Metrics, traffic: Traffic) -> None:
+        self.app, self.settings, self.keys, self.metrics = app, settings, keys, metrics
+        self.traffic = traffic
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begin = time.perf_counter()
+        headers = dict(scope["headers"])
+        request = _Request(self, scope, receive, send, headers)
+        self.traffic.requests.add(request)
+        try:
+            await request.run(headers)
+        finally:
+            self.traffic.requests.discard(request)
+            self.traffic.bytes -= request.held
+            seconds = time.perf_counter() - begin
+            record = scope[RECORD]
+            self.metrics.request(record.get("route", "other"), request.status, seconds)
+            if self.settings.access_log and scope["path"] not in HEALTH:
+                log(record, scope, request.status, seconds)
+
+
+class _Request:
+    """One request on its way through the guard."""
+
+    def __init__(
+        self, guard: Guard, scope: Scope, receive: Receive, send: Send, headers: MutableMapping[bytes, bytes]
+    ) -> None:
+        self.guard, self.scope, self._receive, self._send = guard, scope, receive, send
+        given = headers.get(b"x-request-id", b"").decode("latin-1")
+        self.id = given if 0 < len(given) <= 64 and _ID.issuperset(given) else os.urandom(8).hex()
+        scope[RECORD] = {"id": self.id}
+        self.status = 0
+        self.held = 0
+        self._clock: asyncio.TimerHandle | None = None
+        self._late = False
+
+    async def run(self, headers: MutableMapping[bytes, bytes]) -> None:
+        try:
+            try:
+                self._check_key(headers)
+                if self.guard.traffic.draining and self.scope["path"] not in HEALTH:
+                    ending = [("Retry-After", "5"), ("Connection", "close")]
+                    raise HttpError(503, "not now: the service is ending", headers=ending, reason="closed")
+                await self._check_length(headers)
+                await self.guard.app(self.scope, self.receive, self.send)
+            except asyncio.CancelledError:
+                if not self._late:
+                    raise
+                raise HttpError(408, "the body did not come in time", headers=[("Connection", "close")]) from None
+            finally:
+                self._stop_clock()
+        except HttpError as error:
+            await self.answer(error)
+        except ClientDisconnect:
+            self.status = GONE
+        except Exception:
+            logging.getLogger("resnet_infer").exception("request %s failed", self.id)
+            await self.answer(HttpError(500, "something went wrong; the server's log says more"))
+
+    def _check_key(self, headers: MutableMapping[bytes, bytes]) -> None:
+        keys, path = self.guard.keys, self.scope["path"]
+        if not keys or path in OPEN or path.startswith("/web/"):
+            return
+        given = headers.get(b"x-api-key", b"")
+        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+        if not keys.match(token.strip() if scheme.lower() == b"bearer" else given):
+            raise HttpError(
+                401,
+                "this service needs its API key, as `Authorization: Bearer KEY`",
+                headers=[("WWW-Authenticate", "Bearer")],
+                reason="key",
+            )
+
+    async def _check_length(self, headers: MutableMapping[bytes, bytes]) -> None:
+        length, limit = headers.get(b"content-length", b""), self.guard.settings.max_body
+        if not length.isdigit() or int(length) <= limit:
+            return
+        close = [("Connection", "close")]
+        if int(length) <= 2 * limit:
+            # A client that is still sending would not see the answer if the connection were closed on it.
+            while (await self.receive()).get("more_body"):
+                self.guard.traffic.bytes -= self.held
+                self.held = 0
+            close = []
+        raise too_large(limit, close)
+
+    async def receive(self) -> Message:
+        if self._clock is None:
+            task = asyncio.current_task()
+            assert task is not None
+            self._clock = asyncio.get_running_loop().call_later(self.guard.settings.timeout, self._stop, task)
+        message = await self._receive()
+        if message["type"] != "http.request":
+            return message
+        size = len(message.get("body", b""))
+        self.held += size
+        self.guard.traffic.bytes += size
+        if self.held > self.guard.settings.max_body:
+            raise too_large(self.guard.settings.max_body, [("Connection", "close")])
+        if self.guard.traffic.bytes > self.guard.settings.max_memory:
+            raise HttpError(
+                503,
+                "too many large requests at a time",
+                headers=[("Retry-After", "1"), ("Connection", "close")],
+                reason="memory",
+            )
+        if not message.get("more_body"):
+            self._stop_clock()  # from here on the batcher keeps the time
+        return message
+
+    def _stop(self, task: asyncio.Task[Any]) -> None:
+        self._late = True
+        task.cancel()
+
+    def _stop_clock(self) -> None:
+        if self._clock is not None:
+            self._clock.cancel()
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.id.encode())]
+        await self._send(message)
+
+    async def answer(self, error: HttpError) -> None:
+        """The error as JSON, unless the answer has begun."""
+        if error.reason:
+            self.guard.metrics.rejected(error.reason)
+        if self.status:
+            return
+        body = json.dumps({"error": error.message}).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        headers += [(name.lower().encode(), value.encode()) for name, value in error.headers]
+        await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
+
+
+def too_large(limit: int, headers: Iterable[tuple[str, str]] = ()) -> HttpError:
+    """413, for a body."""
+    return HttpError(413, f"a request has at most {limit / 1e6:g} MB", headers=headers, reason="size")
+
+
+def log(record: MutableMapping[str, Any], scope: Scope, status: int, seconds: float) -> None:
+    """A line of JSON on stderr."""
+    line = {
+        "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+        "id": record["id"],
+        "method": scope["method"],
+        "path": scope["path"],
+        "status": status,
+        "ms": round(1000 * seconds, 1),
+        **{name: value for name, value in record.items() if name not in ("id", "route")},
+    }
+    print(json.dumps(line), file=sys.stderr, flush=True)

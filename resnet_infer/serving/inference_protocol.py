@@ -1,0 +1,230 @@
+"""The Open Inference Protocol, version 2 (KServe), over REST, so that its clients can use the service.
+
+With the extensions of Triton that `tritonclient` speaks: binary tensor data, and classification.
+https://github.com/kserve/open-inference-protocol, https://github.com/triton-inference-server/server (docs/protocol)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+
+from resnet_infer import __version__
+from resnet_infer.runtimes.base import Images, Logits
+from resnet_infer.serving.answers import as_json, milliseconds, require_ready, unavailable
+from resnet_infer.serving.deployment import Deployment
+from resnet_infer.serving.engine import Engine, gather
+from resnet_infer.serving.guard import RECORD, HttpError, Traffic
+from resnet_infer.serving.settings import Settings
+from resnet_infer.serving.work import RefusedError
+
+INPUT, OUTPUT = "images", "logits"
+VERSION = "1"
+HEADER_LENGTH = "inference-header-content-length"
+LARGE = 1 << 18
+"""Bytes of JSON that are better read in a thread."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A tensor, and the form of its answer; `classes` 0 means logits."""
+
+    images: Images
+    id: str | None
+    classes: int
+    binary: bool
+    timeout: float | None
+
+
+class InferenceProtocol:
+    """The handlers of `/v2`. The model has one version, "1"."""
+
+    def __init__(self, engine: Engine, settings: Settings, traffic: Traffic) -> None:
+        self.engine, self.settings, self.traffic = engine, settings, traffic
+
+    def entries(self) -> list[tuple[str, Callable[[Request], Awaitable[Response]], str]]:
+        """Path, handler and method of each."""
+        entries: list[tuple[str, Callable[[Request], Awaitable[Response]], str]] = [
+            ("/v2", self.server, "GET"),
+            ("/v2/health/live", self.live, "GET"),
+            ("/v2/health/ready", self.ready, "GET"),
+        ]
+        for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
+            entries += [
+                (model, self.metadata, "GET"),
+                (f"{model}/ready", self.model_ready, "GET"),
+                (f"{model}/infer", self.infer, "POST"),
+            ]
+        return entries
+
+    async def server(self, request: Request) -> Response:
+        extensions = ["binary_tensor_data", "classification"]
+        return as_json({"name": "resnet-infer", "version": __version__, "extensions": extensions})
+
+    async def live(self, request: Request) -> Response:
+        if self.engine.state == "failed":
+            raise HttpError(503, "the model could not be opened")
+        return as_json({"live": True})
+
+    async def ready(self, request: Request) -> Response:
+        require_ready(self.engine, self.traffic)
+        return as_json({"ready": True})
+
+    async def model_ready(self, request: Request) -> Response:
+        return as_json({"name": self._model(request).spec.name, "ready": True})
+
+    async def metadata(self, request: Request) -> Response:
+        deployment = self._model(request)
+        height, width = (side or -1 for side in deployment.runtime.size)
+        return as_json(
+            {
+                "name": deployment.spec.name,
+                "versions": [VERSION],
+                "platform": deployment.runtime.name,
+                "inputs": [{"name": INPUT, "datatype": "UINT8", "shape": [-1, height, width, 3]}],
+                "outputs": [{"name": OUTPUT, "datatype": "FP32", "shape": [-1, len(deployment.spec.classes)]}],
+            }
+        )
+
+    async def infer(self, request: Request) -> Response:
+        deployment = self._model(request)
+        length = request.headers.get(HEADER_LENGTH)
+        body = await request.body()
+        if length is None and len(body) > LARGE:
+            asked = await asyncio.to_thread(_read, body, length)
+        else:
+            asked = _read(body, length)
+        self._check(asked.images, deployment)
+        timeout = min(asked.timeout or self.settings.timeout, self.settings.timeout)
+        try:
+            deployment, futures = await self.engine.submit(lambda current: [current.infer(asked.images, timeout)])
+            (done,) = await gather(futures)
+        except RefusedError as refused:
+            raise unavailable(refused) from refused
+        except Exception as error:
+            if None in deployment.runtime.size:  # a network of any size still has a smallest one
+                raise HttpError(400, f"the model takes no pictures of {asked.images.shape[1:3]} pixels") from error
+            raise
+        if isinstance(done, Exception):
+            raise HttpError(400, f"the model does not take this: {done}")
+        request.scope[RECORD].update(pictures=len(asked.images), **milliseconds(done.timings))
+        return _reply(asked, done.result, deployment)
+
+    def _model(self, request: Request) -> Deployment:
+        try:
+            deployment = self.engine.current
+        except RefusedError as refused:
+            raise unavailable(refused) from refused
+        name, version = request.path_params["name"], request.path_params.get("version", VERSION)
+        if (name, version) != (deployment.spec.name, VERSION):
+            raise HttpError(404, "there is no such model; /model says what is served, in version 1")
+        return deployment
+
+    def _check(self, images: Images, deployment: Deployment) -> None:
+        rows, *sides, channels = images.shape
+        for side, wanted in zip(sides, deployment.runtime.size, strict=True):
+            if channels != 3 or rows < 1 or (side != wanted if wanted else not 0 < side <= 16384):
+                height, width = (side or "any" for side in deployment.runtime.size)
+                raise HttpError(400, f"the shape of {INPUT} is [N, {height}, {width}, 3], not {list(images.shape)}")
+        if math.prod(images.shape[1:3]) > self.settings.max_pixels or rows > self.settings.max_queue:
+            raise HttpError(413, f"at most {self.settings.max_queue} pictures at a time", reason="size")
+
+
+def _read(body: bytes, header_length: str | None) -> Asked:
+    """The request of `body`, whose first bytes are JSON if it carries binary data. Raises `HttpError`, 400."""
+    size = len(body)
+    if header_length is not None:
+        if not (header_length.isascii() and header_length.isdigit()) or int(header_length) > size:
+            raise HttpError(400, "Inference-Header-Content-Length is the length of the JSON before the binary data")
+        size = int(header_length)
+    try:
+        request = json.loads(body[:size])
+    except (ValueError, RecursionError) as error:
+        raise HttpError(400, "the body is no JSON") from error
+    try:
+        (tensor,) = request["inputs"]
+        outputs = request.get("outputs") or [{"name": OUTPUT}]
+        (output,) = outputs
+        options = {**_parameters(request), **_parameters(output)}
+        names = (tensor["name"], tensor["datatype"], output["name"])
+        shape = [int(side) for side in tensor["shape"] if isinstance(side, int) and 0 <= side < 2**31]
+        if len(shape) != len(tensor["shape"]) or len(shape) != 4:
+            raise HttpError(400, f"the shape of {INPUT} is [N, height, width, 3]")
+        if names != (INPUT, "UINT8", OUTPUT):
+            raise HttpError(400, f"the input is {INPUT}, UINT8, and the output {OUTPUT}")
+        identity = request.get("id")
+        if identity is not None and not isinstance(identity, str):
+            raise HttpError(400, "the id of a request is text")
+        return Asked(
+            _tensor(tensor, shape, memoryview(body)[size:]),
+            identity,
+            _whole(options, "classification"),
+            bool(options.get("binary_data", options.get("binary_data_output", False))),
+            _whole(options, "timeout") / 1e6 or None,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise HttpError(400, f"the request has one input, {INPUT}, with name, shape, datatype and data") from error
+
+
+def _parameters(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    parameters: Mapping[str, Any] = value.get("parameters") or {}
+    return parameters
+
+
+def _whole(options: Mapping[str, Any], name: str) -> int:
+    value = options.get(name, 0)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
+        raise HttpError(400, f"the parameter {name} is a whole number")
+    return value
+
+
+def _tensor(tensor: Mapping[str, Any], shape: list[int], binary: memoryview) -> Images:
+    count = math.prod(shape)
+    if "binary_data_size" in _parameters(tensor):
+        size = _whole(_parameters(tensor), "binary_data_size")
+        if size != len(binary) or size != count:
+            raise HttpError(400, f"{shape} are {count} bytes, not {min(size, len(binary))}")
+        return np.frombuffer(binary, np.uint8).reshape(shape)
+    values = np.asarray(tensor["data"])
+    if values.size != count or (values.size and values.dtype.kind not in "iu"):
+        raise HttpError(400, f"the data of {INPUT} are {count} whole numbers")
+    if values.size and not 0 <= values.min() <= values.max() <= 255:
+        raise HttpError(400, f"the data of {INPUT} are numbers from 0 to 255")
+    return values.astype(np.uint8).reshape(shape)
+
+
+def _reply(asked: Asked, logits: Logits, deployment: Deployment) -> Response:
+    labels = _classified(logits, asked.classes, deployment.spec.classes) if asked.classes else []
+    output: dict[str, Any] = {"name": OUTPUT, "datatype": "BYTES" if labels else "FP32"}
+    output["shape"] = [len(labels), len(labels[0])] if labels else list(logits.shape)
+    reply = {"model_name": deployment.spec.name, "model_version": VERSION, "outputs": [output]}
+    if asked.id is not None:
+        reply["id"] = asked.id
+    if not asked.binary:
+        output["data"] = [label for row in labels for label in row] or logits.ravel().tolist()
+        return as_json(reply)
+    encoded = [label.encode() for row in labels for label in row]
+    data = b"".join(len(text).to_bytes(4, "little") + text for text in encoded) or logits.astype("<f4").tobytes()
+    output["parameters"] = {"binary_data_size": len(data)}
+    head = json.dumps(reply).encode()
+    return Response(
+        head + data,
+        media_type="application/octet-stream",
+        headers={"Inference-Header-Content-Length": str(len(head))},
+    )
+
+
+def _classified(logits: Logits, count: int, classes: tuple[str, ...]) -> list[list[str]]:
+    """The extension's strings `value:index:label`, highest first."""
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :count]
+    return [
+        [f"{row[index]:f}:{index}:{classes[index]}" for index in best] for row, best in zip(logits, order, strict=True)
+    ]

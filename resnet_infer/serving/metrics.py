@@ -1,0 +1,99 @@
+"""What a Prometheus server reads at /metrics."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from resnet_infer.serving.deployment import Deployment
+from resnet_infer.serving.work import Timings
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
+MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
+"""The variable by which prometheus_client is told where the processes of a service share their figures."""
+
+
+class Metrics:
+    """Counters and histograms of one process, in a registry of their own.
+
+    In a service of several processes `render` adds up those of all of them.
+    """
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        own: dict[str, Any] = {"namespace": "resnet_infer", "registry": self._registry}
+        self._requests = Counter("requests", "Requests answered", ["route", "status"], **own)
+        self._seconds = Histogram("request_seconds", "From request to answer", ["route"], buckets=SECONDS, **own)
+        self._stages = Histogram(
+            "stage_seconds", "Of a picture: queue, decode, wait, inference", ["stage"], buckets=SECONDS, **own
+        )
+        self._stage = {
+            name: self._stages.labels(label)
+            for name, label in (("queue", "queue"), ("prepare", "decode"), ("wait", "wait"), ("infer", "inference"))
+        }
+        self._pictures = Counter("pictures", "Pictures by outcome", ["outcome"], **own)
+        self._rejections = Counter("rejections", "Requests turned away", ["reason"], **own)
+        self._batch = Histogram("batch_rows", "Rows inferred together", buckets=ROWS, **own)
+        self._queue = Gauge("queue_rows", "Rows that wait", multiprocess_mode="livesum", **own)
+        self._active = Gauge("active_requests", "Requests in progress", multiprocess_mode="livesum", **own)
+        self._model = Gauge(
+            "model_info", "1 for the model that answers", ["model", "precision", "runtime", "device"],
+            multiprocess_mode="livemax", **own,
+        )  # fmt: skip
+        self._current: tuple[str, ...] = ()
+        if MULTIPROCESS in os.environ:
+            _forget_the_dead(Path(os.environ[MULTIPROCESS]))
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        self._requests.labels(route, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def picture(self, timings: Timings | None) -> None:
+        """A picture that was answered, or None for one that could not be read."""
+        self._pictures.labels("answered" if timings else "unreadable").inc()
+        if timings:
+            for name, histogram in self._stage.items():
+                histogram.observe(getattr(timings, name))
+
+    def rejected(self, reason: str) -> None:
+        self._rejections.labels(reason).inc()
+
+    def batch(self, rows: int, seconds: float) -> None:
+        self._batch.observe(rows)
+
+    def model(self, deployment: Deployment) -> None:
+        """The model that answers from now on."""
+        spec, runtime = deployment.spec, deployment.runtime
+        if self._current:
+            self._model.labels(*self._current).set(0)
+        self._current = (spec.name, spec.precision, runtime.name, runtime.device)
+        self._model.labels(*self._current).set(1)
+
+    def render(self, queue_rows: int, active_requests: int) -> bytes:
+        """The text that Prometheus reads, with what is in progress now."""
+        self._queue.set(queue_rows)
+        self._active.set(active_requests)
+        registry = self._registry
+        if MULTIPROCESS in os.environ:
+            from prometheus_client.multiprocess import MultiProcessCollector
+
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        text: bytes = prometheus_client.generate_latest(registry)
+        return text
+
+
+def _forget_the_dead(folder: Path) -> None:
+    """Drop the gauges of processes that were killed: nobody else does."""
+    from prometheus_client.multiprocess import mark_process_dead
+
+    for path in folder.glob("gauge_live*.db"):
+        process = path.stem.rpartition("_")[2]
+        if process.isdigit() and os.path.isdir("/proc") and not os.path.exists(f"/proc/{process}"):
+            mark_process_dead(int(process))  # type: ignore[no-untyped-call]

@@ -1,0 +1,174 @@
+"""What a request to `/classify` asks for: raw picture, form or JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from resnet_infer.classifier import Crops
+from resnet_infer.errors import did_you_mean
+from resnet_infer.serving.guard import HttpError
+from resnet_infer.serving.settings import Settings
+
+RAW = ("", "application/octet-stream", "application/x-www-form-urlencoded")
+"""Besides `image/*`, what the body of a raw picture is called: nothing, bytes, and what curl says by itself."""
+OPTIONS = ("crops", "top_k", "activation_map", "timeout_ms")
+LARGE = 1 << 18
+"""Bytes of JSON that are better read in a thread."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A picture as it came, under the name that it came with; or why it is none."""
+
+    source: str
+    content: bytes = b""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked about which pictures; `several` says that a list is expected, even of one."""
+
+    pictures: tuple[Sent, ...]
+    several: bool
+    crops: Crops = 1
+    top_k: int = 5
+    maps: bool = False
+    timeout: float | None = None
+
+
+async def read_question(request: Request, settings: Settings) -> Asked:
+    """Pictures and options of a request. Raises `HttpError` (400, 413 or 415) for one that makes no sense."""
+    kind, _, _ = request.headers.get("content-type", "").partition(";")
+    kind = kind.strip().lower()
+    options: dict[str, Any] = dict(_once(request.query_params.multi_items()))
+    if kind in RAW or kind.startswith("image/"):
+        body = await request.body()
+        if not body:
+            raise HttpError(400, "the body is empty; it is a picture")
+        asked = Asked((Sent("picture", body),), several=False)
+    elif kind == "multipart/form-data":
+        asked, more = await _read_form(request, settings)
+        options |= more
+    elif kind == "application/json":
+        body = await request.body()
+        parse = asyncio.to_thread(_read_json, body) if len(body) > LARGE else None
+        asked, more = await parse if parse else _read_json(body)
+        options |= more
+    else:
+        raise HttpError(415, f"{kind} is not read; send image/*, multipart/form-data or application/json")
+    if len(asked.pictures) > settings.max_pictures:
+        raise HttpError(413, f"a request has at most {settings.max_pictures} pictures", reason="size")
+    return with_options(asked, options) if options else asked
+
+
+def with_options(asked: Asked, options: Mapping[str, Any]) -> Asked:
+    """The question with its options, which are text where they come from a URL or a form. Raises `HttpError`, 400."""
+    for name in options:
+        if name not in OPTIONS:
+            raise HttpError(400, f"there is no option {name!r}" + did_you_mean(name, OPTIONS))
+    crops = _number(options, "crops", 1)
+    if crops not in (1, 10):
+        raise HttpError(400, f"crops is 1 or 10, not {crops}")
+    maps = options.get("activation_map", False)
+    if not isinstance(maps, bool):
+        if maps not in ("true", "false"):
+            raise HttpError(400, "activation_map is true or false")
+        maps = maps == "true"
+    if maps and crops == 10:
+        raise HttpError(400, "an activation map is of one crop, not of ten")
+    timeout = _number(options, "timeout_ms", 0)
+    return replace(
+        asked,
+        crops=1 if crops == 1 else 10,
+        top_k=_number(options, "top_k", 5),
+        maps=maps,
+        timeout=timeout / 1000 if timeout else None,
+    )
+
+
+def _number(options: Mapping[str, Any], name: str, default: int) -> int:
+    if name not in options:
+        return default
+    value = options[name]
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 10**9:
+        raise HttpError(400, f"{name} is a whole number from 1")
+    return value
+
+
+def _once(items: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    for name in {name for name, _ in items}:
+        if sum(name == other for other, _ in items) > 1:
+            raise HttpError(400, f"{name} is given more than once")
+    return items
+
+
+class _InMemory(MultiPartParser):
+    """Starlette's parser, that writes no file: the guard bounds the body already."""
+
+    spool_max_size = 0  # never rolls over
+
+
+async def _read_form(request: Request, settings: Settings) -> tuple[Asked, dict[str, Any]]:
+    chunks: AsyncGenerator[bytes, None] = request.stream()
+    parser = _InMemory(request.headers, chunks, max_files=settings.max_pictures, max_fields=len(OPTIONS))
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        status = 413 if error.message.startswith("Too many files") else 400
+        raise HttpError(status, f"the form cannot be read: {error.message}") from error
+    except AssertionError as error:  # python-multipart's, for what it does not expect
+        raise HttpError(400, "the form cannot be read") from error
+    try:
+        return await _from_form(form)
+    finally:
+        await form.close()
+
+
+async def _from_form(form: FormData) -> tuple[Asked, dict[str, Any]]:
+    files = [(name, value) for name, value in form.multi_items() if isinstance(value, UploadFile)]
+    options = dict(_once([(name, value) for name, value in form.multi_items() if not isinstance(value, UploadFile)]))
+    names = {name for name, _ in files}
+    if names not in ({"image"}, {"images"}) or (names == {"image"} and len(files) > 1):
+        raise HttpError(400, "a form has one file called `image`, or any number of files called `images`")
+    pictures = [Sent(file.filename or name, await file.read()) for name, file in files]
+    return Asked(tuple(pictures), several="images" in names), options
+
+
+def _read_json(body: bytes) -> tuple[Asked, dict[str, Any]]:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise HttpError(400, "the body is no JSON") from error
+    if not isinstance(value, dict) or ("image" in value) == ("images" in value):
+        raise HttpError(400, "the JSON is an object with `image`, or with a list `images`; a picture is in base64")
+    if "image" in value:
+        picture = decode(value.pop("image"), "image")
+        if picture.error:
+            raise HttpError(400, f"image: {picture.error}")
+        return Asked((picture,), several=False), value
+    images = value.pop("images")
+    if not isinstance(images, list) or not images:
+        raise HttpError(400, "`images` is a list with at least one picture")
+    return Asked(tuple(decode(image, f"images[{i}]") for i, image in enumerate(images)), several=True), value
+
+
+def decode(text: object, source: str) -> Sent:
+    if not isinstance(text, str):
+        return Sent(source, error="a picture is text in base64")
+    try:
+        return Sent(source, base64.b64decode(text.encode("ascii"), validate=True))
+    except (binascii.Error, UnicodeEncodeError):
+        return Sent(source, error="the text is no base64")

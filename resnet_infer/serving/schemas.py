@@ -1,0 +1,129 @@
+"""The forms of what is sent and answered, as JSON Schema (2020-12)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Json = dict[str, Any]
+
+
+def ref(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _object(required: Json, optional: Json | None = None) -> Json:
+    properties = {**required, **(optional or {})}
+    return {"type": "object", "required": list(required), "properties": properties, "additionalProperties": False}
+
+
+def _list(items: Json) -> Json:
+    return {"type": "array", "items": items}
+
+
+def _or_null(schema: Json) -> Json:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+_TEXT: Json = {"type": "string"}
+_NUMBER: Json = {"type": "number"}
+_WHOLE: Json = {"type": "integer", "minimum": 0}
+_TRUTH: Json = {"type": "boolean"}
+_TENSOR = {"name": _TEXT, "datatype": _TEXT, "shape": _list({"type": "integer"})}
+_TIMES = dict.fromkeys(("queue_ms", "decode_ms", "wait_ms", "inference_ms"), _NUMBER)
+_ANSWER = {"predictions": _list(ref("Prediction")), "batch": _WHOLE}
+SCHEMAS: Json = {
+    "Error": _object({"error": _TEXT}),
+    "Status": _object({"status": _TEXT}),
+    "Reloaded": _object({"status": _TEXT, "model": _TEXT}),
+    "Prediction": _object(
+        {
+            "label": _TEXT,
+            "probability": {"type": "number", "minimum": 0, "maximum": 1},
+            "index": _WHOLE,
+            "id": _or_null(_TEXT),
+        },
+        {"activation_map": {**_list(_list(_NUMBER)), "description": "Rows over the centre crop, in units of logits"}},
+    ),
+    "Answer": _object({"model": _TEXT, **_ANSWER, "timings": _object({**_TIMES, "total_ms": _NUMBER})}),
+    "Answers": _object(
+        {
+            "model": _TEXT,
+            "answers": _list(
+                {
+                    "oneOf": [
+                        _object({"source": _TEXT, **_ANSWER, "timings": _object(_TIMES)}),
+                        _object({"source": _TEXT, "error": _TEXT, "status": {"type": "integer"}}),
+                    ]
+                }
+            ),
+            "timings": _object({"total_ms": _NUMBER}),
+        }
+    ),
+    "Model": _object(
+        {
+            "name": _TEXT,
+            "precision": _TEXT,
+            "runtime": _object({"runtime": _TEXT, "device": _TEXT, "version": _TEXT}),
+            "architecture": _or_null({"type": "object"}),
+            "classes": _list(_TEXT),
+            "class_ids": _or_null(_list(_TEXT)),
+            "input": _object({"resize": _WHOLE, "crop": _WHOLE, "interpolation": _TEXT, "exif": _TRUTH}),
+            "measured": _list(
+                _object(
+                    {"dataset": _TEXT, "protocol": _TEXT, "pictures": _WHOLE, "top1_error": _NUMBER},
+                    {"top5_error": _or_null(_NUMBER)},
+                )
+            ),
+            "limits": _object({"body_bytes": _WHOLE, "pixels": _WHOLE, "pictures": _WHOLE, "seconds": _NUMBER}),
+            "version": _TEXT,
+        }
+    ),
+    "Server": _object({"name": _TEXT, "version": _TEXT, "extensions": _list(_TEXT)}),
+    "Live": _object({"live": _TRUTH}),
+    "Ready": _object({"ready": _TRUTH}),
+    "ModelReady": _object({"name": _TEXT, "ready": _TRUTH}),
+    "ModelMetadata": _object(
+        {
+            "name": _TEXT,
+            "versions": _list(_TEXT),
+            "platform": _TEXT,
+            "inputs": _list(_object(_TENSOR)),
+            "outputs": _list(_object(_TENSOR)),
+        }
+    ),
+    "InferRequest": {
+        "type": "object",
+        "required": ["inputs"],
+        "properties": {
+            "id": _TEXT,
+            "parameters": {"type": "object"},
+            "inputs": {
+                **_list(
+                    _object(
+                        {
+                            "name": {"const": "images"},
+                            "datatype": {"const": "UINT8"},
+                            "shape": {**_list(_WHOLE), "minItems": 4, "maxItems": 4},
+                            "data": {"type": "array"},
+                        },
+                        {"parameters": {"type": "object"}},
+                    )
+                ),
+                "minItems": 1,
+                "maxItems": 1,
+            },
+            "outputs": {
+                **_list(_object({"name": {"const": "logits"}}, {"parameters": {"type": "object"}})),
+                "maxItems": 1,
+            },
+        },
+    },
+    "InferResponse": _object(
+        {
+            "model_name": _TEXT,
+            "model_version": _TEXT,
+            "outputs": _list(_object(_TENSOR, {"data": {"type": "array"}, "parameters": {"type": "object"}})),
+        },
+        {"id": _TEXT},
+    ),
+}

@@ -1,0 +1,186 @@
+"""The service as BentoML runs it: `bentoml serve resnet_infer.serving.service:service`, or `resnet-infer serve`.
+
+Its settings come from the environment, see `Settings`. The HTTP API is an ASGI application in the service, with a
+batcher of its own: BentoML's own path through a method costs more than a small network does. The method below is for
+BentoML's typed clients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from typing import Annotated, Any, Literal, cast
+
+from resnet_infer.console import fail, note
+from resnet_infer.errors import ResnetInferError
+from resnet_infer.extras import needs
+
+# Set before they look, in whatever process this is imported.
+os.environ.update(BENTOML_DO_NOT_TRACK="True", ORT_DISABLE_TELEMETRY="1")
+
+with needs("serve", "a service"):
+    import bentoml
+    from _bentoml_sdk import Service
+    from pydantic import BaseModel, Field
+    from starlette.responses import JSONResponse
+
+from resnet_infer import zoo
+from resnet_infer.serving.app import Api
+from resnet_infer.serving.deployment import Deployment
+from resnet_infer.serving.engine import Engine
+from resnet_infer.serving.guard import App, Guard, HttpError, Receive, Scope, Send, Traffic
+from resnet_infer.serving.metrics import Metrics
+from resnet_infer.serving.processes import (
+    address,
+    devices,
+    drain_on_signals,
+    forward_hangups,
+    is_worker,
+    reload_all,
+    stop_service,
+)
+from resnet_infer.serving.reading import Asked, decode, with_options
+from resnet_infer.serving.settings import Settings, load_keys
+
+SETTINGS = Settings.from_environment()
+DEVICES = devices(SETTINGS)
+"""A process for each."""
+
+logger = logging.getLogger("resnet_infer")
+
+
+def _open() -> Deployment:
+    index = (bentoml.server_context.worker_index or 1) - 1
+    return Deployment(SETTINGS, DEVICES[index % len(DEVICES)], METRICS.batch)
+
+
+METRICS = Metrics()
+TRAFFIC = Traffic()
+KEYS = load_keys(SETTINGS)
+ENGINE = Engine(_open, METRICS.model)
+API = Api(ENGINE, SETTINGS, KEYS, METRICS, TRAFFIC, reload_all if len(DEVICES) > 1 else lambda: None)
+
+
+class ClassProbability(BaseModel):
+    """A class and its probability."""
+
+    label: str
+    probability: float
+    index: int
+    id: str | None = None
+
+
+class Classified(BaseModel):
+    """What is in a picture, most probable class first."""
+
+    model: str
+    predictions: list[ClassProbability]
+
+
+class ResNetInfer:
+    """Says what is in pictures. `POST /classify` takes a picture as it is; `/openapi.json` describes the API."""
+
+    @bentoml.on_deployment
+    @staticmethod
+    def find_model() -> None:
+        """In the supervisor, once: what is missing is said before there are processes, and exported once for all."""
+        forward_hangups()
+        if SETTINGS.runtime != "torch":
+            zoo.artifact(SETTINGS.model)
+
+    @bentoml.on_startup
+    async def start(self) -> None:
+        """Open the model while health is answered already; `readyz` says when it is warm."""
+        self._starting = asyncio.ensure_future(self._start())
+        if is_worker():
+            drain_on_signals(TRAFFIC, SETTINGS.timeout + 5)
+            if hasattr(signal, "SIGHUP"):
+                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
+
+    async def _start(self) -> None:
+        # Threads that decode hold the interpreter only briefly; at the default of 5 ms the others wait for nothing.
+        sys.setswitchinterval(0.0005)
+        try:
+            await ENGINE.start()
+        except ResnetInferError as error:
+            fail(error.message, error.hint)
+            stop_service(error.message)
+        except Exception as error:
+            logger.exception("the model could not be opened")
+            stop_service(str(error))
+        else:
+            spec, runtime = ENGINE.current.spec, ENGINE.current.runtime
+            place = address()
+            where = f" at {place}" if place else ""
+            note(f"{spec.name} ({spec.precision}, {runtime.name}, {runtime.device}) is ready{where}")
+
+    def _hang_up(self) -> None:
+        self._reloading = asyncio.ensure_future(self._reload())
+
+    async def _reload(self) -> None:
+        try:
+            deployment = await ENGINE.reload()
+            note(f"reloaded {deployment.spec.name}")
+        except ResnetInferError as error:
+            fail(f"not reloaded: {error.message}", error.hint)
+
+    @bentoml.on_shutdown
+    async def stop(self) -> None:
+        """Answer what was taken."""
+        await ENGINE.close()
+
+    async def __is_ready__(self) -> bool:
+        return ENGINE.ready and not TRAFFIC.draining
+
+    async def __is_alive__(self) -> bool:
+        return ENGINE.state != "failed"
+
+    @bentoml.api(route="/typed/classify")
+    async def classify(
+        self,
+        image: Annotated[str, Field(description="A picture's file in base64")],
+        crops: Literal[1, 10] = 1,
+        top_k: Annotated[int, Field(ge=1)] = 5,
+    ) -> Classified:
+        """What is in a picture."""
+        asked = with_options(Asked((decode(image, "image"),), several=False), {"crops": crops, "top_k": top_k})
+        try:
+            deployment, (answer,) = await API.answer(asked)
+            if "error" in answer:
+                raise HttpError(answer["status"], answer["error"])
+        except HttpError as error:  # what is raised here, BentoML logs with a traceback
+            return cast(Classified, JSONResponse({"error": error.message}, error.status, dict(error.headers)))
+        return Classified(model=deployment.spec.name, predictions=answer["predictions"])
+
+
+class _Service(Service[Any]):
+    """BentoML's service, in front of whose layers the API answers what is its own.
+
+    They cost as much again as the API and, for every request, a timer that lives on for its whole timeout.
+    """
+
+    def to_asgi(self, is_main: bool = True) -> App:
+        behind: Any = super().to_asgi(is_main)
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            theirs = scope["type"] != "http" or scope["path"].startswith(("/typed/", "/schema.json"))
+            await (behind if theirs else API)(scope, receive, send)
+
+        return Guard(answer, SETTINGS, KEYS, METRICS, TRAFFIC)
+
+
+service: Any = bentoml.service(
+    name="resnet_infer",
+    service_class=_Service,
+    workers=len(DEVICES),
+    threads=1,
+    # The guard and the API keep the time, measure and log their requests themselves.
+    traffic={"timeout": SETTINGS.timeout + 30},
+    metrics={"enabled": False},
+    logging={"access": {"enabled": False}},
+    tracing={"excluded_urls": [".*"]},
+)(ResNetInfer)
+service.mount_asgi_app(API, path="/", name="api")

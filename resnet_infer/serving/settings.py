@@ -1,0 +1,124 @@
+"""What a service is told: the options of `resnet-infer serve`, handed to its processes in environment variables."""
+
+from __future__ import annotations
+
+import hmac
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from resnet_infer.errors import UsageError
+
+PREFIX = "RESNET_INFER_SERVE_"
+"""`RESNET_INFER_SERVE_MAX_QUEUE` is `Settings.max_queue`."""
+KEY_VARIABLE = "RESNET_INFER_API_KEY"
+
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`model`, `runtime` and `device` are as in `Classifier`.
+
+    `threads` None: on a CPU all threads on one request when nothing else is to be done, and one thread for each of
+    several; a number: always that many. `workers` None: a process for every GPU, or one. `max_batch` (rows) None: 8
+    on a CPU, 32 on a GPU. `max_wait_ms` is how long a picture waits for others to share its batch; `max_queue` how
+    many rows may wait. `timeout` (seconds) is the longest that a request takes. `max_body_mb` bounds a request's body
+    and `max_memory_mb` the bodies of all requests together. `access_log` writes a line of JSON for every request.
+    """
+
+    model: str | None = None
+    runtime: str = "auto"
+    device: str = "auto"
+    threads: int | None = None
+    workers: int | None = None
+    max_batch: int | None = None
+    max_wait_ms: float = 5.0
+    max_queue: int = 256
+    timeout: float = 30.0
+    max_body_mb: float = 32.0
+    max_memory_mb: float = 512.0
+    max_pixels: int = 50_000_000
+    max_pictures: int = 64
+    api_key_file: str | None = None
+    access_log: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "workers", "max_batch", "max_queue", "max_pixels", "max_pictures"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name.replace('_', '-')} is at least 1, not {value}")
+        for name in ("timeout", "max_body_mb", "max_memory_mb"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"{name.replace('_', '-')} is more than 0, not {getattr(self, name)}")
+        if not self.max_wait_ms >= 0:
+            raise UsageError(f"max-wait-ms is not negative, as {self.max_wait_ms} is")
+
+    @property
+    def max_body(self) -> int:
+        """Bytes."""
+        return int(self.max_body_mb * 1e6)
+
+    @property
+    def max_memory(self) -> int:
+        """Bytes."""
+        return int(max(self.max_memory_mb, self.max_body_mb) * 1e6)
+
+    def to_environment(self) -> dict[str, str]:
+        """Variables that `from_environment` reads the same settings from."""
+        return {PREFIX + name.upper(): str(value) for name, value in vars(self).items() if value is not None}
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
+        """Raises `UsageError` for a variable that is no setting, or has no value for it."""
+        known = {PREFIX + field.name.upper(): field for field in fields(cls)}
+        given: dict[str, Any] = {}
+        for variable, text in environment.items():
+            if variable in known and text:
+                field = known[variable]
+                given[field.name] = _parse(variable, text, str(field.type))
+            elif variable.startswith(PREFIX) and variable not in known:
+                from resnet_infer.errors import did_you_mean
+
+                raise UsageError(f"there is no setting {variable}" + did_you_mean(variable, known))
+        return cls(**given)
+
+
+def _parse(variable: str, text: str, kind: str) -> Any:
+    try:
+        if kind.startswith("bool"):
+            return {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)}[text.lower()]
+        return int(text) if kind.startswith("int") else float(text) if kind.startswith("float") else text
+    except (ValueError, KeyError) as error:
+        what = {"b": "true or false", "i": "a whole number"}.get(kind[0], "a number")
+        raise UsageError(f"{variable} is {what}, not {text!r}") from error
+
+
+class ApiKeys:
+    """The keys that open the service; any of several, so that one can be replaced while it is in use."""
+
+    def __init__(self, keys: tuple[str, ...] = ()) -> None:
+        self._keys = tuple(key.encode() for key in keys)
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def match(self, key: bytes) -> bool:
+        """Whether `key` is one of them; takes as long for a wrong key as for a right one."""
+        return sum(hmac.compare_digest(key, known) for known in self._keys) > 0
+
+
+def load_keys(settings: Settings, environment: Mapping[str, str] = os.environ) -> ApiKeys:
+    """The key of $RESNET_INFER_API_KEY and those of the file, one a line. Raises `UsageError` for a file without."""
+    keys = [environment.get(KEY_VARIABLE, "").strip()]
+    if settings.api_key_file:
+        try:
+            lines = Path(settings.api_key_file).read_text(encoding="utf-8").split()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{settings.api_key_file}: the keys cannot be read ({error})") from error
+        if not lines:
+            raise UsageError(f"{settings.api_key_file} has no key", hint="write one on a line of its own")
+        keys += lines
+    return ApiKeys(tuple(key for key in keys if key))

@@ -1,0 +1,190 @@
+"""The real service, under BentoML's supervisor: it starts, answers, is told things by signals, and leaves nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gc
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("bentoml", reason="a service needs the extra `serve`")
+httpx = pytest.importorskip("httpx", reason="the client of these tests")
+if not Path("/proc").is_dir():
+    pytest.skip("the processes of a service are found in /proc", allow_module_level=True)
+
+from resnet_infer.classifier import Classifier  # noqa: E402
+from resnet_infer.zoo import DEFAULT, built_in  # noqa: E402
+from tests.conftest import PICTURES  # noqa: E402
+
+from .servers import Server, serving  # noqa: E402
+
+CAT = (PICTURES / "cat.jpg").read_bytes()
+HEADERS = {"X-API-Key": "secret"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One for all tests of this file; the last one ends it."""
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(built_in(DEFAULT, ".onnx"), folder / "model.onnx")
+    with serving(folder, "model.onnx", "--access-log", "--max-queue", "2000", RESNET_INFER_API_KEY="secret") as running:
+        yield running
+
+
+def test_it_answers_as_classify_does(server: Server) -> None:
+    with Classifier() as classifier:
+        for crops in (1, 10):
+            done = server.post(params={"crops": crops}, content=CAT, headers=HEADERS)
+            assert done.status_code == 200
+            expected = classifier.classify(CAT, crops=crops)
+            assert [item["label"] for item in done.json()["predictions"]] == [item.label for item in expected]
+            assert [item["probability"] for item in done.json()["predictions"]] == pytest.approx(
+                [item.probability for item in expected], abs=1e-5
+            )
+
+
+def test_it_says_where_it_is_and_logs_its_requests_and_nothing_else(server: Server) -> None:
+    server.post(content=CAT, headers={**HEADERS, "X-Request-ID": "logged"})
+    while '"logged"' not in server.log.read_text():  # it is written after the answer
+        time.sleep(0.01)
+    ready, *lines = server.log.read_text().splitlines()
+    assert ready == f"resnet20-cifar10 (fp32, onnxruntime, cpu) is ready at {server.url}"
+    line = next(line for line in map(json.loads, lines) if line["id"] == "logged")
+    assert (line["status"], line["path"]) == (200, "/classify")
+
+
+def test_health_the_page_and_errors_are_ours(server: Server) -> None:
+    for path in ("/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready", "/", "/openapi.json"):
+        assert server.get(path).status_code == 200
+    assert "googletagmanager" not in server.get("/").text
+    assert server.get("/docs.json", headers=HEADERS).status_code == 404
+    assert server.post(content=CAT).status_code == 401
+    assert server.post("/typed/classify", json={"image": ""}).status_code == 401
+    wrong = server.get("/classify", headers=HEADERS)
+    assert (wrong.status_code, list(wrong.json())) == (405, ["error"])
+    for content in (b"", b"text", CAT[:2000]):
+        done = server.post(content=content, headers=HEADERS)
+        assert done.status_code in (400, 422)
+        assert "Traceback" not in done.text
+    assert b"x" * 10 not in server.post(content=b"x" * 33_000_000, headers=HEADERS).content
+    assert server.post(content=b"x" * 33_000_000, headers=HEADERS).status_code == 413
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's imports,
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # and its client's folder
+def test_a_client_of_bentoml_can_use_it(server: Server) -> None:
+    import bentoml
+
+    with bentoml.SyncHTTPClient(server.url, token="secret") as client:
+        done = client.classify(image=base64.b64encode(CAT).decode(), top_k=2)
+        assert [item["label"] for item in done["predictions"]] == ["cat", "dog"]
+    del client
+    gc.collect()
+    for image, status in ((base64.b64encode(b"text").decode(), 422), ("?", 400)):
+        done = server.post("/typed/classify", json={"image": image}, headers=HEADERS)
+        assert (done.status_code, list(done.json())) == (status, ["error"])
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_it_tells_nobody(server: Server) -> None:
+    """BentoML's usage report is off in the supervisor and in the processes it starts."""
+    for process in (server.process.pid, *server.workers()):
+        environment = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+        if process != server.process.pid:  # its own shows how it was started
+            assert b"BENTOML_DO_NOT_TRACK=True" in environment
+        for line in Path(f"/proc/{process}/net/tcp").read_text().splitlines()[1:]:
+            remote = line.split()[2]
+            inode = line.split()[9]
+            owned = any(os.readlink(f).endswith(f"[{inode}]") for f in _sockets(process))
+            assert not owned or remote.startswith(("0100007F", "00000000")), "a connection that leaves this machine"
+
+
+def _sockets(process: int) -> list[str]:
+    return [path for path in map(str, Path(f"/proc/{process}/fd").iterdir()) if os.path.islink(path)]
+
+
+def test_a_hangup_loads_the_model_anew_without_losing_a_request(server: Server) -> None:
+    async def exchange() -> list[int]:
+        async with httpx.AsyncClient(timeout=60, headers=HEADERS) as client:
+            stop = False
+
+            async def ask() -> list[int]:
+                seen = []
+                while not stop:
+                    seen.append((await client.post(f"{server.url}/classify", content=CAT)).status_code)
+                return seen
+
+            asking = [asyncio.ensure_future(ask()) for _ in range(4)]
+            await asyncio.sleep(0.2)
+            before = server.log.read_text().count("reloaded")
+            server.process.send_signal(signal.SIGHUP)
+            until = time.monotonic() + 60
+            while server.log.read_text().count("reloaded") == before:
+                assert time.monotonic() < until, server.log.read_text()
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)
+            stop = True
+            return [status for seen in await asyncio.gather(*asking) for status in seen]
+
+    workers = server.workers()
+    statuses = asyncio.run(exchange())
+    assert set(statuses) == {200}
+    assert server.workers() == workers, "the process was exchanged, not the model"
+
+
+def test_a_killed_process_is_replaced(server: Server) -> None:
+    (worker,) = server.workers()
+    os.kill(worker, signal.SIGKILL)
+    until = time.monotonic() + 60
+    while server.workers() in ([], [worker]):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    server.wait_until_ready()
+    assert server.post(content=CAT, headers=HEADERS).status_code == 200
+    text = server.get("/metrics", headers=HEADERS).text
+    assert re.search(r"resnet_infer_active_requests 1\.0", text), "the dead process still counts"
+
+
+def test_sigterm_answers_all_that_it_has_and_leaves_nothing(server: Server) -> None:
+    """A hundred requests are with the service when it is told to stop; new ones are refused, not left hanging."""
+
+    async def leave() -> tuple[list[Any], int]:
+        limits = httpx.Limits(max_connections=200)
+        async with httpx.AsyncClient(timeout=60, headers=HEADERS, limits=limits) as client:
+            params = {"crops": 10}
+            requests = [
+                asyncio.ensure_future(client.post(f"{server.url}/classify", content=CAT, params=params))
+                for _ in range(100)
+            ]
+            while True:
+                text = (await client.get(f"{server.url}/metrics")).text
+                found = re.search(r"resnet_infer_active_requests (\d+)", text)
+                done = sum(request.done() for request in requests)
+                assert found
+                if int(found[1]) - 1 + done == 100:
+                    break
+            assert done < 100, "all were answered before the signal"
+            server.process.send_signal(signal.SIGTERM)
+            answers = await asyncio.gather(*requests)
+            return answers, done
+
+    answers, done = asyncio.run(leave())
+    assert [answer.status_code for answer in answers] == [200] * 100
+    assert {answer.json()["predictions"][0]["label"] for answer in answers} == {"cat"}
+    assert done < 100
+    assert server.process.wait(60) == 0
+    assert list(server.temporary.iterdir()) == []
+    assert "Traceback" not in server.log.read_text()
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", int(server.url.rpartition(":")[2]))) != 0
