@@ -32,7 +32,7 @@ $(DEMO)/ready: pyproject.toml
 
 $(DEV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEV)
-	$(DEV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[cpu,export,train,serve,test,test-serve]"
+	$(DEV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[cpu,openvino,export,train,serve,test,test-serve]"
 	touch $@
 
 # PHOTOS is a folder of photographs, the more the better; CIFAR, where it is given, CIFAR-10 to train on.
@@ -41,6 +41,7 @@ benchmark: $(DEV)/ready
 	cd benchmarks && ../$(DEV)/bin/python startup.py
 	cd benchmarks && ../$(DEV)/bin/python throughput.py $(abspath $(PHOTOS))
 	test -z "$(CIFAR)" || (cd benchmarks && ../$(DEV)/bin/python training.py $(abspath $(CIFAR)))
+	cd benchmarks && ../$(DEV)/bin/python inference.py $(abspath $(PHOTOS))
 	cd benchmarks && ../$(DEV)/bin/python int8.py $(abspath $(PHOTOS))
 	cd benchmarks && ../$(DEV)/bin/python evaluation.py $(abspath $(PHOTOS))
 	cd benchmarks && ../$(DEV)/bin/python serving.py $(abspath $(PHOTOS))

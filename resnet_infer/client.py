@@ -60,7 +60,7 @@ class Client:
         """
         content = picture if isinstance(picture, bytes) else Path(picture)
         source = "picture" if isinstance(picture, bytes) else str(picture)
-        answer = self._ask(Picture(source, content), crops, top_k)
+        answer = self.ask(Picture(source, content), crops=crops, top_k=top_k)
         if answer.error:
             raise answer.error
         return list(answer.predictions)
@@ -70,10 +70,31 @@ class Client:
 
         Raises `ServiceError`. Memory is bounded however many pictures there are.
         """
-        ask = partial(self._ask, crops=crops, top_k=top_k)
+        ask = partial(self.ask, crops=crops, top_k=top_k)
         answers = parallel_map(ask, pictures, workers=self.connections, ahead=2 * self.connections)
         with closing(answers):
             yield from answers
+
+    def ask(self, picture: Picture, *, crops: Crops = 1, top_k: int = 5) -> Answer:
+        """The answer to one picture, or why it has none. Raises `ServiceError`."""
+        try:
+            content = picture.content if isinstance(picture.content, bytes) else picture.content.read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            reason = getattr(error, "strerror", None) or str(error)
+            return Answer(picture.source, error=PictureError(f"{picture.source}: {reason}"))
+        if not content:
+            return Answer(picture.source, error=PictureError(f"{picture.source}: the file is empty"))
+        query = urlencode({"crops": crops, "top_k": top_k})
+        status, body = self._request("POST", f"/classify?{query}", content)
+        if status in _UNREADABLE and "error" in body:
+            reason = str(body["error"]).removeprefix("picture: ")
+            return Answer(picture.source, error=PictureError(f"{picture.source}: {reason}"))
+        if status != 200:
+            raise self._failure(status, body)
+        try:
+            return Answer(picture.source, tuple(Prediction(**item) for item in body["predictions"]))
+        except (KeyError, TypeError) as error:
+            raise ServiceError(f"{self.url} does not answer as `resnet-infer serve` does", status=status) from error
 
     def model(self) -> dict[str, Any]:
         """What the service says of its model (`GET /model`). Raises `ServiceError`."""
@@ -95,26 +116,6 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _ask(self, picture: Picture, crops: Crops, top_k: int) -> Answer:
-        try:
-            content = picture.content if isinstance(picture.content, bytes) else picture.content.read_bytes()
-        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-            reason = getattr(error, "strerror", None) or str(error)
-            return Answer(picture.source, error=PictureError(f"{picture.source}: {reason}"))
-        if not content:
-            return Answer(picture.source, error=PictureError(f"{picture.source}: the file is empty"))
-        query = urlencode({"crops": crops, "top_k": top_k})
-        status, body = self._request("POST", f"/classify?{query}", content)
-        if status in _UNREADABLE and "error" in body:
-            reason = str(body["error"]).removeprefix("picture: ")
-            return Answer(picture.source, error=PictureError(f"{picture.source}: {reason}"))
-        if status != 200:
-            raise self._failure(status, body)
-        try:
-            return Answer(picture.source, tuple(Prediction(**item) for item in body["predictions"]))
-        except (KeyError, TypeError) as error:
-            raise ServiceError(f"{self.url} does not answer as `resnet-infer serve` does", status=status) from error
 
     def _request(self, method: str, path: str, content: bytes | None = None) -> tuple[int, dict[str, Any]]:
         """Status and JSON of an answer; a service that is busy is asked again when it says so."""

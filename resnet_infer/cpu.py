@@ -5,6 +5,9 @@ from __future__ import annotations
 import platform
 import sys
 from functools import cache
+from pathlib import Path
+
+_FREQUENCY = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 
 
 def processor() -> str:
@@ -27,3 +30,24 @@ def _field(name: str) -> str:
             return next((line.partition(":")[2].strip() for line in file if line.partition(":")[0].strip() == name), "")
     except OSError:
         return ""
+
+
+def governor() -> str | None:
+    """What Linux chooses the first core's frequency by, `performance` or `powersave`; None where it is not told."""
+    return _line(_FREQUENCY / "scaling_governor")
+
+
+def megahertz() -> float | None:
+    """The present frequency of the first core; None where it is not told."""
+    text = _line(_FREQUENCY / "scaling_cur_freq")
+    if text is not None:
+        return float(text) / 1000
+    shown = _field("cpu MHz")
+    return float(shown) if shown else None
+
+
+def _line(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8").strip() or None
+    except OSError:
+        return None

@@ -12,13 +12,42 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "cpu": ("onnxruntime",),
         "gpu": ("onnxruntime", "tensorrt", "cuda"),
+        "openvino": ("openvino",),
         "export": ("onnx",),
         "train": ("torch",),
         "report": ("matplotlib",),
         "serve": ("bentoml",),
+        "benchmark": ("mlperf_loadgen",),
     }
 )
 """Extra -> the modules it brings. `cpu` and `gpu` both bring `onnxruntime` and exclude each other."""
+
+DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+        "tensorrt": ("tensorrt",),
+        "cuda": ("cuda-bindings",),
+        "openvino": ("openvino",),
+        "onnx": ("onnx",),
+        "torch": ("torch",),
+        "matplotlib": ("matplotlib",),
+        "bentoml": ("bentoml",),
+        "mlperf_loadgen": ("mlcommons-loadgen",),
+    }
+)
+"""Module -> the distributions that may bring it."""
+
+
+def installed(distributions: tuple[str, ...]) -> str | None:
+    """Name and version of the first of these that is installed; it is not imported."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    for name in distributions:
+        try:
+            return f"{name} {version(name)}"
+        except PackageNotFoundError:
+            continue
+    return None
 
 
 @contextlib.contextmanager

@@ -52,11 +52,16 @@ def built_in(name: str, suffix: str) -> Path:
 
 def checkpoint(model: str | Path | None) -> Checkpoint:
     """The checkpoint that `model` names. Raises `ModelError` for an artifact, which has none."""
+    return load_checkpoint(checkpoint_file(model))
+
+
+def checkpoint_file(model: str | Path | None) -> Path:
+    """Where the checkpoint that `model` names lies. Raises `ModelError` as `checkpoint` does."""
     name = _name(model)
     path = built_in(name, CHECKPOINT) if name in BUILT_IN and not _existing(name) else find(name)
     if path.suffix != CHECKPOINT:
         raise ModelError(f"{path} is an artifact already", hint=f"give the checkpoint it was made from ({CHECKPOINT})")
-    return load_checkpoint(path)
+    return path
 
 
 def source(model: str | Path | None) -> Checkpoint | Path:

@@ -10,15 +10,17 @@ import resnet_infer
 
 PACKAGE = Path(resnet_infer.__file__).parent
 ROOMS = (
-    ("errors", "extras", "files", "console", "progress", "metrics", "cpu"),
+    ("errors", "extras", "files", "console", "progress", "metrics", "cpu", "page"),
     ("models",),
     ("data",),
     ("runtimes",),
     ("converters",),
     ("zoo",),
     ("classifier",),
-    ("evaluation", "client"),
-    ("training", "benchmark", "serving"),
+    ("client",),
+    ("evaluation",),
+    ("training", "serving"),
+    ("benchmark",),
     ("cli",),
 )
 """A room imports from its own row and from rows above it."""

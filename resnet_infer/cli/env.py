@@ -5,28 +5,18 @@ from __future__ import annotations
 import json
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 
 from resnet_infer import __version__
 from resnet_infer.cli.options import Json
 from resnet_infer.console import pairs
-from resnet_infer.extras import EXTRAS
-
-PACKAGES = {
-    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
-    "tensorrt": ("tensorrt",),
-    "cuda": ("cuda-bindings",),
-    "onnx": ("onnx",),
-    "torch": ("torch",),
-    "matplotlib": ("matplotlib",),
-    "bentoml": ("bentoml",),
-}
-"""Module -> the distributions that may bring it."""
+from resnet_infer.cpu import processor
+from resnet_infer.extras import DISTRIBUTIONS, EXTRAS
+from resnet_infer.extras import installed as find_installed
 
 
 def env(as_json: Json = False) -> None:
     """Nothing heavy is imported: versions come from the packages' metadata."""
-    installed = {module: _version(names) for module, names in PACKAGES.items()}
+    installed = {module: find_installed(names) for module, names in DISTRIBUTIONS.items()}
     devices = _devices(installed["onnxruntime"] is not None)
     # The builds of ONNX Runtime for CPU and GPU exclude each other.
     swap = "pip uninstall onnxruntime; " if (installed["onnxruntime"] or "").startswith("onnxruntime ") else ""
@@ -53,25 +43,6 @@ def env(as_json: Json = False) -> None:
     rows.append(("devices", ", ".join(devices) or "none: no runtime is installed"))
     rows += [(f"for {', '.join(modules)}", command) for command, modules in missing.items()]
     print(pairs(rows))
-
-
-def processor() -> str:
-    """The processor's name as the operating system gives it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _version(names: tuple[str, ...]) -> str | None:
-    for name in names:
-        try:
-            return f"{name} {version(name)}"
-        except PackageNotFoundError:
-            continue
-    return None
 
 
 def _devices(has_runtime: bool) -> list[str]:

@@ -28,7 +28,7 @@ def evaluate(
         typer.Argument(
             metavar="[MODEL]... DATA",
             help="Checkpoints, artifacts or names (torch:MODEL: run by torch), and labelled pictures: CIFAR, ImageNet,"
-            " Tiny ImageNet, a folder or archive of class folders, or a CSV. Without MODEL: the default.",
+            " Tiny ImageNet, a folder or archive of class folders, or a CSV. No MODEL: the default, or that of --url.",
             show_default=False,
         ),
     ] = None,
@@ -44,6 +44,7 @@ def evaluate(
     scales: Annotated[
         str | None, typer.Option(metavar="N,N,...", help="Of multi-scale: shorter sides; default: the paper's.")
     ] = None,
+    url: Annotated[str | None, typer.Option(metavar="URL", help="Also the model of the service there.")] = None,
     ensemble: Annotated[bool, typer.Option("--ensemble", help="Also the average of all models.")] = False,
     reference: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Compare with this model, with McNemar's test.")
@@ -108,10 +109,11 @@ def evaluate(
             return stack.enter_context(progress("evaluating", len(dataset.samples), "pictures", done=done))
 
         found = measure(
-            models or [None],
+            models or ([] if url else [None]),
             Path(data),
             protocols=protocol or (),
             scales=_scales(scales),
+            url=url,
             ensemble=ensemble,
             reference=reference,
             max_drop=max_drop,

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_infer.data.class_map import map_classes
 from resnet_infer.data.datasets import Dataset, Sample, _recognise
 from resnet_infer.data.datasets.archive import open_tree
 from resnet_infer.data.datasets.classes import some
@@ -116,7 +117,7 @@ def open_feed(
     names, are cut into `count` runs of equal length, and of each one is drawn by `seed` (NumPy's PCG64). As the
     pictures of a class lie together, every class is represented as in the whole. The order is kept.
 
-    With `labelled` the labels become class numbers of the model, see `match_classes`.
+    With `labelled` the labels become class numbers of the model, see `map_classes`.
 
     Raises `DataError` if there are no pictures, or no labels that the model knows; `UsageError` for a count below 1.
     """
@@ -147,35 +148,13 @@ def spread(total: int, count: int | None, seed: int) -> list[int]:
     return [int(index) for index in generator.integers(edges[:-1], edges[1:])]
 
 
-def match_classes(dataset: Dataset, spec: ModelSpec) -> Labels:
-    """The model's number of every class of `dataset`, (classes,); -1 for one that the model does not know.
-
-    Classes are told by their WordNet ids where both have such, else by name; where the data set numbers its classes
-    and does not name them, these are the model's numbers.
-    """
-    if dataset.class_ids and spec.class_ids:
-        own, known = dataset.class_ids, spec.class_ids
-    else:
-        own, known = dataset.classes, spec.classes
-    place = {name: index for index, name in enumerate(known)}
-    found = np.array([place.get(name, -1) for name in own], np.int64)
-    if dataset.class_order == "numbered" and (found < 0).all():
-        found = np.arange(len(own))
-        found[found >= len(known)] = -1
-    return found
-
-
 def _labels(samples: Sequence[Sample], dataset: Dataset, spec: ModelSpec) -> Labels:
-    """The model's class numbers. Raises `DataError` naming the classes that it does not know."""
-    own = np.array([sample.label for sample in samples], np.int64)
-    labels: Labels = match_classes(dataset, spec)[own]
-    if (labels < 0).any():
-        strange = [dataset.classes[label] for label in np.unique(own[labels < 0])]
-        raise DataError(
-            f"{dataset.name} has classes that {spec.name} does not know: {some(strange)}",
-            hint=f"it knows {some(spec.classes)}",
-        )
-    return labels
+    """The model's class numbers. Raises `DataError` where it does not know a class, or it is in doubt which it is."""
+    try:
+        classes = map_classes(replace(dataset, samples=samples), spec)
+    except DataError as error:
+        raise DataError(error.message, hint=f"name the classes as the model does: {some(spec.classes)}") from error
+    return classes.indices[[sample.label for sample in samples]]
 
 
 def _dataset(source: Path, split: str | None, prefer: Sequence[str], labelled: bool) -> Dataset | None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_infer.evaluation.result import Bin, Rate
+from resnet_infer.page import cut, round_axis, svg
 
 MOST_CLASSES = 40
 """A confusion matrix of more classes is drawn by groups."""
@@ -32,7 +33,7 @@ def intervals(lines: Sequence[Interval]) -> str:
     """Errors with their 95% intervals, one below the other, and the paper's as a hollow square."""
     left, width, step, top = 330, 520, 28, 12
     ends = [value for line in lines for value in (*line.rate.interval, line.published) if value is not None]
-    low, high, ticks = _axis(min(ends), max(ends))
+    low, high, ticks = round_axis(min(ends), max(ends), least=0.1)
     bottom = top + step * len(lines)
 
     def x(value: float) -> float:
@@ -48,7 +49,7 @@ def intervals(lines: Sequence[Interval]) -> str:
         first, last = line.rate.interval
         parts.append(
             f"<g><title>{escape(line.label)}: {line.rate} ({first:.2f} to {last:.2f})</title>"
-            f'<text text-anchor="end" x="{left - 14}" y="{y + 4:.1f}">{escape(_cut(line.label, 46))}</text>'
+            f'<text text-anchor="end" x="{left - 14}" y="{y + 4:.1f}">{escape(cut(line.label, 46))}</text>'
             f'<line class="{line.kind} whisker" x1="{x(first):.1f}" y1="{y}" x2="{x(last):.1f}" y2="{y}"/>'
             f'<circle class="{line.kind}" cx="{x(line.rate.error):.1f}" cy="{y}" r="5"/></g>'
         )
@@ -57,7 +58,7 @@ def intervals(lines: Sequence[Interval]) -> str:
                 f'<rect class="paper" x="{x(line.published) - 4.5:.1f}" y="{y - 4.5}" width="9" height="9">'
                 f"<title>published: {line.published:g}%</title></rect>"
             )
-    return _svg(left + width + 40, bottom + 24, "Errors with their 95% intervals", parts)
+    return svg(left + width + 40, bottom + 24, "Errors with their 95% intervals", parts)
 
 
 def reliability(bins: Sequence[Bin]) -> str:
@@ -99,7 +100,7 @@ def reliability(bins: Sequence[Bin]) -> str:
         f'<text class="small" text-anchor="middle" transform="translate(12 {top + side / 2}) rotate(-90)">'
         "right, %</text>"
     )
-    return _svg(left + side + 12, top + side + 42, "Right answers by confidence", parts)
+    return svg(left + side + 12, top + side + 42, "Right answers by confidence", parts)
 
 
 def confusion(labels: NDArray[np.int64], top1: NDArray[np.int64], names: Sequence[str]) -> str:
@@ -124,7 +125,7 @@ def confusion(labels: NDArray[np.int64], top1: NDArray[np.int64], names: Sequenc
     parts = []
     for number, head in enumerate(heads):
         place = side * (number + 0.5)
-        text = f"{escape(_cut(head, 30))}<title>{escape(head)}</title>"
+        text = f"{escape(cut(head, 30))}<title>{escape(head)}</title>"
         parts.append(f'<text class="small" text-anchor="end" x="{left - 6}" y="{top + place + 4:.1f}">{text}</text>')
         parts.append(
             f'<text class="small" transform="translate({left + place + 3:.1f} {top - 6}) rotate(-45)">{text}</text>'
@@ -149,25 +150,4 @@ def confusion(labels: NDArray[np.int64], top1: NDArray[np.int64], names: Sequenc
     parts.append(
         f'<rect class="frame" x="{left - 0.5}" y="{top - 0.5}" width="{side * count}" height="{side * count}"/>'
     )
-    return _svg(left + side * count + int(4.6 * letters) + 10, top + side * count + 8, "Confusion matrix", parts)
-
-
-def _axis(low: float, high: float) -> tuple[float, float, list[float]]:
-    """A range around `low` to `high`, in percent, and round numbers in it."""
-    span = max(high - low, 0.5)
-    step = next(unit for unit in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 25.0) if span / unit <= 7 or unit == 25.0)
-    start = max(0.0, np.floor(low / step) * step)
-    stop = max(np.ceil(high / step) * step, start + step)
-    return float(start), float(stop), [float(tick) for tick in np.arange(start, stop + step / 2, step).round(6)]
-
-
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
-    return (
-        f'<svg viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" role="img" aria-label="{escape(title)}">'
-        + "".join(parts)
-        + "</svg>"
-    )
+    return svg(left + side * count + int(4.6 * letters) + 10, top + side * count + 8, "Confusion matrix", parts)

@@ -8,17 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
+from resnet_infer.data.class_map import StatedOrder
 from resnet_infer.data.datasets import Dataset
 from resnet_infer.data.datasets.classes import some
 from resnet_infer.errors import DataError, PictureError, UsageError
-from resnet_infer.evaluation.classes import StatedOrder
 from resnet_infer.evaluation.doubts import doubts
 from resnet_infer.evaluation.opening import OpenModel, Row, bound_to, make_rows, open_labelled, open_model
 from resnet_infer.evaluation.paper import ENSEMBLE, TABLES, Figure, Table, published
-from resnet_infer.evaluation.protocols import LocalScorer, as_bytes
+from resnet_infer.evaluation.protocols import Scorer, as_bytes
 from resnet_infer.evaluation.record import Journal, Record
 from resnet_infer.evaluation.result import Answered, Evaluation, Result
 from resnet_infer.evaluation.run import Seconds, run
+from resnet_infer.evaluation.served import CONNECTIONS, open_service
 from resnet_infer.metrics import difference
 
 
@@ -29,6 +30,7 @@ def evaluate(
     protocols: Sequence[str] = (),
     scales: Sequence[int] | None = None,
     ensemble: bool = False,
+    url: str | None = None,
     reference: str | None = None,
     max_drop: float | None = None,
     split: str | None = None,
@@ -46,30 +48,34 @@ def evaluate(
 
     A model is a path or a name; `torch:MODEL` (or another runtime) says what runs it, where that is not `runtime`.
     `protocols` are of `protocols.PROTOCOLS`, by default the one that fits each model; `scales` belong to multi-scale.
-    `ensemble` adds the mean of all models, and `reference` another model, which the others are compared with.
+    `url` adds the model of a running service. `ensemble` adds the mean of all models, and `reference` another model,
+    which the others are compared with.
     `class_order` is for data whose class names say nothing to the models, see `map_classes`. Pictures that cannot be
     read are an error, or left out of the count. In the file `resume` answers are kept as they come; where it has
     some, of the same models, data and protocols, the run goes on from there. `started` is called with the data set
     and the number of pictures that are answered already, and what it returns with every further picture.
 
-    Raises `UsageError`, `ModelError`, `DataError` and `PictureError`.
+    Raises `UsageError`, `ModelError`, `DataError`, `PictureError` and `ServiceError`.
     """
     if max_drop is not None and reference is None:
         raise UsageError("--max-drop is the most that may be lost against a model", hint="name it with --reference")
-    if ensemble and len(models) < 2:
+    if ensemble and len(models) + (url is not None) < 2:
         raise UsageError("an ensemble has at least two models")
-    if not models or batch_size < 1:
+    if not (models or url) or batch_size < 1:
         raise UsageError("there is at least one model, and the batch size is at least 1")
     dataset = open_labelled(data, split)
     with ExitStack() as stack:
 
         def opened(argument: str | None) -> OpenModel:
             model = open_model(argument, dataset, class_order, runtime=runtime, device=device, threads=threads)
-            stack.enter_context(model.classifier)
+            stack.callback(model.close)
             return model
 
         base = opened(reference) if reference is not None else None
-        others = [opened(argument) for argument in models]
+        others: list[OpenModel] = [opened(argument) for argument in models]
+        if url is not None:
+            others.append(open_service(url, dataset, class_order))
+            stack.callback(others[-1].close)
         everyone = [base, *others] if base else others
         scorers, rows = make_rows(others, base, protocols, scales=scales, batch_size=batch_size, ensemble=ensemble)
         labels = np.array([sample.label for sample in dataset.samples], np.int64)
@@ -82,9 +88,9 @@ def evaluate(
             scorers,
             entrants,
             record,
-            lanes=min(model.classifier.lanes for model in everyone),
+            lanes=min(model.lanes for model in everyone),
             batch_size=max(batch_size, *(scorer.rows for scorer in scorers)),
-            workers=workers,
+            workers=workers or (CONNECTIONS if url else None),
             skip=skip_unreadable,
             keep=journal.append if journal else lambda index, digest, answers: None,
             advance=started(dataset, resumed),
@@ -114,25 +120,26 @@ def same_content(dataset: Dataset, groups: Sequence[Sequence[int]]) -> list[list
 
 
 def _result(
-    row: Row, answered: Answered, scorers: Sequence[LocalScorer], seconds: Seconds, before: Sequence[Result]
+    row: Row, answered: Answered, scorers: Sequence[Scorer], seconds: Seconds, before: Sequence[Result]
 ) -> Result:
     first, count = row.models[0], seconds.pictures
     compared = None
     if row.against is not None:
         other = before[row.against]
-        classes = min(len(other.spec.classes), len(first.classifier.spec.classes))
+        classes = min(len(other.spec.classes), len(first.spec.classes))
         compared = difference(other.answered.ranks, answered.ranks, classes)
 
     def spent(stage: Sequence[float]) -> float | None:
-        return sum(stage[number] for number in row.scorers) / count if count else None
+        known = count and not any(model.remote for model in row.models)
+        return sum(stage[number] for number in row.scorers) / count if known else None
 
     return Result(
         name=row.name,
         protocol=row.protocol,
         scales=scorers[row.scorers[0]].scales,
         members=tuple(model.name for model in row.models),
-        spec=first.classifier.spec,
-        runtime=first.classifier.runtime.describe() if len(row.models) == 1 else {},
+        spec=first.spec,
+        runtime=first.describe() if len(row.models) == 1 else {},
         matched_by=first.classes.by,
         answered=answered,
         resize_seconds=spent(seconds.resize),
@@ -144,7 +151,7 @@ def _result(
 
 
 def _published(row: Row) -> list[tuple[Table, Figure]]:
-    architectures = [model.classifier.spec.architecture for model in row.models]
+    architectures = [model.spec.architecture for model in row.models]
     if len(architectures) == 1:
         return published(architectures[0], row.protocol) if architectures[0] else []
     if all(arch and arch.family.stem == "imagenet" and arch.num_classes == 1000 for arch in architectures):

@@ -6,28 +6,62 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnet_infer import __version__, zoo
 from resnet_infer.classifier import Classifier
+from resnet_infer.data.class_map import ClassMap, StatedOrder, map_classes, same_classes
 from resnet_infer.data.datasets import ClassOrder, Dataset, open_dataset
 from resnet_infer.errors import DataError, UsageError
-from resnet_infer.evaluation.classes import ClassMap, StatedOrder, map_classes, same_classes
-from resnet_infer.evaluation.protocols import LocalScorer, default_protocol
+from resnet_infer.evaluation.protocols import LocalScorer, Scorer, default_protocol
 from resnet_infer.evaluation.run import Entrant, Member
 from resnet_infer.models.download import sha256
-from resnet_infer.runtimes.registry import NAMES
+from resnet_infer.models.spec import ModelSpec
+from resnet_infer.runtimes.registry import split_runtime
 
 DEFAULT_SPLITS = ("test", "val")
 """Where a data set has several, the first of these that it has is taken unasked."""
 
 
+class OpenModel(Protocol):
+    """A model, in this process or behind a URL, and which of its classes each class of the data is.
+
+    `remote` says which. `lanes` is as in `Classifier`.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def spec(self) -> ModelSpec: ...
+
+    @property
+    def classes(self) -> ClassMap: ...
+
+    @property
+    def lanes(self) -> int: ...
+
+    @property
+    def remote(self) -> bool: ...
+
+    def describe(self) -> dict[str, Any]:
+        """What its runtime says of itself."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides its answers."""
+
+    def scorer(self, protocol: str, *, scales: Sequence[int] | None, batch_size: int) -> Scorer:
+        """It, under that protocol. Raises `UsageError` for one that it cannot follow."""
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True)
-class OpenModel:
-    """A model as it was named (None: by default), and which of its classes each class of the data is.
+class LocalModel:
+    """An `OpenModel` in this process, as it was named (None: by default).
 
     `prefix` is the runtime that stood before its name, with a colon; else empty.
     """
@@ -36,15 +70,26 @@ class OpenModel:
     argument: str | None
     classifier: Classifier
     classes: ClassMap
+    remote: bool = False
 
     @property
     def name(self) -> str:
-        return self.prefix + (self.classifier.spec.name if self.argument is None else Path(self.argument).name)
+        return self.prefix + (self.spec.name if self.argument is None else Path(self.argument).name)
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.classifier.spec
+
+    @property
+    def lanes(self) -> int:
+        return self.classifier.lanes
+
+    def describe(self) -> dict[str, Any]:
+        return self.classifier.runtime.describe()
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides its answers: its weights, and what the runtime says of itself."""
-        runtime = self.classifier.runtime
-        if runtime.name == "torch":
+        """Its weights, and what the runtime says of itself."""
+        if self.classifier.runtime.name == "torch":
             checkpoint = zoo.checkpoint(self.argument)
             weights = hashlib.sha256(checkpoint.spec.dumps().encode())
             for name, value in sorted(checkpoint.weights.items()):
@@ -53,8 +98,14 @@ class OpenModel:
         else:
             digest = sha256(zoo.artifact(self.argument))
         # How many threads compute is of no matter to the answers.
-        settings = {key: value for key, value in runtime.describe().items() if key not in ("threads", "spin")}
+        settings = {key: value for key, value in self.describe().items() if key not in ("threads", "spin")}
         return {"sha256": digest, **settings}
+
+    def scorer(self, protocol: str, *, scales: Sequence[int] | None, batch_size: int) -> LocalScorer:
+        return LocalScorer(self.classifier, protocol, scales=scales, batch_size=batch_size)
+
+    def close(self) -> None:
+        self.classifier.close()
 
 
 @dataclass(frozen=True)
@@ -76,7 +127,7 @@ class Row:
         first = self.models[0]
         members = []
         for scorer, model in zip(self.scorers, self.models, strict=True):
-            order = None if model is first else same_classes(first.classifier.spec, model.classifier.spec)
+            order = None if model is first else same_classes(first.spec, model.spec)
             members.append(Member(scorer, order))
         return Entrant(tuple(members), first.classes.indices[labels])
 
@@ -103,15 +154,13 @@ def open_labelled(data: Path, split: str | None) -> Dataset:
 
 def open_model(
     argument: str | None, dataset: Dataset, order: StatedOrder | None, *, runtime: str, **options: Any
-) -> OpenModel:
+) -> LocalModel:
     """`RUNTIME:MODEL` goes before `runtime`. Raises `ModelError`, and `DataError` where classes do not match."""
-    named, _, rest = (argument or "").partition(":")
-    prefix = ""
-    if rest and named in NAMES and not Path(argument or "").exists():
-        runtime, argument, prefix = named, rest, f"{named}:"
-    classifier = Classifier(argument, runtime=runtime, throughput=True, **options)
+    named, argument = split_runtime(argument)
+    prefix = f"{named}:" if named else ""
+    classifier = Classifier(argument, runtime=named or runtime, throughput=True, **options)
     try:
-        return OpenModel(prefix, argument, classifier, map_classes(dataset, classifier.spec, order))
+        return LocalModel(prefix, argument, classifier, map_classes(dataset, classifier.spec, order))
     except BaseException:
         classifier.close()
         raise
@@ -125,21 +174,21 @@ def make_rows(
     scales: Sequence[int] | None,
     batch_size: int,
     ensemble: bool,
-) -> tuple[list[LocalScorer], list[Row]]:
+) -> tuple[list[Scorer], list[Row]]:
     """For every protocol the reference, every model, and their ensemble. No protocol: the one that fits each model.
 
     Raises `UsageError` for a protocol that a model cannot follow.
     """
-    scorers: list[LocalScorer] = []
+    scorers: list[Scorer] = []
     rows: list[Row] = []
     for protocol in protocols or (None,):
         start = len(rows)
         against = start if reference else None
         for model in (reference, *models) if reference else models:
-            chosen = protocol or default_protocol(model.classifier.spec)
+            chosen = protocol or default_protocol(model.spec)
             own = model is reference
             rows.append(Row(model.name, chosen, (model,), (len(scorers),), None if own else against, own))
-            scorers.append(LocalScorer(model.classifier, chosen, scales=scales, batch_size=batch_size))
+            scorers.append(model.scorer(chosen, scales=scales, batch_size=batch_size))
         if ensemble:
             parts = [row for row in rows[start:] if not row.is_reference]
             chosen = " + ".join(dict.fromkeys(row.protocol for row in parts))
@@ -151,7 +200,7 @@ def make_rows(
 
 
 def bound_to(
-    dataset: Dataset, models: Sequence[OpenModel], rows: Sequence[Row], scorers: Sequence[LocalScorer]
+    dataset: Dataset, models: Sequence[OpenModel], rows: Sequence[Row], scorers: Sequence[Scorer]
 ) -> dict[str, Any]:
     """What answers belong to; the keys are what messages name."""
     data = hashlib.sha256(repr((dataset.classes, dataset.class_ids)).encode())

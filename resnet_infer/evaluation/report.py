@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from resnet_infer.evaluation.charts import MOST_CLASSES, Interval, confusion, in
 from resnet_infer.evaluation.paper import PAPER, comparison
 from resnet_infer.evaluation.result import Evaluation, Rate, Result
 from resnet_infer.files import atomic_path
+from resnet_infer.page import box, document, html_table
 
 WORST = 15
 MISTAKES = 24
@@ -38,24 +39,17 @@ def write_report(found: Evaluation, path: Path) -> None:
 
 def page(found: Evaluation) -> str:
     """The page as HTML."""
-    style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
-    title = f"Evaluation on {escape(found.dataset.name)}"
     details = [_details(found, item, number == 0) for number, item in enumerate(found.results)]
+    skipped = [f"skipped {item.error.message}" for item in found.unreadable[:MISTAKES]]
     body = [
-        f"<h1>{title}</h1>",
         _facts(found),
-        _warnings(found),
+        box([*found.warnings, *skipped]),
         _errors(found),
         _differences(found),
         *_papers(found),
         *details,
     ]
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; style-src '
-        '\'unsafe-inline\'"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{style}</style></head><body>\n" + "\n".join(body) + "\n</body></html>\n"
-    )
+    return document(f"Evaluation on {found.dataset.name}", body, Path(__file__).with_name("report.css"))
 
 
 def _facts(found: Evaluation) -> str:
@@ -67,12 +61,6 @@ def _facts(found: Evaluation) -> str:
         facts.append(f"{seconds.pictures / seconds.wall:,.1f} pictures/s")
     facts.append(f"resnet-infer {__version__}, {time.strftime('%Y-%m-%d', time.gmtime())}")
     return f'<p class="soft">{" · ".join(facts)}</p>'
-
-
-def _warnings(found: Evaluation) -> str:
-    skipped = [f"skipped {item.error.message}" for item in found.unreadable[:MISTAKES]]
-    lines = [*found.warnings, *skipped]
-    return f'<div class="box">{"<br>".join(map(escape, lines))}</div>' if lines else ""
 
 
 def _errors(found: Evaluation) -> str:
@@ -101,7 +89,7 @@ def _errors(found: Evaluation) -> str:
         "published",
     ]
     return (
-        f"<h2>Error</h2>{_table(header, rows, skip_empty=True)}"
+        f"<h2>Error</h2>{html_table(header, rows, skip_empty=True)}"
         f'<p>{intervals(lines)}</p><p class="soft"><span class="key top1"></span>top-1 error with its 95% interval'
         '<span class="key top5"></span>top-5 error<span class="key paper"></span>the paper\'s figure</p>'
     )
@@ -121,7 +109,7 @@ def _differences(found: Evaluation) -> str:
     if reference is None or not rows:
         return ""
     header = ["model", "protocol", "top-1 error, points", "only it is wrong", "only the reference", "McNemar's p"]
-    return f"<h2>Against {escape(reference.name)}</h2>{_table(header, rows, numbers=2)}"
+    return f"<h2>Against {escape(reference.name)}</h2>{html_table(header, rows, numbers=2)}"
 
 
 def _papers(found: Evaluation) -> Iterable[str]:
@@ -152,7 +140,7 @@ def _papers(found: Evaluation) -> Iterable[str]:
         header = ["network", "from", "top-1", *(["top-5"] if five else [])]
         yield (
             f"<h2>Beside the paper: {data}, {first.protocol}, error in %</h2>"
-            + _table(header, cells, numbers=2, own=own)
+            + html_table(header, cells, numbers=2, own=own)
             + '<p class="soft">Published figures are of the whole of that data set.</p>'
         )
 
@@ -189,7 +177,7 @@ def _worst(item: Result) -> str:
             taken = f"{escape(names[int(counts.argmax())])} ({counts.max()})"
         rate = Rate(int(wrong[label]), int(total[label]))
         rows.append([escape(names[label]), f"{rate.total:,}", _rate(rate), taken])
-    return _table(["class", "pictures", "error", "most often taken for"], rows)
+    return html_table(["class", "pictures", "error", "most often taken for"], rows)
 
 
 def _mistakes(found: Evaluation, item: Result) -> str:
@@ -234,26 +222,3 @@ def _rate(rate: Rate) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
-
-
-def _table(
-    header: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    *,
-    numbers: int | None = None,
-    own: Sequence[int] = (),
-    skip_empty: bool = False,
-) -> str:
-    """`rows` are HTML. Columns from `numbers` on are set to the right; the rows `own` stand out."""
-    kept = [column for column in range(len(header)) if not skip_empty or not rows or any(row[column] for row in rows)]
-
-    def line(tag: str, cells: Sequence[str]) -> str:
-        return "".join(
-            f"<{tag}{' class=n' if numbers is not None and column >= numbers else ''}>{cells[column]}</{tag}>"
-            for column in kept
-        )
-
-    body = "".join(
-        f"<tr{' class=own' if number in own else ''}>{line('td', row)}</tr>" for number, row in enumerate(rows)
-    )
-    return f'<div class="scroll"><table><tr>{line("th", header)}</tr>{body}</table></div>'

@@ -132,8 +132,10 @@ class ModelSpec:
 
     def dumps(self) -> str:
         """The spec as JSON."""
-        value = {
-            "format": FORMAT,
+        return json.dumps({"format": FORMAT, **self.to_json()}, ensure_ascii=False)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
             "name": self.name,
             "architecture": self.architecture.to_json() if self.architecture else None,
             "classes": list(self.classes),
@@ -143,7 +145,6 @@ class ModelSpec:
             "provenance": dict(self.provenance),
             "measured": [asdict(item) for item in self.measured],
         }
-        return json.dumps(value, ensure_ascii=False)
 
     @classmethod
     def loads(cls, text: str, source: str) -> ModelSpec:
@@ -158,6 +159,14 @@ class ModelSpec:
                     f"{source}: its spec has format {value['format']}, this version reads up to {FORMAT}",
                     hint="upgrade with: pip install --upgrade resnet-infer",
                 )
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"{source}: its spec is damaged ({type(error).__name__}: {error})") from error
+        return cls.from_json(value, source)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], source: str) -> ModelSpec:
+        """Read what `to_json` gave; a provenance may be lacking. Raises `ModelError`, as `loads` does."""
+        try:
             arch = value["architecture"]
             ids = value["class_ids"]
             return cls(
@@ -167,7 +176,7 @@ class ModelSpec:
                 class_ids=tuple(ids) if ids else None,
                 input=InputSpec.from_json(value["input"]),
                 precision=value["precision"],
-                provenance=value["provenance"],
+                provenance=value.get("provenance", {}),
                 measured=tuple(Measured(**item) for item in value["measured"]),
             )
         except (UsageError, ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:

@@ -60,6 +60,10 @@ class Runtime(ABC):
     @abstractmethod
     def _run(self, images: Images) -> Logits: ...
 
+    def transfer(self, images: Images) -> bool:
+        """Copy `images` to the device as a call does, and wait until they are there; False where they need not go."""
+        return False
+
     def describe(self) -> dict[str, Any]:
         """Runtime, device and what else decides speed, for reports."""
         return {"runtime": self.name, "device": self.device}

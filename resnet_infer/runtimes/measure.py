@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import json
 import pickle
-import signal
 import statistics
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from resnet_infer.errors import UsageError
+from resnet_infer.runtimes.processes import command, ending
 
 ROUNDS = 3
 SECONDS = 0.5
@@ -137,11 +136,13 @@ def _with_sample(timing: Timing, sample: Mapping[str, Any]) -> Timing:
 
 def _sample(job: Job, timeout: float) -> dict[str, Any]:
     """Have a process take the sample; `failure` in place of the result where it could not."""
-    # The search path is this process's, not one with the working directory in front.
-    code = f"import sys; sys.path[:] = {sys.path!r}; from resnet_infer.runtimes.measure_worker import main; main()"
     try:
         done = subprocess.run(
-            [sys.executable, "-c", code], input=pickle.dumps(job), capture_output=True, timeout=timeout, check=False
+            command("resnet_infer.runtimes.measure_worker"),
+            input=pickle.dumps(job),
+            capture_output=True,
+            timeout=timeout,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return {"failure": f"no sample within {timeout:g} seconds"}
@@ -151,14 +152,4 @@ def _sample(job: Job, timeout: float) -> dict[str, Any]:
         result: dict[str, Any] = json.loads(done.stdout)
         return result
     except ValueError:
-        return {"failure": _end_of(done)}
-
-
-def _end_of(done: subprocess.CompletedProcess[bytes]) -> str:
-    """How a process ended that has not answered."""
-    if done.returncode < 0:
-        name = signal.Signals(-done.returncode).name
-        often = ", as when memory runs out" if name == "SIGKILL" else ""
-        return f"its process was ended by {name}{often}"
-    last = (done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
-    return f"its process ended with code {done.returncode}: {last[:300]}"
+        return {"failure": ending(done.returncode, done.stderr)}

@@ -49,8 +49,11 @@ class BoundBuffers:
         self._binding.bind_ortvalue_input(images, self._images)
         self._binding.bind_ortvalue_output(logits, self._logits)
 
-    def __call__(self, images: Images) -> Logits:
+    def upload(self, images: Images) -> None:
         self._images.update_inplace(images)
+
+    def __call__(self, images: Images) -> Logits:
+        self.upload(images)
         self._session.run_with_iobinding(self._binding)
         return np.array(self._logits.numpy())
 
@@ -98,7 +101,7 @@ class OnnxRuntime(Runtime):
             raise ModelError(f"{label}: ONNX Runtime cannot load it ({first_line(error)})") from error
         spec = _spec(self.session, label)
         (images,) = self.session.get_inputs()
-        height, width = (side if isinstance(side, int) else None for side in images.shape[1:3])
+        self._batch, height, width = (side if isinstance(side, int) else None for side in images.shape[:3])
         self._input = images.name
         self._output = self.session.get_outputs()[0].name
         self._buffers: dict[tuple[int, ...], BoundBuffers] = {}
@@ -109,10 +112,18 @@ class OnnxRuntime(Runtime):
         super().__init__(spec, device, (height, width))
 
     def _run(self, images: Images) -> Logits:
+        if self._batch is not None and len(images) != self._batch:
+            raise UsageError(f"{self.spec.name} takes batches of {self._batch} only, not of {len(images)}")
         if self.device != "cpu":
             return self._bound(images.shape)(images)
         logits: Logits = self.session.run([self._output], {self._input: images})[0]
         return logits
+
+    def transfer(self, images: Images) -> bool:
+        if self.device == "cpu":
+            return False
+        self._bound(images.shape).upload(images)
+        return True
 
     def _bound(self, shape: tuple[int, ...]) -> BoundBuffers:
         """The buffers for batches of this shape, made once; those of the shape used longest ago give way."""

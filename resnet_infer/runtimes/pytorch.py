@@ -85,6 +85,13 @@ class TorchRuntime(Runtime):
             logits: Logits = self._forward(x.contiguous(memory_format=self._format)).float().cpu().numpy()
         return logits
 
+    def transfer(self, images: Images) -> bool:
+        if self.device == "cpu":
+            return False
+        torch.tensor(images, device=self.device)
+        torch.cuda.synchronize(self.device)
+        return True
+
     def _try(self) -> None:
         """Compile for one picture. Raises `RuntimeUnavailableError` where torch cannot."""
         crop = self.spec.input.crop

@@ -165,6 +165,15 @@ class TensorRTRuntime(Runtime):
                     logits[start : start + len(part)] = self._answer(part)
         return logits
 
+    def transfer(self, images: Images) -> bool:
+        with self._lock, self._gpu.current():
+            for start in range(0, len(images), self.info.batch[2]):
+                part = self._engine.images[: len(images[start : start + self.info.batch[2]])]
+                part[:] = images[start : start + len(part)]
+                self._gpu.upload(part.reshape(-1), self._engine.device_images)
+                self._gpu.synchronize()
+        return True
+
     def _answer(self, images: Images) -> Logits:
         """Logits of at most the engine's largest batch, in memory that the next call overwrites."""
         count = max(len(images), self.info.batch[0])

@@ -56,17 +56,11 @@ def answer_json(outcome: Done[Any] | ResnetInferError) -> dict[str, Any]:
 
 def model_json(deployment: Deployment, settings: Settings) -> dict[str, Any]:
     """The spec, how it is run, and what a request may be. No paths: provenance stays here."""
-    spec, runtime = deployment.spec, deployment.runtime
-    geometry = ("resize", "crop", "interpolation", "exif")
+    spec, runtime = deployment.spec.to_json(), deployment.runtime.describe()
+    del spec["provenance"]
     return {
-        "name": spec.name,
-        "precision": spec.precision,
-        "runtime": {name: runtime.describe()[name] for name in ("runtime", "device", "version")},
-        "architecture": spec.architecture.to_json() if spec.architecture else None,
-        "classes": list(spec.classes),
-        "class_ids": list(spec.class_ids) if spec.class_ids else None,
-        "input": {name: getattr(spec.input, name) for name in geometry},
-        "measured": [dict(vars(item)) for item in spec.measured],
+        **spec,
+        "runtime": {name: runtime[name] for name in ("runtime", "device", "version")},
         "limits": {
             "body_bytes": settings.max_body,
             "pixels": settings.max_pixels,

@@ -50,9 +50,9 @@ class Batcher(Generic[Item, Result]):
 
     There are `workers` threads, and at most `lanes` of them infer at a time; the others prepare. A batch ends before
     it would have more than `max_rows`; an item that has more by itself is inferred in parts. No thread waits for a
-    batch to fill: one that is free prepares what is queued, until there are `max_rows` or the first of them has waited
-    `max_wait` seconds, and infers when nothing is left to prepare. `alone` says that no other work is, or lately
-    was, in sight, so that one call may use the whole machine.
+    batch to fill: one that is free prepares what is queued, until there are `max_rows`, or a lane's share of all that
+    is in sight, or the first of them has waited `max_wait` seconds; and infers when nothing is left to prepare.
+    `alone` says that no other work is, or lately was, in sight, so that one call may use the whole machine.
 
     `submit` refuses what comes while `max_queue` rows wait, and what would wait for more than half of its time at the
     speed measured, so that what is taken is done in time. An item whose time runs out nevertheless before it is
@@ -68,7 +68,7 @@ class Batcher(Generic[Item, Result]):
         workers: int = 2,
         lanes: int = 1,
         max_rows: int = 8,
-        max_wait: float = 0.005,
+        max_wait: float = 0.05,
         max_queue: int = 256,
         name: str = "batcher",
         on_batch: Callable[[int, float], None] = lambda rows, seconds: None,
@@ -77,7 +77,7 @@ class Batcher(Generic[Item, Result]):
             raise UsageError("workers, lanes, rows and the queue are at least 1, and the wait is not negative")
         self._prepare, self._infer, self._finish, self._on_batch = prepare, infer, finish, on_batch
         self.max_rows, self.max_wait, self.max_queue = max_rows, max_wait, max_queue
-        self._free = lanes
+        self._lanes = self._free = lanes
         self._changed = threading.Condition()
         self._queued: deque[_Job[Item, Result]] = deque()
         self._ready: deque[_Job[Item, Result]] = deque()
@@ -168,14 +168,13 @@ class Batcher(Generic[Item, Result]):
         return bool(refused)
 
     def _batch_is_due(self) -> bool:
-        return bool(
-            self._ready
-            and self._free
-            and (
-                not self._queued
-                or self._ready_rows >= self.max_rows
-                or time.monotonic() - self._ready[0].prepared >= self.max_wait
-            )
+        if not self._ready or not self._free:
+            return False
+        share = math.ceil((self.waiting_rows + self._running_rows) / (self._lanes + 1))
+        return (
+            not self._queued
+            or self._ready_rows >= min(self.max_rows, share)
+            or time.monotonic() - self._ready[0].prepared >= self.max_wait
         )
 
     def _is_alone(self) -> bool:

@@ -62,7 +62,7 @@ class Deployment:
         self.runtime = open_runtime(source, runtime=settings.runtime, device=device, threads=settings.threads)
         self._one_thread = self.runtime
         on_cpu, lanes = self.runtime.device == "cpu", 1
-        if on_cpu and self.runtime.name == "onnxruntime":
+        if on_cpu and self.runtime.name in ("onnxruntime", "openvino"):
             lanes = max(cores // (settings.threads or 1), 1)
             if settings.threads is None and lanes > 1:
                 self._one_thread = open_runtime(source, runtime=settings.runtime, device="cpu", threads=1)

@@ -40,7 +40,9 @@ class Engine:
 
     @property
     def current(self) -> Deployment:
-        """The model that answers. Raises `RefusedError` as long as there is none."""
+        """The model that answers. Raises `RefusedError` as long as there is none, and once it is to be closed."""
+        if self.state == "closed":
+            raise RefusedError("closed")
         if self._current is None:
             raise RefusedError("unready", 2)
         return self._current

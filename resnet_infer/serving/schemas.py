@@ -67,7 +67,16 @@ SCHEMAS: Json = {
             "architecture": _or_null({"type": "object"}),
             "classes": _list(_TEXT),
             "class_ids": _or_null(_list(_TEXT)),
-            "input": _object({"resize": _WHOLE, "crop": _WHOLE, "interpolation": _TEXT, "exif": _TRUTH}),
+            "input": _object(
+                {
+                    "resize": _WHOLE,
+                    "crop": _WHOLE,
+                    "interpolation": _TEXT,
+                    "mean": {"description": "A number for each channel, or for each pixel"},
+                    "std": _list(_NUMBER),
+                    "exif": _TRUTH,
+                }
+            ),
             "measured": _list(
                 _object(
                     {"dataset": _TEXT, "protocol": _TEXT, "pictures": _WHOLE, "top1_error": _NUMBER},

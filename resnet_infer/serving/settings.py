@@ -24,9 +24,10 @@ class Settings:
 
     `threads` None: on a CPU all threads on one request when nothing else is to be done, and one thread for each of
     several; a number: always that many. `workers` None: a process for every GPU, or one. `max_batch` (rows) None: 8
-    on a CPU, 32 on a GPU. `max_wait_ms` is how long a picture waits for others to share its batch; `max_queue` how
-    many rows may wait. `timeout` (seconds) is the longest that a request takes. `max_body_mb` bounds a request's body
-    and `max_memory_mb` the bodies of all requests together. `access_log` writes a line of JSON for every request.
+    on a CPU, 32 on a GPU. `max_wait_ms` is how long a picture that is decoded waits, while others are decoded, to share
+    a batch with them; `max_queue` how many rows may wait. `timeout` (seconds) is the longest that a request takes.
+    `max_body_mb` bounds a request's body and `max_memory_mb` the bodies of all requests together. `access_log` writes
+    a line of JSON for every request.
     """
 
     model: str | None = None
@@ -35,7 +36,7 @@ class Settings:
     threads: int | None = None
     workers: int | None = None
     max_batch: int | None = None
-    max_wait_ms: float = 5.0
+    max_wait_ms: float = 50.0
     max_queue: int = 256
     timeout: float = 30.0
     max_body_mb: float = 32.0

@@ -27,7 +27,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             except KeyError:
                 raise PackageNotFoundError(name) from None
 
-        monkeypatch.setattr("resnet_infer.cli.env.version", find)
+        monkeypatch.setattr("importlib.metadata.version", find)
 
     return only
 
@@ -86,6 +86,8 @@ def test_where_all_is_there_nothing_is_missing(cli: Cli, installed: Callable[...
         torch="2.5",
         matplotlib="3.9",
         bentoml="1.4",
+        mlcommons_loadgen="6.0",
+        openvino="2026.4",
     )
     report = json.loads(cli("env", "--json").out)
     assert report["missing"] == {}
@@ -95,5 +97,14 @@ def test_where_all_is_there_nothing_is_missing(cli: Cli, installed: Callable[...
 
 def test_one_package_of_two_is_not_enough(cli: Cli, installed: Callable[..., None]) -> None:
     pytest.importorskip("onnxruntime", reason="tells the devices (the extra `cpu` or `gpu`)")
-    installed(onnxruntime_gpu="1.2", tensorrt="10.1", onnx="1.3", torch="2.5", matplotlib="3.9", bentoml="1.4")
+    installed(
+        onnxruntime_gpu="1.2",
+        tensorrt="10.1",
+        onnx="1.3",
+        torch="2.5",
+        matplotlib="3.9",
+        bentoml="1.4",
+        mlcommons_loadgen="6.0",
+        openvino="2026.4",
+    )
     assert json.loads(cli("env", "--json").out)["missing"] == {'pip install "resnet-infer[gpu]"': ["cuda"]}

@@ -268,7 +268,7 @@ def test_folders_called_by_numbers_are_matched_by_name_in_whatever_order(tmp_pat
 def test_classes_that_the_model_does_not_know_are_named(folders: Path) -> None:
     with pytest.raises(DataError, match="set has classes that the model does not know: bird, dog") as caught:
         open_feed(folders, spec_of("cat", "fish"), labelled=True)
-    assert caught.value.hint == "it knows cat, fish"
+    assert caught.value.hint == "name the classes as the model does: cat, fish"
     assert open_feed(folders, spec_of("cat", "fish")).labels is None
     (folders.parent / "list.csv").write_text("path,label\nset/cat/00.png,7\n")
     with pytest.raises(DataError, match="does not know: 7"):

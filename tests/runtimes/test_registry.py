@@ -53,7 +53,7 @@ def test_a_mistyped_runtime_is_a_usage_error() -> None:
         open_runtime(ARTIFACT, runtime="onxruntime")
     with pytest.raises(UsageError, match=r"^unknown runtime 'caffe'\n") as caught:
         open_runtime(ARTIFACT, runtime="caffe")
-    assert str(caught.value.hint) == "known are auto, onnxruntime, tensorrt, torch"
+    assert str(caught.value.hint) == "known are auto, onnxruntime, openvino, tensorrt, torch"
 
 
 # Options of a runtime

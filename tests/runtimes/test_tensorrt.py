@@ -100,6 +100,18 @@ def test_answers_are_not_overwritten_by_the_next(engine: Path) -> None:
         np.testing.assert_array_equal(runtime(read_only[::-1]), kept[::-1])
 
 
+def test_pictures_are_transferred_as_for_a_call_and_nothing_is_run(engine: Path, machine: Machine) -> None:
+    calls = machine.driver.calls
+    with open_engine(engine) as runtime:
+        machine.seen.clear()
+        calls.clear()
+        assert runtime.transfer(PICTURES[:11])
+        moved = [name for name in calls if name.startswith(("cuMemcpy", "cuStream", "cuGraph"))]
+        assert moved == ["cuMemcpyHtoDAsync", "cuStreamSynchronize"] * 3  # of 4, 4 and 3
+        assert machine.seen == []
+    machine.assert_clean()
+
+
 def test_a_size_of_batch_is_run_once_then_captured_then_launched(engine: Path, machine: Machine) -> None:
     calls = machine.driver.calls
     with open_engine(engine) as runtime:

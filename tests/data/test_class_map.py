@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from resnet_infer.data.class_map import StatedOrder, map_classes, same_classes
 from resnet_infer.data.datasets import Dataset, Sample
 from resnet_infer.errors import DataError
-from resnet_infer.evaluation.classes import StatedOrder, map_classes, same_classes
 from resnet_infer.evaluation.opening import open_labelled
 from resnet_infer.models.imagenet_classes import imagenet_classes
 from resnet_infer.models.spec import InputSpec, ModelSpec

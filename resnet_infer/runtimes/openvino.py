@@ -1,0 +1,151 @@
+"""OpenVINO on a CPU: the same `.onnx` artifacts as ONNX Runtime's, in INT8 often faster."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnet_infer.data.loader import usable_cores
+from resnet_infer.errors import ModelError, RuntimeUnavailableError
+from resnet_infer.extras import needs
+from resnet_infer.models.spec import METADATA_KEY, ModelSpec
+from resnet_infer.runtimes.base import Images, Logits, Runtime, parse_device
+
+
+@contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """`import openvino` tries to import its converter, which reports that to its maker and writes into $HOME."""
+    converter = "openvino.tools.ovc"
+    if converter in sys.modules:
+        yield
+        return
+    sys.modules[converter] = None  # type: ignore[assignment]  # so that importing it fails, which openvino allows for
+    try:
+        yield
+    finally:
+        del sys.modules[converter]
+
+
+with needs("openvino", "the runtime openvino"), _without_telemetry():
+    import openvino
+
+_HALF = frozenset({"bf16", "f16"})
+_LAYERS = frozenset({"Convolution", "FullyConnected", "MatMul"})
+
+
+class OpenVinoRuntime(Runtime):
+    """An `.onnx` artifact of ours, compiled by OpenVINO for the CPU. It writes no files and reports to nobody.
+
+    `device` is `auto` or `cpu`, both the CPU; others raise `RuntimeUnavailableError`. `threads` is the number of
+    threads of a call, by default one per core; as many calls run at a time as the cores have room for, others wait.
+
+    By itself OpenVINO computes float layers in bfloat16 where the processor can. Here all of a network is computed in
+    float32, but for what the artifact has in INT8, and what was compiled is asked whether it is. `bf16` lets
+    bfloat16 be used, which is faster and no longer FP32; it raises `RuntimeUnavailableError` where there is none.
+    """
+
+    name = "openvino"
+
+    def __init__(self, model: Path, *, device: str = "auto", threads: int | None = None, bf16: bool = False) -> None:
+        if parse_device(device)[0] == "cuda":
+            raise RuntimeUnavailableError(
+                f"{device} was asked for, and the runtime openvino has only the CPU", hint="use --runtime onnxruntime"
+            )
+        if not model.is_file():
+            raise ModelError(f"{model} does not exist")
+        core = openvino.Core()
+        if bf16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise RuntimeUnavailableError("bf16 was asked for, and this processor has none", hint="leave `bf16` out")
+        streams = max(usable_cores() // threads, 1) if threads else 1
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+            "NUM_STREAMS": streams,
+            # Pinned, the threads of several processes would share the first cores and leave the others idle.
+            "ENABLE_CPU_PINNING": False,
+        }
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = streams * threads
+        try:
+            graph = core.read_model(model)
+            spec = _spec(graph, str(model))
+            _, height, width, _ = graph.inputs[0].get_partial_shape()
+            self._compiled: Any = core.compile_model(graph, "CPU", settings)
+        except RuntimeError as error:
+            raise ModelError(f"{model}: OpenVINO cannot load it ({_reason(error)})") from error
+        self.computes = _computes(self._compiled, str(model), half=bf16)
+        self.precision = "bf16" if bf16 and spec.precision != "int8" else spec.precision
+        self.threads = threads
+        self._idle: list[Any] = []
+        super().__init__(spec, "cpu", (_side(height), _side(width)))
+
+    def _run(self, images: Images) -> Logits:
+        # A request serves one call at a time; there are as many as there ever were calls at a time.
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._compiled.create_infer_request()
+        try:
+            logits: Logits = np.array(request.infer({0: images}, share_inputs=True, share_outputs=True)[0])
+        finally:
+            self._idle.append(request)
+        return logits
+
+    def close(self) -> None:
+        """Free the network and its requests."""
+        super().close()
+        self._idle.clear()
+        self._compiled = None
+
+    def describe(self) -> dict[str, Any]:
+        """Besides version and threads: `precision` as it is run, and what OpenVINO says its layers compute in."""
+        return {
+            **super().describe(),
+            "version": openvino.__version__.partition("-")[0],
+            "threads": self.threads or "all cores",
+            "precision": self.precision,
+            "computes": self.computes,
+        }
+
+
+def _spec(graph: Any, label: str) -> ModelSpec:
+    place = ["framework", METADATA_KEY]  # where OpenVINO keeps an ONNX file's metadata
+    if not graph.has_rt_info(place):
+        raise ModelError(
+            f"{label} carries no model spec", hint=f"adopt it with: resnet-infer import {label} --labels FILE ..."
+        )
+    return ModelSpec.loads(graph.get_rt_info(place).astype(str), label)
+
+
+def _side(dimension: Any) -> int | None:
+    return None if dimension.is_dynamic else int(dimension.get_length())
+
+
+def _computes(compiled: Any, label: str, *, half: bool) -> str:
+    """The precisions of the layers as they were compiled, `f32` or `u8`, say.
+
+    Raises `RuntimeUnavailableError` if anything is computed in half precision and `half` does not allow for it.
+    """
+    layers, everything = set(), set()
+    for node in compiled.get_runtime_model().get_ops():
+        about = node.get_rt_info()
+        kind, precision = (str(about[key].value) for key in ("layerType", "runtimePrecision"))
+        if kind != "Const":
+            everything.add(precision)
+        if kind in _LAYERS:
+            layers.add(precision)
+    if everything & _HALF and not half:
+        found = " and ".join(sorted(everything & _HALF))
+        raise RuntimeUnavailableError(f"{label}: OpenVINO computes in {found} here, though float32 was asked for")
+    return ", ".join(sorted(layers))
+
+
+def _reason(error: RuntimeError) -> str:
+    """What OpenVINO says last: its messages begin with places in its source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
