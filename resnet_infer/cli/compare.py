@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from resnet_infer.data.feed import Feed
     from resnet_infer.runtimes.base import Runtime
 
-RUNTIMES = ("auto", "onnxruntime", "tensorrt", "torch")
+RUNTIMES = ("auto", "onnxruntime", "openvino", "tensorrt", "torch")
 MODEL_HELP = "A checkpoint (.safetensors), an artifact (.onnx, .engine) or a model's name."
 DEVICE_HELP = "Where {} runs: auto, cpu or cuda[:N]. A device that is named is used, or the command fails."
 HELD_OUT = ("val", "test")
@@ -39,15 +39,11 @@ def compare(
     ] = None,
     runtime: Annotated[
         str,
-        typer.Option(
-            metavar="auto|onnxruntime|tensorrt|torch", callback=choice(*RUNTIMES), help="What runs MODEL; auto: as is."
-        ),
+        typer.Option(metavar="|".join(RUNTIMES), callback=choice(*RUNTIMES), help="What runs MODEL; auto: as is."),
     ] = "auto",
     reference_runtime: Annotated[
         str,
-        typer.Option(
-            metavar="auto|onnxruntime|tensorrt|torch", callback=choice(*RUNTIMES), help="What runs REFERENCE."
-        ),
+        typer.Option(metavar="|".join(RUNTIMES), callback=choice(*RUNTIMES), help="What runs REFERENCE."),
     ] = "auto",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help=DEVICE_HELP.format("MODEL"))] = "auto",
     reference_device: Annotated[
@@ -124,7 +120,7 @@ def _open(model: str, runtime: str, device: str) -> Runtime:
 
         return reference_runtime(load_checkpoint(path))[0]
     # Threads that wait by spinning would take the cores of the other model.
-    options = {"spin": False} if path.suffix == ".onnx" else {}
+    options = {"spin": False} if path.suffix == ".onnx" and runtime != "openvino" else {}
     return open_runtime(path, runtime=runtime, device=device, **options)
 
 

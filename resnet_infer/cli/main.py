@@ -25,6 +25,7 @@ COMMANDS = {
     "export": "Turn a checkpoint into the artifact that runs fastest, and prove that it answers alike.",
     "compare": "Show how far two models' answers are apart, and where their layers part.",
     "evaluate": "Measure the error of models on labelled pictures, by the paper's protocols.",
+    "benchmark": "Measure latency and throughput of models side by side, or of one under load.",
     "serve": "Answer over HTTP what is in pictures: for programs, and for people on a page.",
     "inspect": "Show what a checkpoint or an artifact is, eats and answers.",
     "models": "List the models that are known by name: built in, downloadable, cached.",

@@ -33,8 +33,8 @@ ModelArgument = Annotated[str | None, typer.Argument(metavar="[MODEL]", help=MOD
 Runtime = Annotated[
     str,
     typer.Option(
-        metavar="auto|onnxruntime|tensorrt|torch",
-        callback=choice("auto", "onnxruntime", "tensorrt", "torch"),
+        metavar="auto|onnxruntime|openvino|tensorrt|torch",
+        callback=choice("auto", "onnxruntime", "openvino", "tensorrt", "torch"),
         help="What runs the model.",
     ),
 ]

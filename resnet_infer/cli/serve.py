@@ -33,8 +33,8 @@ def serve(
         int | None, typer.Option(min=1, help="Most crops in one call of the runtime; default: 8, or 32 on a GPU.")
     ] = None,
     max_wait_ms: Annotated[
-        float, typer.Option(min=0, help="Longest that a picture waits for others to share its batch.")
-    ] = 5.0,
+        float, typer.Option(min=0, help="Longest that a decoded picture waits for others to be decoded.")
+    ] = 50.0,
     max_queue: Annotated[int, typer.Option(min=1, help="Crops that may wait; what comes then gets 503.")] = 256,
     timeout: Annotated[float, typer.Option(help="Longest that a request takes, in seconds.")] = 30.0,
     max_body_mb: Annotated[float, typer.Option(help="Largest request, in MB.")] = 32.0,

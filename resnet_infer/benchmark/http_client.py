@@ -1,0 +1,217 @@
+"""Many HTTP requests in progress out of one thread: ready-made bytes over kept connections."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from resnet_infer.errors import UsageError
+
+KEEP_ALIVE = 3.0
+"""Seconds that a connection may rest before it is used again; servers close theirs after five."""
+MOST_CONNECTIONS = 512
+"""What comes while so many are in use waits here for one; a process may have no more than about a thousand files."""
+
+Answered = Callable[[int, bytes], None]
+"""Called in the client's thread with status and body; status 0 is no answer, and the body says why."""
+
+
+def post(url: str, path: str, body: bytes, headers: Iterable[tuple[str, str]] = ()) -> bytes:
+    """A request, ready to be sent."""
+    fields = [("Host", urlsplit(url).netloc), ("Content-Length", str(len(body))), *headers]
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields)
+    return f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + body
+
+
+@dataclass(slots=True)
+class _Exchange:
+    request: bytes
+    answered: Answered
+    deadline: float
+    tries: int = 0
+
+
+class _Connection(asyncio.Protocol):
+    """One exchange at a time."""
+
+    def __init__(self, client: HttpClient) -> None:
+        self._client = client
+        self._received = bytearray()
+        self.exchange: _Exchange | None = None
+        self.used = 0.0
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def send(self, exchange: _Exchange) -> None:
+        assert self.transport is not None
+        self.exchange = exchange
+        exchange.tries += 1
+        self._received.clear()
+        self.transport.write(exchange.request)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        end = self._received.find(b"\r\n\r\n")
+        if end < 0:
+            return
+        head = bytes(self._received[:end]).lower()
+        place = head.find(b"\r\ncontent-length:")
+        try:
+            status = int(head[9:12])
+            length = int(head[place + 17 :].split(b"\r\n", 1)[0]) if place >= 0 else 0
+        except ValueError:
+            self.abandon("the answer is no HTTP")
+            return
+        if b"\r\ntransfer-encoding:" in head:
+            self.abandon("answers without Content-Length are not read")
+            return
+        if len(self._received) < end + 4 + length:
+            return
+        body = bytes(self._received[end + 4 : end + 4 + length])
+        if b"\r\nconnection: close" in head:
+            self.close()
+        self.used = time.monotonic()
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            self._client.release(self)
+            exchange.answered(status, body)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.transport = None
+        # A server may close a connection just when it is used again.
+        again = self.used > 0 and not self._received and self.exchange is not None and self.exchange.tries == 1
+        self._end(str(error or "the connection was closed"), again)
+
+    def abandon(self, reason: str) -> None:
+        self.close()
+        self._end(reason, again=False)
+
+    def close(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+            self.transport = None
+
+    def _end(self, reason: str, again: bool) -> None:
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            self._client.release(self)
+            if again:
+                self._client.start(exchange)
+            else:
+                exchange.answered(0, reason.encode())
+
+
+class HttpClient:
+    """Sends requests to a URL's host, as many at a time as there are. Every request is answered within `timeout` s.
+
+    Safe for use from any thread; what is answered is told in the client's own. Raises `UsageError` for what is no URL.
+    """
+
+    def __init__(self, url: str, *, timeout: float = 30.0, connections: int = MOST_CONNECTIONS) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UsageError(f"{url} is no URL of a service", hint="it looks like http://127.0.0.1:3000")
+        self._host, self._port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+        self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
+        self._timeout, self._limit = timeout, connections
+        self._idle: deque[_Connection] = deque()
+        self._busy: set[_Connection] = set()
+        self._waiting: deque[_Exchange] = deque()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="http", daemon=True)
+        self._thread.start()
+        self._loop.call_soon_threadsafe(self._watch)
+
+    def send(self, request: bytes, answered: Answered) -> None:
+        """Send what `post` made. `answered` is called once, never before this returns to the client's thread."""
+        exchange = _Exchange(request, answered, time.monotonic() + self._timeout)
+        if threading.current_thread() is self._thread:
+            self.start(exchange)
+        else:
+            self._loop.call_soon_threadsafe(self.start, exchange)
+
+    def drop(self) -> None:
+        """End what is in progress; it is not answered."""
+        asyncio.run_coroutine_threadsafe(self._drop(), self._loop).result()
+
+    def close(self) -> None:
+        """As `drop`, and end the thread."""
+        self.drop()
+        self._loop.call_soon_threadsafe(self._watching.cancel)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    # In the client's thread
+
+    def start(self, exchange: _Exchange) -> None:
+        now = time.monotonic()
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.transport is None:
+                continue
+            if now - connection.used > KEEP_ALIVE:
+                connection.close()
+                continue
+            self._busy.add(connection)
+            connection.send(exchange)
+            return
+        if len(self._busy) + len(self._opening) >= self._limit:
+            self._waiting.append(exchange)
+            return
+        task = self._loop.create_task(self._open(exchange))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    def release(self, connection: _Connection) -> None:
+        self._busy.discard(connection)
+        if connection.transport is not None:
+            self._idle.append(connection)
+        if self._waiting:
+            self.start(self._waiting.popleft())
+
+    async def _open(self, exchange: _Exchange) -> None:
+        try:
+            opened = self._loop.create_connection(lambda: _Connection(self), self._host, self._port, ssl=self._ssl)
+            _, connection = await asyncio.wait_for(opened, max(exchange.deadline - time.monotonic(), 0.001))
+        except asyncio.TimeoutError:
+            self._loop.call_soon(exchange.answered, 0, b"no connection in time")
+        except OSError as error:
+            self._loop.call_soon(exchange.answered, 0, (error.strerror or str(error)).encode())
+        else:
+            self._busy.add(connection)
+            connection.send(exchange)
+            return
+        if self._waiting:
+            self._loop.call_soon(self.start, self._waiting.popleft())
+
+    def _watch(self) -> None:
+        """Give up what has had its time."""
+        now, reason = time.monotonic(), f"no answer in {self._timeout:g} s"
+        for connection in [item for item in self._busy if item.exchange and item.exchange.deadline <= now]:
+            connection.abandon(reason)
+        while self._waiting and self._waiting[0].deadline <= now:
+            self._waiting.popleft().answered(0, reason.encode())
+        self._watching = self._loop.call_later(0.1, self._watch)
+
+    async def _drop(self) -> None:
+        self._waiting.clear()
+        for task in list(self._opening):
+            task.cancel()
+        for connection in (*self._busy, *self._idle):
+            connection.exchange = None
+            connection.close()
+        self._busy.clear()
+        self._idle.clear()
+        await asyncio.gather(*self._opening, return_exceptions=True)
+        await asyncio.sleep(0)

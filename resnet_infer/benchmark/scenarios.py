@@ -1,0 +1,191 @@
+"""Loads on a system, by name: MLPerf LoadGen's scenarios, closed and open loops, and the rate sweep."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from types import MappingProxyType
+from typing import Any
+
+from resnet_infer.benchmark.asked import Asked, Outcome
+from resnet_infer.benchmark.library import Library, open_library
+from resnet_infer.benchmark.load import Load, closed_loop, open_loop
+from resnet_infer.benchmark.loadgen import SCENARIOS as LOADGEN
+from resnet_infer.benchmark.mlperf import perform
+from resnet_infer.benchmark.sweep import CONFIRMATIONS, PRECISION, judge, sweep
+from resnet_infer.benchmark.system import System, open_system
+from resnet_infer.errors import ResnetInferError, UsageError, did_you_mean
+
+__all__ = ["SCENARIOS", "Asked", "Outcome", "run_scenario"]
+
+SCENARIOS: Mapping[str, str] = MappingProxyType(
+    {
+        "single-stream": "LoadGen: one query after the other; the 90th percentile of their latency",
+        "multi-stream": "LoadGen: eight pictures a query, one query after the other; the 99th percentile",
+        "server": "LoadGen: queries at random times, 99% of them answered within 15 ms",
+        "offline": "LoadGen: everything at once; pictures a second",
+        "closed-loop": "a number of clients, each of which asks again when it has its answer",
+        "open-loop": "queries at random times at a given rate, late ones and all",
+        "sweep": "the highest rate of an open loop whose 99th percentile stays within a bound",
+    }
+)
+SECONDS = 10.0
+SWEEP_SECONDS = 5.0
+BOUND_MS = 15.0
+"""That of MLPerf's server."""
+PICTURES = 1024
+"""Most pictures that a loop keeps in memory and asks about in turn."""
+WARM_SECONDS = 1.0
+
+
+def run_scenario(asked: Asked) -> Outcome:
+    """Run the scenario and say what came of it.
+
+    Failed and refused queries are counted in the outcome. Raises `UsageError` for what makes no sense, `ModelError`,
+    `DataError`, `MissingExtraError` for LoadGen, and `ServiceError` for a service that is not there.
+    """
+    if asked.scenario not in SCENARIOS:
+        raise UsageError(
+            f"there is no scenario {asked.scenario!r}" + did_you_mean(asked.scenario, SCENARIOS),
+            hint=f"known are {', '.join(SCENARIOS)}",
+        )
+    _check(asked)
+    if asked.scenario in LOADGEN:
+        return perform(asked)
+    loops: Mapping[str, Callable[[Asked, System, Library], Outcome]] = {
+        "closed-loop": _closed_loop,
+        "open-loop": _open_loop,
+        "sweep": _sweep,
+    }
+    with _switching_often(), closing(open_system(asked)) as system:
+        return loops[asked.scenario](asked, system, open_library(asked.data, system.spec))
+
+
+def _check(asked: Asked) -> None:
+    loadgen = asked.scenario in LOADGEN
+    if asked.scenario == "open-loop" and not asked.rates:
+        raise UsageError("an open loop has a rate", hint="give one with --rate; or look for it: --scenario sweep")
+    if asked.rates and asked.scenario not in ("open-loop", "server"):
+        raise UsageError(f"{asked.scenario} has no rate of its own", hint="rates are for open-loop and server")
+    if (asked.accuracy or asked.official) and not loadgen:
+        raise UsageError("accuracy and official runs are LoadGen's", hint=f"its scenarios: {', '.join(LOADGEN)}")
+    if asked.bound_ms is not None and not asked.bound_ms > 0:
+        raise UsageError(f"the bound is more than 0 ms, not {asked.bound_ms:g}")
+    if asked.seconds is not None and not asked.seconds > 0:
+        raise UsageError(f"a run is longer than 0 s, not {asked.seconds:g}")
+    if any(not rate > 0 for rate in asked.rates):
+        raise UsageError("a rate is more than 0 a second")
+    if asked.clients < 1:
+        raise UsageError(f"there is at least one client, not {asked.clients}")
+
+
+@contextmanager
+def _switching_often() -> Iterator[None]:
+    """So that threads that decode hold the interpreter only briefly."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(0.0005)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+def _closed_loop(asked: Asked, system: System, library: Library) -> Outcome:
+    pictures = library.some(PICTURES)
+    closed_loop(system, pictures, clients=asked.clients, seconds=WARM_SECONDS)
+    load = closed_loop(system, pictures, clients=asked.clients, seconds=asked.seconds or SECONDS)
+    valid, reasons = _failures([load])
+    if asked.bound_ms is not None and load.percentile(0.99) > asked.bound_ms / 1000:
+        valid, reasons = False, (*reasons, f"the 99th percentile is above {asked.bound_ms:g} ms")
+    figures = {"clients": asked.clients, "seconds": round(load.seconds, 2), **load.to_json(), **_statuses([load])}
+    notes = ("a closed loop never asks faster than it is answered: its latencies leave out the time spent in a queue",)
+    return _outcome(asked, system, library, figures, valid=valid, reasons=reasons, notes=notes)
+
+
+def _open_loop(asked: Asked, system: System, library: Library) -> Outcome:
+    pictures = library.some(PICTURES)
+    closed_loop(system, pictures, clients=2, seconds=WARM_SECONDS)
+    seconds = asked.seconds or SECONDS
+    bound = (asked.bound_ms or float("inf")) / 1000
+    trials = []
+    for number, rate in enumerate(asked.rates):
+        load = open_loop(system, pictures, rate=rate, seconds=seconds, seed=number)
+        trials.append(judge(rate, load, bound))
+        if load.gone:
+            break
+    valid, reasons = _failures([item.load for item in trials])
+    late = [item.rate for item in trials if item.load.percentile(0.99) > bound]
+    if asked.bound_ms is not None and late:
+        text = ", ".join(f"{rate:g}/s" for rate in late)
+        valid, reasons = False, (*reasons, f"the 99th percentile is above {asked.bound_ms:g} ms at {text}")
+    elif asked.bound_ms is not None and valid is None:
+        valid = True
+    figures = {"seconds": seconds, **_statuses([item.load for item in trials])}
+    rates = [item.to_json() for item in trials]
+    if asked.bound_ms is None:
+        for line in rates:
+            del line["within"]
+    return _outcome(asked, system, library, figures, valid=valid, reasons=reasons, rates=rates)
+
+
+def _sweep(asked: Asked, system: System, library: Library) -> Outcome:
+    pictures = library.some(PICTURES)
+    bound_ms = asked.bound_ms or BOUND_MS
+    closed_loop(system, pictures, clients=2, seconds=WARM_SECONDS)
+    first = closed_loop(system, pictures, clients=system.at_once, seconds=2 * WARM_SECONDS)
+    if not first.statuses[200]:
+        raise ResnetInferError(f"no picture is answered: {next(iter(first.errors), 'it takes too long')}")
+    found = sweep(
+        lambda rate, seconds, seed: open_loop(system, pictures, rate=rate, seconds=seconds, seed=seed),
+        bound_ms / 1000,
+        capacity=first.rate,
+        seconds=asked.seconds or SWEEP_SECONDS,
+    )
+    loads = [trial.load for trial in found.trials]
+    reasons: tuple[str, ...] = ()
+    if found.rate is None:
+        lowest = min(found.trials, key=lambda trial: trial.rate)
+        at_least = lowest.load.to_json()["p99_ms"]
+        reasons = (
+            f"no rate keeps 99% within {bound_ms:g} ms: at {lowest.rate:.3g}/s the 99th percentile is {at_least}",
+        )
+        if loads[-1].gone:
+            reasons = ("the service stopped answering",)
+    figures = {
+        "rate": None if found.rate is None else round(found.rate, 2),
+        "bound_ms": bound_ms,
+        "capacity": round(first.rate, 2),
+        "trials": len(found.trials),
+        **_statuses(loads),
+    }
+    notes = [f"a Poisson process; to {100 * PRECISION:g}%, and confirmed by {CONFIRMATIONS} more runs"]
+    lines = [trial.to_json() for trial in sorted(found.trials, key=lambda trial: trial.rate)]
+    return _outcome(
+        asked, system, library, figures, valid=found.rate is not None, reasons=reasons, notes=tuple(notes), rates=lines
+    )
+
+
+def _failures(loads: list[Load]) -> tuple[bool | None, tuple[str, ...]]:
+    total: dict[str, int] = {}
+    for load in loads:
+        for why, count in load.errors.items():
+            total[why] = total.get(why, 0) + count
+    reasons = [f"{count:,} queries failed: {why}" for why, count in total.items()]
+    if any(load.gone for load in loads):
+        reasons.append("the service stopped answering, which ended the run")
+    return (False if reasons else None), tuple(reasons)
+
+
+def _statuses(loads: list[Load]) -> dict[str, Any]:
+    total: dict[str, int] = {}
+    for load in loads:
+        for status, count in load.statuses.items():
+            name = {200: "answered", 503: "refused", 0: "no answer"}.get(status, str(status))
+            total[name] = total.get(name, 0) + count
+    return {"statuses": {name: count for name, count in total.items() if count}}
+
+
+def _outcome(asked: Asked, system: System, library: Library, figures: Mapping[str, Any], **more: Any) -> Outcome:
+    data = {"name": library.name, "pictures": len(library)}
+    return Outcome(asked.scenario, system.describe(), data, figures, **more)

@@ -1,0 +1,220 @@
+"""`resnet-infer benchmark`"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from resnet_infer.cli.options import Device, Json, Output, Runtime, choice
+from resnet_infer.console import note
+
+if TYPE_CHECKING:
+    from resnet_infer.benchmark.result import Benchmark
+
+Number = TypeVar("Number", int, float)
+
+
+def benchmark(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL]...",
+            help="Checkpoints, artifacts or names (torch:MODEL: run by torch), side by side; default: the built-in.",
+            show_default=False,
+        ),
+    ] = None,
+    batch: Annotated[str, typer.Option("--batch", "-b", metavar="N,N,...", help="Pictures in a call.")] = "1",
+    runtime: Runtime = "auto",
+    device: Device = "auto",
+    threads: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="Threads inside the runtime; default: all cores.")
+    ] = None,
+    photos: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Photographs to decode; default: JPEGs made from numbers.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="How often each has its turn; default: 20.")] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(help="How long a stage is called in a turn; default: 0.2. Of a scenario: how long it lasts."),
+    ] = None,
+    null: Annotated[
+        bool, typer.Option("--null", help="Also a runtime that does nothing: what measuring costs.")
+    ] = False,
+    as_json: Json = False,
+    output: Output = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Write a page with distributions and curves.")
+    ] = None,
+    errors: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="For the page: what `evaluate --json` printed.")
+    ] = None,
+    include: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE.json", help="For the page: results of other runs; repeatable.")
+    ] = None,
+    scenario: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A load instead: single-stream, multi-stream, server, offline, closed-loop, open-loop or sweep.",
+        ),
+    ] = None,
+    url: Annotated[str | None, typer.Option(metavar="URL", help="Of a scenario: ask the service there.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DATA", help="Of a scenario: pictures; for accuracy, labelled ones.")
+    ] = None,
+    accuracy: Annotated[bool, typer.Option("--accuracy", help="Of LoadGen: the accuracy mode.")] = False,
+    official: Annotated[bool, typer.Option("--official", help="Of LoadGen: the official, long settings.")] = False,
+    rate: Annotated[str | None, typer.Option(metavar="R,R,...", help="Of a scenario: queries a second.")] = None,
+    crops: Annotated[
+        str | None, typer.Option(metavar="1|10", callback=choice("1", "10"), help="Of a scenario: views of a picture.")
+    ] = None,
+    clients: Annotated[int | None, typer.Option(min=1, help="Of closed-loop; default: 8.")] = None,
+    bound: Annotated[
+        float | None, typer.Option(metavar="MS", help="Of a scenario: the latency that is allowed.")
+    ] = None,
+    logs: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Of LoadGen: keep its logs here.")] = None,
+) -> None:
+    from resnet_infer.benchmark.documents import read, write
+    from resnet_infer.errors import UsageError
+
+    others = [read(path) for path in include or ()]
+    evaluated = read(errors) if errors else None
+    if (include or errors) and not report:
+        raise UsageError("--errors and --include are for the page", hint="add --report FILE.html")
+    own = {"--batch": batch != "1", "--rounds": rounds, "--photos": photos, "--null": null}
+    load: dict[str, Any] = {
+        "--url": url,
+        "--data": data,
+        "--accuracy": accuracy,
+        "--official": official,
+        "--rate": rate,
+        "--crops": crops,
+        "--clients": clients,
+        "--bound": bound,
+        "--logs": logs,
+    }
+    wrong = [name for name, value in (own if scenario else load).items() if value]
+    if wrong:
+        raise UsageError(
+            f"{', '.join(wrong)} {'does not go' if len(wrong) == 1 else 'do not go'} "
+            f"{'with' if scenario else 'without'} --scenario"
+        )
+    failed: list[str] = []
+    if scenario:
+        if len(models or ()) > 1:
+            raise UsageError("a scenario is run on one model")
+        from resnet_infer.benchmark.environment import environment
+        from resnet_infer.benchmark.scenarios import Asked, run_scenario
+        from resnet_infer.runtimes.registry import split_runtime
+
+        counts = _numbers("--threads", threads, int) or (None,)
+        if len(counts) > 1:
+            raise UsageError("a scenario is run with one number of threads")
+        named, model = split_runtime(models[0] if models else None)
+        around = environment()
+        _warn(around)
+        outcome = run_scenario(
+            Asked(
+                scenario=scenario,
+                model=model,
+                url=url,
+                runtime=named or runtime,
+                device=device,
+                threads=counts[0],
+                data=data,
+                accuracy=accuracy,
+                official=official,
+                seconds=seconds,
+                rates=_numbers("--rate", rate, float),
+                crops=int(crops or 1),
+                **({} if clients is None else {"clients": clients}),
+                bound_ms=bound,
+                output=logs,
+            )
+        )
+        found = {**outcome.to_json(), "environment": around}
+        shown, failed = outcome.table(), [scenario] if outcome.valid is False else []
+    else:
+        measured = _measure(models, batch, runtime, device, threads, photos, rounds, seconds, null)
+        from resnet_infer.benchmark.result import tables
+
+        found = measured.to_json()
+        shown, failed = tables(found), [item.entry.name for item in measured.failed]
+    if output:
+        write(found, output)
+    if report:
+        from resnet_infer.benchmark.report import write_report
+
+        write_report([found, *others], report, evaluated)
+        note(f"wrote {report}")
+    print(json.dumps(found, indent=2) if as_json else shown)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _measure(
+    models: list[str] | None,
+    batch: str,
+    runtime: str,
+    device: str,
+    threads: str | None,
+    photos: Path | None,
+    rounds: int | None,
+    seconds: float | None,
+    null: bool,
+) -> Benchmark:
+    from resnet_infer.benchmark.environment import environment
+    from resnet_infer.benchmark.result import Benchmark
+    from resnet_infer.benchmark.run import ROUNDS, SECONDS, measure, steps
+    from resnet_infer.benchmark.subjects import entries, photographs, synthetic
+    from resnet_infer.progress import progress
+    from resnet_infer.runtimes.registry import split_runtime
+
+    batches = _numbers("--batch", batch, int)
+    arguments: list[str | None] = [*models] if models else [None]
+    asked = entries(
+        arguments,
+        batches,
+        runtime=runtime,
+        device=device,
+        threads=_numbers("--threads", threads, int) or (None,),
+    )
+    if null:
+        from resnet_infer import zoo
+
+        model = split_runtime(arguments[0])[1] or zoo.default_model() or zoo.DEFAULT
+        nothing: list[str | None] = [f"null:{model}"]
+        asked += entries(nothing, batches)
+    rounds, seconds = ROUNDS if rounds is None else rounds, SECONDS if seconds is None else seconds
+    around = environment()
+    doubts = _warn(around)
+    pictures = photographs(photos) if photos else synthetic()
+    with progress("benchmarking", steps(len(asked), rounds), "steps") as advance:
+        measured = measure(asked, pictures, rounds=rounds, seconds=seconds, advance=advance)
+    for item in measured:
+        if item.warm and not item.warm["warm_up"]["stable"]:
+            doubts.append(f"{item.entry.name}, batch {item.entry.batch}: the times of its calls did not become stable")
+            note(f"warning: {doubts[-1]}")
+    return Benchmark(measured, pictures, rounds, seconds, around, doubts)
+
+
+def _warn(around: dict[str, Any]) -> list[str]:
+    from resnet_infer.benchmark.environment import warnings
+
+    lines = warnings(around)
+    for line in lines:
+        note(f"warning: {line}")
+    return lines
+
+
+def _numbers(option: str, text: str | None, kind: Callable[[str], Number]) -> tuple[Number, ...]:
+    from resnet_infer.errors import UsageError
+
+    try:
+        return () if text is None else tuple(kind(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"{option} takes numbers with commas between them, not {text!r}") from error
