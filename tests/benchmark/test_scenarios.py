@@ -27,6 +27,13 @@ from resnet_infer.evaluation.evaluate import evaluate
 from .stub import GOOD, stub
 
 
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loops in this process warm up for a moment, and a sweep's runs are as long as they are asked to be."""
+    monkeypatch.setattr("resnet_infer.benchmark.scenarios.WARM_SECONDS", 0.2)
+    monkeypatch.setattr("resnet_infer.benchmark.sweep.LEAST_QUERIES", 20)
+
+
 def test_single_stream_is_valid_and_says_that_it_is_shortened(tmp_path: Path) -> None:
     outcome = run_scenario(Asked("single-stream", seconds=0.5, output=tmp_path / "logs"))
     assert outcome.valid

@@ -97,7 +97,7 @@ def test_three_times_what_it_can_do_for_a_minute(tmp_path: Path) -> None:
     assert {status for status, count in flood.statuses.items() if count} == {200, 503}
     assert flood.quantile(0.99) <= bound
     assert flood.rate >= 0.6 * capacity.rate  # the flood is made on the same cores
-    assert max(flood.latencies[503]) < bound
+    assert flood.quantile(0.99, 503) <= bound  # what was taken and comes too late is refused when its time is over
     assert after.median <= 1.5 * before.median + 0.005
 
 

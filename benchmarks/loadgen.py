@@ -1,0 +1,59 @@
+"""MLPerf LoadGen on this machine: single-stream and offline, shortened, and the accuracy beside an evaluation's.
+
+    python benchmarks/loadgen.py PHOTOS LABELLED
+
+PHOTOS is a folder of photographs, LABELLED a data set that the built-in model knows the classes of. Models: the
+built-in, and ResNet-50 in INT8 with random weights, which is as fast as any other.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from paired import save
+from serving import int8
+from untrained import resnet50
+
+from resnet_infer.benchmark.scenarios import Asked, run_scenario
+from resnet_infer.evaluation.evaluate import evaluate
+from resnet_infer.zoo import DEFAULT
+
+SECONDS = 20.0
+
+
+def run(model: str | None, data: Path, scenario: str, **options: Any) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        asked = Asked(scenario, model=model, data=data, output=Path(folder), seconds=SECONDS, **options)
+        outcome = run_scenario(asked)
+    print(outcome.table(), end="\n\n")
+    found = outcome.to_json()
+    return {name: found[name] for name in ("figures", "valid", "reasons", "notes")} | {
+        "settings": {name: found["settings"][name] for name in ("loadgen", "min_duration_ms", "min_query_count")},
+        "pictures": found["data"]["pictures"],
+    }
+
+
+def main() -> None:
+    photos, labelled = Path(sys.argv[1]), Path(sys.argv[2])
+    files = sorted(path for path in photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    models = {DEFAULT: None, "ResNet-50, INT8": str(int8(resnet50(photos), files))}
+    result: dict[str, Any] = {
+        name: {scenario: run(model, photos, scenario) for scenario in ("single-stream", "offline")}
+        for name, model in models.items()
+    }
+    accuracy = run(None, labelled, "offline", accuracy=True)
+    (row,) = evaluate([None], labelled).results
+    wrong = int((row.answered.ranks > 0).sum())
+    result["accuracy"] = {**accuracy["figures"], "wrong by evaluate": wrong, "pictures": accuracy["pictures"]}
+    gates = {
+        f"{name}: {scenario} is VALID": found["valid"] for name in models for scenario, found in result[name].items()
+    }
+    gates["accuracy as evaluate's"] = accuracy["valid"] and accuracy["figures"]["wrong"] == wrong
+    save("loadgen", result, gates)
+
+
+if __name__ == "__main__":
+    main()
