@@ -45,6 +45,8 @@ benchmark: $(DEV)/ready
 	cd benchmarks && ../$(DEV)/bin/python int8.py $(abspath $(PHOTOS))
 	cd benchmarks && ../$(DEV)/bin/python evaluation.py $(abspath $(PHOTOS))
 	cd benchmarks && ../$(DEV)/bin/python serving.py $(abspath $(PHOTOS))
+	cd benchmarks && ../$(DEV)/bin/python peers.py $(abspath $(PHOTOS))
+	test -z "$(CIFAR)" || (cd benchmarks && ../$(DEV)/bin/python loadgen.py $(abspath $(PHOTOS)) $(abspath $(CIFAR)))
 
 clean:
 	rm -rf $(DEMO) $(DEV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

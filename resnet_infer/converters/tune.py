@@ -23,7 +23,7 @@ Place = Literal["cpu", "cuda", "tensorrt"]
 GIVE_UP = 3.0
 """What takes so many times as long as the fastest of a round is not timed again."""
 ALIKE = 1.03
-"""Up to this ratio of their times, the more exact precision and then fewer threads count for more than speed."""
+"""Up to this ratio of their times, precision, then the runtime that is taken unasked, then fewer threads decide."""
 
 _PROVIDERS: Mapping[Place, str] = {
     "cpu": "CPUExecutionProvider",
@@ -70,8 +70,9 @@ def candidates(
 ) -> list[Candidate]:
     """Every way in which what is installed might run the artifacts; whether it can is seen when they are timed.
 
-    On the CPU with one thread, one for every second core, and one for every core; `cores` are by default the usable
-    ones. `engine_cache` is the folder where ONNX Runtime keeps the engines that TensorRT builds for it.
+    On the CPU by ONNX Runtime and by OpenVINO, with one thread, one for every second core, and one for every core;
+    `cores` are by default the usable ones. `engine_cache` is the folder where ONNX Runtime keeps the engines that
+    TensorRT builds for it.
     """
     count = cores or usable_cores()
     cache = engine_cache or cache_folder() / "engines"
@@ -95,6 +96,8 @@ def _ways(
             for number in threads:
                 shown = "1 thread" if number == 1 else f"{number} threads"
                 yield f"cpu, {shown}", Subject(path, device="cpu", threads=number)
+                if _has_openvino():
+                    yield f"openvino, {shown}", Subject(path, runtime="openvino", device="cpu", threads=number)
         else:
             cache = {"engine_cache": engine_cache} if place == "tensorrt" else {}
             yield f"onnxruntime {place}", Subject(path, device="cuda", options={"provider": place, **cache})
@@ -106,6 +109,10 @@ def _providers() -> Collection[str]:
         return ()
     found: list[str] = importlib.import_module("onnxruntime").get_available_providers()
     return found
+
+
+def _has_openvino() -> bool:
+    return find_spec("openvino") is not None
 
 
 def time_candidates(
@@ -135,6 +142,7 @@ def choose(trials: Sequence[Trial], passed: Collection[Path]) -> Trial:
         (item for item in able if item is fastest or item.timing.ratio(fastest.timing) <= ALIKE),
         key=lambda item: (
             exact.index(item.candidate.precision),
+            item.candidate.subject.runtime != "auto",
             item.candidate.subject.threads or 0,
             item.timing.ms,
         ),

@@ -32,12 +32,15 @@ FP32, FP16, INT8 = Path("a.onnx"), Path("b.onnx"), Path("c.onnx")
 PROVIDERS = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
 
 
-def provide(monkeypatch: pytest.MonkeyPatch, providers: list[str]) -> None:
+def provide(monkeypatch: pytest.MonkeyPatch, providers: list[str], openvino: bool = False) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    monkeypatch.setattr("resnet_infer.converters.tune._has_openvino", lambda: openvino)
 
 
-def trial(path: Path, precision: Precision, threads: int, rounds: Any, failure: str | None = None) -> Trial:
-    subject = Subject(path, threads=threads)
+def trial(
+    path: Path, precision: Precision, threads: int, rounds: Any, failure: str | None = None, runtime: str = "auto"
+) -> Trial:
+    subject = Subject(path, runtime, threads=threads)
     return Trial(
         Candidate(f"{precision} {threads}", precision, subject), Timing(subject, 1, tuple(rounds), {}, failure)
     )
@@ -51,6 +54,25 @@ def test_on_a_cpu_one_half_and_all_cores_are_tried(monkeypatch: pytest.MonkeyPat
         assert {item.subject.device for item in found} == {"cpu"}
         assert len({item.name for item in found}) == len(found)
         assert [item.artifact for item in found] == [FP32] * len(threads) + [INT8] * len(threads)
+
+
+def test_openvino_is_tried_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    provide(monkeypatch, PROVIDERS, openvino=True)
+    found = candidates([Artifact(FP32, "fp32", ("cuda",)), Artifact(INT8, "int8", ("cpu",))], cores=2)
+    assert [(item.name, item.subject.runtime, item.subject.threads) for item in found[1:]] == [
+        ("int8, cpu, 1 thread", "auto", 1),
+        ("int8, openvino, 1 thread", "openvino", 1),
+        ("int8, cpu, 2 threads", "auto", 2),
+        ("int8, openvino, 2 threads", "openvino", 2),
+    ]
+
+
+def test_of_what_is_as_fast_the_runtime_taken_unasked_is_kept() -> None:
+    usual = trial(INT8, "int8", 2, [10.2, 10.2, 10.2])
+    other = trial(INT8, "int8", 1, [10, 10, 10], runtime="openvino")
+    faster = trial(INT8, "int8", 2, [8, 8, 8], runtime="openvino")
+    assert choose([usual, other], {INT8}) is usual
+    assert choose([usual, other, faster], {INT8}) is faster
 
 
 def test_a_graph_is_tried_where_it_may_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

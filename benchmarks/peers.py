@@ -1,0 +1,236 @@
+"""ResNet-50 beside its peers, with the same weights: inference alone, JPEG files to top-5, and the first answer.
+
+    python benchmarks/peers.py PHOTOS [batch1|batch8|batch32|pipeline|loader|timm|start]...
+
+PHOTOS is a folder of photographs and nothing else. Without a part all are measured, which takes 20 minutes; figures of
+parts that are not measured stay in the result. The peers are installed in an environment of their own. Every subject is
+a process of its own that lives throughout a part; they are asked in turn, in another order each round, so that a drift
+of the machine falls on all. Afterwards `python benchmarks/peers_table.py` writes the table.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from paired import COMMAND, PYTHON, RESULTS, save, seconds
+from serving import int8
+from untrained import resnet50
+
+from resnet_infer.models.checkpoint import SUFFIX
+from resnet_infer.models.download import cache_folder
+from resnet_infer.runtimes.onnxruntime import OnnxRuntime
+
+HERE = Path(__file__).parent
+PEERS = (
+    *("torch", "torchvision", "timm", "transformers", "onnxruntime", "openvino", "nncf", "onnx"),
+    *("pillow", "numpy", "safetensors"),
+)
+ROUNDS = {1: 12, 8: 5, 32: 3}
+"""By the batch: what is quick is measured more often."""
+STARTS = 5
+SECONDS = 0.8
+SLICE, SLICES = 250, 4
+"""Photos are decoded that many at a time, and so often."""
+CALIBRATION = 100
+
+OURS = ("resnet-infer FP32", "resnet-infer INT8")
+OURS_OPENVINO = ("resnet-infer FP32, openvino", "resnet-infer INT8, openvino") if find_spec("openvino") else ()
+INFERENCE = (
+    *("torch eager", "torch channels_last", "torch.compile", "onnxruntime FP32", "openvino FP32", "openvino bf16"),
+    *("onnxruntime INT8", "openvino INT8 (NNCF)", *OURS, *OURS_OPENVINO),
+    *(("resnet-infer bf16, openvino",) if OURS_OPENVINO else ()),
+)
+PIPELINE = ("Hugging Face, batch 1", "Hugging Face, batch 8")
+LOADER = ("torch eager + DataLoader, batch 8", "torch eager + DataLoader, batch 32")
+TIMM = ("timm, batch 8", "timm, batch 32")
+START = ("Hugging Face pipeline", "torch eager", "onnxruntime FP32", "onnxruntime INT8", "openvino FP32")
+PARTS = ("batch1", "batch8", "batch32", "pipeline", "loader", "timm", "start")
+
+
+def environment() -> str:
+    """The python of an environment with the peers, made once and kept in the cache."""
+    folder = cache_folder() / "benchmarks" / "peers"
+    python = folder / "bin" / "python"
+    if not (folder / "ready").exists():
+        venv.create(folder, with_pip=True, clear=True)
+        constraints = HERE.parent / "constraints.txt"
+        install = [python, "-m", "pip", "install", "--quiet", "--constraint", constraints, *PEERS]
+        subprocess.run(install, check=True)
+        (folder / "ready").touch()
+    return str(python)
+
+
+class Bench:
+    """The network in every form, and the photos."""
+
+    def __init__(self, folder: Path) -> None:
+        self.photos = sorted(folder.iterdir())
+        self.artifact = resnet50(folder)
+        self.int8 = int8(self.artifact, self.photos)
+        self.models = cache_folder() / "benchmarks" / "peers-models"
+        with OnnxRuntime(self.artifact, device="cpu") as runtime:
+            geometry = runtime.spec.input
+        self.geometry = [str(geometry.resize), *(",".join(map(str, each)) for each in (geometry.mean, geometry.std))]
+        self.files = [*map(str, (self.artifact.with_suffix(SUFFIX), self.artifact, self.int8, self.models))]
+        self.python = environment()
+        # Nothing is downloaded, reported, or left outside of the cache.
+        compiled = str(cache_folder() / "benchmarks" / "peers-compiled")
+        os.environ.update(CI="true", HF_HUB_OFFLINE="1", TORCHINDUCTOR_CACHE_DIR=compiled)
+        if not (self.models / "ready").exists():
+            self.models.mkdir(exist_ok=True)
+            files = [self.files[0], self.files[1], self.files[3], *self.geometry]
+            script = str(HERE / "peers" / "make_models.py")
+            subprocess.run([self.python, script, *files, *map(str, self.photos[:CALIBRATION])], check=True)
+            (self.models / "ready").touch()
+
+    def python_of(self, subject: str) -> str:
+        return PYTHON if subject.startswith("resnet-infer") else self.python
+
+    @contextmanager
+    def asked(self, script: str, subject: str, *more: str) -> Iterator[Any]:
+        """A process that gives a line for a line."""
+        command = [self.python_of(subject), str(HERE / "peers" / script), subject, *self.files, *more]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as process:
+            questions, answers = process.stdin, process.stdout
+            assert questions is not None
+            assert answers is not None
+
+            def ask(line: str) -> Any:
+                print(line, file=questions, flush=True)
+                answer = answers.readline()
+                if not answer:
+                    raise RuntimeError(f"{subject} gave no answer: {' '.join(command[:3])}")
+                return json.loads(answer)
+
+            yield ask
+            questions.close()
+
+    def inference(self, batch: int) -> dict[str, Any]:
+        """Milliseconds of a call on `batch` pictures."""
+        times: dict[str, list[float]] = {subject: [] for subject in INFERENCE}
+        with ExitStack() as stack:
+            ask = {subject: stack.enter_context(self.asked("inference.py", subject)) for subject in INFERENCE}
+            for subject in INFERENCE:
+                ask[subject](f"{batch} 0")
+            for order in rotated(INFERENCE, ROUNDS[batch]):
+                for subject in order:
+                    times[subject].append(ask[subject](f"{batch} {SECONDS}"))
+        return {
+            subject: {"ms": round(statistics.median(each), 3), "ms, each": [round(ms, 3) for ms in each]}
+            for subject, each in times.items()
+        }
+
+    def pictures(self, ours: Sequence[str], peers: Sequence[str]) -> dict[str, Any]:
+        """Pictures a second from files to top-5, and how often the best class is that of ours in FP32."""
+        subjects = (*ours, *peers)
+        spent: dict[str, list[float]] = {subject: [] for subject in subjects}
+        best: dict[str, list[int]] = {subject: [] for subject in subjects}
+        names = [*self.geometry, *map(str, self.photos)]
+        with ExitStack() as stack:
+            ask = {subject: stack.enter_context(self.asked("pictures.py", subject, *names)) for subject in subjects}
+            for subject in subjects:  # nothing is measured before all are ready
+                ask[subject]("0 1 2 3 4 5 6 7")
+            for number, order in enumerate(rotated(subjects, SLICES)):
+                line = " ".join(str(i % len(self.photos)) for i in range(number * SLICE, (number + 1) * SLICE))
+                for subject in order:
+                    found = ask[subject](line)
+                    spent[subject].append(found["seconds"])
+                    best[subject] += found["best"]
+        result: dict[str, Any] = {}
+        for subject in subjects:
+            same = [a == b for a, b in zip(best[subject], best[OURS[0]], strict=True)]
+            result[subject] = {
+                "pictures_per_s": round(SLICE * SLICES / sum(spent[subject]), 1),
+                "pictures_per_s, each": [round(SLICE / each, 1) for each in spent[subject]],
+                "best class as resnet-infer FP32": round(sum(same) / len(same), 4),
+            }
+        for own in ours:
+            for peer in peers:
+                ratios = [theirs / mine for mine, theirs in zip(spent[own], spent[peer], strict=True)]
+                result[own][f"times {peer}"] = round(statistics.median(ratios), 2)
+                result[own][f"times {peer}, each"] = [round(ratio, 2) for ratio in ratios]
+        return {"pictures": SLICE * SLICES, **result}
+
+    def start(self) -> dict[str, Any]:
+        """Seconds of a whole process that answers for one photo."""
+        photo = str(self.photos[0])
+        commands = {
+            subject: [self.python, str(HERE / "peers" / "first_answer.py"), subject, *self.files, photo]
+            for subject in START
+        }
+        for subject in (*OURS, *OURS_OPENVINO):
+            model = self.int8 if "INT8" in subject else self.artifact
+            runtime = "openvino" if "openvino" in subject else "onnxruntime"
+            commands[subject] = [COMMAND, "classify", photo, "-m", str(model), "--runtime", runtime]
+        spent: dict[str, list[float]] = {subject: [] for subject in commands}
+        for command in commands.values():
+            seconds(command)
+        for order in rotated(tuple(commands), STARTS):
+            for subject in order:
+                spent[subject].append(seconds(commands[subject]))
+        return {
+            subject: {"s": round(statistics.median(each), 3), "s, each": [round(value, 3) for value in each]}
+            for subject, each in spent.items()
+        }
+
+    def versions(self) -> dict[str, str]:
+        code = f"import importlib.metadata as m, json; print(json.dumps({{n: m.version(n) for n in {PEERS!r}}}))"
+        done = subprocess.run([self.python, "-c", code], check=True, capture_output=True, text=True)
+        found: dict[str, str] = json.loads(done.stdout)
+        return found
+
+
+def rotated(items: Sequence[str], rounds: int) -> Iterator[Sequence[str]]:
+    """The items in another order each round, every second one backwards."""
+    for number in range(rounds):
+        start = number * len(items) // rounds
+        order = (*items[start:], *items[:start])
+        yield order if number % 2 == 0 else order[::-1]
+
+
+def gates(result: dict[str, Any]) -> dict[str, bool]:
+    """What is to hold, for the parts that there are."""
+    found: dict[str, bool] = {}
+    for part, peers in (("pipeline", PIPELINE), ("loader", LOADER)):
+        if part not in result:
+            continue
+        for own, least in zip(OURS, (2, 4), strict=True):
+            worst = min(result[part][own][f"times {peer}"] for peer in peers)
+            found[f"{own} >= {least} times {peers[0].partition(',')[0]}"] = worst >= least
+    return found
+
+
+def main() -> None:
+    folder, parts = Path(sys.argv[1]).resolve(), sys.argv[2:] or PARTS
+    bench = Bench(folder)
+    path = RESULTS / "peers.json"
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    result["peers"] = bench.versions()
+    for part in parts:
+        if part.startswith("batch"):
+            result[part] = bench.inference(int(part.removeprefix("batch")))
+        elif part == "start":
+            result[part] = bench.start()
+        elif part == "pipeline":
+            result[part] = bench.pictures((*OURS, *OURS_OPENVINO), PIPELINE)
+        else:
+            result[part] = bench.pictures(OURS, {"loader": LOADER, "timm": TIMM}[part])
+        result[part]["date"] = time.strftime("%Y-%m-%d", time.gmtime())
+    save("peers", result, gates(result))
+
+
+if __name__ == "__main__":
+    main()

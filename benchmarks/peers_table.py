@@ -1,0 +1,136 @@
+"""Writes `docs/peers.md` from `results/peers.json`.
+
+python benchmarks/peers_table.py
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from paired import RESULTS
+
+TARGET = RESULTS.parent.parent / "docs" / "peers.md"
+BATCHES = {"batch1": "batch 1", "batch8": "batch 8", "batch32": "batch 32"}
+PRECISIONS = {
+    "FP32": "Computed in float32",
+    "bf16": "Computed in bfloat16, which is OpenVINO's default where the processor has it",
+    "INT8": "INT8",
+}
+OURS = "resnet-infer"
+NEAR = 1.03
+"""Up to this ratio two figures are called even."""
+
+
+def precision(subject: str) -> str:
+    return next((name for name in PRECISIONS if name in subject), "FP32")
+
+
+def ratio(part: dict[str, Any], subject: str, other: str) -> float:
+    """How many times as long it takes as the other: the median of the rounds' ratios."""
+    pairs = zip(part[subject]["ms, each"], part[other]["ms, each"], strict=True)
+    return statistics.median(mine / theirs for mine, theirs in pairs)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def shown(subject: str) -> str:
+    return f"**{subject}**" if subject.startswith(OURS) else subject
+
+
+def inference(result: dict[str, Any]) -> Iterator[str]:
+    parts = {name: title for name, title in BATCHES.items() if name in result}
+    if not parts:
+        return
+    yield "## Inference alone"
+    yield "Milliseconds of a call, so less is better; the fastest of each precision, and what is even with it, in bold."
+    subjects = [name for name in result[next(iter(parts))] if name != "date"]
+    for kind, title in PRECISIONS.items():
+        group = [name for name in subjects if precision(name) == kind]
+        rows = []
+        for subject in group:
+            row = [shown(subject)]
+            for part in parts:
+                text = f"{result[part][subject]['ms']:.1f}"
+                best = min(group, key=lambda name: result[part][name]["ms"])
+                row.append(f"**{text}**" if ratio(result[part], subject, best) <= NEAR else text)
+            rows.append(row)
+        yield f"{title}:"
+        yield table((kind, *parts.values()), rows)
+    yield from faster(result, parts, subjects)
+
+
+def faster(result: dict[str, Any], parts: dict[str, str], subjects: Sequence[str]) -> Iterator[str]:
+    """Where a peer is faster than what we take unasked, and than the best that we have."""
+    found = []
+    for part, title in parts.items():
+        for kind in ("FP32", "INT8"):
+            own = [name for name in subjects if name.startswith(OURS) and precision(name) == kind]
+            for peer in subjects:
+                if peer.startswith(OURS) or precision(peer) != kind:
+                    continue
+                usual = ratio(result[part], f"{OURS} {kind}", peer)
+                best = min(ratio(result[part], name, peer) for name in own)
+                if usual > NEAR:
+                    rest = "and faster than our best there" if best > NEAR else "even with our best there"
+                    found.append(f"- {title}: {peer} is {usual:.2f} times as fast as {OURS} {kind}, {rest}.")
+    yield "Where a peer is faster, by more than 3%, than what resnet-infer takes unasked:"
+    yield "\n".join(found) or "- Nowhere."
+
+
+def pictures(result: dict[str, Any]) -> Iterator[str]:
+    parts = [part for part in ("pipeline", "loader", "timm") if part in result]
+    if not parts:
+        return
+    yield "## JPEG files to top-5"
+    yield (
+        f"{result[parts[0]]['pictures']:,} decodes of real photos, in pictures a second: more is better. The Hugging "
+        "Face pipeline reads the files itself; timm and torch read them in a DataLoader with two workers."
+    )
+    for part in parts:
+        peers = [name for name in result[part] if name not in ("date", "pictures") and not name.startswith(OURS)]
+        rows = []
+        for subject, row in result[part].items():
+            if subject in ("date", "pictures"):
+                continue
+            times = [f"{row[f'times {peer}']:.1f} x" if f"times {peer}" in row else "" for peer in peers]
+            rows.append([shown(subject), f"{row['pictures_per_s']:.1f}", *times])
+        yield table(("", "pictures/s", *(f"beside {peer}" for peer in peers)), rows)
+
+
+def start(result: dict[str, Any]) -> Iterator[str]:
+    if "start" not in result:
+        return
+    yield "## The first answer"
+    yield "Seconds of a whole process that loads the network and answers for one photo, so less is better."
+    rows = sorted((row["s"], subject) for subject, row in result["start"].items() if subject != "date")
+    yield table(("", "seconds"), [(shown(subject), f"{value:.2f}") for value, subject in rows])
+
+
+def main() -> None:
+    result = json.loads((RESULTS / "peers.json").read_text(encoding="utf-8"))
+    machine = result["machine"]
+    flags = f"{machine['cores']} cores of an {machine['processor']}, {machine['platform']}, Python {machine['python']}"
+    peers = ", ".join(f"{name} {version}" for name, version in result["peers"].items())
+    gates = "\n".join(f"- {'holds' if held else '**does not hold**'}: {gate}" for gate, held in result["gates"].items())
+    blocks = [
+        "# ResNet-50 beside its peers",
+        "Written by `python benchmarks/peers_table.py`; measured by `python benchmarks/peers.py PHOTOS`, which "
+        "installs them. All have the same weights and processor; each is a process of its own, and they take turns.",
+        f"Measured on {machine['date']} on {flags}. Peers: {peers}.",
+        *inference(result),
+        *pictures(result),
+        *start(result),
+        "## What was to hold",
+        gates,
+    ]
+    TARGET.write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
