@@ -1,15 +1,17 @@
 """The service beside its peers: requests a second on loopback, and what one request takes longer than in process.
 
-    python benchmarks/serving.py PHOTOS
+    python benchmarks/serving.py PHOTOS [8|16|32|64|small|latency]...
 
-PHOTOS is a folder of photographs. Peers: the best offline rate in process, a batchable BentoML service as its
-documentation shows, LitServe, and a bare Starlette application over our batcher. All answer the same files with the
-same artifact, one after the other on the same cores, in rounds; the load is made on these cores too. BentoML and
-LitServe are installed in an environment of their own, with what they bring themselves.
+PHOTOS is a folder of photographs. Without a part all are measured, which takes ten minutes; a number is ResNet-50 INT8
+at so many connections. Figures of parts that are not measured stay in the result. Peers: the best offline rate in
+process, a batchable BentoML service as its documentation shows, LitServe, and a bare Starlette application over our
+batcher. All answer the same files with the same artifact, one after the other on the same cores, in rounds; the load
+is made on these cores too, and not taken off. BentoML and LitServe are installed in an environment of their own.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -21,13 +23,13 @@ import time
 import urllib.request
 import venv
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from http_load import closed_loop, post
-from paired import COMMAND, PYTHON, save
+from http_load import closed_loop, post, steady_rate
+from paired import COMMAND, PYTHON, RESULTS, save
 from untrained import resnet50
 
 from resnet_infer.data.image import read_image
@@ -39,38 +41,38 @@ from resnet_infer.zoo import DEFAULT, built_in
 
 HERE = Path(__file__).parent
 PEERS = ("bentoml", "litserve", "onnxruntime", "pillow", "numpy", "python-multipart")
-SECONDS = 8.0
-ROUNDS = 3
+SECONDS, SETTLE = 2.0, 0.4
+"""Of a measurement, and before one."""
+ROUNDS = 9
 CONNECTIONS = (8, 16, 32, 64)
 OFFLINE = """
 import sys, time
 from pathlib import Path
 from resnet_infer.classifier import Classifier, Picture
 sys.setswitchinterval(0.0005)
-artifact, seconds, throughput, *names = sys.argv[1:]
+artifact, how, settle, *names = sys.argv[1:]
 contents = [Path(name).read_bytes() for name in names]
-with Classifier(artifact, device="cpu", throughput=throughput == "many") as classifier:
-    if throughput == "one":
-        times, until = [], time.perf_counter() + float(seconds)
-        for content in contents[:4]:
-            classifier.classify(content)
-        while time.perf_counter() < until:
-            begin = time.perf_counter()
-            classifier.classify(contents[len(times) % len(contents)])
-            times.append(time.perf_counter() - begin)
-        times.sort()
-        print(times[len(times) // 2])
-    else:
-        def endless():
+def endless(until):
+    while time.perf_counter() < until:
+        for content in contents:
+            yield Picture("picture", content)
+            if time.perf_counter() >= until:
+                return
+with Classifier(artifact, device="cpu", throughput=how == "many") as classifier:
+    for line in sys.stdin:
+        begin = time.perf_counter() + float(settle)
+        until = begin + float(line)
+        if how == "many":
+            answers = classifier.stream(endless(until))
+            found = sum(begin <= time.perf_counter() <= until for _ in answers) / float(line)
+        else:
+            times = []
             while time.perf_counter() < until:
-                for content in contents:
-                    yield Picture("picture", content)
-        until = time.perf_counter() + 1
-        list(classifier.stream(endless()))
-        begin = time.perf_counter()
-        until = begin + float(seconds)
-        count = sum(1 for _ in classifier.stream(endless()))
-        print(count / (time.perf_counter() - begin))
+                begin = time.perf_counter()
+                classifier.classify(contents[len(times) % len(contents)])
+                times.append(time.perf_counter() - begin)
+            found = sorted(times)[len(times) // 2]
+        print(found, flush=True)
 """
 
 
@@ -110,8 +112,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: Sequence[str], port: int, ready: str, **environment: str) -> Iterator[str]:
-    """A server in a process group of its own, warm; its URL."""
+def running(command: Sequence[str], port: int, ready: str, **environment: str) -> Iterator[tuple[str, int]]:
+    """A server in a process group of its own, warm; its URL, and the group."""
     with tempfile.TemporaryDirectory() as home, open(Path(home) / "log", "wb+") as log:
         known = {"BENTOML_HOME": home, "BENTOML_DO_NOT_TRACK": "True", "BENTOML_QUIET": "True"}
         process = subprocess.Popen(
@@ -129,11 +131,12 @@ def running(command: Sequence[str], port: int, ready: str, **environment: str) -
                         log.seek(0)
                         raise RuntimeError(f"{command} did not start:\n{log.read().decode()}") from error
                     time.sleep(0.2)
-            yield url
+            yield url, process.pid
         finally:
             for number in (signal.SIGTERM, signal.SIGKILL):
                 try:
                     os.killpg(process.pid, number)
+                    os.killpg(process.pid, signal.SIGCONT)
                     process.wait(20)
                 except (ProcessLookupError, subprocess.TimeoutExpired):
                     continue
@@ -182,86 +185,111 @@ class Bench:
         path, name = ("/classify", "images") if server == "bentoml" else ("/predict", "image")
         return [post(url, path, *form(content, name)) for content in self.contents]
 
-    def rates(self, server: str, connections: Sequence[int]) -> dict[int, float]:
-        """Successes a second by the number of connections; any other answer is an error."""
-        start: Callable[[], Any] = getattr(self, server)
-        with start() as url:
-            requests = self.requests(server, url)
-            closed_loop(url, requests, connections=8, seconds=2)
-            found = {}
-            for count in connections:
-                load = closed_loop(url, requests, connections=count, seconds=SECONDS)
-                if set(load.statuses) != {200}:
-                    raise RuntimeError(f"{server} answered {dict(load.statuses)} to {count} connections")
-                found[count] = load.rate
+    @contextmanager
+    def measures(self, name: str, how: str = "many") -> Iterator[Callable[[int], float]]:
+        """What measures it once, by the number of connections: successes a second, or with `one` median seconds."""
+        if name == "offline":
+            command = [PYTHON, "-c", OFFLINE, str(self.artifact), how, str(SETTLE), *map(str, self.photos)]
+            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+                assert process.stdin is not None
+                assert process.stdout is not None
+                questions, answers = process.stdin, process.stdout
+
+                def offline(connections: int, seconds: float = SECONDS) -> float:
+                    print(seconds, file=questions, flush=True)
+                    return float(answers.readline())
+
+                offline(0, 1)
+                yield offline
+            return
+        start: Callable[[], Any] = getattr(self, name)
+        with start() as (url, group):
+            requests = self.requests(name, url)
+
+            def load(connections: int) -> float:
+                os.killpg(group, signal.SIGCONT)
+                try:
+                    if how == "one":
+                        return closed_loop(url, requests, connections=1, seconds=SECONDS).median
+                    return steady_rate(url, requests, connections=connections, seconds=SECONDS, settle=SETTLE)
+                finally:
+                    os.killpg(group, signal.SIGSTOP)  # LitServe's processes are at work also without requests
+
+            closed_loop(url, requests, connections=8 if how == "many" else 1, seconds=2)
+            os.killpg(group, signal.SIGSTOP)
+            yield load
+
+    def compare(self, peers: Sequence[str], connections: Sequence[int]) -> dict[str, Any]:
+        """Rates of `ours` and its peers, and the medians of the ratios ours / theirs, round by round.
+
+        All are started beforehand, and run in turn: the speed of a machine drifts within a minute.
+        """
+        names = ["ours", *peers]
+        found: dict[str, Any] = {}
+        if not connections:
             return found
-
-    def offline(self, how: str) -> float:
-        """Pictures a second in process (`many`), or the median seconds of one after the other (`one`)."""
-        command = [PYTHON, "-c", OFFLINE, str(self.artifact), str(SECONDS), how, *map(str, self.photos)]
-        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-    def compare(self, servers: Sequence[str], connections: Sequence[int]) -> dict[str, Any]:
-        """Rates of `ours` and the other servers, and the medians of the ratios ours / theirs, round by round."""
-        rounds: list[dict[str, Any]] = []
-        for number in range(ROUNDS):
-            order = ["ours", *servers] if number % 2 else [*servers, "ours"]
-            rounds.append({"offline": self.offline("many"), **{name: self.rates(name, connections) for name in order}})
-        found: dict[str, Any] = {"offline_per_s": round(statistics.median(item["offline"] for item in rounds), 1)}
-        for count in connections:
-            line: dict[str, float] = {}
-            for name in ("ours", *servers):
-                line[f"{name}_per_s"] = round(statistics.median(item[name][count] for item in rounds), 1)
-            for name in servers:
-                ratios = [item["ours"][count] / item[name][count] for item in rounds]
-                line[f"ours / {name}"] = round(statistics.median(ratios), 3)
-            line["ours / offline"] = round(
-                statistics.median(item["ours"][count] / item["offline"] for item in rounds), 3
-            )
-            found[f"{count} connections"] = line
+        with ExitStack() as stack:
+            measures = {name: stack.enter_context(self.measures(name)) for name in names}
+            for count in connections:
+                rounds = []
+                for number in range(ROUNDS):
+                    order = names[number % len(names) :] + names[: number % len(names)]
+                    rounds.append({name: measures[name](count) for name in order})
+                line: dict[str, Any] = {}
+                for name in names:
+                    line[f"{name}_per_s"] = round(statistics.median(each[name] for each in rounds), 1)
+                for name in peers:
+                    ratios = [each["ours"] / each[name] for each in rounds]
+                    line[f"ours / {name}"] = round(statistics.median(ratios), 3)
+                    line[f"ours / {name}, each"] = [round(ratio, 3) for ratio in ratios]
+                found[str(count)] = line
+                print(count, json.dumps(line), file=sys.stderr, flush=True)
         return found
 
-    def latency(self) -> dict[str, float]:
+    def latency(self) -> dict[str, Any]:
         """Milliseconds of one request at a time, through the service and in process, in turn."""
-        there, here = [], []
-        with self.ours() as url:
-            requests = self.requests("ours", url)
-            closed_loop(url, requests, connections=1, seconds=2)
-            for _ in range(ROUNDS):
-                there.append(closed_loop(url, requests, connections=1, seconds=SECONDS).median)
-                here.append(self.offline("one"))
-        added = statistics.median(a - b for a, b in zip(there, here, strict=True))
+        with self.measures("ours", "one") as there, self.measures("offline", "one") as here:
+            pairs = [(there(1), here(1)) for _ in range(ROUNDS)]
+        added = [1000 * (service - process) for service, process in pairs]
         return {
-            "service_ms": round(1000 * statistics.median(there), 2),
-            "in_process_ms": round(1000 * statistics.median(here), 2),
-            "added_ms": round(1000 * added, 2),
+            "service_ms": round(1000 * statistics.median(service for service, _ in pairs), 2),
+            "in_process_ms": round(1000 * statistics.median(process for _, process in pairs), 2),
+            "added_ms": round(statistics.median(added), 2),
+            "added_ms, each": [round(each, 2) for each in added],
         }
 
 
+def gates(result: dict[str, Any]) -> dict[str, bool]:
+    """What is to hold, for the parts that there are."""
+    found: dict[str, bool] = {}
+    for count, line in result["large"].items():
+        found[f"large, {count} connections: ours / offline >= 0.95"] = line["ours / offline"] >= 0.95
+        found[f"large, {count} connections: ours / bentoml >= 1.15"] = line["ours / bentoml"] >= 1.15
+    for line in result["small"].values():
+        for peer, least in (("bentoml", 2.5), ("bare", 0.95), ("litserve", 1.5)):
+            found[f"small: ours / {peer} >= {least}"] = line[f"ours / {peer}"] >= least
+    for model, line in result["latency"].items():
+        found[f"{model}, one connection: added <= 3 ms"] = line["added_ms"] <= 3
+    return found
+
+
 def main() -> None:
-    folder = Path(sys.argv[1])
+    folder, parts = Path(sys.argv[1]), sys.argv[2:] or [*map(str, CONNECTIONS), "small", "latency"]
     photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
     chosen = [photos[i] for i in np.linspace(0, len(photos) - 1, min(len(photos), 200)).astype(int)]
     large = Bench(int8(resnet50(folder), photos), chosen)
     small = Bench(built_in(DEFAULT, ".onnx"), chosen)
-    heavy = large.compare(["bentoml"], CONNECTIONS)
-    light = small.compare(["bentoml", "litserve", "bare"], (32,))
-    latencies = {"resnet50 INT8": large.latency(), DEFAULT: small.latency()}
-    lines = [heavy[f"{count} connections"] for count in CONNECTIONS]
-    quick = light["32 connections"]
-    save(
-        "serving",
-        {"resnet50 INT8": heavy, DEFAULT: light, "one connection": latencies, "rounds": ROUNDS, "photos": len(chosen)},
-        {
-            "resnet50 INT8: ours / offline >= 0.95 at 8 to 64 connections": min(x["ours / offline"] for x in lines)
-            >= 0.95,
-            "resnet50 INT8: ours / bentoml >= 1.15 at 8 to 64": min(x["ours / bentoml"] for x in lines) >= 1.15,
-            f"{DEFAULT}: ours / bentoml >= 2.5": quick["ours / bentoml"] >= 2.5,
-            f"{DEFAULT}: ours / bare >= 0.95": quick["ours / bare"] >= 0.95,
-            f"{DEFAULT}: ours / litserve >= 1.5": quick["ours / litserve"] >= 1.5,
-            "one connection adds <= 3 ms": max(item["added_ms"] for item in latencies.values()) <= 3,
-        },
-    )
+    peers()
+    path = RESULTS / "serving.json"
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    result |= {"models": {"large": "ResNet-50, INT8", "small": DEFAULT}, "rounds": ROUNDS, "photos": len(chosen)}
+    result = {"large": {}, "small": {}, "latency": {}, **result}
+    result["large"] |= large.compare(["offline", "bentoml"], [count for count in CONNECTIONS if str(count) in parts])
+    if "small" in parts:
+        result["small"] = small.compare(["offline", "bare", "bentoml", "litserve"], [32])
+    if "latency" in parts:
+        result["latency"] = {"large": large.latency(), "small": small.latency()}
+    save("serving", result, gates(result))
 
 
 if __name__ == "__main__":

@@ -55,11 +55,15 @@ def answer_json(outcome: Done[Any] | ResnetInferError) -> dict[str, Any]:
 
 
 def model_json(deployment: Deployment, settings: Settings) -> dict[str, Any]:
-    """The spec, how it is run, and what a request may be. No paths: provenance stays here."""
+    """The spec, the digest of the weights, how they are run, and what a request may be.
+
+    No paths: provenance stays here.
+    """
     spec, runtime = deployment.spec.to_json(), deployment.runtime.describe()
     del spec["provenance"]
     return {
         **spec,
+        "sha256": deployment.sha256,
         "runtime": {name: runtime[name] for name in ("runtime", "device", "version")},
         "limits": {
             "body_bytes": settings.max_body,

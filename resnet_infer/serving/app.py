@@ -21,7 +21,7 @@ from resnet_infer.serving.deployment import Deployment, Question
 from resnet_infer.serving.engine import Engine
 from resnet_infer.serving.guard import RECORD, App, Guard, HttpError, Traffic
 from resnet_infer.serving.inference_protocol import InferenceProtocol
-from resnet_infer.serving.metrics import CONTENT_TYPE, Metrics
+from resnet_infer.serving.metrics import Metrics
 from resnet_infer.serving.openapi import document
 from resnet_infer.serving.page import FILES, page
 from resnet_infer.serving.reading import Asked, read_question
@@ -139,7 +139,7 @@ class Api:
     async def show_metrics(self, request: Request) -> Response:
         rows = self.engine.current.batcher.waiting_rows if self.engine.ready else 0
         text = self.metrics.render(rows, len(self.traffic.requests))
-        return Response(text, headers={"Content-Type": CONTENT_TYPE})
+        return Response(text, headers={"Content-Type": self.metrics.content_type})
 
     async def describe(self, request: Request) -> Response:
         return Response(self._document, media_type="application/json")

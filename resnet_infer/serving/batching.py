@@ -255,15 +255,17 @@ class Batcher(Generic[Item, Result]):
             return
         self._on_batch(rows, end - begin)
         outputs = np.concatenate(inferred) if len(inferred) > 1 else inferred[0]
+        results: list[tuple[_Job[Item, Result], Result]] = []
         start = 0
         for job in batch:
             own = outputs[start : start + job.rows]
             start += job.rows
             try:
-                result = self._finish(job.item, job.views, own)
+                results.append((job, self._finish(job.item, job.views, own)))
             except BaseException as raised:  # as above
                 _fail(job, raised)
-                continue
+        # All at once: whoever waits for the first would otherwise compete with this thread for the interpreter.
+        for job, result in results:
             timings = Timings(
                 job.started - job.submitted, job.prepared - job.started, begin - job.prepared, end - begin
             )

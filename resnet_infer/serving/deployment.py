@@ -16,6 +16,7 @@ from resnet_infer import zoo
 from resnet_infer.classifier import Classifier, Crops, Picture, Prediction
 from resnet_infer.data.loader import usable_cores
 from resnet_infer.errors import ModelError, PictureError
+from resnet_infer.models.digest import model_digest
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.base import Images, Logits, Runtime
 from resnet_infer.runtimes.registry import open_runtime
@@ -66,6 +67,7 @@ class Deployment:
             lanes = max(cores // (settings.threads or 1), 1)
             if settings.threads is None and lanes > 1:
                 self._one_thread = open_runtime(source, runtime=settings.runtime, device="cpu", threads=1)
+        self.sha256 = model_digest(source)
         self.artifact = source if isinstance(source, Path) and source.suffix == ".onnx" else None
         self.classifier = Classifier(self.runtime)
         self._maps: Any = None

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, Literal
+from contextlib import suppress
+from typing import Any, Literal, TypeVar
 
 from resnet_infer.errors import ResnetInferError
 from resnet_infer.serving.deployment import Deployment, Question
 from resnet_infer.serving.work import Done, RefusedError
 
+Result = TypeVar("Result")
 State = Literal["loading", "ready", "failed", "closed"]
 
 
@@ -28,6 +31,7 @@ class Engine:
     ) -> None:
         self._open, self._opened = open_deployment, opened
         self._current: Deployment | None = None
+        self._inbox = _Inbox()
         self._changing = asyncio.Lock()
         self._closing: set[asyncio.Future[None]] = set()
         self.state: State = "loading"
@@ -79,7 +83,7 @@ class Engine:
         while True:
             deployment = self.current
             try:
-                return deployment, [asyncio.wrap_future(future) for future in send(deployment)]
+                return deployment, [self._inbox.expect(future) for future in send(deployment)]
             except RefusedError as refused:
                 if refused.reason != "closed" or deployment is self._current:
                     raise
@@ -103,6 +107,47 @@ class Engine:
         if self._current is not None:
             await asyncio.to_thread(self._current.close)
             self._current = None
+
+
+class _Inbox:
+    """Futures of threads as those of the event loop, which is woken once for all that are done at about one time."""
+
+    def __init__(self) -> None:
+        self._arrived: deque[tuple[asyncio.Future[Any], Future[Any]]] = deque()
+        self._woken = False
+
+    def expect(self, future: Future[Result]) -> asyncio.Future[Result]:
+        """As `asyncio.wrap_future`."""
+        loop = asyncio.get_running_loop()
+        mine: asyncio.Future[Result] = loop.create_future()
+
+        def arrived(done: Future[Result]) -> None:
+            self._arrived.append((mine, done))
+            if not self._woken:
+                self._woken = True
+                with suppress(RuntimeError):  # the loop was closed
+                    loop.call_soon_threadsafe(self._open)
+
+        def left(left: asyncio.Future[Result]) -> None:
+            if left.cancelled():
+                future.cancel()
+
+        future.add_done_callback(arrived)
+        mine.add_done_callback(left)
+        return mine
+
+    def _open(self) -> None:
+        self._woken = False  # before the first is taken: what arrives from here on wakes again
+        while self._arrived:
+            mine, done = self._arrived.popleft()
+            if mine.done():
+                continue
+            if done.cancelled():
+                mine.cancel()
+            elif error := done.exception():
+                mine.set_exception(error)
+            else:
+                mine.set_result(done.result())
 
 
 async def gather(futures: Sequence[asyncio.Future[Done[Any]]]) -> list[Done[Any] | ResnetInferError]:

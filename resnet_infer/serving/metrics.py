@@ -6,15 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-
 from resnet_infer.serving.deployment import Deployment
 from resnet_infer.serving.work import Timings
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
-CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
 """The variable by which prometheus_client is told where the processes of a service share their figures."""
 
@@ -22,10 +18,16 @@ MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
 class Metrics:
     """Counters and histograms of one process, in a registry of their own.
 
-    In a service of several processes `render` adds up those of all of them.
+    In a service of several processes, with `shared`, `render` adds up those of all of them. That takes files, which
+    cost as much as the rest of a small request; prometheus_client decides for them when it is first imported.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, shared: bool = False) -> None:
+        if not shared:
+            os.environ.pop(MULTIPROCESS, None)
+        from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram
+
+        self.content_type: str = CONTENT_TYPE_LATEST
         self._registry = CollectorRegistry()
         own: dict[str, Any] = {"namespace": "resnet_infer", "registry": self._registry}
         self._requests = Counter("requests", "Requests answered", ["route", "status"], **own)
@@ -79,13 +81,15 @@ class Metrics:
         """The text that Prometheus reads, with what is in progress now."""
         self._queue.set(queue_rows)
         self._active.set(active_requests)
+        from prometheus_client import CollectorRegistry, generate_latest
+
         registry = self._registry
         if MULTIPROCESS in os.environ:
             from prometheus_client.multiprocess import MultiProcessCollector
 
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        text: bytes = prometheus_client.generate_latest(registry)
+        text: bytes = generate_latest(registry)
         return text
 
 

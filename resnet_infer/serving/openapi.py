@@ -72,7 +72,21 @@ def _classify(settings: Settings, refusals: tuple[int, ...]) -> Json:
     options = {"crops": crops, "top_k": top_k, "activation_map": maps, "timeout_ms": timeout}
     base64 = {"type": "string", "contentEncoding": "base64", "description": "A picture's file in base64"}
     form = {"type": "string", "format": "binary"}
-    several = {"type": "array", "minItems": 1, "maxItems": settings.max_pictures}
+
+    def one_or_several(picture: Json, least: Json) -> Json:
+        several = {"type": "array", "items": picture, "maxItems": settings.max_pictures, **least}
+        return {
+            "oneOf": [
+                {
+                    "type": "object",
+                    "required": [name],
+                    "properties": {name: schema, **options},
+                    "additionalProperties": False,
+                }
+                for name, schema in (("image", picture), ("images", several))
+            ]
+        }
+
     return {
         "summary": "Say what is in a picture, or in several",
         "description": "The body is a picture's file, a form or JSON. One picture gives an answer, several a list of "
@@ -82,22 +96,8 @@ def _classify(settings: Settings, refusals: tuple[int, ...]) -> Json:
             "required": True,
             "content": {
                 **dict.fromkeys((*PICTURES, "application/octet-stream"), picture),
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "oneOf": [{"required": ["image"]}, {"required": ["images"]}],
-                        "properties": {"image": form, "images": {**several, "items": form}, **options},
-                        "additionalProperties": False,
-                    }
-                },
-                "application/json": {
-                    "schema": {
-                        "type": "object",
-                        "oneOf": [{"required": ["image"]}, {"required": ["images"]}],
-                        "properties": {"image": base64, "images": {**several, "items": base64}, **options},
-                        "additionalProperties": False,
-                    }
-                },
+                "multipart/form-data": {"schema": one_or_several(form, {})},  # where an empty list is nothing
+                "application/json": {"schema": one_or_several(base64, {"minItems": 1})},
             },
         },
         "responses": {

@@ -63,6 +63,7 @@ SCHEMAS: Json = {
         {
             "name": _TEXT,
             "precision": _TEXT,
+            "sha256": {**_TEXT, "description": "Of the artifact; with torch, of the checkpoint's spec and weights"},
             "runtime": _object({"runtime": _TEXT, "device": _TEXT, "version": _TEXT}),
             "architecture": _or_null({"type": "object"}),
             "classes": _list(_TEXT),

@@ -57,7 +57,7 @@ def _open() -> Deployment:
     return Deployment(SETTINGS, DEVICES[index % len(DEVICES)], METRICS.batch)
 
 
-METRICS = Metrics()
+METRICS = Metrics(shared=len(DEVICES) > 1)
 TRAFFIC = Traffic()
 KEYS = load_keys(SETTINGS)
 ENGINE = Engine(_open, METRICS.model)

@@ -153,8 +153,8 @@ def test_ten_crops_are_ten_rows() -> None:
 
 
 def test_what_waited_long_enough_goes_before_more_is_prepared() -> None:
-    """One worker: without the limit on waiting it would prepare all twenty first."""
-    for max_wait, expected in ((60.0, [20]), (0.0, [1] * 20)):
+    """One worker and one lane: without the limit on waiting half of what is in sight is a batch, half is in reserve."""
+    for max_wait, expected in ((60.0, [10, 5, 3, 1, 1]), (0.0, [1] * 20)):
         bench = Bench()
         with bench.batcher(workers=1, max_rows=100, max_wait=max_wait) as batcher:
             futures = batcher.submit([((0, 1), 1)] * 20)
