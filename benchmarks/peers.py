@@ -53,7 +53,7 @@ INFERENCE = (
 )
 PIPELINE = ("Hugging Face, batch 1", "Hugging Face, batch 8")
 LOADER = ("torch eager + DataLoader, batch 8", "torch eager + DataLoader, batch 32")
-TIMM = ("timm, batch 8", "timm, batch 32")
+TIMM = ("timm, batch 8",)
 START = ("Hugging Face pipeline", "torch eager", "onnxruntime FP32", "onnxruntime INT8", "openvino FP32")
 PARTS = ("batch1", "batch8", "batch32", "pipeline", "loader", "timm", "start")
 

@@ -123,6 +123,10 @@ def main() -> None:
         "Written by `python benchmarks/peers_table.py`; measured by `python benchmarks/peers.py PHOTOS`, which "
         "installs them. All have the same weights and processor; each is a process of its own, and they take turns.",
         f"Measured on {machine['date']} on {flags}. Peers: {peers}.",
+        "Each batch size, and each table after those, was measured in a run of its own: compare within it. The weights "
+        "are untrained, so nothing is said of accuracy. onnxruntime is called directly, on our graphs; so is openvino, "
+        "in INT8 on what NNCF makes of them. torch.compile has channels_last and freezing. Torch is given normalised "
+        "float32, the others the uint8 pictures.",
         *inference(result),
         *pictures(result),
         *start(result),
