@@ -13,7 +13,10 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
 
 from resnet_infer.classifier import Answer, Crops, Picture, Prediction
 from resnet_infer.data.loader import parallel_map
@@ -22,6 +25,8 @@ from resnet_infer.errors import PictureError, ResnetInferError, UsageError
 KEY_VARIABLE = "RESNET_INFER_API_KEY"
 _UNREADABLE = (400, 413, 415, 422)
 """Statuses that say something of the picture."""
+_HEADER_LENGTH = "inference-header-content-length"
+"""The header that says where JSON ends and binary data begins."""
 
 
 class ServiceError(ResnetInferError):
@@ -103,6 +108,40 @@ class Client:
             raise self._failure(status, body)
         return body
 
+    def tensors(self, model: str) -> dict[str, Any]:
+        """What the service says of the model's tensors (`GET /v2/models/MODEL`). Raises `ServiceError`."""
+        status, body = self._request("GET", f"/v2/models/{quote(model, safe='')}")
+        if status != 200:
+            raise self._failure(status, body)
+        return body
+
+    def infer(self, model: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The logits (N, classes) of `images`, uint8 (N, height, width, 3), by the Open Inference Protocol.
+
+        Tensors travel as binary data. Raises `ServiceError`.
+        """
+        tensor = {"name": "images", "datatype": "UINT8", "shape": images.shape}
+        request = {
+            "inputs": [{**tensor, "parameters": {"binary_data_size": images.nbytes}}],
+            "parameters": {"binary_data_output": True},
+        }
+        head = json.dumps(request).encode()
+        status, headers, body = self._patiently(
+            "POST",
+            f"/v2/models/{quote(model, safe='')}/infer",
+            head + images.tobytes(),
+            {_HEADER_LENGTH: str(len(head))},
+        )
+        if status != 200:
+            raise self._failure(status, _json_object(body))
+        try:
+            size = int(headers[_HEADER_LENGTH])
+            (output,) = json.loads(body[:size])["outputs"]
+            logits: NDArray[np.float32] = np.frombuffer(body[size:], "<f4").reshape(output["shape"])
+            return logits
+        except (KeyError, TypeError, ValueError) as error:
+            raise ServiceError(f"{self.url} does not answer as `resnet-infer serve` does", status=status) from error
+
     def close(self) -> None:
         """Close the connections."""
         for connection in list(self._open):
@@ -118,23 +157,27 @@ class Client:
         self.close()
 
     def _request(self, method: str, path: str, content: bytes | None = None) -> tuple[int, dict[str, Any]]:
-        """Status and JSON of an answer; a service that is busy is asked again when it says so."""
+        """Status and JSON of an answer."""
+        status, _, body = self._patiently(method, path, content)
+        return status, _json_object(body)
+
+    def _patiently(
+        self, method: str, path: str, content: bytes | None, extra: Mapping[str, str] | None = None
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """An answer as it is; a service that is busy is asked again when it says so."""
         until = time.monotonic() + self.timeout
         while True:
-            status, headers, body = self._exchange(method, path, content)
+            status, headers, body = self._exchange(method, path, content, extra or {})
             wait = int(headers.get("retry-after", "x")) if headers.get("retry-after", "x").isdigit() else None
             if status != 503 or wait is None or time.monotonic() + wait > until:
-                break
+                return status, headers, body
             time.sleep(wait)
-        try:
-            value = json.loads(body)
-        except ValueError:
-            value = None
-        return status, value if isinstance(value, dict) else {}
 
-    def _exchange(self, method: str, path: str, content: bytes | None) -> tuple[int, Mapping[str, str], bytes]:
+    def _exchange(
+        self, method: str, path: str, content: bytes | None, extra: Mapping[str, str]
+    ) -> tuple[int, Mapping[str, str], bytes]:
         """One request on this thread's connection; a second try if the service had closed that in the meantime."""
-        headers = {**self._headers, "Content-Type": "application/octet-stream"} if content else self._headers
+        headers = {**self._headers, **extra, **({"Content-Type": "application/octet-stream"} if content else {})}
         while True:
             connection: HTTPConnection | None = getattr(self._own, "connection", None)
             fresh = connection is None
@@ -161,3 +204,12 @@ class Client:
         hint = f"set {KEY_VARIABLE} to its key" if status == 401 else None
         reason = body.get("error") or "which is no answer of `resnet-infer serve`"
         return ServiceError(f"{self.url} answered {status}: {reason}", status=status, hint=hint)
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    """The object that `body` is as JSON; empty if it is none."""
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

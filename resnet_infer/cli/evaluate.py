@@ -12,23 +12,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resnet_infer.cli.options import Device, Json, Runtime, Threads, choice
-from resnet_infer.console import note, table
+from resnet_infer.console import note
 
 if TYPE_CHECKING:
     from resnet_infer.data.datasets import Dataset
-    from resnet_infer.evaluation.result import Evaluation, Rate, Result
 
 SHOWN = 20
 """Most unreadable pictures that are named on stderr; `--json` has all."""
 
 
 def evaluate(
+    context: typer.Context,
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[MODEL]... DATA",
             help="Checkpoints, artifacts or names (torch:MODEL: run by torch), and labelled pictures: CIFAR, ImageNet,"
-            " Tiny ImageNet, a folder or archive of class folders, or a CSV. No MODEL: the default, or that of --url.",
+            " Tiny ImageNet, a folder or archive of class folders, or a CSV (path,label). No MODEL: the default, or"
+            " that of --url.",
             show_default=False,
         ),
     ] = None,
@@ -75,7 +76,7 @@ def evaluate(
         typer.Option(
             metavar="fail|skip",
             callback=choice("fail", "skip"),
-            help="Pictures that cannot be read: an error, or not counted.",
+            help="Pictures that cannot be read, or that a CSV lists and are not there: an error, or not counted.",
         ),
     ] = "fail",
     resume: Annotated[
@@ -90,54 +91,65 @@ def evaluate(
     from resnet_infer.errors import ParityError, UsageError
 
     if paper:
-        _paper(as_json)
+        _show_paper(context, as_json)
         return
     if not arguments:
         raise UsageError("say what to evaluate on", hint="resnet-infer evaluate MODEL DATA")
     from resnet_infer.evaluation.evaluate import evaluate as measure
 
     *models, data = arguments
+    _require_free(report, resume, [*models, data, reference, class_order])
     # As in `classify`: threads that decode hold the interpreter only briefly.
     sys.setswitchinterval(0.0005)
-    with ExitStack() as stack:
+    try:
+        with ExitStack() as stack:
 
-        def started(dataset: Dataset, done: int) -> Callable[[int], None]:
-            from resnet_infer.progress import progress
+            def started(dataset: Dataset, done: int) -> Callable[[int], None]:
+                from resnet_infer.progress import progress
 
-            if done:
-                note(f"{done:,} of {len(dataset.samples):,} pictures are answered in {resume}")
-            return stack.enter_context(progress("evaluating", len(dataset.samples), "pictures", done=done))
+                if done:
+                    note(f"{done:,} of {len(dataset.samples):,} pictures are answered in {resume}")
+                return stack.enter_context(progress("evaluating", len(dataset.samples), "pictures", done=done))
 
-        found = measure(
-            models or ([] if url else [None]),
-            Path(data),
-            protocols=protocol or (),
-            scales=_scales(scales),
-            url=url,
-            ensemble=ensemble,
-            reference=reference,
-            max_drop=max_drop,
-            split=split,
-            class_order=_class_order(class_order),
-            runtime=runtime,
-            device=device,
-            threads=threads,
-            batch_size=batch,
-            workers=workers,
-            skip_unreadable=on_error == "skip",
-            resume=resume,
-            started=started,
-        )
+            found = measure(
+                models or ([] if url else [None]),
+                Path(data),
+                protocols=protocol or (),
+                scales=_scales(scales),
+                url=url,
+                ensemble=ensemble,
+                reference=reference,
+                max_drop=max_drop,
+                split=split,
+                class_order=_class_order(class_order),
+                runtime=runtime,
+                device=device,
+                threads=threads,
+                batch_size=batch,
+                workers=workers,
+                skip_unreadable=on_error == "skip",
+                resume=resume,
+                started=started,
+            )
+    except KeyboardInterrupt as stop:
+        if stop.args:
+            note(str(stop))
+        raise
     for item in found.unreadable[:SHOWN]:
         note(f"skipped {item.error.message}")
     for warning in found.warnings:
         note(f"warning: {warning}")
+    if as_json:
+        print(json.dumps(found.to_json(), indent=2))
+    else:
+        from resnet_infer.cli.evaluation_table import evaluation_table
+
+        print(evaluation_table(found))
     if report:
         from resnet_infer.evaluation.report import write_report
 
         write_report(found, report)
         note(f"wrote {report}")
-    print(json.dumps(found.to_json(), indent=2) if as_json else _table(found))
     if too_much := found.too_much:
         raise ParityError(
             f"more than {max_drop:+g} points of top-1 error against {reference}: "
@@ -145,98 +157,39 @@ def evaluate(
         )
 
 
-def _table(found: Evaluation) -> str:
-    from resnet_infer.evaluation.paper import PAPER
+def _show_paper(context: typer.Context, as_json: bool) -> None:
+    """The paper's tables, and nothing else: raises `UsageError` if anything else is asked for."""
+    from resnet_infer.errors import UsageError
 
-    header = ["model", "runs on", "precision", "protocol", "top-1 error", "95%", "top-5 error", "95%"]
-    columns: list[tuple[str, Callable[[Result], str]]] = [
-        ("paper", lambda item: next((str(row) for source, row in item.published if source.source == PAPER), "")),
-        (
-            "others",
-            lambda item: ", ".join(
-                f"{row} ({source.source})" for source, row in item.published if source.source != PAPER
-            ),
-        ),
-        ("recorded", lambda item: f"{item.recorded.top1_error:g}" if item.recorded else ""),
-    ]
-    columns = [(name, cell) for name, cell in columns if any(cell(item) for item in found.results)]
-    rows = [
-        [
-            f"{item.name} (reference)" if item.is_reference else item.name,
-            _where(item),
-            item.spec.precision if len(item.members) == 1 else "",
-            item.protocol,
-            *_rate(item.top1),
-            *(_rate(item.top5) if item.top5 else ("", "")),
-            *(cell(item) for _, cell in columns),
-        ]
-        for item in found.results
-    ]
-    lines = [
-        f"{found.dataset.name}: {found.pictures:,} pictures"
-        + (f", {len(found.unreadable)} skipped" if found.unreadable else ""),
-        "",
-        table([*header, *(name for name, _ in columns)], rows),
-    ]
-    compared = [item for item in found.results if item.difference]
-    if compared:
-        reference = next(item for item in found.results if item.is_reference)
-        lines += ["", f"against {reference.name}:"]
-        lines += [f"  {item.name}, {item.protocol}: {item.difference}" for item in compared]
-    return "\n".join([*lines, "", *_speed(found)])
-
-
-def _where(item: Result) -> str:
-    return f"{item.runtime['runtime']}, {item.runtime['device']}" if item.runtime else ""
-
-
-def _rate(rate: Rate) -> tuple[str, str]:
-    low, high = rate.interval
-    return str(rate), f"{low:.2f}-{high:.2f}"
-
-
-def _speed(found: Evaluation) -> list[str]:
-    seconds = found.seconds
-    if not seconds.pictures:
-        return ["no picture was left to be answered"]
-
-    def ms(value: float) -> str:
-        return f"{1000 * value:.2f}"
-
-    count = seconds.pictures
-    lines = [f"{count / seconds.wall:,.1f} pictures/s ({count:,} in {seconds.wall:.1f} s)"]
-    rows = [
-        [item.name, item.protocol, ms(seconds.decode / count), ms(item.resize_seconds), ms(item.inference_seconds)]
-        for item in found.results
-        if item.resize_seconds is not None and item.inference_seconds is not None and len(item.members) == 1
-    ]
-    return [*lines, "", table(["ms a picture", "", "decode", "resize", "inference"], rows)]
-
-
-def _paper(as_json: bool) -> None:
-    from resnet_infer.evaluation.paper import TABLES
-
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name not in ("paper", "as_json") and source is not None and source.name == "COMMANDLINE":
+            raise UsageError(
+                f"--paper shows the paper's tables and evaluates nothing, so {parameter.opts[0]} does not go with it",
+                hint="give it alone, or with --json",
+            )
     if as_json:
+        from resnet_infer.evaluation.paper import TABLES
+
         print(json.dumps([item.to_json() for item in TABLES], indent=2))
-        return
-    parts = []
-    for item in TABLES:
-        columns = [name for name in ("top1", "top5") if any(getattr(row, name) is not None for row in item.rows)]
-        spread = ["over five runs"] if any(row.spread for row in item.rows) else []
-        rows = [
-            [
-                row.label,
-                *("-" if getattr(row, name) is None else f"{getattr(row, name):.2f}" for name in columns),
-                *([row.spread] if spread else []),
-            ]
-            for row in item.rows
-        ]
-        heads = {"top1": "top-1", "top5": "top-5"}
-        parts.append(
-            f"{item.source}. {item.title}. {item.data}, {item.protocol}, error in %\n"
-            + table(["network", *(heads[name] for name in columns), *spread], rows)
-        )
-    print("\n\n".join(parts))
+    else:
+        from resnet_infer.cli.evaluation_table import paper_tables
+
+        print(paper_tables())
+
+
+def _require_free(report: Path | None, resume: Path | None, inputs: list[str | None]) -> None:
+    """Raise `UsageError` or `ResnetInferError` before any work is done for a result that could not be kept."""
+    from resnet_infer.evaluation import journal
+    from resnet_infer.evaluation import report as page
+    from resnet_infer.evaluation.outputs import Output, is_html, require_free
+    from resnet_infer.runtimes.registry import split_runtime
+
+    outputs = [Output(page.OPTION, report, "HTML page", is_html)] if report else []
+    if resume:
+        outputs.append(Output(journal.OPTION, resume, "file of answers", journal.is_journal))
+    read = [split_runtime(argument)[1] for argument in inputs if argument]
+    require_free(outputs, [Path(argument).expanduser() for argument in read if argument])
 
 
 def _scales(text: str | None) -> tuple[int, ...] | None:

@@ -15,15 +15,21 @@ from resnet_infer.page import cut, round_axis, svg
 MOST_CLASSES = 40
 """A confusion matrix of more classes is drawn by groups."""
 GROUPS = 25
+LABEL = 44
+"""Letters of a line's label, of which a long name gives way."""
 NUMBERED = 12
 """Up to so many classes a cell shows its number."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A line of the chart of errors: an error with its interval, and published figures beside it."""
+    """A line of the chart of errors: of whom, which, its interval, and published figures beside it.
 
-    label: str
+    `kind` is its class in the page's style.
+    """
+
+    name: str
+    which: str
     kind: str
     rate: Rate
     published: float | None = None
@@ -47,9 +53,10 @@ def intervals(lines: Sequence[Interval]) -> str:
     for number, line in enumerate(lines):
         y = top + step * (number + 0.5)
         first, last = line.rate.interval
+        label = f"{cut(line.name, LABEL - len(line.which))}, {line.which}"
         parts.append(
-            f"<g><title>{escape(line.label)}: {line.rate} ({first:.2f} to {last:.2f})</title>"
-            f'<text text-anchor="end" x="{left - 14}" y="{y + 4:.1f}">{escape(cut(line.label, 46))}</text>'
+            f"<g><title>{escape(line.name)}, {line.which}: {line.rate} ({first:.2f} to {last:.2f})</title>"
+            f'<text text-anchor="end" x="{left - 14}" y="{y + 4:.1f}">{escape(label)}</text>'
             f'<line class="{line.kind} whisker" x1="{x(first):.1f}" y1="{y}" x2="{x(last):.1f}" y2="{y}"/>'
             f'<circle class="{line.kind}" cx="{x(line.rate.error):.1f}" cy="{y}" r="5"/></g>'
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -12,14 +13,18 @@ from resnet_infer.data.class_map import StatedOrder
 from resnet_infer.data.datasets import Dataset
 from resnet_infer.data.datasets.classes import some
 from resnet_infer.errors import DataError, PictureError, UsageError
+from resnet_infer.evaluation.binding import bound_to, require_same_pictures
 from resnet_infer.evaluation.doubts import doubts
-from resnet_infer.evaluation.opening import OpenModel, Row, bound_to, make_rows, open_labelled, open_model
+from resnet_infer.evaluation.journal import Journal
+from resnet_infer.evaluation.naming import distinct_models, distinct_protocols, is_model, shown_names
+from resnet_infer.evaluation.opening import OpenModel, Row, make_rows, open_labelled, open_model
 from resnet_infer.evaluation.paper import ENSEMBLE, TABLES, Figure, Table, published
 from resnet_infer.evaluation.protocols import Scorer, as_bytes
-from resnet_infer.evaluation.record import Journal, Record
+from resnet_infer.evaluation.record import Record
 from resnet_infer.evaluation.result import Answered, Evaluation, Result
 from resnet_infer.evaluation.run import Seconds, run
 from resnet_infer.evaluation.served import CONNECTIONS, open_service
+from resnet_infer.evaluation.wording import plural
 from resnet_infer.metrics import difference
 
 
@@ -51,28 +56,38 @@ def evaluate(
     `url` adds the model of a running service. `ensemble` adds the mean of all models, and `reference` another model,
     which the others are compared with.
     `class_order` is for data whose class names say nothing to the models, see `map_classes`. Pictures that cannot be
-    read are an error, or left out of the count. In the file `resume` answers are kept as they come; where it has
-    some, of the same models, data and protocols, the run goes on from there. `started` is called with the data set
-    and the number of pictures that are answered already, and what it returns with every further picture.
+    read, or that a CSV lists and that are not there, are an error, or left out of the count. In the file `resume`
+    answers are kept as they come; where it has some, of the same models, pictures and protocols, the run goes on from
+    there. `started` is called with the data set and the number of pictures that are answered already, and what it
+    returns with every further picture. A model or protocol that is named twice is taken once, with a warning.
 
-    Raises `UsageError`, `ModelError`, `DataError`, `PictureError` and `ServiceError`.
+    Raises `UsageError`, `ModelError`, `DataError`, `PictureError` and `ServiceError`; and `KeyboardInterrupt`, which
+    says what `resume` has.
     """
     if max_drop is not None and reference is None:
         raise UsageError("--max-drop is the most that may be lost against a model", hint="name it with --reference")
+    if max_drop is not None and not math.isfinite(max_drop):
+        raise UsageError(f"--max-drop is a number of points of percent, not {max_drop}")
+    models, repeated = distinct_models(models, runtime)
+    protocols, more = distinct_protocols(protocols)
+    repeated += more
     if ensemble and len(models) + (url is not None) < 2:
         raise UsageError("an ensemble has at least two models")
     if not (models or url) or batch_size < 1:
         raise UsageError("there is at least one model, and the batch size is at least 1")
-    dataset = open_labelled(data, split)
+    dataset = _open_data(data, split, missing_ok=skip_unreadable)
     with ExitStack() as stack:
 
-        def opened(argument: str | None) -> OpenModel:
-            model = open_model(argument, dataset, class_order, runtime=runtime, device=device, threads=threads)
+        def opened(argument: str | None, name: str | None) -> OpenModel:
+            model = open_model(
+                argument, dataset, class_order, name=name, runtime=runtime, device=device, threads=threads
+            )
             stack.callback(model.close)
             return model
 
-        base = opened(reference) if reference is not None else None
-        others: list[OpenModel] = [opened(argument) for argument in models]
+        *names, own = shown_names([*models, reference])
+        base = opened(reference, own) if reference is not None else None
+        others: list[OpenModel] = [opened(argument, name) for argument, name in zip(models, names, strict=True)]
         if url is not None:
             others.append(open_service(url, dataset, class_order))
             stack.callback(others[-1].close)
@@ -81,20 +96,31 @@ def evaluate(
         labels = np.array([sample.label for sample in dataset.samples], np.int64)
         entrants = [row.entrant(labels) for row in rows]
         record = Record(len(rows), len(dataset.samples))
-        journal = resume and stack.enter_context(Journal(resume, bound_to(dataset, everyone, rows, scorers), record))
+        journal: Journal | None = None
+        if resume is not None:
+            journal = stack.enter_context(Journal(resume, bound_to(dataset, everyone, rows, scorers), record))
+            require_same_pictures(dataset, record, resume)
         resumed = int(record.answered.sum())
-        seconds, unreadable = run(
-            dataset,
-            scorers,
-            entrants,
-            record,
-            lanes=min(model.lanes for model in everyone),
-            batch_size=max(batch_size, *(scorer.rows for scorer in scorers)),
-            workers=workers or (CONNECTIONS if url else None),
-            skip=skip_unreadable,
-            keep=journal.append if journal else lambda index, digest, answers: None,
-            advance=started(dataset, resumed),
-        )
+        try:
+            seconds, unreadable = run(
+                dataset,
+                scorers,
+                entrants,
+                record,
+                lanes=min(model.lanes for model in everyone),
+                batch_size=max(batch_size, *(scorer.rows for scorer in scorers)),
+                workers=workers or (CONNECTIONS if url else None),
+                skip=skip_unreadable,
+                keep=journal.append if journal else lambda index, digest, answers: None,
+                advance=started(dataset, resumed),
+            )
+        except KeyboardInterrupt:
+            if journal is None:
+                raise
+            raise KeyboardInterrupt(
+                f"{journal.kept:,} of {plural(len(dataset.samples), 'picture')} are answered in {resume}; the same "
+                "command goes on from there"
+            ) from None
         if not record.answered.any():
             raise DataError(f"no picture of {dataset.name} can be read; the first: {unreadable[0].error.message}")
         results: list[Result] = []
@@ -102,8 +128,23 @@ def evaluate(
             answered = Answered.of(record, number, entrant.labels)
             results.append(_result(row, answered, scorers, seconds, results))
     duplicates = same_content(dataset, record.alike())
-    warnings = _warnings(results, dataset, duplicates)
+    warnings = [*repeated, *_warnings(results, dataset, duplicates)]
+    if journal and journal.damaged:
+        lines = plural(journal.damaged, "line")
+        warnings.append(f"{resume}: {lines} damaged and passed over; what they answered was answered again")
     return Evaluation(dataset, results, record, seconds, unreadable, duplicates, warnings, resumed, max_drop)
+
+
+def _open_data(data: Path, split: str | None, *, missing_ok: bool) -> Dataset:
+    hint = "the last argument is the data: resnet-infer evaluate MODEL DATA"
+    try:
+        return open_labelled(data, split, missing_ok=missing_ok)
+    except DataError as error:
+        if not data.is_dir() and is_model(str(data)):
+            raise UsageError(f"{data} is a model, not labelled pictures", hint=hint) from error
+        if not data.exists():
+            raise DataError(error.message, hint=error.hint or hint) from error
+        raise
 
 
 def same_content(dataset: Dataset, groups: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -164,12 +205,15 @@ def _warnings(results: Sequence[Result], dataset: Dataset, duplicates: Sequence[
     for result in results:
         answered, where = result.answered, f"{result.name}, {result.protocol}"
         if missing := int((answered.top1 < 0).sum()):
-            found.append(f"{where}: {missing} answers are not finite numbers; they count as wrong")
+            found.append(f"{where}: {plural(missing, 'answer')} with numbers that are not finite, counted as wrong")
         found += [f"{where}: {doubt}" for doubt in doubts(answered.labels, answered.top1, result.spec.classes)]
     for result in {item.spec.name: item for item in results if item.matched_by == "number"}.values():
         found.append(f"the data numbers its classes: 0 is taken for {result.spec.name}'s {result.spec.classes[0]}")
+    if beside := dataset.unlabelled:
+        found.append(f"{plural(len(beside), 'picture')} beside the class folders, not counted: {some(beside, 1)}")
     if duplicates:
         alike = [" = ".join(dataset.samples[number].name for number in group[:3]) for group in duplicates]
         more = sum(map(len, duplicates)) - len(duplicates)
-        found.append(f"the same picture is counted again {more} times: {some(alike, 3)}")
+        times = "once" if more == 1 else f"{more:,} times"
+        found.append(f"the same picture is counted again {times}: {some(alike, 3)}")
     return found

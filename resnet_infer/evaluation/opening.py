@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_infer import __version__, zoo
+from resnet_infer import zoo
 from resnet_infer.classifier import Classifier
 from resnet_infer.data.class_map import ClassMap, StatedOrder, map_classes, same_classes
 from resnet_infer.data.datasets import ClassOrder, Dataset, open_dataset
 from resnet_infer.errors import DataError, UsageError
 from resnet_infer.evaluation.protocols import LocalScorer, Scorer, default_protocol
 from resnet_infer.evaluation.run import Entrant, Member
-from resnet_infer.models.download import sha256
+from resnet_infer.models.digest import model_digest
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.registry import split_runtime
 
@@ -61,20 +60,13 @@ class OpenModel(Protocol):
 
 @dataclass(frozen=True)
 class LocalModel:
-    """An `OpenModel` in this process, as it was named (None: by default).
+    """An `OpenModel` in this process, opened by `argument` (None: by default)."""
 
-    `prefix` is the runtime that stood before its name, with a colon; else empty.
-    """
-
-    prefix: str
+    name: str
     argument: str | None
     classifier: Classifier
     classes: ClassMap
     remote: bool = False
-
-    @property
-    def name(self) -> str:
-        return self.prefix + (self.spec.name if self.argument is None else Path(self.argument).name)
 
     @property
     def spec(self) -> ModelSpec:
@@ -90,13 +82,9 @@ class LocalModel:
     def fingerprint(self) -> dict[str, Any]:
         """Its weights, and what the runtime says of itself."""
         if self.classifier.runtime.name == "torch":
-            checkpoint = zoo.checkpoint(self.argument)
-            weights = hashlib.sha256(checkpoint.spec.dumps().encode())
-            for name, value in sorted(checkpoint.weights.items()):
-                weights.update(name.encode() + np.ascontiguousarray(value).tobytes())
-            digest = weights.hexdigest()
+            digest = model_digest(zoo.checkpoint(self.argument))
         else:
-            digest = sha256(zoo.artifact(self.argument))
+            digest = model_digest(zoo.artifact(self.argument))
         # How many threads compute is of no matter to the answers.
         settings = {key: value for key, value in self.describe().items() if key not in ("threads", "spin")}
         return {"sha256": digest, **settings}
@@ -132,10 +120,10 @@ class Row:
         return Entrant(tuple(members), first.classes.indices[labels])
 
 
-def open_labelled(data: Path, split: str | None) -> Dataset:
+def open_labelled(data: Path, split: str | None, *, missing_ok: bool = False) -> Dataset:
     """The data set, and of several splits the one named or the first of `DEFAULT_SPLITS`.
 
-    Raises `DataError`.
+    `missing_ok` is as in `open_dataset`. Raises `DataError`.
     """
     first: DataError | None = None
     # Classes are told by their labels, so that any order will do where the data leaves it open.
@@ -143,7 +131,7 @@ def open_labelled(data: Path, split: str | None) -> Dataset:
     for name in (split,) if split else (None, *DEFAULT_SPLITS):
         for order in orders:
             try:
-                return open_dataset(data, name, class_order=order)
+                return open_dataset(data, name, class_order=order, missing_ok=missing_ok)
             except UsageError:  # the format has an order of its own
                 continue
             except DataError as error:
@@ -153,14 +141,23 @@ def open_labelled(data: Path, split: str | None) -> Dataset:
 
 
 def open_model(
-    argument: str | None, dataset: Dataset, order: StatedOrder | None, *, runtime: str, **options: Any
+    argument: str | None,
+    dataset: Dataset,
+    order: StatedOrder | None,
+    *,
+    name: str | None = None,
+    runtime: str = "auto",
+    **options: Any,
 ) -> LocalModel:
-    """`RUNTIME:MODEL` goes before `runtime`. Raises `ModelError`, and `DataError` where classes do not match."""
+    """`name` is what results call it, by default as its spec does. `RUNTIME:MODEL` goes before `runtime`.
+
+    Raises `ModelError`, and `DataError` where classes do not match.
+    """
     named, argument = split_runtime(argument)
-    prefix = f"{named}:" if named else ""
     classifier = Classifier(argument, runtime=named or runtime, throughput=True, **options)
     try:
-        return LocalModel(prefix, argument, classifier, map_classes(dataset, classifier.spec, order))
+        classes = map_classes(dataset, classifier.spec, order)
+        return LocalModel(name or classifier.spec.name, argument, classifier, classes)
     except BaseException:
         classifier.close()
         raise
@@ -197,27 +194,3 @@ def make_rows(
     if scales is not None and not any(scorer.scales for scorer in scorers):
         raise UsageError("scales belong to the protocol multi-scale", hint="add --protocol multi-scale")
     return scorers, rows
-
-
-def bound_to(
-    dataset: Dataset, models: Sequence[OpenModel], rows: Sequence[Row], scorers: Sequence[Scorer]
-) -> dict[str, Any]:
-    """What answers belong to; the keys are what messages name."""
-    data = hashlib.sha256(repr((dataset.classes, dataset.class_ids)).encode())
-    for sample in dataset.samples:
-        data.update(repr((sample.name, sample.label)).encode())
-    numbers = {id(model): number for number, model in enumerate(models)}
-    return {
-        "the version": __version__,
-        "the models": [model.fingerprint() for model in models],
-        "the data": data.hexdigest(),
-        "the class order": [model.classes.indices.tolist() for model in models],
-        "the protocols": [
-            [
-                row.protocol,
-                [numbers[id(model)] for model in row.models],
-                [list(scorers[number].scales) for number in row.scorers],
-            ]
-            for row in rows
-        ],
-    }

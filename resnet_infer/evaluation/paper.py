@@ -8,6 +8,7 @@ from typing import Any, Literal
 from resnet_infer.models.architectures import Architecture, BottleneckStride, ShortcutOption
 
 DataName = Literal["ImageNet validation", "ImageNet test", "CIFAR-10 test"]
+PICTURES: dict[DataName, int] = {"ImageNet validation": 50_000, "ImageNet test": 100_000, "CIFAR-10 test": 10_000}
 PAPER = "He et al. 2016"
 ENSEMBLE = "ensemble"
 

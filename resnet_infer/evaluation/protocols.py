@@ -176,7 +176,8 @@ def _scales(classifier: Classifier, scales: Sequence[int] | None) -> tuple[int, 
         )
     if classifier.runtime.size != (None, None):
         raise UsageError(
-            f"{spec.name} takes pictures of {classifier.runtime.size} pixels only, so it has no other scales",
+            f"{spec.name} takes pictures of {' x '.join(str(side or 'any') for side in classifier.runtime.size)} "
+            "pixels only, so it has no other scales",
             hint="use --runtime torch, or an artifact made with: resnet-infer export MODEL --dynamic-size",
         )
     if scales is None and crop != PAPER_CROP:

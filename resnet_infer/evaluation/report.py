@@ -16,11 +16,13 @@ from resnet_infer import __version__
 from resnet_infer.data.datasets import Sample
 from resnet_infer.errors import PictureError
 from resnet_infer.evaluation.charts import MOST_CLASSES, Interval, confusion, intervals, reliability
+from resnet_infer.evaluation.outputs import whole_file
 from resnet_infer.evaluation.paper import PAPER, comparison
 from resnet_infer.evaluation.result import Evaluation, Rate, Result
-from resnet_infer.files import atomic_path
+from resnet_infer.evaluation.wording import plural
 from resnet_infer.page import box, document, html_table
 
+OPTION = "--report"
 WORST = 15
 MISTAKES = 24
 THUMBNAIL = 160
@@ -33,8 +35,9 @@ def write_report(found: Evaluation, path: Path) -> None:
 
     Raises `ResnetInferError` where it cannot be written.
     """
-    with atomic_path(path) as temporary:
-        temporary.write_text(page(found), encoding="utf-8", errors="backslashreplace")
+    text = page(found)
+    with whole_file(path, OPTION) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def page(found: Evaluation) -> str:
@@ -54,7 +57,7 @@ def page(found: Evaluation) -> str:
 
 def _facts(found: Evaluation) -> str:
     seconds = found.seconds
-    facts = [f"{found.pictures:,} pictures"]
+    facts = [plural(found.pictures, "picture")]
     if found.unreadable:
         facts.append(f"{len(found.unreadable)} skipped")
     if seconds.pictures:
@@ -69,11 +72,14 @@ def _errors(found: Evaluation) -> str:
         own = next((row for table, row in item.published if table.source == PAPER), None)
         for kind, rate in (("top1", item.top1), ("top5", item.top5)):
             if rate:
-                label = f"{item.name}, {item.protocol}, top-{kind[3:]}"
-                lines.append(Interval(label, kind, rate, getattr(own, kind) if own else None))
+                lines.append(
+                    Interval(
+                        item.name, f"{item.protocol}, top-{kind[3:]}", kind, rate, getattr(own, kind) if own else None
+                    )
+                )
     rows = []
     for item in found.results:
-        cells = [escape(item.name) + (" (reference)" if item.is_reference else ""), item.protocol, item.spec.precision]
+        cells = [escape(item.name) + (" (reference)" if item.is_reference else ""), item.protocol, item.precision]
         cells += [str(item.runtime.get(key, "")) for key in ("runtime", "device")]
         cells += [_rate(item.top1), _rate(item.top5) if item.top5 else ""]
         cells.append("; ".join(f"{row} ({escape(table.source)})" for table, row in item.published))
@@ -90,7 +96,8 @@ def _errors(found: Evaluation) -> str:
     ]
     return (
         f"<h2>Error</h2>{html_table(header, rows, skip_empty=True)}"
-        f'<p>{intervals(lines)}</p><p class="soft"><span class="key top1"></span>top-1 error with its 95% interval'
+        f'<div class="scroll">{intervals(lines)}</div><p class="soft">'
+        '<span class="key top1"></span>top-1 error with its 95% interval'
         '<span class="key top5"></span>top-5 error<span class="key paper"></span>the paper\'s figure</p>'
     )
 
@@ -116,7 +123,7 @@ def _papers(found: Evaluation) -> Iterable[str]:
     """What the paper compares with, and where these results stand in it; one table for each protocol."""
     seen = set()
     for first in found.results:
-        if first.spec.architecture is None or len(first.members) > 1:
+        if first.spec.architecture is None or first.is_ensemble:
             continue
         rows = [
             (row.top1, row.top5, escape(row.label), escape(table.source), False)
@@ -153,14 +160,14 @@ def _details(found: Evaluation, item: Result, opened: bool) -> str:
         "the share of the row.</p>",
         f'<div class="scroll">{confusion(answered.labels, answered.top1, names)}</div>',
         '<div class="pair"><div><h3>Reliability</h3>',
-        reliability(answered.reliability()),
+        f'<div class="scroll">{reliability(answered.reliability())}</div>',
         f'<p class="soft">Expected calibration error {answered.calibration_error():.2f}%. Bars: how many pictures.</p>',
         f"</div><div><h3>Worst classes</h3>{_worst(item)}</div></div>",
         "<h3>Most confident mistakes</h3>",
         _mistakes(found, item),
     ]
-    where = " ".join(str(item.runtime.get(key, "")) for key in ("runtime", "device"))
-    head = escape(f"{item.name}, {item.protocol} {where and f'({where})'}")
+    where = " ".join(str(item.runtime[key]) for key in ("runtime", "device") if key in item.runtime)
+    head = escape(f"{item.name}, {item.protocol}{where and f' ({where})'}")
     return f"<details{' open' if opened else ''}><summary>{head}</summary>{''.join(parts)}</details>"
 
 

@@ -126,20 +126,33 @@ class Result:
         return Rate(int((self.answered.ranks >= 5).sum()), len(self.answered.ranks))
 
     @property
+    def is_ensemble(self) -> bool:
+        """Whether it has several members; what `spec` says is then of the first, but for the classes."""
+        return len(self.members) > 1
+
+    @property
+    def precision(self) -> str:
+        """Empty for an ensemble."""
+        return "" if self.is_ensemble else self.spec.precision
+
+    @property
     def recorded(self) -> Measured | None:
         """What the model's spec says that its error is, by this protocol."""
+        if self.is_ensemble:
+            return None
         alike = ("native", "1-crop") if self.protocol in ("native", "1-crop") else (self.protocol,)
         return next((item for item in self.spec.measured if item.protocol in alike), None)
 
     def to_json(self) -> dict[str, Any]:
+        architecture = None if self.is_ensemble else self.spec.architecture
         return {
             "model": self.name,
             "protocol": self.protocol,
             "scales": list(self.scales) or None,
-            "ensemble": list(self.members) if len(self.members) > 1 else None,
-            "name": self.spec.name,
-            "architecture": self.spec.architecture.to_json() if self.spec.architecture else None,
-            "precision": self.spec.precision,
+            "ensemble": list(self.members) if self.is_ensemble else None,
+            "name": None if self.is_ensemble else self.spec.name,
+            "architecture": architecture.to_json() if architecture else None,
+            "precision": self.precision or None,
             "classes": len(self.spec.classes),
             "classes_matched_by": self.matched_by,
             "runtime": dict(self.runtime),

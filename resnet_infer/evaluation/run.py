@@ -216,8 +216,9 @@ def _broken(samples: Iterable[Sample], scorers: Sequence[Scorer]) -> Iterator[Pi
 
 def _named(errors: Sequence[PictureError], dataset: Dataset) -> PictureError:
     lines = "\n  ".join(error.message for error in errors)
-    more = "at least " if len(errors) == NAMED else ""
+    more, count = "at least " if len(errors) == NAMED else "", len(dataset.samples)
+    which = "the only picture" if count == 1 else f"{more}{len(errors)} of the {count} pictures"
     return PictureError(
-        f"{more}{len(errors)} of the {len(dataset.samples)} pictures of {dataset.name} cannot be read:\n  {lines}",
+        f"{which} of {dataset.name} cannot be read:\n  {lines}",
         hint="repair or remove them, or leave them out of the count with --on-error skip",
     )

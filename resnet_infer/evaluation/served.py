@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from resnet_infer.classifier import Crops, Picture
+from resnet_infer.classifier import Classifier, Crops, Picture
 from resnet_infer.client import Client, ServiceError
 from resnet_infer.data.class_map import ClassMap, StatedOrder, map_classes
 from resnet_infer.data.datasets import Content, Dataset
-from resnet_infer.errors import ModelError, UsageError
-from resnet_infer.evaluation.protocols import OpenPicture, Probabilities
+from resnet_infer.errors import ModelError
+from resnet_infer.evaluation.protocols import LocalScorer, OpenPicture, Probabilities, Scorer
+from resnet_infer.evaluation.tensors import ServiceRuntime, TensorScorer
 from resnet_infer.models.spec import ModelSpec
 
 CONNECTIONS = 32
 """Pictures that are asked about at a time: enough for batches of a service on several cores or on a GPU."""
 CROPS: dict[str, Crops] = {"native": 1, "1-crop": 1, "10-crop": 10}
-"""Protocol -> crops, of those that a service answers."""
+"""Protocol -> crops, of those that a service follows when it is sent a file."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,20 @@ class ServedModel:
         return {**self.told["runtime"], "url": self.client.url}
 
     def fingerprint(self) -> dict[str, Any]:
-        return self.told
+        """Its weights, and what runs them. Raises `ServiceError` where the service does not say."""
+        if not self.told.get("sha256"):
+            raise ServiceError(
+                f"{self.client.url} does not say which weights it has, so answers cannot be kept for another run",
+                hint="leave --resume out, or let a newer resnet-infer serve",
+            )
+        return {**self.told["runtime"], "sha256": self.told["sha256"], "served by": self.told.get("version")}
 
-    def scorer(self, protocol: str, *, scales: Sequence[int] | None, batch_size: int) -> ServiceScorer:
-        """Raises `UsageError` for a protocol that services do not know."""
-        if protocol not in CROPS:
-            raise UsageError(f"a service answers by {', '.join(CROPS)}, not by {protocol}")
-        return ServiceScorer(self.client, self.spec, CROPS[protocol])
+    def scorer(self, protocol: str, *, scales: Sequence[int] | None, batch_size: int) -> Scorer:
+        """A service is sent files where it knows the protocol, else the views of a picture as tensors."""
+        if protocol in CROPS:
+            return ServiceScorer(self.client, self.spec, CROPS[protocol])
+        runtime = ServiceRuntime(self.client, self.told, self.spec)
+        return TensorScorer(LocalScorer(Classifier(runtime), protocol, scales=scales, batch_size=batch_size))
 
     def close(self) -> None:
         self.client.close()

@@ -129,7 +129,8 @@ class Deployment:
         """Answer what was taken, then free the runtimes."""
         self.batcher.close()
         self.runtime.close()
-        self._one_thread.close()
+        if self._one_thread is not self.runtime:
+            self._one_thread.close()
         self._maps = None
 
     def _prepare(self, item: Question | Images) -> Images:

@@ -108,7 +108,7 @@ def test_multi_scale_of_an_artifact_of_open_size(
     assert first["top1"] == second["top1"]
     done = cli("evaluate", tmp_path / "fixed.onnx", album, *options)
     assert (done.code, done.out) == (2, "")
-    assert "takes pictures of (32, 32) pixels only" in done.err
+    assert "takes pictures of 32 x 32 pixels only" in done.err
     assert "--dynamic-size" in done.err
 
 
@@ -176,7 +176,7 @@ def test_a_picture_that_is_there_twice_is_told(cli: Cli, album: Path, tmp_path: 
     shutil.copytree(album, folder)
     shutil.copy(folder / "cat" / "0000.jpg", folder / "cat" / "copy.jpg")
     done = cli("evaluate", zoo.DEFAULT, folder, "--json")
-    assert "warning: the same picture is counted again 1 times: cat/0000.jpg = cat/copy.jpg" in done.err
+    assert "warning: the same picture is counted again once: cat/0000.jpg = cat/copy.jpg" in done.err
     assert told(done)["data"]["duplicates"] == [["cat/0000.jpg", "cat/copy.jpg"]]
     assert told(done)["data"]["counted"] == 101
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import re
 import struct
 import tarfile
 import zipfile
@@ -152,6 +153,15 @@ class TestClassFolders:
         clutter = files(".DS_Store", ".git/x.jpg", "cat/Thumbs.db", "cat/._1.jpg", "cat/1.txt", "__MACOSX/cat/1.jpg")
         dataset = open_dataset(packed(tmp_path, {**files("cat/1.jpg", "dog/1.jpg"), **clutter}))
         assert rows(dataset) == [("cat", b"cat/1.jpg"), ("dog", b"dog/1.jpg")]
+
+    @pytest.mark.parametrize("pack", [as_directory, as_zip])
+    def test_pictures_beside_the_class_folders_are_told(
+        self, pack: Callable[[Path, Files], Path], tmp_path: Path
+    ) -> None:
+        beside = files("b.jpg", "a.png", "notes.txt", ".hidden.jpg")
+        dataset = open_dataset(pack(tmp_path, {**files("cat/1.jpg", "dog/1.jpg"), **beside}))
+        assert rows(dataset) == [("cat", b"cat/1.jpg"), ("dog", b"dog/1.jpg")]
+        assert dataset.unlabelled == ("a.png", "b.jpg")
 
     def test_links_are_followed_and_loops_harmless(self, tmp_path: Path) -> None:
         source = as_directory(tmp_path, files("set/train/cat/1.jpg", "set/val/cat/9.jpg", "elsewhere/2.jpg")) / "set"
@@ -649,7 +659,11 @@ class TestManifest:
             ("a.jpg,x\nsub/../a.jpg,y\n", r"more than once there: \S*a\.jpg"),
             ("path,label,split\na.jpg,x,train\na.jpg,x,val\n", "more than once"),
             ("a.jpg,x\n" + "".join(f"m{i}.jpg,x\n" for i in range(9)), r"9 files .*: m0\.jpg, m1\.jpg.* and 4 more"),
-            ("filename,class\na.jpg,x\n", "lists 1 files that are not there: filename"),
+            ("a.jpg,x\nm.jpg,x\n", r"lists 1 file that is not there: m\.jpg"),
+            ("id,species\na.jpg,x\n", "its first line does not say: id,species"),
+            ("photo,species,split\na.jpg,x,train\n", "its first line does not say: photo,species,split"),
+            ("filename,image,label\na.jpg,b.jpg,x\n", "its first line does not say: filename,image,label"),
+            ("name,label\na.jpg,x\n", "path is also filename, file, image; label is also class, category, target"),
             ("path,label\na.jpg,x\nd.jpg\n", "line 3: expected path,label"),
             ("path,label\na.jpg,\n", "line 2"),
             ("path,label,split\na.jpg,x,\n", "line 2"),
@@ -660,8 +674,39 @@ class TestManifest:
         ],
     )
     def test_what_does_not_fit_is_named(self, text: str, message: str, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match=message):
+        with pytest.raises(DataError) as caught:
             open_dataset(self.source(tmp_path, text), "train" if "split" in text else None)
+        assert re.search(message, str(caught.value))
+
+    @pytest.mark.parametrize("path", ["path", "filename", "file", "image", "Image"])
+    @pytest.mark.parametrize("label", ["label", "class", "category", "target"])
+    def test_synonyms_of_columns(self, path: str, label: str, tmp_path: Path) -> None:
+        dataset = open_dataset(self.source(tmp_path, f"id,{label},{path}\n1,x,a.jpg\n2,y,d.jpg\n"))
+        assert rows(dataset) == [("x", b"a.jpg"), ("y", b"d.jpg")]
+
+    def test_the_own_name_of_a_column_goes_before_a_synonym(self, tmp_path: Path) -> None:
+        dataset = open_dataset(self.source(tmp_path, "image,path,label,class\nother,a.jpg,x,mammal\n"))
+        assert rows(dataset) == [("x", b"a.jpg")]
+
+    @pytest.mark.parametrize("text", ["a.jpg,class\nd.jpg,target\n", "raw,x\na.jpg,y\n"])
+    def test_a_first_line_that_names_a_picture_is_no_header(self, text: str, tmp_path: Path) -> None:
+        assert len(open_dataset(self.source(tmp_path, text, "raw")).samples) == 2
+
+    @pytest.mark.parametrize("text", ["", "path,label\n", "a.jpg,\n", "a.jpg,x\nm.jpg,x\n", "id,species\na.jpg,x\n"])
+    def test_the_format_is_said(self, text: str, tmp_path: Path) -> None:
+        with pytest.raises(DataError) as caught:
+            open_dataset(self.source(tmp_path, text))
+        assert "the columns are path,label or path,label,split" in str(caught.value.hint)
+
+    def test_missing_files_may_be_left_to_whoever_reads_them(self, tmp_path: Path) -> None:
+        source = self.source(tmp_path, "a.jpg,x\nm.jpg,x\nd.jpg,y\n")
+        dataset = open_dataset(source, missing_ok=True)
+        assert [sample.name for sample in dataset.samples] == ["a.jpg", "m.jpg", "d.jpg"]
+        with pytest.raises(PictureError, match=r"m\.jpg: No such file"):
+            dataset.samples[1].read()
+        source.write_text("m.jpg,x\nn.jpg,y\n")
+        with pytest.raises(DataError, match="lists 2 files that are not there"):
+            open_dataset(source, missing_ok=True)
 
     def test_too_few_classes_named(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="label 2, but only 2 classes"):

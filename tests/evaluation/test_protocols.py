@@ -253,7 +253,7 @@ def test_a_picture_too_narrow_is_refused_at_every_size() -> None:
     ("geometry", "size", "scales", "message"),
     [
         ({"mean": np.zeros((8, 8, 3))}, (None, None), (8,), "its mean is one value for each pixel of 8x8"),
-        ({}, (8, 8), (8,), r"takes pictures of \(8, 8\) pixels only"),
+        ({}, (8, 8), (8,), "takes pictures of 8 x 8 pixels only"),
         ({}, (None, None), None, "the paper's scales belong to crops of 224"),
         ({}, (None, None), (8, 8), "distinct"),
         ({}, (None, None), (), "distinct"),

@@ -17,12 +17,16 @@ from PIL import Image
 pytest.importorskip("starlette", reason="a service needs the extra `serve`")
 
 from resnet_infer.classifier import Classifier
+from resnet_infer.client import Client, ServiceError
+from resnet_infer.converters.export import export_onnx
 from resnet_infer.data.datasets import Dataset, Sample, open_dataset
 from resnet_infer.errors import DataError, PictureError, UsageError
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.evaluation.protocols import LocalScorer, OpenPicture
 from resnet_infer.evaluation.served import open_service
-from resnet_infer.zoo import DEFAULT
+from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from resnet_infer.models.download import sha256
+from resnet_infer.zoo import DEFAULT, built_in
 from tests.conftest import Outcome
 from tests.serving.conftest import Service, make_service, service
 
@@ -56,6 +60,8 @@ def test_a_service_alone(cli: Cli, url: str, album: Path) -> None:
     assert done.code == 0
     assert f"resnet20-cifar10 at {url}" in done.out
     assert "96 pictures" in done.out
+    assert "pictures/s" in done.out
+    assert "ms a picture" not in done.out  # all of it is elsewhere
 
 
 def test_every_picture_is_answered_as_in_process(url: str, album: Path) -> None:
@@ -96,11 +102,96 @@ def test_its_classes_are_matched(url: str, album_set: Dataset) -> None:
 
 
 def test_what_a_service_cannot_do_is_refused(cli: Cli, url: str, album: Path) -> None:
-    with pytest.raises(UsageError, match="not by multi-scale"):
+    with pytest.raises(UsageError, match="its mean is one value for each pixel"):
         evaluate([], album, url=url, protocols=["multi-scale"])
+    with pytest.raises(UsageError, match="did you mean 10-crop"):
+        evaluate([], album, url=url, protocols=["10-crops"])
     done = cli("evaluate", album, "--url", "http://127.0.0.1:9")
     assert (done.code, done.out) == (1, "")
     assert "no service answers at http://127.0.0.1:9" in done.err
+
+
+# Several scales
+
+
+@pytest.fixture(scope="module")
+def open_model(make_checkpoint: Callable[..., Checkpoint], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact that takes pictures of any size, and beside it one of a fixed size."""
+    pytest.importorskip("onnx", reason="the extra `export`")
+    checkpoint = make_checkpoint("resnet8")
+    classes = load_checkpoint(built_in(DEFAULT, ".safetensors")).spec.classes
+    checkpoint = replace(checkpoint, spec=checkpoint.spec.with_(classes=classes, name="of any size"))
+    folder = tmp_path_factory.mktemp("open")
+    export_onnx(checkpoint, folder / "open.onnx", dynamic_size=True)
+    export_onnx(checkpoint, folder / "fixed.onnx")
+    return folder / "open.onnx"
+
+
+@pytest.mark.parametrize("max_body_mb", [32.0, 0.015])
+def test_several_scales_are_answered_as_in_process(
+    make_service: Callable[..., Service], open_model: Path, album: Path, max_body_mb: float
+) -> None:
+    """Also where a request has no room for both views of a picture."""
+    url = make_service(model=str(open_model), max_body_mb=max_body_mb).listen()
+    found = evaluate([str(open_model)], album, url=url, protocols=["multi-scale"], scales=(32, 40), device="cpu")
+    local, served = found.results
+    assert served.name == f"of any size at {url}"
+    assert served.scales == local.scales == (32, 40)
+    assert served.answered.ranks.tolist() == local.answered.ranks.tolist()
+    assert 0 < served.top1.wrong < 96
+    np.testing.assert_allclose(served.answered.confidence, local.answered.confidence, atol=1e-5)
+
+
+def test_a_service_of_one_size_has_no_scales(
+    make_service: Callable[..., Service], open_model: Path, album: Path
+) -> None:
+    url = make_service(model=str(open_model.with_name("fixed.onnx"))).listen()
+    with pytest.raises(UsageError, match="takes pictures of 32 x 32 pixels only") as caught:
+        evaluate([], album, url=url, protocols=["multi-scale"], scales=(32, 40))
+    assert "--dynamic-size" in str(caught.value.hint)
+
+
+# Kept answers
+
+
+def published(url: str) -> dict[str, Any]:
+    with Client(url) as client:
+        return client.model()
+
+
+def test_kept_answers_belong_to_the_weights_and_not_to_the_limits(
+    make_service: Callable[..., Service], url: str, album_set: Dataset, album: Path, tmp_path: Path
+) -> None:
+    artifact = tmp_path / "model.onnx"
+    artifact.write_bytes(built_in(DEFAULT, ".onnx").read_bytes())
+    journal = tmp_path / "answers.jsonl"
+    evaluate([], album, url=url, resume=journal)
+    other = make_service(model=str(artifact), timeout=7.0, max_body_mb=9.0, max_pictures=3).listen()
+    assert evaluate([], album, url=other, resume=journal).resumed == 96
+    checkpoint = load_checkpoint(built_in(DEFAULT, ".safetensors"))
+    bias = checkpoint.weights["fc.bias"] + np.eye(10, dtype=np.float32)[2]
+    checkpoint = replace(checkpoint, weights={**checkpoint.weights, "fc.bias": bias})
+    save_checkpoint(checkpoint, tmp_path / "other.safetensors")  # of the same spec
+    pytest.importorskip("onnx", reason="the extra `export`")
+    export_onnx(checkpoint, artifact)
+    changed = make_service(model=str(artifact)).listen()
+    with pytest.raises(DataError, match="belongs to another evaluation: the models differ"):
+        evaluate([], album, url=changed, resume=journal)
+    by_torch = make_service(model=str(tmp_path / "other.safetensors"), runtime="torch").listen()
+    told = [published(place)["sha256"] for place in (url, other, changed, by_torch)]
+    assert told[0] == told[1] == sha256(built_in(DEFAULT, ".onnx"))
+    assert len(set(told)) == 3
+
+
+def test_a_service_that_hides_its_weights_is_not_gone_on_with(
+    url: str, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one of an older version."""
+    told = {name: value for name, value in published(url).items() if name != "sha256"}
+    monkeypatch.setattr(Client, "model", lambda client: told)
+    with pytest.raises(ServiceError, match="does not say which weights it has"):
+        evaluate([], album, url=url, resume=tmp_path / "answers.jsonl")
+    assert evaluate([], album, url=url).pictures == 96
 
 
 @pytest.fixture

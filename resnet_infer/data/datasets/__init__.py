@@ -14,7 +14,7 @@ from resnet_infer.data.datasets.tree import Tree, is_picture
 from resnet_infer.errors import DataError
 
 FORMATS = (
-    ("a CSV manifest", manifest.recognise),
+    ("a CSV manifest (path,label)", manifest.recognise),
     ("CIFAR-10 or CIFAR-100", cifar.recognise),
     ("Tiny ImageNet", tiny_imagenet.recognise),
     ("the ImageNet validation set", imagenet.recognise),
@@ -23,18 +23,21 @@ FORMATS = (
 """The first that recognises the source opens it. Class folders come last, because most data sets have folders."""
 
 
-def open_dataset(source: Path, split: str | None = None, *, class_order: ClassOrder | None = None) -> Dataset:
+def open_dataset(
+    source: Path, split: str | None = None, *, class_order: ClassOrder | None = None, missing_ok: bool = False
+) -> Dataset:
     """Open a directory, tar or zip archive, or CSV manifest, in one of `FORMATS`.
 
     `split` is train, val or test (or another one, in a manifest); it may be left out where there is one at most.
     `class_order` numbers the classes where the format does not: see `classes.order_classes`. Of a directory only
-    names are read; an archive is read into memory. A lone folder around everything is entered.
+    names are read; an archive is read into memory. A lone folder around everything is entered. `missing_ok`: a file
+    that a manifest lists and that is not there is a picture that cannot be read, and no `DataError`.
 
     Raises `DataError` if there is nothing to read, it is damaged or incomplete, the split is not there, or the order of
     the classes must be stated; `UsageError` if an order is asked for that the format cannot have.
     """
     found = _recognise(source)
-    return _load(found, source, choose_split(split, found.splits, str(source)), class_order)
+    return _load(found, source, choose_split(split, found.splits, str(source)), class_order, missing_ok)
 
 
 def open_all(source: Path, class_order: ClassOrder | None = None) -> dict[str | None, Dataset]:
@@ -43,9 +46,11 @@ def open_all(source: Path, class_order: ClassOrder | None = None) -> dict[str | 
     return {split: _load(found, source, split, class_order) for split in found.splits or (None,)}
 
 
-def _load(found: Recognised, source: Path, split: str | None, class_order: ClassOrder | None) -> Dataset:
+def _load(
+    found: Recognised, source: Path, split: str | None, class_order: ClassOrder | None, missing_ok: bool = False
+) -> Dataset:
     name = Path(os.path.abspath(source)).name
-    return found.load(Request(f"{name}/{split}" if split else name, split, class_order))
+    return found.load(Request(f"{name}/{split}" if split else name, split, class_order, missing_ok))
 
 
 def _recognise(source: Path) -> Recognised:

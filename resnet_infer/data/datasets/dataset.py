@@ -40,7 +40,8 @@ class Dataset:
 
     `classes` are readable names. `class_ids` (WordNet ids) stand beside them where the data set has such. `class_order`
     says what numbers the classes: `string` or `natural` (sorted names, or sorted ids where there are ids), `given` by
-    the caller, `published` with the data, `numbered` in the data itself, or `classes.txt`.
+    the caller, `published` with the data, `numbered` in the data itself, or `classes.txt`. `unlabelled` are pictures
+    that lie beside the class folders and have no label; they are passed over.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Dataset:
     samples: Sequence[Sample]
     class_order: str
     class_ids: tuple[str, ...] | None = None
+    unlabelled: tuple[str, ...] = ()
 
 
 def split_dataset(dataset: Dataset, held_out: int, seed: int) -> tuple[Dataset, Dataset]:

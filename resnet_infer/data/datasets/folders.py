@@ -58,7 +58,7 @@ def load(tree: Tree, part: Tree, request: Request, names: list[str] | None = Non
 
     `names` are the classes there are, if `part` itself does not say.
     """
-    folders = part.list()[0]
+    folders, files = part.list()
     names = folders if names is None else names
     if unknown := sorted(set(folders) - set(names)):
         raise DataError(f"{part.where} has classes that {tree.where} does not know: {some(unknown)}")
@@ -77,4 +77,4 @@ def load(tree: Tree, part: Tree, request: Request, names: list[str] | None = Non
             hint="remove them, or put pictures in; an empty class would shift the numbers of the others unseen",
         )
     classes, class_ids = describe(tree, order)
-    return Dataset(request.name, classes, samples, used, class_ids)
+    return Dataset(request.name, classes, samples, used, class_ids, tuple(filter(is_picture, files)))

@@ -15,11 +15,15 @@ _ALIASES = {"training": "train", "valid": "val", "validation": "val"}
 
 @dataclass(frozen=True)
 class Request:
-    """What the caller wants: `split` is one of the source's, or None if it has none. `name` is the data set's."""
+    """What the caller wants: `split` is one of the source's, or None if it has none. `name` is the data set's.
+
+    `missing_ok`: a file that is listed and not there is an unreadable picture, not an error of the data set.
+    """
 
     name: str
     split: str | None
     class_order: ClassOrder | None
+    missing_ok: bool = False
 
 
 @dataclass(frozen=True)

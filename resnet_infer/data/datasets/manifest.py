@@ -1,9 +1,9 @@
 """A CSV file that lists pictures and labels.
 
-Columns `path`, `label` and optionally `split`, named in the first line in any order; without such a line they are in
-this order. Paths are relative to the CSV. Labels are class names, or numbers if all are. Numbered classes are called by
-their numbers, 0 to the greatest, unless a `classes.txt` beside the CSV names them, one per line; for class names that
-file gives the order.
+Columns `path`, `label` and optionally `split`, named in the first line in any order and among others; without such a
+line they are in this order, and there are no others. `SYNONYMS` are understood too. Paths are relative to the CSV.
+Labels are class names, or numbers if all are. Numbered classes are called by their numbers, 0 to the greatest, unless
+a `classes.txt` beside the CSV names them, one per line; for class names that file gives the order.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,6 +23,7 @@ from resnet_infer.data.datasets.tree import (
     SingleFile,
     Tree,
     decode_text,
+    is_picture,
     read_bytes,
     read_file,
     read_lines,
@@ -32,6 +33,9 @@ from resnet_infer.errors import DataError
 
 MAX_CLASSES = 1_000_000
 """A greater label is a column mistaken for one."""
+SYNONYMS = {"path": ("filename", "file", "image"), "label": ("class", "category", "target")}
+"""What else the first line may call a column; its own name goes before."""
+COLUMNS = "the columns are path,label or path,label,split; a first line that names them may have others and any order"
 
 
 @dataclass(frozen=True)
@@ -54,32 +58,59 @@ def recognise(tree: Tree) -> Recognised | None:
 
 
 def _parse(text: str, where: str) -> list[_Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    columns: list[str] | None = None
+    lines = list(_lines(text, where))
+    if lines and (columns := _columns([cell.lower() for cell in lines[0][1]])):
+        shown = lines.pop(0)[1]
+    else:
+        _require_no_header(lines, where)
+        shown = columns = ["path", "label", "split"][: max(len(lines[0][1]), 2)] if lines else []
     rows = []
+    for number, cells in lines:
+        row = dict(zip(columns, cells, strict=False))
+        filled = all(row.get(name) for name in columns if name in ("path", "label", "split"))
+        if len(cells) != len(columns) or not filled:
+            raise DataError(
+                f"{where}, line {number}: expected {','.join(shown)}, found {','.join(cells)!r}", hint=COLUMNS
+            )
+        rows.append(_Row(row["path"], row["label"], canonical_split(row["split"]) if "split" in row else None))
+    if not rows:
+        raise DataError(f"{where} lists no pictures", hint=COLUMNS)
+    return rows
+
+
+def _lines(text: str, where: str) -> Iterator[tuple[int, list[str]]]:
+    """The lines that are not empty: the number of each and its cells."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         for cells in reader:
-            names = [cell.strip().lower() for cell in cells]
-            if columns is None:
-                headed = {"path", "label"} <= set(names)
-                columns = names if headed else ["path", "label", "split"][: max(len(cells), 2)]
-                if headed:
-                    continue
-            if not any(names):
-                continue
-            row = dict(zip(columns, (cell.strip() for cell in cells), strict=False))
-            filled = all(row.get(name) for name in columns if name in ("path", "label", "split"))
-            if len(cells) != len(columns) or not filled:
-                raise DataError(
-                    f"{where}, line {reader.line_num}: expected {','.join(columns)}, found {','.join(cells)!r}",
-                    hint="the columns are path,label or path,label,split",
-                )
-            rows.append(_Row(row["path"], row["label"], canonical_split(row["split"]) if "split" in row else None))
+            stripped = [cell.strip() for cell in cells]
+            if any(stripped):
+                yield reader.line_num, stripped
     except csv.Error as error:
         raise DataError(f"{where}, line {reader.line_num}: {error}") from error
-    if not rows:
-        raise DataError(f"{where} lists no pictures")
-    return rows
+
+
+def _columns(names: list[str]) -> list[str] | None:
+    """The columns that the first line names, `SYNONYMS` as what they mean; None if it names no paths and labels."""
+    for own, others in SYNONYMS.items():
+        meant = [name for name in names if name in others]
+        if own not in names and len(meant) == 1:
+            names = [own if name == meant[0] else name for name in names]
+    return names if {"path", "label"} <= set(names) else None
+
+
+def _require_no_header(lines: Sequence[tuple[int, Sequence[str]]], where: str) -> None:
+    """Raise `DataError` if the first line is none of the list: it names no picture, and the next one does."""
+    if len(lines) < 2:
+        return
+    (_, first), (_, second) = lines[:2]
+    there = any(is_picture(cell) or os.path.isfile(os.path.join(os.path.dirname(where), cell)) for cell in first)
+    if not there and any(map(is_picture, second)):
+        meant = "; ".join(f"{own} is also {', '.join(others)}" for own, others in SYNONYMS.items())
+        raise DataError(
+            f"{where}: which columns are path and label, its first line does not say: {','.join(first)}",
+            hint=f"{COLUMNS} ({meant})",
+        )
 
 
 def _load(where: str, rows: Sequence[_Row], request: Request) -> Dataset:
@@ -88,10 +119,12 @@ def _load(where: str, rows: Sequence[_Row], request: Request) -> Dataset:
     # Over all splits, so that no picture is both trained on and tested on.
     require_distinct(places, where)
     wanted = [(row, place) for row, place in zip(rows, places, strict=True) if row.split == request.split]
-    if missing := [row.path for row, place in wanted if not os.path.isfile(place)]:
+    missing = [row.path for row, place in wanted if not os.path.isfile(place)]
+    if missing and (not request.missing_ok or len(missing) == len(wanted)):
+        files = "1 file that is" if len(missing) == 1 else f"{len(missing)} files that are"
         raise DataError(
-            f"{where} lists {len(missing)} files that are not there: {some(missing)}",
-            hint=f"paths are relative to {folder or 'the current folder'}",
+            f"{where} lists {files} not there: {some(missing)}",
+            hint=f"paths are relative to {folder or 'the current folder'}; {COLUMNS}",
         )
     beside = DirectoryTree(folder or ".")
     names, labels, used = _classes(where, rows, request.class_order, beside)

@@ -1,0 +1,160 @@
+"""Answers that are kept in a file as they come."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TextIO
+
+from resnet_infer.errors import DataError, ResnetInferError, UsageError
+from resnet_infer.evaluation.outputs import whole_file
+from resnet_infer.evaluation.record import Given, Record
+
+MAGIC = "resnet-infer evaluation"
+OPTION = "--resume"
+
+
+class Journal:
+    """A file to which every picture's answers are appended, so that a run that was killed goes on where it was.
+
+    Its first line says what it belongs to. A last line that is not whole is cut off; another that is damaged is passed
+    over, and its picture is answered again. `kept` is how many pictures the file answers, `damaged` how many lines it
+    has that are none. One process has it at a time. Instances are context managers.
+    """
+
+    def __init__(self, path: Path, belongs_to: Mapping[str, Any], record: Record) -> None:
+        """Put what `path` has into `record`, or begin it.
+
+        Raises `DataError` if the file belongs to something else, naming what differs, or is none of ours;
+        `ResnetInferError` if another process has it, or it cannot be written; `UsageError` for a folder.
+        """
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder, and {OPTION} names a file")
+        self.path, self.damaged = path, 0
+        head = json.dumps({"file": MAGIC, **belongs_to})
+        with ExitStack() as stack:
+            try:
+                _lock(path, stack)
+                if not path.exists() or not path.stat().st_size:
+                    with whole_file(path, OPTION) as temporary:
+                        temporary.write_text(head + "\n", encoding="utf-8")
+                self._load(json.loads(head), record)
+                self._file: TextIO = stack.enter_context(open(path, "a", encoding="utf-8", buffering=1))  # by lines
+            except OSError as error:
+                raise _unwritable(path, error) from error
+            self.kept = int(record.answered.sum())
+            self._held = stack.pop_all()
+
+    def append(self, index: int, digest: int, answers: Sequence[Given]) -> None:
+        """Put down a picture's answers. Once this returns, only the machine's own end can lose them."""
+        try:
+            self._file.write(json.dumps([index, digest, [list(answer) for answer in answers]]) + "\n")
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        self.kept += 1
+
+    def _load(self, head: Mapping[str, Any], record: Record) -> None:
+        with open(self.path, "rb") as file:
+            found = _parse(file.readline())
+            if not _is_head(found):
+                raise DataError(f"{self.path} holds no results of an evaluation", hint="name another file")
+            differs = [key for key in {**head, **found} if head.get(key) != found.get(key)]
+            if differs:
+                raise DataError(
+                    f"{self.path} belongs to another evaluation: {', '.join(differs)} differ",
+                    hint="name a new file, or repeat the command that began it",
+                )
+            end = file.tell()
+            entrants, count = record.ranks.shape
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                end += len(line)
+                entry = _parse(line)
+                if _sound(entry, entrants, count):
+                    index, digest, answers = entry
+                    record.add(index, digest, [Given(*answer) for answer in answers])
+                else:
+                    self.damaged += 1
+        if end < self.path.stat().st_size:
+            with open(self.path, "rb+") as file:
+                file.truncate(end)
+
+    def close(self) -> None:
+        """Bring all to the disk, and let others have the file."""
+        with self._held:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def is_journal(path: Path) -> bool:
+    """Whether the file begins as those of `Journal` do."""
+    with open(path, "rb") as file:
+        return _is_head(_parse(file.readline()))
+
+
+def _lock(path: Path, stack: ExitStack) -> None:
+    """Hold the file beside `path` that says that somebody writes to it, as long as `stack`."""
+    from filelock import FileLock, Timeout
+
+    place = Path(os.path.realpath(path))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(place.with_name(f".{place.name}.lock"))
+    try:
+        stack.enter_context(lock.acquire(timeout=0))
+    except Timeout as error:
+        raise ResnetInferError(
+            f"another evaluation is writing to {path}", hint=f"wait for its end, or name another file with {OPTION}"
+        ) from error
+
+
+def _unwritable(path: Path, error: OSError) -> ResnetInferError:
+    return ResnetInferError(
+        f"cannot write {path}: {error.strerror or error}",
+        hint=f"free some space, or choose another place with {OPTION}",
+    )
+
+
+def _parse(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_head(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("file") == MAGIC
+
+
+def _sound(entry: Any, entrants: int, count: int) -> bool:
+    """Whether it is `[index, digest, [[rank, top1, confidence], ...]]`."""
+    return (
+        isinstance(entry, list)
+        and len(entry) == 3
+        and _whole(entry[0], 0, count)
+        and _whole(entry[1], 0, 1 << 64)
+        and isinstance(entry[2], list)
+        and len(entry[2]) == entrants
+        and all(
+            isinstance(one, list)
+            and len(one) == 3
+            and _whole(one[0], 0, 1 << 31)
+            and _whole(one[1], -1, 1 << 31)
+            and isinstance(one[2], int | float)
+            and 0 <= one[2] <= 1
+            for one in entry[2]
+        )
+    )
+
+
+def _whole(value: Any, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value < high

@@ -1,0 +1,90 @@
+"""Files that are written beside a result: where they may be, and where they may not."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from resnet_infer.errors import ResnetInferError, UsageError
+from resnet_infer.files import atomic_path
+
+
+@dataclass(frozen=True)
+class Output:
+    """A file that is to be written, and the option that names it.
+
+    One that is there is replaced or gone on with only if `ours` says that it is `kind`, or it is empty.
+    """
+
+    option: str
+    path: Path
+    kind: str
+    ours: Callable[[Path], bool]
+
+
+def require_free(outputs: Sequence[Output], inputs: Iterable[Path]) -> None:
+    """Raise `UsageError` for an output that is a folder, an input, another output, or a file of another kind; and
+    `ResnetInferError` where none can be written."""
+    known = [path for path in inputs if path.exists()]
+    for number, output in enumerate(outputs):
+        path, option = output.path, output.option
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder, and {option} names a file")
+        for other in outputs[:number]:
+            if _same(path, other.path):
+                raise UsageError(f"{option} and {other.option} both name {path}", hint="name two files")
+        for other_path in known:
+            if _same(path, other_path):
+                raise UsageError(
+                    f"{option} would overwrite {other_path}, which is read", hint=f"name another file with {option}"
+                )
+        _require_writable(output)
+        if path.is_file() and path.stat().st_size and not output.ours(path):
+            raise UsageError(
+                f"{path} is there already and is no {output.kind}", hint=f"name another file with {option}"
+            )
+
+
+@contextmanager
+def whole_file(path: Path, option: str) -> Iterator[Path]:
+    """`atomic_path`, where `option` names the place."""
+    try:
+        with atomic_path(path) as temporary:
+            yield temporary
+    except ResnetInferError as error:
+        raise ResnetInferError(error.message, hint=f"free some space, or choose another place with {option}") from error
+
+
+def is_html(path: Path) -> bool:
+    """Whether the file begins as a page does."""
+    with open(path, "rb") as file:
+        head = file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    return head.startswith((b"<!doctype html", b"<html"))
+
+
+def _same(one: Path, other: Path) -> bool:
+    if one.exists() and other.exists():
+        return one.samefile(other)
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _require_writable(output: Output) -> None:
+    """By a nameless file in the folder, or in the nearest one above it that is there."""
+    path = Path(os.path.realpath(output.path))
+    if path.exists() and not path.is_file():  # a device or a pipe
+        return
+    folder = next(parent for parent in path.parents if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        if path.exists():
+            with open(path, "rb"):
+                pass
+    except OSError as error:
+        raise ResnetInferError(
+            f"cannot write {output.path}: {error.strerror or error}", hint=f"choose another place with {output.option}"
+        ) from error
