@@ -160,8 +160,8 @@ def _read_json(body: bytes) -> tuple[Asked, dict[str, Any]]:
             raise HttpError(400, f"image: {picture.error}")
         return Asked((picture,), several=False), value
     images = value.pop("images")
-    if not isinstance(images, list) or not images:
-        raise HttpError(400, "`images` is a list with at least one picture")
+    if not isinstance(images, list) or not images or not all(isinstance(image, str) for image in images):
+        raise HttpError(400, "`images` is a list with at least one picture, each text in base64")
     return Asked(tuple(decode(image, f"images[{i}]") for i, image in enumerate(images)), several=True), value
 
 
