@@ -33,7 +33,7 @@ $(DEMO)/ready: pyproject.toml
 # Without OpenVINO: its tests and those that train with torch cannot share a process yet, see docs/export.md.
 $(DEV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEV)
-	$(DEV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[cpu,openvino,export,train,serve,test,test-serve]"
+	$(DEV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[cpu,export,train,serve,benchmark,test,test-serve]"
 	touch $@
 
 # PHOTOS is a folder of photographs, the more the better; CIFAR, where it is given, CIFAR-10 to train on.
