@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from resnet_infer.errors import MissingExtraError
+
 for module, extra in (("onnxruntime", "cpu"), ("onnx", "export"), ("torch", "train")):
     pytest.importorskip(module, reason=f"the extra `{extra}`")
 try:
     from resnet_infer.runtimes.openvino import OpenVinoRuntime
-except ImportError:
+except (ImportError, MissingExtraError):
     pytest.skip("needs OpenVINO (the extra `openvino`)", allow_module_level=True)
 
 from resnet_infer.converters import auto  # noqa: E402

@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 
 from resnet_infer import zoo
 from resnet_infer.classifier import Classifier, Picture
-from resnet_infer.errors import ModelError, RuntimeUnavailableError, UsageError
+from resnet_infer.errors import MissingExtraError, ModelError, RuntimeUnavailableError, UsageError
 from resnet_infer.runtimes.registry import open_runtime
 
 pytest.importorskip("onnxruntime", reason="what answers are compared with (the extra `cpu` or `gpu`)")
 try:
     from resnet_infer.runtimes import openvino as ours
     from resnet_infer.runtimes.openvino import OpenVinoRuntime
-except ImportError:
+except (ImportError, MissingExtraError):
     pytest.skip("needs OpenVINO (the extra `openvino`)", allow_module_level=True)
 
 ARTIFACT = zoo.built_in(zoo.DEFAULT, ".onnx")
