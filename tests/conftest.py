@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from resnet_infer.models.spec import InputSpec, ModelSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "demo" / "pictures"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 @pytest.fixture(scope="session")
@@ -106,3 +108,18 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the larger data sets: set RESNET_INFER_DATA to the folder that has them")
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium: the one of playwright, or one that is installed."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="drives the browser, an extra of the tests")
+    installed = next((path for path in map(shutil.which, BROWSERS) if path), None)
+    with sync_api.sync_playwright() as playwright:
+        own = Path(playwright.chromium.executable_path)
+        if not own.exists() and installed is None:
+            pytest.skip("no Chromium is installed (playwright install chromium, or the system's)")
+        chosen = None if own.exists() else installed
+        launched = playwright.chromium.launch(executable_path=chosen, args=["--no-sandbox"])
+        yield launched
+        launched.close()

@@ -21,23 +21,8 @@ expect = sync_api.expect
 
 Make = Callable[..., Service]
 CAT, SHIP = PICTURES / "cat.jpg", PICTURES / "ship.jpg"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SCREENSHOTS = "RESNET_INFER_SCREENSHOTS"
 """The folder that pictures of the page are written to, if this variable names one."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Headless Chromium: the one of playwright, or one that is installed."""
-    installed = next((path for path in map(shutil.which, BROWSERS) if path), None)
-    with sync_api.sync_playwright() as playwright:
-        own = Path(playwright.chromium.executable_path)
-        if not own.exists() and installed is None:
-            pytest.skip("no Chromium is installed (playwright install chromium, or the system's)")
-        chosen = None if own.exists() else installed
-        launched = playwright.chromium.launch(executable_path=chosen, args=["--no-sandbox"])
-        yield launched
-        launched.close()
 
 
 @pytest.fixture(scope="module")
