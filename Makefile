@@ -30,10 +30,9 @@ $(DEMO)/ready: pyproject.toml
 	$(DEMO)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[cpu]"
 	touch $@
 
-# Without OpenVINO: its tests and those that train with torch cannot share a process yet, see docs/export.md.
 $(DEV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEV)
-	$(DEV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[cpu,export,train,serve,benchmark,test,test-serve]"
+	$(DEV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[cpu,export,train,serve,benchmark,openvino,test,test-serve]"
 	touch $@
 
 # PHOTOS is a folder of photographs, the more the better; CIFAR, where it is given, CIFAR-10 to train on.

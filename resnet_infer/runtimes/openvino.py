@@ -34,6 +34,11 @@ def _without_telemetry() -> Iterator[None]:
 with needs("openvino", "the runtime openvino"), _without_telemetry():
     import openvino
 
+# One for the whole process. A core's CPU plugin gives the thread that loads it a stack for signals and, when the core
+# goes, puts back the one it had found: of two cores freed in the order they came, the second puts back the first's,
+# which is no longer mapped, and the next signal (a child that ends, say) kills the process.
+CORE = openvino.Core()
+
 _HALF = frozenset({"bf16", "f16"})
 _LAYERS = frozenset({"Convolution", "FullyConnected", "MatMul"})
 
@@ -58,8 +63,7 @@ class OpenVinoRuntime(Runtime):
             )
         if not model.is_file():
             raise ModelError(f"{model} does not exist")
-        core = openvino.Core()
-        if bf16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        if bf16 and "BF16" not in CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise RuntimeUnavailableError("bf16 was asked for, and this processor has none", hint="leave `bf16` out")
         streams = max(usable_cores() // threads, 1) if threads else 1
         settings = {
@@ -72,10 +76,10 @@ class OpenVinoRuntime(Runtime):
         if threads:
             settings["INFERENCE_NUM_THREADS"] = streams * threads
         try:
-            graph = core.read_model(model)
+            graph = CORE.read_model(model)
             spec = _spec(graph, str(model))
             _, height, width, _ = graph.inputs[0].get_partial_shape()
-            self._compiled: Any = core.compile_model(graph, "CPU", settings)
+            self._compiled: Any = CORE.compile_model(graph, "CPU", settings)
         except RuntimeError as error:
             raise ModelError(f"{model}: OpenVINO cannot load it ({_reason(error)})") from error
         self.computes = _computes(self._compiled, str(model), half=bf16)

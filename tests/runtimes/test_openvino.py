@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ except (ImportError, MissingExtraError):
 
 ARTIFACT = zoo.built_in(zoo.DEFAULT, ".onnx")
 PICTURES = Path(__file__).resolve().parents[2] / "demo" / "pictures"
-BF16 = "BF16" in ours.openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+BF16 = "BF16" in ours.CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 Photos = Callable[..., NDArray[np.uint8]]
 
 
@@ -213,6 +214,34 @@ def test_closed_it_answers_no_more(images: NDArray[np.uint8]) -> None:
         opened(images[:1])
 
 
+def _script(code: str, folder: Path) -> str:
+    """What `code` printed, run by an interpreter of its own whose home is `folder`."""
+    environment = {
+        **os.environ,
+        "HOME": str(folder),
+        "USERPROFILE": str(folder),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="needs the signals of a Unix")
+def test_signals_arrive_after_models_were_closed_in_the_order_they_came(tmp_path: Path) -> None:
+    code = """
+import os, signal
+from resnet_infer.runtimes.registry import open_runtime
+from resnet_infer.zoo import DEFAULT, built_in
+signal.signal(signal.SIGUSR1, lambda number, frame: print("arrived"))
+opened = [open_runtime(built_in(DEFAULT, ".onnx"), runtime="openvino") for _ in range(3)]
+for runtime in opened:
+    runtime.close()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    assert _script(code, tmp_path) == "arrived\n"
+
+
 def test_nothing_is_reported_and_no_file_is_left(tmp_path: Path) -> None:
     code = """
 import json, sys
@@ -223,16 +252,7 @@ with open_runtime(built_in(DEFAULT, ".onnx"), runtime="openvino") as runtime:
     runtime(numpy.zeros((1, 32, 32, 3), numpy.uint8))
 print(json.dumps([name for name in sys.modules if "telemetry" in name or name.startswith("openvino.tools")]))
 """
-    environment = {
-        **os.environ,
-        "HOME": str(tmp_path),
-        "USERPROFILE": str(tmp_path),
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-    )
-    assert json.loads(done.stdout) == []
+    assert json.loads(_script(code, tmp_path)) == []
     assert list(tmp_path.iterdir()) == []
 
 
