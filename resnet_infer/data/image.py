@@ -136,6 +136,12 @@ class _Jpeg(JpegImageFile):
         return Image.Exif()
 
 
+def _open_jpeg(content: bytes) -> ImageFile.ImageFile:
+    picture = _Jpeg(io.BytesIO(content))
+    picture.decodermaxblock = len(content)  # decoded in one call, not 64 KiB at a time
+    return picture
+
+
 # The classes of the other formats are imported when a picture needs one: a JPEG is soonest read without them.
 
 
@@ -205,7 +211,7 @@ _TURNS = {
 # What a file is
 
 _FORMATS: tuple[tuple[str, re.Pattern[bytes], Callable[[bytes], ImageFile.ImageFile]], ...] = (
-    ("JPEG", re.compile(rb"\xff\xd8\xff"), lambda content: _Jpeg(io.BytesIO(content))),
+    ("JPEG", re.compile(rb"\xff\xd8\xff"), _open_jpeg),
     ("PNG", re.compile(rb"\x89PNG\r\n\x1a\n"), _open_png),
     ("WebP", re.compile(rb"RIFF....WEBP", re.DOTALL), _open_webp),
     ("BMP", re.compile(rb"BM.{12}[\x0c(48@l|]\0\0\0", re.DOTALL), _open_bmp),

@@ -29,6 +29,8 @@ from resnet_infer.serving.settings import ApiKeys, Settings
 from resnet_infer.serving.work import RefusedError
 
 Handler = Callable[[Request], Awaitable[Response]]
+Entry = tuple[str, Handler, str]
+"""Path, handler and method."""
 logger = logging.getLogger("resnet_infer")
 
 
@@ -52,26 +54,30 @@ class Api:
         self._reloaded = reloaded
         self._document = json.dumps(document(settings, bool(keys))).encode()
         protocol = InferenceProtocol(engine, settings, traffic)
-        self._router = Router(
-            [
-                _route("/classify", self.classify, "POST"),
-                *(_route(*entry) for entry in protocol.entries()),
-                _route("/model", self.model),
-                _route("/livez", self.alive),
-                _route("/healthz", self.alive),
-                _route("/readyz", self.ready),
-                _route("/metrics", self.show_metrics),
-                _route("/openapi.json", self.describe),
-                _route("/admin/reload", self.reload, "POST"),
-                *(_route(path, page) for path in FILES),
-            ],
-            redirect_slashes=False,
-            default=_not_found,
-        )
+        entries: list[Entry] = [
+            ("/classify", self.classify, "POST"),
+            *protocol.entries(),
+            ("/model", self.model, "GET"),
+            ("/livez", self.alive, "GET"),
+            ("/healthz", self.alive, "GET"),
+            ("/readyz", self.ready, "GET"),
+            ("/metrics", self.show_metrics, "GET"),
+            ("/openapi.json", self.describe, "GET"),
+            ("/admin/reload", self.reload, "POST"),
+            *((path, page, "GET") for path in FILES),
+        ]
+        self._direct = {(method, path): handler for path, handler, method in entries if "{" not in path}
+        self._router = Router([_route(*entry) for entry in entries], redirect_slashes=False, default=_not_found)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        scope.setdefault("app", self)  # where there is an application, the router leaves errors to it
+        handler = self._direct.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
         try:
+            if handler is not None:  # what the router would do in four layers
+                scope[RECORD]["route"] = scope["path"]
+                response = await handler(Request(scope, receive))
+                await response(scope, receive, send)
+                return
+            scope.setdefault("app", self)  # where there is an application, the router leaves errors to it
             await self._router(scope, receive, send)
         except HTTPException as error:
             raise HttpError(error.status_code, error.detail, headers=(error.headers or {}).items()) from error
@@ -162,7 +168,7 @@ def build_app(engine: Engine, settings: Settings, keys: ApiKeys, metrics: Metric
     return Guard(Api(engine, settings, keys, metrics, traffic), settings, keys, metrics, traffic)
 
 
-def _route(path: str, handler: Handler, method: str = "GET") -> Route:
+def _route(path: str, handler: Handler, method: str) -> Route:
     async def endpoint(request: Request) -> Response:
         request.scope[RECORD]["route"] = path
         return await handler(request)

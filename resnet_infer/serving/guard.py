@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
+import random
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
@@ -95,7 +95,8 @@ class _Request:
     ) -> None:
         self.guard, self.scope, self._receive, self._send = guard, scope, receive, send
         given = headers.get(b"x-request-id", b"").decode("latin-1")
-        self.id = given if 0 < len(given) <= 64 and _ID.issuperset(given) else os.urandom(8).hex()
+        # Not `os.urandom`, which would hand the interpreter to a thread that decodes, and wait to get it back.
+        self.id = given if 0 < len(given) <= 64 and _ID.issuperset(given) else f"{random.getrandbits(64):016x}"
         scope[RECORD] = {"id": self.id}
         self.status = 0
         self.held = 0

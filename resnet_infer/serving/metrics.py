@@ -11,6 +11,7 @@ from resnet_infer.serving.work import Timings
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+OUTCOMES = {True: "answered", False: "unreadable"}
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
 """The variable by which prometheus_client is told where the processes of a service share their figures."""
 
@@ -48,17 +49,24 @@ class Metrics:
             "model_info", "1 for the model that answers", ["model", "precision", "runtime", "device"],
             multiprocess_mode="livemax", **own,
         )  # fmt: skip
+        self._outcomes = {answered: self._pictures.labels(word) for answered, word in OUTCOMES.items()}
+        self._by_answer: dict[tuple[str, int], tuple[Any, Any]] = {}
         self._current: tuple[str, ...] = ()
         if MULTIPROCESS in os.environ:
             _forget_the_dead(Path(os.environ[MULTIPROCESS]))
 
     def request(self, route: str, status: int, seconds: float) -> None:
-        self._requests.labels(route, str(status)).inc()
-        self._seconds.labels(route).observe(seconds)
+        own = self._by_answer.get((route, status))
+        if own is None:  # finding them takes longer than counting
+            own = self._requests.labels(route, str(status)), self._seconds.labels(route)
+            self._by_answer[route, status] = own
+        answered, duration = own
+        answered.inc()
+        duration.observe(seconds)
 
     def picture(self, timings: Timings | None) -> None:
         """A picture that was answered, or None for one that could not be read."""
-        self._pictures.labels("answered" if timings else "unreadable").inc()
+        self._outcomes[timings is not None].inc()
         if timings:
             for name, histogram in self._stage.items():
                 histogram.observe(getattr(timings, name))

@@ -12,7 +12,7 @@ from typing import Any
 
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from resnet_infer.classifier import Crops
 from resnet_infer.errors import did_you_mean
@@ -51,9 +51,11 @@ async def read_question(request: Request, settings: Settings) -> Asked:
     """Pictures and options of a request. Raises `HttpError` (400, 413 or 415) for one that makes no sense."""
     kind, _, _ = request.headers.get("content-type", "").partition(";")
     kind = kind.strip().lower()
-    options: dict[str, Any] = dict(_once(request.query_params.multi_items()))
+    options: dict[str, Any] = {}
+    if request.scope["query_string"]:
+        options.update(_once(request.query_params.multi_items()))
     if kind in RAW or kind.startswith("image/"):
-        body = await request.body()
+        body = await _body(request)
         if not body:
             raise HttpError(400, "the body is empty; it is a picture")
         asked = Asked((Sent("picture", body),), several=False)
@@ -61,7 +63,7 @@ async def read_question(request: Request, settings: Settings) -> Asked:
         asked, more = await _read_form(request, settings)
         options |= more
     elif kind == "application/json":
-        body = await request.body()
+        body = await _body(request)
         parse = asyncio.to_thread(_read_json, body) if len(body) > LARGE else None
         asked, more = await parse if parse else _read_json(body)
         options |= more
@@ -70,6 +72,19 @@ async def read_question(request: Request, settings: Settings) -> Asked:
     if len(asked.pictures) > settings.max_pictures:
         raise HttpError(413, f"a request has at most {settings.max_pictures} pictures", reason="size")
     return with_options(asked, options) if options else asked
+
+
+async def _body(request: Request) -> bytes:
+    """As `request.body()`, which copies also what came in one piece. Raises `ClientDisconnect`."""
+    pieces: list[bytes] = []
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] != "http.request":
+            raise ClientDisconnect
+        pieces.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def with_options(asked: Asked, options: Mapping[str, Any]) -> Asked:
