@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import random
 import sys
 import time
@@ -50,7 +51,7 @@ class Traffic:
 
     def __init__(self) -> None:
         self.draining = False
-        self.requests: set[object] = set()
+        self.requests: set[_Request] = set()
         self.bytes = 0
 
 
@@ -66,25 +67,38 @@ class Guard:
     def __init__(self, app: App, settings: Settings, keys: ApiKeys, metrics: Metrics, traffic: Traffic) -> None:
         self.app, self.settings, self.keys, self.metrics = app, settings, keys, metrics
         self.traffic = traffic
+        self._watching: asyncio.AbstractEventLoop | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begin = time.perf_counter()
+        begin = time.monotonic()
         headers = dict(scope["headers"])
         request = _Request(self, scope, receive, send, headers)
         self.traffic.requests.add(request)
+        if self._watching is not asyncio.get_running_loop():
+            self._watch()
         try:
             await request.run(headers)
         finally:
             self.traffic.requests.discard(request)
             self.traffic.bytes -= request.held
-            seconds = time.perf_counter() - begin
+            seconds = time.monotonic() - begin
             record = scope[RECORD]
             self.metrics.request(record.get("route", "other"), request.status, seconds)
             if self.settings.access_log and scope["path"] not in HEALTH:
                 log(record, scope, request.status, seconds)
+
+    def _watch(self) -> None:
+        """Stop requests whose body is overdue, now and as long as there are any: one timer for all of them."""
+        now = time.monotonic()
+        for request in self.traffic.requests:
+            if request.due <= now:
+                request.stop()
+        self._watching = asyncio.get_running_loop() if self.traffic.requests else None
+        if self._watching:
+            self._watching.call_later(min(self.settings.timeout / 4, 1), self._watch)
 
 
 class _Request:
@@ -100,7 +114,10 @@ class _Request:
         scope[RECORD] = {"id": self.id}
         self.status = 0
         self.held = 0
-        self._clock: asyncio.TimerHandle | None = None
+        self.due = math.inf
+        """When the body that is waited for is to be there, by the monotonic clock."""
+        self._asked = False
+        self._task = asyncio.current_task()
         self._late = False
 
     async def run(self, headers: MutableMapping[bytes, bytes]) -> None:
@@ -117,7 +134,7 @@ class _Request:
                     raise
                 raise HttpError(408, "the body did not come in time", headers=[("Connection", "close")]) from None
             finally:
-                self._stop_clock()
+                self.due = math.inf
         except HttpError as error:
             await self.answer(error)
         except ClientDisconnect:
@@ -154,10 +171,8 @@ class _Request:
         raise too_large(limit, close)
 
     async def receive(self) -> Message:
-        if self._clock is None:
-            task = asyncio.current_task()
-            assert task is not None
-            self._clock = asyncio.get_running_loop().call_later(self.guard.settings.timeout, self._stop, task)
+        if not self._asked:
+            self._asked, self.due = True, time.monotonic() + self.guard.settings.timeout
         message = await self._receive()
         if message["type"] != "http.request":
             return message
@@ -174,16 +189,14 @@ class _Request:
                 reason="memory",
             )
         if not message.get("more_body"):
-            self._stop_clock()  # from here on the batcher keeps the time
+            self.due = math.inf  # from here on the batcher keeps the time
         return message
 
-    def _stop(self, task: asyncio.Task[Any]) -> None:
-        self._late = True
-        task.cancel()
-
-    def _stop_clock(self) -> None:
-        if self._clock is not None:
-            self._clock.cancel()
+    def stop(self) -> None:
+        """End it with a 408."""
+        self._late, self.due = True, math.inf
+        if self._task is not None:
+            self._task.cancel()
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
