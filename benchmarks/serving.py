@@ -2,8 +2,8 @@
 
     python benchmarks/serving.py PHOTOS [8|16|32|64|small|latency]...
 
-PHOTOS is a folder of photographs. Without a part all are measured, which takes ten minutes; a number is ResNet-50 INT8
-at so many connections. Figures of parts that are not measured stay in the result. Peers: the best offline rate in
+PHOTOS is a folder of photographs. Without a part all are measured, which takes a quarter of an hour; a number is
+ResNet-50 INT8 at so many connections. Figures of parts that are not measured stay in the result. Peers: the best offline rate in
 process, a batchable BentoML service as its documentation shows, LitServe, and a bare Starlette application over our
 batcher. All answer the same files with the same artifact, one after the other on the same cores, in rounds; the load
 is made on these cores too, and not taken off. BentoML and LitServe are installed in an environment of their own.
@@ -32,6 +32,7 @@ from http_load import closed_loop, post, steady_rate
 from paired import COMMAND, PYTHON, RESULTS, save
 from untrained import resnet50
 
+from resnet_infer.benchmark.statistics import paired_ratio
 from resnet_infer.data.image import read_image
 from resnet_infer.data.loader import usable_cores
 from resnet_infer.data.preprocess import centre_crop
@@ -43,7 +44,7 @@ HERE = Path(__file__).parent
 PEERS = ("bentoml", "litserve", "onnxruntime", "pillow", "numpy", "python-multipart")
 SECONDS, SETTLE = 2.0, 0.4
 """Of a measurement, and before one."""
-ROUNDS = 9
+ROUNDS = 15
 CONNECTIONS = (8, 16, 32, 64)
 OFFLINE = """
 import sys, time
@@ -220,7 +221,7 @@ class Bench:
             yield load
 
     def compare(self, peers: Sequence[str], connections: Sequence[int]) -> dict[str, Any]:
-        """Rates of `ours` and its peers, and the medians of the ratios ours / theirs, round by round.
+        """Rates of `ours` and its peers, and the median of the ratios ours / theirs of a round, with its interval.
 
         All are started beforehand, and run in turn: the speed of a machine drifts within a minute.
         """
@@ -239,9 +240,9 @@ class Bench:
                 for name in names:
                     line[f"{name}_per_s"] = round(statistics.median(each[name] for each in rounds), 1)
                 for name in peers:
-                    ratios = [each["ours"] / each[name] for each in rounds]
-                    line[f"ours / {name}"] = round(statistics.median(ratios), 3)
-                    line[f"ours / {name}, each"] = [round(ratio, 3) for ratio in ratios]
+                    ratio = paired_ratio([each["ours"] for each in rounds], [each[name] for each in rounds])
+                    line[f"ours / {name}"] = round(ratio.value, 3)
+                    line[f"ours / {name}, 95%"] = [round(bound, 3) for bound in ratio.interval or ()]
                 found[str(count)] = line
                 print(count, json.dumps(line), file=sys.stderr, flush=True)
         return found

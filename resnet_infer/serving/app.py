@@ -169,8 +169,10 @@ def build_app(engine: Engine, settings: Settings, keys: ApiKeys, metrics: Metric
 
 
 def _route(path: str, handler: Handler, method: str) -> Route:
+    label = path.replace(":model", "")
+
     async def endpoint(request: Request) -> Response:
-        request.scope[RECORD]["route"] = path
+        request.scope[RECORD]["route"] = label
         return await handler(request)
 
     return Route(path, endpoint, methods=[method])

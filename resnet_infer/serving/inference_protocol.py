@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -31,6 +32,15 @@ VERSION = "1"
 HEADER_LENGTH = "inference-header-content-length"
 LARGE = 1 << 18
 """Bytes of JSON that are better read in a thread."""
+
+
+class _ModelName(StringConvertor):
+    """A model's name in a path; it may have slashes, and ends where the protocol goes on."""
+
+    regex = r"(?:(?!/(?:infer|ready)$|/versions/[^/]+(?:/|$)).)+"
+
+
+register_url_convertor("model", _ModelName())
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,7 @@ class InferenceProtocol:
             ("/v2/health/live", self.live, "GET"),
             ("/v2/health/ready", self.ready, "GET"),
         ]
-        for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
+        for model in ("/v2/models/{name:model}", "/v2/models/{name:model}/versions/{version}"):
             entries += [
                 (model, self.metadata, "GET"),
                 (f"{model}/ready", self.model_ready, "GET"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,21 @@ def test_server_and_model_are_described(service: Service) -> None:
     for path in ("/v2/models/other", f"{MODEL}/versions/2", "/v2/models/other/ready"):
         assert service.get(path).status_code == 404
     assert service.post("/v2/models/other/infer", json={}).status_code == 404
+
+
+def test_a_name_may_have_slashes(make_service: Make, tmp_path: Path, images: NDArray[np.uint8]) -> None:
+    onnx = pytest.importorskip("onnx", reason="gives an artifact another name (the extra `export`)")
+    model = onnx.load(built_in(DEFAULT, ".onnx"))
+    for entry in model.metadata_props:
+        entry.value = entry.value.replace(f'"{DEFAULT}"', '"timm/resnet20.a1_in1k"', 1)
+    onnx.save(model, tmp_path / "model.onnx")
+    service = make_service(model=str(tmp_path / "model.onnx"))
+    named = "/v2/models/timm/resnet20.a1_in1k"
+    for path in (named, f"{named}/versions/1"):
+        assert service.get(path).json()["name"] == "timm/resnet20.a1_in1k"
+        assert service.get(f"{path}/ready").status_code == 200
+        assert service.post(f"{path}/infer", **binary(images)).status_code == 200
+        assert service.get(f"{path}/infer").status_code == 405
 
 
 def test_json_in_and_out(service: Service, runtime: OnnxRuntime, images: NDArray[np.uint8]) -> None:
