@@ -3,10 +3,11 @@
     python benchmarks/serving.py PHOTOS [8|16|32|64|small|latency]...
 
 PHOTOS is a folder of photographs. Without a part all are measured, which takes a quarter of an hour; a number is
-ResNet-50 INT8 at so many connections. Figures of parts that are not measured stay in the result. Peers: the best offline rate in
-process, a batchable BentoML service as its documentation shows, LitServe, and a bare Starlette application over our
-batcher. All answer the same files with the same artifact, one after the other on the same cores, in rounds; the load
-is made on these cores too, and not taken off. BentoML and LitServe are installed in an environment of their own.
+ResNet-50 INT8 at so many connections. Figures of parts that are not measured stay in the result. Peers: the best
+offline rate in process, a batchable BentoML service as its documentation shows, LitServe, and a bare Starlette
+application over our batcher. All answer the same files with the same artifact, one after the other on the same cores,
+in rounds; the load is made on these cores too, and not taken off. BentoML and LitServe are installed in an environment
+of their own.
 """
 
 from __future__ import annotations
