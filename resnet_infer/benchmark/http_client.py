@@ -50,6 +50,7 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
+        self._client.connected.add(self)
 
     def send(self, exchange: _Exchange) -> None:
         assert self.transport is not None
@@ -87,6 +88,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.transport = None
+        self._client.connected.discard(self)
         # A server may close a connection just when it is used again.
         again = self.used > 0 and not self._received and self.exchange is not None and self.exchange.tries == 1
         self._end(str(error or "the connection was closed"), again)
@@ -123,10 +125,12 @@ class HttpClient:
         self._host, self._port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
         self._timeout, self._limit = timeout, connections
+        self.connected: set[_Connection] = set()
         self._idle: deque[_Connection] = deque()
         self._busy: set[_Connection] = set()
         self._waiting: deque[_Exchange] = deque()
         self._opening: set[asyncio.Task[None]] = set()
+        self._closed = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="http", daemon=True)
         self._thread.start()
@@ -146,6 +150,7 @@ class HttpClient:
 
     def close(self) -> None:
         """As `drop`, and end the thread."""
+        self._closed = True
         self.drop()
         self._loop.call_soon_threadsafe(self._watching.cancel)
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -155,6 +160,8 @@ class HttpClient:
     # In the client's thread
 
     def start(self, exchange: _Exchange) -> None:
+        if self._closed:
+            return
         now = time.monotonic()
         while self._idle:
             connection = self._idle.pop()
@@ -208,10 +215,13 @@ class HttpClient:
         self._waiting.clear()
         for task in list(self._opening):
             task.cancel()
-        for connection in (*self._busy, *self._idle):
+        for connection in self.connected:
+            connection.exchange = None
+        # A connection may come about although its task was cancelled.
+        await asyncio.gather(*self._opening, return_exceptions=True)
+        for connection in list(self.connected):
             connection.exchange = None
             connection.close()
         self._busy.clear()
         self._idle.clear()
-        await asyncio.gather(*self._opening, return_exceptions=True)
         await asyncio.sleep(0)

@@ -52,7 +52,10 @@ class Runtime(ABC):
             raise UsageError(f"images are uint8 of shape (N, height, width, 3), not {images.dtype} {images.shape}")
         for have, want in zip(images.shape[1:3], self.size, strict=True):
             if want is not None and have != want:
-                raise UsageError(f"{self.spec.name} takes pictures of {self.size} pixels, not {images.shape[1:3]}")
+                wanted, given = (
+                    " x ".join(str(side or "any") for side in size) for size in (self.size, images.shape[1:3])
+                )
+                raise UsageError(f"{self.spec.name} takes pictures of {wanted} pixels (height x width), not {given}")
         if not len(images):
             return np.empty((0, len(self.spec.classes)), np.float32)
         return self._run(np.ascontiguousarray(images))

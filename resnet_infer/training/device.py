@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import platform
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from resnet_infer import cpu
 from resnet_infer.errors import TrainingError, UsageError
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -26,7 +25,7 @@ def choose_precision(precision: str, device: torch.device) -> str:
         return precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if _FAST_BF16.intersection(_cpuinfo("flags").split()) else "fp32"
+    return "bf16" if _FAST_BF16 & cpu.flags() else "fp32"
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
@@ -70,14 +69,4 @@ def describe(device: torch.device) -> str:
     """The machine, for a model's provenance."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    name = _cpuinfo("model name") or platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads"
-
-
-def _cpuinfo(field: str) -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == field:
-                return value.strip()
-    return ""
+    return f"{cpu.processor()}, {torch.get_num_threads()} threads"
