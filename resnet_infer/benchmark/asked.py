@@ -33,7 +33,7 @@ class Asked:
     official: bool = False
     seconds: float | None = None
     rates: tuple[float, ...] = ()
-    clients: int = 8
+    clients: int | None = None
     bound_ms: float | None = None
     output: Path | None = None
 

@@ -12,6 +12,10 @@ from resnet_infer.page import cut, log_axis, round_axis, svg
 COLOURS = 8
 """So many series look different; a ninth looks like the first, but dashed."""
 WIDTH, HEIGHT, LEFT, TOP = 470, 300, 58, 14
+LETTER = 6.6
+"""About the width of a letter."""
+WIDE = 20
+"""From a range of so many times its lowest value on, rates are drawn on a logarithmic axis."""
 
 
 @dataclass(frozen=True)
@@ -111,21 +115,36 @@ def throughput(series: Sequence[Series]) -> str:
     return frame.drawn("Throughput by batch size")
 
 
-def load(series: Sequence[Series], bound: float | None) -> str:
-    """Latency by rate: points (queries a second, ms). `bound` is a line across, in ms."""
-    across = [x for item in series for x, _ in item.points]
-    up = [y for item in series for _, y in item.points] + ([bound] if bound else [])
-    log = max(up) > 8 * min(up) > 0
-    low = min(up) if log else 0
-    frame = _Frame((0, max(across)), (low, max(up)), ("queries a second", "ms"), log_y=log)
+def load(series: Sequence[Series], bound: float | None, failed: Sequence[float] = ()) -> str:
+    """Latency by rate: points (queries a second, ms). `bound` is a line across, in ms.
+
+    The rates `failed` have no latency; a cross at the top stands for each.
+    """
+    across = [x for item in series for x, _ in item.points] + list(failed)
+    up = [y for item in series for _, y in item.points] + ([bound] if bound else []) or [1.0]
+    log_x, log_y = max(across) > WIDE * min(across) > 0, max(up) > 8 * min(up) > 0
+    # With a cross above them, the lines keep away from the top.
+    most = max(up) * ((2 if log_y else 1.15) if failed else 1)
+    ends = (min(across) if log_x else 0, max(across))
+    frame = _Frame(ends, (min(up) if log_y else 0, most), ("queries a second", "ms"), log_x=log_x, log_y=log_y)
+    for number, item in enumerate(series):
+        frame.line(item, number, marks=True)
     if bound:
         y = frame.y(bound)
         frame.parts.append(
-            f'<line class="bound" x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - 16}" y2="{y:.1f}">'
-            f"<title>bound: {bound:g} ms</title></line>"
+            f'<line class="bound" x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - 16}" y2="{y:.1f}"/>'
+            f'<text class="small halo" x="{LEFT + 5}" y="{y - 5:.1f}">bound {bound:g} ms</text>'
         )
-    for number, item in enumerate(series):
-        frame.line(item, number, marks=True)
+    free = float("inf")
+    for rate in sorted(failed, reverse=True):
+        x, y, text = frame.x(rate), TOP + 7, ""
+        if x + 5 < free:
+            text = f'<text class="small halo" text-anchor="end" x="{x + 5:.1f}" y="{y + 16}">failed</text>'
+            free = x - 35
+        frame.parts.append(
+            f'<g><title>{rate:,.6g} queries a second: failed</title><path class="cross" '
+            f'd="M{x - 4:.1f} {y - 4}l8 8m0 -8l-8 8"/>{text}</g>'
+        )
     return frame.drawn("Latency by rate")
 
 
@@ -147,18 +166,37 @@ def pareto(dots: Sequence[Dot]) -> str:
         + " ".join(f"{frame.x(dot.ms):.1f},{frame.y(dot.error):.1f}" for dot in best)
         + '"/>'
     )
-    for dot in dots:
-        x, y = frame.x(dot.ms), frame.y(dot.error)
+    places = [(frame.x(dot.ms), frame.y(dot.error)) for dot in dots]
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in places]
+    for dot, (x, y) in zip(dots, places, strict=True):
         kind, (low, high) = ("c0" if dot in best else "c7"), dot.interval
-        # On the side of a falling line where it is not.
-        anchor, beside, off = ("end", x - 9, 19) if x > WIDTH * 0.6 else ("start", x + 9, -7)
+        text = cut(dot.label, 34)
+        beside, above = _free(x, y, LETTER * len(text), taken)
         frame.parts.append(
             f"<g><title>{escape(dot.label)}: {dot.ms:.4g} ms, {dot.error:.2f}% ({low:.2f} to {high:.2f})</title>"
             f'<line class="{kind} whisker" x1="{x:.1f}" y1="{frame.y(low):.1f}" x2="{x:.1f}" y2="{frame.y(high):.1f}"/>'
             f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
-            f'<text text-anchor="{anchor}" x="{beside:.1f}" y="{y + off:.1f}">{escape(cut(dot.label, 34))}</text></g>'
+            f'<text class="halo" x="{beside:.1f}" y="{above:.1f}">{escape(text)}</text></g>'
         )
     return frame.drawn("Error by latency")
+
+
+def _free(x: float, y: float, width: float, taken: list[tuple[float, float, float, float]]) -> tuple[float, float]:
+    """Where a text beside a dot begins, off those that are `taken`, to which it is added."""
+    # On the side of a falling line where it is not.
+    sides = [start for start in (x + 9, x - 9 - width) if LEFT < start < WIDTH - width] or [LEFT + 2]
+    found = sides[0], y - 7
+    for step in range(TOP + HEIGHT):
+        for start in sides:
+            line = y - 7 - 4 * step if start > x else y + 19 + 4 * step
+            inside = TOP + 12 < line < TOP + HEIGHT
+            if inside and not any(
+                start < right and left < start + width and line - 12 < bottom and top < line + 3
+                for left, top, right, bottom in taken
+            ):
+                taken.append((start, line - 12, start + width, line + 3))
+                return start, line
+    return found
 
 
 def frontier(dots: Sequence[Dot]) -> list[Dot]:

@@ -22,6 +22,15 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
+def read_result(path: Path) -> dict[str, Any]:
+    """A result of `benchmark`. Raises `DataError` if the file holds something else."""
+    found = read(path)
+    settings = found.get("settings")
+    if "scenario" not in found and not (isinstance(settings, dict) and "warm_up" in settings):
+        raise DataError(f"{path} is no result of `benchmark`", hint="those are written by -o")
+    return found
+
+
 def write(found: Mapping[str, Any], path: Path) -> None:
     """Raises `ResnetInferError` where the file cannot be written."""
     with atomic_path(path) as temporary:

@@ -196,8 +196,9 @@ class HttpClient:
         except OSError as error:
             self._loop.call_soon(exchange.answered, 0, (error.strerror or str(error)).encode())
         else:
-            self._busy.add(connection)
-            connection.send(exchange)
+            if asyncio.current_task() in self._opening:  # or it was dropped, too late to stop the connection
+                self._busy.add(connection)
+                connection.send(exchange)
             return
         if self._waiting:
             self._loop.call_soon(self.start, self._waiting.popleft())
@@ -213,15 +214,18 @@ class HttpClient:
 
     async def _drop(self) -> None:
         self._waiting.clear()
-        for task in list(self._opening):
+        opening = list(self._opening)
+        self._opening.clear()
+        for task in opening:
             task.cancel()
         for connection in self.connected:
             connection.exchange = None
         # A connection may come about although its task was cancelled.
-        await asyncio.gather(*self._opening, return_exceptions=True)
+        await asyncio.gather(*opening, return_exceptions=True)
         for connection in list(self.connected):
             connection.exchange = None
             connection.close()
         self._busy.clear()
         self._idle.clear()
-        await asyncio.sleep(0)
+        while self.connected:
+            await asyncio.sleep(0)  # until they are closed

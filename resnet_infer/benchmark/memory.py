@@ -24,6 +24,11 @@ def peak_resident() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def growth(before: int | None, after: int | None) -> int | None:
+    """How much more is used, never less than 0; None where it is not known."""
+    return None if before is None or after is None else max(after - before, 0)
+
+
 def device_in_use(device: str) -> int | None:
     """The bytes of memory that all programs together use on a GPU, "cuda:N"; None for a CPU, or without NVML."""
     kind, number = parse_device(device)

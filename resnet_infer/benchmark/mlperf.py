@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from resnet_infer.benchmark.system import System, open_system
 from resnet_infer.console import note
 from resnet_infer.errors import ResnetInferError, UsageError
 from resnet_infer.metrics import interval
+from resnet_infer.runtimes.processes import answer_channel, command, ending
 
 OFFICIAL_PICTURES = 1024
 WARM_SECONDS = 2.0
@@ -39,8 +40,7 @@ SHORTENED = "shortened: not an official result"
 def perform(asked: Asked) -> Outcome:
     """Run the scenario in a process of its own, which ends with this one. Raises its errors."""
     module()
-    code = f"import sys; sys.path[:] = {sys.path!r}; from resnet_infer.benchmark.mlperf import main; main()"
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(command("resnet_infer.benchmark.mlperf"), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None
     assert process.stdout is not None
     try:
@@ -55,7 +55,7 @@ def perform(asked: Asked) -> Outcome:
             with closing(stream):
                 pass
     if not answer:
-        raise ResnetInferError(f"LoadGen's process ended with code {process.returncode} and no result")
+        raise ResnetInferError(f"LoadGen gave no result: {ending(process.returncode, b'')}")
     result = pickle.loads(answer)
     if isinstance(result, Exception):
         raise result
@@ -66,8 +66,7 @@ def perform(asked: Asked) -> Outcome:
 def main() -> None:
     """In that process: a pickled `Asked` on stdin, which then stays open; a pickled `Outcome` or error on stdout."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process ends this one
-    answer = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    answer = answer_channel()
     asked = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.setswitchinterval(0.0005)  # threads that decode hold the interpreter only briefly
@@ -96,9 +95,14 @@ def scenario(asked: Asked) -> Outcome:
         library = open_library(asked.data, system.spec, labelled=asked.accuracy, synthetic=pictures)
         folder = asked.output or Path(tempfile.mkdtemp(prefix="mlperf-"))
         folder.mkdir(parents=True, exist_ok=True)
-        plan, measured = make_plan(asked, system, library)
-        note(f"{asked.scenario}: {'accuracy' if asked.accuracy else _length(plan)}; logs in {folder}")
-        log, failures = run(system, library, plan, folder)
+        try:
+            plan, measured = make_plan(asked, system, library)
+            note(f"{asked.scenario}: {'accuracy' if asked.accuracy else _length(plan)}; logs in {folder}")
+            log, failures = run(system, library, plan, folder)
+        finally:
+            if asked.output is None:
+                with suppress(OSError):  # there are logs
+                    folder.rmdir()
         return _outcome(asked, plan, system, library, log, failures, measured, folder)
 
 

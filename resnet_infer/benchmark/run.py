@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from resnet_infer.benchmark.memory import growth
 from resnet_infer.benchmark.processes import TIMEOUT, FailedError, Worker
 from resnet_infer.benchmark.statistics import Ratio, Seconds, Summary, paired_ratio
 from resnet_infer.benchmark.subjects import Entry, Pictures
@@ -46,14 +48,15 @@ class Measured:
         return paired_ratio(ours.medians, theirs.medians) if ours and theirs else None
 
     def memory(self) -> dict[str, int | None]:
-        """Bytes: before the model was opened, at most until it was warm, and the difference, of host and device."""
+        """Bytes: before the model was opened, at most until it was warm, and the difference, of host and device.
 
-        def more(before: int | None, after: int | None) -> int | None:
-            return None if before is None or after is None else max(after - before, 0)
-
+        A device's memory is that of all programs, and others are open meanwhile: what it grew by while this one was
+        opened, and while it was warmed up, counts.
+        """
         before, peak = self.about.get("resident_before"), self.warm.get("resident")
-        device = more(self.about.get("device_before"), self.warm.get("device"))
-        return {"host_before": before, "host_peak": peak, "host": more(before, peak), "device": device}
+        opened, warmed = self.about.get("device"), self.warm.get("device")
+        device = None if opened is None or warmed is None else opened + warmed
+        return {"host_before": before, "host_peak": peak, "host": growth(before, peak), "device": device}
 
 
 def measure(
@@ -73,7 +76,7 @@ def measure(
     told of every start, warm-up and turn done or left out: there are
     `steps(len(entries), rounds)`. No process outlives the call.
     """
-    if rounds < 1 or seconds <= 0:
+    if rounds < 1 or not 0 < seconds < math.inf:
         raise UsageError(f"there is at least one round and a time above 0, not {rounds} of {seconds:g} seconds")
     found = [Measured(entry) for entry in entries]
     with ExitStack() as stack:
@@ -107,7 +110,8 @@ def measure(
             for name, times in workers[place].turn(seconds)["stages"].items():
                 found[place].rounds.setdefault(name, []).append(times)
 
-        order = list(range(len(entries)))
+        # What is compared, the same batch, comes one after the other.
+        order = sorted(range(len(entries)), key=lambda place: entries[place].batch)
         for number in range(starts):
             for place in order:
                 attempt(place, partial(start, place, number == starts - 1))

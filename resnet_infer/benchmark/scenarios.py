@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -12,8 +13,9 @@ from resnet_infer.benchmark.asked import Asked, Outcome
 from resnet_infer.benchmark.library import Library, open_library
 from resnet_infer.benchmark.load import Load, closed_loop, open_loop
 from resnet_infer.benchmark.loadgen import SCENARIOS as LOADGEN
+from resnet_infer.benchmark.loadgen import SERVER_BOUND_MS
 from resnet_infer.benchmark.mlperf import perform
-from resnet_infer.benchmark.sweep import CONFIRMATIONS, PRECISION, judge, sweep
+from resnet_infer.benchmark.sweep import CONFIRMATIONS, PRECISION, Trial, judge, sweep
 from resnet_infer.benchmark.system import System, open_system
 from resnet_infer.errors import ResnetInferError, UsageError, did_you_mean
 
@@ -32,11 +34,10 @@ SCENARIOS: Mapping[str, str] = MappingProxyType(
 )
 SECONDS = 10.0
 SWEEP_SECONDS = 5.0
-BOUND_MS = 15.0
-"""That of MLPerf's server."""
 PICTURES = 1024
 """Most pictures that a loop keeps in memory and asks about in turn."""
 WARM_SECONDS = 1.0
+CLIENTS = 8
 
 
 def run_scenario(asked: Asked) -> Outcome:
@@ -70,13 +71,20 @@ def _check(asked: Asked) -> None:
         raise UsageError(f"{asked.scenario} has no rate of its own", hint="rates are for open-loop and server")
     if (asked.accuracy or asked.official) and not loadgen:
         raise UsageError("accuracy and official runs are LoadGen's", hint=f"its scenarios: {', '.join(LOADGEN)}")
-    if asked.bound_ms is not None and not asked.bound_ms > 0:
-        raise UsageError(f"the bound is more than 0 ms, not {asked.bound_ms:g}")
-    if asked.seconds is not None and not asked.seconds > 0:
-        raise UsageError(f"a run is longer than 0 s, not {asked.seconds:g}")
-    if any(not rate > 0 for rate in asked.rates):
-        raise UsageError("a rate is more than 0 a second")
-    if asked.clients < 1:
+    if asked.clients is not None and asked.scenario != "closed-loop":
+        raise UsageError(f"{asked.scenario} has no clients", hint="they are of closed-loop")
+    if asked.output is not None and not loadgen:
+        raise UsageError(f"{asked.scenario} writes no logs", hint=f"these do: {', '.join(LOADGEN)}")
+    if asked.accuracy and (asked.seconds is not None or asked.rates or asked.official):
+        raise UsageError("accuracy is of every picture once, without a length, a rate or official settings")
+    for name, value in (
+        ("bound", asked.bound_ms),
+        ("length of a run", asked.seconds),
+        *(("rate", r) for r in asked.rates),
+    ):
+        if value is not None and not 0 < value < math.inf:
+            raise UsageError(f"the {name} is a number above 0, not {value:g}")
+    if asked.clients is not None and asked.clients < 1:
         raise UsageError(f"there is at least one client, not {asked.clients}")
 
 
@@ -93,12 +101,14 @@ def _switching_often() -> Iterator[None]:
 
 def _closed_loop(asked: Asked, system: System, library: Library) -> Outcome:
     pictures = library.some(PICTURES)
-    closed_loop(system, pictures, clients=asked.clients, seconds=WARM_SECONDS)
-    load = closed_loop(system, pictures, clients=asked.clients, seconds=asked.seconds or SECONDS)
+    clients = CLIENTS if asked.clients is None else asked.clients
+    closed_loop(system, pictures, clients=clients, seconds=WARM_SECONDS)
+    load = closed_loop(system, pictures, clients=clients, seconds=asked.seconds or SECONDS)
     valid, reasons = _failures([load])
     if asked.bound_ms is not None and load.percentile(0.99) > asked.bound_ms / 1000:
         valid, reasons = False, (*reasons, f"the 99th percentile is above {asked.bound_ms:g} ms")
-    figures = {"clients": asked.clients, "seconds": round(load.seconds, 2), **load.to_json(), **_statuses([load])}
+    length = {"clients": clients, "seconds": round(load.seconds, 2), **_bound(asked)}
+    figures = {**length, **load.to_json(), **_statuses([load])}
     notes = ("a closed loop never asks faster than it is answered: its latencies leave out the time spent in a queue",)
     return _outcome(asked, system, library, figures, valid=valid, reasons=reasons, notes=notes)
 
@@ -121,7 +131,7 @@ def _open_loop(asked: Asked, system: System, library: Library) -> Outcome:
         valid, reasons = False, (*reasons, f"the 99th percentile is above {asked.bound_ms:g} ms at {text}")
     elif asked.bound_ms is not None and valid is None:
         valid = True
-    figures = {"seconds": seconds, **_statuses([item.load for item in trials])}
+    figures = {"seconds": seconds, **_bound(asked), **_statuses([item.load for item in trials])}
     rates = [item.to_json() for item in trials]
     if asked.bound_ms is None:
         for line in rates:
@@ -131,7 +141,7 @@ def _open_loop(asked: Asked, system: System, library: Library) -> Outcome:
 
 def _sweep(asked: Asked, system: System, library: Library) -> Outcome:
     pictures = library.some(PICTURES)
-    bound_ms = asked.bound_ms or BOUND_MS
+    bound_ms = asked.bound_ms or SERVER_BOUND_MS
     closed_loop(system, pictures, clients=2, seconds=WARM_SECONDS)
     first = closed_loop(system, pictures, clients=system.at_once, seconds=2 * WARM_SECONDS)
     if not first.statuses[200]:
@@ -145,11 +155,8 @@ def _sweep(asked: Asked, system: System, library: Library) -> Outcome:
     loads = [trial.load for trial in found.trials]
     reasons: tuple[str, ...] = ()
     if found.rate is None:
-        lowest = min(found.trials, key=lambda trial: trial.rate)
-        at_least = lowest.load.to_json()["p99_ms"]
-        reasons = (
-            f"no rate keeps 99% within {bound_ms:g} ms: at {lowest.rate:.3g}/s the 99th percentile is {at_least}",
-        )
+        best = min(found.trials, key=lambda trial: (trial.load.failures > 0, trial.load.percentile(0.99)))
+        reasons = (f"no rate keeps 99% within {bound_ms:g} ms; nearest came {_words(best)}",)
         if loads[-1].gone:
             reasons = ("the service stopped answering",)
     figures = {
@@ -164,6 +171,16 @@ def _sweep(asked: Asked, system: System, library: Library) -> Outcome:
     return _outcome(
         asked, system, library, figures, valid=found.rate is not None, reasons=reasons, notes=tuple(notes), rates=lines
     )
+
+
+def _bound(asked: Asked) -> dict[str, float]:
+    return {} if asked.bound_ms is None else {"bound_ms": asked.bound_ms}
+
+
+def _words(trial: Trial) -> str:
+    if trial.load.failures:
+        return f"{trial.rate:.3g}/s, where {trial.load.failures:,} queries failed"
+    return f"{trial.rate:.3g}/s, where it took {1000 * trial.load.percentile(0.99):.3g} ms"
 
 
 def _failures(loads: list[Load]) -> tuple[bool | None, tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from resnet_infer.data.feed import spread
 from resnet_infer.data.image import read_image
 from resnet_infer.data.synthetic import natural_noise
 from resnet_infer.errors import DataError, UsageError
+from resnet_infer.evaluation.naming import shown_names
 from resnet_infer.runtimes.base import parse_device
 from resnet_infer.runtimes.measure import Subject
 from resnet_infer.runtimes.registry import split_runtime
@@ -31,7 +33,10 @@ QUALITY = 90
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the result: an artifact, how it is run, and how many pictures it is given in a call."""
+    """A row of the result: an artifact, how it is run, and how many pictures it is given in a call.
+
+    `name` tells the artifact, and the runtime where it was named, from the others of its run.
+    """
 
     name: str
     subject: Subject
@@ -52,8 +57,10 @@ def entries(
 ) -> list[Entry]:
     """Every model with every number of threads and every batch size, in this order; None is the default model.
 
-    `RUNTIME:MODEL` goes before `runtime`. Checkpoints and published weights are exported first, once. Raises
-    `UsageError` for numbers below 1 and a device that cannot be, `ModelError` for a model that does not exist.
+    `RUNTIME:MODEL` goes before `runtime`. Files are called by their names, with as many of the folders above as tell
+    them apart; what is named twice has a number from the second time on. Checkpoints and published weights are
+    exported first, once. Raises `UsageError` for numbers below 1 and a device that cannot be, `ModelError` for a model
+    that does not exist.
     """
     if not models or not batches or not threads:
         raise UsageError("at least one model, batch size and number of threads is needed")
@@ -63,12 +70,16 @@ def entries(
                 raise UsageError(f"{what} is at least 1, not {number}")
     parse_device(device)
     found = []
-    for argument in models:
+    arguments = [argument or zoo.default_model() or zoo.DEFAULT for argument in models]
+    seen: Counter[str] = Counter()
+    for argument, shown in zip(arguments, shown_names(arguments), strict=True):
         named, model = split_runtime(argument)
         chosen = named or runtime
         path = zoo.checkpoint_file(model) if chosen == "torch" else zoo.artifact(model)
-        prefix = f"{named}:" if named else ""
-        name = prefix + Path(model or zoo.default_model() or zoo.DEFAULT).name
+        name = shown or argument
+        seen[name] += 1
+        if seen[name] > 1:
+            name += f" #{seen[name]}"
         for count in threads:
             subject = Subject(path.resolve(), chosen, device, count)
             found += [Entry(name, subject, batch) for batch in batches]

@@ -32,7 +32,8 @@ class Trial:
     within: bool
 
     def to_json(self) -> dict[str, Any]:
-        return {"rate": round(self.rate, 2), **self.load.to_json(), "within": self.within}
+        refused = self.load.statuses[503]
+        return {"rate": round(self.rate, 2), **self.load.to_json(), "refused": refused, "within": self.within}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_infer.benchmark.memory import device_in_use, peak_resident
+from resnet_infer.benchmark.memory import device_in_use, growth, peak_resident
 from resnet_infer.classifier import Classifier, Picture
 from resnet_infer.errors import PictureError
 from resnet_infer.runtimes.measure import Subject
@@ -78,13 +78,15 @@ class Bench:
 
     def warm(self) -> dict[str, Any]:
         """Warm up the inference, then every stage once. What that took, and the memory until then."""
+        device = self._runtime.device
+        used = device_in_use(device)
         self._stages = self._prepared()
         warm = warm_up(self._stages["inference"])
         for stage in self._stages.values():
             stage()
-        peak, used = peak_resident(), device_in_use(self._runtime.device)
+        peak, taken = peak_resident(), growth(used, device_in_use(device))
         settle()
-        return {"warm_up": vars(warm), "resident": peak, "device": used}
+        return {"warm_up": vars(warm), "resident": peak, "device": taken}
 
     def turn(self, seconds: float) -> dict[str, Any]:
         """Every stage for `seconds`, as seconds of each call; then wait until no thread is busy any more."""
@@ -117,7 +119,8 @@ class Bench:
 def open_bench(task: Task) -> tuple[Bench, dict[str, Any]]:
     """Open the subject and answer the first batch. What it is, and how long that took from the process's start."""
     subject = task.subject
-    runtime_class(subject.model, subject.runtime)  # the library is loaded before the model is
+    # The library is loaded before the model is; the null runtime reads the spec by another's.
+    runtime_class(subject.model, "auto" if subject.runtime == "null" else subject.runtime)
     before = peak_resident()
     used = device_in_use(subject.device if subject.device.startswith("cuda") else "cuda")
     begin = time.perf_counter()
@@ -136,7 +139,7 @@ def open_bench(task: Task) -> tuple[Bench, dict[str, Any]]:
             "classes": len(runtime.spec.classes),
         },
         "resident_before": before,
-        "device_before": used,
+        "device": growth(used, device_in_use(runtime.device)),
         "open": opened - begin,
         "answer": answered - opened,
         "first_answer": now - task.started,

@@ -78,10 +78,10 @@ def benchmark(
     ] = None,
     logs: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Of LoadGen: keep its logs here.")] = None,
 ) -> None:
-    from resnet_infer.benchmark.documents import read, write
+    from resnet_infer.benchmark.documents import read, read_result, write
     from resnet_infer.errors import UsageError
 
-    others = [read(path) for path in include or ()]
+    others = [read_result(path) for path in include or ()]
     evaluated = read(errors) if errors else None
     if (include or errors) and not report:
         raise UsageError("--errors and --include are for the page", hint="add --report FILE.html")
@@ -97,12 +97,13 @@ def benchmark(
         "--bound": bound,
         "--logs": logs,
     }
-    wrong = [name for name, value in (own if scenario else load).items() if value]
+    wrong = [name for name, value in (own if scenario else load).items() if value is not None and value is not False]
     if wrong:
         raise UsageError(
             f"{', '.join(wrong)} {'does not go' if len(wrong) == 1 else 'do not go'} "
             f"{'with' if scenario else 'without'} --scenario"
         )
+    _require_free(output, report, [*(include or ()), *([errors] if errors else ()), *map(Path, models or ())])
     failed: list[str] = []
     if scenario:
         if len(models or ()) > 1:
@@ -116,7 +117,7 @@ def benchmark(
             raise UsageError("a scenario is run with one number of threads")
         named, model = split_runtime(models[0] if models else None)
         around = environment()
-        _warn(around)
+        doubts = _warn(around)
         outcome = run_scenario(
             Asked(
                 scenario=scenario,
@@ -131,12 +132,12 @@ def benchmark(
                 seconds=seconds,
                 rates=_numbers("--rate", rate, float),
                 crops=int(crops or 1),
-                **({} if clients is None else {"clients": clients}),
+                clients=clients,
                 bound_ms=bound,
                 output=logs,
             )
         )
-        found = {**outcome.to_json(), "environment": around}
+        found = {**outcome.to_json(), "warnings": doubts, "environment": around}
         shown, failed = outcome.table(), [scenario] if outcome.valid is False else []
     else:
         measured = _measure(models, batch, runtime, device, threads, photos, rounds, seconds, null)
@@ -144,6 +145,7 @@ def benchmark(
 
         found = measured.to_json()
         shown, failed = tables(found), [item.entry.name for item in measured.failed]
+    print(json.dumps(found, indent=2) if as_json else shown)
     if output:
         write(found, output)
     if report:
@@ -151,7 +153,6 @@ def benchmark(
 
         write_report([found, *others], report, evaluated)
         note(f"wrote {report}")
-    print(json.dumps(found, indent=2) if as_json else shown)
     if failed:
         raise typer.Exit(1)
 
@@ -200,6 +201,19 @@ def _measure(
             doubts.append(f"{item.entry.name}, batch {item.entry.batch}: the times of its calls did not become stable")
             note(f"warning: {doubts[-1]}")
     return Benchmark(measured, pictures, rounds, seconds, around, doubts)
+
+
+def _require_free(output: Path | None, report: Path | None, inputs: list[Path]) -> None:
+    """Before anything is measured: what cannot be written would cost the run."""
+    from resnet_infer.evaluation.outputs import Output, is_html, require_free
+
+    def is_json(path: Path) -> bool:
+        with open(path, "rb") as file:
+            return file.read(1024).lstrip().startswith(b"{")
+
+    outputs = [Output("-o", output, "result", is_json)] if output else []
+    outputs += [Output("--report", report, "page", is_html)] if report else []
+    require_free(outputs, inputs)
 
 
 def _warn(around: dict[str, Any]) -> list[str]:

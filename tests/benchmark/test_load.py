@@ -42,6 +42,7 @@ def test_arrivals_are_a_poisson_process() -> None:
     assert gaps.std() == pytest.approx(1e-3, rel=0.02)  # as of an exponential distribution
     assert arrivals(1000, 100, seed=1) != arrivals(1000, 100, seed=2)
     assert max(arrivals(1000, 100, seed=1)) < 100
+    assert len(arrivals(1000, 100, seed=1)) == 100_000
 
 
 class Blocking(Queue):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -181,7 +182,7 @@ def test_an_artifact_of_one_batch_size_says_so_in_its_row(tmp_path: Path, pictur
 
 
 def test_no_rounds_and_no_time_are_usage_errors(pictures: Pictures) -> None:
-    for rounds, seconds in ((0, 0.1), (1, 0.0)):
+    for rounds, seconds in ((0, 0.1), (1, 0.0), (1, math.nan), (1, math.inf)):
         with pytest.raises(UsageError, match="at least one round"):
             measure([], pictures, rounds=rounds, seconds=seconds)
     assert measure([], pictures, rounds=1) == []

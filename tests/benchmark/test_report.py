@@ -96,7 +96,7 @@ def test_the_page_needs_nothing_beside_it(tmp_path: Path) -> None:
         "Latency by rate",
         "Error by latency",
     ]
-    for part in ("Z80", "0.400-0.600", "Start and memory", "bound: 15 ms"):
+    for part in ("Z80", "0.400-0.600", "Start and memory", "bound 15 ms"):
         assert part in text
 
 

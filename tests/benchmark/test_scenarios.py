@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -56,6 +57,9 @@ def test_offline_measures_what_it_tells_loadgen(tmp_path: Path) -> None:
     assert outcome.figures["samples_per_second"] > 0
     assert outcome.figures["expected_rate"] > 0
     assert outcome.figures["samples"] >= 0.5 * outcome.figures["expected_rate"]
+
+
+NOWHERE = "http://127.0.0.1:9"
 
 
 def test_a_bound_that_cannot_be_met(tmp_path: Path) -> None:
@@ -150,9 +154,9 @@ def test_a_service_that_dies_ends_loadgen(scenario: str, tmp_path: Path) -> None
 
 
 def test_nothing_runs_without_a_service(tmp_path: Path) -> None:
-    for scenario in ("closed-loop", "single-stream"):
+    for asked in (Asked("closed-loop", url=NOWHERE), Asked("single-stream", url=NOWHERE, output=tmp_path)):
         with pytest.raises(ServiceError, match="no service answers"):
-            run_scenario(Asked(scenario, url="http://127.0.0.1:9", output=tmp_path))
+            run_scenario(asked)
 
 
 WAITING = """
@@ -198,17 +202,23 @@ def runs(process: int) -> bool:
         ({"scenario": "sweep", "rates": (1.0,)}, "no rate of its own"),
         ({"scenario": "closed-loop", "accuracy": True}, "LoadGen's"),
         ({"scenario": "closed-loop", "clients": 0}, "at least one client"),
-        ({"scenario": "open-loop", "rates": (0.0,)}, "more than 0"),
+        ({"scenario": "open-loop", "rates": (0.0,)}, "the rate is a number above 0, not 0"),
+        ({"scenario": "open-loop", "rates": (math.inf,)}, "the rate is a number above 0, not inf"),
+        ({"scenario": "open-loop", "rates": (1.0,), "clients": 4}, "open-loop has no clients"),
+        ({"scenario": "sweep", "output": Path("logs")}, "sweep writes no logs"),
+        ({"scenario": "offline", "accuracy": True, "seconds": 3.0}, "accuracy is of every picture once"),
         ({"scenario": "open-loop", "rates": (1.0,), "bound_ms": 0.0}, "bound"),
-        ({"scenario": "offline", "seconds": -1.0}, "longer than 0"),
+        ({"scenario": "offline", "seconds": -1.0}, "the length of a run is a number above 0, not -1"),
+        ({"scenario": "offline", "seconds": math.nan}, "not nan"),
         ({"scenario": "offline", "bound_ms": 5.0}, "only the server"),
         ({"scenario": "offline", "official": True, "seconds": 5.0}, "its own length"),
         ({"scenario": "offline", "accuracy": True}, "labelled"),
     ],
 )
 def test_what_makes_no_sense(asked: dict[str, Any], says: str, tmp_path: Path) -> None:
+    logs = {"output": tmp_path} if asked["scenario"] == "offline" else {}
     with pytest.raises(UsageError, match=says):
-        run_scenario(Asked(**asked, output=tmp_path))
+        run_scenario(Asked(**{**logs, **asked}))
 
 
 def test_errors_of_loadgens_process_are_raised_here(tmp_path: Path) -> None:

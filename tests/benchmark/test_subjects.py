@@ -39,6 +39,20 @@ def test_a_prefix_goes_before_the_runtime() -> None:
     assert (first.name, second.name) == (f"null:{ARTIFACT.name}", ARTIFACT.name)
 
 
+def test_files_of_the_same_name_have_as_much_of_their_paths_as_tells_them_apart(tmp_path: Path) -> None:
+    for folder in ("old", "new"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(ARTIFACT, tmp_path / folder / "model.onnx")
+    old, new = (str(tmp_path / folder / "model.onnx") for folder in ("old", "new"))
+    found = entries([old, new, f"openvino:{old}", old], [1, 2])
+    assert [item.name for item in found if item.batch == 1] == [
+        str(Path("old", "model.onnx")),
+        str(Path("new", "model.onnx")),
+        "openvino:" + str(Path("old", "model.onnx")),
+        str(Path("old", "model.onnx")) + " #2",
+    ]
+
+
 def test_a_file_with_a_colon_in_its_name_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(ARTIFACT, tmp_path / "torch:x.onnx")
     monkeypatch.chdir(tmp_path)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
@@ -164,6 +166,21 @@ def test_a_service_that_is_not_there() -> None:
         HttpClient("ftp://somewhere")
     with pytest.raises(UsageError, match="own model"):
         open_system(Asked("offline", url="http://127.0.0.1:9", model="resnet50"))
+
+
+def test_nothing_is_left_of_a_client_that_is_closed_at_any_moment() -> None:
+    with stub() as service:
+        for number in range(60):
+            client = HttpClient(service.url)
+            for _ in range(8):
+                client.send(post(service.url, "/classify", b"x"), lambda status, body: None)
+            time.sleep(0.0001 * number)
+            client.close()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            del client
+            gc.collect()
+    assert [item.message for item in caught] == []
 
 
 def test_more_requests_than_connections_wait_their_turn() -> None:

@@ -92,6 +92,9 @@ def test_what_fails_is_said_and_the_others_go_on(cli: Cli, tmp_path: Path) -> No
         (("--photos", "nowhere"), 1, "nowhere"),
         (("--errors", "nowhere.json", "--report", "x.html"), 1, "nowhere.json: no JSON"),
         (("--include", __file__, "--report", "x.html"), 1, "no JSON can be read"),
+        (("--report", "/proc/x.html"), 1, "cannot write /proc/x.html"),
+        (("-o", "/proc/x.json"), 1, "cannot write /proc/x.json"),
+        (("--bound", "0"), 2, "--bound does not go without --scenario"),
         (("--clients", "3"), 2, "--clients does not go without --scenario"),
         (("--scenario", "offline", "-b", "8", "--null"), 2, "--batch, --null do not go with --scenario"),
         (("--scenario", "offline", "a", "b"), 2, "one model"),
@@ -113,6 +116,13 @@ def test_the_page_s_inputs_need_a_page(cli: Cli, tmp_path: Path) -> None:
     done = cli("benchmark", "--errors", tmp_path / "errors.json")
     assert done.code == 2
     assert "--report" in done.err
+
+
+def test_only_results_are_included(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text('{"results": []}')
+    done = cli("benchmark", "--include", tmp_path / "other.json", "--report", tmp_path / "page.html")
+    assert done.code == 1
+    assert "other.json is no result of `benchmark`" in done.err
 
 
 def test_a_doubtful_machine_is_warned_of(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,4 +167,6 @@ def test_a_scenario_is_handed_what_was_asked(
     assert (what.rates, what.seconds, what.clients, what.bound_ms) == ((5.0, 7.5), 3.0, 4, 9.0)
     assert (what.data, what.output, what.accuracy, what.official) == (PICTURES, tmp_path, False, False)
     assert "Latency by rate" in (tmp_path / "out.html").read_text()
-    assert json.loads((tmp_path / "out.json").read_text())["environment"]["processor"]
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written["environment"]["processor"]
+    assert isinstance(written["warnings"], list)
