@@ -71,7 +71,7 @@ class Outcome:
     def table(self) -> str:
         rows = [("scenario", self.scenario + (", accuracy" if self.accuracy else ""))]
         rows += [("system", str(self.system["name"])), ("pictures", str(self.data["name"]))]
-        rows += [(name.replace("_", " "), _text(name, value)) for name, value in self.figures.items()]
+        rows += [(_spoken(name), _text(name, value)) for name, value in self.figures.items()]
         if self.valid is not None:
             words = ("VALID", "INVALID") if self.official is not None else ("passed", "failed")
             rows.append(("result", words[not self.valid]))
@@ -83,8 +83,12 @@ class Outcome:
         if self.rates:
             names = list(self.rates[0])
             lines = [[_text(name, item[name]) for name in names] for item in self.rates]
-            text += "\n\n" + table([name.replace("_", " ") for name in names], lines)
+            text += "\n\n" + table([_spoken(name) for name in names], lines)
         return text
+
+
+def _spoken(name: str) -> str:
+    return name.replace("p99_9", "p99.9").replace("_", " ")
 
 
 def _text(name: str, value: Any) -> str:

@@ -111,6 +111,7 @@ def test_a_sweep_says_what_it_tried() -> None:
     assert "no rate keeps 99% within 0.001 ms" in outcome.reasons[0]
     assert {"rate", "achieved", "p50_ms", "p90_ms", "p99_ms", "errors"} <= set(outcome.rates[0])
     assert "failed" in outcome.table()
+    assert "p99.9 ms" in outcome.table()
 
 
 def test_a_service_that_refuses_is_counted() -> None:
