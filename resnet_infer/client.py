@@ -7,7 +7,6 @@ import os
 import threading
 import time
 from collections.abc import Generator, Iterable, Mapping
-from contextlib import closing
 from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
@@ -54,14 +53,13 @@ class Client:
         self._kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         self._host, self._port, self._path = parts.hostname, parts.port, parts.path.rstrip("/")
         key = api_key or os.environ.get(KEY_VARIABLE, "")
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._own = threading.local()
-        self._open: set[HTTPConnection] = set()
+        self._headers: dict[str, str | bytes] = {"Authorization": b"Bearer " + key.encode()} if key else {}
+        self._idle = _Idle()
 
     def classify(self, picture: str | Path | bytes, *, crops: Crops = 1, top_k: int = 5) -> list[Prediction]:
         """The `top_k` most probable classes of one picture (a path, or the bytes of a file).
 
-        Raises `PictureError` if it cannot be read, here or by the service, and `ServiceError`.
+        Raises `PictureError` if it cannot be read, here or by the service, `ServiceError`, and `UsageError`.
         """
         content = picture if isinstance(picture, bytes) else Path(picture)
         source = "picture" if isinstance(picture, bytes) else str(picture)
@@ -73,15 +71,15 @@ class Client:
     def stream(self, pictures: Iterable[Picture], *, crops: Crops = 1, top_k: int = 5) -> Generator[Answer, None, None]:
         """Answers in the order of `pictures`; unreadable ones give an `Answer` with its `error`.
 
-        Raises `ServiceError`. Memory is bounded however many pictures there are.
+        Raises `UsageError` at once, and `ServiceError`. Memory is bounded however many pictures there are.
         """
+        _check(crops, top_k)
         ask = partial(self.ask, crops=crops, top_k=top_k)
-        answers = parallel_map(ask, pictures, workers=self.connections, ahead=2 * self.connections)
-        with closing(answers):
-            yield from answers
+        return parallel_map(ask, pictures, workers=self.connections, ahead=2 * self.connections)
 
     def ask(self, picture: Picture, *, crops: Crops = 1, top_k: int = 5) -> Answer:
-        """The answer to one picture, or why it has none. Raises `ServiceError`."""
+        """The answer to one picture, or why it has none. Raises `UsageError` and `ServiceError`."""
+        _check(crops, top_k)
         try:
             content = picture.content if isinstance(picture.content, bytes) else picture.content.read_bytes()
         except (OSError, ValueError) as error:  # ValueError: a name that no file can have
@@ -143,10 +141,8 @@ class Client:
             raise ServiceError(f"{self.url} does not answer as `resnet-infer serve` does", status=status) from error
 
     def close(self) -> None:
-        """Close the connections."""
-        for connection in list(self._open):
-            connection.close()
-        self._open.clear()
+        """Close the connections; those in use when their answer is there."""
+        self._idle.close()
 
     def __enter__(self) -> Client:
         return self
@@ -176,34 +172,71 @@ class Client:
     def _exchange(
         self, method: str, path: str, content: bytes | None, extra: Mapping[str, str]
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """One request on this thread's connection; a second try if the service had closed that in the meantime."""
+        """One request; a second one if the service had closed the idle connection of the first."""
         headers = {**self._headers, **extra, **({"Content-Type": "application/octet-stream"} if content else {})}
+        connection = self._idle.take()
         while True:
-            connection: HTTPConnection | None = getattr(self._own, "connection", None)
             fresh = connection is None
-            if connection is None:
-                connection = self._kind(self._host, self._port, timeout=self.timeout)
-                self._own.connection = connection
-                self._open.add(connection)
+            connection = connection or self._kind(self._host, self._port, timeout=self.timeout)
             try:
                 connection.request(method, self._path + path, content, headers)
                 response = connection.getresponse()
                 body = response.read()
-                return response.status, {name.lower(): value for name, value in response.getheaders()}, body
             except (OSError, HTTPException) as error:
                 connection.close()
-                self._open.discard(connection)
-                self._own.connection = None
                 if fresh or isinstance(error, TimeoutError):
                     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
                     raise ServiceError(
                         f"no service answers at {self.url} ({reason})", hint="start one with: resnet-infer serve"
                     ) from error
+                connection = None
+            except BaseException:
+                connection.close()
+                raise
+            else:
+                self._idle.give(connection)
+                return response.status, {name.lower(): value for name, value in response.getheaders()}, body
 
     def _failure(self, status: int, body: Mapping[str, Any]) -> ServiceError:
         hint = f"set {KEY_VARIABLE} to its key" if status == 401 else None
         reason = body.get("error") or "which is no answer of `resnet-infer serve`"
         return ServiceError(f"{self.url} answered {status}: {reason}", status=status, hint=hint)
+
+
+class _Idle:
+    """Connections that nobody uses; the one used last is taken first. Safe for use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._connections: list[HTTPConnection] = []
+        self._closed = False
+
+    def take(self) -> HTTPConnection | None:
+        with self._lock:
+            return self._connections.pop() if self._connections else None
+
+    def give(self, connection: HTTPConnection) -> None:
+        with self._lock:
+            if not self._closed:
+                self._connections.append(connection)
+                return
+        connection.close()
+
+    def close(self) -> None:
+        """Close them all, and each one given from now on."""
+        with self._lock:
+            self._closed = True
+            connections, self._connections = self._connections, []
+        for connection in connections:
+            connection.close()
+
+
+def _check(crops: int, top_k: int) -> None:
+    """Refuse what `Classifier` refuses."""
+    if top_k < 1:
+        raise UsageError("top-k is at least 1")
+    if crops not in (1, 10):
+        raise UsageError(f"crops is 1 or 10, not {crops}")
 
 
 def _json_object(body: bytes) -> dict[str, Any]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, HTTPServer
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,19 @@ CAT = PICTURES / "cat.jpg"
 @pytest.fixture(scope="module")
 def url(service: Service) -> str:
     return service.listen()
+
+
+@contextmanager
+def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The URL of a server that answers with `handler`, each connection in a thread."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.mark.parametrize("options", [(), ("--crops", "10"), ("--top-k", "2")])
@@ -62,10 +78,15 @@ def test_a_service_has_its_own_model(cli: Cli, url: str) -> None:
         assert "own model" in done.err
 
 
-def test_no_service_is_said_with_what_to_do(cli: Cli) -> None:
+@pytest.fixture
+def nobody() -> str:
+    """A URL where no service is."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        nobody = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+
+def test_no_service_is_said_with_what_to_do(cli: Cli, nobody: str) -> None:
     done = cli("classify", CAT, "--url", nobody)
     assert (done.code, done.out) == (1, "")
     assert f"no service answers at {nobody}" in done.err
@@ -90,6 +111,25 @@ def test_the_client_answers_as_the_classifier(url: str) -> None:
             client.classify("nowhere.jpg")
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"top_k": 0}, "top-k .* at least 1"),
+        ({"top_k": -1}, "top-k .* at least 1"),
+        ({"crops": 3}, "crops is 1 or 10, not 3"),
+    ],
+)
+def test_what_the_classifier_refuses_is_refused_before_anything_is_sent(
+    nobody: str, options: dict[str, Any], words: str
+) -> None:
+    with Client(nobody) as client, Classifier() as classifier:
+        for answering in (classifier, client):
+            with pytest.raises(UsageError, match=words):
+                answering.classify("nowhere.jpg", **options)
+            with pytest.raises(UsageError, match=words):
+                answering.stream([], **options)
+
+
 def test_answers_come_in_order_over_several_connections(url: str) -> None:
     names = [str(path) for path in sorted(PICTURES.iterdir())] * 10
     with Client(url.removeprefix("http://") + "/", connections=4) as client:
@@ -101,13 +141,14 @@ def test_answers_come_in_order_over_several_connections(url: str) -> None:
 def test_the_key_is_needed_and_can_come_from_the_environment(
     make_service: Make, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    locked = make_service(keys=("secret",)).listen()
+    locked = make_service(keys=("secret", "schlüssel-ключ")).listen()
     done = cli("classify", CAT, "--url", locked)
     assert done.code == 1
     assert "401" in done.err
     assert "RESNET_INFER_API_KEY" in done.err
-    with Client(locked, api_key="secret") as client:
-        assert client.classify(CAT)[0].label == "cat"
+    for key in ("secret", "schlüssel-ключ"):
+        with Client(locked, api_key=key) as client:
+            assert client.classify(CAT)[0].label == "cat"
     monkeypatch.setenv("RESNET_INFER_API_KEY", "secret")
     assert cli("classify", CAT, "--url", locked).out == cli("classify", CAT).out
 
@@ -138,16 +179,9 @@ class Busy(BaseHTTPRequestHandler):
 
 def test_a_busy_service_is_asked_again_and_a_closed_connection_opened_again() -> None:
     Busy.asked = 0
-    with HTTPServer(("127.0.0.1", 0), Busy) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            with Client(f"http://127.0.0.1:{server.server_port}") as client:
-                assert client.classify(CAT)[0].label == "cat"
-                assert client.classify(CAT)[0].label == "cat"
-        finally:
-            server.shutdown()
-            thread.join()
+    with listening(Busy) as busy, Client(busy) as client:
+        assert client.classify(CAT)[0].label == "cat"
+        assert client.classify(CAT)[0].label == "cat"
     assert Busy.asked == 4
 
 
@@ -170,15 +204,89 @@ def test_another_server_is_recognised(tmp_path: Path) -> None:
         def log_message(self, *arguments: Any) -> None:
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Other) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with listening(Other) as other, Client(other) as client, pytest.raises(ServiceError, match="not answer"):
+        client.classify(CAT)
+
+
+class Echo(BaseHTTPRequestHandler):
+    """Answers with the body as the label, a `slow` one when it may; it counts its connections."""
+
+    lock = threading.Lock()
+    ever = now = 0
+    may: threading.Event
+    protocol_version = "HTTP/1.1"
+
+    def setup(self) -> None:
+        super().setup()
+        with Echo.lock:
+            Echo.ever += 1
+            Echo.now += 1
+
+    def finish(self) -> None:
+        super().finish()
+        with Echo.lock:
+            Echo.now -= 1
+
+    def do_POST(self) -> None:
+        label = self.rfile.read(int(self.headers["content-length"])).decode()
+        if label == "slow":
+            assert Echo.may.wait(20)
+        content = json.dumps({"predictions": [{"label": label, "probability": 1.0, "index": 3, "id": None}]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
         try:
-            with (
-                Client(f"http://127.0.0.1:{server.server_port}") as client,
-                pytest.raises(ServiceError, match="not answer"),
-            ):
-                client.classify(CAT)
-        finally:
-            server.shutdown()
-            thread.join()
+            self.end_headers()
+            self.wfile.write(content)
+        except ConnectionError:  # the client did not wait
+            self.close_connection = True
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def echo() -> Iterator[str]:
+    Echo.ever = Echo.now = 0
+    Echo.may = threading.Event()
+    with listening(Echo) as url:
+        yield url
+
+
+def wait_until(state: Callable[[], bool]) -> None:
+    until = time.monotonic() + 10
+    while not state():
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+def test_connections_are_used_again_and_closed_with_the_client(echo: str) -> None:
+    with Client(echo, connections=3) as client:
+        for _ in range(10):
+            pictures = [Picture(str(number), str(number).encode()) for number in range(12)]
+            assert [answer.predictions[0].label for answer in client.stream(pictures)] == [
+                picture.source for picture in pictures
+            ]
+        assert 1 <= Echo.ever <= 3
+        assert Echo.now == Echo.ever
+    wait_until(lambda: Echo.now == 0)
+
+
+def test_a_connection_in_use_is_closed_after_its_answer(echo: str) -> None:
+    client = Client(echo)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(client.classify, b"slow")
+        wait_until(lambda: Echo.now == 1)
+        client.close()
+        Echo.may.set()
+        assert answer.result(20)[0].label == "slow"
+    wait_until(lambda: Echo.now == 0)
+
+
+def test_a_connection_whose_answer_came_too_late_is_not_used_again(echo: str) -> None:
+    with Client(echo, timeout=0.5) as client:
+        assert client.classify(b"first")[0].label == "first"
+        with pytest.raises(ServiceError, match="timed out"):
+            client.classify(b"slow")
+        Echo.may.set()
+        assert client.classify(b"next")[0].label == "next"
+        wait_until(lambda: Echo.now == 1)

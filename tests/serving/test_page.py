@@ -205,18 +205,88 @@ def test_a_name_that_is_html_stays_text(open_page: Open, url: str, tmp_path: Pat
     expect(page.locator(".times:visible")).to_have_count(1)
 
 
-def test_a_key_is_asked_for_and_used(open_page: Open, make_service: Make) -> None:
-    page = open_page(make_service(keys=("secret",)).listen())
+@pytest.fixture(scope="module")
+def locked(make_service: Make) -> str:
+    return make_service(keys=("secret", "schlüssel")).listen()
+
+
+def test_a_key_is_asked_for_and_used(open_page: Open, locked: str) -> None:
+    page = open_page(locked)
+    expect(page.locator("#model")).to_have_text("The service needs its API key before it answers.")
     page.set_input_files("#files", CAT)
-    expect(page.get_by_label("This service needs its API key")).to_be_visible()
-    page.get_by_label("This service needs its API key").fill("wrong")
+    field, status = page.get_by_label("This service needs its API key"), page.locator("[role=status]")
+    expect(field).to_be_visible()
+    field.fill("wrong")
     page.get_by_role("button", name="Use it").click()
     expect(page.locator(".message")).to_contain_text("Waiting for the API key")
-    page.get_by_label("This service needs its API key").fill("secret")
+    expect(status).to_contain_text("This key is not right")
+    field.fill("secret")
     page.keyboard.press("Enter")
     expect(page.locator(".class").first).to_contain_text("cat")
     expect(page.locator("#key-form")).to_be_hidden()
     expect(page.locator("#model")).to_contain_text("knows")
+    expect(status).to_have_text("cat.jpg: cat, 99.8 %")
+
+
+@pytest.mark.parametrize("right", ["secret", "schlüssel"])
+def test_a_wrong_key_is_said_until_it_is_right(open_page: Open, locked: str, right: str) -> None:
+    page = open_page(locked)
+    field, status = page.get_by_label("This service needs its API key"), page.locator("[role=status]")
+    expect(field).not_to_have_attribute("aria-invalid", "true")
+    expect(page.locator("#key-error")).to_be_hidden()
+    status.evaluate(
+        """status => {
+            window.said = [];
+            new MutationObserver(() => said.push(status.textContent)).observe(status, { childList: true });
+        }"""
+    )
+    for number, wrong in enumerate(("wrong", "ключ")):
+        field.fill(wrong)
+        page.keyboard.press("Enter")
+        page.wait_for_function("count => said.filter(Boolean).length > count", arg=number)
+        expect(field).to_have_attribute("aria-invalid", "true")
+        expect(field).to_have_accessible_description("This key is not right.")
+        expect(field).to_be_focused()
+        expect(page.locator("#key-error")).to_be_visible()
+        expect(page.locator("#model")).to_contain_text("needs its API key")
+    keep(page, "wrong-key")
+    field.fill(right)
+    page.keyboard.press("Enter")
+    expect(page.locator("#model")).to_contain_text("knows")
+    expect(page.locator("#key-form")).to_be_hidden()
+    expect(page.locator("#key")).not_to_have_attribute("aria-invalid", "true")
+    assert page.evaluate("said") == ["This key is not right.", "", "This key is not right.", ""]
+
+
+def test_an_answer_to_an_earlier_key_says_nothing_of_the_next(open_page: Open, locked: str) -> None:
+    page = open_page(locked)
+    field = page.get_by_label("This service needs its API key")
+    expect(field).to_be_visible()
+    held: list[Any] = []
+    page.route("**/classify?*", lambda route: held.append(route) if not held else route.continue_())
+    page.set_input_files("#files", CAT)
+    expect(page.locator(".message")).to_contain_text("Looking")
+    field.fill("secret")
+    page.keyboard.press("Enter")
+    expect(page.locator("#model")).to_contain_text("knows")
+    held[0].continue_()
+    expect(page.locator(".class").first).to_contain_text("cat")
+    expect(page.locator("#key-form")).to_be_hidden()
+
+
+def test_a_map_is_drawn_when_the_model_is_known_after_the_answer(open_page: Open, url: str) -> None:
+    page = open_page(url)
+    held: list[Any] = []
+    page.route("**/model", lambda route: held.append(route))
+    page.reload()
+    page.set_input_files("#files", CAT)
+    card = page.get_by_role("article", name="cat.jpg")
+    expect(card.get_by_role("button").first).to_have_attribute("aria-pressed", "true")
+    page.wait_for_function("document.querySelector('article img').complete")
+    assert painted(card) == 0
+    held[0].continue_()
+    expect(page.locator("#model")).to_contain_text("knows")
+    assert painted(card) > 1000
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

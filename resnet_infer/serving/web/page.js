@@ -20,7 +20,10 @@ async function introduce() {
   const line = element("model");
   try {
     const response = await ask("model", { method: "GET" });
-    if (response.status === 401) return;
+    if (response.status === 401) {
+      line.textContent = "The service needs its API key before it answers.";
+      return;
+    }
     if (!response.ok) throw new Error(await reason(response));
     model = await response.json();
   } catch (error) {
@@ -31,15 +34,36 @@ async function introduce() {
   const count = model.classes.length;
   const known = count <= 12 ? model.classes.join(", ") : `${count.toLocaleString("en")} classes`;
   line.textContent = `${model.name} (${model.precision}, ${model.runtime.device}) knows ${known}.`;
+  document.querySelectorAll("article").forEach(draw);
 }
 
-function ask(path, options) {
+async function ask(path, options) {
+  const sent = key;
   const headers = { ...options.headers };
-  if (key) headers["Authorization"] = `Bearer ${key}`;
-  return fetch(path, { ...options, headers }).then((response) => {
-    element("key-form").hidden = response.status !== 401;
-    return response;
-  });
+  // Headers are made of bytes: a key in UTF-8, as the service has it.
+  if (sent) headers["Authorization"] = `Bearer ${String.fromCharCode(...new TextEncoder().encode(sent))}`;
+  const response = await fetch(path, { ...options, headers });
+  const refused = response.status === 401;
+  if (refused && sent !== key) return ask(path, options); // with the key given since
+  element("key-form").hidden = !refused;
+  markKey(refused && sent !== "");
+  return response;
+}
+
+function markKey(wrong) {
+  const [field, error] = [element("key"), element("key-error")];
+  if (wrong === !error.hidden) return;
+  error.hidden = !wrong;
+  if (wrong) {
+    field.setAttribute("aria-invalid", "true");
+    field.setAttribute("aria-describedby", error.id);
+    field.select();
+    say(error.textContent);
+  } else {
+    field.removeAttribute("aria-invalid");
+    field.removeAttribute("aria-describedby");
+    if (status.textContent === error.textContent) say("");
+  }
 }
 
 async function reason(response) {
@@ -73,6 +97,7 @@ function makeCard(file) {
     image.hidden = true;
     card.querySelector(".no-preview").hidden = false;
   });
+  image.addEventListener("load", () => draw(card));
   image.src = URL.createObjectURL(file);
   return card;
 }
@@ -200,10 +225,7 @@ function select(card, row, prediction) {
 function draw(card) {
   const image = card.querySelector("img");
   const canvas = card.querySelector("canvas");
-  if (!image.complete || !image.naturalWidth || !model) {
-    image.addEventListener("load", () => draw(card), { once: true });
-    return;
-  }
+  if (!image.complete || !image.naturalWidth || !model) return; // it is drawn when both are there
   if (!model.input.exif) image.style.imageOrientation = "none";
   const [width, height] = [image.clientWidth, image.clientHeight];
   const ratio = window.devicePixelRatio || 1;
@@ -276,6 +298,7 @@ document.addEventListener("paste", (event) => {
 element("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   key = element("key").value;
+  markKey(false); // now, so that the same words said of two keys are two announcements
   queue.push(...waiting.splice(0));
   introduce();
   next();
