@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+import ipaddress
 import os
 import socket
 import tempfile
+from collections.abc import Callable
+from copy import copy
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -14,8 +19,21 @@ from resnet_infer.cli.options import Device, ModelArgument, Runtime
 from resnet_infer.console import note
 from resnet_infer.errors import ResnetInferError, UsageError
 from resnet_infer.extras import needs
+from resnet_infer.serving.settings import Settings, load_keys, variable
 
 
+def _with_variables(command: Callable[..., None]) -> Callable[..., None]:
+    """Let every option that is a setting default to its variable, which `bentoml serve` reads, too."""
+    parameters = inspect.signature(command, eval_str=True).parameters
+    for setting in fields(Settings):
+        kind, option = get_args(parameters[setting.name].annotation)
+        option = copy(option)
+        option.envvar, option.show_envvar = variable(setting.name), False
+        command.__annotations__[setting.name] = Annotated[kind, option]
+    return command
+
+
+@_with_variables
 def serve(
     model: ModelArgument = None,
     host: Annotated[
@@ -53,7 +71,6 @@ def serve(
 
     from resnet_infer import zoo
     from resnet_infer.runtimes.base import parse_device
-    from resnet_infer.serving.settings import Settings, load_keys
 
     if model and os.path.exists(model):
         model = os.path.abspath(model)
@@ -78,7 +95,7 @@ def serve(
     keys = load_keys(settings)
     zoo.checkpoint(model) if runtime == "torch" else zoo.artifact(model)
     address, port = _bind(host, port)
-    if not keys and not address.startswith("127."):
+    if not keys and not ipaddress.ip_address(address).is_loopback:
         note(f"whoever reaches {host} may use this service; to change that, set RESNET_INFER_API_KEY")
     # BentoML keeps its files in one folder, which two services must not share.
     with tempfile.TemporaryDirectory(prefix="resnet-infer-") as home:

@@ -31,6 +31,7 @@ from resnet_infer.serving.work import RefusedError
 Handler = Callable[[Request], Awaitable[Response]]
 Entry = tuple[str, Handler, str]
 """Path, handler and method."""
+NO_MAPS = "this model has no class activation map"
 logger = logging.getLogger("resnet_infer")
 
 
@@ -114,14 +115,17 @@ class Api:
         except RefusedError as refused:
             raise unavailable(refused) from refused
         except ModelError as error:
-            raise HttpError(400, "this model has no class activation map") from error
+            raise HttpError(400, NO_MAPS) from error
         outcomes = iter(results)
         answers = []
         for item in asked.pictures:
             if item.error:
+                self.metrics.picture(None)
                 answer: dict[str, Any] = {"error": item.error, "status": 400}
             else:
                 outcome = next(outcomes)
+                if asked.maps and isinstance(outcome, ModelError):  # another model has taken over since
+                    raise HttpError(400, NO_MAPS) from outcome
                 self.metrics.picture(None if isinstance(outcome, ResnetInferError) else outcome.timings)
                 answer = answer_json(outcome)
             answers.append({"source": item.source, **answer})

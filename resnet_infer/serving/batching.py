@@ -11,34 +11,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resnet_infer.errors import UsageError
-from resnet_infer.serving.work import Done, RefusedError, Timings
+from resnet_infer.serving.work import Done, Job, RefusedError, Rows, Timings
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Rows = NDArray[Any]
-"""What an item is prepared to, and what is inferred of it: (rows, ...)."""
 
 MEMORY = 20
 """Batches that the measured speed remembers."""
 CROWD_SECONDS = 0.05
 """How long after one item met another the next is not taken to be alone: two callers in turn are no lonely one."""
-
-
-class _Job(Generic[Item, Result]):
-    __slots__ = ("deadline", "future", "item", "prepared", "rows", "shape", "started", "submitted", "views")
-
-    def __init__(self, item: Item, rows: int, submitted: float, deadline: float) -> None:
-        self.item, self.rows = item, rows
-        self.submitted, self.deadline = submitted, deadline
-        self.started = self.prepared = submitted
-        self.future: Future[Done[Result]] = Future()
-        self.views: Rows = np.empty(0)
 
 
 class Batcher(Generic[Item, Result]):
@@ -79,8 +65,8 @@ class Batcher(Generic[Item, Result]):
         self.max_rows, self.max_wait, self.max_queue = max_rows, max_wait, max_queue
         self._lanes = self._free = lanes
         self._changed = threading.Condition()
-        self._queued: deque[_Job[Item, Result]] = deque()
-        self._ready: deque[_Job[Item, Result]] = deque()
+        self._queued: deque[Job[Item, Result]] = deque()
+        self._ready: deque[Job[Item, Result]] = deque()
         self._queued_rows = self._ready_rows = self._running_rows = 0
         self._active = 0  # threads that prepare or infer
         self._closed = False
@@ -109,7 +95,7 @@ class Batcher(Generic[Item, Result]):
         A future that is cancelled in time costs nothing more. Raises `RefusedError`, as the futures do.
         """
         now = time.monotonic()
-        jobs: list[_Job[Item, Result]] = [_Job(item, rows, now, now + timeout) for item, rows in items]
+        jobs: list[Job[Item, Result]] = [Job(item, rows, now, now + timeout) for item, rows in items]
         rows = sum(job.rows for job in jobs)
         with self._changed:
             waiting = self.waiting_rows
@@ -137,7 +123,7 @@ class Batcher(Generic[Item, Result]):
 
     def _work(self) -> None:
         while True:
-            refused: list[_Job[Item, Result]] = []
+            refused: list[Job[Item, Result]] = []
             with self._changed:
                 while not (refused or self._drop_late(refused) or self._batch_is_due() or self._queued):
                     if self._closed and not self._ready:
@@ -148,13 +134,17 @@ class Batcher(Generic[Item, Result]):
                 alone = self._is_alone()
                 self._active += bool(batch or job)
             for late in refused:
-                _fail(late, RefusedError("late", self.seconds_per_row))
+                late.fail(RefusedError("late", self.seconds_per_row))
             if batch:
-                self._run(batch, alone)
+                try:
+                    self._run(batch, alone)
+                except BaseException as error:  # a worker outlives everything, and nobody waits for ever
+                    for job in batch:
+                        job.fail(error)
             elif job:
                 self._make_ready(job)
 
-    def _drop_late(self, refused: list[_Job[Item, Result]]) -> bool:
+    def _drop_late(self, refused: list[Job[Item, Result]]) -> bool:
         """Move to `refused` what is first in line and cannot be done in time, or is no longer wanted."""
         now = time.monotonic()
         for jobs in (self._queued, self._ready):
@@ -184,16 +174,16 @@ class Batcher(Generic[Item, Result]):
             self._quiet_from = now + CROWD_SECONDS
         return now >= self._quiet_from
 
-    def _take_job(self) -> _Job[Item, Result]:
+    def _take_job(self) -> Job[Item, Result]:
         job = self._queued.popleft()
         self._queued_rows -= job.rows
         self._running_rows += job.rows
         return job
 
-    def _take_batch(self) -> list[_Job[Item, Result]]:
+    def _take_batch(self) -> list[Job[Item, Result]]:
         """The first that is ready, and after it those of its shape that fit."""
-        batch: list[_Job[Item, Result]] = []
-        kept: list[_Job[Item, Result]] = []
+        batch: list[Job[Item, Result]] = []
+        kept: list[Job[Item, Result]] = []
         rows = 0
         shape = self._ready[0].views.shape[1:]
         while self._ready and rows < self.max_rows:
@@ -209,7 +199,7 @@ class Batcher(Generic[Item, Result]):
         self._free -= 1
         return batch
 
-    def _make_ready(self, job: _Job[Item, Result]) -> None:
+    def _make_ready(self, job: Job[Item, Result]) -> None:
         error: BaseException | None = None
         job.started = time.monotonic()
         try:
@@ -217,7 +207,7 @@ class Batcher(Generic[Item, Result]):
                 job.views = self._prepare(job.item)
             else:
                 error = RefusedError("late")
-        except BaseException as raised:  # a worker outlives whatever an item does to it
+        except BaseException as raised:  # as above
             error = raised
         job.prepared = time.monotonic()
         with self._changed:
@@ -229,9 +219,9 @@ class Batcher(Generic[Item, Result]):
                 self._ready_rows += job.rows
             self._wake_if_closed()
         if error is not None:
-            _fail(job, error)
+            job.fail(error)
 
-    def _run(self, batch: list[_Job[Item, Result]], alone: bool) -> None:
+    def _run(self, batch: list[Job[Item, Result]], alone: bool) -> None:
         begin = time.monotonic()
         rows = sum(job.rows for job in batch)
         inferred: list[Rows] = []
@@ -247,15 +237,17 @@ class Batcher(Generic[Item, Result]):
             self._active -= 1
             self._running_rows -= rows
             self._free += 1
+            if self._ready:
+                self._changed.notify()  # for the lane: this thread is not yet done with its own
             self._measure(rows, end, end - begin + sum(job.prepared - job.started for job in batch))
             self._wake_if_closed()
         if error is not None:
             for job in batch:
-                _fail(job, error)
+                job.fail(error)
             return
         self._on_batch(rows, end - begin)
         outputs = np.concatenate(inferred) if len(inferred) > 1 else inferred[0]
-        results: list[tuple[_Job[Item, Result], Result]] = []
+        results: list[tuple[Job[Item, Result], Result]] = []
         start = 0
         for job in batch:
             own = outputs[start : start + job.rows]
@@ -263,13 +255,13 @@ class Batcher(Generic[Item, Result]):
             try:
                 results.append((job, self._finish(job.item, job.views, own)))
             except BaseException as raised:  # as above
-                _fail(job, raised)
+                job.fail(raised)
         # All at once: whoever waits for the first would otherwise compete with this thread for the interpreter.
         for job, result in results:
             timings = Timings(
                 job.started - job.submitted, job.prepared - job.started, begin - job.prepared, end - begin
             )
-            job.future.set_result(Done(result, timings, rows))
+            job.succeed(Done(result, timings, rows))
 
     def _wake_if_closed(self) -> None:
         """Threads that wait for a lane would not notice that nothing is left for them."""
@@ -289,8 +281,3 @@ class Batcher(Generic[Item, Result]):
         if rows:
             self._busy_seconds = min(self._busy_seconds, cost / rows * self._busy_rows)
         self._backlog_since = now if self._queued else None
-
-
-def _fail(job: _Job[Item, Result], error: BaseException) -> None:
-    if not job.future.done():
-        job.future.set_exception(error)

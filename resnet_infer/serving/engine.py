@@ -54,21 +54,25 @@ class Engine:
     async def start(self) -> None:
         """Open and warm the model; an error is kept as `error` and raised."""
         try:
-            self._current = await asyncio.to_thread(self._open)
+            await self.reload()
         except Exception as error:
-            self.state, self.error = "failed", error
+            if self.state != "closed":
+                self.state, self.error = "failed", error
             raise
-        self._opened(self._current)
-        self.state = "ready"
 
     async def reload(self) -> Deployment:
         """Open the model anew, then let it take over; what the old one has taken it finishes.
 
-        Raises what opening raises; then the old one goes on.
+        One after the other, so that what was opened last remains. Raises what opening raises; then the old one goes
+        on; and `RefusedError` if the engine was closed meanwhile.
         """
         async with self._changing:
             new = await asyncio.to_thread(self._open)
+            if self.state == "closed":
+                await asyncio.to_thread(new.close)
+                raise RefusedError("closed")
             old, self._current = self._current, new
+            self.state, self.error = "ready", None
             self._opened(new)
             if old is not None:
                 closing = asyncio.ensure_future(asyncio.to_thread(old.close))
@@ -79,7 +83,10 @@ class Engine:
     async def submit(
         self, send: Callable[[Deployment], Sequence[Future[Done[Any]]]]
     ) -> tuple[Deployment, list[asyncio.Future[Done[Any]]]]:
-        """Give work to the model that answers now, also if it is being exchanged at this moment."""
+        """Give work to the model that answers now, also if it is being exchanged at this moment.
+
+        `send` may be called again, with the new one. What it raises is raised.
+        """
         while True:
             deployment = self.current
             try:
@@ -128,12 +135,12 @@ class _Inbox:
                 with suppress(RuntimeError):  # the loop was closed
                     loop.call_soon_threadsafe(self._open)
 
-        def left(left: asyncio.Future[Result]) -> None:
-            if left.cancelled():
+        def ended(mine: asyncio.Future[Result]) -> None:
+            if mine.cancelled():
                 future.cancel()
 
         future.add_done_callback(arrived)
-        mine.add_done_callback(left)
+        mine.add_done_callback(ended)
         return mine
 
     def _open(self) -> None:

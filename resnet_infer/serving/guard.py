@@ -71,7 +71,10 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            if scope["type"] == "websocket":  # there is none: the server answers with a 403
+                await send({"type": "websocket.close"})
+            else:
+                await self.app(scope, receive, send)
             return
         begin = time.monotonic()
         headers = dict(scope["headers"])

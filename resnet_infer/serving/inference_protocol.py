@@ -10,6 +10,7 @@ import asyncio
 import json
 import math
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,20 +25,21 @@ from resnet_infer.serving.answers import as_json, milliseconds, require_ready, u
 from resnet_infer.serving.deployment import Deployment
 from resnet_infer.serving.engine import Engine, gather
 from resnet_infer.serving.guard import RECORD, HttpError, Traffic
+from resnet_infer.serving.reading import LARGE, read_body
 from resnet_infer.serving.settings import Settings
-from resnet_infer.serving.work import RefusedError
+from resnet_infer.serving.work import Done, RefusedError
 
 INPUT, OUTPUT = "images", "logits"
 VERSION = "1"
 HEADER_LENGTH = "inference-header-content-length"
-LARGE = 1 << 18
-"""Bytes of JSON that are better read in a thread."""
+OBJECTS, LISTS = 1000, 500_000
+"""Most objects and lists in large JSON. That many lists, one for each pixel, keep the interpreter for half a second."""
 
 
 class _ModelName(StringConvertor):
     """A model's name in a path; it may have slashes, and ends where the protocol goes on."""
 
-    regex = r"(?:(?!/(?:infer|ready)$|/versions/[^/]+(?:/|$)).)+"
+    regex = r"(?:(?!/(?:infer|ready)\Z|/versions/[^/]+(?:/|\Z))(?s:.))+"
 
 
 register_url_convertor("model", _ModelName())
@@ -105,20 +107,27 @@ class InferenceProtocol:
         )
 
     async def infer(self, request: Request) -> Response:
+        body = await read_body(request.receive)
         deployment = self._model(request)
-        length = request.headers.get(HEADER_LENGTH)
-        body = await request.body()
-        if length is None and len(body) > LARGE:
-            asked = await asyncio.to_thread(_read, body, length)
+        size = _json_size(request.headers.get(HEADER_LENGTH), len(body))
+        if size > LARGE:
+            asked = await asyncio.to_thread(_read, body, size, self._most_numbers(deployment))
         else:
-            asked = _read(body, length)
-        self._check(asked.images, deployment)
+            asked = _read(body, size)
         timeout = min(asked.timeout or self.settings.timeout, self.settings.timeout)
+
+        def send(current: Deployment) -> list[Future[Done[Any]]]:
+            _require_name(request, current)
+            self._check(asked.images, current)
+            return [current.infer(asked.images, timeout)]
+
         try:
-            deployment, futures = await self.engine.submit(lambda current: [current.infer(asked.images, timeout)])
+            deployment, futures = await self.engine.submit(send)
             (done,) = await gather(futures)
         except RefusedError as refused:
             raise unavailable(refused) from refused
+        except HttpError:
+            raise
         except Exception as error:
             if None in deployment.runtime.size:  # a network of any size still has a smallest one
                 raise HttpError(400, f"the model takes no pictures of {asked.images.shape[1:3]} pixels") from error
@@ -133,10 +142,14 @@ class InferenceProtocol:
             deployment = self.engine.current
         except RefusedError as refused:
             raise unavailable(refused) from refused
-        name, version = request.path_params["name"], request.path_params.get("version", VERSION)
-        if (name, version) != (deployment.spec.name, VERSION):
-            raise HttpError(404, "there is no such model; /model says what is served, in version 1")
+        _require_name(request, deployment)
         return deployment
+
+    def _most_numbers(self, deployment: Deployment) -> int:
+        """How many numbers the pictures have that may wait."""
+        sides = deployment.runtime.size
+        pixels = self.settings.max_pixels if None in sides else math.prod(side or 1 for side in sides)
+        return 3 * pixels * self.settings.max_queue
 
     def _check(self, images: Images, deployment: Deployment) -> None:
         rows, *sides, channels = images.shape
@@ -148,15 +161,34 @@ class InferenceProtocol:
             raise HttpError(413, f"at most {self.settings.max_queue} pictures at a time", reason="size")
 
 
-def _read(body: bytes, header_length: str | None) -> Asked:
-    """The request of `body`, whose first bytes are JSON if it carries binary data. Raises `HttpError`, 400."""
-    size = len(body)
-    if header_length is not None:
-        if not (header_length.isascii() and header_length.isdigit()) or int(header_length) > size:
-            raise HttpError(400, "Inference-Header-Content-Length is the length of the JSON before the binary data")
-        size = int(header_length)
+def _require_name(request: Request, deployment: Deployment) -> None:
+    """Raise `HttpError`, 404, unless it is the model of the request's path."""
+    name, version = request.path_params["name"], request.path_params.get("version", VERSION)
+    if (name, version) != (deployment.spec.name, VERSION):
+        raise HttpError(404, "there is no such model; /model says what is served, in version 1")
+
+
+def _json_size(header: str | None, size: int) -> int:
+    """How much of a body of `size` bytes is JSON. Raises `HttpError`, 400."""
+    if header is None:
+        return size
+    if not (header.isascii() and header.isdigit() and len(header) < 16) or int(header) > size:
+        raise HttpError(400, "Inference-Header-Content-Length is the length of the JSON before the binary data")
+    return int(header)
+
+
+def _read(body: bytes, size: int, most: int | None = None) -> Asked:
+    """The request of `body`, whose first `size` bytes are JSON, and the others binary data.
+
+    `most` bounds the numbers in the JSON, if they are to be counted first. Raises `HttpError`, 400 or 413.
+    """
+    head = body[:size]
+    if most is not None and (head.count(b",") > most + OBJECTS or head.count(b"{") > OBJECTS):
+        raise HttpError(413, "the JSON has more parts than the pictures of a request", reason="size")
+    if most is not None and head.count(b"[") > LISTS:
+        raise HttpError(413, f"the JSON has more than {LISTS} lists; send flat or binary data", reason="size")
     try:
-        request = json.loads(body[:size])
+        request = json.loads(head)
     except (ValueError, RecursionError) as error:
         raise HttpError(400, "the body is no JSON") from error
     try:

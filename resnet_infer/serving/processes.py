@@ -100,7 +100,9 @@ def address() -> str:
         found = json.loads(os.environ.get("BENTOML_RUNNER_MAP", "{}"))
     except ValueError:
         return ""
-    return str(next(iter(found.values()), ""))
+    scheme, _, place = str(next(iter(found.values()), "")).partition("://")
+    host, _, port = place.rpartition(":")
+    return f"{scheme}://[{host}]:{port}" if ":" in host and "[" not in host else place and f"{scheme}://{place}"
 
 
 def drain_on_signals(traffic: Traffic, seconds: float) -> None:

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from resnet_infer.classifier import Crops
 from resnet_infer.errors import did_you_mean
-from resnet_infer.serving.guard import HttpError
+from resnet_infer.serving.guard import HttpError, Receive
 from resnet_infer.serving.settings import Settings
 
 RAW = ("", "application/octet-stream", "application/x-www-form-urlencoded")
@@ -24,6 +24,10 @@ RAW = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 OPTIONS = ("crops", "top_k", "activation_map", "timeout_ms")
 LARGE = 1 << 18
 """Bytes of JSON that are better read in a thread."""
+SPARSE = 1000
+"""Commas, lists or objects that large JSON may have in any case."""
+SHOWN = 40
+"""Characters of what was sent that an error repeats."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ async def read_question(request: Request, settings: Settings) -> Asked:
     if request.scope["query_string"]:
         options.update(_once(request.query_params.multi_items()))
     if kind in RAW or kind.startswith("image/"):
-        body = await _body(request)
+        body = await read_body(request.receive)
         if not body:
             raise HttpError(400, "the body is empty; it is a picture")
         asked = Asked((Sent("picture", body),), several=False)
@@ -63,23 +67,24 @@ async def read_question(request: Request, settings: Settings) -> Asked:
         asked, more = await _read_form(request, settings)
         options |= more
     elif kind == "application/json":
-        body = await _body(request)
-        parse = asyncio.to_thread(_read_json, body) if len(body) > LARGE else None
-        asked, more = await parse if parse else _read_json(body)
+        body = await read_body(request.receive)
+        most = SPARSE + 16 * settings.max_pictures
+        parse = asyncio.to_thread(_read_json, body, most) if len(body) > LARGE else None
+        asked, more = await parse if parse else _read_json(body, most)
         options |= more
     else:
-        raise HttpError(415, f"{kind} is not read; send image/*, multipart/form-data or application/json")
+        raise HttpError(415, f"{kind[:SHOWN]} is not read; send image/*, multipart/form-data or application/json")
     if len(asked.pictures) > settings.max_pictures:
         raise HttpError(413, f"a request has at most {settings.max_pictures} pictures", reason="size")
     return with_options(asked, options) if options else asked
 
 
-async def _body(request: Request) -> bytes:
-    """As `request.body()`, which copies also what came in one piece. Raises `ClientDisconnect`."""
+async def read_body(receive: Receive) -> bytes:
+    """As `Request.body()`, which copies also what came in one piece. Raises `ClientDisconnect`."""
     pieces: list[bytes] = []
     more = True
     while more:
-        message = await request.receive()
+        message = await receive()
         if message["type"] != "http.request":
             raise ClientDisconnect
         pieces.append(message.get("body", b""))
@@ -87,11 +92,18 @@ async def _body(request: Request) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
+def require_sparse(body: bytes, most: int) -> None:
+    """Raise `HttpError`, 413, for large JSON of more than `most` parts: its parser would keep the interpreter."""
+    if len(body) > LARGE and any(body.count(character) > most for character in (b",", b"[", b"{")):
+        raise HttpError(413, "the JSON has too many parts; a picture is one text in base64", reason="size")
+
+
 def with_options(asked: Asked, options: Mapping[str, Any]) -> Asked:
     """The question with its options, which are text where they come from a URL or a form. Raises `HttpError`, 400."""
     for name in options:
         if name not in OPTIONS:
-            raise HttpError(400, f"there is no option {name!r}" + did_you_mean(name, OPTIONS))
+            shown = name[:SHOWN]
+            raise HttpError(400, f"there is no option {shown!r}" + did_you_mean(shown, OPTIONS))
     crops = _number(options, "crops", 1)
     if crops not in (1, 10):
         raise HttpError(400, f"crops is 1 or 10, not {crops}")
@@ -124,9 +136,11 @@ def _number(options: Mapping[str, Any], name: str, default: int) -> int:
 
 
 def _once(items: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    for name in {name for name, _ in items}:
-        if sum(name == other for other, _ in items) > 1:
-            raise HttpError(400, f"{name} is given more than once")
+    seen: set[str] = set()
+    for name, _ in items:
+        if name in seen:
+            raise HttpError(400, f"{name[:SHOWN]} is given more than once")
+        seen.add(name)
     return items
 
 
@@ -162,7 +176,8 @@ async def _from_form(form: FormData) -> tuple[Asked, dict[str, Any]]:
     return Asked(tuple(pictures), several="images" in names), options
 
 
-def _read_json(body: bytes) -> tuple[Asked, dict[str, Any]]:
+def _read_json(body: bytes, most: int) -> tuple[Asked, dict[str, Any]]:
+    require_sparse(body, most)
     try:
         value = json.loads(body)
     except (ValueError, RecursionError) as error:

@@ -31,7 +31,7 @@ from resnet_infer import zoo
 from resnet_infer.serving.app import Api
 from resnet_infer.serving.deployment import Deployment
 from resnet_infer.serving.engine import Engine
-from resnet_infer.serving.guard import App, Guard, HttpError, Receive, Scope, Send, Traffic
+from resnet_infer.serving.guard import RECORD, App, Guard, HttpError, Message, Receive, Scope, Send, Traffic
 from resnet_infer.serving.metrics import Metrics
 from resnet_infer.serving.processes import (
     address,
@@ -42,12 +42,16 @@ from resnet_infer.serving.processes import (
     reload_all,
     stop_service,
 )
-from resnet_infer.serving.reading import Asked, decode, with_options
+from resnet_infer.serving.reading import SPARSE, Asked, decode, read_body, require_sparse, with_options
 from resnet_infer.serving.settings import Settings, load_keys
+from resnet_infer.serving.work import RefusedError
 
 SETTINGS = Settings.from_environment()
 DEVICES = devices(SETTINGS)
 """A process for each."""
+
+THEIRS = {"/typed/classify": ("POST",), "/schema.json": ("GET", "HEAD")}
+"""What BentoML answers, and to which methods."""
 
 logger = logging.getLogger("resnet_infer")
 
@@ -105,6 +109,8 @@ class ResNetInfer:
         sys.setswitchinterval(0.0005)
         try:
             await ENGINE.start()
+        except RefusedError:
+            pass  # the service ends before the model is open
         except ResnetInferError as error:
             fail(error.message, error.hint)
             stop_service(error.message)
@@ -126,6 +132,8 @@ class ResNetInfer:
             note(f"reloaded {deployment.spec.name}")
         except ResnetInferError as error:
             fail(f"not reloaded: {error.message}", error.hint)
+        except Exception:
+            logger.exception("not reloaded")
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
@@ -156,18 +164,38 @@ class ResNetInfer:
         return Classified(model=deployment.spec.name, predictions=answer["predictions"])
 
 
+async def _read_first(receive: Receive) -> Receive:
+    """`receive` for a body that has come. Raises `HttpError` and `ClientDisconnect`."""
+    body = await read_body(receive)
+    require_sparse(body, SPARSE)
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return again
+
+
 class _Service(Service[Any]):
     """BentoML's service, in front of whose layers the API answers what is its own.
 
-    They cost as much again as the API and, for every request, a timer that lives on for its whole timeout.
+    They cost as much again as the API and, for every request, a timer that lives on for its whole timeout; and what
+    the guard or the API raises within them, they log and answer with a 500.
     """
 
     def to_asgi(self, is_main: bool = True) -> App:
         behind: Any = super().to_asgi(is_main)
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-            theirs = scope["type"] != "http" or scope["path"].startswith(("/typed/", "/schema.json"))
-            await (behind if theirs else API)(scope, receive, send)
+            if scope["type"] != "http":
+                await behind(scope, receive, send)
+            elif (methods := THEIRS.get(scope["path"])) is None:
+                await API(scope, receive, send)
+            elif scope["method"] not in methods:
+                raise HttpError(405, "Method Not Allowed", headers=[("Allow", ", ".join(methods))])
+            else:
+                scope[RECORD]["route"] = scope["path"]
+                await behind(scope, await _read_first(receive), send)
 
         return Guard(answer, SETTINGS, KEYS, METRICS, TRAFFIC)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -52,10 +53,10 @@ class Settings:
             if value is not None and value < 1:
                 raise UsageError(f"{name.replace('_', '-')} is at least 1, not {value}")
         for name in ("timeout", "max_body_mb", "max_memory_mb"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"{name.replace('_', '-')} is more than 0, not {getattr(self, name)}")
-        if not self.max_wait_ms >= 0:
-            raise UsageError(f"max-wait-ms is not negative, as {self.max_wait_ms} is")
+            if not 0 < getattr(self, name) < math.inf:
+                raise UsageError(f"{name.replace('_', '-')} is more than 0 and finite, not {getattr(self, name)}")
+        if not 0 <= self.max_wait_ms < math.inf:
+            raise UsageError(f"max-wait-ms is finite and not negative, not {self.max_wait_ms}")
 
     @property
     def max_body(self) -> int:
@@ -69,32 +70,36 @@ class Settings:
 
     def to_environment(self) -> dict[str, str]:
         """Variables that `from_environment` reads the same settings from."""
-        return {PREFIX + name.upper(): str(value) for name, value in vars(self).items() if value is not None}
+        return {variable(name): str(value) for name, value in vars(self).items() if value is not None}
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
         """Raises `UsageError` for a variable that is no setting, or has no value for it."""
-        known = {PREFIX + field.name.upper(): field for field in fields(cls)}
+        known = {variable(field.name): field for field in fields(cls)}
         given: dict[str, Any] = {}
-        for variable, text in environment.items():
-            if variable in known and text:
-                field = known[variable]
-                given[field.name] = _parse(variable, text, str(field.type))
-            elif variable.startswith(PREFIX) and variable not in known:
+        for name, text in environment.items():
+            if name in known and text:
+                given[known[name].name] = _parse(name, text, str(known[name].type))
+            elif name.startswith(PREFIX) and name not in known:
                 from resnet_infer.errors import did_you_mean
 
-                raise UsageError(f"there is no setting {variable}" + did_you_mean(variable, known))
+                raise UsageError(f"there is no setting {name}" + did_you_mean(name, known))
         return cls(**given)
 
 
-def _parse(variable: str, text: str, kind: str) -> Any:
+def variable(setting: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + setting.upper()
+
+
+def _parse(name: str, text: str, kind: str) -> Any:
     try:
         if kind.startswith("bool"):
             return {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)}[text.lower()]
         return int(text) if kind.startswith("int") else float(text) if kind.startswith("float") else text
     except (ValueError, KeyError) as error:
         what = {"b": "true or false", "i": "a whole number"}.get(kind[0], "a number")
-        raise UsageError(f"{variable} is {what}, not {text!r}") from error
+        raise UsageError(f"{name} is {what}, not {text!r}") from error
 
 
 class ApiKeys:
@@ -112,14 +117,20 @@ class ApiKeys:
 
 
 def load_keys(settings: Settings, environment: Mapping[str, str] = os.environ) -> ApiKeys:
-    """The key of $RESNET_INFER_API_KEY and those of the file, one a line. Raises `UsageError` for a file without."""
+    """The key of $RESNET_INFER_API_KEY and those of the file, one a line; a line that begins with # is none.
+
+    Raises `UsageError` for a file without, or with a space within a key.
+    """
     keys = [environment.get(KEY_VARIABLE, "").strip()]
     if settings.api_key_file:
         try:
-            lines = Path(settings.api_key_file).read_text(encoding="utf-8").split()
+            lines = [line.strip() for line in Path(settings.api_key_file).read_text(encoding="utf-8").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{settings.api_key_file}: the keys cannot be read ({error})") from error
-        if not lines:
+        found = [line for line in lines if line and not line.startswith("#")]
+        if not found:
             raise UsageError(f"{settings.api_key_file} has no key", hint="write one on a line of its own")
-        keys += lines
+        if any(len(key.split()) > 1 for key in found):
+            raise UsageError(f"{settings.api_key_file} has a key with a space in it", hint="write one key a line")
+        keys += found
     return ApiKeys(tuple(key for key in keys if key))

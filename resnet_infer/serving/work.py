@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from resnet_infer.errors import ResnetInferError
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
+Rows = NDArray[Any]
+"""What an item is prepared to, and what is inferred of it: (rows, ...)."""
 
 
 class RefusedError(ResnetInferError):
@@ -48,3 +56,28 @@ class Done(Generic[Result]):
     result: Result
     timings: Timings
     batch: int
+
+
+class Job(Generic[Item, Result]):
+    """An item on its way, with the future of its result; times are by the monotonic clock."""
+
+    __slots__ = ("deadline", "future", "item", "prepared", "rows", "shape", "started", "submitted", "views")
+
+    def __init__(self, item: Item, rows: int, submitted: float, deadline: float) -> None:
+        self.item, self.rows = item, rows
+        self.submitted, self.deadline = submitted, deadline
+        self.started = self.prepared = submitted
+        self.future: Future[Done[Result]] = Future()
+        self.views: Rows = np.empty(0)
+
+    def succeed(self, done: Done[Result]) -> None:
+        """Nothing, if the future has its result or was cancelled."""
+        try:  # noqa: SIM105  # `suppress` costs as much as the rest
+            self.future.set_result(done)
+        except InvalidStateError:
+            pass
+
+    def fail(self, error: BaseException) -> None:
+        """As `succeed`. To ask first would not do: whoever waits may cancel in between."""
+        with suppress(InvalidStateError):
+            self.future.set_exception(error)

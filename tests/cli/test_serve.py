@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import socket
 import subprocess
@@ -58,6 +59,7 @@ def test_a_model_that_is_missing_is_said_before_anything_starts(cli: Cli) -> Non
         (("--runtime", "onnxruntim"), "did you mean onnxruntime?"),
         (("--timeout", "0"), "timeout is more than 0"),
         (("--max-body-mb", "-1"), "max-body-mb is more than 0"),
+        (("--max-body-mb", "inf"), "max-body-mb is more than 0 and finite"),
         (("--max-queue", "0"), "--max-queue"),
         (("--api-key-file", "nowhere"), "the keys cannot be read"),
         (("--port", "70000"), "--port"),
@@ -67,6 +69,83 @@ def test_options_that_make_no_sense_are_usage_errors(cli: Cli, options: tuple[st
     done = cli("serve", *options)
     assert (done.code, done.out) == (2, "")
     assert reason in " ".join(done.err.split())
+
+
+STARTED = """
+import os, sys, types
+
+def serve_http(host, port):
+    from resnet_infer.serving.settings import Settings
+    print(sorted(vars(Settings.from_environment()).items()))
+
+found = types.ModuleType("resnet_infer.serving.service")
+found.service = types.SimpleNamespace(serve_http=serve_http)
+sys.modules[found.__name__] = found
+from resnet_infer.cli.main import app
+app(["serve", "--port", "0", *sys.argv[1:]])
+"""
+
+
+def start(folder: Path, *options: str, **variables: str) -> tuple[dict[str, object], str]:
+    """The settings that the command's processes are told, and what it notes."""
+    done = subprocess.run(
+        [sys.executable, "-c", STARTED, *options],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(ast.literal_eval(done.stdout)), done.stderr
+
+
+def test_variables_are_defaults_and_options_win(tmp_path: Path) -> None:
+    from resnet_infer.serving.settings import Settings, variable
+
+    (tmp_path / "keys").write_text("secret\n")
+    given: dict[str, object] = {
+        "runtime": "onnxruntime",
+        "device": "cpu",
+        "threads": 3,
+        "workers": 2,
+        "max_batch": 5,
+        "max_wait_ms": 7.0,
+        "max_queue": 11,
+        "timeout": 13.0,
+        "max_body_mb": 17.0,
+        "max_memory_mb": 19.0,
+        "max_pixels": 23,
+        "max_pictures": 29,
+        "api_key_file": "keys",
+        "access_log": True,
+        "model": "resnet20-cifar10",
+    }
+    assert set(given) == set(vars(Settings()))
+    variables = {variable(name): str(value) for name, value in given.items()}
+    told, notes = start(tmp_path, "--threads", "1", "--timeout", "2", "--host", "0.0.0.0", **variables)
+    assert told == {**given, "threads": 1, "timeout": 2.0, "api_key_file": str(tmp_path / "keys")}
+    assert "whoever reaches" not in notes, "the keys of the variable's file are not seen"
+    told, notes = start(tmp_path, "--host", "0.0.0.0", **{variable("timeout"): "", variable("threads"): ""})
+    assert told == vars(Settings())
+    assert "whoever reaches 0.0.0.0" in notes
+
+
+def test_a_variable_that_makes_no_sense_is_a_usage_error(cli: Cli) -> None:
+    os.environ["RESNET_INFER_SERVE_API_KEY_FILE"] = "nowhere"
+    done = cli("serve", "--host", "no.such.host.invalid")
+    assert done.code == 2
+    assert "the keys cannot be read" in " ".join(done.err.split())
+
+
+@pytest.mark.parametrize("host", ["::1", "127.0.0.2"])
+def test_nobody_else_reaches_the_loopback(tmp_path: Path, host: str) -> None:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.bind((host, 0))
+    except OSError:
+        pytest.skip(f"this machine has no address {host}")
+    assert "whoever reaches" not in start(tmp_path, "--host", host)[1]
 
 
 def test_without_bentoml_it_says_what_to_install(tmp_path: Path) -> None:

@@ -81,6 +81,40 @@ def test_health_the_page_and_errors_are_ours(server: Server) -> None:
     assert server.post(content=b"x" * 33_000_000, headers=HEADERS).status_code == 413
 
 
+def test_beside_what_bentoml_answers_it_is_the_api_that_says_no(server: Server) -> None:
+    begin = time.monotonic()
+    for method, path, status in (
+        ("POST", "/typed/nothing", 404),
+        ("GET", "/typed/", 404),
+        ("GET", "/typed/classify", 405),
+        ("POST", "/schema.json", 405),
+    ):
+        done = httpx.request(method, f"{server.url}{path}", headers=HEADERS, timeout=60)
+        assert (done.status_code, list(done.json())) == (status, ["error"]), path
+    assert server.get("/schema.json", headers=HEADERS).json()["name"] == "resnet_infer"
+    assert time.monotonic() - begin < 10
+
+
+def test_a_websocket_is_refused_at_once(server: Server) -> None:
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    for path in ("/", "/classify", "/typed/classify"):
+        done = httpx.get(f"{server.url}{path}", headers={**upgrade, "Sec-WebSocket-Key": "A" * 22 + "=="}, timeout=10)
+        assert done.status_code in (200, 403, 405, 401), path  # without a library for them, it is plain HTTP
+
+
+def test_what_the_guard_refuses_within_a_body_is_no_error_of_bentoml(server: Server) -> None:
+    def parts() -> Iterator[bytes]:  # chunked: no Content-Length
+        for _ in range(34):
+            yield b"x" * 1_000_000
+
+    done = server.post("/typed/classify", content=parts(), headers={**HEADERS, "content-type": "application/json"})
+    assert (done.status_code, done.json()) == (413, {"error": "a request has at most 32 MB"})
+    many = b'{"image": [' + b"[]," * 200_000 + b"[]]}"
+    done = server.post("/typed/classify", content=many, headers={**HEADERS, "content-type": "application/json"})
+    assert (done.status_code, list(done.json())) == (413, ["error"])
+    assert "Traceback" not in server.log.read_text()
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's imports,
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # and its client's folder
 def test_a_client_of_bentoml_can_use_it(server: Server) -> None:

@@ -45,6 +45,8 @@ def test_other_variables_do_not_matter_and_empty_ones_mean_the_default() -> None
         ("MAX_QUEUE", "many", "a whole number, not 'many'"),
         ("MAX_QUEUE", "0", "at least 1"),
         ("TIMEOUT", "nan", "more than 0"),
+        ("MAX_BODY_MB", "inf", "max-body-mb is more than 0 and finite"),
+        ("MAX_WAIT_MS", "inf", "finite"),
         ("TIMEOUT", "soon", "a number, not 'soon'"),
         ("ACCESS_LOG", "perhaps", "true or false, not 'perhaps'"),
         ("MAX_WAIT_MS", "-1", "not negative"),
@@ -57,14 +59,16 @@ def test_a_variable_that_makes_no_sense_is_refused(name: str, text: str, reason:
 
 def test_keys_come_from_the_environment_and_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "keys"
-    file.write_text("one\n\n  two  \n")
+    file.write_text("# Keys of two people\n\none\n\n  two  \n  # three: old\n")
     keys = load_keys(Settings(api_key_file=str(file)), {"RESNET_INFER_API_KEY": "three"})
-    assert [keys.match(key) for key in (b"one", b"two", b"three", b"", b"four", b"on")] == [True] * 3 + [False] * 3
+    assert [keys.match(key) for key in (b"one", b"two", b"three", b"", b"Keys", b"old", b"on")] == [True] * 3 + [
+        False
+    ] * 4
     assert not load_keys(Settings(), {})
     assert not ApiKeys().match(b"")
 
 
-@pytest.mark.parametrize("content", [b"", b"  \n", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b"  \n", b"# only a comment\n", b"first\nsecond third\n", b"\xff\xfe"])
 def test_a_file_without_keys_is_no_open_door(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "keys"
     file.write_bytes(content)
