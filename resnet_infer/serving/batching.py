@@ -23,6 +23,8 @@ Result = TypeVar("Result")
 
 MEMORY = 20
 """Batches that the measured speed remembers."""
+TO_WAIT = 0.9
+"""Part of an item's time after which it is too late to infer it: the rest is for that and for the way back."""
 CROWD_SECONDS = 0.05
 """How long after one item met another the next is not taken to be alone: two callers in turn are no lonely one."""
 
@@ -41,8 +43,8 @@ class Batcher(Generic[Item, Result]):
     `alone` says that no other work is, or lately was, in sight, so that one call may use the whole machine.
 
     `submit` refuses what comes while `max_queue` rows wait, and what would wait for more than half of its time at the
-    speed measured, so that what is taken is done in time. An item whose time runs out nevertheless before it is
-    inferred is refused then. Safe for use from any thread.
+    speed measured, so that what is taken is done in time. An item that nevertheless is not yet being inferred when
+    `TO_WAIT` of its time is over is refused then. Safe for use from any thread.
     """
 
     def __init__(
@@ -95,7 +97,7 @@ class Batcher(Generic[Item, Result]):
         A future that is cancelled in time costs nothing more. Raises `RefusedError`, as the futures do.
         """
         now = time.monotonic()
-        jobs: list[Job[Item, Result]] = [Job(item, rows, now, now + timeout) for item, rows in items]
+        jobs: list[Job[Item, Result]] = [Job(item, rows, now, now + TO_WAIT * timeout) for item, rows in items]
         rows = sum(job.rows for job in jobs)
         with self._changed:
             waiting = self.waiting_rows

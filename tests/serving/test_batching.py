@@ -291,6 +291,17 @@ def test_work_whose_time_runs_out_while_it_waits_is_refused() -> None:
         assert (first.result(30).result[0], patient.result(30).result[0]) == (0, 4)
 
 
+def test_what_could_not_be_inferred_and_brought_back_in_time_is_not_begun() -> None:
+    bench = Bench(seconds=0.97)
+    with bench.batcher(workers=1, lanes=1, max_rows=1) as batcher:
+        first, second = one(batcher, 1), one(batcher, 2, timeout=1.0)
+        assert first.result(30).result[0] == 1
+        with pytest.raises(RefusedError) as refused:
+            second.result(30)
+    assert refused.value.reason == "late"
+    assert len(bench.batches) == 1
+
+
 def test_cancelled_work_is_not_done() -> None:
     bench = Bench()
     bench.gate.clear()
