@@ -43,7 +43,8 @@ def shown(subject: str) -> str:
     return f"**{subject}**" if subject.startswith(OURS) else subject
 
 
-def _rows(part: dict[str, Any]) -> dict[str, Any]:
+def rows_of(part: dict[str, Any]) -> dict[str, Any]:
+    """The subjects of a part, and what was found of each."""
     return {name: row for name, row in part.items() if name not in ("date", "pictures")}
 
 
@@ -52,12 +53,12 @@ def inference(result: dict[str, Any]) -> Iterator[str]:
     if not parts:
         return
     yield "## Inference alone"
-    rounds = ", ".join(str(len(next(iter(_rows(result[part]).values()))["ms, each"])) for part in parts)
+    rounds = ", ".join(str(len(next(iter(rows_of(result[part]).values()))["ms, each"])) for part in parts)
     yield (
         f"Milliseconds of a call, medians of {rounds} rounds, so less is better. Rounds of the same thing differ by up "
         f"to {100 * (NEAR - 1):.0f}%: in bold is the fastest of each precision, and what is even with it within that."
     )
-    subjects = [name for name in result[next(iter(parts))] if name != "date"]
+    subjects = list(rows_of(result[next(iter(parts))]))
     for kind, title in PRECISIONS.items():
         group = [name for name in subjects if precision(name) == kind]
         rows = []
@@ -101,11 +102,9 @@ def pictures(result: dict[str, Any]) -> Iterator[str]:
         "Face pipeline reads the files itself; timm and torch read them in a DataLoader with two workers."
     )
     for part in parts:
-        peers = [name for name in result[part] if name not in ("date", "pictures") and not name.startswith(OURS)]
+        peers = [name for name in rows_of(result[part]) if not name.startswith(OURS)]
         rows = []
-        for subject, row in result[part].items():
-            if subject in ("date", "pictures"):
-                continue
+        for subject, row in rows_of(result[part]).items():
             times = [f"{row[f'times {peer}']:.1f} x" if f"times {peer}" in row else "" for peer in peers]
             rows.append([shown(subject), f"{row['pictures_per_s']:.1f}", *times])
         yield table(("", "pictures/s", *(f"beside {peer}" for peer in peers)), rows)
@@ -116,7 +115,7 @@ def start(result: dict[str, Any]) -> Iterator[str]:
         return
     yield "## The first answer"
     yield "Seconds of a whole process that loads the network and answers for one photo, so less is better."
-    rows = sorted((row["s"], subject) for subject, row in result["start"].items() if subject != "date")
+    rows = sorted((row["s"], subject) for subject, row in rows_of(result["start"]).items())
     yield table(("", "seconds"), [(shown(subject), f"{value:.2f}") for value, subject in rows])
     found = {subject: value for value, subject in rows}
     behind = [

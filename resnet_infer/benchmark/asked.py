@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from resnet_infer.benchmark.words import pointed
 from resnet_infer.console import pairs, table
 
 
@@ -88,7 +89,7 @@ class Outcome:
 
 
 def _spoken(name: str) -> str:
-    return name.replace("p99_9", "p99.9").replace("_", " ")
+    return pointed(name).replace("_", " ")
 
 
 def _text(name: str, value: Any) -> str:

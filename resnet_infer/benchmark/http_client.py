@@ -223,7 +223,6 @@ class HttpClient:
         # A connection may come about although its task was cancelled.
         await asyncio.gather(*opening, return_exceptions=True)
         for connection in list(self.connected):
-            connection.exchange = None
             connection.close()
         self._busy.clear()
         self._idle.clear()

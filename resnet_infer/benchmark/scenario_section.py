@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from resnet_infer.benchmark.result import cells, number
-from resnet_infer.benchmark.words import facts_table, words
+from resnet_infer.benchmark.words import facts_table, pointed, words
 from resnet_infer.page import box, html_table
 
 NAMES = {"top1_error": "top-1 error, %", "top1_error_95": "its 95% interval", "statuses": "answers"}
@@ -74,8 +74,7 @@ def _facts(found: Mapping[str, Any], version: Any) -> dict[str, str]:
 
 def _name(figure: str) -> str:
     """`p99_9_ms` is p99.9, ms."""
-    named = re.sub(r"^(p\d+)_(\d+)", r"\1.\2", figure)
-    return NAMES.get(figure) or re.sub(r"_ms$", ", ms", named)
+    return NAMES.get(figure) or re.sub(r"_ms$", ", ms", pointed(figure))
 
 
 def _pictures(data: Mapping[str, Any]) -> str:

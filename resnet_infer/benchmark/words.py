@@ -1,7 +1,8 @@
-"""Values of a result in words, for the page."""
+"""Names and values of a result in words."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from html import escape
 from typing import Any
@@ -20,6 +21,11 @@ def words(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def pointed(figure: str) -> str:
+    """The name of a figure with the point of its percentile: `p99_9_ms` is `p99.9_ms`."""
+    return re.sub(r"^(p\d+)_(\d+)", r"\1.\2", figure)
 
 
 def facts_table(facts: Mapping[str, str]) -> str:

@@ -119,8 +119,9 @@ class Bench:
 def open_bench(task: Task) -> tuple[Bench, dict[str, Any]]:
     """Open the subject and answer the first batch. What it is, and how long that took from the process's start."""
     subject = task.subject
-    # The library is loaded before the model is; the null runtime reads the spec by another's.
-    runtime_class(subject.model, "auto" if subject.runtime == "null" else subject.runtime)
+    # The library is loaded before the model is; the null runtime reads an ONNX file's spec by another's.
+    reads = "onnxruntime" if subject.runtime == "null" and subject.model.suffix == ".onnx" else subject.runtime
+    runtime_class(subject.model, reads)
     before = peak_resident()
     used = device_in_use(subject.device if subject.device.startswith("cuda") else "cuda")
     begin = time.perf_counter()
