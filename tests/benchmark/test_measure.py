@@ -22,7 +22,9 @@ from resnet_infer.benchmark.result import Benchmark, tables
 from resnet_infer.benchmark.run import STARTS, Measured, measure, steps
 from resnet_infer.benchmark.subjects import Entry, Pictures, entries, synthetic
 from resnet_infer.errors import UsageError
+from resnet_infer.runtimes.engine import EngineInfo, sidecar_path
 from resnet_infer.runtimes.measure import Subject
+from resnet_infer.runtimes.registry import open_runtime
 from tests.conftest import ROOT
 
 ARTIFACT = zoo.built_in(zoo.DEFAULT, ".onnx")
@@ -168,6 +170,17 @@ def test_what_libraries_print_is_no_answer(impostor: Callable[[str], Path], pict
     item = alone(pictures)
     assert item.failure is None
     assert len(item.rounds["inference"]) == 2
+
+
+def test_the_null_runtime_reads_an_engine_without_tensorrt(tmp_path: Path, pictures: Pictures) -> None:
+    with open_runtime(ARTIFACT, runtime="null") as opened:
+        spec = opened.spec
+    engine = tmp_path / "model.engine"
+    engine.write_bytes(b"no engine")
+    info = EngineInfo(spec, "10", "a GPU", (9, 0), (1, 1, 8), (32, 32), "images", "logits", False, False, {}, "", "")
+    info.save(sidecar_path(engine))
+    (found,) = measure(entries([f"null:{engine}"], [1]), pictures, rounds=1, seconds=0.01)
+    assert found.failure is None
 
 
 def test_an_artifact_of_one_batch_size_says_so_in_its_row(tmp_path: Path, pictures: Pictures) -> None:
