@@ -33,12 +33,20 @@ class Checkpoint:
     notes: Mapping[str, str] = field(default_factory=dict)
 
 
-def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Write atomically. Raises `ModelError` if the weights do not fit the spec's architecture."""
+def save_checkpoint(checkpoint: Checkpoint, path: Path, *, half: bool = False) -> None:
+    """Write atomically; with `half` the kernels, which are nearly all of it, in half precision.
+
+    The vectors of batch norm stay in float32: a variance may be too small for float16. Raises `ModelError` if the
+    weights do not fit the spec's architecture, or are too large for half precision.
+    """
     from safetensors.numpy import save
 
     check_weights(checkpoint.spec, checkpoint.weights, str(path))
     tensors = {name: np.ascontiguousarray(value) for name, value in checkpoint.weights.items()}
+    if half:
+        with np.errstate(over="ignore"):
+            tensors = {name: value.astype(np.float16) if value.ndim > 1 else value for name, value in tensors.items()}
+        check_weights(checkpoint.spec, tensors, f"{path} in half precision")
     tensors |= {EXTRA_PREFIX + name: np.ascontiguousarray(value) for name, value in checkpoint.extra.items()}
     with atomic_path(path) as temporary:
         # safetensors' own writer makes the file unreadable to other users.

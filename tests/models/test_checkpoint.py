@@ -28,13 +28,23 @@ def test_a_checkpoint_comes_back_as_it_was(make_checkpoint: Make, tmp_path: Path
     assert np.array_equal(after.extra["momentum"], np.arange(3))
 
 
-def test_half_precision_becomes_float32(make_checkpoint: Make, tmp_path: Path) -> None:
+def test_kernels_may_be_kept_in_half_precision_and_come_back_as_float32(make_checkpoint: Make, tmp_path: Path) -> None:
+    before, whole, half = make_checkpoint(), tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    save_checkpoint(before, whole)
+    save_checkpoint(before, half, half=True)
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    for name, value in load_checkpoint(half).weights.items():
+        exact = before.weights[name]
+        assert value.dtype == np.float32
+        assert np.array_equal(value, exact.astype(np.float16) if value.ndim > 1 else exact)
+
+
+def test_a_weight_too_large_for_half_precision_is_named(make_checkpoint: Make, tmp_path: Path) -> None:
     before = make_checkpoint()
-    half = replace(before, weights={name: value.astype(np.float16) for name, value in before.weights.items()})
-    save_checkpoint(half, tmp_path / "half.safetensors")
-    assert {value.dtype for value in load_checkpoint(tmp_path / "half.safetensors").weights.values()} == {
-        np.dtype(np.float32)
-    }
+    weights = {**before.weights, "fc.weight": 1e6 * np.ones_like(before.weights["fc.weight"])}
+    with pytest.raises(ModelError, match=r"half precision.*fc\.weight is not finite"):
+        save_checkpoint(replace(before, weights=weights), tmp_path / "half.safetensors", half=True)
+    assert not list(tmp_path.iterdir())
 
 
 @settings(max_examples=60, deadline=None)
