@@ -23,7 +23,7 @@ from untrained import resnet50
 
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
-from resnet_infer.zoo import DEFAULT, built_in
+from resnet_infer.zoo import SMALL, built_in
 
 CLASSES = 10
 
@@ -110,7 +110,7 @@ def main() -> None:
     folder = Path(sys.argv[1]).resolve()
     photos = sorted(folder.iterdir())
     large = Path(sys.argv[2]) if len(sys.argv) > 2 else resnet50(folder)
-    loop = against_loop(built_in(DEFAULT, ".onnx"), photos, times=32, rounds=3)
+    loop = against_loop(built_in(SMALL, ".onnx"), photos, times=32, rounds=3)
     limit = against_bound(large, photos, times=8, rounds=2)
     crops = ten_crops(large, photos, rounds=6)
     gates = {
@@ -118,7 +118,7 @@ def main() -> None:
         "resnet50: evaluate / bound >= 0.95": limit["evaluate / bound"] >= 0.95,
         "resnet50: 10-crop / 1-crop <= 10.5": crops["10-crop / 1-crop"] <= 10.5,
     }
-    save("evaluation", {DEFAULT: loop, "resnet50": limit, "resnet50, ten crops": crops}, gates)
+    save("evaluation", {SMALL: loop, "resnet50": limit, "resnet50, ten crops": crops}, gates)
 
 
 if __name__ == "__main__":

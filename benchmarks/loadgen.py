@@ -19,7 +19,7 @@ from untrained import resnet50
 
 from resnet_infer.benchmark.scenarios import Asked, run_scenario
 from resnet_infer.evaluation.evaluate import evaluate
-from resnet_infer.zoo import DEFAULT
+from resnet_infer.zoo import SMALL
 
 SECONDS = 20.0
 
@@ -39,7 +39,7 @@ def run(model: str | None, data: Path, scenario: str, **options: Any) -> dict[st
 def main() -> None:
     photos, labelled = Path(sys.argv[1]), Path(sys.argv[2])
     files = sorted(path for path in photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
-    models = {DEFAULT: None, "ResNet-50, INT8": str(int8(resnet50(photos), files))}
+    models = {SMALL: None, "ResNet-50, INT8": str(int8(resnet50(photos), files))}
     result: dict[str, Any] = {
         name: {scenario: run(model, photos, scenario) for scenario in ("single-stream", "offline")}
         for name, model in models.items()

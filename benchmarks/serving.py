@@ -39,7 +39,7 @@ from resnet_infer.data.loader import usable_cores
 from resnet_infer.data.preprocess import centre_crop
 from resnet_infer.models.download import cache_folder
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
-from resnet_infer.zoo import DEFAULT, built_in
+from resnet_infer.zoo import SMALL, built_in
 
 HERE = Path(__file__).parent
 PEERS = ("bentoml", "litserve", "onnxruntime", "pillow", "numpy", "python-multipart")
@@ -280,11 +280,11 @@ def main() -> None:
     photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
     chosen = [photos[i] for i in np.linspace(0, len(photos) - 1, min(len(photos), 200)).astype(int)]
     large = Bench(int8(resnet50(folder), photos), chosen)
-    small = Bench(built_in(DEFAULT, ".onnx"), chosen)
+    small = Bench(built_in(SMALL, ".onnx"), chosen)
     peers()
     path = RESULTS / "serving.json"
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    result |= {"models": {"large": "ResNet-50, INT8", "small": DEFAULT}, "rounds": ROUNDS, "photos": len(chosen)}
+    result |= {"models": {"large": "ResNet-50, INT8", "small": SMALL}, "rounds": ROUNDS, "photos": len(chosen)}
     result = {"large": {}, "small": {}, "latency": {}, **result}
     result["large"] |= large.compare(["offline", "bentoml"], [count for count in CONNECTIONS if str(count) in parts])
     if "small" in parts:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from paired import COMMAND, PYTHON, compare, save
 
-from resnet_infer.zoo import DEFAULT, built_in
+from resnet_infer.zoo import SMALL, built_in
 
 PHOTO = Path(__file__).parent.parent / "demo" / "pictures" / "cat.jpg"
 BARE = """
@@ -32,7 +32,7 @@ for index in numpy.argsort(-probabilities)[:5]:
 
 
 def main() -> None:
-    artifact = str(built_in(DEFAULT, ".onnx"))
+    artifact = str(built_in(SMALL, ".onnx"))
     classify = compare([COMMAND, "classify", str(PHOTO)], [PYTHON, "-c", BARE, artifact, str(PHOTO)])
     help_page = compare([COMMAND, "--help"], [PYTHON, "-c", "import typer"])
     save(

@@ -25,7 +25,7 @@ from resnet_infer.data.image import read_image
 from resnet_infer.data.loader import usable_cores
 from resnet_infer.data.preprocess import centre_crop
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
-from resnet_infer.zoo import DEFAULT, built_in
+from resnet_infer.zoo import SMALL, built_in
 
 BATCH = 32
 LOOP = """
@@ -105,13 +105,13 @@ def measure(artifact: Path, folder: Path, repeats: int, pairs: int) -> dict[str,
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    small = measure(built_in(DEFAULT, ".onnx"), folder, repeats=32, pairs=3)
+    small = measure(built_in(SMALL, ".onnx"), folder, repeats=32, pairs=3)
     large = measure(resnet50(folder), folder, repeats=8, pairs=2)
     gates = {
         "built-in: classify / loop >= 1.6": float(small["classify / loop"]) >= 1.6,
         "resnet50: classify / bound >= 0.95": float(large["classify / bound"]) >= 0.95,
     }
-    save("throughput", {DEFAULT: small, "resnet50": large}, gates)
+    save("throughput", {SMALL: small, "resnet50": large}, gates)
 
 
 if __name__ == "__main__":

@@ -15,13 +15,23 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from resnet_infer import zoo
 from resnet_infer.models.architectures import architecture
 from resnet_infer.models.checkpoint import Checkpoint, save_checkpoint
 from resnet_infer.models.spec import InputSpec, ModelSpec
 
 ROOT = Path(__file__).resolve().parent.parent
-PICTURES = ROOT / "demo" / "pictures"
+PICTURES = ROOT / "tests" / "pictures"
+DEMO = ROOT / "demo" / "pictures"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_model() -> Iterator[None]:
+    """Where a test names no model it means the small one, which answers sooner and was made for small pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(zoo.VARIABLE, zoo.SMALL)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +96,6 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     from resnet_infer.cli.main import app
 
     monkeypatch.setenv("RESNET_INFER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("RESNET_INFER_MODEL", raising=False)
 
     def run(*arguments: object) -> Outcome:
         capsys.readouterr()

@@ -1,4 +1,4 @@
-"""The model that ships in the package."""
+"""The models that ship in the package."""
 
 from __future__ import annotations
 
@@ -11,38 +11,72 @@ import pytest
 from resnet_infer.classifier import Classifier
 from resnet_infer.models.checkpoint import load_checkpoint
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
-from resnet_infer.zoo import BUILT_IN, built_in
-from tests.conftest import PICTURES, Outcome
+from resnet_infer.zoo import BUILT_IN, DEFAULT, SMALL, VARIABLE, built_in
+from tests.conftest import DEMO, PICTURES, Outcome
 
 ANSWERS = {"airplane.jpg": "airplane", "car.jpg": "automobile", "cat.jpg": "cat", "ship.jpg": "ship"}
+DEMO_ANSWERS = {"cat.jpg": ("tabby", "Egyptian cat"), "coffee.jpg": ("espresso",)}
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_checkpoint_and_artifact_carry_the_same_spec_and_say_how_they_were_made(name: str) -> None:
+def test_checkpoint_and_artifact_are_one_model_and_say_how_they_were_made(name: str) -> None:
     spec = load_checkpoint(built_in(name, ".safetensors")).spec
-    assert OnnxRuntime(built_in(name, ".onnx")).spec == spec
+    with OnnxRuntime(built_in(name, ".onnx")) as runtime:
+        artifact = runtime.spec
+    for part in ("name", "architecture", "classes", "class_ids", "input"):
+        assert getattr(artifact, part) == getattr(spec, part)
     assert spec.name == name
-    (measured,) = spec.measured
-    assert measured.pictures == 10_000
-    for key in ("recipe", "data", "iterations", "machine", "date", "trained_by"):
-        assert spec.provenance[key]
+    assert spec.precision == "fp32"
+    for found in (spec, artifact):
+        (measured,) = found.measured
+        assert measured.pictures == 10_000
+        for key in ("recipe", "data", "iterations", "machine", "date", "trained_by", "licence"):
+            assert found.provenance[key]
 
 
-def test_it_is_right_about_the_demos_pictures() -> None:
-    assert {path.name for path in PICTURES.iterdir()} == set(ANSWERS)
-    with Classifier() as classifier:
-        for name, label in ANSWERS.items():
-            assert classifier.classify(PICTURES / name)[0].label == label
+def test_the_default_knows_200_classes_by_name_and_wordnet_id() -> None:
+    spec = load_checkpoint(built_in(DEFAULT, ".safetensors")).spec
+    assert len(set(spec.classes)) == len(set(spec.class_ids or ())) == 200
+    assert "200 of ImageNet" in BUILT_IN[DEFAULT]
+    assert spec.measured[0].top1_error < 50
 
 
-def test_inspect_shows_its_card(cli: Callable[..., Outcome]) -> None:
+def test_the_defaults_artifact_is_int8_without_a_layer_in_float() -> None:
+    onnx = pytest.importorskip("onnx", reason="the graph is read by onnx (the extra `export`)")
+    graph = onnx.load(built_in(DEFAULT, ".onnx")).graph
+    made_by = {name: node.op_type for node in graph.node for name in node.output}
+    layers = [node for node in graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+    assert len(layers) == 21  # 17 of 3x3 and 7x7, 3 projections, the last
+    for layer in layers:
+        assert [made_by[name] for name in layer.input[:2]] == ["DequantizeLinear"] * 2, layer.name
+
+
+def test_what_is_shipped_stays_small() -> None:
+    assert sum(path.stat().st_size for path in built_in(DEFAULT, "").parent.iterdir()) < 39e6
+
+
+def test_they_are_right_about_their_pictures() -> None:
+    with Classifier(SMALL) as classifier:
+        assert {path.name: classifier.classify(path)[0].label for path in PICTURES.iterdir()} == ANSWERS
+    with Classifier(DEFAULT) as classifier:
+        answers = {path.name: classifier.classify(path)[0].label for path in DEMO.iterdir()}
+    assert answers.keys() == DEMO_ANSWERS.keys()
+    for name, label in answers.items():
+        assert label in DEMO_ANSWERS[name]
+
+
+def test_inspect_shows_their_cards(cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
     out = cli("inspect").out
-    for part in ("resnet20-cifar10", "10,000 pictures", "recipe", "iterations", "machine", "airplane, automobile"):
+    for part in (SMALL, "10,000 pictures", "recipe", "iterations", "machine", "airplane, automobile"):
+        assert part in out
+    monkeypatch.delenv(VARIABLE)
+    out = cli("inspect").out
+    for part in (DEFAULT, "int8", "10,000 pictures", "tiny-imagenet", "iterations", "goldfish"):
         assert part in out
 
 
 @pytest.mark.slow
-def test_on_the_test_set_checkpoint_and_artifact_agree_and_the_error_is_what_the_spec_says(data_folder: Path) -> None:
+def test_on_cifar_10_checkpoint_and_artifact_agree_and_the_error_is_what_the_spec_says(data_folder: Path) -> None:
     pytest.importorskip("torch", reason="the checkpoint is run by torch (the extra `train`)")
     from resnet_infer.data.datasets import open_dataset
     from resnet_infer.data.preprocess import centre_crop
@@ -51,8 +85,7 @@ def test_on_the_test_set_checkpoint_and_artifact_agree_and_the_error_is_what_the
     archive = data_folder / "cifar10-jpeg.tar.xz"
     if not archive.exists():
         pytest.skip("needs cifar10-jpeg.tar.xz, CIFAR-10 as JPEG files in class folders")
-    (name,) = BUILT_IN
-    artifact, checkpoint = OnnxRuntime(built_in(name, ".onnx")), TorchRuntime(built_in(name, ".safetensors"))
+    artifact, checkpoint = OnnxRuntime(built_in(SMALL, ".onnx")), TorchRuntime(built_in(SMALL, ".safetensors"))
     dataset = open_dataset(archive, "test")
     assert dataset.classes == artifact.spec.classes
     images = np.concatenate([centre_crop(sample.image(), artifact.spec.input) for sample in dataset.samples])

@@ -27,7 +27,7 @@ from resnet_infer.runtimes.base import Images, Logits, Runtime
 from tests.conftest import PICTURES
 
 DEMO = {"airplane.jpg": "airplane", "car.jpg": "automobile", "cat.jpg": "cat", "ship.jpg": "ship"}
-ARTIFACT = zoo.built_in(zoo.DEFAULT, ".onnx")
+ARTIFACT = zoo.built_in(zoo.SMALL, ".onnx")
 
 
 class Quadrants(Runtime):
@@ -297,9 +297,8 @@ def test_torch_takes_the_checkpoint_itself(
 ) -> None:
     pytest.importorskip("torch", reason="the extra `train`")
     monkeypatch.setenv("RESNET_INFER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv(zoo.VARIABLE, raising=False)
     expected = {item.label: item.probability for item in classifier.classify(PICTURES / "cat.jpg")}
-    for model in (None, zoo.DEFAULT, zoo.built_in(zoo.DEFAULT, ".safetensors")):
+    for model in (None, zoo.SMALL, zoo.built_in(zoo.SMALL, ".safetensors")):
         with Classifier(model, runtime="torch", device="cpu") as other:
             assert other.runtime.name == "torch"
             found = {item.label: item.probability for item in other.classify(PICTURES / "cat.jpg")}

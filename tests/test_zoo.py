@@ -21,14 +21,16 @@ Photos = Callable[..., NDArray[np.uint8]]
 
 @pytest.fixture(autouse=True)
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A cache of the test's own, and no model in the environment."""
+    """A cache of the test's own."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("RESNET_INFER_CACHE", str(folder))
-    monkeypatch.delenv(zoo.VARIABLE, raising=False)
     return folder
 
 
-def test_the_built_in_answers_to_none_and_to_its_name(capsys: pytest.CaptureFixture[str], cache: Path) -> None:
+def test_the_built_in_answers_to_none_and_to_its_name(
+    capsys: pytest.CaptureFixture[str], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(zoo.VARIABLE)
     assert zoo.artifact(None) == zoo.artifact(zoo.DEFAULT) == zoo.find(None)
     assert zoo.find(None).suffix == ".onnx"
     assert capsys.readouterr() == ("", "")
@@ -36,8 +38,8 @@ def test_the_built_in_answers_to_none_and_to_its_name(capsys: pytest.CaptureFixt
 
 
 def test_the_built_in_checkpoint_and_artifact_are_one_model(photos: Photos) -> None:
-    checkpoint = zoo.checkpoint(zoo.DEFAULT)
-    with open_runtime(zoo.artifact(zoo.DEFAULT), device="cpu") as runtime:
+    checkpoint = zoo.checkpoint(zoo.SMALL)
+    with open_runtime(zoo.artifact(zoo.SMALL), device="cpu") as runtime:
         assert runtime.spec == checkpoint.spec
         assert len(np.unique(runtime(photos(8, runtime.spec.input.crop)).argmax(1))) > 1
 
@@ -57,7 +59,7 @@ def test_the_environment_chooses_the_default(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv(zoo.VARIABLE, str(path))
     assert zoo.default_model() == str(path)
     assert zoo.find(None) == path
-    assert zoo.find(zoo.DEFAULT) != path
+    assert zoo.find(zoo.SMALL) != path
     monkeypatch.setenv(zoo.VARIABLE, "")
     assert zoo.default_model() is None
     assert zoo.find(None) == zoo.find(zoo.DEFAULT)
@@ -68,8 +70,8 @@ def test_the_environment_chooses_the_default_checkpoint(
 ) -> None:
     monkeypatch.setenv(zoo.VARIABLE, str(checkpoint_file))
     assert zoo.checkpoint(None).spec == load_checkpoint(checkpoint_file).spec
-    monkeypatch.setenv(zoo.VARIABLE, zoo.DEFAULT)
-    assert zoo.checkpoint(None).spec == zoo.checkpoint(zoo.DEFAULT).spec
+    monkeypatch.setenv(zoo.VARIABLE, zoo.SMALL)
+    assert zoo.checkpoint(None).spec == zoo.checkpoint(zoo.SMALL).spec
 
 
 @pytest.mark.parametrize(
@@ -108,7 +110,7 @@ def test_a_checkpoint_is_exported_once_for_its_content(
 ) -> None:
     pytest.importorskip("onnx", reason="the extra `export`")
     path = tmp_path / "model.safetensors"
-    shutil.copy(zoo.built_in(zoo.DEFAULT, ".safetensors"), path)
+    shutil.copy(zoo.built_in(zoo.SMALL, ".safetensors"), path)
 
     first = zoo.artifact(path)
     assert cache in first.parents

@@ -71,7 +71,6 @@ def weights(
     monkeypatch.setattr(published, "PUBLISHED", (row,))
     monkeypatch.setattr(published, "_BY_NAME", {"resnet50": row, "resnet50.v2": row})
     monkeypatch.setenv("RESNET_INFER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("RESNET_INFER_MODEL", raising=False)
     return row
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from resnet_infer.cli.options import Device, Json, Output, Runtime, choice
+from resnet_infer.cli.options import Device, Json, Output, Runtime, choice, introduce_default
 from resnet_infer.console import note
 
 if TYPE_CHECKING:
@@ -104,6 +104,8 @@ def benchmark(
             f"{'with' if scenario else 'without'} --scenario"
         )
     _require_free(output, report, [*(include or ()), *([errors] if errors else ()), *map(Path, models or ())])
+    if not url:
+        introduce_default(models[0] if models else None, "resnet-infer benchmark")
     failed: list[str] = []
     if scenario:
         if len(models or ()) > 1:

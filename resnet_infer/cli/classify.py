@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, TextIO, TypeVar, cast
 
 import typer
 
-from resnet_infer.cli.options import Device, Model, Output, Runtime, Threads, choice
-from resnet_infer.console import bar, fail, note
+from resnet_infer.cli.options import Device, Model, Output, Runtime, Threads, choice, introduce_default
+from resnet_infer.console import bar, fail
 from resnet_infer.errors import PictureError, UsageError
 
 if TYPE_CHECKING:
@@ -84,9 +84,8 @@ def classify(
     else:
         from resnet_infer.classifier import Classifier
 
+        introduce_default(model, "-m")
         answering = Classifier(model, runtime=runtime, device=device, threads=threads, throughput=many)
-        if model is None:
-            _introduce(answering)
         stream = answering.stream(pictures, crops=views, top_k=top_k, batch_size=max(batch, views))
     with ExitStack() as stack, answering, closing(stream):
         answers: Iterator[Answer] = stream
@@ -102,16 +101,6 @@ def classify(
         target.flush()
     if failed and on_error == "fail":
         raise typer.Exit(1)
-
-
-def _introduce(classifier: Classifier) -> None:
-    """Say what the built-in model knows, if nobody asked for it."""
-    from resnet_infer import zoo
-
-    if zoo.default_model() is None:
-        names = classifier.spec.classes
-        shown = ", ".join(names) if len(names) <= 10 else f"{len(names)} classes"
-        note(f"{classifier.spec.name} knows: {shown}. For ImageNet's 1,000: -m resnet50 (downloads 102 MB).")
 
 
 @contextmanager

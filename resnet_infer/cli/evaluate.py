@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resnet_infer.cli.options import Device, Json, Runtime, Threads, choice
+from resnet_infer.cli.options import Device, Json, Runtime, Threads, choice, introduce_default
 from resnet_infer.console import note
 
 if TYPE_CHECKING:
@@ -99,6 +99,8 @@ def evaluate(
 
     *models, data = arguments
     _require_free(report, resume, [*models, data, reference, class_order])
+    if not url:
+        introduce_default(models[0] if models else None, "resnet-infer evaluate")
     # As in `classify`: threads that decode hold the interpreter only briefly.
     sys.setswitchinterval(0.0005)
     try:

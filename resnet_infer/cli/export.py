@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from resnet_infer.cli.options import Json, ModelArgument, choice
+from resnet_infer.cli.options import Json, ModelArgument, choice, introduce_default
 from resnet_infer.console import note
 
 
@@ -127,6 +127,7 @@ def export(
         )
     from resnet_infer.converters.make import Order, Pictures, make
 
+    introduce_default(model, "resnet-infer export")
     source = zoo.source(model)
     tried = None if precision is None else (precision,)
     precision = precision or "fp32"

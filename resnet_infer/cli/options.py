@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from resnet_infer.console import note
+
 
 def choice(*values: str) -> Callable[[str | None], str | None]:
     """A callback that takes one of `values` and says "did you mean" to everything else (exit code 2)."""
@@ -23,6 +25,17 @@ def choice(*values: str) -> Callable[[str | None], str | None]:
         )
 
     return check
+
+
+def introduce_default(model: str | None, instead: str) -> None:
+    """Say what the built-in model knows, if nobody named a model; `instead` is how one is named."""
+    from resnet_infer import zoo
+
+    if model is None and zoo.default_model() is None:
+        note(
+            f"{zoo.DEFAULT}, which is built in, knows {zoo.BUILT_IN[zoo.DEFAULT]}. "
+            f"For all of them: {instead} resnet50 (downloads 102 MB)."
+        )
 
 
 MODEL_HELP = (

@@ -15,7 +15,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from resnet_infer.cli.options import Device, ModelArgument, Runtime
+from resnet_infer.cli.options import Device, ModelArgument, Runtime, introduce_default
 from resnet_infer.console import note
 from resnet_infer.errors import ResnetInferError, UsageError
 from resnet_infer.extras import needs
@@ -93,6 +93,7 @@ def serve(
     )
     parse_device(device)
     keys = load_keys(settings)
+    introduce_default(model, "resnet-infer serve")
     zoo.checkpoint(model) if runtime == "torch" else zoo.artifact(model)
     address, port = _bind(host, port)
     if not keys and not ipaddress.ip_address(address).is_loopback:

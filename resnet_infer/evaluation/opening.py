@@ -15,7 +15,7 @@ from resnet_infer.classifier import Classifier
 from resnet_infer.data.class_map import ClassMap, StatedOrder, map_classes, same_classes
 from resnet_infer.data.datasets import ClassOrder, Dataset, open_dataset
 from resnet_infer.errors import DataError, UsageError
-from resnet_infer.evaluation.protocols import LocalScorer, Scorer, default_protocol
+from resnet_infer.evaluation.protocols import LocalScorer, Scorer
 from resnet_infer.evaluation.run import Entrant, Member
 from resnet_infer.models.digest import model_digest
 from resnet_infer.models.spec import ModelSpec
@@ -182,7 +182,7 @@ def make_rows(
         start = len(rows)
         against = start if reference else None
         for model in (reference, *models) if reference else models:
-            chosen = protocol or default_protocol(model.spec)
+            chosen = protocol or model.spec.input.protocol
             own = model is reference
             rows.append(Row(model.name, chosen, (model,), (len(scorers),), None if own else against, own))
             scorers.append(model.scorer(chosen, scales=scales, batch_size=batch_size))

@@ -160,11 +160,6 @@ class LocalScorer:
         return means_of_all
 
 
-def default_protocol(spec: ModelSpec) -> str:
-    """`native` for a model that sees all of the resized square, else `1-crop`."""
-    return "native" if spec.input.resize == spec.input.crop else "1-crop"
-
-
 def _scales(classifier: Classifier, scales: Sequence[int] | None) -> tuple[int, ...]:
     """The shorter sides of multi-scale testing. Raises `UsageError` where the model has one size only."""
     spec = classifier.spec

@@ -61,6 +61,11 @@ class InputSpec:
     def per_pixel(self) -> bool:
         return self.mean.ndim == 3
 
+    @property
+    def protocol(self) -> str:
+        """What one view of a picture is called: `native` where it is all of the resized square, else `1-crop`."""
+        return "native" if self.resize == self.crop else "1-crop"
+
     def to_json(self) -> dict[str, Any]:
         mean: Any = (
             [float(x) for x in self.mean]

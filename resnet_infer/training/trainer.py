@@ -281,7 +281,8 @@ class Trainer:
         if data:
             load_weights(self.network, best)
             found = error_rates(self.network, Views(self._share(data)), spec.input, self.world)
-            spec = spec.with_(measured=(measured_on(data, found, test=self.data.test is not None),))
+            measured = measured_on(data, found, spec.input.protocol, test=self.data.test is not None)
+            spec = spec.with_(measured=(measured,))
         if self.world.writes:
             self.run_folder.finish(Checkpoint(spec, best.weights))
         self.world.wait()

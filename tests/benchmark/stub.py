@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from resnet_infer.zoo import DEFAULT, built_in
+from resnet_infer.zoo import SMALL, built_in
 
 GOOD = {"predictions": [{"label": "cat", "probability": 0.9, "index": 3, "id": None}]}
 
@@ -20,7 +20,7 @@ class Stub:
     def __init__(self, answer: Callable[[str, bytes, Any], tuple[int, Any] | None]) -> None:
         from resnet_infer.runtimes.onnxruntime import OnnxRuntime
 
-        with OnnxRuntime(built_in(DEFAULT, ".onnx"), device="cpu") as runtime:
+        with OnnxRuntime(built_in(SMALL, ".onnx"), device="cpu") as runtime:
             model = {**runtime.spec.to_json(), "runtime": {"runtime": "stub", "device": "cpu", "version": "1"}}
         stub = self
         self.requests: list[tuple[str, bytes, dict[str, str]]] = []

@@ -27,7 +27,7 @@ from resnet_infer.runtimes.measure import Subject
 from resnet_infer.runtimes.registry import open_runtime
 from tests.conftest import ROOT
 
-ARTIFACT = zoo.built_in(zoo.DEFAULT, ".onnx")
+ARTIFACT = zoo.built_in(zoo.SMALL, ".onnx")
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_every_stage_is_measured_in_every_round(found: Benchmark) -> None:
 def test_what_it_says_of_a_subject(found: Benchmark) -> None:
     real = found.measured[0]
     assert real.about["opened"]["threads"] == 1
-    assert real.about["spec"]["name"] == zoo.DEFAULT
+    assert real.about["spec"]["name"] == zoo.SMALL
     memory = real.memory()
     if sys.platform == "linux":
         assert memory["host"] is not None

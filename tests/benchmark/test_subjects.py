@@ -14,17 +14,13 @@ from resnet_infer.benchmark.subjects import PHOTOS, entries, photographs, synthe
 from resnet_infer.errors import DataError, ModelError, PictureError, UsageError
 from tests.conftest import PICTURES
 
-ARTIFACT = zoo.built_in(zoo.DEFAULT, ".onnx")
+ARTIFACT = zoo.built_in(zoo.SMALL, ".onnx")
 
 
-def test_lists_make_the_product(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(zoo.VARIABLE, raising=False)
-    found = entries([None, f"torch:{zoo.DEFAULT}"], [1, 8], threads=[1, 2], device="cpu")
+def test_lists_make_the_product() -> None:
+    found = entries([None, f"torch:{zoo.SMALL}"], [1, 8], threads=[1, 2], device="cpu")
     assert [(item.name, item.subject.threads, item.batch) for item in found] == [
-        (name, threads, batch)
-        for name in (zoo.DEFAULT, f"torch:{zoo.DEFAULT}")
-        for threads in (1, 2)
-        for batch in (1, 8)
+        (name, threads, batch) for name in (zoo.SMALL, f"torch:{zoo.SMALL}") for threads in (1, 2) for batch in (1, 8)
     ]
     assert {(item.subject.runtime, item.subject.model.suffix) for item in found} == {
         ("auto", ".onnx"),

@@ -27,7 +27,7 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_tables_json_and_the_page_of_one_run(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "errors.json").write_text(
-        json.dumps({"results": [{"model": zoo.DEFAULT, "top1": {"error": 12.07, "interval": [11.4, 12.7]}}]})
+        json.dumps({"results": [{"model": zoo.SMALL, "top1": {"error": 12.07, "interval": [11.4, 12.7]}}]})
     )
     files = (
         "-o",
@@ -42,15 +42,15 @@ def test_tables_json_and_the_page_of_one_run(cli: Cli, tmp_path: Path) -> None:
     assert re.sub(r"warning: .* did not become stable\n", "", done.err) == f"wrote {tmp_path / 'out.html'}\n"
     first, second, third = done.out.split("\n\n")
     assert re.split(r"  +", first.splitlines()[1])[:5] == ["model", "runs on", "precision", "threads", "batch"]
-    assert [line.split()[0] for line in first.splitlines()[2:]] == [zoo.DEFAULT] * 2 + [f"null:{zoo.DEFAULT}"] * 2
+    assert [line.split()[0] for line in first.splitlines()[2:]] == [zoo.SMALL] * 2 + [f"null:{zoo.SMALL}"] * 2
     assert "end to end" in second
     assert "process to first answer" in third
     found = json.loads((tmp_path / "new" / "out.json").read_text())
     assert [(row["model"], row["threads"], row["batch"]) for row in found["results"]] == [
-        (zoo.DEFAULT, 1, 1),
-        (zoo.DEFAULT, 1, 4),
-        (f"null:{zoo.DEFAULT}", None, 1),
-        (f"null:{zoo.DEFAULT}", None, 4),
+        (zoo.SMALL, 1, 1),
+        (zoo.SMALL, 1, 4),
+        (f"null:{zoo.SMALL}", None, 1),
+        (f"null:{zoo.SMALL}", None, 4),
     ]
     assert found["settings"]["pictures"] == {"source": str(PICTURES), "count": 4, "mean_kb": pytest.approx(50, abs=49)}
     assert found["environment"]["processor"]
@@ -59,7 +59,7 @@ def test_tables_json_and_the_page_of_one_run(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_json_is_all_that_is_printed(cli: Cli) -> None:
-    done = cli("benchmark", f"null:{zoo.DEFAULT}", *QUICK, "--json")
+    done = cli("benchmark", f"null:{zoo.SMALL}", *QUICK, "--json")
     assert done.code == 0
     (row,) = json.loads(done.out)["results"]
     assert row["opened"]["runtime"] == "null"
@@ -68,9 +68,9 @@ def test_json_is_all_that_is_printed(cli: Cli) -> None:
 
 def test_what_fails_is_said_and_the_others_go_on(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "damaged.onnx").write_bytes(b"no graph")
-    done = cli("benchmark", tmp_path / "damaged.onnx", zoo.DEFAULT, *QUICK, "--report", tmp_path / "out.html")
+    done = cli("benchmark", tmp_path / "damaged.onnx", zoo.SMALL, *QUICK, "--report", tmp_path / "out.html")
     assert done.code == 1
-    assert zoo.DEFAULT in done.out.splitlines()[2]
+    assert zoo.SMALL in done.out.splitlines()[2]
     assert re.search(r"^failed: damaged.onnx, batch 1: .*cannot load it", done.out, re.MULTILINE)
     assert "cannot load it" in (tmp_path / "out.html").read_text()
     alone = cli("benchmark", tmp_path / "damaged.onnx", *QUICK)
@@ -127,7 +127,7 @@ def test_only_results_are_included(cli: Cli, tmp_path: Path) -> None:
 
 def test_a_doubtful_machine_is_warned_of(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resnet_infer.benchmark.environment.warnings", lambda found: ["it is busy"])
-    done = cli("benchmark", f"null:{zoo.DEFAULT}", *QUICK, "--json")
+    done = cli("benchmark", f"null:{zoo.SMALL}", *QUICK, "--json")
     assert "warning: it is busy\n" in done.err
     assert "it is busy" in json.loads(done.out)["warnings"]
 
@@ -157,13 +157,13 @@ def test_a_scenario_is_handed_what_was_asked(
 
     monkeypatch.setattr("resnet_infer.benchmark.scenarios.run_scenario", run)
     done = cli(
-        *("benchmark", f"onnxruntime:{zoo.DEFAULT}", "--scenario", "open-loop", "--rate", "5,7.5", "--threads", "2"),
+        *("benchmark", f"onnxruntime:{zoo.SMALL}", "--scenario", "open-loop", "--rate", "5,7.5", "--threads", "2"),
         *("--seconds", "3", "--clients", "4", "--bound", "9", "--data", PICTURES, "--logs", tmp_path),
         *("--report", tmp_path / "out.html", "-o", tmp_path / "out.json"),
     )
     assert (done.code, done.out) == (code, "a table\n")
     (what,) = asked
-    assert (what.scenario, what.model, what.runtime, what.threads) == ("open-loop", zoo.DEFAULT, "onnxruntime", 2)
+    assert (what.scenario, what.model, what.runtime, what.threads) == ("open-loop", zoo.SMALL, "onnxruntime", 2)
     assert (what.rates, what.seconds, what.clients, what.bound_ms) == ((5.0, 7.5), 3.0, 4, 9.0)
     assert (what.data, what.output, what.accuracy, what.official) == (PICTURES, tmp_path, False, False)
     assert "Latency by rate" in (tmp_path / "out.html").read_text()

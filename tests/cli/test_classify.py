@@ -27,7 +27,7 @@ from tests.conftest import PICTURES, ROOT, Outcome
 
 Cli = Callable[..., Outcome]
 CAT, CAR, SHIP, PLANE = (PICTURES / f"{name}.jpg" for name in ("cat", "car", "ship", "airplane"))
-CHECKPOINT = zoo.built_in(zoo.DEFAULT, ".safetensors")
+CHECKPOINT = zoo.built_in(zoo.SMALL, ".safetensors")
 CLASSES = load_checkpoint(CHECKPOINT).spec.classes
 
 
@@ -310,7 +310,7 @@ def test_batches_do_not_change_answers(cli: Cli, album: Path, batch: int, crops:
     (album / "n.jpg").write_bytes(b"broken")
     done = cli("classify", album, PICTURES, "-f", "jsonl", "-b", batch, "--crops", crops)
     assert done.code == 1
-    with Classifier(zoo.DEFAULT, device="cpu") as classifier:
+    with Classifier(zoo.SMALL, device="cpu") as classifier:
         for row in rows(done):
             expected = classifier.classify(row["source"], crops=1 if crops == 1 else 10)
             found = {item["label"]: item["probability"] for item in row["predictions"]}
@@ -361,19 +361,21 @@ def test_no_input_is_a_usage_error(cli: Cli) -> None:
 
 
 def test_the_built_in_introduces_itself_only_when_it_answers_unasked(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    unasked = cli("classify", CAT)
-    assert unasked.err.count("\n") == 1
-    assert "airplane" in unasked.err
-    assert "-m" in unasked.err
     asked = cli("classify", CAT, "-m", zoo.DEFAULT)
-    assert (asked.out, asked.err) == (unasked.out, "")
+    assert asked.err == ""
     monkeypatch.setenv("RESNET_INFER_MODEL", zoo.DEFAULT)
     assert cli("classify", CAT) == asked
+    monkeypatch.delenv("RESNET_INFER_MODEL")
+    unasked = cli("classify", CAT)
+    assert unasked.out == asked.out
+    assert unasked.err.count("\n") == 1
+    assert f"{zoo.DEFAULT}, which is built in, knows 200 of ImageNet's" in unasked.err
+    assert "-m resnet50" in unasked.err
 
 
 def test_the_environment_names_the_model(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     artifact = tmp_path / "other.onnx"
-    shutil.copy(zoo.find(zoo.DEFAULT), artifact)
+    shutil.copy(zoo.find(zoo.SMALL), artifact)
     monkeypatch.setenv("RESNET_INFER_MODEL", str(artifact))
     done = cli("classify", CAT, "-f", "jsonl")
     assert (done.code, tops(done), done.err) == (0, ["cat"], "")
@@ -381,7 +383,7 @@ def test_the_environment_names_the_model(cli: Cli, tmp_path: Path, monkeypatch: 
     done = cli("classify", CAT)
     assert (done.code, done.out) == (1, "")
     assert str(artifact) in done.err
-    assert cli("classify", CAT, "-m", zoo.DEFAULT).code == 0
+    assert cli("classify", CAT, "-m", zoo.SMALL).code == 0
 
 
 def test_a_checkpoint_is_exported_once_and_then_silent(cli: Cli, tmp_path: Path) -> None:
@@ -406,12 +408,12 @@ def test_an_unknown_model_is_answered_with_the_nearest(cli: Cli) -> None:
 
 def test_torch_runs_the_checkpoint(cli: Cli) -> None:
     pytest.importorskip("torch", reason="the extra `train`")
-    by_torch = cli("classify", PICTURES, "--runtime", "torch", "-f", "jsonl", "-m", zoo.DEFAULT)
-    by_default = cli("classify", PICTURES, "-f", "jsonl", "-m", zoo.DEFAULT)
+    by_torch = cli("classify", PICTURES, "--runtime", "torch", "-f", "jsonl", "-m", zoo.SMALL)
+    by_default = cli("classify", PICTURES, "-f", "jsonl", "-m", zoo.SMALL)
     assert (by_torch.code, by_torch.err, tops(by_torch)) == (0, "", tops(by_default))
     for a, b in zip(rows(by_torch), rows(by_default), strict=True):
         assert a["predictions"][0]["probability"] == pytest.approx(b["predictions"][0]["probability"], abs=1e-4)
-    done = cli("classify", CAT, "--runtime", "torch", "-m", zoo.find(zoo.DEFAULT))
+    done = cli("classify", CAT, "--runtime", "torch", "-m", zoo.find(zoo.SMALL))
     assert (done.code, done.out) == (1, "")
     assert "give the checkpoint" in done.err
 
@@ -439,7 +441,7 @@ def test_a_device_that_is_named_is_never_replaced(cli: Cli, runtime: str, device
 
 def start(*arguments: object, cwd: Path = PICTURES, **environment: str) -> subprocess.Popen[bytes]:
     """The command in a process of its own, with buffers as users have them."""
-    inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONUNBUFFERED", zoo.VARIABLE)}
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-m", "resnet_infer", *map(str, arguments)],
         stdin=subprocess.DEVNULL,

@@ -24,7 +24,7 @@ from resnet_infer.converters.guard import GATES  # noqa: E402
 from resnet_infer.models.graph import build_graph, set_spec  # noqa: E402
 
 Cli = Callable[..., Outcome]
-ARTIFACT, CHECKPOINT = zoo.built_in(zoo.DEFAULT, ".onnx"), zoo.built_in(zoo.DEFAULT, ".safetensors")
+ARTIFACT, CHECKPOINT = zoo.built_in(zoo.SMALL, ".onnx"), zoo.built_in(zoo.SMALL, ".safetensors")
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +75,7 @@ def test_a_changed_weight_fails_and_is_found(cli: Cli, wrong: Path) -> None:
 
 
 def test_json_holds_all_of_it(cli: Cli, wrong: Path) -> None:
-    done = cli("compare", wrong, zoo.DEFAULT, "-n", 16, "--seed", 3, "--layers", "--json")
+    done = cli("compare", wrong, zoo.SMALL, "-n", 16, "--seed", 3, "--layers", "--json")
     assert done.code == 1
     found = json.loads(done.out)
     assert (found["passed"], found["precision"], found["pictures"]) == (False, "fp32", 16)
@@ -86,7 +86,7 @@ def test_json_holds_all_of_it(cli: Cli, wrong: Path) -> None:
     assert found["data"] == {"source": "synthetic pictures", "name": "synthetic pictures", "seed": 3}
     assert found["layers"]["first"] == "layer2.1.conv2"
     assert [layer["name"] for layer in found["layers"]["layers"]][-1] == "logits"
-    again = cli("compare", zoo.DEFAULT, zoo.DEFAULT, "-n", 4, "--json")
+    again = cli("compare", zoo.SMALL, zoo.SMALL, "-n", 4, "--json")
     assert again.code == 0
     assert json.loads(again.out)["max_delta"] == 0
 
@@ -118,7 +118,7 @@ def test_the_precision_sets_the_limits_and_a_tolerance_takes_their_place(cli: Cl
 
 def test_a_runtime_that_is_named_is_used(cli: Cli) -> None:
     pytest.importorskip("torch", reason="the extra `train`")
-    done = cli("compare", zoo.DEFAULT, zoo.DEFAULT, PICTURES, "--reference-runtime", "torch", "--json")
+    done = cli("compare", zoo.SMALL, zoo.SMALL, PICTURES, "--reference-runtime", "torch", "--json")
     found = json.loads(done.out)
     assert (done.code, found["model"]["runtime"], found["reference"]["runtime"]) == (0, "onnxruntime", "torch")
     done = cli("compare", CHECKPOINT, ARTIFACT, PICTURES, "--runtime", "onnxruntime", "--json")
@@ -178,14 +178,14 @@ def test_a_corrupt_picture_is_named(cli: Cli, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("nowhere.onnx", zoo.DEFAULT), 1, "there is no file and no model called nowhere.onnx"),
-        ((zoo.DEFAULT, zoo.DEFAULT, "nowhere"), 1, "nowhere does not exist"),
-        ((zoo.DEFAULT, zoo.DEFAULT, "--runtime", "onnxrutime"), 2, "did you mean onnxruntime?"),
-        ((zoo.DEFAULT, zoo.DEFAULT, "--reference-device", "cdua"), 2, "did you mean cuda?"),
-        ((zoo.DEFAULT, zoo.DEFAULT, "--split", "train"), 2, "--split needs DATA"),
-        ((zoo.DEFAULT, zoo.DEFAULT, "-n", "1"), 2, "-n"),
-        ((zoo.DEFAULT, zoo.DEFAULT, "--tolerance", "-1"), 2, "--tolerance"),
-        ((zoo.DEFAULT,), 2, "REFERENCE"),
+        (("nowhere.onnx", zoo.SMALL), 1, "there is no file and no model called nowhere.onnx"),
+        ((zoo.SMALL, zoo.SMALL, "nowhere"), 1, "nowhere does not exist"),
+        ((zoo.SMALL, zoo.SMALL, "--runtime", "onnxrutime"), 2, "did you mean onnxruntime?"),
+        ((zoo.SMALL, zoo.SMALL, "--reference-device", "cdua"), 2, "did you mean cuda?"),
+        ((zoo.SMALL, zoo.SMALL, "--split", "train"), 2, "--split needs DATA"),
+        ((zoo.SMALL, zoo.SMALL, "-n", "1"), 2, "-n"),
+        ((zoo.SMALL, zoo.SMALL, "--tolerance", "-1"), 2, "--tolerance"),
+        ((zoo.SMALL,), 2, "REFERENCE"),
     ],
 )
 def test_what_makes_no_sense_is_named(cli: Cli, arguments: tuple[str, ...], code: int, message: str) -> None:

@@ -25,7 +25,7 @@ from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint, save_che
 from tests.conftest import PICTURES, ROOT, Outcome
 
 Cli = Callable[..., Outcome]
-CHECKPOINT = zoo.built_in(zoo.DEFAULT, ".safetensors")
+CHECKPOINT = zoo.built_in(zoo.SMALL, ".safetensors")
 CLASSES = {"airplane": "airplane", "car": "automobile", "cat": "cat", "ship": "ship"}
 
 
@@ -57,7 +57,7 @@ def told(outcome: Outcome) -> dict[str, Any]:
 
 
 def test_the_table_has_the_error_its_interval_and_the_paper_s(cli: Cli, album: Path) -> None:
-    done = cli("evaluate", zoo.DEFAULT, album)
+    done = cli("evaluate", zoo.SMALL, album)
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
     assert lines[0] == "album: 100 pictures"
@@ -65,8 +65,8 @@ def test_the_table_has_the_error_its_interval_and_the_paper_s(cli: Cli, album: P
         ["model", "runs on", "precision", "protocol", "top-1 error", "95%", "top-5 error", "95%", "paper", "recorded"]
     )
     cells = re.split(r"  +", lines[3])
-    assert cells[:4] == [zoo.DEFAULT, "onnxruntime, cpu", "fp32", "native"]
-    (result,) = told(cli("evaluate", zoo.DEFAULT, album, "--json"))["results"]
+    assert cells[:4] == [zoo.SMALL, "onnxruntime, cpu", "fp32", "native"]
+    (result,) = told(cli("evaluate", zoo.SMALL, album, "--json"))["results"]
     assert cells[4] == f"{result['top1']['error']:.2f}%"
     assert cells[5] == "{:.2f}-{:.2f}".format(*result["top1"]["interval"])
     assert cells[-2:] == ["8.75", "12.07"]
@@ -75,7 +75,7 @@ def test_the_table_has_the_error_its_interval_and_the_paper_s(cli: Cli, album: P
 
 
 def test_without_a_model_the_default_is_evaluated(cli: Cli, album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert told(cli("evaluate", album, "--json"))["results"][0]["model"] == zoo.DEFAULT
+    assert told(cli("evaluate", album, "--json"))["results"][0]["model"] == zoo.SMALL
     monkeypatch.setenv(zoo.VARIABLE, "nowhere.onnx")
     done = cli("evaluate", album)
     assert (done.code, done.out) == (1, "")
@@ -83,11 +83,9 @@ def test_without_a_model_the_default_is_evaluated(cli: Cli, album: Path, monkeyp
 
 
 def test_protocols_models_and_the_ensemble_in_one_run(cli: Cli, album: Path) -> None:
-    done = cli("evaluate", zoo.DEFAULT, CHECKPOINT, album, "-p", "native", "-p", "10-crop", "--ensemble", "--json")
+    done = cli("evaluate", zoo.SMALL, CHECKPOINT, album, "-p", "native", "-p", "10-crop", "--ensemble", "--json")
     assert [(item["model"], item["protocol"]) for item in told(done)["results"]] == [
-        (name, protocol)
-        for protocol in ("native", "10-crop")
-        for name in (zoo.DEFAULT, CHECKPOINT.name, "ensemble of 2")
+        (name, protocol) for protocol in ("native", "10-crop") for name in (zoo.SMALL, CHECKPOINT.name, "ensemble of 2")
     ]
 
 
@@ -148,7 +146,7 @@ def spoilt(album: Path, tmp_path: Path) -> Path:
 
 
 def test_three_corrupt_files_among_a_hundred_are_named(cli: Cli, spoilt: Path) -> None:
-    done = cli("evaluate", zoo.DEFAULT, spoilt)
+    done = cli("evaluate", zoo.SMALL, spoilt)
     assert (done.code, done.out) == (1, "")
     assert "error: 3 of the 100 pictures of album cannot be read:" in done.err
     for name in ("cat/0003.jpg: the file is empty", "ship/0010.jpg: text", "ship/0024.jpg: damaged or truncated JPEG"):
@@ -157,16 +155,16 @@ def test_three_corrupt_files_among_a_hundred_are_named(cli: Cli, spoilt: Path) -
 
 
 def test_with_skip_ninety_seven_are_counted(cli: Cli, spoilt: Path, album: Path) -> None:
-    done = cli("evaluate", zoo.DEFAULT, spoilt, "--on-error", "skip")
+    done = cli("evaluate", zoo.SMALL, spoilt, "--on-error", "skip")
     assert done.code == 0
     assert done.out.startswith("album: 97 pictures, 3 skipped\n")
     assert done.err.count("skipped ") == 3
-    found = told(cli("evaluate", zoo.DEFAULT, spoilt, "--on-error", "skip", "--json"))
+    found = told(cli("evaluate", zoo.SMALL, spoilt, "--on-error", "skip", "--json"))
     assert (found["data"]["pictures"], found["data"]["counted"]) == (100, 97)
     assert [item["picture"] for item in found["data"]["skipped"]] == ["cat/0003.jpg", "ship/0010.jpg", "ship/0024.jpg"]
     for name in ("cat/0003.jpg", "ship/0010.jpg", "ship/0024.jpg"):
         (spoilt / name).unlink()
-    without = told(cli("evaluate", zoo.DEFAULT, spoilt, "--json"))
+    without = told(cli("evaluate", zoo.SMALL, spoilt, "--json"))
     assert without["results"][0]["top1"] == found["results"][0]["top1"]
     assert without["results"][0]["pictures"] == 97
 
@@ -175,7 +173,7 @@ def test_a_picture_that_is_there_twice_is_told(cli: Cli, album: Path, tmp_path: 
     folder = tmp_path / "album"
     shutil.copytree(album, folder)
     shutil.copy(folder / "cat" / "0000.jpg", folder / "cat" / "copy.jpg")
-    done = cli("evaluate", zoo.DEFAULT, folder, "--json")
+    done = cli("evaluate", zoo.SMALL, folder, "--json")
     assert "warning: the same picture is counted again once: cat/0000.jpg = cat/copy.jpg" in done.err
     assert told(done)["data"]["duplicates"] == [["cat/0000.jpg", "cat/copy.jpg"]]
     assert told(done)["data"]["counted"] == 101
@@ -186,9 +184,9 @@ def test_shuffled_labels_are_told(cli: Cli, album: Path, tmp_path: Path) -> None
     labels = np.random.default_rng(0).permutation([path.parent.name for path in paths])
     rows = [f"{path},{label}" for path, label in zip(paths, labels, strict=True)]
     (tmp_path / "shuffled.csv").write_text("\n".join(["path,label", *rows]))
-    done = cli("evaluate", zoo.DEFAULT, tmp_path / "shuffled.csv")
+    done = cli("evaluate", zoo.SMALL, tmp_path / "shuffled.csv")
     assert done.code == 0
-    assert f"warning: {zoo.DEFAULT}, native: the answers are no better than guessing" in done.err
+    assert f"warning: {zoo.SMALL}, native: the answers are no better than guessing" in done.err
 
 
 # The gate
@@ -200,18 +198,18 @@ def test_a_model_that_lost_too_much_does_not_pass(cli: Cli, album: Path, tmp_pat
     weights = {**checkpoint.weights, "fc.bias": checkpoint.weights["fc.bias"] + 9 * np.eye(10)[2].astype(np.float32)}
     save_checkpoint(replace(checkpoint, weights=weights), tmp_path / "worse.safetensors")
     worse = tmp_path / "worse.safetensors"
-    done = cli("evaluate", worse, album, "--reference", zoo.DEFAULT, "--max-drop", 1)
+    done = cli("evaluate", worse, album, "--reference", zoo.SMALL, "--max-drop", 1)
     assert done.code == 1
-    assert f"against {zoo.DEFAULT}:\n  worse.safetensors, native: " in done.out
+    assert f"against {zoo.SMALL}:\n  worse.safetensors, native: " in done.out
     assert re.search(r"McNemar's p [\d.e-]+", done.out)
     assert "error: more than +1 points of top-1 error against resnet20-cifar10: worse.safetensors, native: " in done.err
-    passed = cli("evaluate", worse, album, "--reference", zoo.DEFAULT, "--max-drop", 100, "--json")
+    passed = cli("evaluate", worse, album, "--reference", zoo.SMALL, "--max-drop", 100, "--json")
     assert passed.code == 0
     assert told(passed)["gate"] == {"max_drop": 100, "passed": True}
     difference = told(passed)["results"][1]["difference"]
     assert difference["top1"] > 1
     assert difference["p"] < 0.05
-    better = cli("evaluate", zoo.DEFAULT, album, "--reference", worse, "--max-drop", 0)
+    better = cli("evaluate", zoo.SMALL, album, "--reference", worse, "--max-drop", 0)
     assert better.code == 0
 
 
@@ -241,14 +239,14 @@ def test_what_makes_no_sense_is_a_usage_error(cli: Cli, album: Path, arguments: 
 def test_numbered_folders_are_refused_with_the_trap_named(cli: Cli, album: Path, tmp_path: Path) -> None:
     for number, name in enumerate(sorted(CLASSES.values())):
         shutil.copytree(album / name, tmp_path / "numbered" / str(9 + number))
-    done = cli("evaluate", zoo.DEFAULT, tmp_path / "numbered")
+    done = cli("evaluate", zoo.SMALL, tmp_path / "numbered")
     assert (done.code, done.out) == (1, "")
     assert '"10" comes before "2"' in done.err
     assert "--class-order numbers" in done.err
     for number, name in enumerate(("airplane", "automobile", "cat", "ship")):
         place = load_checkpoint(CHECKPOINT).spec.classes.index(name)
         shutil.copytree(tmp_path / "numbered" / str(9 + number), tmp_path / "right" / str(place))
-    done = cli("evaluate", zoo.DEFAULT, tmp_path / "right", "--class-order", "numbers", "--json")
+    done = cli("evaluate", zoo.SMALL, tmp_path / "right", "--class-order", "numbers", "--json")
     assert told(done)["results"][0]["top1"] == told(cli("evaluate", album, "--json"))["results"][0]["top1"]
 
 
@@ -279,14 +277,14 @@ def start(*arguments: object) -> subprocess.Popen[bytes]:
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGKILL")
 def test_killed_at_random_points_and_resumed_it_has_the_same_totals(tmp_path: Path) -> None:
     folder = write_album(tmp_path / "album", 600)
-    out, err = start(zoo.DEFAULT, folder).communicate(timeout=120)
+    out, err = start(zoo.SMALL, folder).communicate(timeout=120)
     expected = json.loads(out)
     assert b"Traceback" not in err
     generator = np.random.default_rng()
     journal = tmp_path / "answers.jsonl"
     killed = 0
     for share in sorted(generator.uniform(0.02, 0.6, 3)):
-        process = start(zoo.DEFAULT, folder, "--resume", journal)
+        process = start(zoo.SMALL, folder, "--resume", journal)
         enough = int(share * 2400)
         deadline = time.monotonic() + 120
         while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < enough):
@@ -298,7 +296,7 @@ def test_killed_at_random_points_and_resumed_it_has_the_same_totals(tmp_path: Pa
     assert killed
     before = journal.read_bytes()
     assert 1 < before.count(b"\n") < 2401
-    out, err = start(zoo.DEFAULT, folder, "--resume", journal).communicate(timeout=120)
+    out, err = start(zoo.SMALL, folder, "--resume", journal).communicate(timeout=120)
     found = json.loads(out)
     assert re.search(rb"^[\d,]+ of 2,400 pictures are answered in ", err, re.MULTILINE)
     assert 0 < found["speed"]["resumed"] == 2400 - found["speed"]["pictures"]
@@ -312,19 +310,19 @@ def test_killed_at_random_points_and_resumed_it_has_the_same_totals(tmp_path: Pa
 
 def test_answers_of_other_models_data_or_protocols_are_not_taken(cli: Cli, album: Path, tmp_path: Path) -> None:
     journal = tmp_path / "answers.jsonl"
-    first = cli("evaluate", zoo.DEFAULT, album, "--resume", journal, "--json")
-    again = cli("evaluate", zoo.DEFAULT, album, "--resume", journal, "--json", "-b", 3)
+    first = cli("evaluate", zoo.SMALL, album, "--resume", journal, "--json")
+    again = cli("evaluate", zoo.SMALL, album, "--resume", journal, "--json", "-b", 3)
     assert told(again)["speed"]["pictures"] == 0
     assert told(again)["results"][0]["top1"] == told(first)["results"][0]["top1"]
-    assert "no picture was left" in cli("evaluate", zoo.DEFAULT, album, "--resume", journal).out
+    assert "no picture was left" in cli("evaluate", zoo.SMALL, album, "--resume", journal).out
     other = tmp_path / "other"
     shutil.copytree(album, other)
     (other / "cat" / "0000.jpg").rename(other / "cat" / "9999.jpg")
     pytest.importorskip("torch", reason="the extra `train`")
     for arguments, what in (
-        ((f"torch:{zoo.DEFAULT}", album), "the models"),
-        ((zoo.DEFAULT, other), "the data"),
-        ((zoo.DEFAULT, album, "-p", "10-crop"), "the protocols"),
+        ((f"torch:{zoo.SMALL}", album), "the models"),
+        ((zoo.SMALL, other), "the data"),
+        ((zoo.SMALL, album, "-p", "10-crop"), "the protocols"),
     ):
         done = cli("evaluate", *arguments, "--resume", journal)
         assert (done.code, done.out) == (1, "")

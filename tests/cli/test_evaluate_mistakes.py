@@ -23,7 +23,7 @@ from tests.cli.test_evaluate import CHECKPOINT, start, told, write_album
 from tests.conftest import Outcome
 
 Cli = Callable[..., Outcome]
-ARTIFACT = zoo.built_in(zoo.DEFAULT, ".onnx")
+ARTIFACT = zoo.built_in(zoo.SMALL, ".onnx")
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_a_damaged_line_costs_one_picture(cli: Cli, album: Path, tmp_path: Path)
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_interrupted_it_says_what_is_kept_and_how_to_go_on(tmp_path: Path) -> None:
     folder, journal = write_album(tmp_path / "album", 900), tmp_path / "answers.jsonl"
-    process = start(zoo.DEFAULT, folder, "--resume", journal, "-p", "10-crop")
+    process = start(zoo.SMALL, folder, "--resume", journal, "-p", "10-crop")
     deadline = time.monotonic() + 120
     while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < 200):
         assert time.monotonic() < deadline
@@ -170,7 +170,7 @@ def test_interrupted_it_says_what_is_kept_and_how_to_go_on(tmp_path: Path) -> No
 # Arguments
 
 
-@pytest.mark.parametrize("model", [zoo.DEFAULT, "resnet50", "torch:mine", "gone.onnx", str(ARTIFACT), str(CHECKPOINT)])
+@pytest.mark.parametrize("model", [zoo.SMALL, "resnet50", "torch:mine", "gone.onnx", str(ARTIFACT), str(CHECKPOINT)])
 @pytest.mark.parametrize("first", [(), ("album",)])
 def test_a_model_in_the_place_of_the_data_is_told(cli: Cli, album: Path, model: str, first: tuple[str, ...]) -> None:
     done = cli("evaluate", *(album for _ in first), model)
@@ -180,7 +180,7 @@ def test_a_model_in_the_place_of_the_data_is_told(cli: Cli, album: Path, model: 
 
 
 def test_mistyped_data_is_told(cli: Cli, tmp_path: Path) -> None:
-    done = cli("evaluate", zoo.DEFAULT, tmp_path / "albun")
+    done = cli("evaluate", zoo.SMALL, tmp_path / "albun")
     assert (done.code, done.out) == (1, "")
     assert "albun does not exist" in done.err
     assert "the last argument is the data" in done.err
@@ -188,7 +188,7 @@ def test_mistyped_data_is_told(cli: Cli, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("points", ["nan", "inf", "-inf"])
 def test_a_gate_is_a_number(cli: Cli, album: Path, points: str) -> None:
-    done = cli("evaluate", album, "--reference", zoo.DEFAULT, f"--max-drop={points}")
+    done = cli("evaluate", album, "--reference", zoo.SMALL, f"--max-drop={points}")
     assert (done.code, done.out) == (2, "")
     assert "--max-drop is a number of points" in done.err
 
@@ -202,12 +202,12 @@ def test_the_paper_s_tables_are_shown_alone(cli: Cli, arguments: tuple[str, ...]
 
 def test_what_is_named_twice_is_evaluated_once(cli: Cli, album: Path) -> None:
     arguments = ("-p", "native", "-p", "native", "--json")
-    done = cli("evaluate", zoo.DEFAULT, zoo.DEFAULT, album, *arguments)
+    done = cli("evaluate", zoo.SMALL, zoo.SMALL, album, *arguments)
     assert done.code == 0
     assert len(told(done)["results"]) == 1
-    assert f"warning: the model {zoo.DEFAULT} is named twice" in done.err
+    assert f"warning: the model {zoo.SMALL} is named twice" in done.err
     assert "warning: the protocol native is named twice" in done.err
-    done = cli("evaluate", zoo.DEFAULT, zoo.DEFAULT, album, "--ensemble")
+    done = cli("evaluate", zoo.SMALL, zoo.SMALL, album, "--ensemble")
     assert (done.code, done.out) == (2, "")
     assert "at least two models" in done.err
 
@@ -242,17 +242,17 @@ def test_the_table_says_of_which_pictures_the_paper_s_figure_is(cli: Cli, album:
 
 def test_an_ensemble_is_no_single_model(cli: Cli, album: Path, tmp_path: Path) -> None:
     report = tmp_path / "report.html"
-    done = cli("evaluate", zoo.DEFAULT, CHECKPOINT, album, "--ensemble", "--report", report, "--json")
+    done = cli("evaluate", zoo.SMALL, CHECKPOINT, album, "--ensemble", "--report", report, "--json")
     *members, both = told(done)["results"]
     assert all(item["precision"] == "fp32" and item["recorded"] and item["architecture"] for item in members)
     for key in ("name", "architecture", "precision", "recorded"):
         assert both[key] is None, key
     assert both["runtime"] == {}
-    assert both["ensemble"] == [zoo.DEFAULT, CHECKPOINT.name]
+    assert both["ensemble"] == [zoo.SMALL, CHECKPOINT.name]
     text = report.read_text(encoding="utf-8")
     assert "<td>ensemble of 2</td><td>native</td><td></td>" in text
     assert "<summary>ensemble of 2, native</summary>" in text
-    shown = cli("evaluate", zoo.DEFAULT, CHECKPOINT, album, "--ensemble").out
+    shown = cli("evaluate", zoo.SMALL, CHECKPOINT, album, "--ensemble").out
     line = next(line for line in shown.splitlines() if line.startswith("ensemble"))
     assert "fp32" not in line
     assert "12.07" not in line

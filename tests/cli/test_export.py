@@ -22,7 +22,7 @@ pytest.importorskip("onnx", reason="the extra `export`")
 
 Cli = Callable[..., Outcome]
 Make = Callable[..., Checkpoint]
-CHECKPOINT = zoo.built_in(zoo.DEFAULT, ".safetensors")
+CHECKPOINT = zoo.built_in(zoo.SMALL, ".safetensors")
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def test_the_artifact_is_called_after_the_model(cli: Cli, here: Path) -> None:
 
 def test_the_artifact_classifies_as_the_built_in_does(cli: Cli, here: Path) -> None:
     assert cli("export", CHECKPOINT, "-o", here / "new" / "folder" / "mine.onnx").code == 0
-    expected = cli("classify", PICTURES, "-m", zoo.DEFAULT, "-f", "csv").out
+    expected = cli("classify", PICTURES, "-m", zoo.SMALL, "-f", "csv").out
     assert cli("classify", PICTURES, "-m", here / "new" / "folder" / "mine.onnx", "-f", "csv").out == expected
 
 
@@ -60,7 +60,7 @@ def test_the_environment_names_the_model(cli: Cli, monkeypatch: pytest.MonkeyPat
 
 
 def test_json_holds_the_proof(cli: Cli, here: Path) -> None:
-    done = cli("export", zoo.DEFAULT, "--json", "-o", "model.onnx")
+    done = cli("export", zoo.SMALL, "--json", "-o", "model.onnx")
     assert done.code == 0
     report = json.loads(done.out)
     assert report["format"] == "onnx"
@@ -181,7 +181,7 @@ def test_weights_that_say_nothing_are_not_exported(cli: Cli, here: Path, tmp_pat
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (str(zoo.find(zoo.DEFAULT)), "is an artifact already"),
+        (str(zoo.find(zoo.SMALL)), "is an artifact already"),
         ("resnet20-cifar", "did you mean resnet20-cifar10?"),
         ("nowhere.safetensors", "there is no file and no model called nowhere.safetensors"),
     ],

@@ -19,7 +19,7 @@ from tests.conftest import Outcome
 pytest.importorskip("onnx", reason="the extra `export`")
 
 Cli = Callable[..., Outcome]
-NAME = zoo.DEFAULT
+NAME = zoo.SMALL
 COUNT = 160
 
 

@@ -18,7 +18,7 @@ from tests.conftest import Outcome
 
 Cli = Callable[..., Outcome]
 Make = Callable[..., Checkpoint]
-ARTIFACT, CHECKPOINT = zoo.built_in(zoo.DEFAULT, ".onnx"), zoo.built_in(zoo.DEFAULT, ".safetensors")
+ARTIFACT, CHECKPOINT = zoo.built_in(zoo.SMALL, ".onnx"), zoo.built_in(zoo.SMALL, ".safetensors")
 
 
 def shown(outcome: Outcome) -> dict[str, str]:
@@ -122,7 +122,7 @@ def test_the_default_is_the_environment_or_the_built_in(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, checkpoint_file: Path
 ) -> None:
     assert json.loads(cli("inspect", "--json").out)["file"] == str(ARTIFACT)
-    assert cli("inspect").out == cli("inspect", zoo.DEFAULT).out
+    assert cli("inspect").out == cli("inspect", zoo.SMALL).out
     monkeypatch.setenv(zoo.VARIABLE, str(checkpoint_file))
     assert json.loads(cli("inspect", "--json").out)["file"] == str(checkpoint_file)
 

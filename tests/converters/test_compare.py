@@ -37,7 +37,7 @@ from resnet_infer.models.graph import build_graph  # noqa: E402
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime  # noqa: E402
 from tests.conftest import PICTURES  # noqa: E402
 
-ARTIFACT, CHECKPOINT = zoo.built_in(zoo.DEFAULT, ".onnx"), zoo.built_in(zoo.DEFAULT, ".safetensors")
+ARTIFACT, CHECKPOINT = zoo.built_in(zoo.SMALL, ".onnx"), zoo.built_in(zoo.SMALL, ".safetensors")
 Make = Callable[..., Checkpoint]
 Table = NDArray[np.float32]
 

@@ -85,7 +85,7 @@ def scaled(model: Any, factor: float) -> Any:
 @pytest.fixture(scope="module")
 def built_in() -> Any:
     """A trained network."""
-    return onnx.load(zoo.built_in(zoo.DEFAULT, ".onnx"))
+    return onnx.load(zoo.built_in(zoo.SMALL, ".onnx"))
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ TARGETS, METHODS = get_args(Target), get_args(Method)
 @pytest.fixture(scope="module")
 def trained(photos: Photos) -> tuple[Any, Calibration]:
     """The built-in network."""
-    return calibrated(load_checkpoint(zoo.built_in(zoo.DEFAULT, ".safetensors")), photos(48, 32))
+    return calibrated(load_checkpoint(zoo.built_in(zoo.SMALL, ".safetensors")), photos(48, 32))
 
 
 def cost(trained: tuple[Any, Calibration], images: Images, calibration: Calibration | None = None, **more: Any) -> Cost:
@@ -142,7 +142,7 @@ def test_what_makes_no_sense(trained: tuple[Any, Calibration]) -> None:
 
 
 def test_a_calibration_serves_any_size_of_picture(photos: Photos) -> None:
-    checkpoint = load_checkpoint(zoo.built_in(zoo.DEFAULT, ".safetensors"))
+    checkpoint = load_checkpoint(zoo.built_in(zoo.SMALL, ".safetensors"))
     geometry = replace(checkpoint.spec.input, mean=checkpoint.spec.input.mean.mean(axis=(0, 1)))
     checkpoint = replace(checkpoint, spec=checkpoint.spec.with_(input=geometry))
     calibration = calibrated(checkpoint, photos(32, 32))[1]
@@ -155,7 +155,7 @@ def test_a_calibration_serves_any_size_of_picture(photos: Photos) -> None:
 
 def test_weights_on_the_edge_of_nothing(trained: tuple[Any, Calibration], photos: Photos) -> None:
     """A channel without weight is its bias; one with hardly any must not overflow its bias."""
-    checkpoint = load_checkpoint(zoo.built_in(zoo.DEFAULT, ".safetensors"))
+    checkpoint = load_checkpoint(zoo.built_in(zoo.SMALL, ".safetensors"))
     weights = {name: value.copy() for name, value in checkpoint.weights.items()}
     for channel, value in enumerate((0, 1e-30, 1e-12, 1e-9)):
         weights["layer1.0.conv1.weight"][channel] *= value

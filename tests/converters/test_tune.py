@@ -27,7 +27,7 @@ from resnet_infer.errors import ResnetInferError  # noqa: E402
 from resnet_infer.models.spec import Precision  # noqa: E402
 from resnet_infer.runtimes.measure import Subject, Timing  # noqa: E402
 
-ARTIFACT = zoo.built_in(zoo.DEFAULT, ".onnx")
+ARTIFACT = zoo.built_in(zoo.SMALL, ".onnx")
 FP32, FP16, INT8 = Path("a.onnx"), Path("b.onnx"), Path("c.onnx")
 PROVIDERS = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
 

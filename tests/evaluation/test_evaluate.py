@@ -16,8 +16,8 @@ from resnet_infer.errors import DataError, ModelError, PictureError, UsageError
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
-SPEC = load_checkpoint(zoo.built_in(zoo.DEFAULT, ".safetensors")).spec
-ARTIFACT = zoo.built_in(zoo.DEFAULT, ".onnx")
+SPEC = load_checkpoint(zoo.built_in(zoo.SMALL, ".safetensors")).spec
+ARTIFACT = zoo.built_in(zoo.SMALL, ".onnx")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_the_count_is_that_of_a_plain_loop(
 
 def test_torch_and_onnx_give_the_same_answers(album: Path) -> None:
     pytest.importorskip("torch", reason="the extra `train`")
-    found = evaluate([f"torch:{zoo.DEFAULT}"], album, reference=zoo.DEFAULT, max_drop=0, device="cpu")
+    found = evaluate([f"torch:{zoo.SMALL}"], album, reference=zoo.SMALL, max_drop=0, device="cpu")
     reference, other = found.results
     assert (reference.is_reference, reference.runtime["runtime"], reference.difference) == (True, "onnxruntime", None)
     assert (other.is_reference, other.runtime["runtime"]) == (False, "torch")
@@ -89,12 +89,12 @@ def test_every_protocol_and_the_ensemble_stand_in_one_table(
     save_checkpoint(
         Checkpoint(checkpoint.spec.with_(name="other", classes=names), checkpoint.weights), tmp_path / "o.safetensors"
     )
-    models = [zoo.DEFAULT, f"torch:{tmp_path / 'o.safetensors'}"]
-    found = evaluate(models, album, protocols=["1-crop", "10-crop"], ensemble=True, reference=zoo.DEFAULT, device="cpu")
+    models = [zoo.SMALL, f"torch:{tmp_path / 'o.safetensors'}"]
+    found = evaluate(models, album, protocols=["1-crop", "10-crop"], ensemble=True, reference=zoo.SMALL, device="cpu")
     assert [(item.name, item.protocol) for item in found.results] == [
         (name, protocol)
         for protocol in ("1-crop", "10-crop")
-        for name in (zoo.DEFAULT, zoo.DEFAULT, "torch:o.safetensors", "ensemble of 2")
+        for name in (zoo.SMALL, zoo.SMALL, "torch:o.safetensors", "ensemble of 2")
     ]
     assert [item.is_reference for item in found.results] == [True, False, False, False] * 2
     assert [item.difference is None for item in found.results] == [True, False, False, False] * 2
@@ -102,23 +102,23 @@ def test_every_protocol_and_the_ensemble_stand_in_one_table(
         same, ensemble = found.results[start + 1], found.results[start + 3]
         assert same.difference is not None
         assert same.difference.only_model_wrong == same.difference.only_reference_wrong == 0
-        assert ensemble.members == (zoo.DEFAULT, "torch:o.safetensors")
+        assert ensemble.members == (zoo.SMALL, "torch:o.safetensors")
         # An untrained model is so unsure that it hardly sways the other; in the wrong order it would not matter either.
         assert ensemble.answered.confidence.mean() < same.answered.confidence.mean()
     told = json.loads(json.dumps(found.to_json()))
-    assert [item["ensemble"] for item in told["results"]] == ([None] * 3 + [[zoo.DEFAULT, "torch:o.safetensors"]]) * 2
+    assert [item["ensemble"] for item in told["results"]] == ([None] * 3 + [[zoo.SMALL, "torch:o.safetensors"]]) * 2
     assert all(item["inference_seconds"] > 0 for item in told["results"])
 
 
 def test_an_ensemble_of_a_model_and_its_twin_in_another_order_is_the_model(album: Path, tmp_path: Path) -> None:
     """Only if the second's answers are put into the order of the first's classes."""
     pytest.importorskip("torch", reason="runs a checkpoint as it is (the extra `train`)")
-    checkpoint = load_checkpoint(zoo.built_in(zoo.DEFAULT, ".safetensors"))
+    checkpoint = load_checkpoint(zoo.built_in(zoo.SMALL, ".safetensors"))
     order = np.random.default_rng(0).permutation(10)
     weights = {name: value[order] if name.startswith("fc.") else value for name, value in checkpoint.weights.items()}
     spec = checkpoint.spec.with_(classes=tuple(checkpoint.spec.classes[index] for index in order))
     save_checkpoint(Checkpoint(spec, weights), tmp_path / "twin.safetensors")
-    found = evaluate([zoo.DEFAULT, f"torch:{tmp_path / 'twin.safetensors'}"], album, ensemble=True, device="cpu")
+    found = evaluate([zoo.SMALL, f"torch:{tmp_path / 'twin.safetensors'}"], album, ensemble=True, device="cpu")
     first, twin, both = (item.answered for item in found.results)
     assert first.ranks.tolist() == twin.ranks.tolist() == both.ranks.tolist()
     np.testing.assert_allclose(both.confidence, first.confidence, atol=1e-4)

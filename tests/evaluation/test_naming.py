@@ -32,7 +32,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["torch:a/model.onnx", "b/model.onnx"], ["torch:a/model.onnx", "b/model.onnx"]),
         (["torch:a/model.onnx", "a/model.onnx"], ["torch:model.onnx", "model.onnx"]),
         (["./a/model.onnx", "a/model.onnx"], ["model.onnx", "model.onnx"]),
-        ([None, zoo.DEFAULT, "resnet50.v1"], [None, zoo.DEFAULT, "resnet50.v1"]),
+        ([None, zoo.SMALL, "resnet50.v1"], [None, zoo.SMALL, "resnet50.v1"]),
     ],
 )
 def test_as_much_of_the_path_as_is_needed(place: Path, arguments: list[str | None], names: list[str | None]) -> None:
@@ -53,15 +53,15 @@ def test_what_is_named_twice_is_taken_once(place: Path, monkeypatch: pytest.Monk
     assert kept == ["a/model.onnx", "b/model.onnx", "torch:b/model.onnx"]
     assert [sentence.split()[2] for sentence in dropped] == ["./a/model.onnx", str(place / "b" / "model.onnx")]
     assert distinct_models(["torch:other.onnx", "other.onnx"], "torch")[0] == ["torch:other.onnx"]
-    assert distinct_models([None, zoo.DEFAULT], "auto")[0] == [None]
+    assert distinct_models([None, zoo.SMALL], "auto")[0] == [None]
     monkeypatch.setenv(zoo.VARIABLE, "other.onnx")
-    assert distinct_models([None, zoo.DEFAULT], "auto")[0] == [None, zoo.DEFAULT]
+    assert distinct_models([None, zoo.SMALL], "auto")[0] == [None, zoo.SMALL]
     assert distinct_protocols(["native", "10-crop", "native"])[0] == ["native", "10-crop"]
     assert distinct_protocols(["native", "10-crop"]) == (["native", "10-crop"], [])
 
 
 def test_what_reads_like_a_model(place: Path) -> None:
-    for argument in (zoo.DEFAULT, "resnet50", "ResNet-50", "torch:anything", "gone.onnx", "a/model.onnx", "w.pth"):
+    for argument in (zoo.SMALL, "resnet50", "ResNet-50", "torch:anything", "gone.onnx", "a/model.onnx", "w.pth"):
         assert is_model(argument), argument
     for argument in ("cifar10/test", "album", "list.csv", "set.tar.gz", "a"):
         assert not is_model(argument), argument

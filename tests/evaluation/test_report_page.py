@@ -30,8 +30,8 @@ def report(album: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With a long name and a long folder, all rows opened."""
     place = tmp_path_factory.mktemp("report")
     model = place / ("a_rather_long_name_without_any_space_" * 3 + ".onnx")
-    shutil.copy(zoo.built_in(zoo.DEFAULT, ".onnx"), model)
-    found = evaluate([zoo.DEFAULT, str(model)], album, reference=zoo.DEFAULT, protocols=["native", "10-crop"])
+    shutil.copy(zoo.built_in(zoo.SMALL, ".onnx"), model)
+    found = evaluate([zoo.SMALL, str(model)], album, reference=zoo.SMALL, protocols=["native", "10-crop"])
     write_report(found, place / "report.html")
     text = (place / "report.html").read_text(encoding="utf-8")
     (place / "report.html").write_text(text.replace("<details>", "<details open>"), encoding="utf-8")

@@ -26,7 +26,7 @@ from resnet_infer.evaluation.protocols import LocalScorer, OpenPicture
 from resnet_infer.evaluation.served import open_service
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from resnet_infer.models.download import sha256
-from resnet_infer.zoo import DEFAULT, built_in
+from resnet_infer.zoo import SMALL, built_in
 from tests.conftest import Outcome
 from tests.serving.conftest import Service, make_service, service
 
@@ -47,7 +47,7 @@ def album_set(album: Path) -> Dataset:
 
 @pytest.mark.parametrize("protocol", ["native", "1-crop", "10-crop"])
 def test_the_counts_are_those_in_process(cli: Cli, url: str, album: Path, protocol: str) -> None:
-    done = cli("evaluate", DEFAULT, album, "-p", protocol, "--reference", DEFAULT, "--url", url, "--json")
+    done = cli("evaluate", SMALL, album, "-p", protocol, "--reference", SMALL, "--url", url, "--json")
     reference, local, served = json.loads(done.out)["results"]
     assert 0 < local["top1"]["wrong"] < 96
     assert (served["top1"], served["top5"]) == (local["top1"], local["top5"]) == (reference["top1"], reference["top5"])
@@ -65,7 +65,7 @@ def test_a_service_alone(cli: Cli, url: str, album: Path) -> None:
 
 
 def test_every_picture_is_answered_as_in_process(url: str, album: Path) -> None:
-    found = evaluate([DEFAULT], album, url=url)
+    found = evaluate([SMALL], album, url=url)
     local, served = (result.answered for result in found.results)
     np.testing.assert_array_equal(served.top1, local.top1)
     np.testing.assert_allclose(served.confidence, local.confidence, atol=1e-5)
@@ -76,7 +76,7 @@ def test_pixels_without_a_file_arrive_as_they_are(url: str, album_set: Dataset) 
     pixels = np.random.default_rng(0).integers(0, 256, (40, 33, 3), np.uint8)
     picture = OpenPicture(Sample("pixels", 0, lambda: pixels))
     model = open_service(url, album_set, None)
-    with Classifier(DEFAULT) as classifier:
+    with Classifier(SMALL) as classifier:
         local = LocalScorer(classifier, "native")
         expected = local.score([local.prepare(picture)])
     found = model.scorer("native", scales=None, batch_size=1)
@@ -119,7 +119,7 @@ def open_model(make_checkpoint: Callable[..., Checkpoint], tmp_path_factory: pyt
     """An artifact that takes pictures of any size, and beside it one of a fixed size."""
     pytest.importorskip("onnx", reason="the extra `export`")
     checkpoint = make_checkpoint("resnet8")
-    classes = load_checkpoint(built_in(DEFAULT, ".safetensors")).spec.classes
+    classes = load_checkpoint(built_in(SMALL, ".safetensors")).spec.classes
     checkpoint = replace(checkpoint, spec=checkpoint.spec.with_(classes=classes, name="of any size"))
     folder = tmp_path_factory.mktemp("open")
     export_onnx(checkpoint, folder / "open.onnx", dynamic_size=True)
@@ -163,12 +163,12 @@ def test_kept_answers_belong_to_the_weights_and_not_to_the_limits(
     make_service: Callable[..., Service], url: str, album_set: Dataset, album: Path, tmp_path: Path
 ) -> None:
     artifact = tmp_path / "model.onnx"
-    artifact.write_bytes(built_in(DEFAULT, ".onnx").read_bytes())
+    artifact.write_bytes(built_in(SMALL, ".onnx").read_bytes())
     journal = tmp_path / "answers.jsonl"
     evaluate([], album, url=url, resume=journal)
     other = make_service(model=str(artifact), timeout=7.0, max_body_mb=9.0, max_pictures=3).listen()
     assert evaluate([], album, url=other, resume=journal).resumed == 96
-    checkpoint = load_checkpoint(built_in(DEFAULT, ".safetensors"))
+    checkpoint = load_checkpoint(built_in(SMALL, ".safetensors"))
     bias = checkpoint.weights["fc.bias"] + np.eye(10, dtype=np.float32)[2]
     checkpoint = replace(checkpoint, weights={**checkpoint.weights, "fc.bias": bias})
     save_checkpoint(checkpoint, tmp_path / "other.safetensors")  # of the same spec
@@ -179,7 +179,7 @@ def test_kept_answers_belong_to_the_weights_and_not_to_the_limits(
         evaluate([], album, url=changed, resume=journal)
     by_torch = make_service(model=str(tmp_path / "other.safetensors"), runtime="torch").listen()
     told = [published(place)["sha256"] for place in (url, other, changed, by_torch)]
-    assert told[0] == told[1] == sha256(built_in(DEFAULT, ".onnx"))
+    assert told[0] == told[1] == sha256(built_in(SMALL, ".onnx"))
     assert len(set(told)) == 3
 
 
@@ -221,7 +221,7 @@ def test_another_server_is_not_taken_for_ours(cli: Cli, stranger: str, album: Pa
 
 
 def test_an_ensemble_with_a_service(url: str, album: Path) -> None:
-    found = evaluate([DEFAULT], album, url=url, ensemble=True)
+    found = evaluate([SMALL], album, url=url, ensemble=True)
     local, _, both = found.results
     assert both.protocol == "native"
     np.testing.assert_array_equal(both.answered.top1, local.answered.top1)

@@ -21,7 +21,7 @@ from resnet_infer.errors import UsageError
 from resnet_infer.runtimes import measure as module
 from resnet_infer.runtimes.measure import Job, Subject, Timing, measure
 
-ARTIFACT = zoo.built_in(zoo.DEFAULT, ".onnx")
+ARTIFACT = zoo.built_in(zoo.SMALL, ".onnx")
 Impostor = Callable[[str], Path]
 
 

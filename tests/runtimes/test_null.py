@@ -14,7 +14,7 @@ from resnet_infer.errors import ModelError, UsageError
 from resnet_infer.models.checkpoint import load_checkpoint
 from resnet_infer.runtimes.registry import open_runtime, split_runtime
 
-ARTIFACT, CHECKPOINT = zoo.built_in(zoo.DEFAULT, ".onnx"), zoo.built_in(zoo.DEFAULT, ".safetensors")
+ARTIFACT, CHECKPOINT = zoo.built_in(zoo.SMALL, ".onnx"), zoo.built_in(zoo.SMALL, ".safetensors")
 
 
 @pytest.mark.parametrize("model", [ARTIFACT, CHECKPOINT, load_checkpoint(CHECKPOINT)], ids=["onnx", "file", "open"])
@@ -24,7 +24,7 @@ def test_it_answers_zeros(model: Any, photos: Callable[..., NDArray[np.uint8]]) 
         logits = runtime(photos(3, 32))
         assert (logits.shape, logits.dtype) == ((3, 10), np.float32)
         assert not logits.any()
-        assert runtime.spec.name == zoo.DEFAULT
+        assert runtime.spec.name == zoo.SMALL
         assert runtime.describe() == {"runtime": "null", "device": "cpu"}
         with pytest.raises(UsageError, match="uint8"):
             runtime(np.zeros((1, 32, 32, 3), np.float32))

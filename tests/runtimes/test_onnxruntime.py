@@ -23,7 +23,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `cpu` or `gpu
 
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime  # noqa: E402
 
-ARTIFACT = zoo.built_in(zoo.DEFAULT, ".onnx")
+ARTIFACT = zoo.built_in(zoo.SMALL, ".onnx")
 Photos = Callable[..., NDArray[np.uint8]]
 
 

@@ -31,7 +31,7 @@ try:
 except (ImportError, MissingExtraError):
     pytest.skip("needs OpenVINO (the extra `openvino`)", allow_module_level=True)
 
-ARTIFACT = zoo.built_in(zoo.DEFAULT, ".onnx")
+ARTIFACT = zoo.built_in(zoo.SMALL, ".onnx")
 PICTURES = Path(__file__).resolve().parents[2] / "demo" / "pictures"
 BF16 = "BF16" in ours.CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 Photos = Callable[..., NDArray[np.uint8]]
@@ -232,9 +232,9 @@ def test_signals_arrive_after_models_were_closed_in_the_order_they_came(tmp_path
     code = """
 import os, signal
 from resnet_infer.runtimes.registry import open_runtime
-from resnet_infer.zoo import DEFAULT, built_in
+from resnet_infer.zoo import SMALL, built_in
 signal.signal(signal.SIGUSR1, lambda number, frame: print("arrived"))
-opened = [open_runtime(built_in(DEFAULT, ".onnx"), runtime="openvino") for _ in range(3)]
+opened = [open_runtime(built_in(SMALL, ".onnx"), runtime="openvino") for _ in range(3)]
 for runtime in opened:
     runtime.close()
 os.kill(os.getpid(), signal.SIGUSR1)
@@ -247,8 +247,8 @@ def test_nothing_is_reported_and_no_file_is_left(tmp_path: Path) -> None:
 import json, sys
 import numpy
 from resnet_infer.runtimes.registry import open_runtime
-from resnet_infer.zoo import DEFAULT, built_in
-with open_runtime(built_in(DEFAULT, ".onnx"), runtime="openvino") as runtime:
+from resnet_infer.zoo import SMALL, built_in
+with open_runtime(built_in(SMALL, ".onnx"), runtime="openvino") as runtime:
     runtime(numpy.zeros((1, 32, 32, 3), numpy.uint8))
 print(json.dumps([name for name in sys.modules if "telemetry" in name or name.startswith("openvino.tools")]))
 """

@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch", reason="the extra `train`")
 
 from resnet_infer.runtimes.pytorch import TorchRuntime  # noqa: E402
 
-CHECKPOINT = zoo.built_in(zoo.DEFAULT, ".safetensors")
+CHECKPOINT = zoo.built_in(zoo.SMALL, ".safetensors")
 Make = Callable[..., Checkpoint]
 Photos = Callable[..., NDArray[np.uint8]]
 
@@ -37,7 +37,7 @@ def threads() -> Iterator[None]:
 def test_torch_and_onnxruntime_agree_on_the_built_in(photos: Photos) -> None:
     with (
         TorchRuntime(CHECKPOINT, device="cpu") as reference,
-        OnnxRuntime(zoo.built_in(zoo.DEFAULT, ".onnx"), device="cpu") as candidate,
+        OnnxRuntime(zoo.built_in(zoo.SMALL, ".onnx"), device="cpu") as candidate,
     ):
         images = photos(24, reference.spec.input.crop)
         expected, actual = reference(images), candidate(images)

@@ -14,7 +14,7 @@ from resnet_infer.errors import ModelError, UsageError
 from resnet_infer.models.checkpoint import load_checkpoint
 from resnet_infer.runtimes.registry import RUNTIMES, open_runtime
 
-ARTIFACT, CHECKPOINT = zoo.built_in(zoo.DEFAULT, ".onnx"), zoo.built_in(zoo.DEFAULT, ".safetensors")
+ARTIFACT, CHECKPOINT = zoo.built_in(zoo.SMALL, ".onnx"), zoo.built_in(zoo.SMALL, ".safetensors")
 
 
 def test_the_suffix_decides() -> None:

@@ -16,11 +16,11 @@ from resnet_infer.models.spec import InputSpec, ModelSpec
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
 from resnet_infer.serving.activation_map import ActivationMaps
 from resnet_infer.serving.onnx_file import add_outputs, read_graph
-from resnet_infer.zoo import DEFAULT, built_in
+from resnet_infer.zoo import SMALL, built_in
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="runs the graphs")
 onnx = pytest.importorskip("onnx", reason="graphs are made with onnx")
-BUILT_IN = built_in(DEFAULT, ".onnx")
+BUILT_IN = built_in(SMALL, ".onnx")
 CLASSES = 6
 
 

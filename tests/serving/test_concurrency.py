@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from resnet_infer.classifier import Classifier, Picture
-from resnet_infer.zoo import DEFAULT, built_in
+from resnet_infer.zoo import SMALL, built_in
 from tests.conftest import PICTURES
 
 from .conftest import Service
@@ -155,7 +155,7 @@ def test_a_new_model_takes_over_without_losing_a_request(make_service: Make, tmp
     from resnet_infer.models.spec import METADATA_KEY, ModelSpec
 
     artifact = tmp_path / "model.onnx"
-    shutil.copy(built_in(DEFAULT, ".onnx"), artifact)
+    shutil.copy(built_in(SMALL, ".onnx"), artifact)
     model = onnx.load(artifact)
     text = next(item.value for item in model.metadata_props if item.key == METADATA_KEY)
     spec = ModelSpec.loads(text, "it")
@@ -193,7 +193,7 @@ def test_a_model_that_cannot_be_opened_does_not_take_over(
     make_service: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     artifact = tmp_path / "model.onnx"
-    shutil.copy(built_in(DEFAULT, ".onnx"), artifact)
+    shutil.copy(built_in(SMALL, ".onnx"), artifact)
     service = make_service(keys=("k",), model=str(artifact))
     artifact.write_bytes(b"damaged")
     done = service.post("/admin/reload", headers={"X-API-Key": "k"})

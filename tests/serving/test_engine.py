@@ -18,7 +18,7 @@ from resnet_infer.errors import ModelError
 from resnet_infer.serving.engine import Engine
 from resnet_infer.serving.processes import address
 from resnet_infer.serving.work import RefusedError
-from resnet_infer.zoo import DEFAULT, built_in
+from resnet_infer.zoo import SMALL, built_in
 from tests.conftest import PICTURES
 
 from .conftest import Service
@@ -99,12 +99,12 @@ def test_a_tensor_goes_only_to_the_model_that_it_was_sent_to(
     """Another model takes over while the body comes, or after it was read."""
     onnx = pytest.importorskip("onnx", reason="gives an artifact another name (the extra `export`)")
     artifact = tmp_path / "model.onnx"
-    shutil.copy(built_in(DEFAULT, ".onnx"), artifact)
+    shutil.copy(built_in(SMALL, ".onnx"), artifact)
     service = make_service(model=str(artifact))
     engine, submit = service.engine, service.engine.submit
     model = onnx.load(artifact)
     for entry in model.metadata_props:
-        entry.value = entry.value.replace(f'"{DEFAULT}"', '"newer"', 1)
+        entry.value = entry.value.replace(f'"{SMALL}"', '"newer"', 1)
 
     async def exchange() -> None:
         onnx.save(model, artifact)
@@ -124,7 +124,7 @@ def test_a_tensor_goes_only_to_the_model_that_it_was_sent_to(
 
     if late:
         monkeypatch.setattr(engine, "submit", submit_late)
-    done = service.post(f"/v2/models/{DEFAULT}/infer", content=body())
+    done = service.post(f"/v2/models/{SMALL}/infer", content=body())
     assert engine.current.spec.name == "newer"
     assert (done.status_code, list(done.json())) == (404, ["error"])
 

@@ -12,13 +12,13 @@ import pytest
 
 from resnet_infer.serving.guard import HttpError
 from resnet_infer.serving.reading import LARGE, Asked, with_options
-from resnet_infer.zoo import DEFAULT
+from resnet_infer.zoo import SMALL
 from tests.conftest import PICTURES
 
 from .conftest import Service
 
 CAT = (PICTURES / "cat.jpg").read_bytes()
-INFER = f"/v2/models/{DEFAULT}/infer"
+INFER = f"/v2/models/{SMALL}/infer"
 JSON = {"content-type": "application/json"}
 
 
@@ -107,7 +107,7 @@ def test_what_is_repeated_of_a_request_is_short(service: Service) -> None:
 
 
 def test_a_name_with_a_newline_is_another(service: Service) -> None:
-    assert service.get(f"/v2/models/{DEFAULT}%0A").status_code == 404
+    assert service.get(f"/v2/models/{SMALL}%0A").status_code == 404
 
 
 def test_text_that_is_no_base64_counts_as_unreadable(service: Service) -> None:

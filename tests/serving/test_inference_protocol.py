@@ -15,19 +15,19 @@ from PIL import Image
 from resnet_infer.data.preprocess import centre_crop
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
-from resnet_infer.zoo import DEFAULT, built_in
+from resnet_infer.zoo import SMALL, built_in
 from tests.conftest import PICTURES
 
 from .conftest import Service
 
 Make = Callable[..., Service]
-MODEL = f"/v2/models/{DEFAULT}"
+MODEL = f"/v2/models/{SMALL}"
 INFER = f"{MODEL}/infer"
 
 
 @pytest.fixture(scope="module")
 def runtime() -> Iterator[OnnxRuntime]:
-    with OnnxRuntime(built_in(DEFAULT, ".onnx"), device="cpu") as opened:
+    with OnnxRuntime(built_in(SMALL, ".onnx"), device="cpu") as opened:
         yield opened
 
 
@@ -57,7 +57,7 @@ def test_server_and_model_are_described(service: Service) -> None:
         assert service.get(path).status_code == 200
     for path in (MODEL, f"{MODEL}/versions/1"):
         assert service.get(path).json() == {
-            "name": DEFAULT,
+            "name": SMALL,
             "versions": ["1"],
             "platform": "onnxruntime",
             "inputs": [{"name": "images", "datatype": "UINT8", "shape": [-1, 32, 32, 3]}],
@@ -70,9 +70,9 @@ def test_server_and_model_are_described(service: Service) -> None:
 
 def test_a_name_may_have_slashes(make_service: Make, tmp_path: Path, images: NDArray[np.uint8]) -> None:
     onnx = pytest.importorskip("onnx", reason="gives an artifact another name (the extra `export`)")
-    model = onnx.load(built_in(DEFAULT, ".onnx"))
+    model = onnx.load(built_in(SMALL, ".onnx"))
     for entry in model.metadata_props:
-        entry.value = entry.value.replace(f'"{DEFAULT}"', '"timm/resnet20.a1_in1k"', 1)
+        entry.value = entry.value.replace(f'"{SMALL}"', '"timm/resnet20.a1_in1k"', 1)
     onnx.save(model, tmp_path / "model.onnx")
     service = make_service(model=str(tmp_path / "model.onnx"))
     named = "/v2/models/timm/resnet20.a1_in1k"
@@ -88,7 +88,7 @@ def test_json_in_and_out(service: Service, runtime: OnnxRuntime, images: NDArray
         done = service.post(INFER, json={"id": "mine", "inputs": [tensor(images, data=data)]})
         assert done.status_code == 200, done.text
         answer = done.json()
-        assert (answer["model_name"], answer["model_version"], answer["id"]) == (DEFAULT, "1", "mine")
+        assert (answer["model_name"], answer["model_version"], answer["id"]) == (SMALL, "1", "mine")
         (output,) = answer["outputs"]
         assert (output["name"], output["datatype"], output["shape"]) == ("logits", "FP32", [4, 10])
         np.testing.assert_allclose(np.reshape(output["data"], (4, 10)), runtime(images), atol=1e-4)
@@ -184,23 +184,23 @@ def test_tritonclient_classifies(service: Service, runtime: OnnxRuntime, images:
     try:
         assert client.is_server_live()
         assert client.is_server_ready()
-        assert client.is_model_ready(DEFAULT)
+        assert client.is_model_ready(SMALL)
         assert client.get_server_metadata()["name"] == "resnet-infer"
-        description = client.get_model_metadata(DEFAULT, "1")
+        description = client.get_model_metadata(SMALL, "1")
         assert description["inputs"][0]["datatype"] == "UINT8"
         for binary_in, binary_out in ((True, True), (False, False), (True, False)):
             given = http.InferInput("images", list(images.shape), "UINT8")
             given.set_data_from_numpy(images, binary_data=binary_in)
             wanted = http.InferRequestedOutput("logits", binary_data=binary_out)
             for outputs in ([wanted], None):
-                done = client.infer(DEFAULT, [given], outputs=outputs, request_id="7", timeout=10_000_000)
+                done = client.infer(SMALL, [given], outputs=outputs, request_id="7", timeout=10_000_000)
                 assert done.get_response()["id"] == "7"
                 np.testing.assert_allclose(done.as_numpy("logits"), runtime(images), atol=1e-4)
             classes = http.InferRequestedOutput("logits", binary_data=binary_out, class_count=1)
-            labels = client.infer(DEFAULT, [given], outputs=[classes]).as_numpy("logits")
+            labels = client.infer(SMALL, [given], outputs=[classes]).as_numpy("logits")
             found = [(text.decode() if isinstance(text, bytes) else text).split(":")[2] for text in labels[:, 0]]
             assert found == ["airplane", "automobile", "cat", "ship"]
-        waiting = [client.async_infer(DEFAULT, [given]) for _ in range(20)]
+        waiting = [client.async_infer(SMALL, [given]) for _ in range(20)]
         for request in waiting:
             np.testing.assert_allclose(request.get_result().as_numpy("logits"), runtime(images), atol=1e-4)
         with pytest.raises(Exception, match="there is no such model"):

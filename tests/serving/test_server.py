@@ -24,7 +24,7 @@ if not Path("/proc").is_dir():
     pytest.skip("the processes of a service are found in /proc", allow_module_level=True)
 
 from resnet_infer.classifier import Classifier  # noqa: E402
-from resnet_infer.zoo import DEFAULT, built_in  # noqa: E402
+from resnet_infer.zoo import SMALL, built_in  # noqa: E402
 from tests.conftest import PICTURES  # noqa: E402
 
 from .servers import Server, serving  # noqa: E402
@@ -37,7 +37,7 @@ HEADERS = {"X-API-Key": "secret"}
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One for all tests of this file; the last one ends it."""
     folder = tmp_path_factory.mktemp("server")
-    shutil.copy(built_in(DEFAULT, ".onnx"), folder / "model.onnx")
+    shutil.copy(built_in(SMALL, ".onnx"), folder / "model.onnx")
     with serving(folder, "model.onnx", "--access-log", "--max-queue", "2000", RESNET_INFER_API_KEY="secret") as running:
         yield running
 

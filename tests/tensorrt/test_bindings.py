@@ -85,7 +85,7 @@ def run(arguments: list[str], packages: tuple[str, ...], libraries: Path | None)
 
 @pytest.mark.parametrize(("tensorrt", "cuda"), VERSIONS)
 def test_every_call_is_one_that_the_bindings_take(tensorrt: str, cuda: str, dummies: Path, tmp_path: Path) -> None:
-    model = zoo.built_in(zoo.DEFAULT, ".onnx")
+    model = zoo.built_in(zoo.SMALL, ".onnx")
     result = run([str(HERE / "calls.py"), str(model), str(tmp_path)], (tensorrt, cuda), dummies)
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
