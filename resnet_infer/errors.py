@@ -50,6 +50,10 @@ class DataError(ResnetInferError):
     """A data set that is missing, incomplete or inconsistent."""
 
 
+class SplitError(DataError):
+    """A split that a data set does not have, or one of several that was not named."""
+
+
 class RuntimeUnavailableError(ResnetInferError):
     """A runtime or device that was asked for by name cannot be used here."""
 

@@ -14,7 +14,7 @@ from resnet_infer import zoo
 from resnet_infer.classifier import Classifier
 from resnet_infer.data.class_map import ClassMap, StatedOrder, map_classes, same_classes
 from resnet_infer.data.datasets import ClassOrder, Dataset, open_dataset
-from resnet_infer.errors import DataError, UsageError
+from resnet_infer.errors import DataError, SplitError, UsageError
 from resnet_infer.evaluation.protocols import LocalScorer, Scorer
 from resnet_infer.evaluation.run import Entrant, Member
 from resnet_infer.models.digest import model_digest
@@ -125,19 +125,25 @@ def open_labelled(data: Path, split: str | None, *, missing_ok: bool = False) ->
 
     `missing_ok` is as in `open_dataset`. Raises `DataError`.
     """
-    first: DataError | None = None
+    absent: SplitError | None = None
     # Classes are told by their labels, so that any order will do where the data leaves it open.
     orders: tuple[ClassOrder | None, ...] = (None, "string")
     for name in (split,) if split else (None, *DEFAULT_SPLITS):
+        reason: DataError | None = None
         for order in orders:
             try:
                 return open_dataset(data, name, class_order=order, missing_ok=missing_ok)
             except UsageError:  # the format has an order of its own
                 continue
+            except SplitError as error:
+                absent = absent or error
+                break
             except DataError as error:
-                first = first or error
-    assert first is not None
-    raise first
+                reason = error
+        if reason:
+            raise reason
+    assert absent is not None
+    raise absent
 
 
 def open_model(

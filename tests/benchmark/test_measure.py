@@ -230,7 +230,7 @@ def test_no_process_outlives_the_command(number: signal.Signals) -> None:
         _, said = parent.communicate(timeout=60)
     finally:
         parent.kill()
-        parent.wait()
+        parent.communicate()
     if number == signal.SIGINT:
         assert parent.returncode == 130
         assert said.decode().endswith("interrupted\n")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from resnet_infer.data.datasets.classes import ClassOrder
 from resnet_infer.data.datasets.dataset import Dataset
-from resnet_infer.errors import DataError
+from resnet_infer.errors import SplitError
 
 SPLITS = ("train", "val", "test")
 _ALIASES = {"training": "train", "valid": "val", "validation": "val"}
@@ -45,15 +45,15 @@ def is_split(name: str) -> bool:
 
 
 def choose_split(wanted: str | None, splits: tuple[str, ...], where: str) -> str | None:
-    """The split to load. Raises `DataError` listing what there is if it must be named, or is not there."""
+    """The split to load. Raises `SplitError` listing what there is if it must be named, or is not there."""
     if wanted is None and len(splits) > 1:
-        raise DataError(f"{where} has several splits: {', '.join(splits)}", hint="name the one to use")
+        raise SplitError(f"{where} has several splits: {', '.join(splits)}", hint="name the one to use")
     if wanted is None:
         return splits[0] if splits else None
     split = canonical_split(wanted)
     if split not in splits:
         there = f"it has: {', '.join(splits)}" if splits else "it is not divided into splits"
-        raise DataError(
+        raise SplitError(
             f"{where} has no split {wanted!r} with labels; {there}", hint=None if splits else "name no split"
         )
     return split
