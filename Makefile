@@ -35,7 +35,8 @@ $(DEV)/ready: pyproject.toml constraints.txt
 	$(DEV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[cpu,export,train,serve,benchmark,openvino,test,test-serve]"
 	touch $@
 
-# PHOTOS is a folder of photographs, the more the better; CIFAR, where it is given, CIFAR-10 to train on.
+# PHOTOS is a folder of photographs, the more the better; CIFAR, where it is given, CIFAR-10 to train on, and TINY Tiny
+# ImageNet to evaluate on.
 benchmark: $(DEV)/ready
 	@test -d "$(PHOTOS)" || { echo "say where photographs are: make benchmark PHOTOS=folder" >&2; exit 2; }
 	cd benchmarks && ../$(DEV)/bin/python startup.py
@@ -43,7 +44,7 @@ benchmark: $(DEV)/ready
 	test -z "$(CIFAR)" || (cd benchmarks && ../$(DEV)/bin/python training.py $(abspath $(CIFAR)))
 	cd benchmarks && ../$(DEV)/bin/python inference.py $(abspath $(PHOTOS))
 	cd benchmarks && ../$(DEV)/bin/python int8.py $(abspath $(PHOTOS))
-	cd benchmarks && ../$(DEV)/bin/python evaluation.py $(abspath $(PHOTOS))
+	cd benchmarks && ../$(DEV)/bin/python evaluation.py $(abspath $(PHOTOS)) $(if $(TINY),--tiny $(abspath $(TINY)))
 	cd benchmarks && ../$(DEV)/bin/python serving.py $(abspath $(PHOTOS))
 	cd benchmarks && ../$(DEV)/bin/python peers.py $(abspath $(PHOTOS))
 	test -z "$(CIFAR)" || (cd benchmarks && ../$(DEV)/bin/python loadgen.py $(abspath $(PHOTOS)) $(abspath $(CIFAR)))

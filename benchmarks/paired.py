@@ -51,6 +51,16 @@ def seconds(command: list[str]) -> float:
     return time.perf_counter() - start
 
 
+def peak_memory(command: list[str]) -> float:
+    """The most memory that one run of it has resident, in MB."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return used.ru_maxrss / 1e3
+
+
 def compare(ours: list[str], theirs: list[str], pairs: int = 41) -> Pair:
     """Run both commands once to warm the disk, then in turn, `pairs` times, each first in every second pair."""
     seconds(ours), seconds(theirs)
