@@ -360,19 +360,6 @@ def test_no_input_is_a_usage_error(cli: Cli) -> None:
 # Models, runtimes, devices
 
 
-def test_the_built_in_introduces_itself_only_when_it_answers_unasked(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = cli("classify", CAT, "-m", zoo.DEFAULT)
-    assert asked.err == ""
-    monkeypatch.setenv("RESNET_INFER_MODEL", zoo.DEFAULT)
-    assert cli("classify", CAT) == asked
-    monkeypatch.delenv("RESNET_INFER_MODEL")
-    unasked = cli("classify", CAT)
-    assert unasked.out == asked.out
-    assert unasked.err.count("\n") == 1
-    assert f"{zoo.DEFAULT}, which is built in, knows 200 of ImageNet's" in unasked.err
-    assert "-m resnet50" in unasked.err
-
-
 def test_the_environment_names_the_model(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     artifact = tmp_path / "other.onnx"
     shutil.copy(zoo.find(zoo.SMALL), artifact)

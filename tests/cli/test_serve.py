@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from resnet_infer import zoo
 from tests.conftest import ROOT, Outcome
 
 Cli = Callable[..., Outcome]
@@ -126,9 +127,13 @@ def test_variables_are_defaults_and_options_win(tmp_path: Path) -> None:
     told, notes = start(tmp_path, "--threads", "1", "--timeout", "2", "--host", "0.0.0.0", **variables)
     assert told == {**given, "threads": 1, "timeout": 2.0, "api_key_file": str(tmp_path / "keys")}
     assert "whoever reaches" not in notes, "the keys of the variable's file are not seen"
-    told, notes = start(tmp_path, "--host", "0.0.0.0", **{variable("timeout"): "", variable("threads"): ""})
+    assert "which is built in" not in notes
+    unset = {variable(name): "" for name in ("timeout", "threads", "model")}
+    told, notes = start(tmp_path, "--host", "0.0.0.0", **unset)
     assert told == vars(Settings())
     assert "whoever reaches 0.0.0.0" in notes
+    assert f"{zoo.DEFAULT}, which is built in, knows 200 of ImageNet's" in notes
+    assert "resnet-infer serve resnet50" in notes
 
 
 def test_a_variable_that_makes_no_sense_is_a_usage_error(cli: Cli) -> None:
