@@ -37,9 +37,9 @@ $(DEV)/ready: pyproject.toml constraints.txt
 
 # PHOTOS is a folder of photographs, the more the better; CIFAR, where it is given, CIFAR-10 to train on, and TINY Tiny
 # ImageNet to evaluate on.
-benchmark: $(DEV)/ready
+benchmark: $(DEV)/ready $(DEMO)/ready
 	@test -d "$(PHOTOS)" || { echo "say where photographs are: make benchmark PHOTOS=folder" >&2; exit 2; }
-	cd benchmarks && ../$(DEV)/bin/python startup.py
+	cd benchmarks && ../$(DEMO)/bin/python startup.py
 	cd benchmarks && ../$(DEV)/bin/python throughput.py $(abspath $(PHOTOS))
 	test -z "$(CIFAR)" || (cd benchmarks && ../$(DEV)/bin/python training.py $(abspath $(CIFAR)))
 	cd benchmarks && ../$(DEV)/bin/python inference.py $(abspath $(PHOTOS))

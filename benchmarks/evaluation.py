@@ -144,7 +144,7 @@ def main() -> None:
     limit = against_bound(large, photos, times=8, rounds=2)
     crops = ten_crops(large, photos, rounds=6)
     gates = {
-        "built-in: evaluate / loop >= 1.6": loop["evaluate / loop"] >= 1.6,
+        f"{SMALL}: evaluate / loop >= 1.6": loop["evaluate / loop"] >= 1.6,
         "resnet50: evaluate / bound >= 0.95": limit["evaluate / bound"] >= 0.95,
         "resnet50: 10-crop / 1-crop <= 10.5": crops["10-crop / 1-crop"] <= 10.5,
     }

@@ -58,7 +58,7 @@ def peak_memory(command: list[str]) -> float:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
-    return used.ru_maxrss / 1e3
+    return used.ru_maxrss * 1024 / 1e6
 
 
 def compare(ours: list[str], theirs: list[str], pairs: int = 41) -> Pair:

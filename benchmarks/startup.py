@@ -1,6 +1,8 @@
 """What a first answer costs: the whole process against a bare script that does the same.
 
-python benchmarks/startup.py
+    python benchmarks/startup.py
+
+Run it in an environment that has the extra `cpu` and no other, as those who classify have it.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from pathlib import Path
 
 from paired import COMMAND, PYTHON, compare, peak_memory, save
 
+from resnet_infer.runtimes.onnxruntime import OnnxRuntime
 from resnet_infer.zoo import DEFAULT, SMALL, VARIABLE, built_in
 
 PHOTO = Path(__file__).parent.parent / "demo" / "pictures" / "cat.jpg"
@@ -20,7 +23,7 @@ from PIL import Image
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 picture = Image.open(sys.argv[2]).convert("RGB")
 size = session.get_inputs()[0].shape[1]
-scale = size / min(picture.size)
+scale = int(sys.argv[3]) / min(picture.size)
 picture = picture.resize((int(picture.width * scale), int(picture.height * scale)), Image.Resampling.BILINEAR)
 left, top = (picture.width - size) // 2, (picture.height - size) // 2
 pixels = numpy.asarray(picture.crop((left, top, left + size, top + size)))[None]
@@ -37,7 +40,10 @@ def main() -> None:
     found, gates = {}, {}
     for name, model in ((DEFAULT, []), (SMALL, ["-m", SMALL])):
         ours = [COMMAND, "classify", str(PHOTO), *model]
-        theirs = [PYTHON, "-c", BARE, str(built_in(name, ".onnx")), str(PHOTO)]
+        artifact = built_in(name, ".onnx")
+        with OnnxRuntime(artifact, device="cpu") as runtime:
+            resize = runtime.spec.input.resize
+        theirs = [PYTHON, "-c", BARE, str(artifact), str(PHOTO), str(resize)]
         pair = compare(ours, theirs)
         memory = {"ours_peak_mb": round(peak_memory(ours), 1), "theirs_peak_mb": round(peak_memory(theirs), 1)}
         found[f"{name}: classify one photo / bare onnxruntime and PIL"] = {**pair.to_json(), **memory}

@@ -108,7 +108,7 @@ def main() -> None:
     small = measure(built_in(SMALL, ".onnx"), folder, repeats=32, pairs=3)
     large = measure(resnet50(folder), folder, repeats=8, pairs=2)
     gates = {
-        "built-in: classify / loop >= 1.6": float(small["classify / loop"]) >= 1.6,
+        f"{SMALL}: classify / loop >= 1.6": float(small["classify / loop"]) >= 1.6,
         "resnet50: classify / bound >= 0.95": float(large["classify / bound"]) >= 0.95,
     }
     save("throughput", {SMALL: small, "resnet50": large}, gates)

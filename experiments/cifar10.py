@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from training_runs import is_finished, train
 
 from resnet_infer.console import fail, note
 from resnet_infer.errors import MissingExtraError, ResnetInferError, UsageError
@@ -60,9 +60,9 @@ def main(arguments: Sequence[str]) -> int:
         left = [name for name in networks if not _finished(options.output / name, iterations)]
         for name in left:
             note(f"{name}: {iterations:,} iterations")
-            command = ["train", options.data, "--arch", name, "--recipe", RECIPE, "--iterations", iterations]
+            command = [options.data, "--arch", name, "--recipe", RECIPE, "--iterations", iterations]
             command += SHORTENED_SCHEDULE if options.shortened else ()
-            code = _run([*command, "-o", options.output / name, *arguments[split + 1 :]])
+            code = train([*command, "-o", options.output / name, *arguments[split + 1 :]])
             if code:
                 note(f"{name} is not finished; the same command goes on with it")
                 return code
@@ -112,22 +112,7 @@ def _finished(folder: Path, iterations: int) -> bool:
             f"{folder} holds a run of {begun_for:,} iterations, not {iterations:,}",
             hint="choose another folder with -o",
         )
-    best = folder / "best.safetensors"
-    return best.exists() and bool(load_checkpoint(best).spec.measured)
-
-
-def _run(arguments: Sequence[object]) -> int:
-    """Run `resnet-infer` and wait, also while it saves because it was told to stop."""
-    with subprocess.Popen([sys.executable, "-m", "resnet_infer", *map(str, arguments)]) as process:
-        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-        try:
-            code = process.wait()
-        except KeyboardInterrupt:
-            process.wait()  # the terminal interrupted it too
-            code = 130
-        finally:
-            signal.signal(signal.SIGTERM, before)
-    return code if code >= 0 else 128 - code
+    return is_finished(folder)
 
 
 def _report(output: Path) -> None:

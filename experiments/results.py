@@ -3,8 +3,10 @@
     python experiments/results.py MODEL DATA --scales 112,128,160,192,240 [--second MODEL] [-o docs/results.md]
 
 DATA is a data set with the splits train (pictures of it calibrate INT8) and val, all of which is answered. MODEL and
-the second member of an ensemble are checkpoints or names. Rates are of `evaluate` from file to answer, all cores, on
-part of the same pictures, in rounds in which every row has its turn. Beside FILE.md lie FILE.svg and FILE.json.
+the second member of an ensemble are checkpoints or names. Rates are of `evaluate` from file to answer, on a CPU, all
+cores, on part of the same pictures, in rounds in which every row has its turn. Beside FILE.md lie FILE.svg and
+FILE.json. Artifacts and answers are kept in `--work`, so that a run that was stopped goes on. The exit code is 1 if
+torch and the FP32 artifact name different classes for any other reason than rounding.
 """
 
 from __future__ import annotations
@@ -14,15 +16,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
-from results_page import Row, write
+from results_page import Disagreement, Page, Row, write
 from variants import variants
 
 from resnet_infer import zoo
-from resnet_infer.data.datasets import open_dataset
+from resnet_infer.converters.export import export_onnx
+from resnet_infer.converters.make import Order, Pictures, make
+from resnet_infer.converters.parity import TOLERANCE
+from resnet_infer.converters.quantize import cpu_weight_bits
+from resnet_infer.converters.ranges import Method
+from resnet_infer.data.datasets import Dataset
 from resnet_infer.data.preprocess import centre_crop
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.evaluation.result import Evaluation, Result
@@ -30,130 +36,170 @@ from resnet_infer.metrics import difference
 from resnet_infer.progress import progress
 from resnet_infer.runtimes.registry import open_runtime
 
-TIMED = {"1-crop": 1000, "10-crop": 200, "multi-scale": 100}
+SPLIT = "val"
+TIMED = {"1-crop": 1500, "10-crop": 200, "multi-scale": 100}
 """Pictures of a turn, by protocol."""
 ROUNDS = 3
 CALIBRATION = 512
+WEIGHT_BITS = 7
+"""Of the INT8 that the protocols are tried with: as in the built-in artifacts, which run on every CPU."""
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("data", metavar="DATA", type=Path)
     parser.add_argument("--scales", metavar="S,S,...", required=True)
     parser.add_argument("--second", metavar="MODEL")
     parser.add_argument("--rounds", metavar="N", type=int, default=ROUNDS)
+    parser.add_argument("--work", metavar="FOLDER", type=Path, default=Path("runs/results"))
     parser.add_argument("-o", "--output", metavar="FILE.md", type=Path, default=Path("results.md"))
     options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
     scales = [int(side) for side in options.scales.split(",")]
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        models = list(variants(options.model, options.data, CALIBRATION, folder, dynamic_size=True))
-        second = other(options.second, folder) if options.second else None
-        precisions, found = by_precision(models, options.model, options.data)
-        protocols = by_protocol(models, second, options.data, scales)
-        rates = measure_rates([*precisions, *protocols], options.data, scales, options.rounds, folder)
-        ties = list(disagreements(found, models, options.data))
-    write(options.output, precisions, protocols, rates, ties, found, scales, CALIBRATION)
+    precisions, found = by_precision(options.model, options.data, options.work)
+    apart = list(disagreements(found, precisions[0].models[0], found.dataset))
+    protocols = by_protocol(options.model, options.second, options.data, scales, options.work)
+    rows = [*precisions, *protocols]
+    page = Page(
+        spec=found.results[0].spec,
+        second=zoo.checkpoint(options.second).spec if options.second else None,
+        data=found.dataset.name,
+        pictures=found.pictures,
+        calibration=CALIBRATION,
+        weight_bits=cpu_weight_bits(),
+        scales=scales,
+        precisions=precisions,
+        protocols=protocols,
+        rates=measure_rates(rows, found.dataset, scales, options.rounds, options.work / "timed"),
+        disagreements=apart,
+    )
+    write(page, options.output)
+    return int(not all(item.tie for item in apart))
 
 
-def other(model: str, folder: Path) -> str:
-    """The second member, exported as the first is."""
-    from resnet_infer.converters.export import export_onnx
+def answered(models: Sequence[str], data: Path, work: Path, name: str, **options: Any) -> Evaluation:
+    """An evaluation that goes on with the answers there are."""
+    with progress(name, None, "pictures") as advance:
+        return evaluate(
+            models,
+            data,
+            split=SPLIT,
+            device="cpu",
+            resume=work / f"{name}.jsonl",
+            started=lambda dataset, done: advance,
+            **options,
+        )
 
-    path = folder / "second.onnx"
-    export_onnx(zoo.checkpoint(model), path, dynamic_size=True)
-    return str(path)
 
-
-def watched(models: Sequence[str], data: Path, **options: Any) -> Evaluation:
-    with progress("evaluating", None, "pictures") as advance:
-        return evaluate(models, data, started=lambda dataset, done: advance, **options)
-
-
-def by_precision(models: Sequence[str], shipped: str, data: Path) -> tuple[list[Row], Evaluation]:
+def by_precision(model: str, data: Path, work: Path) -> tuple[list[Row], Evaluation]:
     """One crop: torch, which the others are compared with, every artifact made here, and the one that is shipped."""
-    reference, *others = models
-    if shipped in zoo.BUILT_IN:
-        others.append(shipped)
-    found = watched(others, data, protocols=["1-crop"], reference=reference)
-    titles = [Path(model.removeprefix("torch:")).stem for model in models]
-    titles = ["FP32, torch", *(f"{title}, ONNX" for title in titles[1:]), f"INT8, the built-in `{shipped}`"]
-    arguments = [reference, *others]
+    reference, *made = variants(model, data, CALIBRATION, work)
+    titles = {reference: "FP32, torch", **{path: f"{Path(path).stem}, ONNX" for path in made}}
+    if model in zoo.BUILT_IN:
+        titles[model] = f"the built-in `{model}`"
+    methods = get_args(Method)
+    found = answered([*titles][1:], data, work, "precisions", protocols=["1-crop"], reference=reference)
     return [
-        Row(title, (argument,), "1-crop", item)
-        for title, argument, item in zip(titles, arguments, found.results, strict=False)
+        Row(
+            title, " ".join(word for word in title.split() if word.strip(",") not in methods), (path,), size(path), item
+        )
+        for (path, title), item in zip(titles.items(), found.results, strict=True)
     ], found
 
 
-def by_protocol(models: Sequence[str], second: str | None, data: Path, scales: Sequence[int]) -> list[Row]:
+def by_protocol(model: str, second: str | None, data: Path, scales: Sequence[int], work: Path) -> list[Row]:
     """The paper's protocols by FP32 and INT8, and by an ensemble of two in FP32; compared with FP32 by one crop."""
-    places = {Path(model).stem: model for model in models}
-    first, int8 = places["FP32"], places["INT8 cpu mse"]
+    checkpoint = zoo.checkpoint(model)
+    first, int8, other = (work / f"{name} of any size.onnx" for name in ("FP32", "INT8", "second"))
+    export_onnx(checkpoint, first, dynamic_size=True)
+    pictures = Pictures(calibration=data, calibration_count=CALIBRATION)
+    make(checkpoint, int8, Order(precision="int8", weight_bits=WEIGHT_BITS, dynamic_size=True, pictures=pictures))
+    members = [str(first)]
+    if second:
+        export_onnx(zoo.checkpoint(second), other, dynamic_size=True)
+        members.append(str(other))
     rows: list[Row] = []
 
-    def add(title: str, members: Sequence[str], item: Result) -> None:
+    def add(title: str, models: Sequence[str], item: Result) -> None:
         base = rows[0].result.answered if rows else item.answered
         own = difference(base.ranks, item.answered.ranks, len(item.spec.classes)) if rows else None
-        rows.append(Row(title, tuple(members), item.protocol, replace(item, difference=own)))
+        rows.append(Row(title, title, tuple(models), size(*models), replace(item, difference=own)))
 
     for protocol in TIMED:
         options: dict[str, Any] = {"protocols": [protocol], "scales": scales if protocol == "multi-scale" else None}
-        both = [first, *([second] if second else [])]
-        found = watched(both, data, ensemble=len(both) > 1, **options).results
-        add("FP32", [first], found[0])
-        add("INT8", [int8], watched([int8], data, **options).results[0])
+        found = answered(members, data, work, protocol, ensemble=len(members) > 1, **options).results
+        add("FP32", members[:1], found[0])
+        add("INT8", [str(int8)], answered([str(int8)], data, work, f"{protocol} in INT8", **options).results[0])
         if second:
-            add("FP32, the second network", [second], found[1])
-            add("FP32, ensemble of both", both, found[2])
+            add("FP32, the second network", members[1:], found[1])
+            add("FP32, ensemble of both", members, found[2])
     return rows
 
 
+def size(*models: str) -> float:
+    """Of the files, in MB."""
+    return sum(zoo.find(model.removeprefix("torch:")).stat().st_size for model in models) / 1e6
+
+
 def measure_rates(
-    rows: Sequence[Row], data: Path, scales: Sequence[int], rounds: int, folder: Path
+    rows: Sequence[Row], dataset: Dataset, scales: Sequence[int], rounds: int, folder: Path
 ) -> list[list[float]]:
     """Pictures a second of every row in every round; the order is turned round after each."""
-    samples = open_dataset(data, "val")
-    parts = {}
-    for protocol, count in TIMED.items():
-        parts[protocol] = folder / protocol
-        names = samples.class_ids or samples.classes
-        chosen = samples.samples[:: max(len(samples.samples) // count, 1)][:count]
-        for number, sample in enumerate(chosen):
-            content = sample.read()
-            assert isinstance(content, bytes)
-            path = parts[protocol] / names[sample.label] / f"{number}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+    parts = {protocol: part(dataset, count, folder / protocol) for protocol, count in TIMED.items()}
     rates: list[list[float]] = [[] for _ in rows]
     with progress("timing", rounds * len(rows), "turns") as advance:
         for turn in range(rounds):
-            order = range(len(rows)) if turn % 2 == 0 else reversed(range(len(rows)))
-            for number in order:
+            for number in sorted(range(len(rows)), reverse=turn % 2 == 1):
                 row = rows[number]
                 found = evaluate(
                     row.models,
-                    parts[row.protocol],
-                    protocols=[row.protocol],
-                    scales=scales if row.protocol == "multi-scale" else None,
+                    parts[row.result.protocol],
+                    protocols=[row.result.protocol],
+                    scales=scales if row.result.protocol == "multi-scale" else None,
                     ensemble=len(row.models) > 1,
+                    device="cpu",
                 )
                 rates[number].append(found.seconds.pictures / found.seconds.wall)
                 advance(1)
     return rates
 
 
-def disagreements(found: Evaluation, models: Sequence[str], data: Path) -> Iterator[str]:
-    """Where torch and the FP32 artifact name different classes: the picture, both, and how close they are in torch."""
+def part(dataset: Dataset, count: int, folder: Path) -> Path:
+    """Files of `count` pictures, evenly spread, in folders called after their classes."""
+    names = dataset.class_ids or dataset.classes
+    for number, sample in enumerate(dataset.samples[:: max(len(dataset.samples) // count, 1)][:count]):
+        content = sample.read()
+        assert isinstance(content, bytes)
+        path = folder / names[sample.label] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+def disagreements(found: Evaluation, checkpoint: str, dataset: Dataset) -> Iterator[Disagreement]:
+    """Where torch and the FP32 artifact name different classes, and how far apart their logits are in torch.
+
+    A tie is no further apart than twice what the parity check lets a logit move.
+    """
     torch, artifact = (item.answered for item in found.results[:2])
-    runtime = open_runtime(Path(models[0].removeprefix("torch:")), runtime="torch", device="cpu")
-    samples, classes = open_dataset(data, "val").samples, runtime.spec.classes
-    for place in np.flatnonzero(torch.top1 != artifact.top1):
-        sample = samples[int(torch.pictures[place])]
-        logits = runtime(centre_crop(sample.image(), runtime.spec.input)[None])[0]
-        one, two = (classes[int(item.top1[place])] for item in (torch, artifact))
-        gap = float(logits[torch.top1[place]] - logits[artifact.top1[place]])
-        yield f"`{sample.name}`: {one} in torch, {two} in the artifact; their logits differ by {gap:.1e} in torch"
+    places = np.flatnonzero(torch.top1 != artifact.top1)
+    with open_runtime(Path(checkpoint.removeprefix("torch:")), runtime="torch", device="cpu") as runtime:
+
+        def logits(number: int) -> Any:
+            spec = runtime.spec.input
+            return runtime(centre_crop(dataset.samples[number].image(exif=spec.exif), spec))[0]
+
+        sample = np.stack([logits(number) for number in range(min(64, len(dataset.samples)))])
+        spread = float(np.std(sample - sample.mean(axis=0)))
+        for place in places:
+            number, first, second = int(torch.pictures[place]), int(torch.top1[place]), int(artifact.top1[place])
+            own = logits(number)
+            gap = abs(float(own[first] - own[second])) / spread
+            names = runtime.spec.classes
+            yield Disagreement(
+                dataset.samples[number].name, names[first], names[second], gap, gap <= 2 * TOLERANCE["fp32"]
+            )
 
 
 if __name__ == "__main__":

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,114 +16,155 @@ from matplotlib.figure import Figure
 from matplotlib.style import context
 
 from resnet_infer.cpu import processor
-from resnet_infer.evaluation.result import Evaluation, Result
+from resnet_infer.data.loader import usable_cores
+from resnet_infer.evaluation.result import Result
 from resnet_infer.files import atomic_path
+from resnet_infer.models.spec import ModelSpec
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the tables: models, more than one of them an ensemble, by a protocol."""
+    """A line of the tables: a model, or several as an ensemble. Rows of one `group` have one colour."""
 
     title: str
+    group: str
     models: tuple[str, ...]
-    protocol: str
+    megabytes: float
     result: Result
 
     def to_json(self) -> dict[str, Any]:
         found = self.result.to_json()
-        return {"title": self.title, **{name: found[name] for name in ("protocol", "top1", "top5", "difference")}}
+        kept = {name: found[name] for name in ("protocol", "top1", "top5", "difference")}
+        return {"title": self.title, "mb": round(self.megabytes, 1), **kept}
 
 
-def write(
-    output: Path,
-    precisions: Sequence[Row],
-    protocols: Sequence[Row],
-    rates: Sequence[Sequence[float]],
-    ties: Sequence[str],
-    found: Evaluation,
-    scales: Sequence[int],
-    calibration: int,
-) -> None:
-    """`output`, and beside it picture and figures; `rates` are of the rows of both tables, `found` is of one crop."""
-    spec, split = found.results[0].spec, len(precisions)
-    rows, speeds = [*precisions, *protocols], [statistics.median(values) for values in rates]
-    machine = f"{processor()}, {len(os.sched_getaffinity(0))} cores, {time.strftime('%Y-%m-%d', time.gmtime())}"
-    lines = [
-        "# Results",
-        "",
-        f"`{spec.name}` on {found.dataset.name}: {found.pictures:,} pictures that neither trained it, nor chose it,",
-        f"nor calibrated INT8, which took {calibration} of the training set. Errors in percent with 95% intervals.",
-        f"Pictures a second: from file to answer, all cores ({machine}), the median of {len(rates[0])} rounds.",
-        "",
-        f"![top-1 error against time]({output.stem}.svg)",
-        "",
-        "## Precisions, one crop",
-        "",
-        *table(precisions, speeds[:split]),
-        "",
-        "The difference is in points of top-1 error, to torch on the same pictures; p is McNemar's. ONNX Runtime on a",
-        "CPU computes FP16 in FP32, with the rounded weights. `cpu` and `tensorrt` say what INT8 is placed for; both",
-        "ran on this CPU.",
-        "",
-        f"The checkpoint in torch and the FP32 artifact name the same class on {found.pictures - len(ties):,} of the "
-        f"{found.pictures:,} pictures{', all but:' if ties else '.'}",
-        *([""] if ties else []),
-        *(f"- {tie}" for tie in ties),
-        "",
-        "## Protocols",
-        "",
-        f"Multi-scale: the whole picture and its mirror image at shorter sides of {', '.join(map(str, scales))}.",
-        "The difference is to FP32 by one crop.",
-        "",
-        *table(protocols, speeds[split:]),
-    ]
-    with atomic_path(output) as path:
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+@dataclass(frozen=True)
+class Disagreement:
+    """A picture that two runtimes name differently. `gap` is the difference of the two logits, of their spread."""
+
+    picture: str
+    torch: str
+    artifact: str
+    gap: float
+    tie: bool
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that is shown. `rates` are pictures a second, by row of both tables and by round."""
+
+    spec: ModelSpec
+    second: ModelSpec | None
+    data: str
+    pictures: int
+    calibration: int
+    weight_bits: int
+    scales: Sequence[int]
+    precisions: Sequence[Row]
+    protocols: Sequence[Row]
+    rates: Sequence[Sequence[float]]
+    disagreements: Sequence[Disagreement]
+
+    @property
+    def rows(self) -> list[Row]:
+        return [*self.precisions, *self.protocols]
+
+    @property
+    def speeds(self) -> list[float]:
+        return [statistics.median(values) for values in self.rates]
+
+
+def write(page: Page, output: Path) -> None:
+    """`output`, and beside it the picture and the figures."""
+    machine = f"{processor()}, {usable_cores()} cores, {time.strftime('%Y-%m-%d', time.gmtime())}"
+    text = "\n".join(lines(page, machine, f"{output.stem}.svg"))
     document = {
-        "model": spec.name,
-        "data": found.dataset.name,
-        "pictures": found.pictures,
+        "model": page.spec.name,
+        "second": page.second.to_json() if page.second else None,
+        "data": page.data,
+        "pictures": page.pictures,
         "machine": machine,
-        "disagreements": list(ties),
+        "disagreements": [asdict(item) for item in page.disagreements],
         "rows": [
             {**row.to_json(), "pictures_per_s": [round(rate, 1) for rate in measured]}
-            for row, measured in zip(rows, rates, strict=True)
+            for row, measured in zip(page.rows, page.rates, strict=True)
         ],
     }
-    with atomic_path(output.with_suffix(".json")) as path:
-        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    draw(rows, speeds, output.with_suffix(".svg"))
-    print("\n".join(lines))
+    for path, content in ((output, text), (output.with_suffix(".json"), json.dumps(document, indent=2))):
+        with atomic_path(path) as temporary:
+            temporary.write_text(content + "\n", encoding="utf-8")
+    draw(page, output.with_suffix(".svg"))
+    print(text)
+
+
+def lines(page: Page, machine: str, picture: str) -> Iterator[str]:
+    """Markdown."""
+    split = len(page.precisions)
+    yield "# Results\n"
+    yield f"`{page.spec.name}` on {page.data}: {page.pictures:,} pictures that neither trained it, nor chose it, nor"
+    yield f"calibrated INT8, which took {page.calibration} of the training set. Errors in percent with 95% intervals."
+    yield f"Pictures a second: from file to answer, all cores ({machine}), the median of {len(page.rates[0])} rounds."
+    yield f"Made by `experiments/results.py`.\n\n![top-1 error against time]({picture})\n"
+    yield "## Precisions, one crop\n"
+    yield from table(page.precisions, page.speeds[:split])
+    yield "\nThe difference is in points of top-1 error, to torch on the same pictures; p is McNemar's. ONNX Runtime on"
+    yield "a CPU computes FP16 in FP32, with the rounded weights. `cpu` and `tensorrt` say what INT8 is placed for: the"
+    yield f"first has weights of {page.weight_bits} bits here, the second of 8; both ran on this CPU. The built-in"
+    yield "artifact is INT8 placed for a CPU, with weights of 7 bits, which every CPU multiplies right.\n"
+    alike = page.pictures - len(page.disagreements)
+    yield f"The checkpoint in torch and the FP32 artifact name the same class on {alike:,} of the {page.pictures:,}"
+    yield f"pictures{', all but these:' if page.disagreements else '.'}\n"
+    for item in page.disagreements:
+        what = "a tie" if item.tie else "NO TIE"
+        yield f"- `{item.picture}`: {item.torch} in torch, {item.artifact} in the artifact; {what}: the two logits are"
+        yield f"  {item.gap:.1e} of their spread apart"
+    yield "\n## Protocols\n"
+    yield f"Multi-scale: the whole picture and its mirror image at shorter sides of {', '.join(map(str, page.scales))}."
+    yield "Artifacts of any size. The difference is to FP32 by one crop.\n"
+    yield from table(page.protocols, page.speeds[split:])
+    if page.second:
+        yield f"\n{described(page.second)}"
+
+
+def described(spec: ModelSpec) -> str:
+    """What the second network is, by its own words."""
+    recipe = spec.provenance.get("recipe", {})
+    told = {name: recipe[name] for name in ("name", "stages", "seed") if name in recipe}
+    start = f", from `{spec.provenance['from']}`" if "from" in spec.provenance else ""
+    stages = ", ".join("{epochs} epochs at {crop} pixels".format(**stage) for stage in told.get("stages") or ())
+    arch = spec.architecture.name if spec.architecture else spec.name
+    return f"The second network: {arch}{start}, recipe `{told.get('name')}`, {stages}, seed {told.get('seed')}."
 
 
 def table(rows: Sequence[Row], speeds: Sequence[float]) -> Iterator[str]:
     """Markdown."""
-    yield "| | protocol | top-1 error | 95% | top-5 error | 95% | difference | p | pictures/s |"
-    yield "|---|---|---:|---|---:|---|---:|---:|---:|"
+    yield "| | protocol | MB | top-1 error | 95% | top-5 error | 95% | difference | p | pictures/s |"
+    yield "|---|---|---:|---:|---|---:|---|---:|---:|---:|"
     for row, speed in zip(rows, speeds, strict=True):
-        cells = [row.title, row.protocol]
+        cells = [row.title, row.result.protocol, f"{row.megabytes:.1f}"]
         for rate in (row.result.top1, row.result.top5):
             cells += [f"{rate.error:.2f}", "{:.2f}-{:.2f}".format(*rate.interval)] if rate else ["", ""]
         own = row.result.difference
-        cells += [f"{own.top1:+.2f}", f"{own.p:.3f}"] if own else ["", ""]
+        cells += [f"{own.top1:+.2f}", f"{own.p:.2g}"] if own else ["", ""]
         yield f"| {' | '.join([*cells, f'{speed:.0f}'])} |"
 
 
-def draw(rows: Sequence[Row], speeds: Sequence[float], output: Path) -> None:
-    """Top-1 error with its interval against milliseconds for a picture; rows of one title are joined."""
+def draw(page: Page, output: Path) -> None:
+    """Top-1 error with its interval against milliseconds for a picture; protocols of one network are joined."""
     with context("default"), matplotlib.rc_context({"svg.hashsalt": "resnet-infer", "font.size": 10}):
         figure = Figure(figsize=(10, 5), layout="constrained")
         axes = figure.subplots()
-        for title in dict.fromkeys(row.title for row in rows):
-            own = [(row, 1000 / speed) for row, speed in zip(rows, speeds, strict=True) if row.title == title]
+        took = [1000 / speed for speed in page.speeds]
+        joined = {row.group for row in page.protocols}
+        for group in dict.fromkeys(row.group for row in page.rows):
+            own = [(row, time) for row, time in zip(page.rows, took, strict=True) if row.group == group]
             errors = [row.result.top1.error for row, _ in own]
-            spread = np.abs(np.transpose([row.result.top1.interval for row, _ in own]) - errors)
-            axes.errorbar(
-                [took for _, took in own], errors, yerr=spread, marker="o", markersize=4, linewidth=1, label=title
-            )
-            if len(own) > 1:
-                for (row, took), error in zip(own, errors, strict=True):
-                    axes.annotate(row.protocol, (took, error), (5, 5), textcoords="offset points", fontsize=8)
+            bars = np.abs(np.transpose([row.result.top1.interval for row, _ in own]) - errors)
+            style = "o-" if group in joined else "s"
+            axes.errorbar([x for _, x in own], errors, yerr=bars, fmt=style, markersize=4, linewidth=1, label=group)
+            if group in joined:
+                for (row, x), error in zip(own, errors, strict=True):
+                    axes.annotate(row.result.protocol, (x, error), (5, 5), textcoords="offset points", fontsize=8)
         axes.set(xscale="log", xlabel="milliseconds a picture", ylabel="top-1 error (%)")
         axes.grid(color="#e6e6e6", linewidth=0.7)
         axes.spines[["top", "right"]].set_visible(False)

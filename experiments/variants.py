@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import get_args
@@ -57,17 +57,15 @@ def main() -> None:
     print(text)
 
 
-def variants(
-    model: str, data: Path, count: int, folder: Path, *, targets: Sequence[Target] = get_args(Target), **form: bool
-) -> Iterator[str]:
-    """What is evaluated: the checkpoint in torch, then the artifacts, written into `folder`; `form`: `dynamic_size`."""
+def variants(model: str, data: Path, count: int, folder: Path) -> Iterator[str]:
+    """What is evaluated: the checkpoint in torch, then the artifacts, written into `folder`."""
     checkpoint = zoo.checkpoint(model)
     save_checkpoint(checkpoint, folder / "FP32.safetensors")
     yield f"torch:{folder / 'FP32.safetensors'}"
-    source = open_source(checkpoint, **form)
+    source = open_source(checkpoint)
     graphs = {"FP32": source.graph, "FP16": to_fp16(source.graph).model}
     calibration = calibrate(source.graph, open_feed(data, source.spec, count=count, split="train").crops())
-    for target in targets:
+    for target in get_args(Target):
         bits = cpu_weight_bits() if target == "cpu" else 8
         for method in get_args(Method):
             graphs[f"INT8 {target} {method}"] = quantize(

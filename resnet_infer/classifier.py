@@ -69,7 +69,7 @@ LANE_BATCH = 8
 class Classifier:
     """A model, ready to classify.
 
-    `model` is a path (`.onnx`, `.safetensors`) or a model's name; None means $RESNET_INFER_MODEL or the built-in.
+    `model` is a path (`.onnx`, `.safetensors`) or a model's name; None means $RESNET_INFER_MODEL or `zoo.DEFAULT`.
     `runtime`, `device` and `threads` are as in `open_runtime`. With all threads on one batch a single picture is
     answered soonest. `throughput` is for many: on a CPU, as many batches at a time as there are cores, each on one
     thread (or `threads`), so that no core ever waits for another; a `Runtime` given as the model should then have one

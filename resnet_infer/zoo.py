@@ -17,9 +17,9 @@ from resnet_infer.runtimes.registry import RUNTIMES
 if TYPE_CHECKING:
     from resnet_infer.models.published import PublishedWeights
 
-BUILT_IN = {"resnet18-tinyimagenet": "200 of ImageNet's 1,000 classes", "resnet20-cifar10": "CIFAR-10's ten classes"}
+DEFAULT, SMALL = "resnet18-tinyimagenet", "resnet20-cifar10"
+BUILT_IN = {DEFAULT: "200 of ImageNet's 1,000 classes", SMALL: "CIFAR-10's ten classes"}
 """The models in the package, and what each knows."""
-DEFAULT, SMALL = BUILT_IN
 VARIABLE = "RESNET_INFER_MODEL"
 
 

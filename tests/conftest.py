@@ -44,7 +44,7 @@ def interruptible() -> None:
 
 @pytest.fixture(scope="session")
 def photos() -> Callable[..., NDArray[np.uint8]]:
-    """Crops of the demo's pictures, uint8 (count, size, size, 3), each another part of one."""
+    """Crops of the tests' pictures, uint8 (count, size, size, 3), each another part of one."""
 
     def crops(count: int, size: int, seed: int = 0) -> NDArray[np.uint8]:
         generator = np.random.default_rng(seed)

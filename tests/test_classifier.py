@@ -77,7 +77,7 @@ BAD = [Picture("empty", b""), Picture("text", b"no picture"), Picture("nowhere",
 
 
 @pytest.mark.parametrize(("file", "label"), DEMO.items())
-def test_the_demo_is_recognised(classifier: Classifier, file: str, label: str) -> None:
+def test_the_pictures_are_recognised(classifier: Classifier, file: str, label: str) -> None:
     assert classifier.classify(PICTURES / file)[0].label == label
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PICTURES
+from resnet_infer.zoo import DEFAULT, SMALL
+from tests.conftest import DEMO, PICTURES
 
 HEAVY = ("torch", "onnx", "tensorrt", "bentoml")
 
@@ -48,11 +49,13 @@ def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
     assert "classify" in out
 
 
-def test_classify_loads_nothing_heavy_and_needs_only_onnxruntime(tmp_path: Path) -> None:
-    code, loaded, out, _ = fresh("classify", str(PICTURES / "cat.jpg"), absent=HEAVY, cache=tmp_path)
+@pytest.mark.parametrize(("model", "label"), [(SMALL, "ship"), (DEFAULT, "espresso")])
+def test_classify_loads_nothing_heavy_and_needs_only_onnxruntime(model: str, label: str, tmp_path: Path) -> None:
+    picture = DEMO / "coffee.jpg" if model == DEFAULT else PICTURES / "ship.jpg"
+    code, loaded, out, _ = fresh("classify", str(picture), "-m", model, absent=HEAVY, cache=tmp_path)
     assert (code, loaded) == (0, [])
-    assert "cat" in out.splitlines()[1]
-    assert fresh("classify", str(PICTURES / "cat.jpg"), cache=tmp_path)[1] == []
+    assert label in out.splitlines()[1]
+    assert fresh("classify", str(picture), "-m", model, cache=tmp_path)[1] == []
 
 
 def test_export_works_without_torch(tmp_path: Path) -> None:

@@ -3,23 +3,23 @@
     python tools/make_builtin.py runs/resnet20 resnet20-cifar10
     python tools/make_builtin.py runs/tiny resnet18-tinyimagenet --int8 --half --data tiny-imagenet-200
 
-With `--half` the checkpoint's kernels are stored in half precision, if that costs at most 0.1 points of top-1 error.
-With `--int8` the artifact is INT8, no layer in float, calibrated on training pictures, its weights kept to 7 bits: so
-it is right on every CPU, with VNNI and without. Both then carry the errors that they have themselves on the pictures
-of `--data` that nothing was trained or calibrated on.
+With `--half` the checkpoint's kernels are stored in half precision. With `--int8` the artifact is INT8, calibrated on
+training pictures, its weights kept to 7 bits: so it is right on every CPU, with VNNI and without. Both then carry the
+errors that they have themselves on the pictures of `--data` that nothing was trained, chosen or calibrated on. Nothing
+is put into the package if half precision costs more than 0.1 points of top-1 error, INT8 more than 0.5, or a layer
+would have to stay in float.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import onnx
 
 from resnet_infer.converters.export import export_onnx
-from resnet_infer.converters.make import CALIBRATION_SUFFIX, Order, Pictures, make
+from resnet_infer.converters.make import Order, Pictures, make
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.files import atomic_path
 from resnet_infer.models.checkpoint import SUFFIX, Checkpoint, load_checkpoint, save_checkpoint
@@ -27,7 +27,8 @@ from resnet_infer.models.graph import get_spec, set_spec
 from resnet_infer.models.spec import Measured
 from resnet_infer.zoo import built_in
 
-HALF_COST = 0.1
+HALF_COST, INT8_COST = 0.1, 0.5
+"""Points of top-1 error."""
 
 
 def main() -> None:
@@ -48,43 +49,49 @@ def main() -> None:
     if arguments.machine:
         provenance["machine"] = arguments.machine
     checkpoint = Checkpoint(best.spec.with_(name=arguments.name, provenance=provenance), best.weights)
-    if arguments.half:
-        checkpoint = halved(checkpoint, arguments.data)
-    save_checkpoint(checkpoint, built_in(arguments.name, SUFFIX), half=arguments.half)
-    target = built_in(arguments.name, ".onnx")
-    if not arguments.int8:
-        print(export_onnx(checkpoint, target))
-        return
-    make(checkpoint, target, Order(precision="int8", weight_bits=7, pictures=Pictures(calibration=arguments.data)))
-    target.with_suffix(CALIBRATION_SUFFIX).unlink()
-    graph = onnx.load(target)
-    set_spec(graph, get_spec(graph, str(target)).with_(measured=(error(str(target), arguments.data),)))
-    with atomic_path(target) as path:
-        path.write_bytes(graph.SerializeToString())
+    with TemporaryDirectory() as name:
+        kept, artifact = Path(name) / f"{arguments.name}{SUFFIX}", Path(name) / f"{arguments.name}.onnx"
+        save_checkpoint(checkpoint, kept, half=arguments.half)
+        if arguments.half:
+            measured = error(f"torch:{kept}", arguments.data)
+            require(measured, best.spec.measured[0], HALF_COST, "half precision")
+            checkpoint = Checkpoint(checkpoint.spec.with_(measured=(measured,)), load_checkpoint(kept).weights)
+            save_checkpoint(checkpoint, kept, half=True)
+        if arguments.int8:
+            int8(checkpoint, artifact, arguments.data)
+        else:
+            print(export_onnx(checkpoint, artifact))
+        for path in (kept, artifact):
+            with atomic_path(built_in(arguments.name, path.suffix)) as target:
+                target.write_bytes(path.read_bytes())
 
 
-def halved(checkpoint: Checkpoint, data: Path) -> Checkpoint:
-    """The checkpoint as it comes back from half precision, with the error that it has then."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / f"half{SUFFIX}"
-        save_checkpoint(checkpoint, path, half=True)
-        measured = error(f"torch:{path}", data)
-        rounded = load_checkpoint(path)
-    before = checkpoint.spec.measured[0].top1_error
-    print(f"in half precision {measured.top1_error:.2f}% top-1 error, before {before:.2f}%")
-    if measured.top1_error > before + HALF_COST:
-        raise SystemExit("half precision costs too much: leave out --half")
-    return replace(rounded, spec=checkpoint.spec.with_(measured=(measured,)))
+def int8(checkpoint: Checkpoint, artifact: Path, data: Path) -> None:
+    """Write it with its own error in its spec."""
+    made = make(checkpoint, artifact, Order(precision="int8", weight_bits=7, pictures=Pictures(calibration=data)))
+    if left := made.evidence["accuracy"]["float_layers"]:
+        raise SystemExit(f"in INT8 these layers would stay in float: {left}")
+    measured = error(str(artifact), data)
+    require(measured, checkpoint.spec.measured[0], INT8_COST, "INT8")
+    graph = onnx.load(artifact)
+    set_spec(graph, get_spec(graph, str(artifact)).with_(measured=(measured,)))
+    artifact.write_bytes(graph.SerializeToString())
 
 
 def error(model: str, data: Path) -> Measured:
-    """The error of one crop."""
-    evaluation = evaluate([model], data, protocols=["1-crop"])
+    """Of one crop, on the pictures held out."""
+    evaluation = evaluate([model], data, protocols=["1-crop"], device="cpu")
     (result,) = evaluation.results
     top5 = round(result.top5.error, 2) if result.top5 else None
     found = Measured(evaluation.dataset.name, "1-crop", evaluation.pictures, round(result.top1.error, 2), top5)
     print(f"{model}: {found}")
     return found
+
+
+def require(found: Measured, before: Measured, most: float, what: str) -> None:
+    print(f"{what}: {before.top1_error:.2f} -> {found.top1_error:.2f}% top-1 error")
+    if found.top1_error > before.top1_error + most:
+        raise SystemExit(f"{what} costs more than {most} points")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def benchmark(
         list[str] | None,
         typer.Argument(
             metavar="[MODEL]...",
-            help="Checkpoints, artifacts or names (torch:MODEL: run by torch), side by side; default: the built-in.",
+            help="Checkpoints, artifacts or names (torch:MODEL: run by torch), side by side; default: a built-in one.",
             show_default=False,
         ),
     ] = None,

@@ -132,7 +132,10 @@ def export(
     tried = None if precision is None else (precision,)
     precision = precision or "fp32"
     if isinstance(source, Path) and (chosen.suffix, precision) == (source.suffix, "fp32") and target != "auto":
-        raise ModelError(f"{source} is an artifact already", hint="lower its precision with --precision int8 or fp16")
+        raise ModelError(
+            f"{source} is an artifact already",
+            hint="lower its precision with --precision int8 or fp16, or give the checkpoint it was made from",
+        )
     if isinstance(source, Path) and output and output.resolve() == source.resolve():
         raise UsageError(f"{output} is what it is made from, and would be lost", hint="choose another name with -o")
     stem = source.stem if isinstance(source, Path) else source.spec.name

@@ -94,7 +94,7 @@ def _built_in(name: str) -> tuple[_Entry, ModelSpec]:
     spec = zoo.checkpoint(name).spec
     files = {kind: zoo.built_in(name, suffix) for kind, suffix in (("artifact", ".onnx"), ("checkpoint", SUFFIX))}
     licence = str(spec.provenance.get("licence", LICENCE))
-    return _entry(name, (), "built-in", spec, files["artifact"].stat().st_size, licence, files), spec
+    return _entry(name, (), "built-in", spec, files["checkpoint"].stat().st_size, licence, files), spec
 
 
 def _published(weights: PublishedWeights) -> tuple[_Entry, ModelSpec]:

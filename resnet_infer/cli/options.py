@@ -39,7 +39,8 @@ def introduce_default(model: str | None, instead: str) -> None:
 
 
 MODEL_HELP = (
-    "A checkpoint (.safetensors), an artifact (.onnx) or a model's name; default: $RESNET_INFER_MODEL or the built-in."
+    "A checkpoint (.safetensors), an artifact (.onnx) or a model's name; default: $RESNET_INFER_MODEL, or the one that "
+    "comes with the package."
 )
 Model = Annotated[str | None, typer.Option("--model", "-m", metavar="MODEL", help=MODEL_HELP)]
 ModelArgument = Annotated[str | None, typer.Argument(metavar="[MODEL]", help=MODEL_HELP)]

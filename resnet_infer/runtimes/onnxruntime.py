@@ -62,7 +62,8 @@ class OnnxRuntime(Runtime):
     """An `.onnx` artifact of ours in an ONNX Runtime session.
 
     `model` is a path or a serialised model; `device` is `auto`, `cpu`, `cuda` or `cuda:N`. `auto` takes CUDA if it
-    starts; a device that is named is used or `RuntimeUnavailableError` is raised. `threads` is the number of threads
+    starts, but for INT8 that was placed for a CPU; a device that is named is used or `RuntimeUnavailableError` is
+    raised. `threads` is the number of threads
     inside an operator, by default one per core. `optimize=False` runs the graph exactly as it is written.
 
     `spin=False` lets threads sleep as soon as they have nothing to do: several sessions in a process otherwise take
@@ -194,20 +195,31 @@ def _open(
 ) -> tuple[Any, str, str]:
     """A session, the device that it runs on, and the provider."""
     kind, number = parse_device(device)
-    if kind != "cpu" and (kind == "cuda" or provider != "auto" or _CUDA in onnxruntime.get_available_providers()):
+    asked = kind == "cuda" or provider != "auto"
+    if not asked and kind != "cpu" and _CUDA in onnxruntime.get_available_providers() and _placed_for_cpu(model):
+        note("INT8 that was made for a CPU stays there; for the GPU: resnet-infer export --precision fp16, or tensorrt")
+        kind = "cpu"
+    if kind != "cpu" and (asked or _CUDA in onnxruntime.get_available_providers()):
         used = "tensorrt" if provider == "tensorrt" else "cuda"
         session, reason = _open_gpu(model, options, used, number, engine_cache, tf32)
         if session is not None:
             return session, f"cuda:{number}", used
-        if kind == "cuda" or provider != "auto":
-            asked = device if provider == "auto" else f"the provider {provider}"
+        if asked:
+            wanted = device if provider == "auto" else f"the provider {provider}"
             raise RuntimeUnavailableError(
-                f"{asked} was asked for, and {reason}",
+                f"{wanted} was asked for, and {reason}",
                 hint="check the driver with nvidia-smi; CUDA comes with: pip uninstall onnxruntime; pip install "
                 '"resnet-infer[gpu]"',
             )
         note(f"no CUDA, so the CPU is used: {reason}")
     return onnxruntime.InferenceSession(model, options, providers=[_CPU]), "cpu", "cpu"
+
+
+def _placed_for_cpu(model: str | bytes) -> bool:
+    """Whether it is INT8 with uint8 activations, for which CUDA has no kernels: its layers would go to and fro."""
+    session = onnxruntime.InferenceSession(model, _session_options(1, False), providers=[_CPU])
+    quantization = _spec(session, str(model) if isinstance(model, str) else "the model").provenance.get("quantization")
+    return isinstance(quantization, dict) and quantization.get("target") == "cpu"
 
 
 def _open_gpu(

@@ -68,7 +68,7 @@ def pipe_in(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
 # Inputs
 
 
-def test_the_demo_is_recognised(cli: Cli) -> None:
+def test_the_pictures_are_recognised(cli: Cli) -> None:
     done = cli("classify", PICTURES, "-f", "jsonl")
     assert done.code == 0
     assert sources(done) == [str(path) for path in (PLANE, CAR, CAT, SHIP)]

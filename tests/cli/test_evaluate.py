@@ -30,7 +30,7 @@ CLASSES = {"airplane": "airplane", "car": "automobile", "cat": "cat", "ship": "s
 
 
 def write_album(folder: Path, each: int) -> Path:
-    """Class folders with `each` parts of every picture of the demo, small JPEGs."""
+    """Class folders with `each` parts of every picture of the tests, small JPEGs."""
     generator = np.random.default_rng(1)
     for name, label in CLASSES.items():
         (folder / label).mkdir(parents=True)

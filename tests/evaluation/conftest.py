@@ -22,7 +22,7 @@ CLASSES = {"airplane": "airplane", "car": "automobile", "cat": "cat", "ship": "s
 
 @pytest.fixture(scope="session")
 def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Class folders with 24 parts of each of the demo's pictures, of many sizes, as JPEG and PNG."""
+    """Class folders with 24 parts of each of the tests' pictures, of many sizes, as JPEG and PNG."""
     folder = tmp_path_factory.mktemp("album")
     generator = np.random.default_rng(0)
     for name, label in CLASSES.items():

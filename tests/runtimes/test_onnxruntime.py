@@ -337,6 +337,21 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
 
 
+def test_int8_made_for_a_cpu_stays_there_unless_the_gpu_is_named(
+    gpu: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Session, "starts", ("CUDAExecutionProvider",))
+    artifact = zoo.built_in(zoo.DEFAULT, ".onnx")
+    with OnnxRuntime(artifact) as runtime:
+        assert runtime.device == "cpu"
+    assert "for the GPU: resnet-infer export" in capsys.readouterr().err
+    with OnnxRuntime(artifact, device="cuda") as runtime:
+        assert runtime.device == "cuda:0"
+    with OnnxRuntime(ARTIFACT) as runtime:
+        assert runtime.device == "cuda:0"
+    assert capsys.readouterr().err == ""
+
+
 def settings_of(name: str) -> dict[str, Any]:
     (found,) = (item[1] for item in Session.asked if item[0] == name)
     return dict(found)

@@ -23,6 +23,7 @@ from resnet_infer import zoo
 from resnet_infer.classifier import Classifier, Picture
 from resnet_infer.errors import MissingExtraError, ModelError, RuntimeUnavailableError, UsageError
 from resnet_infer.runtimes.registry import open_runtime
+from tests.conftest import PICTURES
 
 pytest.importorskip("onnxruntime", reason="what answers are compared with (the extra `cpu` or `gpu`)")
 try:
@@ -32,7 +33,6 @@ except (ImportError, MissingExtraError):
     pytest.skip("needs OpenVINO (the extra `openvino`)", allow_module_level=True)
 
 ARTIFACT = zoo.built_in(zoo.SMALL, ".onnx")
-PICTURES = Path(__file__).resolve().parents[2] / "demo" / "pictures"
 BF16 = "BF16" in ours.CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 Photos = Callable[..., NDArray[np.uint8]]
 

@@ -25,7 +25,7 @@ CAT = (PICTURES / "cat.jpg").read_bytes()
 
 
 def pictures(count: int) -> list[bytes]:
-    """Each another one: parts of the demo's pictures, in different sizes."""
+    """Each another one: parts of the tests' pictures, in different sizes."""
     generator = np.random.default_rng(0)
     originals = [Image.open(path).convert("RGB") for path in sorted(PICTURES.iterdir())]
     made = []

@@ -33,7 +33,7 @@ def runtime() -> Iterator[OnnxRuntime]:
 
 @pytest.fixture(scope="module")
 def images(runtime: OnnxRuntime) -> NDArray[np.uint8]:
-    """The demo's pictures as the network is given them."""
+    """The tests' pictures as the network is given them."""
     spec: ModelSpec = runtime.spec
     return np.concatenate(
         [centre_crop(Image.open(path).convert("RGB"), spec.input) for path in sorted(PICTURES.iterdir())]

@@ -28,6 +28,7 @@ def main(monkeypatch: pytest.MonkeyPatch) -> Main:
     """The script's `main`; what it starts finds the package and keeps to one thread."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.syspath_prepend(ROOT / "experiments")
     spec = importlib.util.spec_from_file_location("cifar10_experiment", ROOT / "experiments" / "cifar10.py")
     assert spec is not None
     assert spec.loader is not None
