@@ -19,16 +19,18 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import onnx
 from results_page import Disagreement, Page, Row, write
 from variants import variants
 
 from resnet_infer import zoo
-from resnet_infer.converters.export import export_onnx
-from resnet_infer.converters.make import Order, Pictures, make
+from resnet_infer.converters.calibrate import calibrate
+from resnet_infer.converters.export import export_onnx, open_source
 from resnet_infer.converters.parity import TOLERANCE
-from resnet_infer.converters.quantize import cpu_weight_bits
+from resnet_infer.converters.quantize import cpu_weight_bits, quantize
 from resnet_infer.converters.ranges import Method
 from resnet_infer.data.datasets import Dataset
+from resnet_infer.data.feed import open_feed
 from resnet_infer.data.preprocess import centre_crop
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.evaluation.result import Evaluation, Result
@@ -113,8 +115,9 @@ def by_protocol(model: str, second: str | None, data: Path, scales: Sequence[int
     checkpoint = zoo.checkpoint(model)
     first, int8, other = (work / f"{name} of any size.onnx" for name in ("FP32", "INT8", "second"))
     export_onnx(checkpoint, first, dynamic_size=True)
-    pictures = Pictures(calibration=data, calibration_count=CALIBRATION)
-    make(checkpoint, int8, Order(precision="int8", weight_bits=WEIGHT_BITS, dynamic_size=True, pictures=pictures))
+    source = open_source(checkpoint, dynamic_size=True)
+    calibration = calibrate(source.graph, open_feed(data, source.spec, count=CALIBRATION, prefer=("train",)).crops())
+    onnx.save(quantize(source.graph, calibration, target="cpu", method="mse", weight_bits=WEIGHT_BITS), int8)
     members = [str(first)]
     if second:
         export_onnx(zoo.checkpoint(second), other, dynamic_size=True)

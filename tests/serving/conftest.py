@@ -23,6 +23,8 @@ from resnet_infer.serving.engine import Engine  # noqa: E402
 from resnet_infer.serving.metrics import Metrics  # noqa: E402
 from resnet_infer.serving.settings import ApiKeys, Settings  # noqa: E402
 
+from .browsing import Open  # noqa: E402
+
 Result = TypeVar("Result")
 
 
@@ -103,3 +105,12 @@ def make_service() -> Iterator[Callable[..., Service]]:
 def service(make_service: Callable[..., Service]) -> Service:
     """With the settings as they come."""
     return make_service()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Open]:
+    opener = Open(browser)
+    yield opener
+    for context in opener.contexts:
+        context.close()
+    assert opener.faults == []

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import base64
-import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import PICTURES
+from resnet_infer import zoo
+from tests.conftest import DEMO, PICTURES
 
+from .browsing import Open, keep, painted
 from .conftest import Service
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="drives the browser, an extra of the tests")
@@ -21,66 +22,11 @@ expect = sync_api.expect
 
 Make = Callable[..., Service]
 CAT, SHIP = PICTURES / "cat.jpg", PICTURES / "ship.jpg"
-SCREENSHOTS = "RESNET_INFER_SCREENSHOTS"
-"""The folder that pictures of the page are written to, if this variable names one."""
 
 
 @pytest.fixture(scope="module")
 def url(service: Service) -> str:
     return service.listen()
-
-
-class Open:
-    """Opens pages, and takes note of all that a good page does not do."""
-
-    def __init__(self, browser: Any) -> None:
-        self.browser, self.contexts, self.faults = browser, [], []
-
-    def __call__(self, url: str, width: int = 1280, height: int = 900, **options: Any) -> Any:
-        context = self.browser.new_context(viewport={"width": width, "height": height}, **options)
-        context.set_default_timeout(20_000)
-        page = context.new_page()
-        page.on("request", lambda request: self._check(request, url))
-        page.on("pageerror", lambda error: self.faults.append(str(error)))
-        page.on("console", self._listen)
-        self.contexts.append(context)
-        page.goto(url)
-        return page
-
-    def _check(self, request: Any, url: str) -> None:
-        if not request.url.startswith((url, "blob:", "data:")):
-            self.faults.append(f"asks {request.url}")
-
-    def _listen(self, message: Any) -> None:
-        if message.type == "error" and "status of" not in message.text:  # of an answer that is an error on purpose
-            self.faults.append(message.text)
-
-
-@pytest.fixture
-def open_page(browser: Any) -> Iterator[Open]:
-    opener = Open(browser)
-    yield opener
-    for context in opener.contexts:
-        context.close()
-    assert opener.faults == []
-
-
-def painted(card: Any) -> int:
-    """Pixels of the map that are to be seen."""
-    count: int = card.locator("canvas").evaluate(
-        """canvas => {
-            const { width, height } = canvas;
-            if (!width || !height) return 0;
-            const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
-            return data.filter((value, index) => index % 4 == 3 && value).length;
-        }"""
-    )
-    return count
-
-
-def keep(page: Any, name: str) -> None:
-    if folder := os.environ.get(SCREENSHOTS):
-        page.screenshot(path=str(Path(folder) / f"{name}.png"), full_page=True)
 
 
 def test_a_picture_that_is_chosen_is_answered_with_bars_and_a_map(open_page: Open, url: str) -> None:
@@ -109,6 +55,17 @@ def test_a_picture_that_is_chosen_is_answered_with_bars_and_a_map(open_page: Ope
     expect(page.locator("[role=status]")).to_contain_text("%")
     rows.first.click()
     keep(page, "desktop")
+
+
+def test_the_default_model_answers_with_bars_and_a_map(open_page: Open, make_service: Make) -> None:
+    page = open_page(make_service(model=zoo.DEFAULT).listen())
+    expect(page.locator("#model")).to_contain_text("resnet18-tinyimagenet (int8, cpu) knows 200 classes")
+    page.set_input_files("#files", [DEMO / "coffee.jpg", DEMO / "cat.jpg"])
+    card = page.get_by_role("article", name="coffee.jpg")
+    expect(card.get_by_role("button").first).to_contain_text("espresso")
+    expect(page.locator(".times:visible")).to_have_count(2)
+    assert painted(card) > 1000
+    keep(page, "default")
 
 
 def test_pictures_can_be_dropped_and_pasted(open_page: Open, url: str) -> None:

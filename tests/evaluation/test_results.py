@@ -1,0 +1,99 @@
+"""experiments/results.py on a few pictures: every row, what it says of itself, and what makes it fail."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from tests.conftest import ROOT
+
+pytest.importorskip("torch", reason="the checkpoint is run by torch (the extra `train`)")
+pytest.importorskip("matplotlib", reason="the picture is drawn by matplotlib (the extra `report`)")
+
+from resnet_infer.evaluation.evaluate import evaluate
+from resnet_infer.models.checkpoint import Checkpoint, save_checkpoint
+
+CLASSES = 6
+
+
+@pytest.fixture
+def results(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    module = importlib.import_module("results")
+    monkeypatch.setattr(module, "TIMED", {"1-crop": 6, "10-crop": 3, "multi-scale": 3})
+    monkeypatch.setattr(module, "CALIBRATION", 16)
+    return module
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, photos: Callable[..., NDArray[np.uint8]]) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for split, count, seed in (("train", 48, 1), ("val", 24, 2)):
+        for number, pixels in enumerate(photos(count, 48, seed=seed)):
+            path = folder / split / f"class {number % CLASSES}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    return folder
+
+
+@pytest.fixture
+def networks(tmp_path: Path, make_checkpoint: Callable[..., Checkpoint]) -> tuple[Path, Path]:
+    paths = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
+    for path, name in zip(paths, ("plain8", "resnet8"), strict=True):
+        save_checkpoint(make_checkpoint(name, classes=CLASSES), path)
+    return paths
+
+
+def run(results: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> Any:
+    monkeypatch.setattr(sys, "argv", ["results.py", *map(str, arguments)])
+    return results.main()
+
+
+def test_every_precision_and_protocol_has_a_row_with_evaluates_errors(
+    results: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path, networks: tuple[Path, Path]
+) -> None:
+    one, two = networks
+    options = ("--scales", "32,40", "--rounds", 2, "--work", tmp_path / "work", "-o", tmp_path / "page.md")
+    assert run(results, monkeypatch, one, data, "--second", two, *options) == 0
+    found = json.loads((tmp_path / "page.json").read_text())
+    rows = {(row["title"], row["protocol"]): row for row in found["rows"]}
+    methods = [f"INT8 {target} {method}, ONNX" for target in ("cpu", "tensorrt") for method in
+               ("mse", "minmax", "entropy", "percentile")]  # fmt: skip
+    precisions = ["FP32, torch", "FP32, ONNX", "FP16, ONNX", *methods]
+    members = ["FP32", "INT8", "FP32, the second network", "FP32, ensemble of both"]
+    protocols = ("1-crop", "10-crop", "multi-scale")
+    assert set(rows) == {(title, "1-crop") for title in precisions} | {(t, p) for t in members for p in protocols}
+    assert all(len(row["pictures_per_s"]) == 2 for row in rows.values())
+    expected = evaluate([str(one), str(two)], data, protocols=["1-crop", "10-crop"], ensemble=True).results
+    for item in expected:
+        title = {"one.safetensors": "FP32", "two.safetensors": "FP32, the second network"}.get(item.name, members[-1])
+        assert rows[title, item.protocol]["top1"] == item.top1.to_json()
+    assert found["disagreements"] == []
+    page = (tmp_path / "page.md").read_text()
+    assert "name the same class on 24 of the 24\npictures." in page
+    assert "The second network: resnet8" in page
+    assert (tmp_path / "page.svg").read_text().count("multi-scale") >= 1
+
+
+def test_an_artifact_of_another_network_is_no_tie(
+    results: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path, networks: tuple[Path, Path]
+) -> None:
+    from resnet_infer.converters.export import export_onnx
+    from resnet_infer.models.checkpoint import load_checkpoint
+
+    one, two = networks
+    export_onnx(load_checkpoint(two), tmp_path / "FP32.onnx")
+    monkeypatch.setattr(results, "variants", lambda *rest: [f"torch:{one}", str(tmp_path / "FP32.onnx")])
+    options = ("--scales", "32,40", "--rounds", 1, "--work", tmp_path / "work", "-o", tmp_path / "page.md")
+    assert run(results, monkeypatch, one, data, *options) == 1
+    assert "NO TIE" in (tmp_path / "page.md").read_text()
