@@ -23,9 +23,9 @@ def trained_spec(
     geometry: InputSpec,
     world: World,
     precision: str,
-    start: str | None,
+    start: ModelSpec | None,
 ) -> ModelSpec:
-    """The spec of a model trained here. `start` names the model whose weights it began with."""
+    """The spec of a model trained here. `start` is of the model whose weights it began with."""
     provenance = {
         "trained_by": f"resnet-infer {resnet_infer.__version__}",
         "recipe": recipe.to_json(),
@@ -41,7 +41,7 @@ def trained_spec(
         classes=train.classes,
         class_ids=train.class_ids,
         input=geometry,
-        provenance={**provenance, "from": start} if start else provenance,
+        provenance={**provenance, "from": start.name, "start": dict(start.provenance)} if start else provenance,
     )
 
 

@@ -77,7 +77,7 @@ class Trainer:
     ) -> None:
         """`start` gives the first weights. Raises `DataError` or `UsageError` if data, network and recipe disagree."""
         self.world = world or World(torch.device("cpu"))
-        self.options, self.data = options, data
+        self.options, self.data, self.start = options, data, start.spec if start else None
         self.log = log if self.world.writes else lambda line: None
         if arch.num_classes != len(data.train.classes):
             raise DataError(f"{data.train.name} has {len(data.train.classes)} classes, {arch.name} {arch.num_classes}")
@@ -161,7 +161,7 @@ class Trainer:
         train = self.data.train
         self.prepare = Preparation(self.recipe, self._geometry(phase), train.samples, self.model_input, self.device)
         self.spec = trained_spec(
-            self.arch, self.recipe, train, self.prepare.input, self.world, self.precision, self.identity["from"]
+            self.arch, self.recipe, train, self.prepare.input, self.world, self.precision, self.start
         )
 
     def _train(self, phase: Phase) -> None:

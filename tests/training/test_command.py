@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 pytest.importorskip("torch", reason="training needs torch (the extra `train`)")
 
-from resnet_infer.models.checkpoint import load_checkpoint, save_checkpoint
+from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
 from tests.conftest import Outcome
 
@@ -78,9 +79,9 @@ def test_every_value_of_a_recipe_has_a_flag(folder: Path, tmp_path: Path, cli: C
 
 
 @pytest.fixture
-def start(make_checkpoint: Callable[..., object], tmp_path: Path) -> Path:
-    path = tmp_path / "start.safetensors"
-    save_checkpoint(make_checkpoint("resnet20"), path)  # type: ignore[arg-type]
+def start(make_checkpoint: Callable[..., Checkpoint], tmp_path: Path) -> Path:
+    path, checkpoint = tmp_path / "start.safetensors", make_checkpoint("resnet20")
+    save_checkpoint(replace(checkpoint, spec=checkpoint.spec.with_(provenance={"data": "none"})), path)
     return path
 
 
@@ -114,6 +115,7 @@ def test_fine_tuning_learns_new_classes_and_keeps_their_order(
     assert best.spec.classes == names
     assert best.spec.input == load_checkpoint(start).spec.input
     assert best.spec.provenance["from"] == "resnet20-test"
+    assert best.spec.provenance["start"] == {"data": "none"}
     assert best.spec.provenance["class_order"] == "natural"
     artifact, last = tmp_path / "model.onnx", load_checkpoint(tmp_path / "run" / "last.safetensors").spec
     assert cli("export", tmp_path / "run" / "last.safetensors", "-o", artifact).code == 0
