@@ -31,7 +31,7 @@ def introduce_default(model: str | None, instead: str) -> None:
     """Say what the built-in model knows, if nobody named a model; `instead` is how one is named."""
     from resnet_infer import zoo
 
-    if model is None and zoo.default_model() is None:
+    if not model and zoo.default_model() is None:
         note(
             f"{zoo.DEFAULT}, which is built in, knows {zoo.BUILT_IN[zoo.DEFAULT]}. "
             f"For all of them: {instead} resnet50 (downloads 102 MB)."

@@ -128,7 +128,7 @@ def test_variables_are_defaults_and_options_win(tmp_path: Path) -> None:
     assert told == {**given, "threads": 1, "timeout": 2.0, "api_key_file": str(tmp_path / "keys")}
     assert "whoever reaches" not in notes, "the keys of the variable's file are not seen"
     assert "which is built in" not in notes
-    unset = {variable(name): "" for name in ("timeout", "threads", "model")}
+    unset = {zoo.VARIABLE: "", **{variable(name): "" for name in ("timeout", "threads")}}
     told, notes = start(tmp_path, "--host", "0.0.0.0", **unset)
     assert told == vars(Settings())
     assert "whoever reaches 0.0.0.0" in notes
