@@ -68,6 +68,7 @@ class Worker:
             process.kill()
 
         timer = threading.Timer(self._timeout, end)
+        timer.daemon = True  # an interrupt before `try` leaves it running, and the interpreter would wait for it
         timer.start()
         try:
             process.stdin.write(order)
