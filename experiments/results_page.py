@@ -14,6 +14,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.style import context
+from matplotlib.ticker import LogLocator, NullLocator
 
 from resnet_infer.cpu import processor
 from resnet_infer.data.loader import usable_cores
@@ -108,9 +109,9 @@ def lines(page: Page, machine: str, picture: str) -> Iterator[str]:
     yield "## Precisions, one crop\n"
     yield from table(page.precisions, page.speeds[:split])
     yield "\nThe difference is in points of top-1 error, to torch on the same pictures; p is McNemar's. ONNX Runtime on"
-    yield "a CPU computes FP16 in FP32, with the rounded weights. `cpu` and `tensorrt` say what INT8 is placed for: the"
-    yield f"first has weights of {page.weight_bits} bits here, the second of 8; both ran on this CPU. The built-in"
-    yield "artifact is INT8 placed for a CPU, with weights of 7 bits, which every CPU multiplies right.\n"
+    yield "a CPU computes FP16 in FP32, with the rounded weights. `cpu` and `tensorrt` say what INT8 is placed for,"
+    yield f"with weights of {page.weight_bits} and of 8 bits; both ran on this CPU. The built-in artifact is INT8 placed for"
+    yield "a CPU, with weights of 7 bits, which every CPU multiplies right.\n"
     alike = page.pictures - len(page.disagreements)
     yield f"The checkpoint in torch and the FP32 artifact name the same class on {alike:,} of the {page.pictures:,}"
     yield f"pictures{', all but these:' if page.disagreements else '.'}\n"
@@ -166,6 +167,9 @@ def draw(page: Page, output: Path) -> None:
                 for (row, x), error in zip(own, errors, strict=True):
                     axes.annotate(row.result.protocol, (x, error), (5, 5), textcoords="offset points", fontsize=8)
         axes.set(xscale="log", xlabel="milliseconds a picture", ylabel="top-1 error (%)")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.grid(color="#e6e6e6", linewidth=0.7)
         axes.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside right upper", frameon=False, fontsize=8)
