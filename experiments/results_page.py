@@ -110,8 +110,8 @@ def lines(page: Page, machine: str, picture: str) -> Iterator[str]:
     yield from table(page.precisions, page.speeds[:split])
     yield "\nThe difference is in points of top-1 error, to torch on the same pictures; p is McNemar's. ONNX Runtime on"
     yield "a CPU computes FP16 in FP32, with the rounded weights. `cpu` and `tensorrt` say what INT8 is placed for,"
-    yield f"with weights of {page.weight_bits} and of 8 bits; both ran on this CPU. The built-in artifact is INT8 placed"
-    yield "for a CPU, with weights of 7 bits, which every CPU multiplies right.\n"
+    yield f"with weights of {page.weight_bits} and of 8 bits; both ran on this CPU. The built-in artifact is placed"
+    yield "for a CPU too, with weights of 7 bits, which every CPU multiplies right.\n"
     alike = page.pictures - len(page.disagreements)
     yield f"The checkpoint in torch and the FP32 artifact name the same class on {alike:,} of the {page.pictures:,}"
     yield f"pictures{', all but these:' if page.disagreements else '.'}\n"
