@@ -112,10 +112,9 @@ def by_precision(model: str, data: Path, work: Path) -> tuple[list[Row], Evaluat
 
 def by_protocol(model: str, second: str | None, data: Path, scales: Sequence[int], work: Path) -> list[Row]:
     """The paper's protocols by FP32 and INT8, and by an ensemble of two in FP32; compared with FP32 by one crop."""
-    checkpoint = zoo.checkpoint(model)
     first, int8, other = (work / f"{name} of any size.onnx" for name in ("FP32", "INT8", "second"))
-    export_onnx(checkpoint, first, dynamic_size=True)
-    source = open_source(checkpoint, dynamic_size=True)
+    source = open_source(zoo.checkpoint(model), dynamic_size=True)
+    onnx.save(source.graph, first)
     calibration = calibrate(source.graph, open_feed(data, source.spec, count=CALIBRATION, prefer=("train",)).crops())
     onnx.save(quantize(source.graph, calibration, target="cpu", method="mse", weight_bits=WEIGHT_BITS), int8)
     members = [str(first)]

@@ -63,8 +63,8 @@ class OnnxRuntime(Runtime):
 
     `model` is a path or a serialised model; `device` is `auto`, `cpu`, `cuda` or `cuda:N`. `auto` takes CUDA if it
     starts, but for INT8 that was placed for a CPU; a device that is named is used or `RuntimeUnavailableError` is
-    raised. `threads` is the number of threads
-    inside an operator, by default one per core. `optimize=False` runs the graph exactly as it is written.
+    raised. `threads` is the number of threads inside an operator, by default one per core. `optimize=False` runs the
+    graph exactly as it is written.
 
     `spin=False` lets threads sleep as soon as they have nothing to do: several sessions in a process otherwise take
     each other's cores by waiting. `provider` names what runs on the GPU: `cuda`, or `tensorrt` with CUDA for what it
@@ -196,10 +196,11 @@ def _open(
     """A session, the device that it runs on, and the provider."""
     kind, number = parse_device(device)
     asked = kind == "cuda" or provider != "auto"
-    if not asked and kind != "cpu" and _CUDA in onnxruntime.get_available_providers() and _placed_for_cpu(model):
+    gpu = asked or (kind == "auto" and _CUDA in onnxruntime.get_available_providers())
+    if gpu and not asked and _placed_for_cpu(model):
         note("INT8 that was made for a CPU stays there; for the GPU: resnet-infer export --precision fp16, or tensorrt")
-        kind = "cpu"
-    if kind != "cpu" and (asked or _CUDA in onnxruntime.get_available_providers()):
+        gpu = False
+    if gpu:
         used = "tensorrt" if provider == "tensorrt" else "cuda"
         session, reason = _open_gpu(model, options, used, number, engine_cache, tf32)
         if session is not None:
