@@ -1,15 +1,13 @@
-"""`Classifier`: spec, preprocessing, runtime and top-k; `flow`: the one path on which pictures go through models."""
+"""`Classifier`: spec, preprocessing, runtime and top-k."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,17 +15,15 @@ from PIL import Image
 
 from resnet_infer import zoo
 from resnet_infer.data.image import MAX_PIXELS, read_image
-from resnet_infer.data.loader import parallel_map, usable_cores
+from resnet_infer.data.loader import usable_cores
 from resnet_infer.data.preprocess import Pixels, centre_crop, ten_crops
 from resnet_infer.errors import PictureError, UsageError
+from resnet_infer.flow import flow
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.base import Runtime
 from resnet_infer.runtimes.registry import open_runtime
 
 Crops = Literal[1, 10]
-Item = TypeVar("Item")
-Views = TypeVar("Views")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -60,10 +56,6 @@ class Picture:
 
     source: str
     content: Path | bytes
-
-
-LANE_BATCH = 8
-"""Most crops in a batch when several are inferred at a time on a CPU: on one thread a larger one is no faster."""
 
 
 class Classifier:
@@ -193,72 +185,6 @@ class Classifier:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def flow(
-    items: Iterable[Item],
-    prepare: Callable[[Item], Views | PictureError],
-    infer: Callable[[Sequence[tuple[Item, Views | PictureError]]], Sequence[Result]],
-    *,
-    lanes: int,
-    rows: int = 1,
-    batch_size: int = 32,
-    workers: int | None = None,
-) -> Generator[Result, None, None]:
-    """A result for every item, in order: `prepare` decodes one, in threads; `infer` answers several.
-
-    `rows` is what an item adds to a batch of at most `batch_size`. An item that `prepare` has an error for adds
-    nothing and is handed on with it. With several `lanes` each takes a few items from end to end; with one, `workers`
-    threads prepare beside the one that infers. Memory is bounded however many items there are.
-    """
-    if lanes > 1:
-        # A lane decodes and infers a few pictures from end to end, so that cores do not hand work to each other.
-        groups = _groups(items, max(min(batch_size, LANE_BATCH) // rows, 1), lanes)
-
-        def through(group: list[Item]) -> Sequence[Result]:
-            return infer([(item, prepare(item)) for item in group])
-
-        with closing(parallel_map(through, groups, workers=lanes, ahead=2 * lanes)) as answered:
-            for results in answered:
-                yield from results
-        return
-
-    def prepared(item: Item) -> tuple[Item, Views | PictureError]:
-        return item, prepare(item)
-
-    ahead = 2 * max(batch_size // rows, 1) + 8
-    with closing(parallel_map(prepared, items, workers=workers, ahead=ahead)) as ready:
-        batches = _batches(ready, rows, batch_size)
-        with closing(parallel_map(infer, batches, workers=1, ahead=2)) as answered:
-            for results in answered:
-                yield from results
-
-
-def _groups(items: Iterable[Item], size: int, lanes: int) -> Iterator[list[Item]]:
-    """`size` items at a time; where there are too few to fill every lane, an equal share for each."""
-    iterator = iter(items)
-    head = list(islice(iterator, lanes * size))
-    size = min(size, -(-len(head) // lanes))
-    whole = chain(head, iterator)
-    while group := list(islice(whole, size)):
-        yield group
-
-
-def _batches(
-    prepared: Iterable[tuple[Item, Views | PictureError]], rows: int, batch_size: int
-) -> Iterator[list[tuple[Item, Views | PictureError]]]:
-    """Groups of as many readable items as fit into `batch_size` rows; unreadable ones keep their place."""
-    batch: list[tuple[Item, Views | PictureError]] = []
-    used = 0
-    for item in prepared:
-        taken = 0 if isinstance(item[1], PictureError) else rows
-        if batch and (used + taken > batch_size or len(batch) >= 2 * batch_size):
-            yield batch
-            batch, used = [], 0
-        batch.append(item)
-        used += taken
-    if batch:
-        yield batch
 
 
 def require_resizable(image: Image.Image, side: int, source: str) -> None:

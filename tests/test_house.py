@@ -15,7 +15,7 @@ ROOMS = (
     ("data",),
     ("runtimes",),
     ("converters",),
-    ("zoo",),
+    ("zoo", "flow"),
     ("classifier",),
     ("client",),
     ("evaluation",),

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_infer.classifier import flow
 from resnet_infer.data.datasets import Dataset, Sample
 from resnet_infer.data.loader import parallel_map
 from resnet_infer.errors import PictureError
 from resnet_infer.evaluation.protocols import OpenPicture, Probabilities, Scorer
 from resnet_infer.evaluation.record import Given, Record
+from resnet_infer.flow import flow
 from resnet_infer.metrics import ranks
 
 NAMED = 20

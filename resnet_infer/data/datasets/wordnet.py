@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from resnet_infer.data.datasets.tree import Tree, join, read_lines
 
+WNID_LENGTH = 9
 _WNID = re.compile(r"n\d{8}", re.ASCII)
 _LINE = re.compile(r"(n\d{8})(?:\s+(\d+)(?=\s))?(?:\s+(.+))?", re.ASCII)
 
@@ -36,10 +37,12 @@ def find(tree: Tree, names: Sequence[str]) -> str | None:
     return next((join(place, name) for name in names for place in PLACES if name in tree.list(place)[1]), None)
 
 
-def read_synsets(tree: Tree, path: str) -> list[Synset]:
-    """The lines of one of `LISTS`; what has no WordNet id is passed over."""
+def read_synsets(tree: Tree, path: str, wanted: Collection[str] | None = None) -> list[Synset]:
+    """The lines of one of `LISTS`, or those of `wanted` ids; what has no WordNet id is passed over."""
     synsets = []
     for line in read_lines(tree, path):
+        if wanted is not None and line.lstrip()[:WNID_LENGTH] not in wanted:
+            continue
         columns = line.split("\t")
         # words.txt has two columns parted by a tab, and some of its names begin with a number.
         if len(columns) == 2 and is_wnid(columns[0]):
@@ -59,7 +62,8 @@ def describe(tree: Tree, names: Sequence[str]) -> tuple[tuple[str, ...], tuple[s
     if not all(map(is_wnid, names)):
         return tuple(names), None
     path = find(tree, LISTS)
-    known = {synset.wnid: synset.name for synset in read_synsets(tree, path) if synset.name} if path else {}
+    found = read_synsets(tree, path, frozenset(names)) if path else ()
+    known = {synset.wnid: synset.name for synset in found if synset.name}
     return readable_names(names, known), tuple(names)
 
 
