@@ -3,7 +3,7 @@
     python benchmarks/throughput.py PHOTOS
 
 PHOTOS is a folder of photographs and nothing else. The loop decodes and infers in turn, in batches of the size that
-`classify` is given (on a CPU it takes smaller ones, see `LANE_BATCH`), ONNX Runtime at its defaults.
+`classify` is given (on a CPU it takes smaller ones of large pictures, see `batch_limit`), ONNX Runtime at its defaults.
 The bound is cores / (core-seconds to decode and infer one picture), measured while all cores do just that.
 """
 

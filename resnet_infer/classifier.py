@@ -18,7 +18,7 @@ from resnet_infer.data.image import MAX_PIXELS, read_image
 from resnet_infer.data.loader import usable_cores
 from resnet_infer.data.preprocess import Pixels, centre_crop, ten_crops
 from resnet_infer.errors import PictureError, UsageError
-from resnet_infer.flow import flow
+from resnet_infer.flow import batch_limit, flow
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.base import Runtime
 from resnet_infer.runtimes.registry import open_runtime
@@ -118,8 +118,8 @@ class Classifier:
         """Answers in the order of `pictures`, decoded in threads beside the inference.
 
         `batch_size` is the most crops in one call of the runtime; a picture's crops stay together, and lanes on a CPU
-        take no more than `LANE_BATCH`, because larger batches bring nothing there. Unreadable pictures give an
-        `Answer` with its `error`. Memory is bounded however many pictures there are.
+        take no more than is of use there (`batch_limit`). Unreadable pictures give an `Answer` with its `error`.
+        Memory is bounded however many pictures there are.
         """
         if batch_size < 1 or top_k < 1:
             raise UsageError("the batch size and top-k are at least 1")
@@ -131,7 +131,7 @@ class Classifier:
             partial(self._answers, top_k=top_k),
             lanes=self.lanes,
             rows=crops,
-            batch_size=batch_size,
+            batch_size=batch_limit(batch_size, self.spec.input.crop, self.lanes),
             workers=workers,
         )
 

@@ -12,8 +12,8 @@ from typing import TypeVar
 from resnet_infer.data.loader import parallel_map
 from resnet_infer.errors import PictureError
 
-LANE_BATCH = 8
-"""Most crops in a batch when several are inferred at a time on a CPU: on one thread a larger one is no faster."""
+LANE_PIXELS = 8 * 224**2
+"""Of a batch, where several are inferred at a time on a CPU: on one thread a larger one is no faster."""
 FULL = 0.75
 """Share of the time up to which preparation by one lane after the other keeps no lane waiting."""
 
@@ -40,7 +40,7 @@ def flow(
     """
     if lanes > 1:
         # A lane decodes and infers a few pictures from end to end, so that cores do not hand work to each other.
-        groups = _groups(items, max(min(batch_size, LANE_BATCH) // rows, 1), lanes)
+        groups = _groups(items, max(batch_size // rows, 1), lanes)
         turns = _Turns()
 
         def through(group: list[Item]) -> Sequence[Result]:
@@ -62,6 +62,11 @@ def flow(
         with closing(parallel_map(infer, batches, workers=1, ahead=2)) as answered:
             for results in answered:
                 yield from results
+
+
+def batch_limit(batch_size: int, crop: int, lanes: int) -> int:
+    """Most crops of `crop` pixels in a batch: `batch_size`, on several lanes no more than have `LANE_PIXELS`."""
+    return min(batch_size, max(LANE_PIXELS // crop**2, 1)) if lanes > 1 else batch_size
 
 
 class _Turns:

@@ -229,6 +229,16 @@ def test_batches_are_filled() -> None:
     assert runtime.rows == [7, 7, 4]
 
 
+@pytest.mark.parametrize(("crop", "expected"), [(8, 32), (112, 32), (224, 8), (900, 1)])
+def test_lanes_take_no_larger_batches_than_are_of_use(crop: int, expected: int) -> None:
+    runtime = Quadrants(resize=crop, crop=crop)
+    classifier = Classifier(runtime, throughput=True)
+    classifier.lanes = 2
+    list(classifier.stream([GOOD[0]] * 80, batch_size=32))
+    assert max(runtime.rows) == expected
+    assert sum(runtime.rows) == 80
+
+
 @pytest.mark.parametrize("picture", [GOOD[0], BAD[1]])
 @pytest.mark.parametrize("throughput", [False, True])
 def test_an_endless_stream_is_answered_with_bounded_memory(picture: Picture, throughput: bool) -> None:

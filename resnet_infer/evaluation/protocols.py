@@ -16,7 +16,7 @@ from resnet_infer.data.datasets import Content, Sample
 from resnet_infer.data.image import read_image
 from resnet_infer.data.preprocess import Pixels, centre_crop, resize_shorter_side, ten_crops, whole_views
 from resnet_infer.errors import UsageError, did_you_mean
-from resnet_infer.flow import LANE_BATCH
+from resnet_infer.flow import batch_limit
 from resnet_infer.models.spec import InputSpec, Interpolation, ModelSpec
 
 PROTOCOLS = ("native", "1-crop", "10-crop", "multi-scale")
@@ -128,9 +128,9 @@ class LocalScorer:
         self.rows = {"10-crop": 10, "multi-scale": 2}.get(protocol, 1)
         alone = classifier.runtime.device == "cpu" and classifier.runtime.describe().get("threads") == 1
         self.clock: Callable[[], float] = thread_time if alone else perf_counter
-        limit = min(batch_size, LANE_BATCH) if classifier.lanes > 1 else batch_size
+        crop = self.spec.input.crop
         # A batch of larger pictures is smaller, so that it needs no more memory than one of crops.
-        self.pixels = limit * self.spec.input.crop**2
+        self.pixels = batch_limit(batch_size, crop, classifier.lanes) * crop**2
 
     @property
     def spec(self) -> ModelSpec:

@@ -17,7 +17,7 @@ from resnet_infer.data.loader import parallel_map
 from resnet_infer.errors import PictureError
 from resnet_infer.evaluation.protocols import OpenPicture, Probabilities, Scorer
 from resnet_infer.evaluation.record import Given, Record
-from resnet_infer.flow import flow
+from resnet_infer.flow import batch_limit, flow
 from resnet_infer.metrics import ranks
 
 NAMED = 20
@@ -112,7 +112,7 @@ def run(
         _Answering(scorers, entrants),
         lanes=lanes,
         rows=max(scorer.rows for scorer in scorers),
-        batch_size=batch_size,
+        batch_size=min(batch_limit(batch_size, scorer.spec.input.crop, lanes) for scorer in scorers),
         workers=workers,
     )
     with closing(verdicts):
