@@ -14,6 +14,7 @@ import argparse
 import json
 import statistics
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -52,65 +53,45 @@ def evaluate(artifact: Path, data: Path, *options: str) -> list[str]:
     return [COMMAND, "evaluate", str(artifact), str(data), "-b", str(BATCH), *options]
 
 
-def against_loop(artifact: Path, photos: list[Path], times: int, rounds: int) -> dict[str, Any]:
-    with TemporaryDirectory() as root:
-        spec = spec_of(artifact)
-        folders = class_folders(photos, spec, times, Path(root))
-        ours, theirs = [], []
-        for _ in range(rounds):
-            ours.append(seconds(evaluate(artifact, Path(root))))
-            theirs.append(seconds([PYTHON, "-c", LOOP, str(artifact), str(spec.input.resize), str(BATCH), *folders]))
-    count = len(photos) * times
+def measure(
+    artifact: Path, data: Path, folders: list[str], sample: list[Path], count: int, rounds: int
+) -> dict[str, Any]:
+    """`evaluate` of the `count` pictures of `data` beside the loop over their `folders` and the bound of a `sample`.
+
+    The bound is measured between the rounds; each round is compared with the mean of the two beside it.
+    """
+    spec = spec_of(artifact)
+    limits, ours, theirs = [bound(artifact, sample)], [], []
+    for _ in range(rounds):
+        ours.append(seconds(evaluate(artifact, data)))
+        theirs.append(seconds([PYTHON, "-c", LOOP, str(artifact), str(spec.input.resize), str(BATCH), *folders]))
+        limits.append(bound(artifact, sample))
+    beside = [statistics.mean(pair) for pair in pairwise(limits)]
     return {
+        "model": spec.name,
+        "precision": spec.precision,
         "pictures": count,
         "evaluate_per_s": round(count / statistics.median(ours), 1),
         "loop_per_s": round(count / statistics.median(theirs), 1),
-        "evaluate / loop": round(1 / Pair(ours, theirs).ratio, 3),
-        "rounds": rounds,
-    }
-
-
-def against_bound(artifact: Path, photos: list[Path], times: int, rounds: int) -> dict[str, Any]:
-    with TemporaryDirectory() as root:
-        spec = spec_of(artifact)
-        class_folders(photos, spec, times, Path(root))
-        limits, rates = [], []
-        for _ in range(rounds):
-            limits.append(bound(artifact, photos * 2))
-            rates.append(len(photos) * times / seconds(evaluate(artifact, Path(root))))
-    return {
-        "model": spec.name,
-        "precision": spec.precision,
-        "pictures": len(photos) * times,
-        "evaluate_per_s": round(statistics.median(rates), 1),
         "bound_per_s": round(statistics.median(limits), 1),
-        "evaluate / bound": round(statistics.median(a / b for a, b in zip(rates, limits, strict=True)), 3),
+        "evaluate / loop": round(1 / Pair(ours, theirs).ratio, 3),
+        "evaluate / bound": round(statistics.median(count / a / b for a, b in zip(ours, beside, strict=True)), 3),
+        "bound / loop": round(statistics.median(a * b / count for a, b in zip(theirs, beside, strict=True)), 3),
         "rounds": rounds,
     }
 
 
-def tiny_imagenet(artifact: Path, data: Path, rounds: int) -> dict[str, Any]:
-    """Of all validation pictures as they are published, against loop and bound."""
+def of_photos(artifact: Path, photos: list[Path], times: int, rounds: int) -> dict[str, Any]:
+    with TemporaryDirectory() as root:
+        folders = class_folders(photos, spec_of(artifact), times, Path(root))
+        return measure(artifact, Path(root), folders, photos * (times // 4), len(photos) * times, rounds)
+
+
+def of_tiny_imagenet(artifact: Path, data: Path, rounds: int) -> dict[str, Any]:
+    """Of all validation pictures as they are published."""
     folder = data / "val" / "images"
     photos = sorted(folder.iterdir())
-    spec = spec_of(artifact)
-    limits, ours, theirs = [], [], []
-    for _ in range(rounds):
-        limits.append(bound(artifact, photos[:2000]))
-        ours.append(seconds(evaluate(artifact, data)))
-        theirs.append(seconds([PYTHON, "-c", LOOP, str(artifact), str(spec.input.resize), str(BATCH), str(folder)]))
-    rates = [len(photos) / taken for taken in ours]
-    return {
-        "model": spec.name,
-        "precision": spec.precision,
-        "pictures": len(photos),
-        "evaluate_per_s": round(statistics.median(rates), 1),
-        "loop_per_s": round(len(photos) / statistics.median(theirs), 1),
-        "bound_per_s": round(statistics.median(limits), 1),
-        "evaluate / loop": round(1 / Pair(ours, theirs).ratio, 3),
-        "evaluate / bound": round(statistics.median(a / b for a, b in zip(rates, limits, strict=True)), 3),
-        "rounds": rounds,
-    }
+    return measure(artifact, data, [str(folder)], photos[:2000], len(photos), rounds)
 
 
 def ten_crops(artifact: Path, photos: list[Path], rounds: int) -> dict[str, Any]:
@@ -140,19 +121,21 @@ def main() -> None:
     folder = options.photos.resolve()
     photos = sorted(folder.iterdir())
     large = options.model or resnet50(folder)
-    loop = against_loop(built_in(SMALL, ".onnx"), photos, times=32, rounds=3)
-    limit = against_bound(large, photos, times=8, rounds=2)
-    crops = ten_crops(large, photos, rounds=6)
-    gates = {
-        f"{SMALL}: evaluate / loop >= 1.6": loop["evaluate / loop"] >= 1.6,
-        "resnet50: evaluate / bound >= 0.95": limit["evaluate / bound"] >= 0.95,
-        "resnet50: 10-crop / 1-crop <= 10.5": crops["10-crop / 1-crop"] <= 10.5,
+    found = {
+        SMALL: of_photos(built_in(SMALL, ".onnx"), photos, times=32, rounds=3),
+        "resnet50": of_photos(large, photos, times=8, rounds=3),
+        "resnet50, ten crops": ten_crops(large, photos, rounds=6),
     }
-    found = {SMALL: loop, "resnet50": limit, "resnet50, ten crops": crops}
+    gates = {
+        f"{SMALL}: evaluate / loop >= 1.6": found[SMALL]["evaluate / loop"] >= 1.6,
+        "resnet50: evaluate / bound >= 0.95": found["resnet50"]["evaluate / bound"] >= 0.95,
+        "resnet50: 10-crop / 1-crop <= 10.5": found["resnet50, ten crops"]["10-crop / 1-crop"] <= 10.5,
+    }
     if options.tiny:
-        own = found[DEFAULT] = tiny_imagenet(built_in(DEFAULT, ".onnx"), options.tiny, rounds=3)
-        gates[f"{DEFAULT}: evaluate / loop >= 1.6"] = own["evaluate / loop"] >= 1.6
+        own = found[DEFAULT] = of_tiny_imagenet(built_in(DEFAULT, ".onnx"), options.tiny, rounds=5)
         gates[f"{DEFAULT}: evaluate / bound >= 0.95"] = own["evaluate / bound"] >= 0.95
+        # No code can pass the bound, and the bound itself is only "bound / loop" above the loop.
+        gates[f"{DEFAULT}: evaluate / loop >= 1.6"] = own["evaluate / loop"] >= 1.6
     save("evaluation", found, gates)
 
 

@@ -24,6 +24,7 @@ from untrained import resnet50
 from resnet_infer.data.image import read_image
 from resnet_infer.data.loader import usable_cores
 from resnet_infer.data.preprocess import centre_crop
+from resnet_infer.flow import batch_limit
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
 from resnet_infer.zoo import SMALL, built_in
 
@@ -69,11 +70,12 @@ def _alone(artifact: Path, photos: list[Path], start: Barrier) -> float:
     def answer(part: list[Path]) -> None:
         runtime(np.concatenate([centre_crop(read_image(path), runtime.spec.input) for path in part]))
 
-    answer(photos[:8])
+    size = batch_limit(BATCH, runtime.spec.input.crop, usable_cores())
+    answer(photos[:size])
     start.wait()
     begin = time.perf_counter()
-    for first in range(0, len(photos), 8):
-        answer(photos[first : first + 8])
+    for first in range(0, len(photos), size):
+        answer(photos[first : first + size])
     return len(photos) / (time.perf_counter() - begin)
 
 

@@ -50,6 +50,11 @@ def installed(distributions: tuple[str, ...]) -> str | None:
     return None
 
 
+def install_command(extra: str) -> str:
+    """What brings it."""
+    return f'pip install "resnet-infer[{extra}]"'
+
+
 @contextlib.contextmanager
 def needs(extra: str, purpose: str) -> Iterator[None]:
     """Around an import: a missing package becomes a `MissingExtraError` with the command that installs it.
@@ -64,5 +69,5 @@ def needs(extra: str, purpose: str) -> Iterator[None]:
             raise
         raise MissingExtraError(
             f"{purpose} needs the package {missing}, which is not installed",
-            hint=f'install it with: pip install "resnet-infer[{extra}]"',
+            hint=f"install it with: {install_command(extra)}",
         ) from error

@@ -10,7 +10,7 @@ from resnet_infer import __version__
 from resnet_infer.cli.options import Json
 from resnet_infer.console import pairs
 from resnet_infer.cpu import processor
-from resnet_infer.extras import DISTRIBUTIONS, EXTRAS
+from resnet_infer.extras import DISTRIBUTIONS, EXTRAS, install_command
 from resnet_infer.extras import installed as find_installed
 
 
@@ -21,7 +21,7 @@ def env(as_json: Json = False) -> None:
     # The builds of ONNX Runtime for CPU and GPU exclude each other.
     swap = "pip uninstall onnxruntime; " if (installed["onnxruntime"] or "").startswith("onnxruntime ") else ""
     missing = {
-        f'{swap if extra == "gpu" else ""}pip install "resnet-infer[{extra}]"': [m for m in modules if not installed[m]]
+        (swap if extra == "gpu" else "") + install_command(extra): [m for m in modules if not installed[m]]
         for extra, modules in EXTRAS.items()
         if not all(installed[m] for m in modules)
     }

@@ -29,12 +29,17 @@ def choice(*values: str) -> Callable[[str | None], str | None]:
 
 def introduce_default(model: str | None, instead: str) -> None:
     """Say what the built-in model knows, if nobody named a model; `instead` is how one is named."""
+    from importlib.util import find_spec
+
     from resnet_infer import zoo
+    from resnet_infer.extras import install_command
 
     if not model and zoo.default_model() is None:
+        # Published weights are exported here, once.
+        first = "" if find_spec("onnx") else f"{install_command('export')}, then "
         note(
             f"{zoo.DEFAULT}, which is built in, knows {zoo.BUILT_IN[zoo.DEFAULT]}. "
-            f"For all of them: {instead} resnet50 (downloads 102 MB)."
+            f"For all of them: {first}{instead} resnet50 (downloads 102 MB)."
         )
 
 

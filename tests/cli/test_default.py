@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from tests.conftest import DEMO, Outcome
 Cli = Callable[..., Outcome]
 CAT = DEMO / "cat.jpg"
 WORDS = f"{zoo.DEFAULT}, which is built in, knows 200 of ImageNet's 1,000 classes. For all of them: "
+FIRST = 'pip install "resnet-infer[export]", then '
+"""Where that is not installed."""
 
 
 @pytest.fixture
@@ -25,7 +28,7 @@ def unnamed(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Cli:
 
 def introductions(done: Outcome) -> list[str]:
     assert done.code == 0, done.err
-    return [line.removeprefix(WORDS) for line in done.err.splitlines() if "built in" in line]
+    return [line.removeprefix(WORDS).removeprefix(FIRST) for line in done.err.splitlines() if "built in" in line]
 
 
 def test_classify(unnamed: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,6 +38,15 @@ def test_classify(unnamed: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     assert unnamed("classify", CAT, "-m", zoo.DEFAULT) == Outcome(0, done.out, "")
     monkeypatch.setenv(zoo.VARIABLE, zoo.DEFAULT)
     assert unnamed("classify", CAT) == Outcome(0, done.out, "")
+
+
+def test_where_published_weights_cannot_be_exported_the_extra_is_named(
+    unnamed: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnx", reason="the extra `export`, which is then hidden")
+    assert FIRST not in unnamed("classify", CAT).err
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert WORDS + FIRST in unnamed("classify", CAT).err
 
 
 def test_export(unnamed: Cli, tmp_path: Path) -> None:
