@@ -124,17 +124,26 @@ def lines(page: Page, machine: str, picture: str) -> Iterator[str]:
     yield "Artifacts of any size. The difference is to FP32 by one crop.\n"
     yield from table(page.protocols, page.speeds[split:])
     if page.second:
-        yield f"\n{described(page.second)}"
+        yield ""
+        yield from described(page.second, page.spec.name)
 
 
-def described(spec: ModelSpec) -> str:
-    """What the second network is, by its own words."""
-    recipe = spec.provenance.get("recipe", {})
-    told = {name: recipe[name] for name in ("name", "stages", "seed") if name in recipe}
-    start = f", from `{spec.provenance['from']}`" if "from" in spec.provenance else ""
-    stages = ", ".join("{epochs} epochs at {crop} pixels".format(**stage) for stage in told.get("stages") or ())
-    arch = spec.architecture.name if spec.architecture else spec.name
-    return f"The second network: {arch}{start}, recipe `{told.get('name')}`, {stages}, seed {told.get('seed')}."
+def described(spec: ModelSpec, first: str) -> Iterator[str]:
+    """What the second network is, by its own words, and whether it went on from the weights of the `first`."""
+    recipe, origin = spec.provenance.get("recipe", {}), spec.provenance.get("from")
+    parts = [spec.architecture.name if spec.architecture else spec.name]
+    if origin:
+        parts.append(f"from `{origin}`")
+    if "name" in recipe:
+        parts.append(f"recipe `{recipe['name']}`")
+    for stage in recipe.get("stages", ()):
+        parts.append("{epochs:g} epochs at {crop} pixels with a rate up to {peak_rate:g}".format(**stage))
+    if "seed" in recipe:
+        parts.append(f"seed {recipe['seed']}")
+    yield f"The second network: {', '.join(parts)}."
+    if origin == first:
+        yield "It went on from the first one's weights (a snapshot ensemble: Huang et al., 2017), so that the two are"
+        yield "more alike than networks trained apart."
 
 
 def table(rows: Sequence[Row], speeds: Sequence[float]) -> Iterator[str]:

@@ -6,6 +6,7 @@ import importlib
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -49,8 +50,11 @@ def data(tmp_path_factory: pytest.TempPathFactory, photos: Callable[..., NDArray
 @pytest.fixture
 def networks(tmp_path: Path, make_checkpoint: Callable[..., Checkpoint]) -> tuple[Path, Path]:
     paths = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
-    for path, name in zip(paths, ("plain8", "resnet8"), strict=True):
-        save_checkpoint(make_checkpoint(name, classes=CLASSES), path)
+    one, two = (make_checkpoint(name, classes=CLASSES) for name in ("plain8", "resnet8"))
+    stage = {"epochs": 3.0, "resize": 32, "crop": 28, "peak_rate": 0.1}
+    provenance = {"from": one.spec.name, "recipe": {"name": "mine", "stages": [stage], "seed": 1}}
+    for path, checkpoint in zip(paths, (one, replace(two, spec=two.spec.with_(provenance=provenance))), strict=True):
+        save_checkpoint(checkpoint, path)
     return paths
 
 
@@ -81,7 +85,11 @@ def test_every_precision_and_protocol_has_a_row_with_evaluates_errors(
     assert found["disagreements"] == []
     page = (tmp_path / "page.md").read_text()
     assert "name the same class on 24 of the 24\npictures." in page
-    assert "The second network: resnet8" in page
+    assert (
+        "The second network: resnet8, from `plain8-test`, recipe `mine`, 3 epochs at 28 pixels with a rate up to 0.1, "
+        in page
+    )
+    assert "seed 1.\nIt went on from the first one's weights" in page
     assert (tmp_path / "page.svg").read_text().count("multi-scale") >= 1
 
 
