@@ -51,7 +51,7 @@ def installed(distributions: tuple[str, ...]) -> str | None:
 
 
 def install_command(extra: str) -> str:
-    """What brings it."""
+    """The command that installs an extra."""
     return f'pip install "resnet-infer[{extra}]"'
 
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from itertools import chain, islice
 from threading import Lock
 from time import perf_counter
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from resnet_infer.data.loader import parallel_map
 from resnet_infer.errors import PictureError
 
 LANE_PIXELS = 8 * 224**2
 """Of a batch, where several are inferred at a time on a CPU: on one thread a larger one is no faster."""
+FIRST_ROWS = 8
+"""Most of the first batches of lanes, so that first answers come soon."""
+SHARE = 8
+"""A batch of a lane is at most this part of what the lane has had, so that lanes finish at about the same time."""
 FULL = 0.75
-"""Share of the time up to which preparation by one lane after the other keeps no lane waiting."""
+"""Share of the time up to which lanes that prepare one after the other hardly wait for each other."""
+PATIENCE = 4
+"""A lane waits for its turn as long as this many rounds of turns should take."""
 
 Item = TypeVar("Item")
 Views = TypeVar("Views")
@@ -40,15 +46,8 @@ def flow(
     """
     if lanes > 1:
         # A lane decodes and infers a few pictures from end to end, so that cores do not hand work to each other.
-        groups = _groups(items, max(batch_size // rows, 1), lanes)
-        turns = _Turns()
-
-        def through(group: list[Item]) -> Sequence[Result]:
-            with turns.one():
-                ready = [(item, prepare(item)) for item in group]
-            return infer(ready)
-
-        with closing(parallel_map(through, groups, workers=lanes, ahead=2 * lanes)) as answered:
+        groups = _groups(items, max(batch_size // rows, 1), max(FIRST_ROWS // rows, 1), lanes)
+        with closing(parallel_map(_Lane(prepare, infer, lanes), groups, workers=lanes, ahead=2 * lanes)) as answered:
             for results in answered:
                 yield from results
         return
@@ -64,46 +63,64 @@ def flow(
                 yield from results
 
 
-def batch_limit(batch_size: int, crop: int, lanes: int) -> int:
-    """Most crops of `crop` pixels in a batch: `batch_size`, on several lanes no more than have `LANE_PIXELS`."""
-    return min(batch_size, max(LANE_PIXELS // crop**2, 1)) if lanes > 1 else batch_size
+def batch_limit(batch_size: int, side: int, lanes: int) -> int:
+    """Most views of `side` pixels in a batch: `batch_size`, on several lanes no more than have `LANE_PIXELS`."""
+    return min(batch_size, max(LANE_PIXELS // side**2, 1)) if lanes > 1 else batch_size
 
 
-class _Turns:
-    """Lets one lane prepare at a time, while that is enough for all of them.
+class _Lane(Generic[Item, Views, Result]):
+    """What every lane does with a group of items: prepare them, infer.
 
     A small picture is many short steps, and after each the lane needs the interpreter again: lanes that prepare at the
-    same time wait for each other at every step, and stay side by side for the next pictures too. One after the other,
-    one prepares while the others infer. Large pictures take more than one lane can prepare; then nobody waits.
+    same time wait for each other at every step, and stay side by side for the next pictures too. So one prepares while
+    the others infer, as long as that is enough for all of them. Large pictures take more than one lane can prepare:
+    then nobody waits. What is enough is judged by the group that was answered last.
     """
 
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._start = perf_counter()
-        self._spent: float | None = None
+    def __init__(
+        self,
+        prepare: Callable[[Item], Views | PictureError],
+        infer: Callable[[Sequence[tuple[Item, Views | PictureError]]], Sequence[Result]],
+        lanes: int,
+    ) -> None:
+        self._prepare, self._infer, self._lanes = prepare, infer, lanes
+        self._turn = Lock()
+        self._last: tuple[float, float] | None = None
+        """Seconds to prepare and to infer a group."""
 
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        """Around preparing; the first of all, of which nothing is known yet, waits for nobody."""
-        alone = self._spent is not None and self._spent <= FULL * (perf_counter() - self._start)
-        if alone:
-            self._lock.acquire()
+    def __call__(self, group: list[Item]) -> Sequence[Result]:
+        alone = self._wait()
         begin = perf_counter()
         try:
-            yield
+            ready = [(item, self._prepare(item)) for item in group]
         finally:
-            self._spent = (self._spent or 0.0) + perf_counter() - begin
             if alone:
-                self._lock.release()
+                self._turn.release()
+        middle = perf_counter()
+        results = self._infer(ready)
+        self._last = middle - begin, perf_counter() - middle
+        return results
+
+    def _wait(self) -> bool:
+        """For this lane's turn, if there are turns; whether it has one."""
+        if self._last is None:
+            return False
+        prepare, infer = self._last
+        round_of_turns = self._lanes * prepare
+        # Who has the turn may have met larger pictures: then others do not wait for them.
+        return round_of_turns <= FULL * (prepare + infer) and self._turn.acquire(timeout=PATIENCE * round_of_turns)
 
 
-def _groups(items: Iterable[Item], size: int, lanes: int) -> Iterator[list[Item]]:
-    """`size` items at a time; where there are too few to fill every lane, an equal share for each."""
+def _groups(items: Iterable[Item], size: int, first: int, lanes: int) -> Iterator[list[Item]]:
+    """`first` items at a time, later up to `size`; where there are too few to fill every lane, an equal share each."""
     iterator = iter(items)
-    head = list(islice(iterator, lanes * size))
-    size = min(size, -(-len(head) // lanes))
-    whole = chain(head, iterator)
-    while group := list(islice(whole, size)):
+    head = list(islice(iterator, lanes * min(first, size)))
+    least = -(-len(head) // lanes)
+    whole = chain(iter(head), iterator)  # an iterator of a list lets go of it at its end
+    del head
+    taken = 0
+    while group := list(islice(whole, max(least, min(size, taken // (SHARE * lanes))))):
+        taken += len(group)
         yield group
 
 

@@ -229,14 +229,14 @@ def test_batches_are_filled() -> None:
     assert runtime.rows == [7, 7, 4]
 
 
-@pytest.mark.parametrize(("crop", "expected"), [(8, 32), (112, 32), (224, 8), (900, 1)])
-def test_lanes_take_no_larger_batches_than_are_of_use(crop: int, expected: int) -> None:
+@pytest.mark.parametrize(("crop", "count", "expected"), [(8, 600, 32), (112, 600, 32), (224, 200, 8), (900, 6, 1)])
+def test_lanes_take_no_larger_batches_than_are_of_use(crop: int, count: int, expected: int) -> None:
     runtime = Quadrants(resize=crop, crop=crop)
     classifier = Classifier(runtime, throughput=True)
     classifier.lanes = 2
-    list(classifier.stream([GOOD[0]] * 80, batch_size=32))
+    list(classifier.stream([GOOD[0]] * count, batch_size=32))
     assert max(runtime.rows) == expected
-    assert sum(runtime.rows) == 80
+    assert sum(runtime.rows) == count
 
 
 @pytest.mark.parametrize("picture", [GOOD[0], BAD[1]])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -12,37 +13,42 @@ import pytest
 from resnet_infer.flow import flow
 
 LANES = 2
-COUNT = 16
-SHORT, LONG = 0.001, 0.05
+SHORT, LONG = 0.01, 0.1
 """Seconds."""
 
 
-def run(prepare: Callable[[int], int], infer_seconds: float) -> list[int]:
-    def infer(batch: Sequence[tuple[int, Any]]) -> list[int]:
-        time.sleep(infer_seconds)
+def run(items: Iterable[Any], prepare: Callable[[Any], Any], infer_seconds: Callable[[Any], float]) -> Iterator[Any]:
+    """One item at a time through the lanes."""
+
+    def infer(batch: Sequence[tuple[Any, Any]]) -> list[Any]:
+        time.sleep(infer_seconds(batch[0][0]))
         return [item for item, _ in batch]
 
-    return list(flow(range(COUNT), prepare, infer, lanes=LANES, batch_size=1))
+    return flow(items, prepare, infer, lanes=LANES, batch_size=1)
 
 
 def test_lanes_prepare_one_after_the_other_where_that_is_enough() -> None:
-    lock = threading.Lock()
+    together, lock = threading.Barrier(LANES), threading.Lock()
     inside = 0
     beside: dict[int, int] = {}
 
     def prepare(item: int) -> int:
         nonlocal inside
+        if item < LANES:
+            together.wait(timeout=20)  # of the first ones nothing is known; the next ones come at the same time too
+            time.sleep(SHORT)
+            return item
         with lock:
             beside[item] = inside
             inside += 1
-        time.sleep(SHORT)  # for the other lane to come in, if it may
+        time.sleep(SHORT)
         with lock:
             inside -= 1
         return item
 
-    assert run(prepare, LONG) == list(range(COUNT))
-    # Of the first ones nothing is known yet.
-    assert not any(beside[item] for item in range(LANES, COUNT))
+    count = 16
+    assert list(run(range(count), prepare, lambda item: LONG)) == list(range(count))
+    assert not any(beside.values())
 
 
 def test_lanes_do_not_wait_where_one_cannot_prepare_enough() -> None:
@@ -53,18 +59,52 @@ def test_lanes_do_not_wait_where_one_cannot_prepare_enough() -> None:
         time.sleep(LONG)
         return item
 
-    assert run(prepare, 0) == list(range(COUNT))
+    assert list(run(range(8), prepare, lambda item: 0)) == list(range(8))
 
 
-def test_a_lane_whose_preparation_fails_lets_the_other_go_on() -> None:
-    done = []
+def test_lanes_that_took_turns_stop_waiting_when_pictures_become_larger() -> None:
+    small, count = 8, 16
+    both = threading.Barrier(LANES)
 
     def prepare(item: int) -> int:
-        if item == COUNT // 2:
-            raise RuntimeError("broken")
-        done.append(item)
+        if item >= small:
+            both.wait(timeout=20)
+        time.sleep(SHORT if item < small else LONG)
         return item
 
-    with pytest.raises(RuntimeError, match="broken"):
-        run(prepare, LONG)
-    assert done[-1] > COUNT // 2
+    assert list(run(range(count), prepare, lambda item: LONG if item < small else 0)) == list(range(count))
+
+
+@pytest.mark.parametrize(("count", "largest"), [(2000, 32), (24, 8), (5, 3)])
+def test_lanes_take_few_items_at_first_and_for_the_last_ones_too(count: int, largest: int) -> None:
+    sizes: list[int] = []
+
+    def infer(batch: Sequence[tuple[int, int]]) -> list[int]:
+        sizes.append(len(batch))
+        return [item for item, _ in batch]
+
+    assert list(flow(range(count), lambda item: item, infer, lanes=LANES, batch_size=32)) == list(range(count))
+    assert max(sizes) == largest
+    assert sizes[0] == min(largest, 8)
+
+
+def test_items_are_let_go_of_when_they_are_answered() -> None:
+    class Item:
+        pass
+
+    made: list[weakref.ref[Item]] = []
+
+    def items() -> Iterator[Item]:
+        for _ in range(400):
+            item = Item()
+            made.append(weakref.ref(item))
+            yield item
+
+    def infer(batch: Sequence[tuple[Item, int]]) -> list[int]:
+        return [0 for _ in batch]
+
+    stream = flow(items(), lambda item: 0, infer, lanes=LANES, batch_size=8)
+    for _ in range(300):
+        next(stream)
+    assert not any(reference() for reference in made[:100])
+    stream.close()

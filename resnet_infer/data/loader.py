@@ -32,10 +32,12 @@ def parallel_map(
         return
     from concurrent.futures import Future, ThreadPoolExecutor
 
+    whole = chain(iter(first), iterator)  # an iterator of a list lets go of it at its end
+    del first
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(workers or usable_cores(), thread_name_prefix="decode") as pool:
         try:
-            for item in chain(first, iterator):
+            for item in whole:
                 pending.append(pool.submit(function, item))
                 while pending and (len(pending) >= ahead or pending[0].done()):
                     yield pending.popleft().result()

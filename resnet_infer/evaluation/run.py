@@ -112,7 +112,9 @@ def run(
         _Answering(scorers, entrants),
         lanes=lanes,
         rows=max(scorer.rows for scorer in scorers),
-        batch_size=min(batch_limit(batch_size, scorer.spec.input.crop, lanes) for scorer in scorers),
+        batch_size=min(
+            batch_limit(batch_size, max(scorer.scales, default=scorer.spec.input.crop), lanes) for scorer in scorers
+        ),
         workers=workers,
     )
     with closing(verdicts):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from resnet_infer.data.datasets.tree import Tree, join, read_lines
 
-WNID_LENGTH = 9
+_WNID_LENGTH = 9
 _WNID = re.compile(r"n\d{8}", re.ASCII)
 _LINE = re.compile(r"(n\d{8})(?:\s+(\d+)(?=\s))?(?:\s+(.+))?", re.ASCII)
 
@@ -41,7 +41,7 @@ def read_synsets(tree: Tree, path: str, wanted: Collection[str] | None = None) -
     """The lines of one of `LISTS`, or those of `wanted` ids; what has no WordNet id is passed over."""
     synsets = []
     for line in read_lines(tree, path):
-        if wanted is not None and line.lstrip()[:WNID_LENGTH] not in wanted:
+        if wanted is not None and line.lstrip()[:_WNID_LENGTH] not in wanted:
             continue
         columns = line.split("\t")
         # words.txt has two columns parted by a tab, and some of its names begin with a number.
