@@ -32,7 +32,12 @@ SHOWN = 10
 
 def compare(
     model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
-    reference: Annotated[str, typer.Argument(metavar="REFERENCE", help="What it is to answer like; as MODEL.")],
+    reference: Annotated[
+        str,
+        typer.Argument(
+            metavar="REFERENCE", help="What it is to answer like; as MODEL, but a built-in stands for its checkpoint."
+        ),
+    ],
     data: Annotated[
         Path | None,
         typer.Argument(metavar="[DATA]", help="Pictures: a folder, archive or data set; default: made from numbers."),
@@ -68,6 +73,7 @@ def compare(
     layers: Annotated[bool, typer.Option("--layers", help="Show where two ONNX graphs part, layer by layer.")] = False,
     as_json: Json = False,
 ) -> None:
+    from resnet_infer import zoo
     from resnet_infer.converters import compare as comparing
     from resnet_infer.data.feed import open_feed
     from resnet_infer.progress import progress
@@ -76,7 +82,10 @@ def compare(
         raise typer.BadParameter("--split needs DATA")
     limits = None if tolerance is None else comparing.Limits(delta=tolerance)
     graphs = _graphs(model, reference) if layers else None
-    with _open(model, runtime, device) as first, _open(reference, reference_runtime, reference_device) as second:
+    with (
+        _open(model, zoo.find, runtime, device) as first,
+        _open(reference, zoo.original, reference_runtime, reference_device) as second,
+    ):
         comparing.require_comparable(first.spec, second.spec)
         pictures = partial(open_feed, data, second.spec, seed=seed, split=split, prefer=HELD_OUT)
         feed = pictures(count=count)
@@ -104,15 +113,16 @@ def compare(
         raise typer.Exit(1)
 
 
-def _open(model: str, runtime: str, device: str) -> Runtime:
-    """A model as it is: an artifact by its runtime, a checkpoint as literally as can be; or by the runtime named."""
+def _open(model: str, find: Callable[[str], Path], runtime: str, device: str) -> Runtime:
+    """What `find` finds as it is: an artifact by its runtime, a checkpoint as literally as can be; or by the runtime
+    that is named."""
     from resnet_infer import zoo
     from resnet_infer.models.checkpoint import SUFFIX, load_checkpoint
     from resnet_infer.runtimes.registry import open_runtime
 
     if runtime == "torch":
         return open_runtime(zoo.checkpoint(model), runtime=runtime, device=device)
-    path = zoo.find(model) if runtime == "auto" else zoo.artifact(model)
+    path = find(model) if runtime == "auto" else zoo.artifact(model)
     if path.suffix == SUFFIX:
         if device not in ("auto", "cpu"):
             return open_runtime(path, device=device)
@@ -128,7 +138,7 @@ def _graphs(model: str, reference: str) -> tuple[ModelProto, ModelProto]:
     from resnet_infer import zoo
     from resnet_infer.converters.layers import open_graph
 
-    return open_graph(zoo.find(model)), open_graph(zoo.find(reference))
+    return open_graph(zoo.find(model)), open_graph(zoo.original(reference))
 
 
 def _layers(graphs: tuple[ModelProto, ModelProto], pictures: Callable[..., Feed], precision: str) -> LayerReport:

@@ -86,9 +86,15 @@ def test_json_holds_all_of_it(cli: Cli, wrong: Path) -> None:
     assert found["data"] == {"source": "synthetic pictures", "name": "synthetic pictures", "seed": 3}
     assert found["layers"]["first"] == "layer2.1.conv2"
     assert [layer["name"] for layer in found["layers"]["layers"]][-1] == "logits"
-    again = cli("compare", zoo.SMALL, zoo.SMALL, "-n", 4, "--json")
+    again = cli("compare", zoo.SMALL, ARTIFACT, "-n", 4, "--json")
     assert again.code == 0
     assert json.loads(again.out)["max_delta"] == 0
+
+
+def test_a_built_in_reference_is_its_checkpoint(cli: Cli) -> None:
+    found = json.loads(cli("compare", zoo.DEFAULT, zoo.DEFAULT, PICTURES, "--json").out)
+    assert [found[part]["precision"] for part in ("model", "reference")] == ["int8", "fp32"]
+    assert found["max_delta"] > 0
 
 
 def test_pictures_with_two_answers_are_named(cli: Cli, tmp_path: Path) -> None:
