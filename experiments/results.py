@@ -25,7 +25,7 @@ from variants import variants
 
 from resnet_infer import zoo
 from resnet_infer.converters.calibrate import calibrate
-from resnet_infer.converters.export import export_onnx, open_source
+from resnet_infer.converters.export import open_source
 from resnet_infer.converters.parity import TOLERANCE
 from resnet_infer.converters.quantize import cpu_weight_bits, quantize
 from resnet_infer.converters.ranges import Method
@@ -111,16 +111,13 @@ def by_precision(model: str, data: Path, work: Path) -> tuple[list[Row], Evaluat
 
 
 def by_protocol(model: str, second: str | None, data: Path, scales: Sequence[int], work: Path) -> list[Row]:
-    """The paper's protocols by FP32 and INT8, and by an ensemble of two in FP32; compared with FP32 by one crop."""
-    first, int8, other = (work / f"{name} of any size.onnx" for name in ("FP32", "INT8", "second"))
-    source = open_source(zoo.checkpoint(model), dynamic_size=True)
-    onnx.save(source.graph, first)
-    calibration = calibrate(source.graph, open_feed(data, source.spec, count=CALIBRATION, prefer=("train",)).crops())
-    onnx.save(quantize(source.graph, calibration, target="cpu", method="mse", weight_bits=WEIGHT_BITS), int8)
-    members = [str(first)]
+    """The paper's protocols by FP32 and INT8, and by an ensemble of two in INT8; compared with FP32 by one crop."""
+    full, *members = (str(work / f"{name} of any size.onnx") for name in ("FP32", "INT8", "INT8 second"))
+    any_size(model, data, Path(members[0]), full=Path(full))
     if second:
-        export_onnx(zoo.checkpoint(second), other, dynamic_size=True)
-        members.append(str(other))
+        any_size(second, data, Path(members[1]))
+    else:
+        del members[1:]
     rows: list[Row] = []
 
     def add(title: str, models: Sequence[str], item: Result) -> None:
@@ -130,13 +127,22 @@ def by_protocol(model: str, second: str | None, data: Path, scales: Sequence[int
 
     for protocol in TIMED:
         options: dict[str, Any] = {"protocols": [protocol], "scales": scales if protocol == "multi-scale" else None}
-        found = answered(members, data, work, protocol, ensemble=len(members) > 1, **options).results
-        add("FP32", members[:1], found[0])
-        add("INT8", [str(int8)], answered([str(int8)], data, work, f"{protocol} in INT8", **options).results[0])
+        add("FP32", [full], answered([full], data, work, protocol, **options).results[0])
+        found = answered(members, data, work, f"{protocol} in INT8", ensemble=len(members) > 1, **options).results
+        add("INT8", members[:1], found[0])
         if second:
-            add("FP32, the second network", members[1:], found[1])
-            add("FP32, ensemble of both", members, found[2])
+            add("INT8, the second network", members[1:], found[1])
+            add("INT8, ensemble of both", members, found[2])
     return rows
+
+
+def any_size(model: str, data: Path, int8: Path, full: Path | None = None) -> None:
+    """Write the INT8 artifact of `model` that takes pictures of any size, and the FP32 one it was made of to `full`."""
+    source = open_source(zoo.checkpoint(model), dynamic_size=True)
+    if full:
+        onnx.save(source.graph, full)
+    calibration = calibrate(source.graph, open_feed(data, source.spec, count=CALIBRATION, prefer=("train",)).crops())
+    onnx.save(quantize(source.graph, calibration, target="cpu", method="mse", weight_bits=WEIGHT_BITS), int8)
 
 
 def size(*models: str) -> float:

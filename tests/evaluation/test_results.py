@@ -74,14 +74,17 @@ def test_every_precision_and_protocol_has_a_row_with_evaluates_errors(
     methods = [f"INT8 {target} {method}, ONNX" for target in ("cpu", "tensorrt") for method in
                ("mse", "minmax", "entropy", "percentile")]  # fmt: skip
     precisions = ["FP32, torch", "FP32, ONNX", "FP16, ONNX", *methods]
-    members = ["FP32", "INT8", "FP32, the second network", "FP32, ensemble of both"]
+    members = ["INT8", "INT8, the second network", "INT8, ensemble of both"]
     protocols = ("1-crop", "10-crop", "multi-scale")
-    assert set(rows) == {(title, "1-crop") for title in precisions} | {(t, p) for t in members for p in protocols}
+    assert set(rows) == {(title, "1-crop") for title in precisions} | {
+        (title, protocol) for title in ["FP32", *members] for protocol in protocols
+    }
     assert all(len(row["pictures_per_s"]) == 2 for row in rows.values())
-    expected = evaluate([str(one), str(two)], data, protocols=["1-crop", "10-crop"], ensemble=True).results
-    for item in expected:
-        title = {"one.safetensors": "FP32", "two.safetensors": "FP32, the second network"}.get(item.name, members[-1])
-        assert rows[title, item.protocol]["top1"] == item.top1.to_json()
+    int8 = [str(tmp_path / "work" / f"{name} of any size.onnx") for name in ("INT8", "INT8 second")]
+    for models, titles in (([str(one)], ["FP32"]), (int8, members)):
+        expected = evaluate(models, data, protocols=["1-crop", "10-crop"], ensemble=len(models) > 1).results
+        for title, item in zip(titles * 2, expected, strict=True):
+            assert rows[title, item.protocol]["top1"] == item.top1.to_json()
     assert found["disagreements"] == []
     page = (tmp_path / "page.md").read_text()
     assert "name the same class on 24 of the 24\npictures." in page
