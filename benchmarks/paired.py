@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import platform
@@ -13,7 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import resnet_infer
+
 RESULTS = Path(__file__).parent / "results"
+# pip compiles what it installs, but not an editable package, and some environments forbid Python to do it on import.
+compileall.compile_dir(str(Path(resnet_infer.__file__).parent), quiet=1)
 
 
 @dataclass(frozen=True)

@@ -125,11 +125,11 @@ def lines(page: Page, machine: str, picture: str) -> Iterator[str]:
     yield from table(page.protocols, page.speeds[split:])
     if page.second:
         yield ""
-        yield from described(page.second, page.spec.name)
+        yield from described(page.second, page.spec)
 
 
-def described(spec: ModelSpec, first: str) -> Iterator[str]:
-    """What the second network is, by its own words, and whether it went on from the weights of the `first`."""
+def described(spec: ModelSpec, first: ModelSpec) -> Iterator[str]:
+    """What the second network is, by its own words, and whether one of it and the `first` went on from the other."""
     recipe, origin = spec.provenance.get("recipe", {}), spec.provenance.get("from")
     parts = [spec.architecture.name if spec.architecture else spec.name]
     if origin:
@@ -141,9 +141,10 @@ def described(spec: ModelSpec, first: str) -> Iterator[str]:
     if "seed" in recipe:
         parts.append(f"seed {recipe['seed']}")
     yield f"The second network: {', '.join(parts)}."
-    if origin == first:
-        yield "It went on from the first one's weights (a snapshot ensemble: Huang et al., 2017), so that the two are"
-        yield "more alike than networks trained apart."
+    if origin == first.name or first.provenance.get("from") == spec.name:
+        later = "second" if origin == first.name else "first"
+        yield f"The {later} went on from the other's weights (a snapshot ensemble: Huang et al., 2017), so that the two"
+        yield "are more alike than networks trained apart."
 
 
 def table(rows: Sequence[Row], speeds: Sequence[float]) -> Iterator[str]:

@@ -92,7 +92,7 @@ def test_every_precision_and_protocol_has_a_row_with_evaluates_errors(
         "The second network: resnet8, from `plain8-test`, recipe `mine`, 3 epochs at 28 pixels with a rate up to 0.1, "
         in page
     )
-    assert "seed 1.\nIt went on from the first one's weights" in page
+    assert "seed 1.\nThe second went on from the other's weights" in page
     assert (tmp_path / "page.svg").read_text().count("multi-scale") >= 1
 
 
