@@ -22,6 +22,9 @@ from resnet_infer.evaluation.result import Result
 from resnet_infer.files import atomic_path
 from resnet_infer.models.spec import ModelSpec
 
+TRAINED = ("recipe", "data", "date", "iterations")
+"""What tells a training run from others; where it was trained and how it may be used is added later."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -141,10 +144,16 @@ def described(spec: ModelSpec, first: ModelSpec) -> Iterator[str]:
     if "seed" in recipe:
         parts.append(f"seed {recipe['seed']}")
     yield f"The second network: {', '.join(parts)}."
-    if origin == first.name or first.provenance.get("from") == spec.name:
-        later = "second" if origin == first.name else "first"
-        yield f"The {later} went on from the other's weights (a snapshot ensemble: Huang et al., 2017), so that the two"
-        yield "are more alike than networks trained apart."
+    for later, one, other in (("second", spec, first), ("first", first, spec)):
+        if went_on(one, other):
+            yield f"The {later} went on from the other's weights (a snapshot ensemble: Huang et al., 2017), so that"
+            yield "the two are more alike than networks trained apart."
+
+
+def went_on(later: ModelSpec, earlier: ModelSpec) -> bool:
+    """Whether the training of `later` started from the weights of `earlier`, by what both say of it."""
+    start = later.provenance.get("start", {})
+    return bool(start) and all(start.get(key) == earlier.provenance.get(key) for key in TRAINED)
 
 
 def table(rows: Sequence[Row], speeds: Sequence[float]) -> Iterator[str]:

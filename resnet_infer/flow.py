@@ -17,7 +17,7 @@ LANE_PIXELS = 8 * 224**2
 FIRST_ROWS = 8
 """Most of the first batches of lanes, so that first answers come soon."""
 SHARE = 8
-"""A batch of a lane is at most this part of what the lane has had, so that lanes finish at about the same time."""
+"""A later batch of a lane is at most this part of what it has had, so that lanes finish at about the same time."""
 FULL = 0.75
 """Share of the time up to which lanes that prepare one after the other hardly wait for each other."""
 PATIENCE = 4

@@ -46,12 +46,6 @@ def find(model: str | Path | None) -> Path:
     raise unknown_model(name)
 
 
-def original(model: str | Path | None) -> Path:
-    """What other artifacts are made of and measured by: as `find`, but a built-in gives its checkpoint."""
-    name = _name(model)
-    return built_in(name, CHECKPOINT) if name in BUILT_IN and not _existing(name) else find(name)
-
-
 def built_in(name: str, suffix: str) -> Path:
     """The file of a built-in model with that suffix."""
     return Path(__file__).parent / "models" / "builtin" / f"{name}{suffix}"
@@ -64,7 +58,8 @@ def checkpoint(model: str | Path | None) -> Checkpoint:
 
 def checkpoint_file(model: str | Path | None) -> Path:
     """Where the checkpoint that `model` names lies. Raises `ModelError` as `checkpoint` does."""
-    path = original(model)
+    name = _name(model)
+    path = built_in(name, CHECKPOINT) if name in BUILT_IN and not _existing(name) else find(name)
     if path.suffix != CHECKPOINT:
         raise ModelError(f"{path} is an artifact already", hint=f"give the checkpoint it was made from ({CHECKPOINT})")
     return path

@@ -80,12 +80,11 @@ def compare(
 
     if split is not None and data is None:
         raise typer.BadParameter("--split needs DATA")
+    if reference in zoo.BUILT_IN:
+        reference = str(zoo.checkpoint_file(reference))
     limits = None if tolerance is None else comparing.Limits(delta=tolerance)
     graphs = _graphs(model, reference) if layers else None
-    with (
-        _open(model, zoo.find, runtime, device) as first,
-        _open(reference, zoo.original, reference_runtime, reference_device) as second,
-    ):
+    with _open(model, runtime, device) as first, _open(reference, reference_runtime, reference_device) as second:
         comparing.require_comparable(first.spec, second.spec)
         pictures = partial(open_feed, data, second.spec, seed=seed, split=split, prefer=HELD_OUT)
         feed = pictures(count=count)
@@ -113,16 +112,15 @@ def compare(
         raise typer.Exit(1)
 
 
-def _open(model: str, find: Callable[[str], Path], runtime: str, device: str) -> Runtime:
-    """What `find` finds as it is: an artifact by its runtime, a checkpoint as literally as can be; or by the runtime
-    that is named."""
+def _open(model: str, runtime: str, device: str) -> Runtime:
+    """A model as it is: an artifact by its runtime, a checkpoint as literally as can be; or by the runtime named."""
     from resnet_infer import zoo
     from resnet_infer.models.checkpoint import SUFFIX, load_checkpoint
     from resnet_infer.runtimes.registry import open_runtime
 
     if runtime == "torch":
         return open_runtime(zoo.checkpoint(model), runtime=runtime, device=device)
-    path = find(model) if runtime == "auto" else zoo.artifact(model)
+    path = zoo.find(model) if runtime == "auto" else zoo.artifact(model)
     if path.suffix == SUFFIX:
         if device not in ("auto", "cpu"):
             return open_runtime(path, device=device)
@@ -138,7 +136,7 @@ def _graphs(model: str, reference: str) -> tuple[ModelProto, ModelProto]:
     from resnet_infer import zoo
     from resnet_infer.converters.layers import open_graph
 
-    return open_graph(zoo.find(model)), open_graph(zoo.original(reference))
+    return open_graph(zoo.find(model)), open_graph(zoo.find(reference))
 
 
 def _layers(graphs: tuple[ModelProto, ModelProto], pictures: Callable[..., Feed], precision: str) -> LayerReport:

@@ -91,8 +91,9 @@ def test_json_holds_all_of_it(cli: Cli, wrong: Path) -> None:
     assert json.loads(again.out)["max_delta"] == 0
 
 
-def test_a_built_in_reference_is_its_checkpoint(cli: Cli) -> None:
-    found = json.loads(cli("compare", zoo.DEFAULT, zoo.DEFAULT, PICTURES, "--json").out)
+@pytest.mark.parametrize("runtime", ["auto", "onnxruntime"])
+def test_a_built_in_reference_is_its_checkpoint(cli: Cli, runtime: str) -> None:
+    found = json.loads(cli("compare", zoo.DEFAULT, zoo.DEFAULT, PICTURES, "--reference-runtime", runtime, "--json").out)
     assert [found[part]["precision"] for part in ("model", "reference")] == ["int8", "fp32"]
     assert found["max_delta"] > 0
 

@@ -52,7 +52,10 @@ def networks(tmp_path: Path, make_checkpoint: Callable[..., Checkpoint]) -> tupl
     paths = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
     one, two = (make_checkpoint(name, classes=CLASSES) for name in ("plain8", "resnet8"))
     stage = {"epochs": 3.0, "resize": 32, "crop": 28, "peak_rate": 0.1}
-    provenance = {"from": one.spec.name, "recipe": {"name": "mine", "stages": [stage], "seed": 1}}
+    start = {"recipe": {"name": "first"}, "data": "mine", "date": "2026-01-01", "iterations": 7}
+    one = replace(one, spec=one.spec.with_(provenance={**start, "licence": "mine"}))
+    recipe = {"name": "mine", "stages": [stage], "seed": 1}
+    provenance = {**start, "from": one.spec.name, "start": start, "recipe": recipe}
     for path, checkpoint in zip(paths, (one, replace(two, spec=two.spec.with_(provenance=provenance))), strict=True):
         save_checkpoint(checkpoint, path)
     return paths
@@ -81,9 +84,10 @@ def test_every_precision_and_protocol_has_a_row_with_evaluates_errors(
     }
     assert all(len(row["pictures_per_s"]) == 2 for row in rows.values())
     int8 = [str(tmp_path / "work" / f"{name} of any size.onnx") for name in ("INT8", "INT8 second")]
-    for models, titles in (([str(one)], ["FP32"]), (int8, members)):
-        expected = evaluate(models, data, protocols=["1-crop", "10-crop"], ensemble=len(models) > 1).results
-        for title, item in zip(titles * 2, expected, strict=True):
+    fp32 = [str(tmp_path / "work" / "FP32 of any size.onnx")]
+    for models, titles in ((fp32, ["FP32"]), (int8, members)):
+        expected = evaluate(models, data, protocols=protocols, scales=(32, 40), ensemble=len(models) > 1).results
+        for title, item in zip(titles * len(protocols), expected, strict=True):
             assert rows[title, item.protocol]["top1"] == item.top1.to_json()
     assert found["disagreements"] == []
     page = (tmp_path / "page.md").read_text()
