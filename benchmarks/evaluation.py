@@ -20,19 +20,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from paired import COMMAND, save
-from throughput import BATCH, against, loop
+from throughput import BATCH, against, loop, spec_of
 from untrained import resnet50
 
 from resnet_infer.models.spec import ModelSpec
-from resnet_infer.runtimes.onnxruntime import OnnxRuntime
 from resnet_infer.zoo import DEFAULT, SMALL, built_in
 
 CLASSES = 10
-
-
-def spec_of(artifact: Path) -> ModelSpec:
-    with OnnxRuntime(artifact, device="cpu") as runtime:
-        return runtime.spec
 
 
 def class_folders(photos: list[Path], spec: ModelSpec, times: int, root: Path) -> list[str]:
@@ -58,8 +52,7 @@ def measure(
 ) -> dict[str, Any]:
     """`evaluate` of the `count` pictures of `data`, which the loop finds in `folders`."""
     spec = spec_of(artifact)
-    theirs = loop(artifact, spec.input.resize, folders)
-    found = against(evaluate(artifact, data), theirs, artifact, sample, count, rounds, "evaluate")
+    found = against(evaluate(artifact, data), loop(artifact, folders), artifact, sample, count, rounds, "evaluate")
     return {"model": spec.name, "precision": spec.precision, **found}
 
 

@@ -26,6 +26,7 @@ from resnet_infer.data.image import read_image
 from resnet_infer.data.loader import usable_cores
 from resnet_infer.data.preprocess import centre_crop
 from resnet_infer.flow import batch_limit
+from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
 from resnet_infer.zoo import SMALL, built_in
 
@@ -109,18 +110,21 @@ def against(
     }
 
 
-def loop(artifact: Path, resize: int, folders: list[str]) -> list[str]:
-    return [PYTHON, "-c", LOOP, str(artifact), str(resize), str(BATCH), *folders]
+def spec_of(artifact: Path) -> ModelSpec:
+    with OnnxRuntime(artifact, device="cpu") as runtime:
+        return runtime.spec
+
+
+def loop(artifact: Path, folders: list[str]) -> list[str]:
+    return [PYTHON, "-c", LOOP, str(artifact), str(spec_of(artifact).input.resize), str(BATCH), *folders]
 
 
 def measure(artifact: Path, folder: Path, repeats: int, rounds: int) -> dict[str, float]:
     photos = sorted(folder.iterdir())
     folders = [str(folder)] * repeats
-    with OnnxRuntime(artifact, device="cpu") as runtime:
-        resize = runtime.spec.input.resize
     ours = [COMMAND, "classify", "-m", str(artifact), "-b", str(BATCH), "-f", "jsonl", *folders]
     sample = photos * max(repeats // 4, 1)
-    return against(ours, loop(artifact, resize, folders), artifact, sample, len(photos) * repeats, rounds, "classify")
+    return against(ours, loop(artifact, folders), artifact, sample, len(photos) * repeats, rounds, "classify")
 
 
 def main() -> None:

@@ -112,12 +112,12 @@ def by_precision(model: str, data: Path, work: Path) -> tuple[list[Row], Evaluat
 
 def by_protocol(model: str, second: str | None, data: Path, scales: Sequence[int], work: Path) -> list[Row]:
     """The paper's protocols by FP32 and INT8, and by an ensemble of two in INT8; compared with FP32 by one crop."""
-    full, *members = (str(work / f"{name} of any size.onnx") for name in ("FP32", "INT8", "INT8 second"))
-    any_size(model, data, Path(members[0]), full=Path(full))
+    full, int8, other = (str(work / f"{name} of any size.onnx") for name in ("FP32", "INT8", "INT8 second"))
+    any_size(model, data, Path(int8), full=Path(full))
+    members = [int8]
     if second:
-        any_size(second, data, Path(members[1]))
-    else:
-        del members[1:]
+        any_size(second, data, Path(other))
+        members.append(other)
     rows: list[Row] = []
 
     def add(title: str, models: Sequence[str], item: Result) -> None:
