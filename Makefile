@@ -2,19 +2,25 @@
 PYTHON ?= python3
 DEMO := .venv
 DEV := .venv-dev
+PARITY := .venv-parity
 
-.PHONY: demo test test-all lint format benchmark clean
+.PHONY: demo test test-all parity lint format benchmark clean
 
 demo: $(DEMO)/ready
 	$(DEMO)/bin/resnet-infer classify demo/pictures --top-k 3
 
 test: $(DEV)/ready
 	$(DEV)/bin/python tests/tensorrt/fetch.py $(DEV)/tensorrt
-	$(DEV)/bin/python -m pytest -m "not slow"
+	$(DEV)/bin/python -m pytest -m "not slow" --ignore tests/parity
 
 test-all: $(DEV)/ready
 	$(DEV)/bin/python tests/tensorrt/fetch.py $(DEV)/tensorrt
-	$(DEV)/bin/python -m pytest
+	$(DEV)/bin/python -m pytest --ignore tests/parity
+
+# Compares with torchvision and timm. RESNET_INFER_CIFAR_NETS, where it is set, is a checkout of pytorch_resnet_cifar10
+# with its trained networks.
+parity: $(PARITY)/ready
+	$(PARITY)/bin/python -m pytest tests/parity
 
 lint: $(DEV)/ready
 	$(DEV)/bin/ruff check
@@ -35,6 +41,13 @@ $(DEV)/ready: pyproject.toml constraints.txt
 	$(DEV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[cpu,export,train,serve,benchmark,openvino,test,test-serve]"
 	touch $@
 
+# torchvision and timm without what they depend on, which would bring another build of torch.
+$(PARITY)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(PARITY)
+	$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[cpu,export,train,test]" huggingface-hub pyyaml
+	$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision timm
+	touch $@
+
 # PHOTOS is a folder of photographs, the more the better; CIFAR, where it is given, CIFAR-10 to train on, and TINY Tiny
 # ImageNet to evaluate on.
 benchmark: $(DEV)/ready $(DEMO)/ready
@@ -50,4 +63,4 @@ benchmark: $(DEV)/ready $(DEMO)/ready
 	test -z "$(CIFAR)" || (cd benchmarks && ../$(DEV)/bin/python loadgen.py $(abspath $(PHOTOS)) $(abspath $(CIFAR)))
 
 clean:
-	rm -rf $(DEMO) $(DEV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(DEMO) $(DEV) $(PARITY) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -81,7 +81,7 @@ def artifact(model: str | Path | None) -> Path:
         if not target.exists():
             # Said before the download, not after it.
             with needs("cpu", f"making {name} ready to run"):
-                import onnxruntime  # noqa: F401
+                from resnet_infer.runtimes import ort_session  # noqa: F401
             with needs("export", f"making {name} ready to run"):
                 import onnx  # noqa: F401
             _export(_fetch(weights), target)

@@ -26,6 +26,8 @@ ROOMS = (
 """A room imports from its own row and from rows above it."""
 TORCH = {"models/network.py", "models/torch_file.py", "runtimes/pytorch.py", "cli/train.py"}
 """Outside training/, the only files that import torch; the last ones inside a function."""
+REPORTING = {"onnxruntime": {"runtimes/ort_session.py"}, "openvino": {"runtimes/openvino.py"}}
+"""Packages that report to their makers unless they are told not to -> the files that import them, and tell them."""
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
@@ -71,6 +73,22 @@ def test_rooms_import_only_from_the_left() -> None:
 def test_torch_is_imported_only_where_it_may_be() -> None:
     found = {path for path, tree in modules() if any(name.partition(".")[0] == "torch" for name in imports(tree))}
     assert {path for path in found if not path.startswith("training/")} == TORCH
+
+
+def test_what_reports_to_its_maker_is_imported_only_where_that_is_ended() -> None:
+    found: dict[str, set[str]] = {package: set() for package in REPORTING}
+    for path, tree in modules():
+        by_name = {
+            node.args[0].value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call)
+            and ast.unparse(node.func).rpartition(".")[2] in ("import_module", "__import__")
+            and node.args
+            and isinstance(node.args[0], ast.Constant)
+        }
+        for name in {str(name).partition(".")[0] for name in (*imports(tree), *by_name)} & found.keys():
+            found[name].add(path)
+    assert found == REPORTING
 
 
 def test_the_public_names() -> None:

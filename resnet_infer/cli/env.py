@@ -48,7 +48,7 @@ def env(as_json: Json = False) -> None:
 def _devices(has_runtime: bool) -> list[str]:
     if not has_runtime:
         return []
-    import onnxruntime
+    from resnet_infer.runtimes import ort_session
 
-    kinds = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda"}
-    return sorted(kinds[name] for name in onnxruntime.get_available_providers() if name in kinds)
+    kinds = {ort_session.CPU: "cpu", ort_session.CUDA: "cuda"}
+    return sorted(kinds[name] for name in ort_session.available_providers() if name in kinds)

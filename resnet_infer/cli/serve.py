@@ -65,7 +65,6 @@ def serve(
     ] = None,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log a line of JSON for every request.")] = False,
 ) -> None:
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     with needs("serve", "serving a model"):
         import bentoml  # noqa: F401  # before anything else takes time
 

@@ -28,7 +28,7 @@ from resnet_infer.runtimes.base import Images, Logits
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
 
 with needs("cpu", "adopting an ONNX graph"):
-    import onnxruntime
+    from resnet_infer.runtimes import ort_session
 
 
 @dataclass(frozen=True)
@@ -199,9 +199,7 @@ def _check_batches(source: ForeignModel, model: bytes, images: Images) -> None:
 
 
 def _session(model: str | bytes) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what fails is reported here, not on stderr
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return ort_session.open_session(model, ort_session.session_options(silent=True))
 
 
 def _run(session: Any, output: str, feed: dict[str, NDArray[Any]]) -> NDArray[Any]:

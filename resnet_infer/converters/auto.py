@@ -25,7 +25,7 @@ from resnet_infer.runtimes.measure import Subject
 from resnet_infer.runtimes.registry import open_runtime
 
 with needs("cpu", "measuring what is fastest"):
-    import onnxruntime
+    from resnet_infer.runtimes import ort_session
 
 
 def make_fastest(
@@ -87,7 +87,7 @@ def make_fastest(
 
 
 def _gpu() -> bool:
-    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    return ort_session.CUDA in ort_session.available_providers()
 
 
 def _worth_trying(order: Order) -> list[Precision]:

@@ -25,7 +25,7 @@ from resnet_infer.runtimes.base import Images
 with needs("export", "INT8 calibration"):
     from onnx import ModelProto, TensorProto, helper, numpy_helper
 with needs("cpu", "INT8 calibration"):
-    import onnxruntime
+    from resnet_infer.runtimes import ort_session
 
 FORMAT = 1
 MEMORY = 256 << 20
@@ -197,13 +197,9 @@ class _Meter:
             for name in self._tensors
             if name not in present
         )
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what fails is reported here, not on stderr
-        options.intra_op_num_threads = usable_cores()
+        options = ort_session.session_options(threads=usable_cores(), silent=True)
         try:
-            self._session = onnxruntime.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = ort_session.open_session(model.SerializeToString(), options)
         except Exception as error:  # ONNX Runtime's exceptions share no base class but this
             raise ModelError(f"ONNX Runtime cannot load the net ({first_line(error)})") from error
 

@@ -26,7 +26,7 @@ with needs("export", "converting a graph to FP16"):
     import onnx
     from onnx import ModelProto, TensorProto, helper
 with needs("cpu", "converting a graph to FP16"):
-    import onnxruntime
+    from resnet_infer.runtimes import ort_session
 
 ON_CPU = "ONNX Runtime computes FP16 in FP32 on most CPUs: the file is half as large and no faster; FP16 is for GPUs"
 LARGEST = 65504.0
@@ -106,10 +106,8 @@ def largest(model: ModelProto, tensors: Collection[str], images: Images) -> dict
         graph.node.append(helper.make_node("Abs", [name], [f"{name}.abs"]))
         graph.node.append(helper.make_node("ReduceMax", [f"{name}.abs"], [f"{name}.largest"], keepdims=0))
         graph.output.append(helper.make_tensor_value_info(f"{name}.largest", TensorProto.FLOAT, []))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what fails is reported here, not on stderr
     try:
-        session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = ort_session.open_session(probe.SerializeToString(), ort_session.session_options(silent=True))
         parts = [session.run(None, {INPUT: images[start : start + BATCH]}) for start in range(0, len(images), BATCH)]
     except Exception as error:  # ONNX Runtime's exceptions share no base class but this
         raise ModelError(f"the FP32 graph does not run ({first_line(error)})") from error

@@ -23,7 +23,7 @@ from resnet_infer.models.graph import INPUT, build_graph
 with needs("export", "comparing layers"):
     import onnx
 with needs("cpu", "comparing layers"):
-    import onnxruntime
+    from resnet_infer.runtimes import ort_session
 
 PICTURES = 8
 """Enough to see where two graphs part: each picture has thousands of values in every layer."""
@@ -182,14 +182,10 @@ class _Outputs:
         copy.CopyFrom(model)
         there = {item.name for item in copy.graph.output}
         copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in there)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.intra_op_num_threads = 1  # two sessions take turns, a small layer at a time
+        # On one thread: two sessions take turns, a small layer at a time.
+        options = ort_session.session_options(threads=1, optimize=False)
         try:
-            self._session = onnxruntime.InferenceSession(
-                copy.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = ort_session.open_session(copy.SerializeToString(), options)
         except Exception as error:  # ONNX Runtime's exceptions share no base class but this
             raise ModelError(f"{what}: ONNX Runtime cannot run it layer by layer ({first_line(error)})") from error
 

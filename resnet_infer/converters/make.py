@@ -29,7 +29,7 @@ from resnet_infer.runtimes.base import Images
 with needs("export", "making an artifact"):
     from onnx import ModelProto
 with needs("cpu", "making an artifact"):
-    import onnxruntime
+    from resnet_infer.runtimes import ort_session
 
 if TYPE_CHECKING:
     from resnet_infer.converters.engine_build import BuildOptions
@@ -174,7 +174,7 @@ def _int8(source: Source, order: Order, evidence: dict[str, Any]) -> tuple[Model
 
 
 def _fp16(source: Source, order: Order, evidence: dict[str, Any]) -> ModelProto:
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+    if ort_session.CUDA not in ort_session.available_providers():
         note(ON_CPU)
     pictures, gate = _compared_on(source.spec, order, None)
     return _told(lower_to_fp16(source.graph, pictures, gate), pictures, evidence)

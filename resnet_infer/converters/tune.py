@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -107,8 +106,9 @@ def _providers() -> Collection[str]:
     """What the installed ONNX Runtime was built with."""
     if find_spec("onnxruntime") is None:
         return ()
-    found: list[str] = importlib.import_module("onnxruntime").get_available_providers()
-    return found
+    from resnet_infer.runtimes import ort_session
+
+    return ort_session.available_providers()
 
 
 def _has_openvino() -> bool:

@@ -21,13 +21,9 @@ from resnet_infer.models.spec import METADATA_KEY, ModelSpec
 from resnet_infer.runtimes.base import Images, Logits, Runtime, parse_device
 
 with needs("cpu", "running an ONNX model"):
-    import onnxruntime
+    from resnet_infer.runtimes import ort_session
 
 Provider = Literal["auto", "cuda", "tensorrt"]
-
-_TENSORRT = "TensorrtExecutionProvider"
-_CUDA = "CUDAExecutionProvider"
-_CPU = "CPUExecutionProvider"
 
 BUFFERS = 8
 """Shapes of batches that keep buffers on the device."""
@@ -43,8 +39,8 @@ class BoundBuffers:
         self, session: Any, images: str, logits: str, shape: tuple[int, ...], classes: int, device: tuple[str, int]
     ) -> None:
         self._session = session
-        self._images = onnxruntime.OrtValue.ortvalue_from_shape_and_type(list(shape), np.uint8, *device)
-        self._logits = onnxruntime.OrtValue.ortvalue_from_shape_and_type([shape[0], classes], np.float32, *device)
+        self._images = ort_session.device_value(shape, np.uint8, device)
+        self._logits = ort_session.device_value((shape[0], classes), np.float32, device)
         self._binding = session.io_binding()
         self._binding.bind_ortvalue_input(images, self._images)
         self._binding.bind_ortvalue_output(logits, self._logits)
@@ -89,9 +85,7 @@ class OnnxRuntime(Runtime):
         label = str(model) if isinstance(model, Path) else "the model"
         if isinstance(model, Path) and not model.is_file():
             raise ModelError(f"{model} does not exist")
-        options = _session_options(threads, optimize)
-        if not spin:
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options = ort_session.session_options(threads=threads, optimize=optimize, spin=spin)
         source = str(model) if isinstance(model, Path) else model
         _check(device, provider, engine_cache)
         try:
@@ -148,23 +142,13 @@ class OnnxRuntime(Runtime):
         threads = self.session.get_session_options().intra_op_num_threads
         return {
             **super().describe(),
-            "version": onnxruntime.__version__,
+            "version": ort_session.VERSION,
             "threads": threads or "all cores",
             "provider": self.provider,
             "precision": self.precision,
             "spin": self.spin,
             "optimize": self.optimize,
         }
-
-
-def _session_options(threads: int | None, optimize: bool) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    if not optimize:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return options
 
 
 def _spec(session: Any, label: str) -> ModelSpec:
@@ -196,7 +180,7 @@ def _open(
     """A session, the device that it runs on, and the provider."""
     kind, number = parse_device(device)
     asked = kind == "cuda" or provider != "auto"
-    gpu = asked or (kind == "auto" and _CUDA in onnxruntime.get_available_providers())
+    gpu = asked or (kind == "auto" and ort_session.CUDA in ort_session.available_providers())
     if gpu and not asked and _placed_for_cpu(model):
         note("INT8 that was made for a CPU stays there; for the GPU: resnet-infer export --precision fp16, or tensorrt")
         gpu = False
@@ -213,12 +197,12 @@ def _open(
                 '"resnet-infer[gpu]"',
             )
         note(f"no CUDA, so the CPU is used: {reason}")
-    return onnxruntime.InferenceSession(model, options, providers=[_CPU]), "cpu", "cpu"
+    return ort_session.open_session(model, options), "cpu", "cpu"
 
 
 def _placed_for_cpu(model: str | bytes) -> bool:
     """Whether it is INT8 with uint8 activations, for which CUDA has no kernels: its layers would go to and fro."""
-    session = onnxruntime.InferenceSession(model, _session_options(1, False), providers=[_CPU])
+    session = ort_session.open_session(model, ort_session.session_options(threads=1, optimize=False))
     quantization = _spec(session, str(model) if isinstance(model, str) else "the model").provenance.get("quantization")
     return isinstance(quantization, dict) and quantization.get("target") == "cpu"
 
@@ -227,15 +211,15 @@ def _open_gpu(
     model: str | bytes, options: Any, provider: str, number: int, engine_cache: Path | None, tf32: bool
 ) -> tuple[Any, str]:
     """A session on a GPU, by the provider asked for; or None, and why there is none."""
-    wanted, called = (_CUDA, "CUDA") if provider == "cuda" else (_TENSORRT, "TensorRT")
-    if wanted not in onnxruntime.get_available_providers():
+    wanted, called = (ort_session.CUDA, "CUDA") if provider == "cuda" else (ort_session.TENSORRT, "TensorRT")
+    if wanted not in ort_session.available_providers():
         return None, f"this ONNX Runtime has no {called}"
-    providers: list[Any] = [(_CUDA, {"device_id": number, "use_tf32": int(tf32)}), _CPU]
+    providers: list[Any] = [(ort_session.CUDA, {"device_id": number, "use_tf32": int(tf32)}), ort_session.CPU]
     if provider == "tensorrt":
         providers.insert(0, _tensorrt(model, number, engine_cache))
     try:
         # Without this, ONNX Runtime itself would go on with the CPU and say so on stdout.
-        session = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
+        session = ort_session.open_session(model, options, providers=providers, fallback=False)
     except Exception as error:  # as above
         return None, f"ONNX Runtime could not start {called} ({first_line(error)})"
     if session.get_providers()[0] != wanted:
@@ -246,7 +230,7 @@ def _open_gpu(
 def _tensorrt(model: str | bytes, number: int, engine_cache: Path | None) -> tuple[str, dict[str, Any]]:
     """The provider, allowed the precision of the artifact, which it does not read from the graph by itself."""
     # A session is the one way to read the metadata without onnx; without optimisations it opens at once.
-    probe = onnxruntime.InferenceSession(model, _session_options(1, False), providers=[_CPU])
+    probe = ort_session.open_session(model, ort_session.session_options(threads=1, optimize=False))
     precision = _spec(probe, model if isinstance(model, str) else "the model").precision
     settings: dict[str, Any] = {
         "device_id": number,
@@ -257,4 +241,4 @@ def _tensorrt(model: str | bytes, number: int, engine_cache: Path | None) -> tup
         engine_cache.mkdir(parents=True, exist_ok=True)
         for kind in ("engine", "timing"):
             settings |= {f"trt_{kind}_cache_enable": True, f"trt_{kind}_cache_path": str(engine_cache)}
-    return _TENSORRT, settings
+    return ort_session.TENSORRT, settings

@@ -21,7 +21,7 @@ from resnet_infer.runtimes.base import Images
 from resnet_infer.serving.onnx_file import Graph, Node, add_outputs, read_graph
 
 with needs("cpu", "drawing class activation maps"):
-    import onnxruntime
+    from resnet_infer.runtimes import ort_session
 
 _POOLS = ("GlobalAveragePool", "ReduceMean")
 _PASSED = ("Flatten", "Reshape", "Squeeze", "Identity", "Cast", "Dropout", "QuantizeLinear", "DequantizeLinear")
@@ -41,13 +41,9 @@ class ActivationMaps:
     def __init__(self, artifact: Path, spec: ModelSpec, size: tuple[int | None, int | None] = (None, None)) -> None:
         content = artifact.read_bytes()
         features, weight = _find(read_graph(content), artifact)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options = ort_session.session_options(spin=False)
         try:
-            self._session = onnxruntime.InferenceSession(
-                add_outputs(content, [features, weight]), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = ort_session.open_session(add_outputs(content, [features, weight]), options)
         except Exception as error:  # ONNX Runtime's exceptions share no base class but this
             raise ModelError(f"{artifact} does not show its feature maps") from error
         self._input = self._session.get_inputs()[0].name

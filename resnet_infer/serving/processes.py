@@ -37,10 +37,10 @@ def _takes_gpu(settings: Settings) -> bool:
     if (settings.model or "").endswith(".engine"):
         return True
     try:
-        import onnxruntime
+        from resnet_infer.runtimes import ort_session
     except ModuleNotFoundError:
         return False
-    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    return ort_session.CUDA in ort_session.available_providers()
 
 
 def count_gpus() -> int:

@@ -18,8 +18,8 @@ from resnet_infer.console import fail, note
 from resnet_infer.errors import ResnetInferError
 from resnet_infer.extras import needs
 
-# Set before they look, in whatever process this is imported.
-os.environ.update(BENTOML_DO_NOT_TRACK="True", ORT_DISABLE_TELEMETRY="1")
+# Or BentoML reports to its maker that a service starts. Set before it looks, in whatever process this is imported.
+os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
 with needs("serve", "a service"):
     import bentoml
