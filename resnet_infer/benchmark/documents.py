@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from resnet_infer import strict_json
 from resnet_infer.errors import DataError
 from resnet_infer.files import atomic_path
 
@@ -34,4 +35,4 @@ def read_result(path: Path) -> dict[str, Any]:
 def write(found: Mapping[str, Any], path: Path) -> None:
     """Raises `ResnetInferError` where the file cannot be written."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(strict_json.dumps(found, indent=2) + "\n", encoding="utf-8")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from resnet_infer import strict_json
 from resnet_infer.cli.options import Device, Json, Output, Runtime, choice, introduce_default
 from resnet_infer.console import note
 
@@ -147,7 +147,7 @@ def benchmark(
 
         found = measured.to_json()
         shown, failed = tables(found), [item.entry.name for item in measured.failed]
-    print(json.dumps(found, indent=2) if as_json else shown)
+    print(strict_json.dumps(found, indent=2) if as_json else shown)
     if output:
         write(found, output)
     if report:

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import numpy as np
 
+from resnet_infer import strict_json
 from resnet_infer.converters.fold import plain
 from resnet_infer.converters.histogram import Histogram
 from resnet_infer.converters.placement import Net, Target, place
@@ -89,7 +90,7 @@ class Calibration:
 
     def save(self, path: Path) -> None:
         """Write as JSON, atomically."""
-        text = json.dumps({"format": FORMAT, **vars(self)}, ensure_ascii=False, indent=1)
+        text = strict_json.dumps({"format": FORMAT, **vars(self)}, ensure_ascii=False, indent=1)
         with atomic_path(path) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
 
@@ -151,7 +152,7 @@ def calibrate(
         if waiting and waiting[0].shape != pixels.shape:
             measure()
         pictures.append(name)
-        digest.update(json.dumps([name, pixels.shape]).encode() + pixels.tobytes())
+        digest.update(strict_json.dumps([name, pixels.shape]).encode() + pixels.tobytes())
         waiting.append(pixels)
         if len(waiting) >= (batch_size or meter.batch_size):
             measure()
@@ -172,7 +173,7 @@ def net_sha256(model: ModelProto) -> str:
         digest.update(node.SerializeToString(deterministic=True))
     for tensor in model.graph.initializer:
         value = numpy_helper.to_array(tensor)
-        digest.update(json.dumps([tensor.name, str(value.dtype), value.shape]).encode() + value.tobytes())
+        digest.update(strict_json.dumps([tensor.name, str(value.dtype), value.shape]).encode() + value.tobytes())
     return digest.hexdigest()
 
 

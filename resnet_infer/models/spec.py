@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_infer import strict_json
 from resnet_infer.errors import ModelError, UsageError
 from resnet_infer.models.architectures import Architecture
 
@@ -137,7 +138,7 @@ class ModelSpec:
 
     def dumps(self) -> str:
         """The spec as JSON."""
-        return json.dumps({"format": FORMAT, **self.to_json()}, ensure_ascii=False)
+        return strict_json.dumps({"format": FORMAT, **self.to_json()}, ensure_ascii=False)
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from resnet_infer import strict_json
 from resnet_infer.errors import ModelError
 from resnet_infer.files import atomic_path
 from resnet_infer.models.spec import ModelSpec
@@ -72,7 +73,7 @@ class EngineInfo:
         """Write the sidecar to `path`."""
         value = {"format": FORMAT, **self.to_json(), "spec": json.loads(self.spec.dumps())}
         with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            temporary.write_text(strict_json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> EngineInfo:
@@ -85,7 +86,7 @@ class EngineInfo:
                     hint="upgrade with: pip install --upgrade resnet-infer",
                 )
             known: dict[str, Any] = {item.name: value[item.name] for item in fields(cls)}
-            known["spec"] = ModelSpec.loads(json.dumps(known["spec"]), str(path))
+            known["spec"] = ModelSpec.loads(strict_json.dumps(known["spec"]), str(path))
             for name, length in (("compute_capability", 2), ("batch", 3), ("size", 2)):
                 known[name] = tuple(int(number) for number in known[name])
                 if len(known[name]) != length:

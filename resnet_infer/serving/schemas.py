@@ -32,7 +32,7 @@ _TENSOR = {"name": _TEXT, "datatype": _TEXT, "shape": _list({"type": "integer"})
 _TIMES = dict.fromkeys(("queue_ms", "decode_ms", "wait_ms", "inference_ms"), _NUMBER)
 _ANSWER = {"predictions": _list(ref("Prediction")), "batch": _WHOLE}
 SCHEMAS: Json = {
-    "Error": _object({"error": _TEXT}),
+    "Error": _object({"error": _TEXT}, {"reason": _TEXT}),
     "Status": _object({"status": _TEXT}),
     "Reloaded": _object({"status": _TEXT, "model": _TEXT}),
     "Prediction": _object(

@@ -28,6 +28,7 @@ with needs("serve", "a service"):
     from starlette.responses import JSONResponse
 
 from resnet_infer import zoo
+from resnet_infer.serving.answers import NOT_FINITE
 from resnet_infer.serving.app import Api
 from resnet_infer.serving.deployment import Deployment
 from resnet_infer.serving.engine import Engine
@@ -158,9 +159,10 @@ class ResNetInfer:
         try:
             deployment, (answer,) = await API.answer(asked)
             if "error" in answer:
-                raise HttpError(answer["status"], answer["error"])
+                reason = NOT_FINITE if answer["status"] == 500 else ""
+                raise HttpError(answer["status"], answer["error"], reason=reason)
         except HttpError as error:  # what is raised here, BentoML logs with a traceback
-            return cast(Classified, JSONResponse({"error": error.message}, error.status, dict(error.headers)))
+            return cast(Classified, JSONResponse(error.to_json(), error.status, dict(error.headers)))
         return Classified(model=deployment.spec.name, predictions=answer["predictions"])
 
 

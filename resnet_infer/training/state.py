@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from resnet_infer import strict_json
 from resnet_infer.errors import ResnetInferError, TrainingError, UsageError
 from resnet_infer.files import atomic_path
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -56,7 +58,7 @@ class RunFolder:
     def begin(self, recipe: Mapping[str, Any]) -> None:
         with self._guard():
             with atomic_path(self.folder / "recipe.json") as path:
-                path.write_text(json.dumps(recipe, indent=2) + "\n")
+                path.write_text(strict_json.dumps(recipe, indent=2) + "\n")
             self._write_rows()
 
     def unfinished(self, identity: Mapping[str, Any]) -> Checkpoint | None:
@@ -68,7 +70,7 @@ class RunFolder:
         hint = "choose another folder with -o"
         if notes.get("state", {}).get("finished"):
             raise UsageError(f"{self.folder} holds a finished run", hint=hint)
-        before, now = notes.get("identity", {}), json.loads(json.dumps(identity))
+        before, now = notes.get("identity", {}), json.loads(strict_json.dumps(identity))
         if before != now:
             raise UsageError(
                 f"{self.folder} holds another run: {', '.join(_differences(before, now))}",
@@ -105,7 +107,10 @@ class RunFolder:
             for name, parameter in network.named_parameters()
             if optimizer.state[parameter].get("momentum_buffer") is not None
         }
-        notes = {NOTE: json.dumps({"state": asdict(state), "identity": identity})}
+        done = asdict(state)
+        if not math.isfinite(state.best_error):
+            del done["best_error"]  # JSON has no infinity; it is the default
+        notes = {NOTE: strict_json.dumps({"state": done, "identity": identity})}
         with self._guard():
             save_checkpoint(Checkpoint(_progressed(spec, state), weights_of(network), extra, notes), self.last)
         self._saved = f"{self.last} keeps iteration {state.iteration}"
@@ -121,7 +126,7 @@ class RunFolder:
             last = load_checkpoint(self.last)
             notes = json.loads(last.notes[NOTE])
             notes["state"]["finished"] = True
-            save_checkpoint(replace(last, notes={NOTE: json.dumps(notes)}), self.last)
+            save_checkpoint(replace(last, notes={NOTE: strict_json.dumps(notes)}), self.last)
 
     def add_row(self, row: tuple[str, ...]) -> None:
         self.rows.append(row)
