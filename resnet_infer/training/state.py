@@ -85,7 +85,7 @@ class RunFolder:
                 # In the parameter's own memory format, which the fused optimiser takes for granted.
                 momentum = torch.empty_like(parameter).copy_(torch.from_numpy(checkpoint.extra[MOMENTUM + name]))
                 optimizer.state[parameter]["momentum_buffer"] = momentum.detach()
-        state = State(**json.loads(checkpoint.notes[NOTE])["state"])
+        state = State(**_with_infinity(json.loads(checkpoint.notes[NOTE])["state"]))
         self._saved = f"{self.last} keeps iteration {state.iteration}"
         if (self.folder / "metrics.csv").exists():
             with open(self.folder / "metrics.csv", newline="") as file:
@@ -107,10 +107,7 @@ class RunFolder:
             for name, parameter in network.named_parameters()
             if optimizer.state[parameter].get("momentum_buffer") is not None
         }
-        done = asdict(state)
-        if not math.isfinite(state.best_error):
-            del done["best_error"]  # JSON has no infinity; it is the default
-        notes = {NOTE: strict_json.dumps({"state": done, "identity": identity})}
+        notes = {NOTE: strict_json.dumps({"state": _without_infinity(asdict(state)), "identity": identity})}
         with self._guard():
             save_checkpoint(Checkpoint(_progressed(spec, state), weights_of(network), extra, notes), self.last)
         self._saved = f"{self.last} keeps iteration {state.iteration}"
@@ -157,6 +154,26 @@ class RunFolder:
 def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
     tensors = {name: torch.from_numpy(value) for name, value in checkpoint.weights.items()}
     network.load_state_dict(tensors, strict=False)  # torch also counts batches, which no checkpoint holds
+
+
+def _without_infinity(state: Mapping[str, Any]) -> dict[str, Any]:
+    """With None for errors that are infinite because none was measured yet: JSON has no infinity."""
+    schedule = [None if value == math.inf else value for value in state["schedule"]]
+    return {
+        **state,
+        "schedule": schedule,
+        "best_error": None if state["best_error"] == math.inf else state["best_error"],
+    }
+
+
+def _with_infinity(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What `_without_infinity` was given."""
+    schedule = [math.inf if value is None else value for value in state["schedule"]]
+    return {
+        **state,
+        "schedule": schedule,
+        "best_error": math.inf if state["best_error"] is None else state["best_error"],
+    }
 
 
 def _progressed(spec: ModelSpec, state: State) -> ModelSpec:
