@@ -16,7 +16,7 @@ def read(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises `DataError` if there is none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: no JSON can be read from it ({error})") from error
     if not isinstance(found, dict):
         raise DataError(f"{path} holds JSON, and not that of a result")

@@ -83,6 +83,11 @@ def benchmark(
 
     others = [read_result(path) for path in include or ()]
     evaluated = read(errors) if errors else None
+    if report and (include or errors):  # before anything is measured
+        from resnet_infer.benchmark.report import require_drawable
+
+        for path, item in zip(include or (), others, strict=True):
+            require_drawable(path, [item])
     if (include or errors) and not report:
         raise UsageError("--errors and --include are for the page", hint="add --report FILE.html")
     own = {"--batch": batch != "1", "--rounds": rounds, "--photos": photos, "--null": null}
@@ -153,6 +158,8 @@ def benchmark(
     if report:
         from resnet_infer.benchmark.report import write_report
 
+        if errors:
+            require_drawable(errors, [found, *others], evaluated)
         write_report([found, *others], report, evaluated)
         note(f"wrote {report}")
     if failed:
