@@ -96,9 +96,12 @@ class OnnxRuntime(Runtime):
         except Exception as error:  # ONNX Runtime's exceptions share no base class but this
             raise ModelError(f"{label}: ONNX Runtime cannot load it ({first_line(error)})") from error
         spec = _spec(self.session, label)
-        inputs, outputs = (
-            [_tensor(item) for item in found] for found in (self.session.get_inputs(), self.session.get_outputs())
-        )
+        try:
+            inputs, outputs = (
+                [_tensor(item) for item in found] for found in (self.session.get_inputs(), self.session.get_outputs())
+            )
+        except UnicodeDecodeError as error:
+            raise _no_text(label, error) from error
         images, logits = require_signature(spec, inputs, outputs, label)
         self._batch, height, width = images.shape[:3]
         self._input, self._output = images.name, logits.name
@@ -114,7 +117,13 @@ class OnnxRuntime(Runtime):
             raise UsageError(f"{self.spec.name} takes batches of {self._batch} only, not of {len(images)}")
         if self.device != "cpu":
             return self._bound(images.shape)(images)
-        logits: Logits = self.session.run([self._output], {self._input: images})[0]
+        try:
+            logits: Logits = self.session.run([self._output], {self._input: images})[0]
+        except Exception as error:  # as above
+            raise ModelError(
+                f"{self.spec.name}: ONNX Runtime cannot run it on {images.shape[1]}x{images.shape[2]} pixels "
+                f"({first_line(error)})"
+            ) from error
         return logits
 
     def transfer(self, images: Images) -> bool:
@@ -154,8 +163,15 @@ class OnnxRuntime(Runtime):
         }
 
 
+def _no_text(label: str, error: UnicodeDecodeError) -> ModelError:
+    return ModelError(f"{label} is damaged: a name or its metadata is no UTF-8 ({error.reason})")
+
+
 def _spec(session: Any, label: str) -> ModelSpec:
-    metadata = session.get_modelmeta().custom_metadata_map
+    try:
+        metadata = session.get_modelmeta().custom_metadata_map
+    except UnicodeDecodeError as error:
+        raise _no_text(label, error) from error
     if METADATA_KEY not in metadata:
         raise ModelError(
             f"{label} carries no model spec", hint=f"adopt it with: resnet-infer import {label} --labels FILE ..."

@@ -87,6 +87,8 @@ class OpenVinoRuntime(Runtime):
             )
             self._output = outputs.index(logits)
             self._compiled: Any = CORE.compile_model(graph, "CPU", settings)
+        except UnicodeDecodeError as error:
+            raise ModelError(f"{model} is damaged: a name or its metadata is no UTF-8 ({error.reason})") from error
         except RuntimeError as error:
             raise ModelError(f"{model}: OpenVINO cannot load it ({_reason(error)})") from error
         self.computes = _computes(self._compiled, str(model), half=bf16)
@@ -103,6 +105,8 @@ class OpenVinoRuntime(Runtime):
             request = self._compiled.create_infer_request()
         try:
             logits: Logits = np.array(request.infer({0: images}, share_inputs=True, share_outputs=True)[self._output])
+        except RuntimeError as error:
+            raise ModelError(f"{self.spec.name}: OpenVINO cannot run it ({_reason(error)})") from error
         finally:
             self._idle.append(request)
         return logits

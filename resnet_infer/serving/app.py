@@ -17,7 +17,6 @@ from resnet_infer import strict_json
 from resnet_infer.classifier import Picture
 from resnet_infer.errors import AnswerError, ModelError, ResnetInferError
 from resnet_infer.serving.answers import (
-    NOT_FINITE,
     PICTURE,
     answer_json,
     as_json,
@@ -102,7 +101,7 @@ class Api:
             return as_json({"model": deployment.spec.name, "answers": answers, "timings": {"total_ms": total}})
         (answer,) = answers
         if "error" in answer:
-            reason = NOT_FINITE if answer["status"] == 500 else ""
+            reason = answer.get("reason", "")
             raise HttpError(answer["status"], f"{answer['source']}: {answer['error']}", reason=reason)
         record.update(answer["timings"])
         answer["timings"]["total_ms"] = total
@@ -135,9 +134,9 @@ class Api:
                 outcome = next(outcomes)
                 if asked.maps and isinstance(outcome, ModelError):  # another model has taken over since
                     raise HttpError(400, NO_MAPS) from outcome
-                failed = isinstance(outcome, AnswerError)
+                failed = isinstance(outcome, AnswerError | ModelError)
                 self.metrics.picture(None if isinstance(outcome, ResnetInferError) else outcome.timings, failed=failed)
-                if isinstance(outcome, AnswerError):
+                if failed:
                     logger.error("%s", outcome)
                 answer = answer_json(outcome)
             answers.append({"source": item.source, **answer})

@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from resnet_infer import __version__, strict_json
+from resnet_infer.errors import ModelError
 from resnet_infer.runtimes.base import Images, Logits
 from resnet_infer.serving.answers import NOT_FINITE, as_json, milliseconds, require_ready, unavailable
 from resnet_infer.serving.deployment import Deployment
@@ -126,12 +127,10 @@ class InferenceProtocol:
             (done,) = await gather(futures)
         except RefusedError as refused:
             raise unavailable(refused) from refused
-        except HttpError:
-            raise
-        except Exception as error:
+        if isinstance(done, ModelError):
             if None in deployment.runtime.size:  # a network of any size still has a smallest one
-                raise HttpError(400, f"the model takes no pictures of {asked.images.shape[1:3]} pixels") from error
-            raise
+                raise HttpError(400, f"the model takes no pictures of {asked.images.shape[1:3]} pixels") from done
+            raise done
         if isinstance(done, Exception):
             raise HttpError(400, f"the model does not take this: {done}")
         if not np.isfinite(done.result).all():

@@ -52,7 +52,7 @@ SCHEMAS: Json = {
                 {
                     "oneOf": [
                         _object({"source": _TEXT, **_ANSWER, "timings": _object(_TIMES)}),
-                        _object({"source": _TEXT, "error": _TEXT, "status": {"type": "integer"}}),
+                        _object({"source": _TEXT, "error": _TEXT, "status": {"type": "integer"}}, {"reason": _TEXT}),
                     ]
                 }
             ),

@@ -28,7 +28,6 @@ with needs("serve", "a service"):
     from starlette.responses import JSONResponse
 
 from resnet_infer import zoo
-from resnet_infer.serving.answers import NOT_FINITE
 from resnet_infer.serving.app import Api
 from resnet_infer.serving.deployment import Deployment
 from resnet_infer.serving.engine import Engine
@@ -159,8 +158,7 @@ class ResNetInfer:
         try:
             deployment, (answer,) = await API.answer(asked)
             if "error" in answer:
-                reason = NOT_FINITE if answer["status"] == 500 else ""
-                raise HttpError(answer["status"], answer["error"], reason=reason)
+                raise HttpError(answer["status"], answer["error"], reason=answer.get("reason", ""))
         except HttpError as error:  # what is raised here, BentoML logs with a traceback
             return cast(Classified, JSONResponse(error.to_json(), error.status, dict(error.headers)))
         return Classified(model=deployment.spec.name, predictions=answer["predictions"])
