@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from resnet_infer import zoo
 from resnet_infer.data.image import MAX_PIXELS, read_image
 from resnet_infer.data.loader import usable_cores
 from resnet_infer.data.preprocess import Pixels, centre_crop, ten_crops
-from resnet_infer.errors import PictureError, UsageError
+from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError
 from resnet_infer.flow import batch_limit, flow
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.base import Runtime
@@ -38,11 +38,15 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model says of one picture, most probable class first; or the error that kept it from being read."""
+    """What the model says of one picture, most probable class first; or why there is no answer.
+
+    `error` is a `PictureError` for a picture that cannot be read, an `AnswerError` where the network's logits for it
+    are not finite.
+    """
 
     source: str
     predictions: tuple[Prediction, ...] = ()
-    error: PictureError | None = None
+    error: ResnetInferError | None = None
 
     def to_json(self) -> dict[str, Any]:
         if self.error:
@@ -97,7 +101,7 @@ class Classifier:
     def classify(self, picture: str | Path | bytes, *, crops: Crops = 1, top_k: int = 5) -> list[Prediction]:
         """The `top_k` most probable classes of one picture (a path, or the bytes of a file).
 
-        Raises `PictureError` if it cannot be read.
+        Raises `PictureError` if it cannot be read, and `AnswerError` if the network's logits for it are not finite.
         """
         content = picture if isinstance(picture, bytes) else Path(picture)
         source = "picture" if isinstance(picture, bytes) else str(picture)
@@ -118,7 +122,8 @@ class Classifier:
         """Answers in the order of `pictures`, decoded in threads beside the inference.
 
         `batch_size` is the most crops in one call of the runtime; a picture's crops stay together, and lanes on a CPU
-        take no more than is of use there (`batch_limit`). Unreadable pictures give an `Answer` with its `error`.
+        take no more than is of use there (`batch_limit`). Unreadable pictures, and those whose logits are not finite,
+        give an `Answer` with its `error`; the others of their batch are answered.
         Memory is bounded however many pictures there are.
         """
         if batch_size < 1 or top_k < 1:
@@ -135,13 +140,17 @@ class Classifier:
             workers=workers,
         )
 
-    def probabilities(self, views: Sequence[Pixels]) -> NDArray[np.float64]:
+    def probabilities(self, views: Sequence[Pixels], *, allow_nan: bool = False) -> NDArray[np.float64]:
         """The softmax averaged over a picture's views, (pictures, classes), of all pictures in one call.
 
-        `views` has an array uint8 (views, height, width, 3) for each picture, all of one shape.
+        `views` has an array uint8 (views, height, width, 3) for each picture, all of one shape. Raises `AnswerError`
+        if any logits are not finite; with `allow_nan` the row of that picture is NaN instead.
         """
         probabilities = softmax(self.runtime(np.concatenate(views) if len(views) > 1 else views[0]))
         means: NDArray[np.float64] = probabilities.reshape(len(views), -1, probabilities.shape[1]).mean(axis=1)
+        bad = [] if allow_nan else np.flatnonzero(np.isnan(means[:, 0])).tolist()
+        if bad:
+            raise self._no_answer(f"picture {bad[0]} of {len(means)}")
         return means
 
     def views(self, picture: Picture, crops: Crops = 1, *, max_pixels: int = MAX_PIXELS) -> Pixels | PictureError:
@@ -154,18 +163,31 @@ class Classifier:
         return centre_crop(image, self.spec.input) if crops == 1 else ten_crops(image, self.spec.input)
 
     def predictions(self, logits: NDArray[np.float32], top_k: int) -> tuple[Prediction, ...]:
-        """The most probable classes by the logits (views, classes) of one picture."""
-        return self._top(softmax(logits).mean(axis=0), top_k)
+        """The most probable classes by the logits (views, classes) of one picture.
+
+        Raises `AnswerError` if they are not finite.
+        """
+        probabilities = softmax(logits).mean(axis=0)
+        if np.isnan(probabilities[0]):
+            raise self._no_answer("picture")
+        return self._top(probabilities, top_k)
 
     def _answers(self, batch: Sequence[tuple[Picture, Pixels | PictureError]], top_k: int) -> list[Answer]:
         views = [pixels for _, pixels in batch if not isinstance(pixels, PictureError)]
-        means = iter(self.probabilities(views) if views else ())
-        return [
-            Answer(picture.source, error=pixels)
-            if isinstance(pixels, PictureError)
-            else Answer(picture.source, self._top(next(means), top_k))
-            for picture, pixels in batch
-        ]
+        means: Iterator[NDArray[np.float64]] = iter(self.probabilities(views, allow_nan=True) if views else ())
+
+        def answer(picture: Picture, pixels: Pixels | PictureError) -> Answer:
+            if isinstance(pixels, PictureError):
+                return Answer(picture.source, error=pixels)
+            probabilities = next(means)
+            if np.isnan(probabilities[0]):
+                return Answer(picture.source, error=self._no_answer(picture.source))
+            return Answer(picture.source, self._top(probabilities, top_k))
+
+        return [answer(*item) for item in batch]
+
+    def _no_answer(self, source: str) -> AnswerError:
+        return AnswerError(f"{source}: the logits of {self.spec.name} are not finite, so there is no answer")
 
     def _top(self, probabilities: NDArray[np.float64], top_k: int) -> tuple[Prediction, ...]:
         order = np.argsort(-probabilities, kind="stable")[:top_k]
@@ -195,8 +217,11 @@ def require_resizable(image: Image.Image, side: int, source: str) -> None:
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Probabilities over the last axis, in float64; of logits that are not finite none is a number."""
+    """Probabilities over the last axis, in float64; all of them NaN where any of the logits is not finite."""
     with np.errstate(invalid="ignore"):
         shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    result: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
+        result: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
+    finite = np.isfinite(logits).all(axis=-1)
+    if not finite.all():
+        result[~finite] = np.nan
     return result

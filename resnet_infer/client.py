@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 import time
@@ -17,13 +18,16 @@ from urllib.parse import quote, urlencode, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_infer import strict_json
 from resnet_infer.classifier import Answer, Crops, Picture, Prediction
 from resnet_infer.data.loader import parallel_map
-from resnet_infer.errors import PictureError, ResnetInferError, UsageError
+from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError
 
 KEY_VARIABLE = "RESNET_INFER_API_KEY"
 _UNREADABLE = (400, 413, 415, 422)
 """Statuses that say something of the picture."""
+_NOT_FINITE = "not_finite"
+"""The reason of a 500 of a service whose model's logits are not finite."""
 _HEADER_LENGTH = "inference-header-content-length"
 """The header that says where JSON ends and binary data begins."""
 
@@ -59,7 +63,8 @@ class Client:
     def classify(self, picture: str | Path | bytes, *, crops: Crops = 1, top_k: int = 5) -> list[Prediction]:
         """The `top_k` most probable classes of one picture (a path, or the bytes of a file).
 
-        Raises `PictureError` if it cannot be read, here or by the service, `ServiceError`, and `UsageError`.
+        Raises `PictureError` if it cannot be read, here or by the service, `AnswerError` if the logits for it are not
+        finite, `ServiceError`, and `UsageError`.
         """
         content = picture if isinstance(picture, bytes) else Path(picture)
         source = "picture" if isinstance(picture, bytes) else str(picture)
@@ -92,10 +97,18 @@ class Client:
         if status in _UNREADABLE and "error" in body:
             reason = str(body["error"]).removeprefix("picture: ")
             return Answer(picture.source, error=PictureError(f"{picture.source}: {reason}"))
+        if status == 500 and body.get("reason") == _NOT_FINITE:
+            return Answer(picture.source, error=self._no_answer(picture.source))
         if status != 200:
             raise self._failure(status, body)
         try:
-            return Answer(picture.source, tuple(Prediction(**item) for item in body["predictions"]))
+            found = tuple(Prediction(**item) for item in body["predictions"])
+            finite = all(math.isfinite(item.probability) for item in found)
+            return (
+                Answer(picture.source, found)
+                if finite
+                else Answer(picture.source, error=self._no_answer(picture.source))
+            )
         except (KeyError, TypeError) as error:
             raise ServiceError(f"{self.url} does not answer as `resnet-infer serve` does", status=status) from error
 
@@ -116,29 +129,33 @@ class Client:
     def infer(self, model: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The logits (N, classes) of `images`, uint8 (N, height, width, 3), by the Open Inference Protocol.
 
-        Tensors travel as binary data. Raises `ServiceError`.
+        Tensors travel as binary data. Raises `ServiceError`, and `AnswerError` if the logits are not finite.
         """
         tensor = {"name": "images", "datatype": "UINT8", "shape": images.shape}
         request = {
             "inputs": [{**tensor, "parameters": {"binary_data_size": images.nbytes}}],
             "parameters": {"binary_data_output": True},
         }
-        head = json.dumps(request).encode()
+        head = strict_json.dumps(request).encode()
         status, headers, body = self._patiently(
             "POST",
             f"/v2/models/{quote(model, safe='')}/infer",
             head + images.tobytes(),
             {_HEADER_LENGTH: str(len(head))},
         )
+        if status == 500 and _json_object(body).get("reason") == _NOT_FINITE:
+            raise AnswerError(f"the logits of {model} at {self.url} are not finite")
         if status != 200:
             raise self._failure(status, _json_object(body))
         try:
             size = int(headers[_HEADER_LENGTH])
             (output,) = json.loads(body[:size])["outputs"]
             logits: NDArray[np.float32] = np.frombuffer(body[size:], "<f4").reshape(output["shape"])
-            return logits
         except (KeyError, TypeError, ValueError) as error:
             raise ServiceError(f"{self.url} does not answer as `resnet-infer serve` does", status=status) from error
+        if not np.isfinite(logits).all():
+            raise AnswerError(f"the logits of {model} at {self.url} are not finite")
+        return logits
 
     def close(self) -> None:
         """Close the connections; those in use when their answer is there."""
@@ -196,6 +213,9 @@ class Client:
             else:
                 self._idle.give(connection)
                 return response.status, {name.lower(): value for name, value in response.getheaders()}, body
+
+    def _no_answer(self, source: str) -> AnswerError:
+        return AnswerError(f"{source}: the logits of the model at {self.url} are not finite, so there is no answer")
 
     def _failure(self, status: int, body: Mapping[str, Any]) -> ServiceError:
         hint = f"set {KEY_VARIABLE} to its key" if status == 401 else None

@@ -46,6 +46,17 @@ class PictureError(ResnetInferError):
     """A picture that cannot be read. The message names the file."""
 
 
+class AnswerError(ResnetInferError):
+    """A network whose answer to a picture is not finite (NaN or infinite). The message names the picture."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message,
+            hint="the model's file is damaged, its training diverged, or FP16 is too narrow for it; resnet-infer "
+            "compare with the checkpoint that it was made of shows which",
+        )
+
+
 class DataError(ResnetInferError):
     """A data set that is missing, incomplete or inconsistent."""
 

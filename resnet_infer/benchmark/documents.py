@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from resnet_infer import strict_json
 from resnet_infer.errors import DataError
 from resnet_infer.files import atomic_path
 
@@ -15,7 +16,7 @@ def read(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises `DataError` if there is none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: no JSON can be read from it ({error})") from error
     if not isinstance(found, dict):
         raise DataError(f"{path} holds JSON, and not that of a result")
@@ -34,4 +35,4 @@ def read_result(path: Path) -> dict[str, Any]:
 def write(found: Mapping[str, Any], path: Path) -> None:
     """Raises `ResnetInferError` where the file cannot be written."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(strict_json.dumps(found, indent=2) + "\n", encoding="utf-8")

@@ -11,6 +11,7 @@ from resnet_infer.benchmark.figures import figures
 from resnet_infer.benchmark.result import INFERENCE, STAGE_COLUMNS, START, cells, label, number
 from resnet_infer.benchmark.scenario_section import heading, section
 from resnet_infer.benchmark.words import facts_table, words
+from resnet_infer.errors import DataError, first_line
 from resnet_infer.files import atomic_path
 from resnet_infer.page import box, document, html_table
 
@@ -23,6 +24,19 @@ def write_report(documents: Sequence[Mapping[str, Any]], path: Path, errors: Map
     """Write the page of results, see `page`. Raises `ResnetInferError` where it cannot be written."""
     with atomic_path(path) as temporary:
         temporary.write_text(page(documents, errors), encoding="utf-8", errors="backslashreplace")
+
+
+def require_drawable(
+    path: Path, documents: Sequence[Mapping[str, Any]], errors: Mapping[str, Any] | None = None
+) -> None:
+    """Raise `DataError` unless the page of these can be made. `path` is the file that is read for it."""
+    try:
+        page(documents, errors)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise DataError(
+            f"{path} does not hold what the page is made of ({type(error).__name__}: {first_line(error)})",
+            hint="give what benchmark -o, or for --errors evaluate --json, has written",
+        ) from error
 
 
 def page(documents: Sequence[Mapping[str, Any]], errors: Mapping[str, Any] | None = None) -> str:

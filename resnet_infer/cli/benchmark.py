@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from resnet_infer import strict_json
 from resnet_infer.cli.options import Device, Json, Output, Runtime, choice, introduce_default
 from resnet_infer.console import note
 
@@ -83,6 +83,11 @@ def benchmark(
 
     others = [read_result(path) for path in include or ()]
     evaluated = read(errors) if errors else None
+    if report and (include or errors):  # before anything is measured
+        from resnet_infer.benchmark.report import require_drawable
+
+        for path, item in zip(include or (), others, strict=True):
+            require_drawable(path, [item])
     if (include or errors) and not report:
         raise UsageError("--errors and --include are for the page", hint="add --report FILE.html")
     own = {"--batch": batch != "1", "--rounds": rounds, "--photos": photos, "--null": null}
@@ -147,12 +152,14 @@ def benchmark(
 
         found = measured.to_json()
         shown, failed = tables(found), [item.entry.name for item in measured.failed]
-    print(json.dumps(found, indent=2) if as_json else shown)
+    print(strict_json.dumps(found, indent=2) if as_json else shown)
     if output:
         write(found, output)
     if report:
         from resnet_infer.benchmark.report import write_report
 
+        if errors:
+            require_drawable(errors, [found, *others], evaluated)
         write_report([found, *others], report, evaluated)
         note(f"wrote {report}")
     if failed:

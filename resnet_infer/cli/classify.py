@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import glob
-import json
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -15,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Literal, TextIO, TypeVar, cast
 
 import typer
 
+from resnet_infer import strict_json
 from resnet_infer.cli.options import Device, Model, Output, Runtime, Threads, choice, introduce_default
 from resnet_infer.console import bar, fail
-from resnet_infer.errors import PictureError, UsageError
+from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError
 
 if TYPE_CHECKING:
     from resnet_infer.classifier import Answer, Classifier, Picture
@@ -54,13 +54,16 @@ def classify(
 ) -> None:
     if url and (model, runtime, device, threads) != (None, "auto", "auto", None):
         raise UsageError("the service at --url has its own model, runtime, device and threads", hint="leave these out")
-    failed = 0
+    unreadable = unanswered = 0
 
-    def good(items: Iterable[Item | PictureError]) -> Iterator[Item]:
-        nonlocal failed
+    def good(items: Iterable[Item | ResnetInferError]) -> Iterator[Item]:
+        nonlocal unreadable, unanswered
         for item in items:
-            if isinstance(item, PictureError):
-                failed += 1
+            if isinstance(item, AnswerError):
+                unanswered += 1
+                fail(item.message, item.hint if unanswered == 1 else None)  # the hint is about the model
+            elif isinstance(item, ResnetInferError):
+                unreadable += 1
                 fail(item.message, item.hint)
             else:
                 yield item
@@ -99,7 +102,7 @@ def classify(
             answers = stack.enter_context(_watched(answers, inputs))
         WRITERS[format](good(answer.error or answer for answer in answers), target)
         target.flush()
-    if failed and on_error == "fail":
+    if unanswered or (unreadable and on_error == "fail"):
         raise typer.Exit(1)
 
 
@@ -148,11 +151,11 @@ def _jsonl(answers: Iterable[Answer], stream: TextIO) -> None:
 
 def _dumps(answer: Answer, stream: TextIO) -> str:
     """JSON, escaped where the stream cannot show it or a file's name is no text."""
-    text = json.dumps(answer.to_json(), ensure_ascii=False)
+    text = strict_json.dumps(answer.to_json(), ensure_ascii=False)
     try:
         text.encode(stream.encoding or "ascii")
     except UnicodeEncodeError:
-        return json.dumps(answer.to_json())
+        return strict_json.dumps(answer.to_json())
     return text
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resnet_infer import strict_json
 from resnet_infer.cli.options import Json, choice
 from resnet_infer.console import pairs, table
 
@@ -101,7 +101,7 @@ def compare(
         result["data"] = {"source": feed.source, "name": feed.name, "seed": seed}
         if parting:
             result["layers"] = parting.to_json()
-        print(json.dumps(result, indent=2))
+        print(strict_json.dumps(result, indent=2))
     else:
         names = ("{name} ({precision}, {runtime} on {device})".format(**info) for info in infos)
         print(pairs([*zip(("model", "reference"), names, strict=True), *_rows(found, feed)]))

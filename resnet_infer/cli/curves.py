@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from resnet_infer import strict_json
 from resnet_infer.cli.options import Json
 from resnet_infer.console import note, table
 
@@ -30,7 +30,7 @@ def curves(
     note(f"wrote {output}")
     rows = [_row(run) for run in found]
     if as_json:
-        print(json.dumps({"picture": str(output), "runs": rows}, indent=2))
+        print(strict_json.dumps({"picture": str(output), "runs": rows}, indent=2))
     else:
         shown = [[_shown(key, value) for key, value in row.items()] for row in rows]
         print(table([key.replace("_", " ") for key in rows[0]], shown))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 
-from resnet_infer import __version__
+from resnet_infer import __version__, strict_json
 from resnet_infer.cli.options import Json
 from resnet_infer.console import pairs
 from resnet_infer.cpu import processor
@@ -36,7 +35,7 @@ def env(as_json: Json = False) -> None:
         "missing": missing,
     }
     if as_json:
-        print(json.dumps(report, indent=2))
+        print(strict_json.dumps(report, indent=2))
         return
     rows = [(key, str(report[key])) for key in ("resnet-infer", "python", "platform", "processor", "cores")]
     rows += [(module, found or "not installed") for module, found in installed.items()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from resnet_infer import strict_json
 from resnet_infer.cli.options import Device, Json, Runtime, Threads, choice, introduce_default
 from resnet_infer.console import note
 
@@ -88,7 +88,7 @@ def evaluate(
     paper: Annotated[bool, typer.Option("--paper", help="Only show the paper's tables of errors.")] = False,
     as_json: Json = False,
 ) -> None:
-    from resnet_infer.errors import ParityError, UsageError
+    from resnet_infer.errors import AnswerError, ParityError, UsageError
 
     if paper:
         _show_paper(context, as_json)
@@ -142,7 +142,7 @@ def evaluate(
     for warning in found.warnings:
         note(f"warning: {warning}")
     if as_json:
-        print(json.dumps(found.to_json(), indent=2))
+        print(strict_json.dumps(found.to_json(), indent=2))
     else:
         from resnet_infer.cli.evaluation_table import evaluation_table
 
@@ -152,6 +152,8 @@ def evaluate(
 
         write_report(found, report)
         note(f"wrote {report}")
+    if missing := sum(int((item.answered.top1 < 0).sum()) for item in found.results):
+        raise AnswerError(f"{missing:,} of the answers are not finite numbers; their pictures count as wrong above")
     if too_much := found.too_much:
         raise ParityError(
             f"more than {max_drop:+g} points of top-1 error against {reference}: "
@@ -173,7 +175,7 @@ def _show_paper(context: typer.Context, as_json: bool) -> None:
     if as_json:
         from resnet_infer.evaluation.paper import TABLES
 
-        print(json.dumps([item.to_json() for item in TABLES], indent=2))
+        print(strict_json.dumps([item.to_json() for item in TABLES], indent=2))
     else:
         from resnet_infer.cli.evaluation_table import paper_tables
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from resnet_infer import strict_json
 from resnet_infer.cli.options import Json, ModelArgument, choice, introduce_default
 from resnet_infer.console import note
 
@@ -159,7 +159,7 @@ def export(
     else:
         made = make(source, output or Path(name), order)
     if as_json:
-        print(json.dumps({"format": format, **made.to_json()}))
+        print(strict_json.dumps({"format": format, **made.to_json()}))
     else:
         print(f"{made.path}  {made.path.stat().st_size / 1e6:.1f} MB")
 

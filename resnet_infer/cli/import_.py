@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from resnet_infer import strict_json
 from resnet_infer.cli.options import Json, choice
 from resnet_infer.console import note
 
@@ -137,7 +137,7 @@ def import_(
         note(f"assumed: {text}")
     size = target.stat().st_size
     if as_json:
-        print(json.dumps({"model": str(target), "bytes": size, **result}, ensure_ascii=False))
+        print(strict_json.dumps({"model": str(target), "bytes": size, **result}, ensure_ascii=False))
     else:
         print(f"{target}  {size / 1e6:.1f} MB")
 

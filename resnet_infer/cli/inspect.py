@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from resnet_infer import strict_json
 from resnet_infer.cli.options import Json, ModelArgument
 from resnet_infer.console import pairs
 
@@ -24,7 +25,11 @@ def inspect(model: ModelArgument = None, as_json: Json = False) -> None:
         with open_runtime(path, device="cpu") as runtime:
             spec = runtime.spec
     if as_json:
-        print(json.dumps({"file": str(path), "bytes": path.stat().st_size, "spec": json.loads(spec.dumps())}, indent=2))
+        print(
+            strict_json.dumps(
+                {"file": str(path), "bytes": path.stat().st_size, "spec": json.loads(spec.dumps())}, indent=2
+            )
+        )
     else:
         print(pairs([("file", str(path)), ("size", f"{path.stat().st_size / 1e6:.1f} MB"), *spec_rows(spec)]))
 

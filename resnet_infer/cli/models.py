@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resnet_infer import strict_json
 from resnet_infer.cli.options import Json
 from resnet_infer.console import pairs, table
 
@@ -48,7 +49,7 @@ def models(
         return
     entries = [entry for entry, _ in _known()]
     if as_json:
-        print(json.dumps([asdict(entry) for entry in entries], indent=2))
+        print(strict_json.dumps([asdict(entry) for entry in entries], indent=2))
         return
     rows = [
         (
@@ -72,7 +73,7 @@ def _show(name: str, as_json: bool) -> None:
     if entry is None or spec is None:
         raise zoo.unknown_model(name)
     if as_json:
-        print(json.dumps({**asdict(entry), "spec": json.loads(spec.dumps())}, indent=2))
+        print(strict_json.dumps({**asdict(entry), "spec": json.loads(spec.dumps())}, indent=2))
         return
     also = [("also called", ", ".join(entry.also_called))] if entry.also_called else []
     first, *others = spec_rows(spec.with_(name=entry.name))

@@ -21,7 +21,7 @@ from resnet_infer.errors import ModelError, UsageError, first_line
 from resnet_infer.extras import needs
 from resnet_infer.files import atomic_path
 from resnet_infer.models.download import sha256
-from resnet_infer.models.graph import INPUT, OUTPUT, set_spec
+from resnet_infer.models.graph import INPUT, OUTPUT, reading_graph, set_spec
 from resnet_infer.models.imagenet_classes import imagenet_classes
 from resnet_infer.models.spec import InputSpec, ModelSpec
 from resnet_infer.runtimes.base import Images, Logits
@@ -57,8 +57,22 @@ def adopt_onnx(
     `labels` may be left out for 1,000 classes: ImageNet's are assumed. `output_name` chooses one of several outputs.
 
     Both are run in ONNX Runtime on the same pictures. Raises `ParityError`, and leaves nothing under the final name,
-    if the answers differ; `ModelError` for a graph that is no such classifier; `UsageError` for what must be said.
+    if the answers differ; `ModelError` for a graph that is no such classifier, or damaged; `UsageError` for what must
+    be said.
     """
+    with reading_graph(path):
+        return _adopt(path, target, options, labels, layout, output_name, name)
+
+
+def _adopt(
+    path: Path,
+    target: Path,
+    options: InputOptions,
+    labels: Labels | None,
+    layout: Layout | None,
+    output_name: str | None,
+    name: str | None,
+) -> Adopted:
     source = read_foreign(path, layout, output_name)
     model = source.model
     spec_input = _input(source, options)

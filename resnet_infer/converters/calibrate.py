@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, get_args
 
 import numpy as np
 
+from resnet_infer import strict_json
 from resnet_infer.converters.fold import plain
 from resnet_infer.converters.histogram import Histogram
 from resnet_infer.converters.placement import Net, Target, place
@@ -19,6 +19,7 @@ from resnet_infer.data.loader import usable_cores
 from resnet_infer.errors import DataError, ModelError, UsageError, did_you_mean, first_line
 from resnet_infer.extras import needs
 from resnet_infer.files import atomic_path
+from resnet_infer.models import spec_fields
 from resnet_infer.models.graph import INPUT
 from resnet_infer.runtimes.base import Images
 
@@ -31,6 +32,8 @@ FORMAT = 1
 MEMORY = 256 << 20
 """Bytes of activations at a time, if a single picture does not need more."""
 LARGEST_BATCH = 64
+MOST = 3.0e38
+"""Largest value of an activation, which is float32."""
 
 Ranges = Mapping[str, Mapping[Grid, Mapping[Method, Range]]]
 Means = Mapping[str, tuple[float, ...]]
@@ -89,7 +92,7 @@ class Calibration:
 
     def save(self, path: Path) -> None:
         """Write as JSON, atomically."""
-        text = json.dumps({"format": FORMAT, **vars(self)}, ensure_ascii=False, indent=1)
+        text = strict_json.dumps({"format": FORMAT, **vars(self)}, ensure_ascii=False, indent=1)
         with atomic_path(path) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
 
@@ -97,8 +100,8 @@ class Calibration:
     def load(cls, path: Path) -> Calibration:
         """Read what `save` wrote. Raises `ModelError` for any other file, and for one of a newer version."""
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-            number = value["format"]
+            value = spec_fields.parse(path.read_text(encoding="utf-8"))
+            number = spec_fields.whole(value["format"], "format", 1, 10**9)
             if number > FORMAT:
                 raise ModelError(
                     f"{path} has format {number}, this version reads up to {FORMAT}",
@@ -111,12 +114,13 @@ class Calibration:
                 }
                 for name, grids in value["ranges"].items()
             }
-            means = {str(name): tuple(map(float, channels)) for name, channels in value["means"].items()}
-            pictures = tuple(str(name) for name in value["pictures"])
-            return cls(ranges, means, pictures, str(value["sha256"]), str(value["net_sha256"]))
+            means = {name: _means(channels) for name, channels in value["means"].items()}
+            pictures = spec_fields.texts(value["pictures"], "pictures")
+            digests = (spec_fields.text(value[name], name) for name in ("sha256", "net_sha256"))
+            return cls(ranges, means, pictures, *digests)
         except OSError as error:
             raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             raise ModelError(
                 f"{path} is no calibration, or damaged ({type(error).__name__}: {error})", hint="calibrate again"
             ) from error
@@ -151,7 +155,7 @@ def calibrate(
         if waiting and waiting[0].shape != pixels.shape:
             measure()
         pictures.append(name)
-        digest.update(json.dumps([name, pixels.shape]).encode() + pixels.tobytes())
+        digest.update(strict_json.dumps([name, pixels.shape]).encode() + pixels.tobytes())
         waiting.append(pixels)
         if len(waiting) >= (batch_size or meter.batch_size):
             measure()
@@ -172,7 +176,7 @@ def net_sha256(model: ModelProto) -> str:
         digest.update(node.SerializeToString(deterministic=True))
     for tensor in model.graph.initializer:
         value = numpy_helper.to_array(tensor)
-        digest.update(json.dumps([tensor.name, str(value.dtype), value.shape]).encode() + value.tobytes())
+        digest.update(strict_json.dumps([tensor.name, str(value.dtype), value.shape]).encode() + value.tobytes())
     return digest.hexdigest()
 
 
@@ -237,7 +241,15 @@ class _Meter:
         return {name: tuple((total / self._pictures).tolist()) for name, total in self._sums.items()}
 
 
+def _means(value: Any) -> tuple[float, ...]:
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"{value} is no list of means")
+    return tuple(spec_fields.number(item, "a mean", -MOST, MOST) for item in value)
+
+
 def _range(value: Any) -> Range:
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError(f"{value} is no range")
     low, high = float(value[0]), float(value[1])
     if not (-np.inf < low <= 0 <= high < np.inf):
         raise ValueError(f"{value} is no range around zero")

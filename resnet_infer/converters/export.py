@@ -11,7 +11,7 @@ from resnet_infer.errors import ModelError, UsageError, first_line
 from resnet_infer.extras import needs
 from resnet_infer.files import atomic_path
 from resnet_infer.models.checkpoint import Checkpoint
-from resnet_infer.models.graph import build_graph, get_spec
+from resnet_infer.models.graph import build_graph
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.base import Images
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
@@ -67,12 +67,13 @@ def open_source(model: Checkpoint | Path, *, dynamic_size: bool = False) -> Sour
 
 
 def read_artifact(path: Path) -> tuple[ModelProto, ModelSpec]:
-    """The graph and the spec of an artifact of ours. Raises `ModelError` for any other file."""
+    """The graph and the spec of an artifact of ours, which ONNX Runtime opens. Raises `ModelError` for other files."""
     try:
         graph = onnx.load(path)
     except Exception as error:  # protobuf's and onnx's share no base class but this
         raise ModelError(f"{path} is no ONNX model, or damaged ({first_line(error)})") from error
-    return graph, get_spec(graph, str(path))
+    with OnnxRuntime(path, device="cpu", threads=1, optimize=False) as opened:
+        return graph, opened.spec
 
 
 def prove(

@@ -18,7 +18,7 @@ from resnet_infer.extras import needs
 from resnet_infer.models.architectures import Plan
 from resnet_infer.models.checkpoint import SUFFIX as CHECKPOINT
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint
-from resnet_infer.models.graph import INPUT, build_graph
+from resnet_infer.models.graph import INPUT, build_graph, reading_graph
 
 with needs("export", "comparing layers"):
     import onnx
@@ -128,10 +128,8 @@ def open_graph(path: Path) -> onnx.ModelProto:
         return literal_graph(load_checkpoint(path))
     if path.suffix != ".onnx":
         raise UsageError(f"{path} has no layers to be seen", hint="give the .onnx artifact that it was made from")
-    try:
+    with reading_graph(path):
         return onnx.load(path)
-    except Exception as error:  # protobuf's exceptions share no base class but this
-        raise ModelError(f"{path}: onnx cannot read it ({first_line(error)})") from error
 
 
 def literal_graph(checkpoint: Checkpoint) -> onnx.ModelProto:
@@ -177,7 +175,7 @@ class _Outputs:
     """A session that gives the tensors called `names`."""
 
     def __init__(self, model: onnx.ModelProto, names: Collection[str], what: str) -> None:
-        self._names = list(names)
+        self._names, self._what = list(names), what
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
         there = {item.name for item in copy.graph.output}
@@ -191,7 +189,12 @@ class _Outputs:
 
     def __call__(self, images: Array) -> list[Array]:
         distinct = list(dict.fromkeys(self._names))
-        found = dict(zip(distinct, self._session.run(distinct, {INPUT: images}), strict=True))
+        try:
+            found = dict(zip(distinct, self._session.run(distinct, {INPUT: images}), strict=True))
+        except Exception as error:  # as above
+            raise ModelError(
+                f"{self._what}: ONNX Runtime cannot run it layer by layer ({first_line(error)})"
+            ) from error
         return [np.asarray(found[name]) for name in self._names]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from resnet_infer.errors import DataError, UsageError
 from resnet_infer.extras import needs
 from resnet_infer.files import atomic_path
 from resnet_infer.models.checkpoint import Checkpoint
-from resnet_infer.models.graph import set_spec
+from resnet_infer.models.graph import reading_graph, set_spec
 from resnet_infer.models.spec import Measured, ModelSpec, Precision
 from resnet_infer.progress import progress
 from resnet_infer.runtimes.base import Images
@@ -90,8 +91,14 @@ def make(model: Checkpoint | Path, target: Path, order: Order) -> Made:
     """Make the artifact `target`, an engine if it ends in `.engine`, and say on stderr what was proven.
 
     INT8 leaves its calibration beside it, `NAME.calibration.json`, to be used again. Raises `ParityError`, and leaves
-    nothing under the final name, if the artifact does not answer as its source does, or costs more than asked for.
+    nothing under the final name, if the artifact does not answer as its source does, or costs more than asked for;
+    `ModelError` for an ONNX file whose graph is damaged.
     """
+    with reading_graph(model) if isinstance(model, Path) else nullcontext():
+        return _make(model, target, order)
+
+
+def _make(model: Checkpoint | Path, target: Path, order: Order) -> Made:
     engine = target.suffix == ".engine"
     half = True
     if engine:

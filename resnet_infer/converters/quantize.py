@@ -217,7 +217,12 @@ class _Writer:
         """
         means = np.array(self.calibration.mean(tensor))
         sums = error.reshape(*error.shape[:2], -1).sum(axis=2)
-        groups = len(means) // sums.shape[1]
+        groups, rest = divmod(len(means), sums.shape[1])
+        if rest or not groups or sums.shape[0] % groups:
+            raise ModelError(
+                f"the calibration has {len(means)} means of {tensor}, which does not fit its weights",
+                hint="calibrate again",
+            )
         split = sums.reshape(groups, -1, sums.shape[1])
         return np.asarray(np.einsum("goi,gi->go", split, means.reshape(groups, -1)).reshape(-1))
 

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO
 
+from resnet_infer import strict_json
 from resnet_infer.errors import DataError, ResnetInferError, UsageError
 from resnet_infer.evaluation.outputs import whole_file
 from resnet_infer.evaluation.record import Given, Record
@@ -34,7 +35,7 @@ class Journal:
         if path.is_dir():
             raise UsageError(f"{path} is a folder, and {OPTION} names a file")
         self.path, self.damaged = path, 0
-        head = json.dumps({"file": MAGIC, **belongs_to})
+        head = strict_json.dumps({"file": MAGIC, **belongs_to})
         with ExitStack() as stack:
             try:
                 _lock(path, stack)
@@ -51,7 +52,7 @@ class Journal:
     def append(self, index: int, digest: int, answers: Sequence[Given]) -> None:
         """Put down a picture's answers. Once this returns, only the machine's own end can lose them."""
         try:
-            self._file.write(json.dumps([index, digest, [list(answer) for answer in answers]]) + "\n")
+            self._file.write(strict_json.dumps([index, digest, [list(answer) for answer in answers]]) + "\n")
         except OSError as error:
             raise _unwritable(self.path, error) from error
         self.kept += 1

@@ -155,7 +155,7 @@ class LocalScorer:
             size = max(self.pixels // (count * height * width), 1)
             for start in range(0, len(members), size):
                 part = members[start : start + size]
-                means = self.classifier.probabilities([views for _, views in part])
+                means = self.classifier.probabilities([views for _, views in part], allow_nan=True)
                 np.add.at(total, [index for index, _ in part], means)
         means_of_all: Probabilities = total / np.array([[len(arrays)] for arrays in prepared])
         return means_of_all

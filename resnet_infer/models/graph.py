@@ -9,13 +9,16 @@ Opset 17 is the newest that TensorRT 8.6 reads, and has all that a ResNet needs.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnet_infer import __version__
-from resnet_infer.errors import ModelError, UsageError
+from resnet_infer.errors import ModelError, ResnetInferError, UsageError, first_line
 from resnet_infer.extras import needs
 from resnet_infer.models.architectures import (
     NORM_EPSILON,
@@ -38,6 +41,25 @@ IR_VERSION = 8
 INPUT, OUTPUT = "images", "logits"
 
 Array = NDArray[Any]
+
+
+@contextlib.contextmanager
+def reading_graph(path: Path) -> Iterator[None]:
+    """Around work on the graph of the file `path`: what fails because the graph contradicts itself is a `ModelError`.
+
+    A damaged or odd file can have a weight of another size than its data, a node without inputs or a type that there
+    is not; onnx, protobuf and numpy each have their own exceptions for that.
+    """
+    try:
+        yield
+    except (ResnetInferError, MemoryError, OSError):
+        raise
+    except Exception as error:  # those of onnx share no base class but this
+        raise ModelError(
+            f"{path}: its graph is damaged, or of a form that is not understood ({type(error).__name__}: "
+            f"{first_line(error)})",
+            hint="write it again with the program that it comes from; --debug shows where it fails",
+        ) from error
 
 
 def build_graph(checkpoint: Checkpoint, *, fused: bool = True, dynamic_size: bool = False) -> onnx.ModelProto:

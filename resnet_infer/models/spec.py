@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
@@ -12,7 +10,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_infer.errors import ModelError, UsageError
+from resnet_infer import strict_json
+from resnet_infer.errors import ModelError, UsageError, first_line
+from resnet_infer.models import spec_fields as fields
 from resnet_infer.models.architectures import Architecture
 
 Interpolation = Literal["bilinear", "bicubic", "lanczos", "box", "hamming", "nearest"]
@@ -46,6 +46,8 @@ class InputSpec:
         object.__setattr__(self, "std", np.array(self.std, np.float32))
         if not 1 <= self.crop <= self.resize:
             raise UsageError(f"the crop ({self.crop}) must be at least 1 and at most the resize ({self.resize})")
+        if self.resize > fields.MAX_SIDE:
+            raise UsageError(f"the resize ({self.resize}) is at most {fields.MAX_SIDE} pixels")
         if self.mean.shape not in ((3,), (self.crop, self.crop, 3)):
             raise UsageError(f"the mean has shape {self.mean.shape}; it is (3,) or ({self.crop}, {self.crop}, 3)")
         if self.std.shape != (3,) or not (self.std > 0).all():
@@ -86,10 +88,20 @@ class InputSpec:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> InputSpec:
+        """Read what `to_json` gave. Raises `FieldError` and `UsageError` for anything else."""
+        fields.has_fields(value, "input", ("resize", "crop", "mean", "std"), ("interpolation", "exif"))
+        crop = fields.whole(value["crop"], "input.crop", 1, fields.MAX_SIDE)
         mean = value["mean"]
-        if isinstance(mean, Mapping):
-            mean = np.frombuffer(base64.b64decode(mean["float32"]), "<f4").reshape(mean["shape"])
-        return cls(**{**value, "mean": mean})
+        return cls(
+            resize=fields.whole(value["resize"], "input.resize", 1, fields.MAX_SIDE),
+            crop=crop,
+            mean=fields.pixels(mean, "input.mean", crop)
+            if isinstance(mean, Mapping)
+            else fields.numbers(mean, "input.mean"),
+            std=fields.numbers(value["std"], "input.std"),
+            interpolation=value.get("interpolation", "bilinear"),
+            exif=fields.truth(value.get("exif", True), "input.exif"),
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, InputSpec) and self.to_json() == other.to_json()
@@ -106,6 +118,20 @@ class Measured:
     pictures: int
     top1_error: float
     top5_error: float | None = None
+
+    @classmethod
+    def from_json(cls, value: Any, where: str) -> Measured:
+        """Read one of a spec's `measured`, which is called `where`. Raises `FieldError`."""
+        value = fields.mapping(value, where)
+        fields.has_fields(value, where, ("dataset", "protocol", "pictures", "top1_error"), ("top5_error",))
+        top5 = value.get("top5_error")
+        return cls(
+            dataset=fields.text(value["dataset"], f"{where}.dataset"),
+            protocol=fields.text(value["protocol"], f"{where}.protocol"),
+            pictures=fields.whole(value["pictures"], f"{where}.pictures", 0, 10**12),
+            top1_error=fields.number(value["top1_error"], f"{where}.top1_error", 0, 100),
+            top5_error=None if top5 is None else fields.number(top5, f"{where}.top5_error", 0, 100),
+        )
 
 
 @dataclass(frozen=True)
@@ -137,7 +163,7 @@ class ModelSpec:
 
     def dumps(self) -> str:
         """The spec as JSON."""
-        return json.dumps({"format": FORMAT, **self.to_json()}, ensure_ascii=False)
+        return strict_json.dumps({"format": FORMAT, **self.to_json()}, ensure_ascii=False)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -158,35 +184,59 @@ class ModelSpec:
         Raises `ModelError` if the text is damaged or was written by a newer version.
         """
         try:
-            value = json.loads(text)
-            if value["format"] > FORMAT:
-                raise ModelError(
-                    f"{source}: its spec has format {value['format']}, this version reads up to {FORMAT}",
-                    hint="upgrade with: pip install --upgrade resnet-infer",
-                )
-        except (ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"{source}: its spec is damaged ({type(error).__name__}: {error})") from error
+            value = fields.parse(text)
+            number = fields.whole(value.get("format"), "format", 1, 10**9)
+        except ValueError as error:
+            raise _damaged(source, error) from error
+        if number > FORMAT:
+            raise ModelError(
+                f"{source}: its spec has format {number}, this version reads up to {FORMAT}",
+                hint="upgrade with: pip install --upgrade resnet-infer",
+            )
         return cls.from_json(value, source)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], source: str) -> ModelSpec:
-        """Read what `to_json` gave; a provenance may be lacking. Raises `ModelError`, as `loads` does."""
+        """Read what `to_json` gave; a provenance may be lacking, and other fields are passed over.
+
+        Raises `ModelError`, naming the field and `source`, as `loads` does.
+        """
         try:
-            arch = value["architecture"]
-            ids = value["class_ids"]
+            for name in ("name", "architecture", "classes", "class_ids", "input", "precision", "measured"):
+                if name not in value:
+                    raise fields.FieldError(f"it lacks {name}")
+            arch, ids, measured = value["architecture"], value["class_ids"], value["measured"]
+            if not isinstance(measured, list):
+                raise fields.FieldError("measured is no list")
             return cls(
-                name=value["name"],
-                architecture=Architecture.from_json(arch) if arch else None,
-                classes=tuple(value["classes"]),
-                class_ids=tuple(ids) if ids else None,
-                input=InputSpec.from_json(value["input"]),
+                name=fields.text(value["name"], "name"),
+                architecture=None if arch is None else _architecture(arch),
+                classes=fields.texts(value["classes"], "classes"),
+                class_ids=None if ids is None else fields.texts(ids, "class_ids"),
+                input=InputSpec.from_json(fields.mapping(value["input"], "input")),
                 precision=value["precision"],
-                provenance=value.get("provenance", {}),
-                measured=tuple(Measured(**item) for item in value["measured"]),
+                provenance=fields.plain(fields.mapping(value.get("provenance", {}), "provenance"), "provenance"),
+                measured=tuple(Measured.from_json(item, f"measured[{i}]") for i, item in enumerate(measured)),
             )
-        except (UsageError, ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
-            raise ModelError(f"{source}: its spec is damaged ({type(error).__name__}: {error})") from error
+        except (UsageError, ValueError) as error:
+            raise _damaged(source, error) from error
 
     def with_(self, **changes: Any) -> ModelSpec:
         """A copy with some fields changed."""
         return replace(self, **changes)
+
+
+def _architecture(value: Any) -> Architecture:
+    value = fields.mapping(value, "architecture")
+    if "name" not in value:
+        raise fields.FieldError("architecture lacks name")
+    for name, item in value.items():
+        if name == "num_classes":
+            fields.whole(item, "architecture.num_classes", 1, fields.MAX_CLASSES)
+        elif name == "name" or item is not None:
+            fields.text(item, f"architecture.{name}")
+    return Architecture.from_json(value)
+
+
+def _damaged(source: str, error: Exception) -> ModelError:
+    return ModelError(f"{source}: its spec is damaged: {first_line(error)}")

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_infer.errors import UsageError, did_you_mean
+from resnet_infer.errors import ModelError, UsageError, did_you_mean
 from resnet_infer.models.spec import ModelSpec
 
 Images = NDArray[np.uint8]
@@ -44,7 +44,7 @@ class Runtime(ABC):
     def __call__(self, images: Images) -> Logits:
         """Logits (N, classes) of `images`, uint8 (N, height, width, 3), N >= 0.
 
-        Raises `UsageError` for another dtype or shape.
+        Raises `UsageError` for another dtype or shape, and `ModelError` where the graph's answer does not fit its spec.
         """
         if self.closed:
             raise UsageError(f"{self.spec.name} was closed; open it again to run it")
@@ -58,7 +58,14 @@ class Runtime(ABC):
                 raise UsageError(f"{self.spec.name} takes pictures of {wanted} pixels (height x width), not {given}")
         if not len(images):
             return np.empty((0, len(self.spec.classes)), np.float32)
-        return self._run(np.ascontiguousarray(images))
+        logits = self._run(np.ascontiguousarray(images))
+        if logits.shape != (len(images), len(self.spec.classes)) or logits.dtype != np.float32:
+            raise ModelError(
+                f"{self.spec.name} answered {len(images)} pictures with {logits.dtype} of shape {logits.shape}, and "
+                f"its spec names {len(self.spec.classes)} classes",
+                hint="the graph does not fit its spec; export it again",
+            )
+        return logits
 
     @abstractmethod
     def _run(self, images: Images) -> Logits: ...

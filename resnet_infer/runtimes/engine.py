@@ -13,8 +13,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from resnet_infer import strict_json
 from resnet_infer.errors import ModelError
 from resnet_infer.files import atomic_path
+from resnet_infer.models import spec_fields
 from resnet_infer.models.spec import ModelSpec
 
 SUFFIX = ".engine"
@@ -72,20 +74,20 @@ class EngineInfo:
         """Write the sidecar to `path`."""
         value = {"format": FORMAT, **self.to_json(), "spec": json.loads(self.spec.dumps())}
         with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            temporary.write_text(strict_json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> EngineInfo:
         """Read a sidecar. Raises `ModelError` if it is damaged or was written by a newer version."""
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-            if value["format"] > FORMAT:
+            value = spec_fields.parse(path.read_text(encoding="utf-8"))
+            if spec_fields.whole(value["format"], "format", 1, 10**9) > FORMAT:
                 raise ModelError(
                     f"{path} has format {value['format']}, this version reads up to {FORMAT}",
                     hint="upgrade with: pip install --upgrade resnet-infer",
                 )
             known: dict[str, Any] = {item.name: value[item.name] for item in fields(cls)}
-            known["spec"] = ModelSpec.loads(json.dumps(known["spec"]), str(path))
+            known["spec"] = ModelSpec.loads(strict_json.dumps(known["spec"]), str(path))
             for name, length in (("compute_capability", 2), ("batch", 3), ("size", 2)):
                 known[name] = tuple(int(number) for number in known[name])
                 if len(known[name]) != length:
@@ -98,8 +100,12 @@ class EngineInfo:
             low, best, high = known["batch"]
             if not 1 <= low <= best <= high or min(known["size"]) < 1:
                 raise ValueError("batch or size is out of range")
+            for name in ("version_compatible", "hardware_compatible"):
+                spec_fields.truth(known[name], name)
+            for name, count in spec_fields.mapping(known["layers"], "layers").items():
+                spec_fields.whole(count, f"layers.{name}", 0, 10**9)
             return cls(**known)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ModelError(
                 f"{path} is damaged ({type(error).__name__}: {error})", hint="export the engine again"
             ) from error

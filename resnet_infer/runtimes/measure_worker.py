@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import statistics
 import sys
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from resnet_infer import strict_json
 from resnet_infer.data.synthetic import natural_noise
 from resnet_infer.runtimes.measure import Job
 from resnet_infer.runtimes.processes import answer_channel, reason
@@ -31,7 +31,7 @@ def main() -> None:
     except Exception as error:  # whatever a runtime or its libraries raise belongs to the report
         result = {"failure": reason(error)}
     with channel:
-        channel.write(json.dumps(result, default=str).encode())
+        channel.write(strict_json.dumps(result, default=str).encode())
 
 
 def sample(job: Job) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from resnet_infer.errors import (
 from resnet_infer.extras import needs
 from resnet_infer.models.spec import METADATA_KEY, ModelSpec
 from resnet_infer.runtimes.base import Images, Logits, Runtime, parse_device
+from resnet_infer.runtimes.signature import Tensor, require_signature
 
 with needs("cpu", "running an ONNX model"):
     from resnet_infer.runtimes import ort_session
@@ -95,10 +96,15 @@ class OnnxRuntime(Runtime):
         except Exception as error:  # ONNX Runtime's exceptions share no base class but this
             raise ModelError(f"{label}: ONNX Runtime cannot load it ({first_line(error)})") from error
         spec = _spec(self.session, label)
-        (images,) = self.session.get_inputs()
-        self._batch, height, width = (side if isinstance(side, int) else None for side in images.shape[:3])
-        self._input = images.name
-        self._output = self.session.get_outputs()[0].name
+        try:
+            inputs, outputs = (
+                [_tensor(item) for item in found] for found in (self.session.get_inputs(), self.session.get_outputs())
+            )
+        except UnicodeDecodeError as error:
+            raise _no_text(label, error) from error
+        images, logits = require_signature(spec, inputs, outputs, label)
+        self._batch, height, width = images.shape[:3]
+        self._input, self._output = images.name, logits.name
         self._buffers: dict[tuple[int, ...], BoundBuffers] = {}
         self.spin, self.optimize = spin, optimize
         # TensorRT's own default, which ONNX Runtime has no switch for.
@@ -111,7 +117,13 @@ class OnnxRuntime(Runtime):
             raise UsageError(f"{self.spec.name} takes batches of {self._batch} only, not of {len(images)}")
         if self.device != "cpu":
             return self._bound(images.shape)(images)
-        logits: Logits = self.session.run([self._output], {self._input: images})[0]
+        try:
+            logits: Logits = self.session.run([self._output], {self._input: images})[0]
+        except Exception as error:  # as above
+            raise ModelError(
+                f"{self.spec.name}: ONNX Runtime cannot run it on {images.shape[1]}x{images.shape[2]} pixels "
+                f"({first_line(error)})"
+            ) from error
         return logits
 
     def transfer(self, images: Images) -> bool:
@@ -151,13 +163,28 @@ class OnnxRuntime(Runtime):
         }
 
 
+def _no_text(label: str, error: UnicodeDecodeError) -> ModelError:
+    return ModelError(f"{label} is damaged: a name or its metadata is no UTF-8 ({error.reason})")
+
+
 def _spec(session: Any, label: str) -> ModelSpec:
-    metadata = session.get_modelmeta().custom_metadata_map
+    try:
+        metadata = session.get_modelmeta().custom_metadata_map
+    except UnicodeDecodeError as error:
+        raise _no_text(label, error) from error
     if METADATA_KEY not in metadata:
         raise ModelError(
             f"{label} carries no model spec", hint=f"adopt it with: resnet-infer import {label} --labels FILE ..."
         )
     return ModelSpec.loads(metadata[METADATA_KEY], label)
+
+
+def _tensor(found: Any) -> Tensor:
+    """An input or output as ONNX Runtime describes it; what is no tensor has its own type and no sides."""
+    kind = str(found.type)
+    inner = kind.removeprefix("tensor(").removesuffix(")")
+    shape = tuple(side if isinstance(side, int) and side > 0 else None for side in found.shape or ())
+    return Tensor(found.name, {"float": "float32"}.get(inner, inner) if kind.startswith("tensor(") else kind, shape)
 
 
 def _check(device: str, provider: str, engine_cache: Path | None) -> None:

@@ -15,6 +15,7 @@ from resnet_infer.errors import ModelError, RuntimeUnavailableError
 from resnet_infer.extras import needs
 from resnet_infer.models.spec import METADATA_KEY, ModelSpec
 from resnet_infer.runtimes.base import Images, Logits, Runtime, parse_device
+from resnet_infer.runtimes.signature import OUTPUT, Tensor, require_signature
 
 
 @contextmanager
@@ -78,15 +79,23 @@ class OpenVinoRuntime(Runtime):
         try:
             graph = CORE.read_model(model)
             spec = _spec(graph, str(model))
-            _, height, width, _ = graph.inputs[0].get_partial_shape()
+            images, logits = require_signature(
+                spec,
+                [_tensor(item) for item in graph.inputs],
+                outputs := [_tensor(item) for item in graph.outputs],
+                str(model),
+            )
+            self._output = outputs.index(logits)
             self._compiled: Any = CORE.compile_model(graph, "CPU", settings)
+        except UnicodeDecodeError as error:
+            raise ModelError(f"{model} is damaged: a name or its metadata is no UTF-8 ({error.reason})") from error
         except RuntimeError as error:
             raise ModelError(f"{model}: OpenVINO cannot load it ({_reason(error)})") from error
         self.computes = _computes(self._compiled, str(model), half=bf16)
         self.precision = "bf16" if bf16 and spec.precision != "int8" else spec.precision
         self.threads = threads
         self._idle: list[Any] = []
-        super().__init__(spec, "cpu", (_side(height), _side(width)))
+        super().__init__(spec, "cpu", (images.shape[1], images.shape[2]))
 
     def _run(self, images: Images) -> Logits:
         # A request serves one call at a time; there are as many as there ever were calls at a time.
@@ -95,7 +104,9 @@ class OpenVinoRuntime(Runtime):
         except IndexError:
             request = self._compiled.create_infer_request()
         try:
-            logits: Logits = np.array(request.infer({0: images}, share_inputs=True, share_outputs=True)[0])
+            logits: Logits = np.array(request.infer({0: images}, share_inputs=True, share_outputs=True)[self._output])
+        except RuntimeError as error:
+            raise ModelError(f"{self.spec.name}: OpenVINO cannot run it ({_reason(error)})") from error
         finally:
             self._idle.append(request)
         return logits
@@ -126,8 +137,16 @@ def _spec(graph: Any, label: str) -> ModelSpec:
     return ModelSpec.loads(graph.get_rt_info(place).astype(str), label)
 
 
-def _side(dimension: Any) -> int | None:
-    return None if dimension.is_dynamic else int(dimension.get_length())
+def _tensor(found: Any) -> Tensor:
+    """An input or output as OpenVINO describes it."""
+    names = found.get_names()
+    shape = found.get_partial_shape()
+    sides = (
+        () if shape.rank.is_dynamic else tuple(None if side.is_dynamic else int(side.get_length()) for side in shape)
+    )
+    kind = str(found.get_element_type().to_string()).lower()
+    dtype = {"u8": "uint8", "f32": "float32", "f16": "float16", "f64": "float64"}.get(kind, kind)
+    return Tensor(OUTPUT if OUTPUT in names else min(names, default=""), dtype, sides)
 
 
 def _computes(compiled: Any, label: str, *, half: bool) -> str:

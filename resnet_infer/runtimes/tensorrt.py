@@ -13,8 +13,11 @@ from resnet_infer.errors import ModelError, ResnetInferError, RuntimeUnavailable
 from resnet_infer.runtimes.base import Images, Logits, Runtime, parse_device
 from resnet_infer.runtimes.cuda import Gpu
 from resnet_infer.runtimes.engine import EngineInfo, read_engine
+from resnet_infer.runtimes.signature import Tensor, require_signature
 from resnet_infer.runtimes.tensorrt_library import load_tensorrt, make_logger
 
+MOST_TENSORS = 16
+"""Inputs and outputs of an engine that are looked at; an artifact has two."""
 SIZES = 8
 """Sizes of batches that keep an execution context and a CUDA graph."""
 
@@ -39,6 +42,8 @@ class LoadedEngine:
         self._engine = self._runtime.deserialize_cuda_engine(content)
         if self._engine is None:
             raise ModelError(f"{label}: TensorRT cannot load it ({self.logger.reason()})", hint="export it again")
+        # Before there are buffers of the sizes that the sidecar says.
+        require_signature(info.spec, *_tensors(tensorrt, self._engine), label)
         largest, (height, width) = info.batch[2], info.size
         self.images = gpu.allocate_pinned(largest * height * width * 3).reshape(largest, height, width, 3)
         self.logits_bytes = gpu.allocate_pinned(largest * len(info.spec.classes) * 4)
@@ -74,6 +79,19 @@ class LoadedEngine:
         """The engine goes before the runtime that made it."""
         self._engine = None
         self._runtime = None
+
+
+def _tensors(tensorrt: Any, engine: Any) -> tuple[list[Tensor], list[Tensor]]:
+    """The inputs and the outputs of an engine as TensorRT describes them."""
+    inputs: list[Tensor] = []
+    outputs: list[Tensor] = []
+    for index in range(min(engine.num_io_tensors, MOST_TENSORS)):
+        name = engine.get_tensor_name(index)
+        dtype = str(engine.get_tensor_dtype(name)).rpartition(".")[2].lower()
+        shape = tuple(int(side) if side > 0 else None for side in engine.get_tensor_shape(name))
+        tensor = Tensor(name, {"float": "float32", "half": "float16"}.get(dtype, dtype), shape)
+        (inputs if engine.get_tensor_mode(name) == tensorrt.TensorIOMode.INPUT else outputs).append(tensor)
+    return inputs, outputs
 
 
 class SizedBatch:

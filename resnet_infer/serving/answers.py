@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from starlette.responses import Response
 
-from resnet_infer import __version__
-from resnet_infer.errors import ResnetInferError
+from resnet_infer import __version__, strict_json
+from resnet_infer.errors import AnswerError, ModelError, ResnetInferError
 from resnet_infer.serving.deployment import Deployment, Reply
 from resnet_infer.serving.engine import Engine
 from resnet_infer.serving.guard import HttpError, Traffic
@@ -21,8 +20,12 @@ PICTURE = "picture"
 """What a picture is called in the errors of those who read it."""
 
 
+NOT_FINITE = "not_finite"
+"""The reason of a 500 for logits that are not finite."""
+
+
 def as_json(value: Any) -> Response:
-    return Response(json.dumps(value).encode(), media_type="application/json")
+    return Response(strict_json.dumps(value).encode(), media_type="application/json")
 
 
 def unavailable(refused: RefusedError) -> HttpError:
@@ -44,8 +47,12 @@ def milliseconds(timings: Timings) -> dict[str, float]:
 
 def answer_json(outcome: Done[Any] | ResnetInferError) -> dict[str, Any]:
     """The answer for one picture: its classes and times, or why there are none."""
+    if isinstance(outcome, ModelError):  # its message may have a path
+        return {"error": "the model cannot be run; the server's log says more", "status": 500}
     if isinstance(outcome, ResnetInferError):
-        return {"error": outcome.message.removeprefix(f"{PICTURE}: "), "status": 422}
+        told = {"error": outcome.message.removeprefix(f"{PICTURE}: ")}
+        failed = isinstance(outcome, AnswerError)
+        return {**told, "status": 500, "reason": NOT_FINITE} if failed else {**told, "status": 422}
     reply: Reply = outcome.result
     predictions: list[dict[str, Any]] = [dict(vars(item)) for item in reply.predictions]
     if reply.maps is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -14,9 +13,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
 
+from resnet_infer import strict_json
 from resnet_infer.classifier import Picture
-from resnet_infer.errors import ModelError, ResnetInferError
-from resnet_infer.serving.answers import PICTURE, answer_json, as_json, model_json, require_ready, unavailable
+from resnet_infer.errors import AnswerError, ModelError, ResnetInferError
+from resnet_infer.serving.answers import (
+    PICTURE,
+    answer_json,
+    as_json,
+    model_json,
+    require_ready,
+    unavailable,
+)
 from resnet_infer.serving.deployment import Deployment, Question
 from resnet_infer.serving.engine import Engine
 from resnet_infer.serving.guard import RECORD, App, Guard, HttpError, Traffic
@@ -53,7 +60,7 @@ class Api:
         self.engine, self.settings, self.keys = engine, settings, keys
         self.metrics, self.traffic = metrics, traffic
         self._reloaded = reloaded
-        self._document = json.dumps(document(settings, bool(keys))).encode()
+        self._document = strict_json.dumps(document(settings, bool(keys))).encode()
         protocol = InferenceProtocol(engine, settings, traffic)
         entries: list[Entry] = [
             ("/classify", self.classify, "POST"),
@@ -94,7 +101,8 @@ class Api:
             return as_json({"model": deployment.spec.name, "answers": answers, "timings": {"total_ms": total}})
         (answer,) = answers
         if "error" in answer:
-            raise HttpError(answer["status"], f"{answer['source']}: {answer['error']}")
+            reason = answer.get("reason", "")
+            raise HttpError(answer["status"], f"{answer['source']}: {answer['error']}", reason=reason)
         record.update(answer["timings"])
         answer["timings"]["total_ms"] = total
         del answer["source"]
@@ -126,7 +134,10 @@ class Api:
                 outcome = next(outcomes)
                 if asked.maps and isinstance(outcome, ModelError):  # another model has taken over since
                     raise HttpError(400, NO_MAPS) from outcome
-                self.metrics.picture(None if isinstance(outcome, ResnetInferError) else outcome.timings)
+                failed = isinstance(outcome, AnswerError | ModelError)
+                self.metrics.picture(None if isinstance(outcome, ResnetInferError) else outcome.timings, failed=failed)
+                if failed:
+                    logger.error("%s", outcome)
                 answer = answer_json(outcome)
             answers.append({"source": item.source, **answer})
         return deployment, answers

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from resnet_infer import zoo
 from resnet_infer.classifier import Classifier, Crops, Picture, Prediction
 from resnet_infer.data.loader import usable_cores
-from resnet_infer.errors import ModelError, PictureError
+from resnet_infer.errors import AnswerError, ModelError, PictureError
 from resnet_infer.models.digest import model_digest
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.base import Images, Logits, Runtime
@@ -151,7 +151,10 @@ class Deployment:
         predictions = self.classifier.predictions(logits, item.top_k)
         if not item.maps:
             return Reply(predictions)
-        return Reply(predictions, self.activation_maps()(views[:1], [entry.index for entry in predictions]))
+        maps = self.activation_maps()(views[:1], [entry.index for entry in predictions])
+        if not np.isfinite(maps).all():
+            raise AnswerError(f"picture: the class activation maps of {self.spec.name} are not finite")
+        return Reply(predictions, maps)
 
     def _warm_up(self) -> None:
         """Let both runtimes make room for one picture and for a full batch."""

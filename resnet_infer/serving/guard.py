@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import math
 import random
@@ -15,6 +14,7 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect
 
+from resnet_infer import strict_json
 from resnet_infer.serving.metrics import Metrics
 from resnet_infer.serving.settings import ApiKeys, Settings
 
@@ -41,6 +41,11 @@ class HttpError(Exception):
     def __init__(self, status: int, message: str, *, headers: Iterable[tuple[str, str]] = (), reason: str = "") -> None:
         super().__init__(message)
         self.status, self.message, self.headers, self.reason = status, message, tuple(headers), reason
+
+    def to_json(self) -> dict[str, str]:
+        """What a client is told: of a failure of the service (500) also its reason, which programs can tell."""
+        told = {"error": self.message}
+        return {**told, "reason": self.reason} if self.status == 500 and self.reason else told
 
 
 class Traffic:
@@ -213,7 +218,7 @@ class _Request:
             self.guard.metrics.rejected(error.reason)
         if self.status:
             return
-        body = json.dumps({"error": error.message}).encode()
+        body = strict_json.dumps(error.to_json()).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         headers += [(name.lower().encode(), value.encode()) for name, value in error.headers]
         await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
@@ -236,4 +241,4 @@ def log(record: MutableMapping[str, Any], scope: Scope, status: int, seconds: fl
         "ms": round(1000 * seconds, 1),
         **{name: value for name, value in record.items() if name not in ("id", "route")},
     }
-    print(json.dumps(line), file=sys.stderr, flush=True)
+    print(strict_json.dumps(line), file=sys.stderr, flush=True)

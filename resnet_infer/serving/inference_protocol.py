@@ -19,9 +19,10 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 
-from resnet_infer import __version__
+from resnet_infer import __version__, strict_json
+from resnet_infer.errors import ModelError
 from resnet_infer.runtimes.base import Images, Logits
-from resnet_infer.serving.answers import as_json, milliseconds, require_ready, unavailable
+from resnet_infer.serving.answers import NOT_FINITE, as_json, milliseconds, require_ready, unavailable
 from resnet_infer.serving.deployment import Deployment
 from resnet_infer.serving.engine import Engine, gather
 from resnet_infer.serving.guard import RECORD, HttpError, Traffic
@@ -126,14 +127,14 @@ class InferenceProtocol:
             (done,) = await gather(futures)
         except RefusedError as refused:
             raise unavailable(refused) from refused
-        except HttpError:
-            raise
-        except Exception as error:
+        if isinstance(done, ModelError):
             if None in deployment.runtime.size:  # a network of any size still has a smallest one
-                raise HttpError(400, f"the model takes no pictures of {asked.images.shape[1:3]} pixels") from error
-            raise
+                raise HttpError(400, f"the model takes no pictures of {asked.images.shape[1:3]} pixels") from done
+            raise done
         if isinstance(done, Exception):
             raise HttpError(400, f"the model does not take this: {done}")
+        if not np.isfinite(done.result).all():
+            raise HttpError(500, f"the logits of {deployment.spec.name} are not finite", reason=NOT_FINITE)
         request.scope[RECORD].update(pictures=len(asked.images), **milliseconds(done.timings))
         return _reply(asked, done.result, deployment)
 
@@ -256,7 +257,7 @@ def _reply(asked: Asked, logits: Logits, deployment: Deployment) -> Response:
     encoded = [label.encode() for row in labels for label in row]
     data = b"".join(len(text).to_bytes(4, "little") + text for text in encoded) or logits.astype("<f4").tobytes()
     output["parameters"] = {"binary_data_size": len(data)}
-    head = json.dumps(reply).encode()
+    head = strict_json.dumps(reply).encode()
     return Response(
         head + data,
         media_type="application/octet-stream",

@@ -11,7 +11,8 @@ from resnet_infer.serving.work import Timings
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
-OUTCOMES = {True: "answered", False: "unreadable"}
+OUTCOMES = ("answered", "unreadable", "failed")
+"""What becomes of a picture; `failed` where the model's logits are not finite."""
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
 """The variable by which prometheus_client is told where the processes of a service share their figures."""
 
@@ -49,7 +50,7 @@ class Metrics:
             "model_info", "1 for the model that answers", ["model", "precision", "runtime", "device"],
             multiprocess_mode="livemax", **own,
         )  # fmt: skip
-        self._outcomes = {answered: self._pictures.labels(word) for answered, word in OUTCOMES.items()}
+        self._outcomes = {word: self._pictures.labels(word) for word in OUTCOMES}
         self._by_answer: dict[tuple[str, int], tuple[Any, Any]] = {}
         self._current: tuple[str, ...] = ()
         if MULTIPROCESS in os.environ:
@@ -64,9 +65,9 @@ class Metrics:
         answered.inc()
         duration.observe(seconds)
 
-    def picture(self, timings: Timings | None) -> None:
-        """A picture that was answered, or None for one that could not be read."""
-        self._outcomes[timings is not None].inc()
+    def picture(self, timings: Timings | None, *, failed: bool = False) -> None:
+        """A picture that was answered, or None for one that could not be read or, with `failed`, not answered."""
+        self._outcomes["answered" if timings else "failed" if failed else "unreadable"].inc()
         if timings:
             for name, histogram in self._stage.items():
                 histogram.observe(getattr(timings, name))

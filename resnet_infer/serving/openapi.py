@@ -102,7 +102,7 @@ def _classify(settings: Settings, refusals: tuple[int, ...]) -> Json:
         },
         "responses": {
             "200": _json("The answer", {"oneOf": [ref("Answer"), ref("Answers")]}),
-            **_errors(400, *refusals, 408, 413, 415, 422, 503),
+            **_errors(400, *refusals, 408, 413, 415, 422, 500, 503),
         },
     }
 
@@ -121,7 +121,7 @@ def _infer(refusals: tuple[int, ...]) -> Json:
                     "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
                 },
             },
-            **_errors(400, *refusals, 404, 408, 413, 503),
+            **_errors(400, *refusals, 404, 408, 413, 500, 503),
         },
     }
 
@@ -146,6 +146,7 @@ _ERRORS = {
     413: "Too large, or too many pictures",
     415: "Not a type of content that is read",
     422: "The picture cannot be read",
+    500: "The service failed; with the reason `not_finite` the model's logits are not finite",
     503: "Not now; Retry-After says when",
 }
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from resnet_infer import strict_json
 from resnet_infer.runtimes.base import parse_device
 from resnet_infer.serving.guard import Traffic
 from resnet_infer.serving.settings import Settings
@@ -89,7 +90,7 @@ def forward_hangups() -> None:
     def forward(handler: Any) -> None:
         command = {"id": "reload", "command": "signal", "properties": {"name": "service", "signum": "hup"}}
         loop, controller = handler.controller.loop, handler.controller
-        loop.add_callback_from_signal(controller.dispatch, (None, json.dumps(command).encode()))
+        loop.add_callback_from_signal(controller.dispatch, (None, strict_json.dumps(command).encode()))
 
     SysHandler.handle_hup = forward
 

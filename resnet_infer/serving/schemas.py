@@ -32,7 +32,7 @@ _TENSOR = {"name": _TEXT, "datatype": _TEXT, "shape": _list({"type": "integer"})
 _TIMES = dict.fromkeys(("queue_ms", "decode_ms", "wait_ms", "inference_ms"), _NUMBER)
 _ANSWER = {"predictions": _list(ref("Prediction")), "batch": _WHOLE}
 SCHEMAS: Json = {
-    "Error": _object({"error": _TEXT}),
+    "Error": _object({"error": _TEXT}, {"reason": _TEXT}),
     "Status": _object({"status": _TEXT}),
     "Reloaded": _object({"status": _TEXT, "model": _TEXT}),
     "Prediction": _object(
@@ -52,7 +52,7 @@ SCHEMAS: Json = {
                 {
                     "oneOf": [
                         _object({"source": _TEXT, **_ANSWER, "timings": _object(_TIMES)}),
-                        _object({"source": _TEXT, "error": _TEXT, "status": {"type": "integer"}}),
+                        _object({"source": _TEXT, "error": _TEXT, "status": {"type": "integer"}}, {"reason": _TEXT}),
                     ]
                 }
             ),

@@ -158,9 +158,9 @@ class ResNetInfer:
         try:
             deployment, (answer,) = await API.answer(asked)
             if "error" in answer:
-                raise HttpError(answer["status"], answer["error"])
+                raise HttpError(answer["status"], answer["error"], reason=answer.get("reason", ""))
         except HttpError as error:  # what is raised here, BentoML logs with a traceback
-            return cast(Classified, JSONResponse({"error": error.message}, error.status, dict(error.headers)))
+            return cast(Classified, JSONResponse(error.to_json(), error.status, dict(error.headers)))
         return Classified(model=deployment.spec.name, predictions=answer["predictions"])
 
 

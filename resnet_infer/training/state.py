@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from resnet_infer import strict_json
 from resnet_infer.errors import ResnetInferError, TrainingError, UsageError
 from resnet_infer.files import atomic_path
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -56,7 +58,7 @@ class RunFolder:
     def begin(self, recipe: Mapping[str, Any]) -> None:
         with self._guard():
             with atomic_path(self.folder / "recipe.json") as path:
-                path.write_text(json.dumps(recipe, indent=2) + "\n")
+                path.write_text(strict_json.dumps(recipe, indent=2) + "\n")
             self._write_rows()
 
     def unfinished(self, identity: Mapping[str, Any]) -> Checkpoint | None:
@@ -68,7 +70,7 @@ class RunFolder:
         hint = "choose another folder with -o"
         if notes.get("state", {}).get("finished"):
             raise UsageError(f"{self.folder} holds a finished run", hint=hint)
-        before, now = notes.get("identity", {}), json.loads(json.dumps(identity))
+        before, now = notes.get("identity", {}), json.loads(strict_json.dumps(identity))
         if before != now:
             raise UsageError(
                 f"{self.folder} holds another run: {', '.join(_differences(before, now))}",
@@ -83,7 +85,7 @@ class RunFolder:
                 # In the parameter's own memory format, which the fused optimiser takes for granted.
                 momentum = torch.empty_like(parameter).copy_(torch.from_numpy(checkpoint.extra[MOMENTUM + name]))
                 optimizer.state[parameter]["momentum_buffer"] = momentum.detach()
-        state = State(**json.loads(checkpoint.notes[NOTE])["state"])
+        state = State(**_with_infinity(json.loads(checkpoint.notes[NOTE])["state"]))
         self._saved = f"{self.last} keeps iteration {state.iteration}"
         if (self.folder / "metrics.csv").exists():
             with open(self.folder / "metrics.csv", newline="") as file:
@@ -105,7 +107,7 @@ class RunFolder:
             for name, parameter in network.named_parameters()
             if optimizer.state[parameter].get("momentum_buffer") is not None
         }
-        notes = {NOTE: json.dumps({"state": asdict(state), "identity": identity})}
+        notes = {NOTE: strict_json.dumps({"state": _without_infinity(asdict(state)), "identity": identity})}
         with self._guard():
             save_checkpoint(Checkpoint(_progressed(spec, state), weights_of(network), extra, notes), self.last)
         self._saved = f"{self.last} keeps iteration {state.iteration}"
@@ -121,7 +123,7 @@ class RunFolder:
             last = load_checkpoint(self.last)
             notes = json.loads(last.notes[NOTE])
             notes["state"]["finished"] = True
-            save_checkpoint(replace(last, notes={NOTE: json.dumps(notes)}), self.last)
+            save_checkpoint(replace(last, notes={NOTE: strict_json.dumps(notes)}), self.last)
 
     def add_row(self, row: tuple[str, ...]) -> None:
         self.rows.append(row)
@@ -152,6 +154,26 @@ class RunFolder:
 def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
     tensors = {name: torch.from_numpy(value) for name, value in checkpoint.weights.items()}
     network.load_state_dict(tensors, strict=False)  # torch also counts batches, which no checkpoint holds
+
+
+def _without_infinity(state: Mapping[str, Any]) -> dict[str, Any]:
+    """With None for errors that are infinite because none was measured yet: JSON has no infinity."""
+    schedule = [None if value == math.inf else value for value in state["schedule"]]
+    return {
+        **state,
+        "schedule": schedule,
+        "best_error": None if state["best_error"] == math.inf else state["best_error"],
+    }
+
+
+def _with_infinity(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What `_without_infinity` was given."""
+    schedule = [math.inf if value is None else value for value in state["schedule"]]
+    return {
+        **state,
+        "schedule": schedule,
+        "best_error": math.inf if state["best_error"] is None else state["best_error"],
+    }
 
 
 def _progressed(spec: ModelSpec, state: State) -> ModelSpec:

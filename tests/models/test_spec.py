@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
+import math
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -59,22 +62,126 @@ def plain_spec() -> ModelSpec:
     return ModelSpec("net", architecture("resnet20", 2), ("cat", "dog"), InputSpec(32, 32, np.zeros(3), np.ones(3)))
 
 
-@given(st.data())
-def test_a_damaged_spec_is_a_clear_error(data: st.DataObject) -> None:
-    value = json.loads(plain_spec().dumps())
-    key = data.draw(st.sampled_from([k for k in value if k not in ("provenance", "name", "class_ids")]))
-    bad = data.draw(st.sampled_from([..., 7.5, {"x": 1}, [None], "resnet20"]))
-    value = {k: v for k, v in value.items() if k != key} if bad is ... else {**value, key: bad}
-    expected = "upgrade" if key == "format" and bad == 7.5 else "damaged"
-    with pytest.raises(ModelError) as caught:
-        ModelSpec.loads(json.dumps(value), "model.onnx")
-    assert "model.onnx" in str(caught.value)
-    assert expected in str(caught.value)
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 2**70),
+    st.sampled_from([10**400, -1, 1.0, 32.5, 20000, math.nan, math.inf, -math.inf, 1e300, 1e-300]),
+    st.floats(),
+    st.text(st.characters(codec=None), max_size=5),  # halves of surrogate pairs too
+    st.sampled_from(["", "resnet20", "resnet600002", "bilinear", "abcdefghij", "AAAA"]),
+)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+)
 
 
-def test_text_that_is_no_json_is_a_clear_error() -> None:
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """Every list and object in `value` with every key that it has."""
+    found: list[tuple[Any, Any]] = []
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        found += [(value, key), *places(item)]
+    return found
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> str:
+    """A spec with a few of its parts replaced, dropped or added to, or its text cut or changed."""
+    value = {"": json.loads(draw(model_specs()).dumps())}
+    for _ in range(draw(st.integers(1, 3))):
+        parent, key = draw(st.sampled_from(places(value)))
+        change = draw(st.sampled_from(["replace", "replace", "drop", "add", "deep"]))
+        if change == "drop" and parent is not value:
+            del parent[key]
+        elif change == "add" and isinstance(parent[key], dict):
+            parent[key][draw(st.text(max_size=3))] = draw(VALUES)
+        elif change == "deep":
+            for _ in range(draw(st.sampled_from([10, 33, 200]))):
+                parent[key] = [parent[key]]
+        else:
+            parent[key] = draw(VALUES)
+    text = json.dumps(value[""], ensure_ascii=draw(st.booleans()))
+    if draw(st.integers(0, 9)) == 0:
+        place = draw(st.integers(0, len(text)))
+        text = text[:place] + draw(st.text(max_size=2)) + text[place + draw(st.integers(0, 3)) :]
+    return text
+
+
+@settings(max_examples=400)
+@given(mutated())
+def test_any_spec_is_read_and_written_again_or_is_a_clear_error(text: str) -> None:
+    spec = None
+    with suppress(ModelError):
+        spec = ModelSpec.loads(text, "model.onnx")
+    if spec is None:
+        return
+    written = spec.dumps()
+    assert ModelSpec.loads(written, "again") == spec
+    written.encode()
+    assert all(type(side) is int for side in (spec.input.resize, spec.input.crop))
+    assert type(spec.input.exif) is bool
+    assert all(type(name) is str for name in (spec.name, *spec.classes, *(spec.class_ids or ())))
+    assert isinstance(spec.provenance, dict)
+
+
+def changed(**changes: Any) -> str:
+    return json.dumps({**json.loads(plain_spec().dumps()), **changes})
+
+
+def geometry(**changes: Any) -> dict[str, Any]:
+    return {"input": {**plain_spec().input.to_json(), **changes}}
+
+
+MEASURED = {"dataset": "d", "protocol": "p", "pictures": 1, "top1_error": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"format": "1"}, "format"),
+        ({"format": True}, "format"),
+        ({"name": {}}, "name"),
+        ({"name": ""}, "name"),
+        ({"architecture": {}}, "architecture"),
+        ({"architecture": {"name": "resnet20", "num_classes": 2.0}}, "num_classes"),
+        ({"classes": "ab"}, "classes"),
+        ({"classes": [1, None]}, r"classes\[0\]"),
+        ({"classes": ["a", "\ud800"]}, r"classes\[1\]"),
+        ({"class_ids": "ab"}, "class_ids"),
+        ({"class_ids": []}, "class_ids"),
+        (geometry(resize=32.5), r"input\.resize"),
+        (geometry(resize=20000, crop=20000), r"input\.crop"),
+        (geometry(exif=[]), r"input\.exif"),
+        (geometry(mean={"shape": [32, 32, 3], "float32": "AAAA"}), r"input\.mean"),
+        (geometry(mean=[0, 0, "0"]), r"input\.mean\[2\]"),
+        (geometry(std=[1, 1, 10**400]), r"input\.std\[2\]"),
+        (geometry(flip=True), "flip"),
+        ({"precision": ["fp32"]}, "precision"),
+        ({"provenance": "x"}, "provenance"),
+        ({"provenance": None}, "provenance"),
+        ({"provenance": [1]}, "provenance"),
+        ({"measured": {}}, "measured"),
+        ({"measured": [{**MEASURED, "pictures": "x"}]}, r"measured\[0\]\.pictures"),
+        ({"measured": [{**MEASURED, "top1_error": 101}]}, r"measured\[0\]\.top1_error"),
+    ],
+)
+def test_a_field_of_another_type_is_named(changes: dict[str, Any], field: str) -> None:
+    with pytest.raises(ModelError, match=rf"model\.onnx: its spec is damaged: .*{field}"):
+        ModelSpec.loads(changed(**changes), "model.onnx")
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "", "[]", "null", '{"format": NaN}', "[" * 100_000, '{"provenance": ' + "9" * 5000]
+)
+def test_text_that_is_no_spec_is_a_clear_error(text: str) -> None:
     with pytest.raises(ModelError, match=r"model\.onnx: its spec is damaged"):
-        ModelSpec.loads("{", "model.onnx")
+        ModelSpec.loads(text, "model.onnx")
+
+
+def test_a_newer_format_says_upgrade() -> None:
+    with pytest.raises(ModelError, match="upgrade"):
+        ModelSpec.loads(changed(format=7), "model.onnx")
 
 
 @pytest.mark.parametrize(

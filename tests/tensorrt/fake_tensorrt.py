@@ -54,6 +54,7 @@ def tensorrt(machine: Machine) -> Any:
         MemoryPoolType=Enum("MemoryPoolType", "WORKSPACE"),
         HardwareCompatibilityLevel=Enum("HardwareCompatibilityLevel", "NONE AMPERE_PLUS"),
         LayerInformationFormat=Enum("LayerInformationFormat", "JSON"),
+        TensorIOMode=SimpleNamespace(INPUT="INPUT", OUTPUT="OUTPUT"),
         Builder=lambda logger: Builder(machine, module, logger),
         OnnxParser=lambda network, logger: Parser(machine, network),
         Runtime=lambda logger: FakeRuntime(machine, logger),
@@ -208,6 +209,27 @@ class Engine:
         if name == ("device_memory_size" if self.machine.major == 8 else "device_memory_size_v2"):
             return SCRATCH
         raise AttributeError(name)
+
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self._tensors())
+
+    def get_tensor_name(self, index: int) -> str:
+        return str(list(self._tensors())[index])
+
+    def get_tensor_mode(self, name: str) -> str:
+        return "INPUT" if self._tensors()[name][0] else "OUTPUT"
+
+    def get_tensor_dtype(self, name: str) -> str:
+        kinds = {onnx.TensorProto.UINT8: "UINT8", onnx.TensorProto.FLOAT: "FLOAT", onnx.TensorProto.FLOAT16: "HALF"}
+        return f"DataType.{kinds[self._tensors()[name][1].type.tensor_type.elem_type]}"
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return tuple(side.dim_value or -1 for side in self._tensors()[name][1].type.tensor_type.shape.dim)
+
+    def _tensors(self) -> dict[str, tuple[bool, Any]]:
+        graph = onnx.ModelProto.FromString(self.model).graph
+        return {item.name: (item in graph.input, item) for item in (*graph.input, *graph.output)}
 
     def create_engine_inspector(self) -> Any:
         text = json.dumps({"Layers": self.header["layers"], "Bindings": ["images", "logits"]})

@@ -1,0 +1,62 @@
+"""Whether a graph takes and gives what its spec says: checked once, when a runtime opens it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from resnet_infer.errors import ModelError
+from resnet_infer.models.spec import ModelSpec
+
+OUTPUT = "logits"
+"""The output that is read where a graph has several."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output of a graph: `dtype` as numpy calls it, `shape` with None for each side that is open."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.dtype} [{', '.join(str(side or 'any') for side in self.shape)}]"
+
+
+def require_signature(
+    spec: ModelSpec, inputs: Sequence[Tensor], outputs: Sequence[Tensor], label: str
+) -> tuple[Tensor, Tensor]:
+    """Return the input and the output of a graph that fits its spec.
+
+    The one input is uint8 (N, height, width, 3), with open sides or the spec's crop. The output, the only one or the
+    one called `logits`, is float32 (N, classes). Raises `ModelError`, naming what the graph has instead, for others.
+    """
+    if len(inputs) != 1:
+        raise _misfit(label, f"it has {len(inputs)} inputs ({_listed(inputs)}), and an artifact has one, the pictures")
+    images = inputs[0]
+    if images.dtype != "uint8" or len(images.shape) != 4 or images.shape[3] != 3:
+        raise _misfit(label, f"its input is {images}, and pictures are uint8 [any, height, width, 3]")
+    crop = spec.input.crop
+    if any(side not in (None, crop) for side in images.shape[1:3]):
+        raise _misfit(label, f"its input is {images}, and its spec cuts out {crop}x{crop} pixels")
+    chosen = [item for item in outputs if item.name == OUTPUT] or list(outputs)
+    if len(chosen) != 1:
+        raise _misfit(label, f"it has {len(outputs)} outputs ({_listed(outputs)}), of which none is called {OUTPUT}")
+    logits, classes = chosen[0], len(spec.classes)
+    if logits.dtype != "float32" or len(logits.shape) != 2:
+        raise _misfit(label, f"its output is {logits}, and logits are float32 [any, {classes}]")
+    if logits.shape[1] not in (None, classes):
+        raise _misfit(label, f"its output is {logits}, and its spec names {classes} classes")
+    return images, logits
+
+
+def _misfit(label: str, problem: str) -> ModelError:
+    return ModelError(
+        f"{label}: the graph does not fit its spec: {problem}",
+        hint="export it again, or adopt the graph with: resnet-infer import FILE.onnx",
+    )
+
+
+def _listed(tensors: Sequence[Tensor]) -> str:
+    return "; ".join(map(str, tensors[:4])) + ("; ..." if len(tensors) > 4 else "") or "none"
