@@ -54,7 +54,7 @@ def map_classes(dataset: Dataset, spec: ModelSpec, stated: StatedOrder | None = 
     numbered = dataset.class_order == "numbered"
     if numbered and all(found[label] == -1 for label in used) and used[-1] < len(spec.classes):
         return ClassMap(np.arange(len(dataset.classes)), "number")
-    if numbered and any(found[label] not in (-1, label) for label in used):
+    if numbered and used[-1] < len(spec.classes) and any(found[label] not in (-1, label) for label in used):
         raise DataError(
             f"{dataset.name} numbers its classes, and {spec.name} calls its classes by numbers, but in another order: "
             f"is {used[-1]} its class number {used[-1]}, or the class that it calls {used[-1]}?",
