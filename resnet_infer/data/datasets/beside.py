@@ -11,6 +11,8 @@ _SUFFIXES = (".csv", ".tsv", ".jsonl")
 
 def labels_beside(tree: Tree) -> str | None:
     """Return the way out if a list of pictures and labels lies in `tree` or right below; None if there is none."""
+    if isinstance(tree, SingleFile):
+        return None
     for folder in ("", *tree.list()[0]):
         files = tree.list(folder)[1]
         lists = [] if is_run(files) else [name for name in files if name.lower().endswith(_SUFFIXES)]

@@ -31,7 +31,9 @@ def require_classes(
             hint="call them train, val or test, or remove the lines that are not to be used",
         )
     splits = _without_gaps(opened)
-    train = splits.get("train") or next(iter(splits.values()))
+    train = splits.get("train", splits.get(None))
+    if train is None:
+        return splits
     if len(train.classes) < 2:
         raise DataError(
             f"{tree.where} has one class, {train.classes[0]}, so that there is nothing to tell apart",
