@@ -25,7 +25,7 @@ LABELS = (
 )
 """The same for labels."""
 SPLIT_NAMES = ("split", "set", "subset", "partition", "phase", "datasplit", "dataset", "usage")
-"""The same for splits. All but the first are taken for one only if every value names a split."""
+"""The same for splits. All but the first are taken for one only if some value names a split."""
 FLAGS: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(("isvalid", "isval", "isvalidation"), ("val", "train")),
     **dict.fromkeys(("istest", "istesting"), ("test", "train")),
@@ -52,7 +52,8 @@ def plain(name: str) -> str:
 
 def names_columns(cells: Sequence[str]) -> bool:
     """Whether a line names a column of paths and one of labels, or of paths and one other."""
-    return _path_and_label(cells, ()) is not None
+    splits = [place for place, name in enumerate(map(plain, cells)) if name in SPLIT_NAMES or name in FLAGS]
+    return _path_and_label(cells, ()) is not None or _path_and_label(cells, splits) is not None
 
 
 def find_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Columns | None:
@@ -108,7 +109,7 @@ def _split(names: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[int | N
         return names.index("split"), None
     for place, name in enumerate(names):
         values = {row[place].lower() for row in rows if place < len(row)}
-        if name in SPLIT_NAMES and values and all(canonical_split(value) in SPLITS for value in values):
+        if name in SPLIT_NAMES and any(canonical_split(value) in SPLITS for value in values):
             return place, None
     for place, name in enumerate(names):
         if name in FLAGS:

@@ -141,7 +141,10 @@ def _split(cells: Sequence[str], columns: Columns, names: Sequence[str], number:
     if columns.flag is None:
         return canonical_split(value)
     if value.lower() not in YES | NO:
-        raise DataError(f"{where}, line {number}: {names[columns.split]} is true or false, not {value!r}")
+        raise DataError(
+            f"{where}, line {number}: {names[columns.split]} is true or false, not {value!r}",
+            hint="for more than two splits, call the column split and write train, val or test",
+        )
     return columns.flag[value.lower() in NO]
 
 

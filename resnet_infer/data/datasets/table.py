@@ -50,7 +50,10 @@ def read_table(data: bytes, where: str, is_header: Callable[[Sequence[str]], boo
     if stated := re.match(r"sep=(.)\r?\n", text):  # how Excel says what parts the cells
         return Table([(number + 1, cells) for number, cells in _split(text[stated.end() :], stated[1], where)])
     head = "".join(islice(io.StringIO(text, newline=""), _SAMPLE))
-    delimiter = max((*_DELIMITERS, None), key=lambda delimiter: _merit(_sample(head, delimiter), is_header))
+    merits = {delimiter: _merit(_sample(head, delimiter), is_header) for delimiter in (*_DELIMITERS, None)}
+    if any(merits[delimiter][:2] > (False, 0) for delimiter in _DELIMITERS):
+        del merits[None]  # a column or class may be called by two words
+    delimiter = max(merits, key=merits.__getitem__)
     return Table(_by_space(text) if delimiter is None else _split(text, delimiter, where))
 
 
