@@ -70,7 +70,7 @@ class Layout:
         yield from self.junk
 
     def make(self, place: Path) -> Path:
-        names = [*("/".join((*self.around, name)) for name in self.files()), *self.beside]
+        names = dict.fromkeys([*("/".join((*self.around, name)) for name in self.files()), *self.beside])
         if self.pack == "zip":
             with zipfile.ZipFile(place / "set.zip", "w") as archive:
                 for name in names:
@@ -135,7 +135,7 @@ def test_the_classes_are_those_a_person_would_name_or_it_is_refused(layout: Layo
         if layout.refused:
             with pytest.raises(DataError) as caught:
                 open_all(source)
-            seen = (*layout.splits, *layout.classes, *layout.around, "class folders")
+            seen = (*layout.splits, *layout.classes, *layout.around, "class folders", "one class, set")
             assert any(name and name in caught.value.message for name in seen), caught.value
             assert caught.value.hint
             return
