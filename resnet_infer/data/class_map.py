@@ -157,6 +157,10 @@ def _unknown(dataset: Dataset, spec: ModelSpec, unknown: Sequence[str]) -> DataE
             hint="say it: --class-order numbers (they are the model's class numbers, from 0), string or natural (the "
             "model was trained on these folders, sorted so), or FILE (their names in the model's order, one per line)",
         )
+    for name in unknown:
+        if several := [label for label in spec.classes if {*_synonyms(name)} & {*_synonyms(label)}]:
+            message = f"{message}; to it, {name} may be {' or '.join(map(repr, several[:5]))}"
+            break
     return DataError(
         message,
         hint=f"it knows {some(spec.classes)}; --class-order FILE gives the names that the data has for the model's "
