@@ -54,7 +54,7 @@ def map_classes(dataset: Dataset, spec: ModelSpec, stated: StatedOrder | None = 
     numbered = dataset.class_order == "numbered"
     if numbered and all(found[label] == -1 for label in used) and used[-1] < len(spec.classes):
         return ClassMap(np.arange(len(dataset.classes)), "number")
-    if numbered and any(found[label] not in (-1, label) for label in used):
+    if numbered and used[-1] < len(spec.classes) and any(found[label] not in (-1, label) for label in used):
         raise DataError(
             f"{dataset.name} numbers its classes, and {spec.name} calls its classes by numbers, but in another order: "
             f"is {used[-1]} its class number {used[-1]}, or the class that it calls {used[-1]}?",
@@ -157,6 +157,10 @@ def _unknown(dataset: Dataset, spec: ModelSpec, unknown: Sequence[str]) -> DataE
             hint="say it: --class-order numbers (they are the model's class numbers, from 0), string or natural (the "
             "model was trained on these folders, sorted so), or FILE (their names in the model's order, one per line)",
         )
+    for name in unknown:
+        if several := [label for label in spec.classes if {*_synonyms(name)} & {*_synonyms(label)}]:
+            message = f"{message}; to it, {name} may be {' or '.join(map(repr, several[:5]))}"
+            break
     return DataError(
         message,
         hint=f"it knows {some(spec.classes)}; --class-order FILE gives the names that the data has for the model's "

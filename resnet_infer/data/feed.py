@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -13,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_infer.data.class_map import map_classes
-from resnet_infer.data.datasets import Dataset, Sample, _recognise
+from resnet_infer.data.datasets import Dataset, Sample, Skipped, recognise, say
 from resnet_infer.data.datasets.archive import open_tree
 from resnet_infer.data.datasets.classes import some
 from resnet_infer.data.datasets.formats import Recognised, Request, choose_split
-from resnet_infer.data.datasets.tree import pictures
+from resnet_infer.data.datasets.tree import walk
 from resnet_infer.data.image import MAX_PIXELS
 from resnet_infer.data.loader import parallel_map
 from resnet_infer.data.preprocess import Pixels, centre_crop
-from resnet_infer.data.suffixes import is_picture
+from resnet_infer.data.suffixes import is_picture, suffix, unreadable_format
 from resnet_infer.data.synthetic import natural_noise
 from resnet_infer.errors import DataError, PictureError, UsageError
 from resnet_infer.models.spec import InputSpec, ModelSpec
@@ -165,10 +166,12 @@ def _dataset(source: Path, split: str | None, prefer: Sequence[str], labelled: b
         return None
     found: Recognised | None = None
     try:
-        found = _recognise(source)
+        _, found = recognise(source)
         own = next((name for name in prefer if name in found.splits), None)
         chosen = choose_split(split or own, found.splits, str(source))
-        return _load(found, Request(f"{source.name}/{chosen}" if chosen else source.name, chosen, None))
+        dataset = _load(found, Request(f"{source.name}/{chosen}" if chosen else source.name, chosen, None))
+        say(dataset.remarks())
+        return dataset
     except DataError:
         several = found is not None and len(found.splits) > 1
         if not any_picture or several or not _pictures(source):
@@ -189,7 +192,11 @@ def _load(found: Recognised, request: Request) -> Dataset:
 
 def _pictures(source: Path) -> list[Sample]:
     tree = open_tree(source)
-    return [Sample(name, _UNLABELLED, tree.reader(name)) for name in pictures(tree)]
+    paths = list(walk(tree))
+    samples = [Sample(path, _UNLABELLED, tree.reader(path)) for path in paths if is_picture(path)]
+    unread = Counter(suffix(path) for path in paths if unreadable_format(path))
+    say(Dataset(str(source), (), samples, "", skipped=(Skipped("", len(samples), unread),) if unread else ()).remarks())
+    return samples
 
 
 def _synthetic(count: int, seed: int, side: int) -> list[Sample]:

@@ -88,6 +88,16 @@ UNREADABLE: Mapping[str, str] = {
 }
 """Suffixes of pictures that are not decoded, and the name of their format for messages."""
 
+OTHER = frozenset(
+    {
+        *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".md", ".rst", ".html", ".htm"),
+        *(".ini", ".db", ".log", ".url", ".xmp", ".aae", ".thm", ".md5", ".sha256", ".py", ".ipynb", ".sh", ".bat"),
+        *(".mat", ".npy", ".npz", ".pkl", ".h5", ".pt", ".pth", ".safetensors", ".onnx"),
+    }
+)
+"""Suffixes of files that describe pictures or lie beside them; nobody takes one for a picture."""
+_DOCUMENTS = frozenset({"readme", "license", "licence", "copying", "notice", "authors", "changelog"})
+
 
 def suffix(name: str) -> str:
     """Return the suffix of a file name in lower case, with its dot; empty if there is none."""
@@ -102,3 +112,15 @@ def is_picture(name: str) -> bool:
 def unreadable_format(name: str) -> str | None:
     """Return the format of a picture that cannot be read; None for any other name."""
     return UNREADABLE.get(suffix(name))
+
+
+def may_be_picture(name: str) -> bool:
+    """Tell whether a file beside pictures may be one too: every suffix but those of `OTHER`, and no suffix at all."""
+    ending = suffix(name)
+    return ending not in OTHER and bool(ending or os.path.basename(name).lower() not in _DOCUMENTS)
+
+
+def shown(ending: str) -> str:
+    """Return a suffix as messages show it, with its format where that is known."""
+    kind = UNREADABLE.get(ending)
+    return f"{ending} ({kind})" if kind else ending or "no suffix"

@@ -211,6 +211,11 @@ def _warnings(results: Sequence[Result], dataset: Dataset, duplicates: Sequence[
         found.append(f"the data numbers its classes: 0 is taken for {result.spec.name}'s {result.spec.classes[0]}")
     if beside := dataset.unlabelled:
         found.append(f"{plural(len(beside), 'picture')} beside the class folders, not counted: {some(beside, 1)}")
+    if torn := [group for group in duplicates if len({dataset.samples[number].label for number in group}) > 1]:
+        alike = [" = ".join(dataset.samples[number].name for number in group[:3]) for group in torn]
+        found.append(
+            f"{plural(len(torn), 'picture')} under more than one label, of which one is wrong: {some(alike, 3)}"
+        )
     if duplicates:
         alike = [" = ".join(dataset.samples[number].name for number in group[:3]) for group in duplicates]
         more = sum(map(len, duplicates)) - len(duplicates)

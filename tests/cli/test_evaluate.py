@@ -179,6 +179,20 @@ def test_a_picture_that_is_there_twice_is_told(cli: Cli, album: Path, tmp_path: 
     assert told(done)["data"]["counted"] == 101
 
 
+def test_a_picture_in_two_classes_is_told_before_those_that_are_there_twice(
+    cli: Cli, album: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "album"
+    shutil.copytree(album, folder)
+    for number in range(4):
+        shutil.copy(folder / "airplane" / f"{number:04d}.jpg", folder / "airplane" / f"copy-{number}.jpg")
+    shutil.copy(folder / "ship" / "0000.jpg", folder / "cat" / "copy.jpg")
+    done = cli("evaluate", zoo.SMALL, folder)
+    assert (
+        "warning: 1 picture under more than one label, of which one is wrong: cat/copy.jpg = ship/0000.jpg" in done.err
+    )
+
+
 def test_shuffled_labels_are_told(cli: Cli, album: Path, tmp_path: Path) -> None:
     paths = sorted(album.glob("*/*"))
     labels = np.random.default_rng(0).permutation([path.parent.name for path in paths])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from resnet_infer.data.class_map import StatedOrder, map_classes, same_classes
-from resnet_infer.data.datasets import Dataset, Sample
+from resnet_infer.data.datasets import Dataset, Sample, open_all
 from resnet_infer.errors import DataError
 from resnet_infer.evaluation.opening import open_labelled
 from resnet_infer.models.imagenet_classes import imagenet_classes
@@ -71,7 +71,9 @@ def test_an_exact_name_goes_before_a_synonym() -> None:
 
 
 def test_a_name_that_two_classes_could_have_is_refused() -> None:
-    with pytest.raises(DataError, match="does not know: crane"):
+    with pytest.raises(
+        DataError, match="does not know: crane; to it, crane may be 'crane, a bird' or 'crane, a machine'"
+    ):
         map_classes(data(["crane"]), model(["crane, a bird", "crane, a machine"]))
     with pytest.raises(DataError, match="car and auto of pictures are both car, auto to net"):
         map_classes(data(["car", "auto"]), model(["car, auto", "truck"]))
@@ -167,6 +169,22 @@ def test_a_stated_order_must_hold_all_classes() -> None:
     assert map_classes(data(["0", "2"]), spec, "numbers").indices.tolist() == [0, 2]
     with pytest.raises(DataError, match="no number from 0 to 2: 3"):
         map_classes(data(["0", "3"]), spec, "numbers")
+
+
+@pytest.mark.parametrize("numbers", [(1, 2), (0, 5), (3, 7, 10)])
+def test_a_manifest_s_numbers_are_the_names_of_the_model_that_it_trained(
+    tmp_path: Path, numbers: tuple[int, ...]
+) -> None:
+    lines = []
+    for number in numbers:
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,{number}\n")
+    (tmp_path / "list.csv").write_text("".join(lines))
+    (trained,) = open_all(tmp_path / "list.csv").values()
+    assert trained.classes == tuple(map(str, numbers))
+    measured = open_labelled(tmp_path / "list.csv", None)
+    found = map_classes(measured, model(trained.classes))
+    assert [found.indices[sample.label] for sample in measured.samples] == [s.label for s in trained.samples]
 
 
 def test_a_manifest_s_numbers_are_the_model_s(tmp_path: Path) -> None:

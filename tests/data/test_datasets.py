@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from resnet_infer.data.datasets import Dataset, Sample, open_dataset, split_dataset
+from resnet_infer.data.datasets import Dataset, Sample, open_all, open_dataset, split_dataset
 from resnet_infer.errors import DataError, PictureError, UsageError
 
 Files = Mapping[str, bytes]
@@ -104,10 +104,15 @@ class TestClassFolders:
         assert val.classes == ("cat", "dog", "犬")
         assert [sample.label for sample in val.samples] == [0, 2]
 
-    def test_an_empty_class_is_named(self, packed: Callable[[Path, Files], Path], tmp_path: Path) -> None:
+    def test_an_empty_class_is_named_and_an_error_only_to_train_on(
+        self, packed: Callable[[Path, Files], Path], tmp_path: Path
+    ) -> None:
         source = packed(tmp_path, files("cat/1.jpg", "dog/", "owl/notes.txt", "yak/1.jpg"))
+        dataset = open_dataset(source)
+        assert rows(dataset) == [("cat", b"cat/1.jpg"), ("yak", b"yak/1.jpg")]
+        assert "without pictures: dog, owl" in dataset.notes[0]
         with pytest.raises(DataError, match="without pictures: dog, owl"):
-            open_dataset(source)
+            open_all(source)
 
     @pytest.mark.parametrize("spelling", ["val", "valid", "validation", "Val"])
     def test_spellings_of_validation(self, spelling: str, tmp_path: Path) -> None:
@@ -660,10 +665,11 @@ class TestManifest:
             ("path,label,split\na.jpg,x,train\na.jpg,x,val\n", "more than once"),
             ("a.jpg,x\n" + "".join(f"m{i}.jpg,x\n" for i in range(9)), r"9 files .*: m0\.jpg, m1\.jpg.* and 4 more"),
             ("a.jpg,x\nm.jpg,x\n", r"lists 1 file that is not there: m\.jpg"),
-            ("id,species\na.jpg,x\n", "its first line does not say: id,species"),
-            ("photo,species,split\na.jpg,x,train\n", "its first line does not say: photo,species,split"),
+            ("day,species\na.jpg,x\n", "its first line does not say: day,species"),
+            ("day,species,split\na.jpg,x,train\n", "its first line does not say: day,species,split"),
+            ("path,cat,dog\na.jpg,0,1\n", "its first line does not say: path,cat,dog"),
             ("filename,image,label\na.jpg,b.jpg,x\n", "its first line does not say: filename,image,label"),
-            ("name,label\na.jpg,x\n", "path is also filename, file, image; label is also class, category, target"),
+            ("name,label\na.jpg,x\n", "path is also filename, file, image .*; label is also class, category, target"),
             ("path,label\na.jpg,x\nd.jpg\n", "line 3: expected path,label"),
             ("path,label\na.jpg,\n", "line 2"),
             ("path,label,split\na.jpg,x,\n", "line 2"),
@@ -692,7 +698,7 @@ class TestManifest:
     def test_a_first_line_that_names_a_picture_is_no_header(self, text: str, tmp_path: Path) -> None:
         assert len(open_dataset(self.source(tmp_path, text, "raw")).samples) == 2
 
-    @pytest.mark.parametrize("text", ["", "path,label\n", "a.jpg,\n", "a.jpg,x\nm.jpg,x\n", "id,species\na.jpg,x\n"])
+    @pytest.mark.parametrize("text", ["", "path,label\n", "a.jpg,\n", "a.jpg,x\nm.jpg,x\n", "day,species\na.jpg,x\n"])
     def test_the_format_is_said(self, text: str, tmp_path: Path) -> None:
         with pytest.raises(DataError) as caught:
             open_dataset(self.source(tmp_path, text))

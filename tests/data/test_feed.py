@@ -216,11 +216,21 @@ def test_any_folder_or_archive_of_pictures_will_do_without_labels(tmp_path: Path
         open_feed(flat, SPEC, labelled=True)
 
 
-def test_a_folder_that_is_nearly_a_data_set_will_do_without_labels(folders: Path) -> None:
+@pytest.mark.parametrize("labelled", [False, True])
+def test_an_empty_class_folder_is_said_and_in_nobodys_way(
+    labelled: bool, folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (folders / "empty").mkdir()
-    with pytest.raises(DataError, match="class folders without pictures: empty"):
-        open_feed(folders, SPEC, labelled=True)
-    assert len(open_feed(folders, SPEC)) == 36
+    assert len(open_feed(folders, SPEC, labelled=labelled)) == 36
+    assert "class folders without pictures: empty" in capsys.readouterr().err
+
+
+def test_pictures_right_in_split_folders_will_do_without_labels(tmp_path: Path) -> None:
+    picture(tmp_path / "set" / "train" / "x.png")
+    (tmp_path / "set" / "train" / "y.HEIC").write_bytes(b"y")
+    with pytest.raises(DataError, match="train holds pictures and no class folders"):
+        open_feed(tmp_path / "set", SPEC, labelled=True)
+    assert open_feed(tmp_path / "set", SPEC).names == ("train/x.png",)
 
 
 def test_a_split_is_named_or_preferred_and_never_guessed(tmp_path: Path) -> None:

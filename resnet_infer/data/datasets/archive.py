@@ -79,7 +79,7 @@ def _read_tar(source: Path) -> MemoryTree:
     links: dict[str, str] = {}
     with tarfile.open(source, tarinfo=_StrictInfo) as archive:
         for member in archive:
-            path = _clean(member.name)
+            path = _clean(member.name, source)
             if path is None:
                 continue
             if member.isdir():
@@ -110,7 +110,7 @@ def _read_zip(source: Path) -> MemoryTree:
     folders: set[str] = set()
     with zipfile.ZipFile(source) as archive:
         for member in archive.infolist():
-            path = _clean(member.filename)
+            path = _clean(member.filename.replace("\\", "/"), source)  # Windows
             if path is None:
                 continue
             if member.is_dir():
@@ -120,7 +120,11 @@ def _read_zip(source: Path) -> MemoryTree:
     return MemoryTree(str(source), files, frozenset(folders))
 
 
-def _clean(name: str) -> str | None:
-    """The member's path without `./` in front; None for hidden ones."""
+def _clean(name: str, source: Path) -> str | None:
+    """The member's path without `./` in front; None for hidden ones. Raises `DataError` for one that leads out."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise DataError(
+            f"{source}: {name} leads out of the archive", hint="pack the pictures again, from the folder around them"
+        )
     return "/".join(parts) if parts and not any(map(is_hidden, parts)) else None

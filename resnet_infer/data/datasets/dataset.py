@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,8 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnet_infer.data.image import read_image
+from resnet_infer.data.suffixes import shown
 from resnet_infer.errors import DataError
 
+SHOWN = 5
+"""Classes that a remark names."""
 Content = bytes | NDArray[np.uint8]
 """A picture file as it is, or decoded pixels: uint8, (height, width, 3), RGB."""
 
@@ -35,13 +38,31 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """Files below the class folder `folder` that are not read, by suffix, beside `read` pictures that are."""
+
+    folder: str
+    read: int
+    suffixes: Mapping[str, int]
+
+    @property
+    def count(self) -> int:
+        return sum(self.suffixes.values())
+
+    def __str__(self) -> str:
+        kinds = ", ".join(f"{shown(ending)} {count:,}" for ending, count in sorted(self.suffixes.items()))
+        return f"{self.folder} {self.count:,} of {self.read + self.count:,}: {kinds}"
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Labelled pictures in a fixed order: by class, then by name; CIFAR's and manifests' in the order of their files.
 
     `classes` are readable names. `class_ids` (WordNet ids) stand beside them where the data set has such. `class_order`
     says what numbers the classes: `string` or `natural` (sorted names, or sorted ids where there are ids), `given` by
     the caller, `published` with the data, `numbered` in the data itself, or `classes.txt`. `unlabelled` are pictures
-    that lie beside the class folders and have no label; they are passed over.
+    that lie beside the class folders and have no label; they are passed over. `skipped` counts files in class folders
+    that are not read. `notes` are sentences on what else is passed over or taken for granted.
     """
 
     name: str
@@ -50,6 +71,19 @@ class Dataset:
     class_order: str
     class_ids: tuple[str, ...] | None = None
     unlabelled: tuple[str, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def remarks(self) -> list[str]:
+        """Return a line for everything that is not used: `notes`, and `skipped` with the worst classes first."""
+        lines = list(self.notes)
+        if self.skipped:
+            worst = sorted(self.skipped, key=lambda item: (-item.count / (item.read + item.count), item.folder))
+            total = sum(item.count for item in worst)
+            files = "1 file is" if total == 1 else f"{total:,} files are"
+            more = f"; and {len(worst) - SHOWN} more classes" if len(worst) > SHOWN else ""
+            lines.append(f"{self.name}: {files} not read: {'; '.join(map(str, worst[:SHOWN]))}{more}")
+        return lines
 
 
 def split_dataset(dataset: Dataset, held_out: int, seed: int) -> tuple[Dataset, Dataset]:

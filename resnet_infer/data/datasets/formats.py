@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,7 +11,16 @@ from resnet_infer.data.datasets.dataset import Dataset
 from resnet_infer.errors import SplitError
 
 SPLITS = ("train", "val", "test")
-_ALIASES = {"training": "train", "valid": "val", "validation": "val"}
+_SPLIT_NAMES = {
+    "train": {"train", "training"},
+    "val": {"val", "valid", "validation", "dev", "eval", "evaluation"},
+    "test": {"test", "testing"},
+}
+"""What data sets call a split, in lower case and without `_FILLERS`."""
+_ALIASES = {name: split for split, names in _SPLIT_NAMES.items() for name in names}
+_FILLERS = frozenset({"set", "data", "dataset", "split", "seg", "image", "images", "img", "imgs", "pictures", "photos"})
+"""Words beside a split's name that change nothing: training_set, seg_test, train-images."""
+_CONTAINERS = _FILLERS | {"jpg", "jpeg", "jpegs", "jpegimages", "png", "pngs", "pics", "photo", "picture", "datasets"}
 
 
 @dataclass(frozen=True)
@@ -18,12 +28,15 @@ class Request:
     """What the caller wants: `split` is one of the source's, or None if it has none. `name` is the data set's.
 
     `missing_ok`: a file that is listed and not there is an unreadable picture, not an error of the data set.
+    `defines_classes`: a model will be made whose classes are those of the data. Then a doubt about the classes is an
+    error, because nothing else would show it. Otherwise a model that knows the classes is the judge, and it is a note.
     """
 
     name: str
     split: str | None
     class_order: ClassOrder | None
     missing_ok: bool = False
+    defines_classes: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,13 +48,21 @@ class Recognised:
 
 
 def canonical_split(name: str) -> str:
-    """train, val or test for any of the usual spellings; other names in lower case."""
-    return _ALIASES.get(name.lower(), name.lower())
+    """train, val or test for any of the usual spellings (Training, test_set, train2017); others in lower case."""
+    plain = name.strip().lower()
+    words = [re.sub(r"(19|20)\d\d$", "", word) for word in re.split(r"[\W_]+", plain)]
+    (word,) = left if len(left := [word for word in words if word and word not in _FILLERS]) == 1 else ("",)
+    return _ALIASES.get(word) or _ALIASES.get(re.sub(r"(set|data|images|imgs)$", "", word)) or plain
 
 
 def is_split(name: str) -> bool:
     """Whether a folder of that name may hold a split."""
     return canonical_split(name) in SPLITS
+
+
+def is_container(name: str) -> bool:
+    """Whether a folder's name says that it holds pictures, and not which: images, data."""
+    return all(word in _CONTAINERS for word in re.split(r"[\W_]+", name.lower()) if word)
 
 
 def choose_split(wanted: str | None, splits: tuple[str, ...], where: str) -> str | None:

@@ -1,45 +1,39 @@
-"""A CSV file that lists pictures and labels.
+"""A file that lists pictures and labels: CSV, TSV, a list parted by white space, or JSON Lines.
 
 Columns `path`, `label` and optionally `split`, named in the first line in any order and among others; without such a
-line they are in this order, and there are no others. `SYNONYMS` are understood too. Paths are relative to the CSV.
-Labels are class names, or numbers if all are. Numbered classes are called by their numbers, 0 to the greatest, unless
-a `classes.txt` beside the CSV names them, one per line; for class names that file gives the order.
+line they are in this order, and there are no others. `columns` has what else they may be called. Paths are relative to
+the list, or to one folder below it, and may lack the suffix. Labels are class names, or numbers if all are. Numbered
+classes are called by their numbers, 0 to the greatest, unless a `classes.txt` beside the list names them, one per line;
+for class names that file gives the order. Every line is used or is an error.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 from resnet_infer.data.datasets.classes import ClassOrder, order_classes, require_distinct, require_order, some
+from resnet_infer.data.datasets.columns import LABELS, NO, PATHS, YES, Columns, find_columns, names_columns
 from resnet_infer.data.datasets.dataset import Dataset, Sample
 from resnet_infer.data.datasets.formats import Recognised, Request, canonical_split
-from resnet_infer.data.datasets.tree import (
-    DirectoryTree,
-    SingleFile,
-    Tree,
-    decode_text,
-    read_bytes,
-    read_file,
-    read_lines,
-)
+from resnet_infer.data.datasets.places import Located, locate
+from resnet_infer.data.datasets.table import Line, Table, read_table
+from resnet_infer.data.datasets.tree import DirectoryTree, SingleFile, Tree, read_bytes, read_file, read_lines
 from resnet_infer.data.datasets.wordnet import describe
 from resnet_infer.data.suffixes import is_picture
 from resnet_infer.errors import DataError
 
 MAX_CLASSES = 1_000_000
 """A greater label is a column mistaken for one."""
-SYNONYMS = {"path": ("filename", "file", "image"), "label": ("class", "category", "target")}
-"""What else the first line may call a column; its own name goes before."""
 COLUMNS = "the columns are path,label or path,label,split; a first line that names them may have others and any order"
 
 
 @dataclass(frozen=True)
 class _Row:
+    number: int
     path: str
     label: str
     split: str | None
@@ -49,88 +43,171 @@ def recognise(tree: Tree) -> Recognised | None:
     """Any lone text file. Splits are the values of the column `split`, in the order of their appearance."""
     if not isinstance(tree, SingleFile):
         return None
-    data = read_bytes(tree, "")
-    if b"\0" in data:
+    table = read_table(read_bytes(tree, ""), tree.where, partial(_is_header, tree.where))
+    if table is None:
         return None
-    rows = _parse(decode_text(data, tree.where), tree.where)
+    rows, note = _parse(table, tree.where)
     splits = tuple(dict.fromkeys(row.split for row in rows if row.split is not None))
-    return Recognised(splits, partial(_load, tree.where, rows))
+    return Recognised(splits, partial(_load, _Listed(tree.where, rows, note)))
 
 
-def _parse(text: str, where: str) -> list[_Row]:
-    lines = list(_lines(text, where))
-    if lines and (columns := _columns([cell.lower() for cell in lines[0][1]])):
-        shown = lines.pop(0)[1]
-    else:
-        _require_no_header(lines, where)
-        shown = columns = ["path", "label", "split"][: max(len(lines[0][1]), 2)] if lines else []
-    rows = []
-    for number, cells in lines:
-        row = dict(zip(columns, cells, strict=False))
-        filled = all(row.get(name) for name in columns if name in ("path", "label", "split"))
-        if len(cells) != len(columns) or not filled:
-            raise DataError(
-                f"{where}, line {number}: expected {','.join(shown)}, found {','.join(cells)!r}", hint=COLUMNS
-            )
-        rows.append(_Row(row["path"], row["label"], canonical_split(row["split"]) if "split" in row else None))
-    if not rows:
+def _is_header(where: str, cells: Sequence[str]) -> bool:
+    return names_columns(cells) and not any(_is_there(where, cell) for cell in cells)
+
+
+def _is_there(where: str, cell: str) -> bool:
+    return is_picture(cell) or (bool(cell) and os.path.isfile(os.path.join(os.path.dirname(where), cell)))
+
+
+def _parse(table: Table, where: str) -> tuple[list[_Row], str | None]:
+    lines = list(table.lines)
+    header = lines[0][1] if lines and (table.keyed or _is_header(where, lines[0][1])) else None
+    columns = find_columns(header, [cells for _, cells in lines[1:]]) if header else _by_place(lines, where)
+    if columns is None:
+        assert header is not None
+        raise _unnamed(where, header)
+    if header:
+        lines.pop(0)
+    if not lines:
         raise DataError(f"{where} lists no pictures", hint=COLUMNS)
-    return rows
+    wanted = header or ["path", "label", "split"][: 2 if columns.split is None else 3]
+    wrong = [(number, cells) for number, cells in lines if len(cells) != len(wanted)]
+    if wrong:
+        number, cells = wrong[0]
+        raise DataError(
+            f"{where}, line {number}: expected {','.join(wanted)}, found {','.join(cells)!r}{_more(wrong)}",
+            hint=COLUMNS,
+        )
+    for place in (columns.path, columns.label, columns.split):
+        empty = [line for line in lines if place is not None and not line[1][place]]
+        if place is not None and empty:
+            number, cells = empty[0]
+            raise DataError(
+                f"{where}, line {number}: expected {','.join(wanted)}, found {','.join(cells)!r}, where "
+                f"{wanted[place]} is empty{_more(empty)}",
+                hint=f"fill it, or remove the line; {COLUMNS}",
+            )
+    labels = _labels([cells[columns.label] for _, cells in lines])
+    rows = [
+        _Row(number, cells[columns.path], label, _split(cells, columns, wanted, number, where))
+        for (number, cells), label in zip(lines, labels, strict=True)
+    ]
+    return rows, f"{where}: {columns.note}" if columns.note else None
 
 
-def _lines(text: str, where: str) -> Iterator[tuple[int, list[str]]]:
-    """The lines that are not empty: the number of each and its cells."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        for cells in reader:
-            stripped = [cell.strip() for cell in cells]
-            if any(stripped):
-                yield reader.line_num, stripped
-    except csv.Error as error:
-        raise DataError(f"{where}, line {reader.line_num}: {error}") from error
+def _more(lines: Sequence[Line]) -> str:
+    """How many lines are like the first, and which."""
+    return f" (also lines {some([str(number) for number, _ in lines[1:]])})" if len(lines) > 1 else ""
 
 
-def _columns(names: list[str]) -> list[str] | None:
-    """The columns that the first line names, `SYNONYMS` as what they mean; None if it names no paths and labels."""
-    for own, others in SYNONYMS.items():
-        meant = [name for name in names if name in others]
-        if own not in names and len(meant) == 1:
-            names = [own if name == meant[0] else name for name in names]
-    return names if {"path", "label"} <= set(names) else None
+def _by_place(lines: Sequence[Line], where: str) -> Columns:
+    """Path and label, and the split if there is a third cell; label and path if only the second is a picture's name."""
+    if not lines:
+        return Columns(0, 1)
+    _require_no_header(lines, where)
+    if all(len(cells) == 2 and is_picture(cells[1]) and not _is_there(where, cells[0]) for _, cells in lines):
+        return Columns(1, 0)
+    return Columns(0, 1, 2 if len(lines[0][1]) > 2 else None)
 
 
-def _require_no_header(lines: Sequence[tuple[int, Sequence[str]]], where: str) -> None:
+def _require_no_header(lines: Sequence[Line], where: str) -> None:
     """Raise `DataError` if the first line is none of the list: it names no picture, and the next one does."""
     if len(lines) < 2:
         return
     (_, first), (_, second) = lines[:2]
-    there = any(is_picture(cell) or os.path.isfile(os.path.join(os.path.dirname(where), cell)) for cell in first)
-    if not there and any(map(is_picture, second)):
-        meant = "; ".join(f"{own} is also {', '.join(others)}" for own, others in SYNONYMS.items())
+    if not any(_is_there(where, cell) for cell in first) and any(map(is_picture, second)):
+        raise _unnamed(where, first)
+
+
+def _unnamed(where: str, header: Sequence[str]) -> DataError:
+    others = "; ".join(f"{own} is also {', '.join(usual[:3])} and the like" for (own,), usual, _ in (PATHS, LABELS))
+    return DataError(
+        f"{where}: which columns are path and label, its first line does not say: {','.join(header)}",
+        hint=f"{COLUMNS} ({others})",
+    )
+
+
+def _labels(written: Sequence[str]) -> list[str]:
+    """The labels as they are, but numbers that pandas made floats (1.0) as whole ones."""
+    if all(re.fullmatch(r"\d+(\.0+)?", label, re.ASCII) for label in written):
+        return [label.partition(".")[0] for label in written]
+    return list(written)
+
+
+def _split(cells: Sequence[str], columns: Columns, names: Sequence[str], number: int, where: str) -> str | None:
+    if columns.split is None:
+        return None
+    value = cells[columns.split]
+    if columns.flag is None:
+        return canonical_split(value)
+    if value.lower() not in YES | NO:
         raise DataError(
-            f"{where}: which columns are path and label, its first line does not say: {','.join(first)}",
-            hint=f"{COLUMNS} ({meant})",
+            f"{where}, line {number}: {names[columns.split]} is true or false, not {value!r}",
+            hint="for more than two splits, call the column split and write train, val or test",
         )
+    return columns.flag[value.lower() in NO]
 
 
-def _load(where: str, rows: Sequence[_Row], request: Request) -> Dataset:
-    folder = os.path.dirname(where)
-    places = [os.path.normpath(os.path.join(folder, row.path)) for row in rows]
-    # Over all splits, so that no picture is both trained on and tested on.
-    require_distinct(places, where)
-    wanted = [(row, place) for row, place in zip(rows, places, strict=True) if row.split == request.split]
-    missing = [row.path for row, place in wanted if not os.path.isfile(place)]
+@dataclass
+class _Listed:
+    """The rows of a list, and where its pictures are."""
+
+    where: str
+    rows: Sequence[_Row]
+    note: str | None
+
+    @property
+    def folder(self) -> str:
+        return os.path.dirname(self.where)
+
+    @cached_property
+    def located(self) -> Located:
+        located = locate(self.folder, [row.path for row in self.rows], self.where)
+        self._require_once(located.places)
+        return located
+
+    def _require_once(self, places: Iterable[str]) -> None:
+        """Raise `DataError` for a picture in two lines, over all splits: none is both trained on and tested on."""
+        first: dict[str, _Row] = {}
+        twice: list[tuple[bool, str]] = []
+        for row, place in zip(self.rows, places, strict=True):
+            other = first.setdefault(place, row)
+            if other is not row:
+                alike = (other.label, other.split) == (row.label, row.split)
+                said = "" if alike else f" as {_called(other)} and as {_called(row)}"
+                twice.append((alike, f"{place} (lines {other.number} and {row.number}{said})"))
+        if twice:
+            twice.sort(key=lambda item: item[0])
+            raise DataError(
+                f"{self.where}: more than once there: {some([text for _, text in twice])}",
+                hint="a picture has one line, one label and one split; remove the others",
+            )
+
+
+def _called(row: _Row) -> str:
+    return row.label if row.split is None else f"{row.label} in {row.split}"
+
+
+def _load(listed: _Listed, request: Request) -> Dataset:
+    where, folder = listed.where, listed.folder
+    located = listed.located
+    wanted = [number for number, row in enumerate(listed.rows) if row.split == request.split]
+    missing = [listed.rows[number] for number in wanted if number in located.missing]
     if missing and (not request.missing_ok or len(missing) == len(wanted)):
         files = "1 file that is" if len(missing) == 1 else f"{len(missing)} files that are"
+        lines = ", ".join(str(row.number) for row in missing[:5])
         raise DataError(
-            f"{where} lists {files} not there: {some(missing)}",
-            hint=f"paths are relative to {folder or 'the current folder'}; {COLUMNS}",
+            f"{where} lists {files} not there: {some([row.path for row in missing])} "
+            f"({'line' if len(missing) == 1 else 'lines'} {lines}{', ...' if len(missing) > 5 else ''})",
+            hint=f"paths are relative to {folder or 'the current folder'}, or to one folder below it; {COLUMNS}",
         )
     beside = DirectoryTree(folder or ".")
-    names, labels, used = _classes(where, rows, request.class_order, beside)
-    samples = [Sample(row.path, labels[row.label], partial(read_file, place)) for row, place in wanted]
+    names, labels, used = _classes(where, listed.rows, request.class_order, beside)
+    pairs = ((listed.rows[number], located.places[number]) for number in wanted)
+    samples = [Sample(row.path, labels[row.label], partial(read_file, place)) for row, place in pairs]
     classes, class_ids = describe(beside, names)
-    return Dataset(request.name, classes, samples, used, class_ids)
+    notes = tuple(text for text in (listed.note, located.note) if text)
+    return Dataset(request.name, classes, samples, used, class_ids, notes=notes)
 
 
 def _classes(

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import PurePath
 from typing import Protocol
 
-from resnet_infer.data.suffixes import is_picture
+from resnet_infer.data.suffixes import is_picture, unreadable_format
 from resnet_infer.errors import DataError, PictureError
 
-_CLUTTER = frozenset({"__MACOSX", "@eaDir"})
+_CLUTTER = frozenset(
+    {"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+    | {"Thumbs.db", "desktop.ini", "Icon\r"}
+)
+"""What systems and tools leave in folders, beside names that begin with a dot."""
+_RUN = frozenset({"recipe.json", "metrics.csv", "last.safetensors", "best.safetensors"})
 
 Listing = tuple[list[str], list[str]]
 """Names of folders and names of files, both sorted."""
@@ -116,7 +121,20 @@ class SingleFile:
 
 
 def pictures(tree: Tree, folder: str = "") -> Iterator[str]:
-    """Paths of all pictures below `folder`, at any depth. A link back to a folder above is not entered."""
+    """Paths of all pictures that can be read below `folder`, at any depth. See `walk`."""
+    return (path for path in walk(tree, folder) if is_picture(path))
+
+
+def holds_pictures(tree: Tree, folder: str) -> bool:
+    """Whether there is any picture below `folder`, of a format that can be read or not."""
+    return any(is_picture(path) or unreadable_format(path) for path in walk(tree, folder))
+
+
+def walk(tree: Tree, folder: str = "") -> Iterator[str]:
+    """Paths of all files below `folder`, at any depth.
+
+    Not entered are a link back to a folder above, and a folder that holds a training run.
+    """
     above = PurePath(tree.real(""))
     return _walk(tree, folder, frozenset(map(str, (above, *above.parents))) if folder else frozenset())
 
@@ -126,11 +144,17 @@ def _walk(tree: Tree, folder: str, above: frozenset[str]) -> Iterator[str]:
     if real in above:
         return
     folders, files = tree.list(folder)
-    for name in files:
-        if is_picture(name):
-            yield join(folder, name)
+    if is_run(files):
+        return
+    yield from (join(folder, name) for name in files)
     for name in folders:
         yield from _walk(tree, join(folder, name), above | {real})
+
+
+def is_run(files: Collection[str]) -> bool:
+    """Whether a folder with these files holds a training run: its curves are no picture to learn from."""
+    own = _RUN.intersection(files)
+    return len(own) > 1 or (bool(own) and not any(map(is_picture, files)))
 
 
 def is_hidden(name: str) -> bool:
@@ -158,7 +182,9 @@ def decode_text(data: bytes, where: str) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{where} is no text in UTF-8 ({error.reason} at byte {error.start})") from error
+        raise DataError(
+            f"{where} is no text in UTF-8 ({error.reason} at byte {error.start})", hint="save it as UTF-8"
+        ) from error
 
 
 def read_file(path: str) -> bytes:

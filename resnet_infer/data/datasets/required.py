@@ -1,0 +1,85 @@
+"""What a data set must be to train on: its classes become those of the model, and nothing later can correct them."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from resnet_infer.data.datasets.beside import labels_beside
+from resnet_infer.data.datasets.classes import ClassOrder, some
+from resnet_infer.data.datasets.dataset import Dataset
+from resnet_infer.data.datasets.folders import EXPECTED
+from resnet_infer.data.datasets.formats import SPLITS
+from resnet_infer.data.datasets.tree import Tree
+from resnet_infer.errors import DataError
+
+
+def require_classes(
+    opened: Mapping[str | None, Dataset], tree: Tree, order: ClassOrder | None
+) -> dict[str | None, Dataset]:
+    """Return the splits with the classes to train on, or raise `DataError` naming what is in doubt.
+
+    Classes that a list numbers and that have no pictures in any split are left out; the others keep their order.
+    A class named in `order` that has no pictures is noted.
+    """
+    if unknown := [name for name in opened if name is not None and name not in SPLITS]:
+        shown = [f"{name} ({len(opened[name].samples):,} pictures)" for name in unknown]
+        raise DataError(
+            f"{tree.where}: splits that are none of {', '.join(SPLITS)}: {some(shown)}",
+            hint="call them train, val or test, or remove the lines that are not to be used",
+        )
+    splits = _without_gaps(opened)
+    train = splits.get("train", splits.get(None))
+    if train is None:
+        return splits
+    if len(train.classes) < 2:
+        raise DataError(
+            f"{tree.where} has one class, {train.classes[0]}, so that there is nothing to tell apart",
+            hint=labels_beside(tree) or EXPECTED,
+        )
+    stated = order is not None and not isinstance(order, str)
+    if not stated and train.class_order != "classes.txt":
+        _require_unlike(train.class_ids or train.classes, train, tree.where)
+    return {split: _with_absent(dataset) for split, dataset in splits.items()}
+
+
+def _without_gaps(opened: Mapping[str | None, Dataset]) -> dict[str | None, Dataset]:
+    used = sorted({sample.label for dataset in opened.values() for sample in dataset.samples})
+    places = {label: place for place, label in enumerate(used)}
+
+    def closed(dataset: Dataset) -> Dataset:
+        if dataset.class_order != "numbered" or len(used) == len(dataset.classes):
+            return dataset
+        samples = [replace(sample, label=places[sample.label]) for sample in dataset.samples]
+        classes = tuple(dataset.classes[label] for label in used)
+        return replace(dataset, classes=classes, samples=samples, class_order="natural")
+
+    return {split: closed(dataset) for split, dataset in opened.items()}
+
+
+def _require_unlike(names: Sequence[str], train: Dataset, where: str) -> None:
+    alike: dict[str, list[int]] = {}
+    for label, name in enumerate(names):
+        form = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+        alike.setdefault(form, []).append(label)
+    if doubtful := [labels for labels in alike.values() if len(labels) > 1]:
+        count = Counter(sample.label for sample in train.samples)
+        shown = [
+            " and ".join(f"{names[label]!r} ({count[label]:,} pictures)" for label in labels) for labels in doubtful
+        ]
+        raise DataError(
+            f"{where}: classes whose names differ only by capitals or spaces: {some(shown)}",
+            hint="spell them alike to make them one class; if they are different, say so: --class-order FILE, with "
+            "a name per line",
+        )
+
+
+def _with_absent(dataset: Dataset) -> Dataset:
+    there = {sample.label for sample in dataset.samples}
+    absent = [name for label, name in enumerate(dataset.classes) if label not in there]
+    line = f"{dataset.name}: no pictures of {some(absent)}"
+    if not absent or any("no pictures of" in text for text in dataset.notes):
+        return dataset
+    return replace(dataset, notes=(*dataset.notes, line))
