@@ -206,7 +206,7 @@ def disagreements(found: Evaluation, checkpoint: str, dataset: Dataset) -> Itera
             gap = abs(float(own[first] - own[second])) / spread
             names = runtime.spec.classes
             yield Disagreement(
-                dataset.samples[number].name, names[first], names[second], gap, gap <= 2 * TOLERANCE["fp32"]
+                dataset.samples[number].name, names[first], names[second], gap, gap <= 2 * TOLERANCE
             )
 
 

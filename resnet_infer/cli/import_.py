@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -150,7 +149,7 @@ def _adopt(
     target = _target(output, name or f"{source.stem}-adopted", ".onnx", source)
     adopted = adopt_onnx(source, target, options=options, labels=labels, name=name, **more)
     note(str(adopted.parity))
-    return target, {"assumed": adopted.assumed, "parity": {**asdict(adopted.parity), "passed": adopted.parity.passed}}
+    return target, {"assumed": adopted.assumed, "parity": adopted.parity.to_json()}
 
 
 def _import(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnet_infer.converters.parity import TOLERANCE, Parity, compare, reference_runtime, require
+from resnet_infer.converters.parity import Parity, compare, open_reference, require
 from resnet_infer.data.synthetic import natural_noise
 from resnet_infer.errors import ModelError, UsageError, first_line
 from resnet_infer.extras import needs
@@ -88,12 +88,13 @@ def prove(
     crop = checkpoint.spec.input.crop
     if images is None:
         images = natural_noise(PARITY_PICTURES, crop, crop)
-    tolerance = TOLERANCE["fp32"]
-    reference, name = reference_runtime(checkpoint, dynamic_size=dynamic_size)
-    with reference, OnnxRuntime(graph, device="cpu") as candidate:
-        parity = compare(reference, candidate, images, name=name, tolerance=tolerance)
+    with (
+        open_reference(checkpoint, dynamic_size=dynamic_size) as reference,
+        OnnxRuntime(graph, device="cpu") as candidate,
+    ):
+        parity = compare(reference, candidate, images)
         require(parity, what)
         if dynamic_size:
             other = natural_noise(PARITY_PICTURES, crop + 32, crop + 17)
-            require(compare(reference, candidate, other, name=name, tolerance=tolerance), what)
+            require(compare(reference, candidate, other), what)
     return parity

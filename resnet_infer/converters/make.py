@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +110,7 @@ def _make(model: Checkpoint | Path, target: Path, order: Order) -> Made:
     evidence: dict[str, Any] = {}
     if source.parity:
         note(str(source.parity))
-        evidence["parity"] = {**asdict(source.parity), "passed": source.parity.passed}
+        evidence["parity"] = source.parity.to_json()
     graph, calibration = source.graph, None
     if order.precision == "int8":
         graph, calibration = _int8(source, order, evidence)
@@ -256,7 +256,7 @@ def _build(graph: ModelProto, target: Path, order: Order, images: Images, eviden
     def prove(engine: Path) -> None:
         parity = tensorrt.prove(engine, content, images, device=order.device)
         note(str(parity))
-        evidence["engine_parity"] = {**asdict(parity), "passed": parity.passed}
+        evidence["engine_parity"] = parity.to_json()
 
     with progress("building the engine", None, "steps") as advance:
         info = tensorrt.build_engine(

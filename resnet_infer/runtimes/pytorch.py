@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resnet_infer.errors import ModelError, RuntimeUnavailableError, UsageError, did_you_mean, first_line
 from resnet_infer.extras import needs
@@ -119,6 +120,23 @@ class TorchRuntime(Runtime):
             "channels_last": self.channels_last,
             "compiled": self.compiled,
         }
+
+
+class Float64Network:
+    """A checkpoint as its module in float64 on the CPU: what float32 is judged by."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._network = _network(checkpoint, fused=False).double()
+        self._mean, self._std = (
+            torch.tensor(value, dtype=torch.float64) for value in (checkpoint.spec.input.mean, checkpoint.spec.input.std)
+        )
+
+    @torch.inference_mode()
+    def __call__(self, images: Images) -> NDArray[np.float64]:
+        """Logits (N, classes) of `images`, uint8 (N, height, width, 3)."""
+        pixels = (torch.tensor(images).double() / 255 - self._mean) / self._std
+        logits: NDArray[np.float64] = self._network(pixels.permute(0, 3, 1, 2).contiguous()).numpy()
+        return logits
 
 
 def _network(checkpoint: Checkpoint, fused: bool) -> ResNet:
