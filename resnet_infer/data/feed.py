@@ -17,10 +17,11 @@ from resnet_infer.data.datasets import Dataset, Sample, _recognise
 from resnet_infer.data.datasets.archive import open_tree
 from resnet_infer.data.datasets.classes import some
 from resnet_infer.data.datasets.formats import Recognised, Request, choose_split
-from resnet_infer.data.datasets.tree import is_picture, pictures
+from resnet_infer.data.datasets.tree import pictures
 from resnet_infer.data.image import MAX_PIXELS
 from resnet_infer.data.loader import parallel_map
 from resnet_infer.data.preprocess import Pixels, centre_crop
+from resnet_infer.data.suffixes import is_picture
 from resnet_infer.data.synthetic import natural_noise
 from resnet_infer.errors import DataError, PictureError, UsageError
 from resnet_infer.models.spec import InputSpec, ModelSpec

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
+from resnet_infer.data.suffixes import READABLE
 from resnet_infer.data.tiff import TIFF, open_tiff, orientation
 from resnet_infer.errors import PictureError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+SUFFIXES = frozenset(READABLE)
 """What a folder is searched for; the content decides how a file is read."""
 
 MAX_PIXELS = 178_956_970

@@ -10,7 +10,8 @@ from resnet_infer.data.datasets.archive import open_tree
 from resnet_infer.data.datasets.classes import ClassOrder
 from resnet_infer.data.datasets.dataset import Content, Dataset, Sample, split_dataset
 from resnet_infer.data.datasets.formats import Recognised, Request, choose_split, is_split
-from resnet_infer.data.datasets.tree import Tree, is_picture
+from resnet_infer.data.datasets.tree import Tree
+from resnet_infer.data.suffixes import is_picture
 from resnet_infer.errors import DataError
 
 FORMATS = (

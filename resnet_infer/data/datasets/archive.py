@@ -9,7 +9,8 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from resnet_infer.data.datasets.tree import DirectoryTree, MemoryTree, SingleFile, Tree, is_hidden, is_picture
+from resnet_infer.data.datasets.tree import DirectoryTree, MemoryTree, SingleFile, Tree, is_hidden
+from resnet_infer.data.suffixes import is_picture
 from resnet_infer.errors import DataError
 
 _DAMAGE = (

@@ -5,8 +5,9 @@ from __future__ import annotations
 from resnet_infer.data.datasets.classes import order_classes, some
 from resnet_infer.data.datasets.dataset import Dataset, Sample
 from resnet_infer.data.datasets.formats import SPLITS, Recognised, Request, canonical_split, is_split
-from resnet_infer.data.datasets.tree import Tree, is_picture, pictures
+from resnet_infer.data.datasets.tree import Tree, pictures
 from resnet_infer.data.datasets.wordnet import describe
+from resnet_infer.data.suffixes import is_picture
 from resnet_infer.errors import DataError
 
 

@@ -23,12 +23,12 @@ from resnet_infer.data.datasets.tree import (
     SingleFile,
     Tree,
     decode_text,
-    is_picture,
     read_bytes,
     read_file,
     read_lines,
 )
 from resnet_infer.data.datasets.wordnet import describe
+from resnet_infer.data.suffixes import is_picture
 from resnet_infer.errors import DataError
 
 MAX_CLASSES = 1_000_000

@@ -6,8 +6,9 @@ from resnet_infer.data.datasets import folders
 from resnet_infer.data.datasets.classes import require_distinct, require_order, some
 from resnet_infer.data.datasets.dataset import Dataset, Sample
 from resnet_infer.data.datasets.formats import Recognised, Request
-from resnet_infer.data.datasets.tree import Tree, is_picture, join, read_lines
+from resnet_infer.data.datasets.tree import Tree, join, read_lines
 from resnet_infer.data.datasets.wordnet import describe
+from resnet_infer.data.suffixes import is_picture
 from resnet_infer.errors import DataError
 
 ANNOTATIONS = "val/val_annotations.txt"

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import PurePath
 from typing import Protocol
 
-from resnet_infer.data.image import SUFFIXES
+from resnet_infer.data.suffixes import is_picture
 from resnet_infer.errors import DataError, PictureError
 
 _CLUTTER = frozenset({"__MACOSX", "@eaDir"})
@@ -131,10 +131,6 @@ def _walk(tree: Tree, folder: str, above: frozenset[str]) -> Iterator[str]:
             yield join(folder, name)
     for name in folders:
         yield from _walk(tree, join(folder, name), above | {real})
-
-
-def is_picture(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def is_hidden(name: str) -> bool:

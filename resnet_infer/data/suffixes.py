@@ -1,0 +1,104 @@
+"""What a file's name says of its content: pictures that are read, pictures that are not, and other files.
+
+The content decides how a file is decoded (`image.read_image`). Names decide what a folder is searched for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+READABLE: Mapping[str, str] = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
+    ".jfi": "JPEG",
+    ".jif": "JPEG",
+    ".pjpeg": "JPEG",
+    ".pjp": "JPEG",
+    ".mpo": "JPEG",
+    ".png": "PNG",
+    ".apng": "PNG",
+    ".webp": "WebP",
+    ".bmp": "BMP",
+    ".dib": "BMP",
+    ".gif": "GIF",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+"""Suffixes of pictures that `image.read_image` decodes, and the format that it calls them."""
+
+UNREADABLE: Mapping[str, str] = {
+    ".heic": "HEIC",
+    ".heics": "HEIC",
+    ".heif": "HEIC",
+    ".heifs": "HEIC",
+    ".hif": "HEIC",
+    ".avif": "AVIF",
+    ".avifs": "AVIF",
+    ".jp2": "JPEG 2000",
+    ".j2k": "JPEG 2000",
+    ".j2c": "JPEG 2000",
+    ".jpc": "JPEG 2000",
+    ".jpf": "JPEG 2000",
+    ".jpx": "JPEG 2000",
+    ".jxl": "JPEG XL",
+    ".jxr": "JPEG XR",
+    ".wdp": "JPEG XR",
+    ".ppm": "Netpbm",
+    ".pgm": "Netpbm",
+    ".pbm": "Netpbm",
+    ".pnm": "Netpbm",
+    ".pam": "Netpbm",
+    ".pfm": "PFM",
+    ".tga": "Targa",
+    ".ico": "ICO",
+    ".icns": "ICNS",
+    ".pcx": "PCX",
+    ".dds": "DDS",
+    ".qoi": "QOI",
+    ".exr": "OpenEXR",
+    ".hdr": "Radiance HDR",
+    ".svg": "SVG",
+    ".svgz": "SVG",
+    ".eps": "EPS",
+    ".pdf": "PDF",
+    ".psd": "PSD",
+    ".psb": "PSD",
+    ".xcf": "XCF",
+    ".dcm": "DICOM",
+    ".dicom": "DICOM",
+    ".nii": "NIfTI",
+    ".fits": "FITS",
+    ".raw": "camera raw",
+    ".dng": "camera raw",
+    ".cr2": "camera raw",
+    ".cr3": "camera raw",
+    ".crw": "camera raw",
+    ".nef": "camera raw",
+    ".nrw": "camera raw",
+    ".arw": "camera raw",
+    ".sr2": "camera raw",
+    ".srw": "camera raw",
+    ".orf": "camera raw",
+    ".rw2": "camera raw",
+    ".raf": "camera raw",
+    ".pef": "camera raw",
+}
+"""Suffixes of pictures that are not decoded, and the name of their format for messages."""
+
+
+def suffix(name: str) -> str:
+    """Return the suffix of a file name in lower case, with its dot; empty if there is none."""
+    return os.path.splitext(name)[1].lower()
+
+
+def is_picture(name: str) -> bool:
+    """Tell whether a file of that name is taken for a picture that can be read."""
+    return suffix(name) in READABLE
+
+
+def unreadable_format(name: str) -> str | None:
+    """Return the format of a picture that cannot be read; None for any other name."""
+    return UNREADABLE.get(suffix(name))
