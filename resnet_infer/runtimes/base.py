@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_infer.errors import UsageError, did_you_mean
+from resnet_infer.errors import ModelError, UsageError, did_you_mean
 from resnet_infer.models.spec import ModelSpec
 
 Images = NDArray[np.uint8]
@@ -44,7 +44,7 @@ class Runtime(ABC):
     def __call__(self, images: Images) -> Logits:
         """Logits (N, classes) of `images`, uint8 (N, height, width, 3), N >= 0.
 
-        Raises `UsageError` for another dtype or shape.
+        Raises `UsageError` for another dtype or shape, and `ModelError` where the artifact answers with another shape.
         """
         if self.closed:
             raise UsageError(f"{self.spec.name} was closed; open it again to run it")
@@ -58,7 +58,13 @@ class Runtime(ABC):
                 raise UsageError(f"{self.spec.name} takes pictures of {wanted} pixels (height x width), not {given}")
         if not len(images):
             return np.empty((0, len(self.spec.classes)), np.float32)
-        return self._run(np.ascontiguousarray(images))
+        logits = self._run(np.ascontiguousarray(images))
+        if logits.shape != (len(images), len(self.spec.classes)):  # rows would be taken for other pictures'
+            raise ModelError(
+                f"{self.spec.name} answers {len(images)} pictures of {len(self.spec.classes)} classes with logits of"
+                f" the shape {logits.shape}"
+            )
+        return logits
 
     @abstractmethod
     def _run(self, images: Images) -> Logits: ...
