@@ -123,13 +123,12 @@ class Classifier:
 
         `batch_size` is the most crops in one call of the runtime; a picture's crops stay together, and lanes on a CPU
         take no more than is of use there (`batch_limit`). Unreadable pictures, and those whose logits are not finite,
-        give an `Answer` with its `error`; the others of their batch are answered.
-        Memory is bounded however many pictures there are.
+        give an `Answer` with its `error`; the others of their batch are answered. Memory is bounded however many
+        pictures there are. An error of `pictures` is raised after the answers to all pictures before it.
         """
         if batch_size < 1 or top_k < 1:
             raise UsageError("the batch size and top-k are at least 1")
-        if crops not in (1, 10):
-            raise UsageError(f"crops is 1 or 10, not {crops}")
+        _check_crops(crops)
         return flow(
             pictures,
             partial(self.views, crops=crops),
@@ -143,9 +142,18 @@ class Classifier:
     def probabilities(self, views: Sequence[Pixels], *, allow_nan: bool = False) -> NDArray[np.float64]:
         """The softmax averaged over a picture's views, (pictures, classes), of all pictures in one call.
 
-        `views` has an array uint8 (views, height, width, 3) for each picture, all of one shape. Raises `AnswerError`
-        if any logits are not finite; with `allow_nan` the row of that picture is NaN instead.
+        `views` has an array uint8 (views, height, width, 3) for each picture, all of one shape. Raises `UsageError`
+        for pictures with different numbers of views, or without any, and for views that the runtime does not take;
+        `AnswerError` if any logits are not finite; with `allow_nan` the row of that picture is NaN instead.
         """
+        shapes = sorted({item.shape for item in views})
+        if len(shapes) > 1 or not all(len(item) for item in views):
+            raise UsageError(
+                "pictures of one call have the same number of views, at least one, and the same size, not the shapes "
+                + ", ".join(map(str, shapes))
+            )
+        if not views:
+            return np.empty((0, len(self.spec.classes)))
         probabilities = softmax(self.runtime(np.concatenate(views) if len(views) > 1 else views[0]))
         means: NDArray[np.float64] = probabilities.reshape(len(views), -1, probabilities.shape[1]).mean(axis=1)
         bad = [] if allow_nan else np.flatnonzero(np.isnan(means[:, 0])).tolist()
@@ -155,6 +163,7 @@ class Classifier:
 
     def views(self, picture: Picture, crops: Crops = 1, *, max_pixels: int = MAX_PIXELS) -> Pixels | PictureError:
         """What the runtime is given of a picture, uint8 (views, crop, crop, 3), or why there is nothing to give."""
+        _check_crops(crops)
         try:
             image = read_image(picture.content, picture.source, exif=self.spec.input.exif, max_pixels=max_pixels)
             require_resizable(image, self.spec.input.resize, picture.source)
@@ -207,6 +216,11 @@ class Classifier:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _check_crops(crops: int) -> None:
+    if crops not in (1, 10):
+        raise UsageError(f"crops is 1 or 10, not {crops}")
 
 
 def require_resizable(image: Image.Image, side: int, source: str) -> None:

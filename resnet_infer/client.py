@@ -7,6 +7,7 @@ import math
 import os
 import threading
 import time
+import weakref
 from collections.abc import Generator, Iterable, Mapping
 from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -45,7 +46,8 @@ class Client:
 
     `api_key` is the service's key, if it has one; default: $RESNET_INFER_API_KEY. `timeout` is in seconds: for an
     answer, and for a service that is busy (503) to have time. `connections` is how many pictures are asked about at
-    a time. Instances are context managers, and safe for use from several threads.
+    a time. Instances are context managers, and safe for use from several threads and in forked children, which open
+    connections of their own.
     """
 
     def __init__(self, url: str, *, api_key: str | None = None, timeout: float = 60.0, connections: int = 8) -> None:
@@ -76,7 +78,8 @@ class Client:
     def stream(self, pictures: Iterable[Picture], *, crops: Crops = 1, top_k: int = 5) -> Generator[Answer, None, None]:
         """Answers in the order of `pictures`; unreadable ones give an `Answer` with its `error`.
 
-        Raises `UsageError` at once, and `ServiceError`. Memory is bounded however many pictures there are.
+        Raises `UsageError` at once, and `ServiceError`. Memory is bounded however many pictures there are. An error of
+        `pictures`, or of the service, is raised after the answers to all pictures before it.
         """
         _check(crops, top_k)
         ask = partial(self.ask, crops=crops, top_k=top_k)
@@ -224,12 +227,24 @@ class Client:
 
 
 class _Idle:
-    """Connections that nobody uses; the one used last is taken first. Safe for use from several threads."""
+    """Connections that nobody uses; the one used last is taken first.
+
+    Safe for use from several threads. A forked child begins without any: on a socket that two processes share, each
+    would read the other's answers.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._connections: list[HTTPConnection] = []
         self._closed = False
+        _EVERY.add(self)
+
+    def forget(self) -> None:
+        """In a child that was just forked: close its copies, and free the lock that a thread of the parent may hold."""
+        self._lock = threading.Lock()
+        connections, self._connections = self._connections, []
+        for connection in connections:
+            connection.close()
 
     def take(self) -> HTTPConnection | None:
         with self._lock:
@@ -249,6 +264,18 @@ class _Idle:
             connections, self._connections = self._connections, []
         for connection in connections:
             connection.close()
+
+
+_EVERY: weakref.WeakSet[_Idle] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for idle in list(_EVERY):
+        idle.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
 
 
 def _check(crops: int, top_k: int) -> None:

@@ -9,7 +9,7 @@ from threading import Lock
 from time import perf_counter
 from typing import Generic, TypeVar
 
-from resnet_infer.data.loader import parallel_map
+from resnet_infer.data.loader import UntilError, parallel_map
 from resnet_infer.errors import PictureError
 
 LANE_PIXELS = 8 * 224**2
@@ -43,13 +43,18 @@ def flow(
     `rows` is what an item adds to a batch of at most `batch_size`. An item that `prepare` has an error for adds
     nothing and is handed on with it. With several `lanes` each takes a few items from end to end; with one, `workers`
     threads prepare beside the one that infers. Memory is bounded however many items there are.
+
+    An error of `items`, or one that `prepare` raises, comes after the results of all items before it; one that `infer`
+    raises after those of the earlier batches.
     """
     if lanes > 1:
         # A lane decodes and infers a few pictures from end to end, so that cores do not hand work to each other.
         groups = _groups(items, max(batch_size // rows, 1), max(FIRST_ROWS // rows, 1), lanes)
-        with closing(parallel_map(_Lane(prepare, infer, lanes), groups, workers=lanes, ahead=2 * lanes)) as answered:
-            for results in answered:
-                yield from results
+        with closing(parallel_map(_Lane(prepare, infer, lanes), groups, workers=lanes, ahead=2 * lanes)) as done:
+            for part, error in done:
+                yield from part
+                if error is not None:
+                    raise error
         return
 
     def prepared(item: Item) -> tuple[Item, Views | PictureError]:
@@ -88,18 +93,20 @@ class _Lane(Generic[Item, Views, Result]):
         self._last: tuple[float, float] | None = None
         """Seconds to prepare and to infer a group."""
 
-    def __call__(self, group: list[Item]) -> Sequence[Result]:
+    def __call__(self, group: list[Item]) -> tuple[Sequence[Result], BaseException | None]:
+        """The results of the group; where an item could not be prepared, those before it, and its error."""
         alone = self._wait()
         begin = perf_counter()
+        prepared = UntilError((item, self._prepare(item)) for item in group)
         try:
-            ready = [(item, self._prepare(item)) for item in group]
+            ready = list(prepared)
         finally:
             if alone:
                 self._turn.release()
         middle = perf_counter()
-        results = self._infer(ready)
+        results = self._infer(ready) if ready else ()
         self._last = middle - begin, perf_counter() - middle
-        return results
+        return results, prepared.error
 
     def _wait(self) -> bool:
         """For this lane's turn, if there are turns; whether it has one."""
@@ -113,15 +120,18 @@ class _Lane(Generic[Item, Views, Result]):
 
 def _groups(items: Iterable[Item], size: int, first: int, lanes: int) -> Iterator[list[Item]]:
     """`first` items at a time, later up to `size`; where there are too few to fill every lane, an equal share each."""
-    iterator = iter(items)
-    head = list(islice(iterator, lanes * min(first, size)))
+    source = UntilError(items)
+    head = list(islice(source, lanes * min(first, size)))
     least = -(-len(head) // lanes)
-    whole = chain(iter(head), iterator)  # an iterator of a list lets go of it at its end
+    whole = chain(iter(head), source)  # an iterator of a list lets go of it at its end
     del head
     taken = 0
     while group := list(islice(whole, max(least, min(size, taken // (SHARE * lanes))))):
+        if source.interrupted:
+            break
         taken += len(group)
         yield group
+    source.settle()
 
 
 def _batches(
@@ -130,12 +140,14 @@ def _batches(
     """Groups of as many readable items as fit into `batch_size` rows; unreadable ones keep their place."""
     batch: list[tuple[Item, Views | PictureError]] = []
     used = 0
-    for item in prepared:
+    source = UntilError(prepared)
+    for item in source:
         taken = 0 if isinstance(item[1], PictureError) else rows
         if batch and (used + taken > batch_size or len(batch) >= 2 * batch_size):
             yield batch
             batch, used = [], 0
         batch.append(item)
         used += taken
-    if batch:
+    if batch and not source.interrupted:
         yield batch
+    source.settle()

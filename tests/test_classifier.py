@@ -369,3 +369,63 @@ def test_a_runtime_that_is_open_takes_no_options() -> None:
             Classifier(runtime, **options)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="at least one thread"):
         Classifier(threads=0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    count=st.integers(0, 40),
+    batch_size=st.integers(1, 40),
+    crops=st.sampled_from([1, 10]),
+    throughput=st.booleans(),
+    workers=st.integers(1, 3),
+)
+def test_answers_before_an_error_of_the_source_are_given_before_it(
+    count: int, batch_size: int, crops: Literal[1, 10], throughput: bool, workers: int
+) -> None:
+    pictures = [[*GOOD, *BAD][number % 9] for number in range(count)]
+
+    def source() -> Iterator[Picture]:
+        yield from pictures
+        raise OSError("the bucket is gone")
+
+    stream = Classifier(Quadrants(), throughput=throughput).stream(
+        source(), crops=crops, batch_size=batch_size, workers=workers
+    )
+    answers = []
+    with pytest.raises(OSError, match="the bucket is gone"):
+        answers.extend(stream)
+    assert [answer.source for answer in answers] == [picture.source for picture in pictures]
+
+
+@pytest.mark.parametrize("counts", [(1, 3), (1, 10), (10, 1, 1), (2, 2, 1), (0, 1), (0, 0)])
+def test_views_of_pictures_are_averaged_over_one_picture_only(counts: tuple[int, ...]) -> None:
+    classifier = Classifier(Quadrants())
+    views = [
+        np.stack([noise(10 * number + view, 8, 8) for view in range(count)] or [noise(0, 8, 8)])[:count]
+        for number, count in enumerate(counts)
+    ]
+    with pytest.raises(UsageError, match="same number of views"):
+        classifier.probabilities(views)
+
+
+@pytest.mark.parametrize("count", [1, 3, 10])
+def test_as_many_views_of_each_picture_give_what_each_gives_alone(count: int) -> None:
+    classifier = Classifier(Quadrants())
+    views = [np.stack([noise(10 * number + view, 8, 8) for view in range(count)]) for number in range(4)]
+    alone = np.concatenate([classifier.probabilities([item]) for item in views])
+    assert classifier.probabilities(views) == pytest.approx(alone)
+    assert classifier.probabilities([]).shape == (0, 4)
+
+
+def test_a_picture_has_one_view_or_ten() -> None:
+    with pytest.raises(UsageError, match="crops is 1 or 10, not 3"):
+        Classifier(Quadrants()).views(GOOD[0], 3)  # type: ignore[arg-type]
+
+
+def test_an_artifact_that_answers_with_another_number_of_rows_is_refused() -> None:
+    class Short(Quadrants):
+        def _run(self, images: Images) -> Logits:
+            return super()._run(images)[1:]
+
+    with pytest.raises(ModelError, match="answers 2 pictures of 4 classes with logits of the shape"):
+        list(Classifier(Short()).stream(GOOD[:2]))

@@ -6,10 +6,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from resnet_infer.errors import PictureError
 from resnet_infer.flow import flow
 
 LANES = 2
@@ -108,3 +112,72 @@ def test_items_are_let_go_of_when_they_are_answered() -> None:
         next(stream)
     assert not any(reference() for reference in made[:100])
     stream.close()
+
+
+class LostError(Exception):
+    pass
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    count=st.integers(0, 60),
+    lanes=st.integers(1, 4),
+    batch_size=st.integers(1, 40),
+    rows=st.sampled_from([1, 10]),
+    unreadable=st.sets(st.integers(0, 59), max_size=20),
+    where=st.sampled_from(["source", "prepare"]),
+)
+def test_answers_before_an_error_are_given_before_it(
+    count: int, lanes: int, batch_size: int, rows: int, unreadable: set[int], where: str
+) -> None:
+    def items() -> Iterator[int]:
+        for number in range(100):
+            if where == "source" and number == count:
+                raise LostError
+            yield number
+
+    def prepare(item: int) -> int | PictureError:
+        if where == "prepare" and item == count:
+            raise LostError
+        return PictureError(str(item)) if item in unreadable else item
+
+    def infer(batch: Sequence[tuple[int, int | PictureError]]) -> list[int]:
+        return [item for item, _ in batch]
+
+    answers = []
+    with pytest.raises(LostError):
+        answers.extend(flow(items(), prepare, infer, lanes=lanes, rows=rows, batch_size=batch_size, workers=2))
+    assert answers == list(range(count))
+
+
+@settings(max_examples=30, deadline=None)
+@given(count=st.integers(0, 40), lanes=st.integers(1, 3), batch_size=st.integers(1, 16), taken=st.integers(0, 40))
+def test_an_interrupt_of_the_source_begins_nothing_new_and_is_never_lost(
+    count: int, lanes: int, batch_size: int, taken: int
+) -> None:
+    inferred: list[int] = []
+
+    def items() -> Iterator[int]:
+        yield from range(count)
+        raise KeyboardInterrupt
+
+    def infer(batch: Sequence[tuple[int, int]]) -> list[int]:
+        inferred.extend(item for item, _ in batch)
+        return [item for item, _ in batch]
+
+    stream = flow(items(), lambda item: item, infer, lanes=lanes, batch_size=batch_size, workers=2)
+    answers: list[int] = []
+    interrupted = False
+    try:
+        for answer in stream:
+            answers.append(answer)
+            if len(answers) == taken:
+                break
+    except KeyboardInterrupt:
+        interrupted = True
+        assert answers == sorted(inferred)  # all that was inferred is given
+    assert answers == list(range(len(answers)))
+    if not interrupted:
+        assert len(answers) == taken
+        with suppress(KeyboardInterrupt):
+            stream.close()

@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from itertools import chain, islice
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -17,22 +17,65 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class UntilError(Generic[Item]):
+    """An iterator over `items` that ends where they fail, with `error`; `settle` raises it.
+
+    So what was read before an error can be worked off and given out first.
+    """
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._iterator = iter(items)
+        self.error: BaseException | None = None
+
+    def __iter__(self) -> UntilError[Item]:
+        return self
+
+    def __next__(self) -> Item:
+        if self.error is None:
+            try:
+                return next(self._iterator)
+            except StopIteration:
+                raise
+            except BaseException as error:  # raised by `settle`
+                self.error = error
+        raise StopIteration
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the items ended with an interrupt or an exit, after which nothing new is to be begun."""
+        return self.error is not None and not isinstance(self.error, Exception)
+
+    def settle(self) -> None:
+        """Raise the error that ended the items, once."""
+        error, self.error = self.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame
+
+
 def parallel_map(
     function: Callable[[Item], Result], items: Iterable[Item], *, workers: int | None = None, ahead: int = 64
 ) -> Generator[Result, None, None]:
     """`map(function, items)` in threads: results in order, at most `ahead` items taken that are not yet given out.
 
-    An exception of `function` is raised when its turn comes. `items` may be endless; it is read as results are taken,
-    two at first whatever `ahead` is. Closing the generator ends the threads.
+    An exception of `function` is raised when its turn comes, and so is one of `items`: first come the results of all
+    items before it. After an interrupt of `items` (`KeyboardInterrupt`, `SystemExit`) nothing new is begun: first come
+    the results of the items that are done or being worked on. An interrupt of the thread that waits for a result is
+    raised at once. `items` may be endless; it is read as results are taken, two at first whatever `ahead` is. Closing
+    the generator ends the threads.
     """
-    iterator = iter(items)
-    first = list(islice(iterator, 2))
+    source = UntilError(items)
+    first = list(islice(source, 2))
     if len(first) < 2:  # a thread would bring nothing
-        yield from map(function, first)
+        if not source.interrupted:
+            yield from map(function, first)
+        source.settle()
         return
     from concurrent.futures import Future, ThreadPoolExecutor
 
-    whole = chain(iter(first), iterator)  # an iterator of a list lets go of it at its end
+    whole = chain(iter(first), source)  # an iterator of a list lets go of it at its end
     del first
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(workers or usable_cores(), thread_name_prefix="decode") as pool:
@@ -41,8 +84,16 @@ def parallel_map(
                 pending.append(pool.submit(function, item))
                 while pending and (len(pending) >= ahead or pending[0].done()):
                     yield pending.popleft().result()
-            while pending:
+            if source.interrupted:
+                for future in pending:
+                    future.cancel()  # but for those that have begun, which are the first ones
+            while pending and not pending[0].cancelled():
                 yield pending.popleft().result()
+        except GeneratorExit:
+            if source.interrupted:
+                source.settle()
+            raise
         finally:
             for future in pending:
                 future.cancel()
+    source.settle()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, get_args
+from threading import Lock
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ with needs("train", "the torch runtime"):
 
     from resnet_infer.models.network import ResNet
 
+Value = TypeVar("Value")
 TorchPrecision = Literal["fp32", "tf32", "fp16", "bf16"]
 """What the network computes in. `fp32` is all of it: on CUDA torch's own default for convolutions is `tf32`."""
 
@@ -34,7 +36,11 @@ class TorchRuntime(Runtime):
     As it comes it is the reference: float32, batch normalisation apart. The options make it as fast as torch is:
     `precision`; `fused` folds batch normalisation into the convolutions; `channels_last` keeps weights and maps in
     NHWC; `compile` hands the module to `torch.compile`, which needs a C++ compiler and compiles again for other
-    batches. `device` is as in `OnnxRuntime`; `threads` sets torch's number for the whole process.
+    batches. `device` is as in `OnnxRuntime`; `threads` is torch's number of threads during a call.
+
+    What the program has set for torch stays as it is and changes no answer: number of threads, random numbers, default
+    dtype and device, autocast, precision of products. Threads of the program that compute with torch for the very
+    first time while a call runs may begin with the call's number of threads.
     """
 
     name = "torch"
@@ -62,15 +68,15 @@ class TorchRuntime(Runtime):
         device = _device(device)
         if precision == "tf32" and device == "cpu":
             raise UsageError("a CPU has no tf32", hint="use fp32, bf16 or fp16, or a GPU")
-        if threads is not None:
-            torch.set_num_threads(threads)
+        self.threads = threads
         self.precision, self.fused, self.channels_last, self.compiled = precision, fused, channels_last, compile
         self._dtype = _DTYPES[precision]
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         self.network = _network(checkpoint, fused).to(device, self._dtype)
         self.network.to(memory_format=self._format)  # type: ignore[call-overload]  # torch's stubs lack it
-        self.mean = torch.tensor(spec.input.mean).to(device)
-        self.std = torch.tensor(spec.input.std).to(device)
+        self.mean, self.std = (
+            torch.tensor(value, dtype=torch.float32, device=device) for value in (spec.input.mean, spec.input.std)
+        )
         self._forward: Any = torch.compile(self.network) if compile else self.network
         crop = spec.input.crop if spec.input.per_pixel else None
         super().__init__(spec, device, (crop, crop))
@@ -82,7 +88,7 @@ class TorchRuntime(Runtime):
         # A copy: torch warns of arrays that are read-only, as those made of pictures are.
         pixels = torch.tensor(images, device=self.device).float() / 255
         x = ((pixels - self.mean) / self.std).permute(0, 3, 1, 2).to(self._dtype)
-        with _products(self.precision) if self.device != "cpu" else nullcontext():
+        with _own_threads(self.threads), _products(self.precision, self.device), _no_autocast(self.device):
             logits: Logits = self._forward(x.contiguous(memory_format=self._format)).float().cpu().numpy()
         return logits
 
@@ -114,7 +120,7 @@ class TorchRuntime(Runtime):
         return {
             **super().describe(),
             "version": torch.__version__,
-            "threads": torch.get_num_threads(),
+            "threads": self.threads or torch.get_num_threads(),
             "precision": self.precision,
             "fused": self.fused,
             "channels_last": self.channels_last,
@@ -128,7 +134,8 @@ class Float64Network:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._network = _network(checkpoint, fused=False).double()
         self._mean, self._std = (
-            torch.tensor(value, dtype=torch.float64) for value in (checkpoint.spec.input.mean, checkpoint.spec.input.std)
+            torch.tensor(value, dtype=torch.float64)
+            for value in (checkpoint.spec.input.mean, checkpoint.spec.input.std)
         )
 
     @torch.inference_mode()
@@ -142,8 +149,9 @@ class Float64Network:
 def _network(checkpoint: Checkpoint, fused: bool) -> ResNet:
     arch = checkpoint.spec.architecture
     assert arch is not None
-    network = ResNet(arch)
-    tensors = {name: torch.tensor(value) for name, value in checkpoint.weights.items()}
+    with torch.random.fork_rng(devices=()), torch.device("cpu"):
+        network = ResNet(arch).float()  # the program's default dtype may be another
+        tensors = {name: torch.tensor(value, dtype=torch.float32) for name, value in checkpoint.weights.items()}
     network.load_state_dict(tensors, strict=False)  # num_batches_tracked is not part of a checkpoint
     network.eval()
     if fused:
@@ -156,16 +164,70 @@ def _network(checkpoint: Checkpoint, fused: bool) -> ResNet:
     return network
 
 
-@contextmanager
-def _products(precision: TorchPrecision) -> Iterator[None]:
-    """Products of float32 on CUDA as `precision` says. The setting is the process's, so it is put back."""
-    conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul  # type: ignore[attr-defined]  # as above
-    before = conv.fp32_precision, matmul.fp32_precision
-    conv.fp32_precision = matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"
-    try:
-        yield
-    finally:
-        conv.fp32_precision, matmul.fp32_precision = before
+class _Borrowed(Generic[Value]):
+    """A setting of the whole process that calls change while they run; where several run, the last puts it back.
+
+    `by_thread`: each thread has a value of its own too, which every call puts back.
+    """
+
+    def __init__(self, get: Callable[[], Value], put: Callable[[Value], object], *, by_thread: bool = False) -> None:
+        self.get, self._put, self._by_thread = get, put, by_thread
+        self._lock = Lock()
+        self._running = 0
+        self._before: Value | None = None
+
+    @contextmanager
+    def __call__(self, value: Value) -> Iterator[None]:
+        with self._lock:
+            if not self._running:
+                self._before = self.get()
+            self._running += 1
+            self._put(value)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running -= 1
+                if self._before is not None and (self._by_thread or not self._running):
+                    self._put(self._before)
+
+
+_threads = _Borrowed(torch.get_num_threads, torch.set_num_threads, by_thread=True)
+
+
+def _own_threads(threads: int | None) -> AbstractContextManager[None]:
+    """This number of torch's threads, None for as many as the program has set."""
+    return nullcontext() if threads in (None, torch.get_num_threads()) else _threads(threads)
+
+
+class _Precisions(_Borrowed[tuple[str, ...]]):
+    """What kinds of products of float32 are computed in."""
+
+    def __init__(self, *kinds: Any) -> None:
+        def put(values: tuple[str, ...]) -> None:
+            for kind, value in zip(kinds, values, strict=True):
+                kind.fp32_precision = value
+
+        super().__init__(lambda: tuple(kind.fp32_precision for kind in kinds), put)
+
+
+_cpu_products = _Precisions(torch.backends.mkldnn.conv, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+_cuda_products = _Precisions(torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+
+
+def _products(precision: str, device: str) -> AbstractContextManager[None]:
+    """Products of float32 as `precision` says: exact, but for `tf32`."""
+    if device == "cpu":
+        exact = all(value in ("none", "ieee") for value in _cpu_products.get())
+        return nullcontext() if exact else _cpu_products(("ieee", "ieee"))
+    value = "tf32" if precision == "tf32" else "ieee"
+    return _cuda_products((value, value))
+
+
+def _no_autocast(device: str) -> AbstractContextManager[Any]:
+    """Keep a caller's `torch.autocast` from changing what the network computes in."""
+    kind = device.partition(":")[0]
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def _device(device: str) -> str:

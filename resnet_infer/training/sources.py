@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal, Protocol
 
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
 
 from resnet_infer.data.datasets import Sample
 from resnet_infer.data.preprocess import centre_crop
@@ -28,6 +31,8 @@ MEMORY_LIMIT = 4 << 30
 PREFETCH = 4
 """Batches that each worker process is ahead."""
 PROBES = 64
+_HANDLER_SET = "_SIGCHLD_handler_set"
+"""torch's note to itself that its handler of SIGCHLD is installed."""
 
 Batch = tuple[Tensor, Tensor, Draws]
 """Crops NHWC (uint8, or float32 in levels of 0 to 255), labels (int64), and the draws they were made with."""
@@ -127,11 +132,12 @@ class FromFiles:
             worker_init_fn=_leave_signals_to_the_parent,
             generator=torch.Generator(),
         )
-        for decoded, uniform, normal in loader:
-            if isinstance(decoded, str):
-                raise PictureError(decoded)
-            images, labels = (part.to(self.device, non_blocking=True) for part in decoded)
-            yield images, labels, Draws(uniform.numpy(), normal.numpy())
+        with _child_signal_put_back():
+            for decoded, uniform, normal in loader:
+                if isinstance(decoded, str):
+                    raise PictureError(decoded)
+                images, labels = (part.to(self.device, non_blocking=True) for part in decoded)
+                yield images, labels, Draws(uniform.numpy(), normal.numpy())
 
 
 class _Steps:
@@ -175,6 +181,23 @@ class _Decoding:
         filter_ = Image.Resampling[self.geometry.interpolation.upper()]
         pixels = np.asarray(picture.resize((self.crop, self.crop), filter_, box=box))
         return pixels[:, ::-1] if self.recipe.flip and own.uniform[0, MIRROR] < 0.5 else pixels
+
+
+@contextmanager
+def _child_signal_put_back() -> Iterator[None]:
+    """Give the program its handler of SIGCHLD back, in whose place a `DataLoader` puts one for ever.
+
+    torch remembers that its handler is there; that is put back too, so that the program's own loaders install theirs.
+    """
+    place = threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD")
+    handler, known = signal.getsignal(signal.SIGCHLD) if place else None, getattr(signal_handling, _HANDLER_SET, None)
+    try:
+        yield
+    finally:
+        if place and handler is not None and signal.getsignal(signal.SIGCHLD) is not handler:
+            signal.signal(signal.SIGCHLD, handler)
+            if known is not None:
+                setattr(signal_handling, _HANDLER_SET, known)
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:

@@ -146,3 +146,41 @@ def test_a_result_is_given_out_as_soon_as_it_is_there() -> None:
     with closing(parallel_map(abs, slow(), workers=2, ahead=64)) as results:
         assert next(results) == 0
         assert taken <= 20
+
+
+@settings(max_examples=40, deadline=None)
+@given(count=st.integers(0, 30), ahead=st.integers(1, 12), workers=st.integers(1, 4))
+def test_an_error_of_the_items_comes_after_the_results_of_those_before_it(count: int, ahead: int, workers: int) -> None:
+    def items() -> Iterator[int]:
+        yield from range(count)
+        raise OSError("gone")
+
+    results, found = parallel_map(abs, items(), workers=workers, ahead=ahead), []
+    with pytest.raises(OSError, match="gone"):
+        found.extend(results)
+    assert found == list(range(count))
+    assert not decoders()
+
+
+def test_an_interrupt_of_the_items_ends_the_work_and_is_raised_even_if_the_stream_is_closed_first() -> None:
+    go = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield from range(20)
+        threading.Timer(0.05, go.set).start()
+        raise KeyboardInterrupt
+
+    def work(number: int) -> int:
+        assert go.wait(20)
+        return number
+
+    found = []
+    with pytest.raises(KeyboardInterrupt):
+        found.extend(parallel_map(work, items(), workers=2))
+    assert found == [0, 1]  # what had begun
+    go.clear()
+    results = parallel_map(work, items(), workers=2)
+    assert next(results) == 0
+    with pytest.raises(KeyboardInterrupt):
+        results.close()
+    assert not decoders()

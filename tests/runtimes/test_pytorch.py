@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,14 +26,6 @@ from resnet_infer.runtimes.pytorch import TorchRuntime  # noqa: E402
 CHECKPOINT = zoo.built_in(zoo.SMALL, ".safetensors")
 Make = Callable[..., Checkpoint]
 Photos = Callable[..., NDArray[np.uint8]]
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    """torch's number of threads belongs to the process."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def test_torch_and_onnxruntime_agree_on_the_built_in(photos: Photos) -> None:
@@ -70,9 +64,8 @@ def test_the_size_is_open_unless_the_mean_is_per_pixel(make_checkpoint: Make, ph
             runtime(photos(2, 40))
 
 
-def test_threads_are_set_and_reported(make_checkpoint: Make, threads: None) -> None:
+def test_threads_are_reported(make_checkpoint: Make) -> None:
     with TorchRuntime(make_checkpoint(), device="cpu", threads=1) as runtime:
-        assert torch.get_num_threads() == 1
         assert runtime.describe() == {
             "runtime": "torch",
             "device": "cpu",
@@ -228,3 +221,103 @@ def test_fp32_on_cuda_is_fp32_and_the_process_keeps_its_setting(
             found[precision] = np.abs(runtime(images) - expected).max() / expected.std()
     assert found["fp32"] < 1e-4 < found["tf32"] < 1e-1
     assert torch.backends.cudnn.conv.fp32_precision == before
+
+
+def settings_of_the_program() -> dict[str, Any]:
+    """What a program may have set for torch."""
+    return {
+        "threads": torch.get_num_threads(),
+        "random": torch.get_rng_state().tolist(),
+        "grad": torch.is_grad_enabled(),
+        "dtype": torch.get_default_dtype(),
+        "device": torch.get_default_device(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "products": torch.backends.mkldnn.matmul.fp32_precision,
+        "convolutions": torch.backends.mkldnn.conv.fp32_precision,
+        "autocast": torch.is_autocast_enabled("cpu"),
+    }
+
+
+@contextmanager
+def program(threads: int = 2, **more: Any) -> Iterator[None]:
+    """A program with settings of its own, which are put back after."""
+    before = settings_of_the_program()
+    random = torch.get_rng_state()
+    try:
+        torch.set_num_threads(threads)
+        torch.set_grad_enabled(more.get("grad", True))
+        torch.set_default_dtype(more.get("dtype", torch.float32))
+        torch.set_default_device(more.get("device", "cpu"))
+        torch.use_deterministic_algorithms(more.get("deterministic", False))
+        torch.backends.mkldnn.matmul.fp32_precision = more.get("products", "none")
+        torch.backends.mkldnn.conv.fp32_precision = more.get("products", "none")
+        with torch.autocast("cpu", enabled=more.get("autocast", False)):
+            yield
+    finally:
+        torch.set_num_threads(before["threads"])
+        torch.set_grad_enabled(before["grad"])
+        torch.set_default_dtype(before["dtype"])
+        torch.set_default_device(None)
+        torch.use_deterministic_algorithms(before["deterministic"])
+        torch.backends.mkldnn.matmul.fp32_precision = before["products"]
+        torch.backends.mkldnn.conv.fp32_precision = before["convolutions"]
+        torch.set_rng_state(random)
+
+
+@pytest.mark.parametrize("threads", [None, 1])
+@pytest.mark.parametrize(
+    "host",
+    [
+        {},
+        {"threads": 1},
+        {"grad": False},
+        {"dtype": torch.float64},
+        {"dtype": torch.float16},
+        {"device": "meta"},
+        {"deterministic": True},
+        {"products": "bf16"},
+        {"autocast": True},
+    ],
+    ids=lambda host: "-".join(map(str, host.values())) or "plain",
+)
+def test_a_program_keeps_its_settings_and_they_change_no_answer(
+    small: Checkpoint,
+    reference: tuple[NDArray[np.uint8], NDArray[np.float32]],
+    host: dict[str, Any],
+    threads: int | None,
+) -> None:
+    images, _ = reference
+    with program(), TorchRuntime(small, device="cpu", threads=threads) as runtime:
+        expected = runtime(images)
+    with program(**host):
+        before = settings_of_the_program()
+        with TorchRuntime(small, device="cpu", threads=threads) as runtime:
+            assert settings_of_the_program() == before
+            # Other numbers of threads may add up in another order.
+            np.testing.assert_allclose(runtime(images), expected, rtol=0, atol=1e-5 * expected.std())
+            assert settings_of_the_program() == before
+            with pytest.raises(UsageError):
+                runtime(images[..., :2])
+        assert settings_of_the_program() == before
+
+
+def test_the_threads_asked_for_are_those_of_the_call(small: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    with program(2), TorchRuntime(small, device="cpu", threads=3) as runtime:
+        forward = runtime._forward
+        monkeypatch.setattr(runtime, "_forward", lambda x: (seen.append(torch.get_num_threads()), forward(x))[1])
+        runtime(np.zeros((1, 32, 32, 3), np.uint8))
+        assert (seen, torch.get_num_threads(), runtime.describe()["threads"]) == ([3], 2, 3)
+
+
+def test_calls_of_several_threads_leave_the_number_of_threads(small: Checkpoint) -> None:
+    """As the lanes of `Classifier(throughput=True)` make them, whose threads begin while others compute."""
+    images = np.zeros((4, 32, 32, 3), np.uint8)
+    with program(2), TorchRuntime(small, device="cpu", threads=1) as one, TorchRuntime(small, threads=3) as three:
+        for _ in range(5):
+            with ThreadPoolExecutor(4) as pool:
+                list(pool.map(lambda runtime: runtime(images), [one, three] * 10))
+                assert torch.get_num_threads() == 2
+                assert set(pool.map(lambda _: torch.get_num_threads(), range(8))) == {2}
+        with ThreadPoolExecutor(1) as pool:  # a thread of the program that comes later
+            assert pool.submit(torch.get_num_threads).result() == 2

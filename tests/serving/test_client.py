@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 import time
@@ -290,3 +291,45 @@ def test_a_connection_whose_answer_came_too_late_is_not_used_again(echo: str) ->
         Echo.may.set()
         assert client.classify(b"next")[0].label == "next"
         wait_until(lambda: Echo.now == 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_forked_children_are_answered_for_their_own_pictures(echo: str) -> None:
+    """The parent leaves an idle connection, and a lock that another thread holds at the time of the fork."""
+    with Client(echo, timeout=10) as client:
+        assert client.classify(b"first")[0].label == "first"
+        begin, started = os.pipe()
+        children = []
+        with client._idle._lock:
+            for child in range(4):
+                pid = os.fork()
+                if not pid:
+                    code = 1
+                    try:
+                        os.close(started)
+                        os.read(begin, 1)  # all at once, when the parent closes its end
+                        labels = [client.classify(f"{child}-{number}".encode())[0].label for number in range(100)]
+                        code = int(labels != [f"{child}-{number}" for number in range(100)])
+                    finally:
+                        os._exit(code)
+                children.append(pid)
+        os.close(begin)
+        os.close(started)
+        assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0] * 4
+        assert client.classify(b"last")[0].label == "last"
+        assert Echo.ever == 5  # the parent's, and one of each child
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 15, 16, 40])
+@pytest.mark.parametrize("connections", [1, 8])
+def test_answers_before_an_error_are_given_before_it(echo: str, count: int, connections: int) -> None:
+    def source() -> Iterator[Picture]:
+        for number in range(count):
+            yield Picture(str(number), str(number).encode())
+        raise OSError("the bucket is gone")
+
+    answers = []
+    with Client(echo, connections=connections) as client, pytest.raises(OSError, match="the bucket is gone"):
+        answers.extend(client.stream(source()))
+    assert [answer.predictions[0].label for answer in answers] == [str(number) for number in range(count)]

@@ -1,0 +1,46 @@
+"""What training leaves of the program that it runs in."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs torch (the extra `train`)")
+
+from torch.utils.data import DataLoader  # noqa: E402
+
+from resnet_infer.training.trainer import Options  # noqa: E402
+from tests.training.runs import trainer  # noqa: E402
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="the system has no SIGCHLD")
+@pytest.mark.parametrize("own", [False, True])
+def test_training_from_files_leaves_the_handler_of_child_processes(folder: Path, tmp_path: Path, own: bool) -> None:
+    def handler(number: int, frame: FrameType | None) -> None:
+        pass
+
+    first = signal.getsignal(signal.SIGCHLD)
+    random = torch.get_rng_state()
+    try:
+        before = handler if own else signal.SIG_DFL
+        signal.signal(signal.SIGCHLD, before)
+        trainer(
+            folder,
+            tmp_path,
+            options=Options(precision="fp32", data_in="files", workers=1),
+            augmentation="area",
+            iterations=4,
+        ).run()
+        assert signal.getsignal(signal.SIGCHLD) is before
+        assert torch.equal(torch.get_rng_state(), random)
+        # A loader of the program still installs the handler that tells it of dead workers.
+        list(DataLoader([1, 2], num_workers=1))
+        assert signal.getsignal(signal.SIGCHLD) is not before
+    finally:
+        signal.signal(signal.SIGCHLD, first)
+        from torch.utils.data._utils import signal_handling
+
+        signal_handling._SIGCHLD_handler_set = False
