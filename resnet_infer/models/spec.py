@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_infer.errors import ModelError, UsageError
+from resnet_infer.metrics import interval
 from resnet_infer.models.architectures import Architecture
 
 Interpolation = Literal["bilinear", "bicubic", "lanczos", "box", "hamming", "nearest"]
@@ -107,6 +108,19 @@ class Measured:
     top1_error: float
     top5_error: float | None = None
 
+    @property
+    def top1_interval(self) -> tuple[float, float]:
+        """Wilson's 95% interval of `top1_error`, in percent."""
+        return interval(round(self.top1_error * self.pictures / 100), self.pictures)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, and the interval for whoever reads the file without this package."""
+        return {**asdict(self), "top1_error_95": [round(bound, 2) for bound in self.top1_interval]}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Measured:
+        return cls(**{key: item for key, item in value.items() if key != "top1_error_95"})
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -148,7 +162,7 @@ class ModelSpec:
             "input": self.input.to_json(),
             "precision": self.precision,
             "provenance": dict(self.provenance),
-            "measured": [asdict(item) for item in self.measured],
+            "measured": [item.to_json() for item in self.measured],
         }
 
     @classmethod
@@ -182,7 +196,7 @@ class ModelSpec:
                 input=InputSpec.from_json(value["input"]),
                 precision=value["precision"],
                 provenance=value.get("provenance", {}),
-                measured=tuple(Measured(**item) for item in value["measured"]),
+                measured=tuple(Measured.from_json(item) for item in value["measured"]),
             )
         except (UsageError, ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
             raise ModelError(f"{source}: its spec is damaged ({type(error).__name__}: {error})") from error
