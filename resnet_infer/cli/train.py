@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -81,7 +82,9 @@ def train(
     milestones: Annotated[
         str | None, typer.Option(metavar="N,N", help="Where steps divide the rate by 10: iterations, or shares.")
     ] = None,
-    warmup: Annotated[float | None, typer.Option(min=0, help="Iterations, or the share of the run.")] = None,
+    warmup: Annotated[
+        float | None, typer.Option(min=0, help="Iterations, or the share of the run: at first the rate is lower.")
+    ] = None,
     patience: Annotated[int | None, typer.Option(min=1, help="Epochs that make a plateau.")] = None,
     momentum: Annotated[float | None, typer.Option()] = None,
     nesterov: Annotated[bool | None, typer.Option("--nesterov/--no-nesterov")] = None,
@@ -116,7 +119,7 @@ def train(
         bool | None, typer.Option("--zero-init/--no-zero-init", help="Every block begins as its shortcut.")
     ] = None,
     validation: Annotated[
-        int | None, typer.Option(min=0, help="Training pictures held out to choose the best weights by.")
+        int | None, typer.Option(min=0, help="Training pictures held out to measure by, of each class its share.")
     ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Of the first weights, the split, the order, the crops.")
@@ -158,11 +161,14 @@ def train(
             help="auto goes on with an unfinished run in the output folder; never refuses a folder that holds a run.",
         ),
     ] = "auto",
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The run's folder.")] = Path(
-        "runs/latest"
-    ),
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="The run's folder; default: a new one in runs/, named by the time."
+        ),
+    ] = None,
 ) -> None:
-    """Ctrl-C and SIGTERM save, and exit with 130 and 143; the same command goes on."""
+    """Ctrl-C and SIGTERM save, and exit with 130 and 143; the same command with the run's folder as -o goes on."""
     from resnet_infer.errors import UsageError
     from resnet_infer.extras import needs
 
@@ -174,12 +180,14 @@ def train(
     from resnet_infer.training.records import summary_writer
     from resnet_infer.training.splits import open_splits
     from resnet_infer.training.start import choose_architecture
+    from resnet_infer.training.state import check_place
     from resnet_infer.training.trainer import Options, Trainer
 
     if tensorboard:
         summary_writer()
     resolved = get_recipe(
         recipe or ("finetune" if start else "cifar10-paper"),
+        fine_tuning=start is not None,
         arch=arch,
         iterations=iterations,
         epochs=epochs,
@@ -211,11 +219,19 @@ def train(
     )
     if start:
         resolved = replace(resolved, arch=arch)
-    if resume == "never" and (output / "last.safetensors").exists():
+    if output:
+        check_place(output, data)
+    if resume == "never" and output and (output / "last.safetensors").exists():
         raise UsageError(
             f"{output} holds a run already", hint="go on with --resume auto, or choose another folder with -o"
         )
     with join_world(device) as world:
+        if output is None:
+            started = world.any(False, int(time.time()) if world.writes else 0)[1]
+            output = Path("runs") / time.strftime("%Y-%m-%d-%H%M%S", time.localtime(started))
+            check_place(output, data)
+            if world.writes:
+                note(f"the run is in {output}; if it is stopped, the same command with -o {output} goes on")
         splits = open_splits(
             data, validation=resolved.validation, seed=resolved.seed, class_order=_class_order(class_order)
         )
@@ -233,6 +249,8 @@ def train(
         spec = trainer.run()
     if world.writes:
         for item in spec.measured:
+            low, high = item.top1_interval
             print(
-                f"{trainer.run_folder.best}  error {item.top1_error:.2f}% on {item.dataset}, {item.pictures} pictures"
+                f"{trainer.run_folder.best}  error {item.top1_error:.2f}% ({low:.2f}-{high:.2f}) on {item.dataset}, "
+                f"{item.pictures} pictures"
             )

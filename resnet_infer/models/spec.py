@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from resnet_infer import strict_json
 from resnet_infer.errors import ModelError, UsageError, first_line
+from resnet_infer.metrics import interval
 from resnet_infer.models import spec_fields as fields
 from resnet_infer.models.architectures import Architecture
 
@@ -132,6 +133,11 @@ class Measured:
             top1_error=fields.number(value["top1_error"], f"{where}.top1_error", 0, 100),
             top5_error=None if top5 is None else fields.number(top5, f"{where}.top5_error", 0, 100),
         )
+
+    @property
+    def top1_interval(self) -> tuple[float, float]:
+        """Wilson's 95% interval of `top1_error`, in percent."""
+        return interval(round(self.top1_error * self.pictures / 100), self.pictures)
 
 
 @dataclass(frozen=True)

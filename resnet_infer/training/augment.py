@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from resnet_infer.models.spec import Interpolation
 from resnet_infer.training.recipes import Recipe
 
 ORDER, AUGMENT, STATISTICS = 0, 1, 2
@@ -17,6 +20,8 @@ ORDER, AUGMENT, STATISTICS = 0, 1, 2
 ASPECT = (3 / 4, 4 / 3)
 SIZE, SHAPE, ACROSS, DOWN, MIRROR = range(5)
 """Columns of `Draws.uniform`."""
+FLOATS_AT_ONCE = 1 << 25
+"""So many pixels' levels are resized together, which bounds the memory that it takes."""
 
 
 class Draws(NamedTuple):
@@ -99,20 +104,61 @@ def boxes(recipe: Recipe, crop: int, sizes: NDArray[np.int64], draws: Draws) -> 
     return np.concatenate([corner, window], axis=1)
 
 
-def crop_boxes(images: Tensor, windows: NDArray[np.float64], size: int, mirror: Tensor | None) -> Tensor:
-    """Cut `windows` out of uint8 NHWC `images` and resize them to `size`: float32 NHWC, in levels of 0 to 255."""
-    count, height, width, _ = images.shape
-    share = windows / np.array([width, height, width, height])
-    theta = np.zeros((count, 2, 3), np.float32)
-    theta[:, 0, 0], theta[:, 1, 1] = share[:, 2], share[:, 3]
-    theta[:, :, 2] = 2 * share[:, :2] + share[:, 2:] - 1
-    transform = torch.from_numpy(theta).to(images.device)
+def crop_boxes(
+    images: Tensor, windows: NDArray[np.float64], size: int, interpolation: Interpolation, mirror: Tensor | None
+) -> Tensor:
+    """Cut `windows` out of uint8 NHWC `images` and resize them to `size`: float32 NHWC, in levels of 0 to 255.
+
+    The filter is PIL's, which antialiases. A crop made here and one made by PIL differ by rounding, and by a little
+    more where bicubic and lanczos overshoot, because PIL cuts levels off after each of its two passes.
+    """
+    height, width, channels = images.shape[1:]
+    corners = torch.from_numpy(windows.astype(np.float32)).to(images.device)
+    across = _filter_weights(corners[:, 0], corners[:, 2], width, size, interpolation)
+    down = _filter_weights(corners[:, 1], corners[:, 3], height, size, interpolation)
     if mirror is not None:
-        transform[:, 0, 0] = torch.where(mirror, -transform[:, 0, 0], transform[:, 0, 0])
-    grid = functional.affine_grid(transform, [count, 3, size, size], align_corners=False)
-    pixels = images.permute(0, 3, 1, 2).float()
-    out = functional.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return out.permute(0, 2, 3, 1)
+        across = torch.where(mirror[:, None, None], across.flip(1), across)
+    part = max(1, FLOATS_AT_ONCE // (height * width * channels))
+    out = torch.empty(len(images), size, size, channels, device=images.device)
+    for start in range(0, len(images), part):
+        rows = slice(start, start + part)
+        lines = down[rows] @ images[rows].float().flatten(2)
+        turned = lines.view(-1, size, width, channels).transpose(1, 2).flatten(2)
+        out[rows] = (across[rows] @ turned).view(-1, size, size, channels).transpose(1, 2)
+    return out.round_().clamp_(0, 255)
+
+
+def _filter_weights(start: Tensor, length: Tensor, inputs: int, outputs: int, interpolation: Interpolation) -> Tensor:
+    """What each of `inputs` pixels of a line adds to each of `outputs` pixels, (N, outputs, inputs).
+
+    As PIL resizes the part of `length` pixels from `start` on, (N,) each: the filter is as wide as an output pixel is,
+    and at least as an input pixel, and looks beyond the part up to the edge of the picture.
+    """
+    scale = (length / outputs)[:, None]
+    centres = start[:, None] + (torch.arange(outputs, device=start.device) + 0.5) * scale
+    if interpolation == "nearest":
+        nearest = centres.floor().long().clamp(0, inputs - 1)
+        return functional.one_hot(nearest, inputs).float()
+    pixels = torch.arange(inputs, device=start.device) + 0.5
+    weights = FILTERS[interpolation]((pixels - centres[:, :, None]) / scale.clamp(min=1)[:, :, None])
+    return weights / weights.sum(2, keepdim=True)
+
+
+def _bicubic(x: Tensor) -> Tensor:
+    x = x.abs()
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+
+
+FILTERS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "bilinear": lambda x: (1 - x.abs()).clamp(min=0),
+    "bicubic": _bicubic,
+    "lanczos": lambda x: torch.where(x.abs() < 3, torch.sinc(x) * torch.sinc(x / 3), 0.0),
+    "box": lambda x: ((x > -0.5) & (x <= 0.5)).float(),
+    "hamming": lambda x: torch.where(x.abs() < 1, torch.sinc(x) * (0.54 + 0.46 * torch.cos(math.pi * x)), 0.0),
+}
+"""PIL's filters as functions of the distance in pixels."""
 
 
 def mirrored(draws: Draws, device: torch.device | str = "cpu") -> Tensor:

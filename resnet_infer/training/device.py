@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -63,6 +64,19 @@ def memory_errors(batch_size: int) -> Iterator[None]:
             hint=f"lower --batch-size (now {batch_size}) or --crop, take --precision bf16, or leave the pictures in"
             " their files with --data-in files; the last checkpoint is kept",
         ) from error
+
+
+def free_memory() -> int:
+    """Bytes of memory that this process may still take; what the kernel does not tell counts as 1 TiB."""
+    free = 1 << 40
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), free)
+    with contextlib.suppress(OSError, ValueError):  # "max", where a container has no limit, is a ValueError
+        group = Path("/sys/fs/cgroup")
+        most, taken = (int((group / f"memory.{name}").read_text(encoding="ascii")) for name in ("max", "current"))
+        free = min(free, max(0, most - taken))
+    return free
 
 
 def describe(device: torch.device) -> str:

@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 
+from resnet_infer.metrics import interval
 from resnet_infer.models.spec import InputSpec
 from resnet_infer.training.distributed import World
 from resnet_infer.training.prepare import Normalise
 from resnet_infer.training.views import Views
 
 
+@dataclass(frozen=True)
+class Counts:
+    """Of `total` answers `wrong` have the right class not in the first place, `wrong5` not in the first five."""
+
+    wrong: int
+    wrong5: int
+    total: int
+
+    def __add__(self, other: Counts) -> Counts:
+        """The counts over the pictures of both."""
+        return Counts(self.wrong + other.wrong, self.wrong5 + other.wrong5, self.total + other.total)
+
+    @property
+    def top1(self) -> float:
+        """Top-1 error in percent."""
+        return 100 * self.wrong / self.total
+
+    @property
+    def top5(self) -> float:
+        """Top-5 error in percent."""
+        return 100 * self.wrong5 / self.total
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95% interval of `top1`."""
+        return interval(self.wrong, self.total)
+
+
 @torch.no_grad()
-def error_rates(network: nn.Module, views: Views, geometry: InputSpec, world: World) -> tuple[float, float]:
-    """Top-1 and top-5 error in percent over the views of all processes: single view, float32.
+def count_errors(network: nn.Module, views: Views, geometry: InputSpec, world: World) -> Counts:
+    """The wrong answers to the views of all processes: single view, float32. An answer that is not finite is wrong.
 
     Leaves the network in evaluation mode.
     """
@@ -24,8 +55,8 @@ def error_rates(network: nn.Module, views: Views, geometry: InputSpec, world: Wo
         logits = network(normalise(torch.from_numpy(images)).permute(0, 3, 1, 2))
         labels = torch.from_numpy(targets).to(world.device)
         right = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+        right &= logits.isfinite().all(1, keepdim=True)
         counts[0] += (~right[:, 0]).sum()
         counts[1] += (~right.any(1)).sum()
         counts[2] += len(labels)
-    first, fifth, total = world.sum(counts).tolist()
-    return 100 * first / total, 100 * fifth / total
+    return Counts(*(round(count) for count in world.sum(counts).tolist()))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -12,6 +14,21 @@ from resnet_infer.errors import UsageError, did_you_mean
 ScheduleKind = Literal["step", "plateau", "one-cycle", "cosine"]
 Augmentation = Literal["pad", "scale", "area", "none"]
 MeanKind = Literal["pixel", "channel", "model"]
+
+
+LONGEST = 10**9
+"""Iterations, epochs, and pictures of a batch."""
+LARGEST = 1 << 14
+"""Pixels of a side."""
+LARGEST_SEED = 2**63 - 1
+"""That every generator takes."""
+
+
+def _check(rules: Mapping[str, bool]) -> None:
+    """Raise `UsageError` with the first rule that does not hold."""
+    for message, holds in rules.items():
+        if not holds:
+            raise UsageError(message)
 
 
 @dataclass(frozen=True)
@@ -23,16 +40,31 @@ class Stage:
     crop: int
     peak_rate: float
 
+    def __post_init__(self) -> None:
+        _check(
+            {
+                f"a stage has more than 0 epochs, not {self.epochs}": 0 < self.epochs <= LONGEST,
+                f"a stage crops 1 to {LARGEST} pixels, not {self.crop}": 1 <= self.crop <= LARGEST,
+                f"a stage resizes to its crop or more, up to {LARGEST} pixels, not to {self.resize}": (
+                    self.crop <= self.resize <= LARGEST
+                ),
+                f"a stage has a learning rate above 0, not {self.peak_rate}": 0 < self.peak_rate < math.inf,
+            }
+        )
+
 
 @dataclass(frozen=True)
 class Recipe:
     """How a network is trained: SGD, v = momentum v + gradient, w -= rate v.
 
-    - Length: `iterations`, or else `epochs`. `stages`, if there are any, divide it; each has its own geometry and rate.
-    - `schedule`: "step" divides `peak_rate` by 10 at each of `milestones`, after `warmup` iterations at a tenth of it
-      for nets of 110 layers and more; "plateau" divides by 10 whenever the validation error has not fallen for
-      `patience` epochs; "one-cycle" rises linearly during `warmup` and falls linearly to zero, "cosine" as half a
-      cosine. `milestones` and `warmup` below 1 are shares of the run (of the stage), others iterations.
+    - Length: `iterations`, or else `epochs`, or else that of `stages`. These, if there are any, divide the run in
+      proportion to their epochs; each has its own geometry and rate.
+    - `schedule`: "step" divides `peak_rate` by 10 at each of `milestones`; "plateau" divides by 10 whenever the
+      validation error has not fallen for `patience` epochs; "one-cycle" rises linearly during `warmup` and falls
+      linearly to zero, "cosine" as half a cosine. `milestones` and `warmup` below 1 are shares of the run (of the
+      stage), others iterations.
+    - `warmup` of "step" and "plateau" is spent at a tenth of the rate. None is the paper's: with "step" and 110 layers
+      or more it lasts until the training error is below 80%.
     - `augmentation`: "pad" adds `pad` pixels of the mean on each side and crops at random; "scale" resizes the shorter
       side to a random size in `scales` and crops at random; "area" crops a random share of the picture in `area`, of
       an aspect from 3/4 to 4/3. `flip`: mirrored half of the time. `colour`: deviation of AlexNet's shifts along the
@@ -42,8 +74,8 @@ class Recipe:
     - `resize`, `crop`: the view that is measured and later answered; None is the starting model's.
     - `decay_all`: weight decay acts on batch norm and biases too. `zero_init`: the last batch norm of each block
       starts at zero. `freeze`: 1 keeps the stem and the first stage as they are, 2 the second stage too, and so on.
-    - `validation`: pictures of the training split held out to choose `best` by. None takes the data's own validation
-      split or else a tenth; 0 none, and the last weights are the best.
+    - `validation`: pictures of the training split held out, of each class its share. None takes the data's own
+      validation split or else holds out a tenth, of fewer than 1,000 pictures a fifth; 0 none.
     """
 
     name: str
@@ -55,7 +87,7 @@ class Recipe:
     peak_rate: float = 0.1
     schedule: ScheduleKind = "one-cycle"
     milestones: tuple[float, ...] = ()
-    warmup: float = 0.0
+    warmup: float | None = 0.0
     patience: int = 5
     momentum: float = 0.9
     nesterov: bool = False
@@ -85,26 +117,42 @@ class Recipe:
             if value not in choices:
                 raise UsageError(f"{name} is one of {', '.join(choices)}, not {value!r}")
         low, high = self.area
-        checks = {
-            "the batch size is at least 1": self.batch_size >= 1,
-            "a run needs at least one iteration": self.iterations is None or self.iterations >= 1,
-            "a run needs more than 0 epochs": self.epochs is None or self.epochs > 0,
-            "the learning rate is above 0": self.peak_rate > 0,
-            "momentum is from 0 to below 1, and above 0 for Nesterov's": self.nesterov <= (self.momentum > 0)
-            and 0 <= self.momentum < 1,
-            "weight decay is not negative": self.weight_decay >= 0,
-            "label smoothing is from 0 to below 1": 0 <= self.label_smoothing < 1,
-            "the area is two shares of the picture, the smaller first": 0 < low <= high <= 1,
-            "scales are two sizes, the smaller first and not below the crop": (self.crop or 1)
-            <= self.scales[0]
-            <= self.scales[1]
-            or self.augmentation != "scale",
-            "the number of held out pictures is not negative": (self.validation or 0) >= 0,
-            "the crop is at most the resize": (self.crop or 1) <= (self.resize or self.crop or 1),
-        }
-        for message, holds in checks.items():
-            if not holds:
-                raise UsageError(message)
+        crop, resize = self.crop or self.resize or 1, self.resize or self.crop or LARGEST
+        _check(
+            {
+                f"the batch size is from 1 to {LONGEST}": 1 <= self.batch_size <= LONGEST,
+                f"a run has 1 to {LONGEST} iterations": self.iterations is None or 1 <= self.iterations <= LONGEST,
+                f"a run has more than 0 epochs and at most {LONGEST}": self.epochs is None
+                or 0 < self.epochs <= LONGEST,
+                "the learning rate is a number above 0": 0 < self.peak_rate < math.inf,
+                "milestones are numbers above 0, each greater than the one before": all(
+                    before < after < math.inf for before, after in pairwise((0.0, *self.milestones))
+                ),
+                "the schedule step needs milestones": bool(self.milestones) or self.schedule != "step",
+                "the warm-up is a number that is not negative": self.warmup is None or 0 <= self.warmup < math.inf,
+                "the patience is at least one epoch": self.patience >= 1,
+                "momentum is from 0 to below 1, and above 0 for Nesterov's": self.nesterov <= (self.momentum > 0)
+                and 0 <= self.momentum < 1,
+                "weight decay is a number that is not negative": 0 <= self.weight_decay < math.inf,
+                "label smoothing is from 0 to below 1": 0 <= self.label_smoothing < 1,
+                "the area is two shares of the picture, the smaller first": 0 < low <= high <= 1,
+                f"scales are two sizes up to {LARGEST}, the smaller first and not below the crop": (
+                    self.augmentation != "scale"
+                    or max((stage.crop for stage in self.stages), default=crop)
+                    <= self.scales[0]
+                    <= self.scales[1]
+                    <= LARGEST
+                ),
+                "the pad is from 0 to the crop": 0 <= self.pad <= min((s.crop for s in self.stages), default=crop)
+                or self.augmentation != "pad",
+                "the deviation of the colours is a number that is not negative": 0 <= self.colour < math.inf,
+                "the number of held out pictures is not negative": (self.validation or 0) >= 0,
+                f"crop and resize are from 1 to {LARGEST}, and the crop is at most the resize": (
+                    1 <= crop <= resize <= LARGEST
+                ),
+                f"the seed is from 0 to {LARGEST_SEED}": 0 <= self.seed <= LARGEST_SEED,
+            }
+        )
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -116,7 +164,7 @@ _CIFAR10_PAPER = Recipe(
     iterations=64_000,
     schedule="step",
     milestones=(32_000, 48_000),
-    warmup=400,
+    warmup=None,
 )
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
@@ -185,11 +233,12 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
 )
 
 
-def get_recipe(name: str, **overrides: Any) -> Recipe:
+def get_recipe(name: str, *, fine_tuning: bool = False, **overrides: Any) -> Recipe:
     """The recipe called `name` with some values replaced; those that are None are left alone.
 
-    Another length, as `iterations` or as `epochs`, stretches milestones with it, unless they are given too. Raises
-    `UsageError` for an unknown recipe and for values that make no sense.
+    Another length, as `iterations` or as `epochs`, stretches milestones with it, unless they are given too. Stages
+    that are given alone are the length. `fine_tuning`: the run begins with another model's weights. Raises `UsageError`
+    for an unknown recipe, for values that make no sense, and for those that the run would not use.
     """
     if name not in RECIPES:
         raise UsageError(
@@ -197,21 +246,77 @@ def get_recipe(name: str, **overrides: Any) -> Recipe:
             hint=f"known are {', '.join(RECIPES)}",
         )
     recipe = RECIPES[name]
-    changes = {key: value for key, value in overrides.items() if value is not None}
-    if unknown := set(changes) - {field.name for field in fields(Recipe)}:
+    given = {key: value for key, value in overrides.items() if value is not None}
+    if unknown := set(given) - {field.name for field in fields(Recipe)}:
         raise UsageError(f"a recipe has no {', '.join(sorted(unknown))}")
-    if "iterations" in changes and "epochs" in changes:
+    if "iterations" in given and "epochs" in given:
         raise UsageError("the length is given twice, as iterations and as epochs")
-    if "iterations" in changes or "epochs" in changes:
-        length = changes.setdefault("iterations", None)
-        changes.setdefault("epochs", None)
+    changes = dict(given)
+    if {"iterations", "epochs", "stages"} & set(given):
+        changes = {"iterations": None, "epochs": None, **changes}
         if recipe.milestones and recipe.iterations:
-            shares = tuple(milestone / recipe.iterations for milestone in recipe.milestones)
-            changes.setdefault("milestones", tuple(round(s * length) for s in shares) if length else shares)
-    own = sorted({"resize", "crop", "peak_rate"} & set(changes))
-    if recipe.stages and own and "stages" not in changes:
-        raise UsageError(f"the stages of {name} have each their own {', '.join(own)}", hint="give all with --stages")
-    return replace(recipe, **changes)
+            changes.setdefault("milestones", _stretched(recipe.milestones, recipe.iterations, given.get("iterations")))
+    if given.get("schedule", "step") != "step":
+        changes.setdefault("milestones", ())
+    if given.get("schedule", recipe.schedule) == "step" and not changes.get("milestones", recipe.milestones):
+        raise UsageError(
+            "the schedule step needs milestones",
+            hint="say where the rate is divided by 10, as iterations or shares of the run: --milestones 0.5,0.75",
+        )
+    resolved = replace(recipe, **changes)
+    for key in given:
+        if reason := _unused(key, resolved, fine_tuning):
+            raise UsageError(f"--{key.replace('_', '-')} would not be used: {reason}")
+    return resolved
+
+
+def _stretched(milestones: tuple[float, ...], before: int, now: int | None) -> tuple[float, ...]:
+    """The milestones of a run of `before` iterations for another length: iterations where they come out whole."""
+    shares = tuple(milestone / before for milestone in milestones)
+    places = [share * now for share in shares] if now else []
+    whole = places and all(place >= 1 and place.is_integer() for place in places)
+    return tuple(int(place) for place in places) if whole else shares
+
+
+def _unused(key: str, recipe: Recipe, fine_tuning: bool) -> str | None:
+    """Why the run pays no heed to the value of a recipe called `key`, or None if it does."""
+    uses, reason = _USES.get(key, (lambda *_: True, ""))
+    return None if uses(recipe, fine_tuning) else reason.format(recipe)
+
+
+_OF_STAGES = "the stages have each their own; give all of them with --stages"
+_USES: Mapping[str, tuple[Callable[[Recipe, bool], bool], str]] = MappingProxyType(
+    {
+        "resize": (lambda recipe, _: not recipe.stages, _OF_STAGES),
+        "crop": (lambda recipe, _: not recipe.stages, _OF_STAGES),
+        "peak_rate": (lambda recipe, _: not recipe.stages, _OF_STAGES),
+        "milestones": (
+            lambda recipe, _: recipe.schedule == "step",
+            "the schedule is {0.schedule}; take --schedule step",
+        ),
+        "patience": (
+            lambda recipe, _: recipe.schedule == "plateau",
+            "the schedule is {0.schedule}; take --schedule plateau",
+        ),
+        "pad": (
+            lambda recipe, _: recipe.augmentation == "pad",
+            "the augmentation is {0.augmentation}; take --augmentation pad",
+        ),
+        "scales": (
+            lambda recipe, _: recipe.augmentation == "scale",
+            "the augmentation is {0.augmentation}; take --augmentation scale",
+        ),
+        "area": (
+            lambda recipe, _: recipe.augmentation == "area",
+            "the augmentation is {0.augmentation}; take --augmentation area",
+        ),
+        "zero_init": (
+            lambda recipe, fine_tuning: not fine_tuning and not (recipe.arch or "").startswith("plain"),
+            "it is for networks with shortcuts that begin with random weights",
+        ),
+    }
+)
+"""When a value of a recipe is used, and what to say when it is not. Those that are not here always are."""
 
 
 def parse_stages(text: str) -> tuple[Stage, ...]:

@@ -10,6 +10,7 @@ from resnet_infer.models.architectures import Architecture
 from resnet_infer.models.spec import InputSpec, Measured, ModelSpec
 from resnet_infer.training.device import describe
 from resnet_infer.training.distributed import World
+from resnet_infer.training.evaluate import Counts
 from resnet_infer.training.recipes import Recipe
 
 TOP5_CLASSES = 100
@@ -45,8 +46,8 @@ def trained_spec(
     )
 
 
-def measured_on(data: Dataset, errors: tuple[float, float], protocol: str, *, test: bool) -> Measured:
-    """The top-1 and top-5 error, in percent; of pictures that chose the weights it says so."""
-    top1, top5 = (round(error, 2) for error in errors)
+def measured_on(data: Dataset, counts: Counts, protocol: str, *, test: bool) -> Measured:
+    """The top-1 and top-5 error, in percent; of pictures of the validation split it says so."""
     name = data.name if test else f"{data.name} (validation)"
-    return Measured(name, protocol, len(data.samples), top1, top5 if len(data.classes) >= TOP5_CLASSES else None)
+    top5 = round(counts.top5, 2) if len(data.classes) >= TOP5_CLASSES else None
+    return Measured(name, protocol, counts.total, round(counts.top1, 2), top5)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal, Protocol
@@ -18,21 +19,23 @@ from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
 
 from resnet_infer.data.datasets import Sample
-from resnet_infer.data.preprocess import centre_crop
-from resnet_infer.errors import PictureError
+from resnet_infer.data.loader import parallel_map
+from resnet_infer.errors import PictureError, TrainingError
 from resnet_infer.models.spec import InputSpec
+from resnet_infer.training import device as devices
 from resnet_infer.training.augment import MIRROR, Draws, Order, Picks, boxes, crop_boxes, mirrored
 from resnet_infer.training.recipes import Recipe
-from resnet_infer.training.views import views
+from resnet_infer.training.views import served_view
 
 DataIn = Literal["auto", "memory", "files"]
 MEMORY_LIMIT = 4 << 30
 """Bytes of decoded pictures that are kept in memory unasked."""
 PREFETCH = 4
 """Batches that each worker process is ahead."""
-PROBES = 64
 _HANDLER_SET = "_SIGCHLD_handler_set"
 """torch's note to itself that its handler of SIGCHLD is installed."""
+WHOLE = ("scale", "area")
+"""Augmentations whose crops come out of the whole picture."""
 
 Batch = tuple[Tensor, Tensor, Draws]
 """Crops NHWC (uint8, or float32 in levels of 0 to 255), labels (int64), and the draws they were made with."""
@@ -54,60 +57,107 @@ def open_source(
     data_in: DataIn,
     workers: int,
 ) -> Source:
-    """In memory if asked for, or if the pictures are small; else in files. `geometry` is the largest view of the run.
+    """The batches of a run. Where the pictures are kept changes how fast they come, and nothing that is seen of them.
 
-    By default memory takes what fits in `MEMORY_LIMIT`, provided that nothing is lost: where crops come out of the
-    whole picture, all of it must be square and of one size. When memory is asked for, larger pictures are reduced to
-    the square of `geometry.resize` in their middle.
+    Where crops come out of the whole picture, all of it is kept; else the view of `geometry`, the largest of the run.
+    By default memory takes pictures that are small and of one size; when memory is asked for, all that fit. Raises
+    `TrainingError` if they do not.
     """
-    if recipe.augmentation in ("scale", "area"):
-        side = _common_side(samples, geometry) or (geometry.resize if data_in == "memory" else None)
-        stored = replace(geometry, resize=side, crop=side) if side else None
-    else:
-        stored = geometry
-    fits = stored is not None and len(samples) * stored.crop**2 * 3 <= MEMORY_LIMIT
-    if stored and (data_in == "memory" or (data_in == "auto" and fits)):
-        return InMemory(samples, stored, recipe, order, device)
+    whole = recipe.augmentation in WHOLE
+    if data_in != "files":
+        threads = max(1, workers)
+        limit = min(MEMORY_LIMIT, devices.free_memory()) if data_in == "auto" else devices.free_memory()
+        kept = _decode(samples, geometry, whole, limit, data_in == "auto", threads)
+        if isinstance(kept, np.ndarray):
+            return InMemory(kept, samples, geometry, recipe, order, device)
+        if kept is not None:
+            return FromFiles(kept, geometry, recipe, order, device, threads, decoded=True)
+        if data_in == "memory":
+            raise TrainingError(
+                f"the {len(samples)} pictures do not fit into the {limit / 2**30:.1f} GiB of memory that are free",
+                hint="leave them in their files with --data-in files",
+            )
     return FromFiles(samples, geometry, recipe, order, device, workers)
 
 
-def _common_side(samples: Sequence[Sample], geometry: InputSpec) -> int | None:
-    """The side of the pictures if a few of them, evenly spread, are all square and alike."""
-    probes = samples[:: max(1, len(samples) // PROBES)]
-    sizes = {sample.image(exif=geometry.exif).size for sample in probes}
-    width, height = sizes.pop()
-    return width if not sizes and width == height else None
+def _decode(
+    samples: Sequence[Sample], geometry: InputSpec, whole: bool, limit: int, alike: bool, threads: int
+) -> NDArray[np.uint8] | list[Sample] | None:
+    """Every picture `whole`, or as its view of `geometry`; None if they take more than `limit` bytes.
+
+    (N, H, W, 3) if all have one size; others None if they must be `alike`, or else samples that hold their pixels.
+    """
+
+    def pixels(sample: Sample) -> NDArray[np.uint8]:
+        return np.asarray(sample.image(exif=geometry.exif)) if whole else served_view(sample, geometry)
+
+    if not whole and len(samples) * geometry.crop**2 * 3 > limit:
+        return None
+    images: NDArray[np.uint8] | None = None
+    others: list[Sample] = []
+    taken = 0
+    with contextlib.closing(parallel_map(pixels, samples, workers=threads)) as decoded:
+        for index, picture in enumerate(decoded):
+            if images is None and not others:
+                if alike and picture.nbytes * len(samples) > limit:
+                    return None
+                if picture.nbytes * len(samples) <= limit:
+                    images = np.empty((len(samples), *picture.shape), np.uint8)
+            if images is not None and picture.shape == images.shape[1:]:
+                images[index] = picture
+                continue
+            if alike:
+                return None
+            if images is not None:
+                before = images[:index]
+                others = [_holding(sample, own.copy()) for sample, own in zip(samples, before, strict=False)]
+                images, taken = None, before.nbytes
+            taken += picture.nbytes
+            if taken > limit:
+                return None
+            others.append(_holding(samples[index], picture))
+    return others if images is None else images
+
+
+def _holding(sample: Sample, pixels: NDArray[np.uint8]) -> Sample:
+    return replace(sample, read=lambda: pixels)
 
 
 class InMemory:
-    """A whole training set on the device, uint8 squares of one size, augmented there."""
+    """A whole training set on the device, uint8 pictures of one size, augmented there."""
 
     def __init__(
-        self, samples: Sequence[Sample], geometry: InputSpec, recipe: Recipe, order: Order, device: torch.device
+        self,
+        images: NDArray[np.uint8],
+        samples: Sequence[Sample],
+        geometry: InputSpec,
+        recipe: Recipe,
+        order: Order,
+        device: torch.device,
     ) -> None:
-        self.recipe, self.order, self.device = recipe, order, device
-        images = np.empty((len(samples), geometry.crop, geometry.crop, 3), np.uint8)
-        start = 0
-        for part, _ in views(samples, geometry):
-            images[start : start + len(part)] = part
-            start += len(part)
+        self.geometry, self.recipe, self.order, self.device = geometry, recipe, order, device
         self.images = torch.from_numpy(images).to(device)
         self.labels = torch.tensor([sample.label for sample in samples]).to(device)
 
     def batches(self, start: int, stop: int, crop: int) -> Iterator[Batch]:
+        height, width = self.images.shape[1:3]
         for step in range(start, stop):
             indices, draws = self.order.picks(step)
             places = torch.from_numpy(indices).to(self.device)
             images = self.images[places]
-            if self.recipe.augmentation in ("scale", "area"):
-                sizes = np.tile(np.array(images.shape[1:3], np.int64), (len(images), 1))
+            if self.recipe.augmentation in WHOLE:
+                sizes = np.tile(np.array([width, height], np.int64), (len(images), 1))
                 mirror = mirrored(draws, self.device) if self.recipe.flip else None
-                images = crop_boxes(images, boxes(self.recipe, crop, sizes, draws), crop, mirror)
+                windows = boxes(self.recipe, crop, sizes, draws)
+                images = crop_boxes(images, windows, crop, self.geometry.interpolation, mirror)
             yield images, self.labels[places], draws
 
 
 class FromFiles:
-    """Pictures decoded and cropped by worker processes, which run ahead of the steps, also past the end of an epoch."""
+    """Pictures decoded and cropped by worker processes, which run ahead of the steps, also past the end of an epoch.
+
+    Those that are `decoded` already are cropped by threads.
+    """
 
     def __init__(
         self,
@@ -117,14 +167,25 @@ class FromFiles:
         order: Order,
         device: torch.device,
         workers: int,
+        *,
+        decoded: bool = False,
     ) -> None:
         self.samples, self.geometry, self.recipe, self.order = samples, geometry, recipe, order
-        self.device, self.workers = device, workers
+        self.device, self.workers, self.decoded = device, workers, decoded
 
     def batches(self, start: int, stop: int, crop: int) -> Iterator[Batch]:
+        cropping = _Decoding(self.samples, self.geometry, self.recipe, crop)
+        steps = _Steps(self.order, start, stop)
+        if self.decoded:
+            ahead = PREFETCH * self.workers
+            with contextlib.closing(
+                parallel_map(cropping.__getitem__, steps, workers=self.workers, ahead=ahead)
+            ) as cropped:
+                yield from self._arrived(cropped)
+            return
         loader: DataLoader[Any] = DataLoader(
-            _Decoding(self.samples, self.geometry, self.recipe, crop),  # type: ignore[arg-type]
-            sampler=_Steps(self.order, start, stop),
+            cropping,  # type: ignore[arg-type]
+            sampler=steps,
             batch_size=None,
             num_workers=self.workers,
             prefetch_factor=PREFETCH if self.workers else None,
@@ -132,8 +193,11 @@ class FromFiles:
             worker_init_fn=_leave_signals_to_the_parent,
             generator=torch.Generator(),
         )
+        yield from self._arrived(loader)
+
+    def _arrived(self, batches: Iterable[Any]) -> Iterator[Batch]:
         with _child_signal_put_back():
-            for decoded, uniform, normal in loader:
+            for decoded, uniform, normal in batches:
                 if isinstance(decoded, str):
                     raise PictureError(decoded)
                 images, labels = (part.to(self.device, non_blocking=True) for part in decoded)
@@ -171,10 +235,9 @@ class _Decoding:
         return decoded, torch.from_numpy(draws.uniform), torch.from_numpy(draws.normal)
 
     def _crop(self, sample: Sample, row: int, draws: Draws) -> NDArray[np.uint8]:
+        if self.recipe.augmentation not in WHOLE:
+            return served_view(sample, self.geometry)
         picture = sample.image(exif=self.geometry.exif)
-        if self.recipe.augmentation not in ("scale", "area"):
-            whole: NDArray[np.uint8] = centre_crop(picture, self.geometry)[0]
-            return whole
         own = Draws(draws.uniform[row : row + 1], draws.normal[row : row + 1])
         left, top, width, height = boxes(self.recipe, self.crop, np.array([picture.size]), own)[0]
         box = (left, top, min(left + width, picture.width), min(top + height, picture.height))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -57,6 +58,22 @@ def optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
         nesterov=recipe.nesterov,
         fused=True,
     )
+
+
+def require_values_to_normalise(arch: Architecture, crop: int, batch_size: int) -> None:
+    """Raise `UsageError` if batch norm would have a single value of each channel, which it cannot normalise.
+
+    That is a batch of one picture (over all processes) whose last maps are one cell.
+    """
+    plan = arch.plan()
+    strides = [plan.stem.stride, 2 if plan.max_pool else 1]
+    strides += [conv.stride for block in plan.blocks for conv in block.convs]
+    if batch_size == 1 and crop <= math.prod(strides):
+        raise UsageError(
+            f"a batch of one picture of {crop} pixels leaves {arch.name} one value of each channel, which batch norm "
+            "cannot normalise",
+            hint="train with --batch-size 2 or more, or with a larger --crop",
+        )
 
 
 def choose_architecture(recipe: Recipe, start: Checkpoint | None, classes: int) -> Architecture:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -15,8 +16,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Stopped(TrainingError):  # noqa: N818 (not a failure)
     """A run was asked to stop, and is saved. The exit code is 128 and the signal's number, as a shell has it."""
 
-    def __init__(self, message: str, number: int) -> None:
-        super().__init__(message, hint="the same command goes on from there")
+    def __init__(self, message: str, number: int, folder: Path) -> None:
+        super().__init__(message, hint=f"the same command with -o {folder} goes on from there")
         self.exit_code = 128 + number
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -25,21 +25,24 @@ from resnet_infer.progress import progress
 from resnet_infer.training import device as devices
 from resnet_infer.training.augment import Draws, Order
 from resnet_infer.training.distributed import World, synchronise
-from resnet_infer.training.evaluate import error_rates
+from resnet_infer.training.evaluate import count_errors
 from resnet_infer.training.prepare import Preparation
 from resnet_infer.training.recipes import Recipe
 from resnet_infer.training.records import leave_curves, scalars
 from resnet_infer.training.result import measured_on, trained_spec
 from resnet_infer.training.schedule import Phase, Schedule
-from resnet_infer.training.sources import DataIn, open_source
-from resnet_infer.training.splits import Splits
-from resnet_infer.training.start import frozen_modules, initial_network, optimiser
+from resnet_infer.training.sources import WHOLE, DataIn, open_source
+from resnet_infer.training.split_record import SplitRecord
+from resnet_infer.training.splits import Splits, to_choose
+from resnet_infer.training.start import frozen_modules, initial_network, optimiser, require_values_to_normalise
 from resnet_infer.training.state import COLUMNS, RunFolder, State, load_weights
 from resnet_infer.training.stopping import Stopped, StopSignals
 from resnet_infer.training.views import Views
 
 CHECK_STEPS = 50
 """The loss is looked at, which waits for the device, once in so many steps."""
+DIVERGED = 1e4
+"""A mean loss of an epoch above it does not come back: an answer at random has the logarithm of the classes."""
 AGREE_STEPS = 10
 """Several processes ask each other whether to save or to stop once in so many steps."""
 
@@ -76,6 +79,8 @@ class Trainer:
         log: Callable[[str], None] = note,
     ) -> None:
         """`start` gives the first weights. Raises `DataError` or `UsageError` if data, network and recipe disagree."""
+        if np.isnan(options.save_every):
+            raise UsageError("the seconds between saves are a number")
         self.world = world or World(torch.device("cpu"))
         self.options, self.data, self.start = options, data, start.spec if start else None
         self.log = log if self.world.writes else lambda line: None
@@ -93,8 +98,9 @@ class Trainer:
         size = (model.resize, model.crop) if model else (32, 32)
         self.schedule = Schedule(recipe, self.order.steps_per_epoch, arch.depth, size)
         crops = {phase.crop for phase in self.schedule.phases}
-        if len(crops) > 1 and recipe.augmentation not in ("scale", "area"):
-            raise UsageError("stages of different crops need the augmentation scale or area")
+        if len({(phase.resize, phase.crop) for phase in self.schedule.phases}) > 1 and recipe.augmentation not in WHOLE:
+            raise UsageError("stages of different sizes need the augmentation scale or area")
+        require_values_to_normalise(arch, min(crops), recipe.batch_size)
         if model and model.per_pixel and recipe.mean == "model" and crops != {model.crop}:
             raise UsageError(f"the mean of the starting model is a picture of {model.crop} pixels: keep that crop")
         self.precision = devices.choose_precision(options.precision, self.device)
@@ -111,7 +117,8 @@ class Trainer:
             "classes": list(data.train.classes),
             "from": start.spec.name if start else None,
         }
-        self.validation = Views(self._share(data.validation)) if data.validation else None
+        self.choosing, self.measuring = to_choose(data, recipe.seed)
+        self._views = [Views(self._share(part)) if part else None for part in (self.choosing, self.measuring)]
         self.state = State()
 
     def run(self) -> ModelSpec:
@@ -119,8 +126,16 @@ class Trainer:
 
         Raises `TrainingError` if the loss stops being finite, memory or disk run out, or the run is asked to stop.
         """
-        checkpoint = self.run_folder.unfinished(self.identity)
+        with self.run_folder.locked(self.world):
+            return self._run()
+
+    def _run(self) -> ModelSpec:
+        split = SplitRecord.of(self.data)
+        self.identity["pictures"] = split.digest
+        checkpoint = self.run_folder.unfinished(self.identity, split)
         self.world.wait()
+        for warning in (*self.data.warnings, *self._says_what_is_kept()):
+            self.log(warning)
         with devices.memory_errors(self.recipe.batch_size):
             if checkpoint:
                 self.state = self.run_folder.restore(checkpoint, self.network, self.optimizer)
@@ -128,7 +143,7 @@ class Trainer:
                 self.scaler.load_state_dict(self.state.scaler)
                 self.log(f"going on with {self.run_folder.last} at iteration {self.state.iteration}")
             elif self.world.writes:
-                self.run_folder.begin(self.recipe.to_json())
+                self.run_folder.begin(self.recipe.to_json(), split)
             own = self.state if self.world.writes else State()
             self.totals = torch.tensor([own.loss, own.wrong], dtype=torch.float64, device=self.device)
             largest = max(self.schedule.phases, key=lambda phase: phase.crop)
@@ -179,6 +194,7 @@ class Trainer:
                 end = state.iteration % self.order.steps_per_epoch == 0 or state.iteration == phase.stop
                 if end or state.iteration % CHECK_STEPS == 0:
                     loss, wrong = self._check()
+                    self.schedule.observe_training(state.iteration, 100 * wrong / state.seen)
                     shown = f"loss {loss / state.seen:.3f}, error {100 * wrong / state.seen:.1f}%"
                     advance(size, f"{self.spec.name}: {shown}")
                 else:
@@ -208,14 +224,27 @@ class Trainer:
             module.eval()
 
     def _check(self) -> tuple[float, float]:
-        """Summed loss and wrong answers of the epoch in all processes. Raises `TrainingError` if not finite."""
+        """Summed loss and wrong answers of the epoch in all processes. Raises `TrainingError` if it has diverged."""
         loss, wrong = self.world.sum(self.totals).tolist()
-        if not np.isfinite(loss):
-            raise self.run_folder.lost(
-                f"the loss is not finite at iteration {self.state.iteration}",
-                f"lower --peak-rate (now {self.recipe.peak_rate}), or take --precision fp32",
-            )
+        if not loss <= DIVERGED * max(1, self.state.seen):  # NaN is not
+            mean = loss / max(1, self.state.seen)
+            self._diverged(f"the loss is {mean:.3g}" if np.isfinite(loss) else "the loss is not finite")
         return loss, wrong
+
+    def _require_finite_weights(self) -> None:
+        """Raise `TrainingError` if the last step has made a weight or a statistic infinite, which no loss shows yet."""
+        if not all(bool(value.isfinite().all()) for value in self.network.state_dict().values()):
+            self._diverged("the weights are not finite")
+
+    def _diverged(self, what: str) -> NoReturn:
+        rate = self.schedule.phase(max(0, self.state.iteration - 1)).peak_rate
+        option = "the rates of --stages" if self.recipe.stages else "--peak-rate"
+        raise self.run_folder.lost(
+            f"training has diverged: {what} at iteration {self.state.iteration}",
+            f"lower {option} (now {rate:g})"
+            + (", or take --precision fp32" if self.precision == "fp16" else "")
+            + " and choose another folder with -o",
+        )
 
     def _between_steps(self, just_saved: bool) -> None:
         """Save when it is time, and stop if asked to; several processes agree on it first."""
@@ -226,10 +255,12 @@ class Trainer:
         if (save or stop) and not just_saved:
             self._save()
         if stop:
-            raise Stopped(f"stopped at iteration {self.state.iteration}; {self.run_folder.last} has it", stop)
+            message = f"stopped at iteration {self.state.iteration}; {self.run_folder.last} has it"
+            raise Stopped(message, stop, self.run_folder.folder)
 
     def _save(self) -> None:
         loss, wrong = self._check()
+        self._require_finite_weights()
         now = time.perf_counter()
         self.state.seconds += now - self.clock
         self.state.epoch_seconds += now - self.clock
@@ -243,53 +274,86 @@ class Trainer:
         """Measure, note, save. What is saved last is `last`: a run that dies before goes on from the save before."""
         state = self.state
         loss, wrong = self._check()
+        self._require_finite_weights()
         now = time.perf_counter()
         state.seconds, epoch_seconds = state.seconds + now - self.clock, state.epoch_seconds + now - self.clock
         train_error = 100 * wrong / state.seen
-        error = error_rates(self.network, self.validation, self.spec.input, self.world)[0] if self.validation else None
-        self.schedule.observe(train_error if error is None else error)
+        counts = [
+            count_errors(self.network, part, self.spec.input, self.world) if part else None for part in self._views
+        ]
+        choosing, measuring = counts
+        whole = choosing + measuring if choosing and measuring else choosing or measuring
+        self.schedule.observe(whole.top1 if whole else train_error)
         row = (
             f"{state.iteration / self.order.steps_per_epoch:.2f}",
             str(state.iteration),
             f"{self.optimizer.param_groups[0]['lr']:.6f}",
             f"{loss / state.seen:.5f}",
             f"{train_error:.2f}",
-            "" if error is None else f"{error:.2f}",
+            *(map("{:.2f}".format, (whole.top1, *whole.interval)) if whole else ("", "", "")),
             f"{state.seen / epoch_seconds:.0f}",
             f"{state.seconds:.0f}",
         )
-        self.log("  ".join(f"{name} {value}" for name, value in zip(COLUMNS, row, strict=True) if value))
-        better = error is None or error < state.best_error
-        if better and error is not None:
-            state.best_error = error
+        self.log(_line(row))
+        better = choosing is None or choosing.top1 <= state.best_error  # of equal ones the later has learnt longer
+        if better and choosing:
+            state.best_error, state.best_iteration = choosing.top1, state.iteration
         state.seen, state.epoch_seconds = 0, 0.0
         self.totals.zero_()
         if self.world.writes:
             self.run_folder.add_row(row)
             self.show(row)
             if better:
-                self.run_folder.save_best(self.spec, self.network, state)
+                self.run_folder.save_best(self.spec, self.network, state, self.identity)
         self.clock = time.perf_counter()
         self._save()
         self._training_mode()
 
     def _finish(self) -> ModelSpec:
-        """Measure `best` once on the test split, or else on the validation split, and write it into its spec."""
+        """Measure `best` once on the test split, or else on what has not chosen it, and write it into its spec."""
         self.world.wait()
         best = load_checkpoint(self.run_folder.best)
-        spec, data = best.spec, self.data.test or self.data.validation
+        kept = {"weights_kept": self._weights_kept()}
+        spec, data = best.spec.with_(provenance={**best.spec.provenance, **kept}), self.data.test or self.measuring
         if data:
             load_weights(self.network, best)
-            found = error_rates(self.network, Views(self._share(data)), spec.input, self.world)
+            found = count_errors(self.network, Views(self._share(data)), spec.input, self.world)
             measured = measured_on(data, found, spec.input.protocol, test=self.data.test is not None)
             spec = spec.with_(measured=(measured,))
         if self.world.writes:
-            self.run_folder.finish(Checkpoint(spec, best.weights))
+            self.run_folder.finish(replace(best, spec=spec))
         self.world.wait()
         if self.world.writes:
             leave_curves(self.run_folder.folder, self.log)
         return spec
 
+    def _weights_kept(self) -> str:
+        if not self.choosing:
+            return f"the last, of iteration {self.state.iteration}"
+        return (
+            f"of iteration {self.state.best_iteration}, which had the lowest error on {len(self.choosing.samples)} "
+            "validation pictures"
+        )
+
+    def _says_what_is_kept(self) -> Iterator[str]:
+        """Which weights become `best`, where that is not what one expects."""
+        if self.choosing and self.measuring:
+            yield (
+                f"{len(self.choosing.samples)} of the validation pictures choose the best weights, "
+                f"the other {len(self.measuring.samples)} measure them"
+            )
+        elif self.data.validation and not self.choosing:
+            count = len(self.data.validation.samples)
+            yield f"{count} validation pictures are too few to choose weights by: the last ones are kept"
+
     def _share(self, data: Dataset) -> Sequence[Sample]:
         """This process's part: every picture is measured in one process."""
         return data.samples[self.world.rank :: self.world.size]
+
+
+def _line(row: Sequence[str]) -> str:
+    """A row of the table for the console: the interval stands beside its error."""
+    named = {name: value for name, value in zip(COLUMNS, row, strict=True) if value}
+    if "val_error" in named:
+        named["val_error"] += f" ({named.pop('val_error_low')}-{named.pop('val_error_high')})"
+    return "  ".join(f"{name} {value}" for name, value in named.items())

@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_infer.data.datasets import Sample
+from resnet_infer.data.image import MAX_PIXELS
 from resnet_infer.data.loader import parallel_map
 from resnet_infer.data.preprocess import centre_crop
+from resnet_infer.errors import PictureError
 from resnet_infer.models.spec import InputSpec
 
 VIEW_BATCH = 256
@@ -20,14 +22,22 @@ ViewBatch = tuple[NDArray[np.uint8], NDArray[np.int64]]
 """Views, NHWC, and labels."""
 
 
-def views(samples: Sequence[Sample], geometry: InputSpec) -> Iterator[ViewBatch]:
-    """The single view of every picture, decoded by threads, in batches: uint8 NHWC and labels."""
+def served_view(sample: Sample, geometry: InputSpec) -> NDArray[np.uint8]:
+    """The single view of a picture, (crop, crop, 3), as a service makes it.
 
-    def view(sample: Sample) -> NDArray[np.uint8]:
-        pixels: NDArray[np.uint8] = centre_crop(sample.image(exif=geometry.exif), geometry)[0]
-        return pixels
+    Raises `PictureError` if the picture cannot be read, or is so narrow that it would fill the memory when resized.
+    """
+    picture = sample.image(exif=geometry.exif)
+    shorter, longer = sorted(picture.size)
+    if geometry.resize**2 * longer > MAX_PIXELS * shorter:
+        raise PictureError(f"{sample.name}: {picture.width}x{picture.height} pixels are too narrow to resize")
+    pixels: NDArray[np.uint8] = centre_crop(picture, geometry)[0]
+    return pixels
 
-    decoded = parallel_map(view, samples)
+
+def views(samples: Sequence[Sample], geometry: InputSpec, workers: int | None = None) -> Iterator[ViewBatch]:
+    """The single view of every picture, decoded by `workers` threads, in batches: uint8 NHWC and labels."""
+    decoded = parallel_map(lambda sample: served_view(sample, geometry), samples, workers=workers)
     for start in range(0, len(samples), VIEW_BATCH):
         part = samples[start : start + VIEW_BATCH]
         images = np.empty((len(part), geometry.crop, geometry.crop, 3), np.uint8)

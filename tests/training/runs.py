@@ -16,7 +16,9 @@ from resnet_infer.training.trainer import Options, Trainer
 
 
 def recipe(name: str = "cifar10-short", **changes: object) -> Recipe:
-    quick = {"iterations": 12, "batch_size": 16, "validation": 8, "peak_rate": 0.1, "resize": 16, "crop": 16}
+    quick: dict[str, object] = {"iterations": 12, "batch_size": 16, "validation": 8}
+    if "stages" not in changes:
+        quick |= {"peak_rate": 0.1, "resize": 16, "crop": 16}
     return get_recipe(name, **{**quick, **changes})
 
 

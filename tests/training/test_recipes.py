@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,13 +44,57 @@ def test_the_papers_values_for_imagenet() -> None:
         (63_999, 56, 0.001),
         (0, 110, 0.01),
         (399, 110, 0.01),
-        (400, 110, 0.1),
     ],
 )
 def test_the_papers_schedule(iteration: int, depth: int, rate: float) -> None:
     paper = schedule("cifar10-paper", depth)
     assert paper.iterations == 64_000
     assert paper.rate(iteration) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("iterations", [64_000, 8_000, 120])
+def test_a_deep_net_warms_up_until_its_training_error_is_below_80_percent(iterations: int) -> None:
+    """Section 4.2; whatever the length of the run, but not past the first milestone."""
+    one = schedule("cifar10-paper", 110, iterations=iterations)
+    one.observe_training(50, 80.0)
+    assert one.rate(50) == pytest.approx(0.01)
+    again = schedule("cifar10-paper", 110, iterations=iterations)
+    again.restore(one.state())
+    for copy in (one, again):
+        copy.observe_training(55, 79.9)
+        assert copy.rate(55) == pytest.approx(0.1)
+    never = schedule("cifar10-paper", 110, iterations=iterations)
+    never.observe_training(iterations // 2, 90.0)
+    assert never.rate(iterations // 2) == pytest.approx(0.01)
+    assert never.rate(iterations - 1) == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize("depth", [20, 110])
+@pytest.mark.parametrize("name", ["cifar10-paper", "imagenet-paper"])
+def test_a_warm_up_that_is_given_is_kept_at_any_depth(name: str, depth: int) -> None:
+    one = schedule(name, depth, warmup=300)
+    one.observe_training(50, 1.0)
+    assert [one.rate(step) for step in (0, 299, 300)] == pytest.approx([0.01, 0.01, 0.1])
+
+
+@given(
+    st.integers(1, 200),
+    st.sampled_from(["step", "plateau", "one-cycle", "cosine"]),
+    st.none() | st.floats(0, 0.999),
+    st.sampled_from(["cifar10-paper", "cifar10-short", "tiny-imagenet", "finetune"]),
+)
+def test_however_short_a_run_is_it_leaves_its_warm_up(
+    iterations: int, kind: str, warmup: float | None, name: str
+) -> None:
+    milestones = (0.5, 0.75) if kind == "step" else None
+    warmup = warmup / 2 if warmup and milestones else warmup
+    shortest = max(2 if kind == "step" else 1, iterations, len(RECIPES[name].stages))
+    stages = (Stage(1, 64, 56, 0.3), Stage(1, 128, 112, 0.2)) if RECIPES[name].stages else None
+    one = schedule(name, iterations=shortest, schedule=kind, warmup=warmup, milestones=milestones, stages=stages)
+    assert one.iterations == shortest
+    for phase in one.phases:
+        rates = [one.rate(step) for step in range(phase.start, phase.stop)]
+        assert max(rates) == pytest.approx(phase.peak_rate)
 
 
 @given(st.integers(10, 100_000), st.sampled_from(["one-cycle", "cosine"]))
@@ -84,6 +130,8 @@ def test_stages_follow_each_other_with_rates_and_sizes_of_their_own() -> None:
     one = schedule("tiny-imagenet", 18, steps_per_epoch=100, stages=stages, warmup=0.2)
     assert [(p.start, p.stop, p.resize, p.crop) for p in one.phases] == [(0, 1400, 64, 56), (1400, 1550, 128, 112)]
     assert [one.rate(step) for step in (279, 1429)] == pytest.approx([0.5, 0.15])
+    for name in RECIPES:
+        assert schedule(name, stages=stages, steps_per_epoch=100, schedule="one-cycle").iterations == 1550
     shorter = schedule("tiny-imagenet", stages=stages, iterations=31)
     assert [(p.start, p.stop) for p in shorter.phases] == [(0, 28), (28, 31)]
 
@@ -112,6 +160,33 @@ def test_another_length_stretches_the_schedule_unless_it_is_given() -> None:
         {"crop": 64},
         {"schedule": "never"},
         {"validation": -1},
+        {"epochs": math.inf},
+        {"epochs": math.nan},
+        {"epochs": 1e300},
+        {"iterations": 10**30},
+        {"batch_size": 10**30},
+        {"peak_rate": math.nan},
+        {"peak_rate": math.inf},
+        {"warmup": math.nan},
+        {"warmup": math.inf},
+        {"warmup": -1.0},
+        {"momentum": math.nan},
+        {"weight_decay": math.inf},
+        {"label_smoothing": math.nan},
+        {"colour": math.nan},
+        {"area": (math.nan, 1.0)},
+        {"milestones": ()},
+        {"milestones": (0.5, 0.25)},
+        {"milestones": (0.5, 0.5)},
+        {"milestones": (math.nan,)},
+        {"milestones": (-1.0, 0.5)},
+        {"patience": 0, "schedule": "plateau"},
+        {"pad": 33},
+        {"resize": 10**6, "crop": 32},
+        {"seed": -1},
+        {"seed": 2**64},
+        {"stages": (Stage(1, 32, 32, 0.1),), "crop": 24},
+        {"stages": (Stage(1, 32, 32, 0.1),), "peak_rate": 0.2},
         {"colours": 1},
     ],
 )
@@ -120,10 +195,30 @@ def test_nonsense_is_refused(overrides: dict[str, object]) -> None:
         get_recipe("cifar10-paper", **overrides)
 
 
+@pytest.mark.parametrize("stage", ["0:32:32:0.1", "-1:32:32:0.1", "1:32:32:-5", "nan:32:32:0.1", "inf:32:32:0.1"])
+@pytest.mark.parametrize("other", ["", ",1:32:32:0.1"])
+def test_a_stage_without_length_or_rate_is_refused(stage: str, other: str) -> None:
+    with pytest.raises(UsageError, match="a stage has"):
+        parse_stages(stage + other)
+
+
+def test_what_does_not_lie_within_the_run_is_refused() -> None:
+    with pytest.raises(UsageError, match="warm-up of 400 iterations does not end within the 300 of the run"):
+        schedule("cifar10-paper", schedule="cosine", warmup=400, iterations=300)
+    with pytest.raises(UsageError, match="milestone 48000 does not lie within the 40000 iterations"):
+        schedule("cifar10-paper", milestones=(32_000, 48_000), iterations=40_000)
+    with pytest.raises(UsageError, match=r"warm-up of 0.6 does not end before the first milestone, 0.5"):
+        schedule("cifar10-paper", warmup=0.6, iterations=100)
+    with pytest.raises(UsageError, match="2 stages do not fit into 1 iterations"):
+        schedule("tiny-imagenet", iterations=1)
+    with pytest.raises(UsageError, match="at most 1000000000 iterations"):
+        schedule("finetune", epochs=1e8)
+
+
 def test_a_mistyped_recipe_is_guessed() -> None:
     with pytest.raises(UsageError, match="did you mean cifar10-paper"):
         get_recipe("cifar10-papr")
-    with pytest.raises(UsageError, match="stages of tiny-imagenet"):
+    with pytest.raises(UsageError, match="--peak-rate would not be used: the stages have each their own"):
         get_recipe("tiny-imagenet", peak_rate=0.1)
     with pytest.raises(UsageError, match="no list of stages"):
         parse_stages("14:64")

@@ -92,7 +92,9 @@ def test_a_finished_or_different_run_is_not_gone_on_with(folder: Path, tmp_path:
     with pytest.raises(UsageError, match="finished run"):
         trainer(folder, tmp_path).run()
     half = tmp_path / "half"
-    stopped = trainer(folder, half, log=lambda line: signal.raise_signal(signal.SIGINT))
+    stopped = trainer(
+        folder, half, log=lambda line: signal.raise_signal(signal.SIGINT) if "iteration" in line else None
+    )
     with pytest.raises(Stopped) as error:
         stopped.run()
     assert error.value.exit_code == 130
@@ -151,12 +153,12 @@ def test_every_augmentation_runs_in_memory_and_in_files(folder: Path, tmp_path: 
                 tmp_path / f"{name}-{place}",
                 options=Options(precision="fp32", data_in=place, workers=0),  # type: ignore[arg-type]
                 augmentation=name,
-                scales=(32, 48),
+                **({"scales": (32, 48)} if name == "scale" else {}),
                 **changes,
             )
             one.run()
             losses.append(float(rows(tmp_path / f"{name}-{place}")[0]["train_loss"]))
-        assert losses[0] == pytest.approx(losses[1], rel=1e-6 if name in ("pad", "none") else 0.02), name
+        assert losses[0] == pytest.approx(losses[1], rel=1e-6 if name in ("pad", "none") else 1e-3), name
 
 
 def test_stages_train_and_measure_at_their_own_size(folder: Path, tmp_path: Path) -> None:
@@ -173,11 +175,11 @@ def test_data_and_network_must_fit(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has 3 classes"):
         Trainer(architecture("resnet8", 10), recipe(), splits, tmp_path)
     staged = recipe(stages=(Stage(3, 20, 16, 0.05), Stage(2, 28, 24, 0.05)))
-    with pytest.raises(UsageError, match="different crops"):
+    with pytest.raises(UsageError, match="different sizes"):
         Trainer(architecture("resnet8", 3), staged, splits, tmp_path)
     lines: list[str] = []
     one = Trainer(architecture("resnet8", 3), recipe(batch_size=999), splits, tmp_path, log=lines.append)
-    assert one.recipe.batch_size == 65
+    assert one.recipe.batch_size == 58
     assert "one batch" in lines[0]
 
 
