@@ -46,6 +46,10 @@ class PictureError(ResnetInferError):
     """A picture that cannot be read. The message names the file."""
 
 
+class UnsupportedPictureError(PictureError):
+    """A file that may be whole, but of a form that is not read. The message says which form it is."""
+
+
 class DataError(ResnetInferError):
     """A data set that is missing, incomplete or inconsistent."""
 
