@@ -46,6 +46,10 @@ class PictureError(ResnetInferError):
     """A picture that cannot be read. The message names the file."""
 
 
+class UnsupportedPictureError(PictureError):
+    """A file that may be whole, but of a form that is not read. The message says which form it is."""
+
+
 class AnswerError(ResnetInferError):
     """A network whose answer to a picture is not finite (NaN or infinite). The message names the picture."""
 

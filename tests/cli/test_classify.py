@@ -135,7 +135,7 @@ def test_all_kinds_of_input_mix_in_the_order_given(cli: Cli, album: Path, monkey
     ("kind", "message"),
     [
         ("broken.jpg", "broken.jpg: damaged or truncated JPEG"),
-        ("text.png", "text.png: text is not supported"),
+        ("text.png", "text.png: unsupported: text"),
         ("nowhere.jpg", "nowhere.jpg: No such file"),
         ("empty", "empty: no pictures there"),
         ("*.tiff", "*.tiff: no pictures there"),

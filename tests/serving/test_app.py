@@ -117,7 +117,7 @@ def picture(**options: Any) -> dict[str, Any]:
     ("request_", "status", "reason"),
     [
         ({"content": b""}, 400, "empty"),
-        ({"content": b"hello"}, 422, "text is not supported"),
+        ({"content": b"hello"}, 422, "unsupported: text"),
         ({"content": CAT[:3000]}, 422, "truncated"),
         ({"content": b"\x89PNG\r\n\x1a\n"}, 422, "PNG"),
         ({"content": b"<html>", "headers": {"content-type": "text/html"}}, 415, "text/html"),

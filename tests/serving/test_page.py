@@ -148,7 +148,7 @@ def test_what_is_no_picture_is_said_and_harms_no_other(open_page: Open, url: str
     page = open_page(url)
     page.set_input_files("#files", [tmp_path / "notes.jpg", CAT])
     bad = page.get_by_role("article", name="notes.jpg")
-    expect(bad.locator(".error")).to_contain_text("text is not supported")
+    expect(bad.locator(".error")).to_contain_text("unsupported: text")
     expect(bad.locator(".no-preview")).to_be_visible()
     expect(page.get_by_role("article", name="cat.jpg").locator(".class").first).to_contain_text("cat")
 

@@ -1,0 +1,64 @@
+"""What a file is, by its first bytes, and the two reasons why a picture cannot be had."""
+
+from __future__ import annotations
+
+import re
+
+READ = "JPEG, PNG, WebP, BMP, GIF and TIFF are read"
+
+
+class UnusableError(Exception):
+    """Why a picture cannot be had. The text goes into the message of the `PictureError`."""
+
+
+class UnsupportedError(UnusableError):
+    """A whole file of a form that is not read. The text says which form it is."""
+
+
+_OTHERS = (
+    (rb".{4}ftyp(avi[fs]|mi[fa][1f].{0,64}avi[fs])", "AVIF"),
+    (rb".{4}ftyp(he[iv][cmsx]|mif1|msf1)", "HEIC"),
+    (rb".{4}ftypcrx ", "a camera's raw photo (CR3)"),
+    (rb".{4}ftyp", "MP4 or QuickTime"),
+    (rb"\x1aE\xdf\xa3", "Matroska or WebM"),
+    (rb"RIFF.{4}AVI ", "AVI"),
+    (rb"\0\0\x01[\xb3\xba]", "MPEG"),
+    (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000"),
+    (rb"\0\0\0\x0cJXL |\xff\x0a", "JPEG XL"),
+    (rb"II\xbc\x01", "JPEG XR"),
+    (rb"II\x2a\0.{4}CR\x02", "a camera's raw photo (CR2)"),
+    (rb"IIU\0", "a camera's raw photo (RW2)"),
+    (rb"II(RO|RS)|MMOR", "a camera's raw photo (ORF)"),
+    (rb"FUJIFILMCCD-RAW", "a camera's raw photo (RAF)"),
+    (rb"v/1\x01", "OpenEXR"),
+    (rb"#\?(RADIANCE|RGBE)", "Radiance HDR"),
+    (rb"qoif", "QOI"),
+    (rb"DDS ", "DDS"),
+    (rb"\0\0[\x01\x02]\0.{4}", "an icon or cursor"),
+    (rb"P[1-7]\s", "PNM"),
+    (rb"SIMPLE  =", "FITS"),
+    (rb".{128}DICM", "DICOM"),
+    (rb"\x89HDF\r\n\x1a\n", "HDF5"),
+    (rb"\x93NUMPY", "a NumPy array"),
+    (rb"(\xef\xbb\xbf)?\s*(?=<).*<html\b", "HTML"),
+    (rb"(\xef\xbb\xbf)?\s*(?=<).*<svg\b", "SVG"),
+    (rb"%PDF", "PDF"),
+    (rb"%!PS|\xc5\xd0\xd3\xc6", "PostScript"),
+    (rb"8BPS", "PSD"),
+    (rb"gimp xcf", "XCF"),
+    (rb"PK\x03\x04", "ZIP"),
+    (rb"\x1f\x8b", "GZIP"),
+    (rb"ID3|\xff[\xf2\xf3\xfa\xfb]", "MP3"),
+    (rb"version https://git-lfs", "a Git LFS pointer (fetch the picture itself with: git lfs pull)"),
+    (rb"BM.{4}\0{4}.{4}[\x0c-\xff]\0\0\0", "BMP with a header of an unknown size"),
+    (rb"[\t\n\r -~]+\Z", "text"),
+)
+"""Other kinds of files and how they begin, the more special before the more general."""
+
+
+def other_kind(content: bytes) -> str:
+    """Name what a file that is none of the pictures that are read seems to be."""
+    start = content[:4096]
+    return next(
+        (what for magic, what in _OTHERS if re.match(magic, start, re.DOTALL | re.IGNORECASE)), "a file of this kind"
+    )

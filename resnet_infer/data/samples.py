@@ -1,0 +1,107 @@
+"""Samples of any depth to 8 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_infer.data.kinds import UnsupportedError
+
+Bytes: TypeAlias = NDArray[np.uint8]
+_ROWS_PIXELS = 2**20
+"""Pixels that are worked on at a time."""
+SMALL_SHARE = 10
+"""A picture is noted that uses less than one part in this of its range."""
+HINT = "to use all of it, rescale the samples, e.g. with ImageMagick: magick IN -auto-level -depth 8 OUT.png"
+
+
+class Range:
+    """Which part of the range of unsigned samples, 0 to `full`, is used; the ends do not count.
+
+    At the ends are clipped samples, and those that stand for no data.
+    """
+
+    def __init__(self, full: int) -> None:
+        self._full = full
+        self._low, self._high = full, 0
+
+    def add(self, samples: NDArray[Any]) -> None:
+        """Take these into account too."""
+        low, high = int(samples.min(initial=self._full)), int(samples.max(initial=0))
+        if low == 0 or high == self._full:
+            inner = samples[(samples != 0) & (samples != self._full)]
+            low, high = int(inner.min(initial=self._full)), int(inner.max(initial=0))
+        self._low, self._high = min(self._low, low), max(self._high, high)
+
+    def note(self) -> str | None:
+        """Say so if less than a tenth of the range is used, though not by a single level."""
+        if 0 < (self._high - self._low) * SMALL_SHARE < self._full:
+            low, high = (round(100 * end / self._full, 1) for end in (self._low, self._high))
+            return f"its 16-bit samples use only {low}% to {high}% of their range; {HINT}"
+        return None
+
+
+def high_bits(samples: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+    """8 bits of unsigned samples of `bits` (1 to 16): the highest, or all of fewer, spread over 0 to 255."""
+    if bits == 8:
+        return samples
+    top = 2**bits - 1
+    eight: Bytes
+    if bits > 8:
+        eight = (samples >> (bits - 8)).astype(np.uint8)
+    else:
+        eight = ((np.arange(top + 1) * 255 + top // 2) // top).astype(np.uint8)[samples]
+    return eight
+
+
+def over_white(colours: Bytes, alpha: Bytes, *, premultiplied: bool = False) -> Bytes:
+    """Colours (rows, width, channels) of opacity `alpha` (rows, width, 1) over white."""
+    mixed: Bytes
+    if premultiplied:
+        mixed = np.minimum(colours + (np.uint16(255) - alpha), 255).astype(np.uint8)
+        return mixed
+    weighted = colours * alpha.astype(np.uint16) + np.uint16(255) * (np.uint16(255) - alpha) + np.uint16(128)
+    mixed = ((weighted >> 8) + weighted >> 8).astype(np.uint8)
+    return mixed
+
+
+def stretched(samples: NDArray[Any]) -> tuple[NDArray[np.uint8], str | None]:
+    """Grey (height, width) of no agreed range to 8 bits, as `read_image` documents it, and a note about its range.
+
+    That is signed, 32-bit and floating-point grey. Works on some rows at a time.
+    """
+    whole = samples.dtype.kind in "iu"
+    step = max(_ROWS_PIXELS // samples.shape[1], 1)
+    parts = [samples[top : top + step] for top in range(0, len(samples), step)]
+    ends = [(float(part.min()), float(part.max())) for part in map(_finite, parts) if part.size]
+    least, most = min((low for low, _ in ends), default=0.0), max((high for _, high in ends), default=0.0)
+    low, high = min(least, 0.0), max(most, 0.0)
+    if low == 0:
+        high = next((full for full in (1.0, 255.0, 65535.0)[whole:] if high <= full), high)
+    if not np.isfinite(high - low):
+        raise UnsupportedError("a picture with samples beyond all bounds")
+    grey = np.empty(samples.shape, np.uint8)
+    for index, part in enumerate(parts):
+        offset = np.nan_to_num(part.astype(np.float64), nan=0, posinf=high, neginf=low) - low
+        scaled = offset * 256 // (high - low + 1) if whole else np.rint(offset * 255 / (high - low))
+        grey[index * step : index * step + len(part)] = scaled.astype(np.uint8)
+    return grey, _note(parts, (least, most), (low, high))
+
+
+def _finite(part: NDArray[Any]) -> NDArray[Any]:
+    return part[np.isfinite(part)] if part.dtype.kind == "f" else part
+
+
+def _note(parts: Sequence[NDArray[Any]], ends: tuple[float, float], shown: tuple[float, float]) -> str | None:
+    """Say so if all samples but the least and the greatest lie in less than a tenth of what is shown."""
+    least, most = np.inf, -np.inf
+    for part in map(_finite, parts):
+        inner = part[(part != ends[0]) & (part != ends[1])]
+        if inner.size:
+            least, most = min(least, float(inner.min())), max(most, float(inner.max()))
+    if 0 < (most - least) * SMALL_SHARE < shown[1] - shown[0]:
+        return f"nearly all of its samples lie in {least:g} to {most:g}, shown are {shown[0]:g} to {shown[1]:g}; {HINT}"
+    return None
