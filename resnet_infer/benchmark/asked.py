@@ -96,9 +96,11 @@ def _text(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None:
-        return "-"
+        return "undecided" if name == "within" else "-"
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {count}" for key, count in value.items()) or "-"
+    if isinstance(value, list):
+        return " to ".join(_text(name, item) for item in value)
     if isinstance(value, float):
         return f"{value:,.3f}" if name.endswith("_ms") and value < 10 else f"{value:,.2f}"
     return f"{value:,}" if isinstance(value, int) else str(value)

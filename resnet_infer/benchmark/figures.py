@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from resnet_infer.benchmark.charts import Dot, Series, colour, distribution, load, pareto, throughput
+from resnet_infer.benchmark.statistics import enough, told
 from resnet_infer.runtimes.registry import split_runtime
 
 Row = Mapping[str, Any]
@@ -91,10 +92,18 @@ def _distributions(rows: Sequence[tuple[Key, Row]], names: Mapping[Key, str]) ->
             if row["batch"] == batch:
                 values = row["stages"]["inference"]["quantiles_ms"]
                 step = 100 / (len(values) - 1)
-                points = [(value, place * step) for place, value in enumerate(values) if place * step <= TAIL]
+                calls = row["stages"]["inference"]["calls"]
+                points = [
+                    (value, place * step)
+                    for place, value in enumerate(values)
+                    if place * step <= TAIL and enough(calls, place * step)
+                ]
                 series.append(Series(names[key], points))
         title = f"Latency of inference, batch {batch}"
-        yield _figure(title, distribution(series), [item.label for item in series])
+        few = [item.label for item in series if len(item.points) < 2]
+        drawing = distribution(series) if len(few) < len(series) else ""
+        below = f"Too few calls for a distribution: {', '.join(few)}." if few else ""
+        yield _figure(title, drawing, [item.label for item in series], below)
 
 
 def _throughput(rows: Sequence[tuple[Key, Row]], names: Mapping[Key, str]) -> Iterable[str]:
@@ -117,7 +126,7 @@ def _loads(documents: Sequence[Mapping[str, Any]]) -> Iterable[str]:
             points = [(rate, ms) for rate, ms in middle.items() if ms < float("inf")]
             if points:
                 series.append(Series(name.removesuffix("_ms"), points))
-        failed = sorted({trial["rate"] for trial in trials if trial.get("errors") or trial.get("p99_ms") is None})
+        failed = sorted({trial["rate"] for trial in trials if trial.get("errors", trial.get("p99_ms") is None)})
         if rates:
             bound = (item.get("figures") or {}).get("bound_ms")
             system = (item.get("system") or {}).get("name", "")
@@ -129,7 +138,7 @@ def _loads(documents: Sequence[Mapping[str, Any]]) -> Iterable[str]:
 
 
 def _ms(trial: Mapping[str, Any], name: str) -> float:
-    value = trial.get(name)
+    value = told(trial, name)
     return float("inf") if value is None else float(value)
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from resnet_infer.benchmark.statistics import percent_of, told
 from resnet_infer.benchmark.system import System, Verdict
 from resnet_infer.errors import UsageError
 
@@ -43,6 +44,7 @@ class RealClock:
 class Load:
     """What came of queries: `latencies` are seconds by status, 0 being no answer; of failures `errors` says why.
 
+    `due` are the moments, in seconds of any clock, at which the queries of `latencies` were due.
     `offered` are the queries that were made, `seconds` the time from the first to the last answer or the end of the
     load. `gone` says that the system stopped answering, which ended the load early.
     """
@@ -51,12 +53,14 @@ class Load:
     offered: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
     latencies: dict[int, list[float]] = field(default_factory=dict)
+    due: dict[int, list[float]] = field(default_factory=dict)
     errors: Counter[str] = field(default_factory=Counter)
     gone: bool = False
 
-    def add(self, status: int, latency: float, error: str = "") -> None:
+    def add(self, status: int, latency: float, error: str = "", due: float = 0.0) -> None:
         self.statuses[status] += 1
         self.latencies.setdefault(status, []).append(latency)
+        self.due.setdefault(status, []).append(due)
         if status != 200:
             self.errors[error] += 1
 
@@ -84,12 +88,37 @@ class Load:
         place = max(int(np.ceil(share * self.offered)) - 1, 0)
         return ordered[place] if place < len(ordered) else float("inf")
 
+    def in_order(self) -> list[float]:
+        """Seconds of every query in the order in which they were due; infinite for those that failed.
+
+        Those without any answer come last.
+        """
+        found = [
+            (due, latency if status == 200 else float("inf"))
+            for status, latencies in self.latencies.items()
+            for due, latency in zip(self.due[status], latencies, strict=True)
+        ]
+        latencies = [latency for _, latency in sorted(found, key=lambda query: query[0])]
+        return latencies + [float("inf")] * (self.offered - len(latencies))
+
+    def __add__(self, other: Load) -> Load:
+        """Both as one: what was asked in either, and the seconds of both."""
+        found = Load(self.seconds + other.seconds, self.offered + other.offered, gone=self.gone or other.gone)
+        for part in (self, other):
+            found.statuses += part.statuses
+            found.errors += part.errors
+            for status, latencies in part.latencies.items():
+                found.latencies.setdefault(status, []).extend(latencies)
+                found.due.setdefault(status, []).extend(part.due[status])
+        return found
+
     def to_json(self) -> dict[str, Any]:
+        """Milliseconds; None for a percentile that a failure reaches, or with too few queries to tell it."""
         figures: dict[str, Any] = {"achieved": round(self.rate, 2), "queries": self.offered}
-        for name, share in (("p50_ms", 0.5), ("p90_ms", 0.9), ("p99_ms", 0.99), ("p99_9_ms", 0.999), ("max_ms", 1.0)):
-            value = self.percentile(share)
+        for name in ("p50_ms", "p90_ms", "p99_ms", "p99_9_ms", "max_ms"):
+            value = self.percentile((percent_of(name) or 100) / 100)
             figures[name] = round(1000 * value, 3) if np.isfinite(value) else None
-        return {**figures, "errors": self.failures}
+        return {**{name: told(figures, name) for name in figures}, "errors": self.failures}
 
 
 class _Recorder:
@@ -112,7 +141,7 @@ class _Recorder:
         with self._lock:
             if self._closed:
                 return
-            self.load.add(verdict.status, latency, verdict.error)
+            self.load.add(verdict.status, latency, verdict.error, since)
             self._unanswered -= 1
             self._silent = self._silent + 1 if verdict.status == 0 else 0
             self.load.gone |= self._silent >= GIVE_UP
@@ -216,10 +245,9 @@ def open_loop(
 ) -> Load:
     """`rate` queries a second on average, whatever becomes of them, for so many seconds; then time for the last.
 
-    They come independently of each other (a Poisson process, of as many queries as the rate says), or evenly. A
-    latency counts from the moment at which the query was due: neither a system that stalls nor a sender that comes
-    late makes one look better (no coordinated omission). What is not answered `patience` seconds after the last was
-    due has failed.
+    They come independently of each other (a Poisson process), or evenly. A latency counts from the moment at which the
+    query was due: neither a system that stalls nor a sender that comes late makes one look better (no coordinated
+    omission). What is not answered `patience` seconds after the last was due has failed.
     """
     if not rate > 0 or not seconds > 0:
         raise UsageError(f"an open loop has a rate and a length above 0, not {rate:g}/s and {seconds:g} s")
@@ -241,11 +269,11 @@ def open_loop(
 
 
 def arrivals(rate: float, seconds: float, seed: int) -> list[float]:
-    """When the queries of a Poisson process are due, from 0 to `seconds`, given that there are `rate` * `seconds`.
+    """When the queries of a Poisson process are due, from 0 to `seconds`: at least one.
 
-    With that, they are independent and uniform (Ross, Introduction to Probability Models, 5.3.5). Their number is not
-    left to chance: of 400 it would be off by 5%, and so would the rate be.
+    Given their number they are independent and uniform (Ross, Introduction to Probability Models, 5.3.5). The number is
+    left to chance too: a fixed one has fewer crowds, and near the limit of a queue a fifth fewer late queries.
     """
     generator = np.random.default_rng(seed)
-    due: list[float] = np.sort(generator.uniform(0, seconds, max(round(rate * seconds), 1))).tolist()
+    due: list[float] = np.sort(generator.uniform(0, seconds, max(generator.poisson(rate * seconds), 1))).tolist()
     return due

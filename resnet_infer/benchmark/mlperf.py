@@ -23,6 +23,7 @@ from resnet_infer.benchmark.asked import Asked, Outcome
 from resnet_infer.benchmark.library import SYNTHETIC, Library, open_library
 from resnet_infer.benchmark.load import Load, closed_loop, open_loop
 from resnet_infer.benchmark.loadgen import SERVER_BOUND_MS, SHORT_SECONDS, Log, Plan, module, read_answers, run
+from resnet_infer.benchmark.statistics import told
 from resnet_infer.benchmark.sweep import sweep
 from resnet_infer.benchmark.system import System, open_system
 from resnet_infer.console import note
@@ -34,6 +35,8 @@ OFFICIAL_PICTURES = 1024
 WARM_SECONDS = 2.0
 SAFE = 0.85
 """Part of the highest rate found that the server scenario is run at, if none is asked for."""
+SHORT_SWEEP = 12
+"""Runs of the sweep that looks for it."""
 SHORTENED = "shortened: not an official result"
 
 
@@ -143,8 +146,8 @@ def make_plan(asked: Asked, system: System, library: Library) -> tuple[Plan, dic
     def trial(rate: float, seconds: float, seed: int) -> Load:
         return open_loop(system, pictures, rate=rate, seconds=seconds, seed=seed)
 
-    found = sweep(trial, bound, capacity=capacity, seconds=3)
-    if found.rate is None:
+    found = sweep(trial, bound, capacity=capacity, seconds=3, runs=SHORT_SWEEP).crossing
+    if found is None:
         raise ResnetInferError(
             f"no rate keeps 99% of the answers within {1000 * bound:g} ms",
             hint="allow more with --bound, or give a --rate to see LoadGen's verdict on it",
@@ -215,6 +218,7 @@ def _performance(scenario: str, entries: Any) -> dict[str, Any]:
         for text in ("50.00", "90.00", "95.00", "99.00", "99.90")
     }
     counts = {"queries": entries.get("result_query_count")}
+    latencies = {name: told({**latencies, **counts}, name) for name in latencies}
     if scenario == "offline":
         samples = entries.get("generated_samples_per_query")
         return {"samples_per_second": entries.get("result_samples_per_second"), "samples": samples}
@@ -226,9 +230,9 @@ def _performance(scenario: str, entries: Any) -> dict[str, Any]:
             **latencies,
             **counts,
         }
-    main_figure = "p90_ms" if scenario == "single-stream" else "p99_ms"
+    percentile = "p90" if scenario == "single-stream" else "p99"
     return {
-        main_figure: latencies[main_figure],
+        f"early_stopping_{percentile}_ms": log.early_stopping_ms(scenario),
         **latencies,
         "queries_per_second": entries.get("result_qps_with_loadgen_overhead"),
         **counts,

@@ -8,10 +8,16 @@ from html import escape
 from typing import Any
 
 from resnet_infer.benchmark.result import cells, number
+from resnet_infer.benchmark.statistics import told
 from resnet_infer.benchmark.words import facts_table, pointed, words
 from resnet_infer.page import box, html_table
 
-NAMES = {"top1_error": "top-1 error, %", "top1_error_95": "its 95% interval", "statuses": "answers"}
+NAMES = {
+    "top1_error": "top-1 error, %",
+    "top1_error_95": "its 95% interval",
+    "rate_95": "its 95% interval",
+    "statuses": "answers",
+}
 
 
 def heading(found: Mapping[str, Any]) -> str:
@@ -59,12 +65,12 @@ def _verdict(found: Mapping[str, Any]) -> str:
 
 
 def _facts(found: Mapping[str, Any], version: Any) -> dict[str, str]:
-    system, data = found.get("system") or {}, found.get("data") or {}
+    system, data, figures = (found.get(name) or {} for name in ("system", "data", "figures"))
     facts = {
         **{name: system.get(name) for name in ("url", "model", "precision", "crops")},
         "runs on": {name: value for name, value in (system.get("runtime") or {}).items() if value is not None},
         "pictures": _pictures(data),
-        **{_name(name): value for name, value in (found.get("figures") or {}).items()},
+        **{_name(name): told(figures, name) for name in figures},
         "LoadGen": version,
     }
     if found.get("official") is not None and not _is_accuracy(found):
@@ -94,7 +100,7 @@ def _count(name: str) -> Callable[[Trial], str]:
 
 
 def _ms(name: str) -> Callable[[Trial], str]:
-    return lambda trial: number(trial.get(name))
+    return lambda trial: number(told(trial, name))
 
 
 def _answered(trial: Trial) -> str:
@@ -118,7 +124,8 @@ RATES: Mapping[str, Callable[[Trial], str]] = {
     "answered": _answered,
     "refused": _status("refused"),
     "failed": _count("errors"),
-    "within the bound": lambda trial: words(trial.get("within")),
+    "late, %": _ms("late_percent"),
+    "within the bound": lambda trial: "undecided" if trial.get("within", 0) is None else words(trial.get("within")),
 }
 """Columns of the table of rates; those without a value in any row are left out."""
 

@@ -10,13 +10,15 @@ from types import MappingProxyType
 from typing import Any
 
 from resnet_infer.benchmark.asked import Asked, Outcome
+from resnet_infer.benchmark.lateness import ALLOWED
 from resnet_infer.benchmark.library import Library, open_library
 from resnet_infer.benchmark.load import Load, closed_loop, open_loop
 from resnet_infer.benchmark.loadgen import SCENARIOS as LOADGEN
 from resnet_infer.benchmark.loadgen import SERVER_BOUND_MS
 from resnet_infer.benchmark.mlperf import perform
-from resnet_infer.benchmark.sweep import CONFIRMATIONS, PRECISION, Trial, judge, sweep
+from resnet_infer.benchmark.sweep import RUNS, Found, Trial, judge, sweep
 from resnet_infer.benchmark.system import System, open_system
+from resnet_infer.console import note
 from resnet_infer.errors import ResnetInferError, UsageError, did_you_mean
 
 __all__ = ["SCENARIOS", "Asked", "Outcome", "run_scenario"]
@@ -104,9 +106,7 @@ def _closed_loop(asked: Asked, system: System, library: Library) -> Outcome:
     clients = CLIENTS if asked.clients is None else asked.clients
     closed_loop(system, pictures, clients=clients, seconds=WARM_SECONDS)
     load = closed_loop(system, pictures, clients=clients, seconds=asked.seconds or SECONDS)
-    valid, reasons = _failures([load])
-    if asked.bound_ms is not None and load.percentile(0.99) > asked.bound_ms / 1000:
-        valid, reasons = False, (*reasons, f"the 99th percentile is above {asked.bound_ms:g} ms")
+    valid, reasons = _judged(asked, [judge(clients, load, (asked.bound_ms or float("inf")) / 1000)], "clients")
     length = {"clients": clients, "seconds": round(load.seconds, 2), **_bound(asked)}
     figures = {**length, **load.to_json(), **_statuses([load])}
     notes = ("a closed loop never asks faster than it is answered: its latencies leave out the time spent in a queue",)
@@ -124,18 +124,12 @@ def _open_loop(asked: Asked, system: System, library: Library) -> Outcome:
         trials.append(judge(rate, load, bound))
         if load.gone:
             break
-    valid, reasons = _failures([item.load for item in trials])
-    late = [item.rate for item in trials if item.load.percentile(0.99) > bound]
-    if asked.bound_ms is not None and late:
-        text = ", ".join(f"{rate:g}/s" for rate in late)
-        valid, reasons = False, (*reasons, f"the 99th percentile is above {asked.bound_ms:g} ms at {text}")
-    elif asked.bound_ms is not None and valid is None:
-        valid = True
+    valid, reasons = _judged(asked, trials, "/s")
     figures = {"seconds": seconds, **_bound(asked), **_statuses([item.load for item in trials])}
     rates = [item.to_json() for item in trials]
     if asked.bound_ms is None:
         for line in rates:
-            del line["within"]
+            del line["within"], line["late_percent"]
     return _outcome(asked, system, library, figures, valid=valid, reasons=reasons, rates=rates)
 
 
@@ -146,31 +140,72 @@ def _sweep(asked: Asked, system: System, library: Library) -> Outcome:
     first = closed_loop(system, pictures, clients=system.at_once, seconds=2 * WARM_SECONDS)
     if not first.statuses[200]:
         raise ResnetInferError(f"no picture is answered: {next(iter(first.errors), 'it takes too long')}")
+    note(f"sweep: {RUNS} runs of {asked.seconds or SWEEP_SECONDS:g} s or longer, at different rates")
     found = sweep(
         lambda rate, seconds, seed: open_loop(system, pictures, rate=rate, seconds=seconds, seed=seed),
         bound_ms / 1000,
         capacity=first.rate,
         seconds=asked.seconds or SWEEP_SECONDS,
     )
-    loads = [trial.load for trial in found.trials]
-    reasons: tuple[str, ...] = ()
-    if found.rate is None:
-        best = min(found.trials, key=lambda trial: (trial.load.failures > 0, trial.load.percentile(0.99)))
-        reasons = (f"no rate keeps 99% within {bound_ms:g} ms; nearest came {_words(best)}",)
-        if loads[-1].gone:
-            reasons = ("the service stopped answering",)
+    where, reasons = found.crossing, _doubts_of_sweep(found, bound_ms)
+    ends = (None, None) if where is None else (where.low, where.high)
     figures = {
-        "rate": None if found.rate is None else round(found.rate, 2),
+        "rate": None if where is None else round(where.rate, 2),
+        "rate_95": None if where is None else [None if end is None else round(end, 2) for end in ends],
         "bound_ms": bound_ms,
         "capacity": round(first.rate, 2),
-        "trials": len(found.trials),
-        **_statuses(loads),
+        "runs": found.runs,
+        "seconds": round(found.seconds, 1),
+        **_statuses([trial.load for trial in found.trials]),
     }
-    notes = [f"a Poisson process; to {100 * PRECISION:g}%, and confirmed by {CONFIRMATIONS} more runs"]
-    lines = [trial.to_json() for trial in sorted(found.trials, key=lambda trial: trial.rate)]
+    notes = [
+        f"a Poisson process; at the rate 1% of the queries take longer than {bound_ms:g} ms; rate 95 is its interval"
+    ]
+    for lower, higher in found.reversals():
+        notes.append(
+            f"{higher.rate:.4g}/s measured better than {lower.rate:.4g}/s ({higher.late.share:.2%} late, "
+            f"{lower.late.share:.2%}): chance, or a machine that is not quiet"
+        )
+    lines = [trial.to_json() for trial in found.trials]
     return _outcome(
-        asked, system, library, figures, valid=found.rate is not None, reasons=reasons, notes=tuple(notes), rates=lines
+        asked, system, library, figures, valid=not reasons, reasons=reasons, notes=tuple(notes), rates=lines
     )
+
+
+def _doubts_of_sweep(found: Found, bound_ms: float) -> tuple[str, ...]:
+    """Why a sweep has no rate that surely keeps the bound; nothing where it has."""
+    if found.gone:
+        return ("the service stopped answering",)
+    if found.crossing is not None and found.crossing.low is not None:
+        return ()
+    if found.crossing is not None:
+        return (
+            f"these runs do not tell which rate keeps 99% within {bound_ms:g} ms; let them last longer (--seconds)",
+        )
+    if all(trial.late.share <= ALLOWED for trial in found.trials):
+        return (f"every rate up to {found.trials[-1].rate:.4g}/s kept 99% within {bound_ms:g} ms",)
+    best = min(found.trials, key=lambda trial: (trial.load.failures > 0, trial.load.percentile(0.99)))
+    return (f"no rate keeps 99% within {bound_ms:g} ms; nearest came {_words(best)}",)
+
+
+def _judged(asked: Asked, trials: list[Trial], unit: str) -> tuple[bool | None, tuple[str, ...]]:
+    """Whether all trials kept the bound, if there is one, without a failure; and why not."""
+    valid, reasons = _failures([trial.load for trial in trials])
+    if asked.bound_ms is None:
+        return valid, reasons
+    for verdict, words in (
+        (False, "the 99th percentile is above {bound:g} ms at {rates}"),
+        (
+            None,
+            "too few queries to be sure that 99% are within {bound:g} ms at {rates}; let it last longer (--seconds)",
+        ),
+    ):
+        those = [trial for trial in trials if trial.within is verdict and not trial.load.failures]
+        if those:
+            gap = " " * unit.isalpha()
+            rates = ", ".join(f"{trial.rate:g}{gap}{unit}" for trial in those)
+            valid, reasons = False, (*reasons, words.format(bound=asked.bound_ms, rates=rates))
+    return (True if valid is None else valid), reasons
 
 
 def _bound(asked: Asked) -> dict[str, float]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,23 @@ from numpy.typing import NDArray
 Seconds = NDArray[np.float64]
 QUANTILES = 100
 """Steps of the distribution that a report keeps."""
+
+
+def enough(count: int, percent: float) -> bool:
+    """Whether a percentile of so many values says something: with fewer than one beyond it, it is their extreme."""
+    return round(count * min(percent, 100 - percent), 6) >= 100
+
+
+def percent_of(figure: str) -> float | None:
+    """The percentile that the name of a figure stands for: 99.9 of `p99_9_ms`, None of `max_ms`."""
+    found = re.fullmatch(r"(?:early_stopping_)?p(\d+)(?:_(\d+))?_ms", figure)
+    return float(f"{found[1]}.{found[2] or 0}") if found else None
+
+
+def told(figures: Mapping[str, Any], name: str) -> Any:
+    """The figure of that name, or None for a percentile of too few queries; see `enough`."""
+    percent, count = percent_of(name), figures.get("queries")
+    return None if percent is not None and count is not None and not enough(count, percent) else figures.get(name)
 
 
 @dataclass(frozen=True)
@@ -69,9 +87,7 @@ class Summary:
     def percentile(self, percent: float) -> float | None:
         """Seconds within which so many percent of the calls end; None with too few calls beyond it to tell."""
         calls = self.calls
-        if len(calls) * min(percent, 100 - percent) < 100:
-            return None
-        return float(np.percentile(calls, percent))
+        return float(np.percentile(calls, percent)) if enough(len(calls), percent) else None
 
     @property
     def median(self) -> float:

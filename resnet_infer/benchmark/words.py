@@ -25,7 +25,7 @@ def words(value: Any) -> str:
 
 def pointed(figure: str) -> str:
     """The name of a figure with the point of its percentile: `p99_9_ms` is `p99.9_ms`."""
-    return re.sub(r"^(p\d+)_(\d+)", r"\1.\2", figure)
+    return re.sub(r"^((?:early_stopping_)?p\d+)_(\d+)", r"\1.\2", figure)
 
 
 def facts_table(facts: Mapping[str, str]) -> str:

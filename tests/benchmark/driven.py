@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -46,6 +47,23 @@ def with_the_model(plan: Plan, folder: Path) -> tuple[Log, Counter[str], int]:
 def with_numbers(plan: Plan, folder: Path, count: int, status: int = 200) -> tuple[Log, Counter[str], int]:
     """By a fake that answers with the number of the picture; and how many were asked about at a time."""
     fake = Fake(status)
+    return *run(fake, cast(Library, Numbers(count)), plan, folder), fake.most
+
+
+def with_halves(plan: Plan, folder: Path, count: int) -> tuple[Log, Counter[str], int]:
+    """By a fake that answers most pictures of a query at once, and the last three after 5 ms."""
+
+    class Halves(Fake):
+        def submit(self, pictures: Sequence[bytes], told: Told) -> None:
+            def answer() -> None:
+                for place in range(len(pictures)):
+                    if place == len(pictures) - 3:
+                        time.sleep(0.005)
+                    told(place, Verdict(200, (0,)))
+
+            threading.Thread(target=answer).start()
+
+    fake = Halves(200)
     return *run(fake, cast(Library, Numbers(count)), plan, folder), fake.most
 
 

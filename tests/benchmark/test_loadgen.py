@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from functools import lru_cache
 from importlib.metadata import version
@@ -14,10 +15,21 @@ import pytest
 pytest.importorskip("mlperf_loadgen", reason="needs the extra `benchmark`")
 pytest.importorskip("onnxruntime", reason="the built-in model needs onnxruntime")
 
+from resnet_infer.benchmark.asked import Asked
 from resnet_infer.benchmark.loadgen import Plan, module, read_answers, read_log
+from resnet_infer.benchmark.scenarios import run_scenario
 from resnet_infer.errors import MissingExtraError, ResnetInferError
+from resnet_infer.zoo import SMALL
 
-from .driven import alone, made_settings, settings_twice, with_a_broken_library, with_numbers, with_the_model
+from .driven import (
+    alone,
+    made_settings,
+    settings_twice,
+    with_a_broken_library,
+    with_halves,
+    with_numbers,
+    with_the_model,
+)
 
 SEEDS = {
     "qsl_rng_seed": 2085463073848966840,
@@ -83,6 +95,77 @@ def test_a_run_is_valid(tmp_path: Path) -> None:
     assert log.entries["effective_min_duration_ms"] == 300
     assert 0 < (log.latency_ms("50.00") or 0) <= (log.latency_ms("99.00") or 0)
     assert "Result is : VALID" in (tmp_path / "mlperf_log_summary.txt").read_text()
+
+
+def summary(folder: Path) -> dict[str, str]:
+    """Every `name : value` of the summary that LoadGen writes for people, and its count of queries."""
+    text = (folder / "mlperf_log_summary.txt").read_text()
+    found = dict(re.findall(r"^[ *]*(.+?) *: *(\S.*?) *$", text, re.MULTILINE))
+    counted = re.search(r"Processed (?:at least \d+ queries \((\d+)\)|(\d+) queries)", text)
+    return {**found, "queries": (counted[1] or counted[2]) if counted else ""}
+
+
+PERCENTILES = {"p50": "50.00", "p90": "90.00", "p95": "95.00", "p99": "99.00", "p99_9": "99.90"}
+SUMMARY = {
+    **{f"{name}_ms": f"{text} percentile latency (ns)" for name, text in PERCENTILES.items()},
+    "early_stopping_p90_ms": "Early stopping 90.0th percentile estimate",
+    "early_stopping_p99_ms": "Early stopping 99.0th percentile estimate",
+    "queries_per_second": "QPS w/ loadgen overhead",
+    "completed_per_second": "Completed samples per second",
+    "scheduled_per_second": "Scheduled samples per second",
+    "samples_per_second": "Samples per second",
+    "samples": "samples_per_query",
+    "target_rate": "target_qps",
+    "queries": "queries",
+}
+"""What each figure is called in LoadGen's summary."""
+ELSEWHERE = {"late_queries", "expected_ms", "expected_rate"}
+"""Figures that it has not: the first is in its detailed log alone, the others are measured before it runs."""
+
+
+@pytest.mark.parametrize(
+    ("scenario", "first", "options"),
+    [
+        ("single-stream", "early_stopping_p90_ms", {}),
+        ("multi-stream", "early_stopping_p99_ms", {}),
+        ("server", "completed_per_second", {"rates": (400.0,), "bound_ms": 3.0}),
+        ("offline", "samples_per_second", {}),
+    ],
+)
+def test_every_figure_is_that_of_loadgens_summary(
+    scenario: str, first: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    """What is printed and what is in the JSON; the first figure is the one that MLPerf publishes."""
+    outcome = run_scenario(Asked(scenario, model=SMALL, runtime="null", seconds=0.3, output=tmp_path, **options))
+    says = summary(tmp_path)
+    assert next(iter(outcome.figures)) == first
+    printed = {line.split("  ")[0]: line.split("  ")[-1].strip() for line in outcome.table().splitlines()}
+    for name, value in outcome.figures.items():
+        if name in ELSEWHERE:
+            continue
+        if name == "queries" and not says["queries"]:
+            continue  # of a server that was good enough it gives no count
+        expected = float(says[SUMMARY[name]]) / (1e6 if name.endswith("_ms") else 1)
+        assert value == pytest.approx(expected, abs=0.005 if "_per_second" in name else 1e-9), name
+        shown = float(printed[name.replace("p99_9", "p99.9").replace("_", " ")].replace(",", ""))
+        assert shown == pytest.approx(value, abs=0.005), name
+    assert ("VALID" if outcome.valid else "INVALID") == says["Result is"]
+    percentiles = {name for name in outcome.figures if name in {f"{part}_ms" for part in PERCENTILES}}
+    queries = outcome.figures.get("queries", 0)
+    assert ("p99_9_ms" in percentiles) == (queries >= 1000)
+    assert ("p99_ms" in percentiles) == (queries >= 100)
+    for name in ("min_query_count", "qsl_rng_seed", "sample_index_rng_seed", "schedule_rng_seed", "samples_per_query"):
+        assert outcome.settings[name] == int(says[name]), name
+    if scenario == "server":
+        log = read_log(tmp_path)
+        assert outcome.figures["late_queries"] == log.entries["result_overlatency_query_count"]
+
+
+def test_a_query_of_several_pictures_is_late_with_its_last(tmp_path: Path) -> None:
+    """Five of the eight pictures are answered at once, the others after 5 ms: no query is done before that."""
+    log, _, _ = alone(with_halves, Plan("multi-stream", seconds=0.1, latency=0.005), tmp_path, 64)
+    assert (log.latency_ms("50.00") or 0) >= 5
+    assert log.entries["result_50.00_percentile_latency_ns"] < 5e6
 
 
 def test_a_bound_that_cannot_be_met_is_invalid_with_the_reason(tmp_path: Path) -> None:

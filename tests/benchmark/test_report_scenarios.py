@@ -34,12 +34,12 @@ def run(*rates: dict[str, Any], **figures: Any) -> dict[str, Any]:
     return Outcome("open-loop", SYSTEM, DATA, {"seconds": 2.0, **figures}, rates=rates).to_json()
 
 
-def loadgen(scenario: str = "server", **more: Any) -> dict[str, Any]:
+def loadgen(scenario: str = "server", figures: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     outcome = Outcome(
         scenario,
         SYSTEM,
         DATA,
-        {"p99_ms": 12.5, "p99_9_ms": 14.5, "target_rate": 300.0},
+        figures or {"p99_ms": 12.5, "p99_9_ms": 14.5, "target_rate": 300.0},
         **{
             "valid": True,
             "official": False,
@@ -69,6 +69,18 @@ def test_rates_at_which_queries_failed_have_a_cross_and_a_row() -> None:
     assert table.count("<tr>") == 4
     for cell in ("3,000", "30.0", "100", "30", "70", "5.00", "no"):
         assert f">{cell}</td>" in table
+
+
+def test_percentiles_of_few_queries_are_neither_drawn_nor_listed() -> None:
+    """Nor those of results that were written with them."""
+    few = {"rate": 20.0, "queries": 10, "errors": 0, "p50_ms": 4.0, "p90_ms": 5.0, "p99_ms": 77.0, "p99_9_ms": 77.0}
+    text = page([run(few, {**few, "rate": 40.0})])
+    assert "77" not in text
+    (drawing,) = drawings(text)
+    titles = [str(item.findtext("title")) for item in drawing.iter("circle")]
+    assert [title.split(":")[0] for title in titles] == ["p50", "p50", "p90", "p90"]
+    assert not [item for item in drawing.iter("path") if item.get("class") == "cross"]
+    assert "14.5" not in page([loadgen(figures={"queries": 662, "p99_ms": 12.5, "p99_9_ms": 14.5})])
 
 
 def test_a_system_that_failed_at_every_rate_has_a_picture_too() -> None:

@@ -41,7 +41,7 @@ def test_single_stream_is_valid_and_says_that_it_is_shortened(tmp_path: Path) ->
     assert (outcome.official, outcome.reasons) == (False, ())
     assert any("not an official result" in note for note in outcome.notes)
     found = json.loads(json.dumps(outcome.to_json()))
-    assert found["figures"]["p90_ms"] > 0
+    assert found["figures"]["early_stopping_p90_ms"] > 0
     assert found["settings"]["min_duration_ms"] == 500
     assert found["settings"]["loadgen"].startswith("6")
     table = outcome.table()
@@ -98,10 +98,15 @@ def test_loops_in_process() -> None:
     assert closed.valid is None
     opened = run_scenario(Asked("open-loop", seconds=0.5, rates=(20.0, 40.0)))
     assert [line["rate"] for line in opened.rates] == [20, 40]
-    assert all(line["errors"] == 0 and line["p50_ms"] <= line["p99_ms"] for line in opened.rates)
+    assert all(line["errors"] == 0 and line["p99_ms"] is None for line in opened.rates)
     bounded = run_scenario(Asked("open-loop", seconds=0.5, rates=(20.0,), bound_ms=0.001))
     assert bounded.valid is False
-    assert "0.001 ms at 20/s" in bounded.reasons[0]
+    assert bounded.reasons == ("the 99th percentile is above 0.001 ms at 20/s",)
+    open_still = run_scenario(Asked("open-loop", seconds=0.5, rates=(20.0,), bound_ms=1e4))
+    assert open_still.valid is False
+    assert "too few queries to be sure" in open_still.reasons[0]
+    assert "undecided" in open_still.table()
+    assert open_still.rates[0]["within"] is None
 
 
 def test_a_sweep_says_what_it_tried() -> None:
