@@ -232,6 +232,11 @@ class TestColumns:
         [
             ("d.jpg,x\ne.jpg,y\n", ("p/d.jpg", "p/e.jpg", "q/d.jpg", "q/e.jpg"), r"d\.jpg may be \S*p.d\.jpg, \S*q.d"),
             ("path,label\nd,x\na,y\n", ("d.png", "d.jpg"), r": d may be"),
+            (
+                "ImageId,PredictionString\n" + "".join(f"{n},n0144 {n} 2 3 4\n" for n in range(10, 22)),
+                tuple(f"{n}.JPEG" for n in range(10, 22)),
+                "each of its 12 pictures is a class of its own: n0144 10 2",
+            ),
             ("a.jpg,cat\nb.jpg,Cat\n", (), "differ only by capitals or spaces: 'Cat' .* and 'cat'"),
             ("a.jpg,kit fox\nb.jpg,kit  fox\n", (), "differ only by capitals or spaces"),
             ("a.jpg,cat\nb.jpg,cat\n", (), "one class, cat"),

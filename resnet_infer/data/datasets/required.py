@@ -15,6 +15,9 @@ from resnet_infer.data.datasets.formats import SPLITS
 from resnet_infer.data.datasets.tree import Tree
 from resnet_infer.errors import DataError
 
+ALONE = 10
+"""More classes than these with one picture each are names or measures of pictures, and no classes."""
+
 
 def require_classes(
     opened: Mapping[str | None, Dataset], tree: Tree, order: ClassOrder | None
@@ -42,6 +45,13 @@ def require_classes(
     stated = order is not None and not isinstance(order, str)
     if not stated and train.class_order != "classes.txt":
         _require_unlike(train.class_ids or train.classes, train, tree.where)
+    total = sum(len(dataset.samples) for dataset in splits.values())
+    if not stated and len(train.classes) == total > ALONE:
+        raise DataError(
+            f"{tree.where}: each of its {total:,} pictures is a class of its own: {some(train.classes, 3)}",
+            hint="the label of a list has to name the class; if these are the classes, say so: --class-order FILE, with "
+            "a name per line",
+        )
     return {split: _with_absent(dataset) for split, dataset in splits.items()}
 
 
