@@ -49,8 +49,8 @@ def require_classes(
     if not stated and len(train.classes) == total > ALONE:
         raise DataError(
             f"{tree.where}: each of its {total:,} pictures is a class of its own: {some(train.classes, 3)}",
-            hint="the label of a list has to name the class; if these are the classes, say so: --class-order FILE, with "
-            "a name per line",
+            hint="the label of a list has to name the class; if these are the classes, say so: --class-order FILE, "
+            "with a name per line",
         )
     return {split: _with_absent(dataset) for split, dataset in splits.items()}
 
