@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,17 +42,19 @@ class Answer:
     """What the model says of one picture, most probable class first; or why there is no answer.
 
     `error` is a `PictureError` for a picture that cannot be read, an `AnswerError` where the network's logits for it
-    are not finite.
+    are not finite. `note` is a sentence on why the answer may mean little, where the picture can hardly be seen.
     """
 
     source: str
     predictions: tuple[Prediction, ...] = ()
     error: ResnetInferError | None = None
+    note: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         if self.error:
             return {"source": self.source, "error": self.error.message}
-        return {"source": self.source, "predictions": [dict(vars(item)) for item in self.predictions]}
+        note = {"note": self.note} if self.note else {}
+        return {"source": self.source, "predictions": [dict(vars(item)) for item in self.predictions], **note}
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,13 @@ class Picture:
 
     source: str
     content: Path | bytes
+
+
+class Prepared(NamedTuple):
+    """What the runtime is given of a picture, uint8 (views, crop, crop, 3), and what is to be noted of it."""
+
+    views: Pixels
+    note: str | None
 
 
 class Classifier:
@@ -101,13 +111,16 @@ class Classifier:
     def classify(self, picture: str | Path | bytes, *, crops: Crops = 1, top_k: int = 5) -> list[Prediction]:
         """The `top_k` most probable classes of one picture (a path, or the bytes of a file).
 
-        Raises `PictureError` if it cannot be read, and `AnswerError` if the network's logits for it are not finite.
+        Warns of a picture whose answer has a `note`. Raises `PictureError` if it cannot be read, and `AnswerError` if
+        the network's logits for it are not finite.
         """
         content = picture if isinstance(picture, bytes) else Path(picture)
         source = "picture" if isinstance(picture, bytes) else str(picture)
         (answer,) = self.stream([Picture(source, content)], crops=crops, top_k=top_k)
         if answer.error:
             raise answer.error
+        if answer.note:
+            warnings.warn(f"{source}: {answer.note}", stacklevel=2)
         return list(answer.predictions)
 
     def stream(
@@ -131,7 +144,7 @@ class Classifier:
         _check_crops(crops)
         return flow(
             pictures,
-            partial(self.views, crops=crops),
+            partial(self.prepared, crops=crops),
             partial(self._answers, top_k=top_k),
             lanes=self.lanes,
             rows=crops,
@@ -163,13 +176,19 @@ class Classifier:
 
     def views(self, picture: Picture, crops: Crops = 1, *, max_pixels: int = MAX_PIXELS) -> Pixels | PictureError:
         """What the runtime is given of a picture, uint8 (views, crop, crop, 3), or why there is nothing to give."""
+        prepared = self.prepared(picture, crops, max_pixels=max_pixels)
+        return prepared if isinstance(prepared, PictureError) else prepared.views
+
+    def prepared(self, picture: Picture, crops: Crops = 1, *, max_pixels: int = MAX_PIXELS) -> Prepared | PictureError:
+        """What `views` gives, together with what is to be noted of the picture."""
         _check_crops(crops)
         try:
             image = read_image(picture.content, picture.source, exif=self.spec.input.exif, max_pixels=max_pixels)
             require_resizable(image, self.spec.input.resize, picture.source)
         except PictureError as error:
             return error
-        return centre_crop(image, self.spec.input) if crops == 1 else ten_crops(image, self.spec.input)
+        views = centre_crop(image, self.spec.input) if crops == 1 else ten_crops(image, self.spec.input)
+        return Prepared(views, image.info.get("note"))
 
     def predictions(self, logits: NDArray[np.float32], top_k: int) -> tuple[Prediction, ...]:
         """The most probable classes by the logits (views, classes) of one picture.
@@ -181,17 +200,17 @@ class Classifier:
             raise self._no_answer("picture")
         return self._top(probabilities, top_k)
 
-    def _answers(self, batch: Sequence[tuple[Picture, Pixels | PictureError]], top_k: int) -> list[Answer]:
-        views = [pixels for _, pixels in batch if not isinstance(pixels, PictureError)]
+    def _answers(self, batch: Sequence[tuple[Picture, Prepared | PictureError]], top_k: int) -> list[Answer]:
+        views = [prepared.views for _, prepared in batch if not isinstance(prepared, PictureError)]
         means: Iterator[NDArray[np.float64]] = iter(self.probabilities(views, allow_nan=True) if views else ())
 
-        def answer(picture: Picture, pixels: Pixels | PictureError) -> Answer:
-            if isinstance(pixels, PictureError):
-                return Answer(picture.source, error=pixels)
+        def answer(picture: Picture, prepared: Prepared | PictureError) -> Answer:
+            if isinstance(prepared, PictureError):
+                return Answer(picture.source, error=prepared)
             probabilities = next(means)
             if np.isnan(probabilities[0]):
                 return Answer(picture.source, error=self._no_answer(picture.source))
-            return Answer(picture.source, self._top(probabilities, top_k))
+            return Answer(picture.source, self._top(probabilities, top_k), note=prepared.note)
 
         return [answer(*item) for item in batch]
 

@@ -108,7 +108,7 @@ class Client:
             found = tuple(Prediction(**item) for item in body["predictions"])
             finite = all(math.isfinite(item.probability) for item in found)
             return (
-                Answer(picture.source, found)
+                Answer(picture.source, found, note=body.get("note"))
                 if finite
                 else Answer(picture.source, error=self._no_answer(picture.source))
             )

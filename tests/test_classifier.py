@@ -289,6 +289,19 @@ def test_a_picture_that_cannot_be_read_is_raised_by_classify_and_told_by_stream(
     assert json.loads(json.dumps(answer.to_json())) == {"source": "mine", "error": answer.error.message}
 
 
+def test_an_answer_notes_a_picture_that_can_hardly_be_seen(tmp_path: Path) -> None:
+    path = tmp_path / "dark.png"
+    Image.fromarray(np.add.outer(np.arange(64), np.arange(64)).astype(np.uint16) * 30).save(path)
+    classifier = Classifier(Quadrants())
+    plain, noted = classifier.stream([GOOD[0], Picture("dark", path)])
+    assert plain.note is None
+    assert "note" not in plain.to_json()
+    assert noted.to_json()["note"] == noted.note
+    assert "16-bit samples use only" in str(noted.note)
+    with pytest.warns(UserWarning, match=r"dark\.png: its 16-bit samples use only"):
+        classifier.classify(path)
+
+
 def test_an_answer_is_plain_json() -> None:
     (answer,) = Classifier(Quadrants(ids=True)).stream([GOOD[0]], top_k=1)
     (item,) = answer.predictions

@@ -16,7 +16,7 @@ import typer
 
 from resnet_infer import strict_json
 from resnet_infer.cli.options import Device, Model, Output, Runtime, Threads, choice, introduce_default
-from resnet_infer.console import bar, fail
+from resnet_infer.console import bar, fail, note
 from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError
 
 if TYPE_CHECKING:
@@ -68,6 +68,16 @@ def classify(
             else:
                 yield item
 
+    noted, first_note = 0, ""
+
+    def watched(answers: Iterable[Answer]) -> Iterator[Answer]:
+        nonlocal noted, first_note
+        for answer in answers:
+            if answer.note:
+                noted += 1
+                first_note = first_note or f"{answer.source}: {answer.note}"
+            yield answer
+
     pictures = good(_pictures(inputs))
     first = list(islice(pictures, 2))
     many = len(first) > 1
@@ -100,8 +110,10 @@ def classify(
             target = stack.enter_context(open(path, "w", encoding="utf-8", errors="backslashreplace"))
         if many and not target.isatty():
             answers = stack.enter_context(_watched(answers, inputs))
-        WRITERS[format](good(answer.error or answer for answer in answers), target)
+        WRITERS[format](watched(good(answer.error or answer for answer in answers)), target)
         target.flush()
+    if noted:
+        note(f"note: {first_note}" + f" (and {noted - 1} more pictures like it)" * (noted > 1))
     if unanswered or (unreadable and on_error == "fail"):
         raise typer.Exit(1)
 

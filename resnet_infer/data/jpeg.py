@@ -70,12 +70,17 @@ class _Header:
     """Where the end marker is, if there is one."""
 
     @property
-    def unsupported(self) -> str | None:
-        """The name of a form that is not read."""
+    def coding(self) -> str | None:
+        """The name of a coding that is not read."""
         if self.frame in _FORMS:
             return _FORMS[self.frame]
-        if self.frame and self.bits != 8:
-            return f"{self.bits}-bit JPEG"
+        return f"{self.bits}-bit JPEG" if self.frame and self.bits != 8 else None
+
+    @property
+    def unsupported(self) -> str | None:
+        """The name of a form that is not read."""
+        if self.coding:
+            return self.coding
         if self.frame and len(self.components) not in (1, 3, 4):
             return f"JPEG of {len(self.components)} components"
         if self.frame and self.width and not self.height:
@@ -107,14 +112,14 @@ def _read_header(content: bytes) -> _Header:
             break
         position = end
     # The end of the file is where it nearly always is; to search takes a tenth of the time of decoding.
-    at_end = not header.several and content.endswith(END)
+    at_end = not (header.several or header.interval) and content.endswith(END)
     header.end = len(content) - len(END) if at_end else content.find(END, header.scan)
     return header
 
 
-def unsupported_form(content: bytes) -> str | None:
-    """The name of the JPEG's form, where that is one that is not read."""
-    return _read_header(content).unsupported
+def unsupported_coding(content: bytes) -> str | None:
+    """The name of the JPEG's coding, where that is one that is not read."""
+    return _read_header(content).coding
 
 
 def read_jpeg(content: bytes, check_size: Callable[[int, int], None]) -> Image.Image:

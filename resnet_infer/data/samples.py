@@ -46,11 +46,11 @@ class Range:
 
 def high_bits(samples: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     """8 bits of unsigned samples of `bits` (1 to 16): the highest, or all of fewer, spread over 0 to 255."""
-    if bits == 8:
-        return samples
     top = 2**bits - 1
     eight: Bytes
-    if bits > 8:
+    if bits == 8:
+        eight = samples.astype(np.uint8, copy=False)
+    elif bits > 8:
         eight = (samples >> (bits - 8)).astype(np.uint8)
     else:
         eight = ((np.arange(top + 1) * 255 + top // 2) // top).astype(np.uint8)[samples]

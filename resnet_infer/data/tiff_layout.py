@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from contextlib import suppress
 from dataclasses import dataclass
 
 from resnet_infer.data.kinds import UnsupportedError
@@ -181,8 +183,8 @@ def _refuse_raw_photo(directory: Directory, tags: dict[int, Tag]) -> None:
     """Refuse a camera's raw file, whose first picture is a thumbnail."""
     if 50706 in tags:
         raise UnsupportedError("a camera's raw photo (DNG)")
-    if 330 in tags:  # SubIFDs
-        for start in directory.numbers(tags[330])[:8]:
+    with suppress(struct.error, ValueError, OverflowError):  # further pictures may be damaged
+        for start in directory.numbers(tags[330])[:8] if 330 in tags else ():  # SubIFDs
             below = Directory(directory.data, start)
             if any(tag.number == 262 and below.first_value(tag) in (32803, 34892) for tag in below.tags()):
                 raise UnsupportedError("a camera's raw photo")

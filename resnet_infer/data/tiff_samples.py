@@ -25,6 +25,8 @@ GROUP_BYTES = 2**22
 """About how much is decompressed at a time; a block is never parted."""
 MAX_BLOCK_BYTES = 2**31
 """Most bytes of a row of blocks."""
+SMALL_BLOCKS = 2**25
+"""A row of blocks of so many bytes may be larger than the picture, as small pictures in large tiles are."""
 _REVERSED = np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)[:, ::-1], axis=1)[:, 0]
 """Bytes with their bits in the other order."""
 _ZSTD = bytes.fromhex("28b52ffd200109000061")
@@ -65,7 +67,10 @@ class _Blocks:
             self.rows = layout.block_height
             bits = 8 if self._way == "jpeg" else layout.bits
             self.row_bytes = -(-layout.block_width * self._parts * bits // 8)
-        if self.rows * self.row_bytes * layout.across > MAX_BLOCK_BYTES:
+        size = self.rows * self.row_bytes * layout.across
+        if size > max(2 * layout.width * layout.height * layout.samples * layout.bits // 8, SMALL_BLOCKS):
+            raise ValueError("its blocks are far larger than the picture")
+        if size > MAX_BLOCK_BYTES:
             raise MemoryError("blocks of a TIFF")
         if sum(layout.counts) > len(content) + len(layout.counts):
             raise ValueError("its blocks overlap")
@@ -170,10 +175,10 @@ class _Blocks:
             raise
 
     def _jpeg(self, numbers: Sequence[int], rows: int) -> Samples:
-        from resnet_infer.data.jpeg import unsupported_form
+        from resnet_infer.data.jpeg import unsupported_coding
 
         for number in numbers[:1]:
-            if what := unsupported_form(bytes(self._data(number, 0))):
+            if what := unsupported_coding(bytes(self._data(number, 0))):
                 raise UnsupportedError(f"TIFF with {what}")
         photometric = {1: 1, 2: 1, 3: YCBCR if self._layout.photometric == YCBCR else 2, 4: 5}[self._parts]
         width = self._layout.block_width
@@ -187,7 +192,8 @@ class _Blocks:
         if bits in (8, 16, 32, 64):
             kind = {FLOAT: "f", SIGNED: "i"}.get(layout.format, "u")
             native = np.dtype(f"{kind}{bits // 8}")
-            return stored.view(native.newbyteorder(layout.order)).astype(native, copy=False)
+            whole: Samples = stored.view(native.newbyteorder(layout.order)).astype(native, copy=False)
+            return whole
         if bits in (1, 2, 4):
             shifts = np.arange(8 - bits, -1, -bits, dtype=np.uint8)
             apart = np.unpackbits(stored, axis=1) if bits == 1 else stored[..., None] >> shifts & (2**bits - 1)

@@ -58,7 +58,8 @@ def answer_json(outcome: Done[Any] | ResnetInferError) -> dict[str, Any]:
     if reply.maps is not None:
         for prediction, values in zip(predictions, reply.maps.round(4).tolist(), strict=True):
             prediction["activation_map"] = values
-    return {"predictions": predictions, "batch": outcome.batch, "timings": milliseconds(outcome.timings)}
+    note = {"note": reply.note} if reply.note else {}
+    return {"predictions": predictions, **note, "batch": outcome.batch, "timings": milliseconds(outcome.timings)}
 
 
 def model_json(deployment: Deployment, settings: Settings) -> dict[str, Any]:

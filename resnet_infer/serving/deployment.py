@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ class Question:
     crops: Crops = 1
     top_k: int = 5
     maps: bool = False
+    notes: list[str] = field(default_factory=list, compare=False)
+    """What is to be said of the picture, filled in when it is decoded."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Reply:
 
     predictions: tuple[Prediction, ...]
     maps: NDArray[np.float32] | None = None
+    note: str | None = None
+    """Why the answer may mean little."""
 
 
 class Deployment:
@@ -136,10 +140,11 @@ class Deployment:
     def _prepare(self, item: Question | Images) -> Images:
         if not isinstance(item, Question):
             return item
-        views = self.classifier.views(item.picture, item.crops, max_pixels=self.settings.max_pixels)
-        if isinstance(views, PictureError):
-            raise views
-        return views
+        prepared = self.classifier.prepared(item.picture, item.crops, max_pixels=self.settings.max_pixels)
+        if isinstance(prepared, PictureError):
+            raise prepared
+        item.notes[:] = [prepared.note] if prepared.note else []
+        return prepared.views
 
     def _infer(self, images: Images, alone: bool) -> Logits:
         runtime: Runtime = self.runtime if alone else self._one_thread
@@ -149,12 +154,13 @@ class Deployment:
         if not isinstance(item, Question):
             return logits
         predictions = self.classifier.predictions(logits, item.top_k)
+        note = next(iter(item.notes), None)
         if not item.maps:
-            return Reply(predictions)
+            return Reply(predictions, note=note)
         maps = self.activation_maps()(views[:1], [entry.index for entry in predictions])
         if not np.isfinite(maps).all():
             raise AnswerError(f"picture: the class activation maps of {self.spec.name} are not finite")
-        return Reply(predictions, maps)
+        return Reply(predictions, maps, note)
 
     def _warm_up(self) -> None:
         """Let both runtimes make room for one picture and for a full batch."""

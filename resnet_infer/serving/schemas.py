@@ -31,6 +31,7 @@ _TRUTH: Json = {"type": "boolean"}
 _TENSOR = {"name": _TEXT, "datatype": _TEXT, "shape": _list({"type": "integer"})}
 _TIMES = dict.fromkeys(("queue_ms", "decode_ms", "wait_ms", "inference_ms"), _NUMBER)
 _ANSWER = {"predictions": _list(ref("Prediction")), "batch": _WHOLE}
+_NOTE: Json = {"note": {**_TEXT, "description": "Why the answer may mean little: the picture can hardly be seen"}}
 SCHEMAS: Json = {
     "Error": _object({"error": _TEXT}, {"reason": _TEXT}),
     "Status": _object({"status": _TEXT}),
@@ -44,14 +45,14 @@ SCHEMAS: Json = {
         },
         {"activation_map": {**_list(_list(_NUMBER)), "description": "Rows over the centre crop, in units of logits"}},
     ),
-    "Answer": _object({"model": _TEXT, **_ANSWER, "timings": _object({**_TIMES, "total_ms": _NUMBER})}),
+    "Answer": _object({"model": _TEXT, **_ANSWER, "timings": _object({**_TIMES, "total_ms": _NUMBER})}, _NOTE),
     "Answers": _object(
         {
             "model": _TEXT,
             "answers": _list(
                 {
                     "oneOf": [
-                        _object({"source": _TEXT, **_ANSWER, "timings": _object(_TIMES)}),
+                        _object({"source": _TEXT, **_ANSWER, "timings": _object(_TIMES)}, _NOTE),
                         _object({"source": _TEXT, "error": _TEXT, "status": {"type": "integer"}}, {"reason": _TEXT}),
                     ]
                 }

@@ -128,6 +128,17 @@ def test_all_kinds_of_input_mix_in_the_order_given(cli: Cli, album: Path, monkey
     assert tops(done) == ["ship", "cat", "ship", "cat", "automobile", "cat", "cat", "airplane", "ship"]
 
 
+def test_pictures_that_can_hardly_be_seen_are_noted_once(cli: Cli, tmp_path: Path) -> None:
+    for name in "abc":
+        Image.fromarray(np.add.outer(np.arange(64), np.arange(64)).astype(np.uint16) * 30).save(tmp_path / f"{name}.png")
+    done = cli("classify", CAT, tmp_path, "-f", "jsonl")
+    assert [("note" in json.loads(line)) for line in done.out.splitlines()] == [False, True, True, True]
+    assert done.err.count("note:") == 1
+    assert f"note: {tmp_path / 'a.png'}: its 16-bit samples use only" in done.err
+    assert "and 2 more pictures like it" in done.err
+    assert "note:" not in cli("classify", CAT).err
+
+
 # What cannot be read
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import struct
 import zlib
@@ -227,6 +228,26 @@ def test_first_frame(kind: str) -> None:
     with Image.open(io.BytesIO(data)) as check:
         assert getattr(check, "n_frames", 1) == 3
     assert np.array_equal(pixels(data), COLOURS)
+
+
+def test_another_decoder_sees_the_same() -> None:
+    """OpenCV has decoders of its own builds; JPEG's inverse transform may differ by some levels."""
+    cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed")
+    random = np.random.default_rng(0)
+    for size in ((1, 1), (7, 33), (40, 61)):
+        colours = cv2.resize(random.integers(0, 256, (5, 5, 3)).astype(np.uint8), size[::-1]).reshape(*size, 3)
+        for source in (colours, colours[..., 0]):
+            image = Image.fromarray(source)
+            files = {f"PNG {level}": encode(image, "PNG", compress_level=level) for level in (0, 6)}
+            files |= {f"WEBP {lossless}": encode(image, "WEBP", lossless=lossless) for lossless in (True, False)}
+            files |= {"BMP": encode(image, "BMP"), "TIFF": encode(image, "TIFF", compression="tiff_lzw")}
+            for steps, progressive, quality in itertools.product((0, 1, 2), (False, True), (30, 95)):
+                options = {"subsampling": steps if source.ndim == 3 else -1, "progressive": progressive}
+                files[f"JPEG {steps} {progressive} {quality}"] = encode(image, "JPEG", quality=quality, **options)
+            for name, data in files.items():
+                right = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1].astype(float)
+                allowed = 4 if name.startswith(("JPEG", "WEBP False")) else 0
+                assert np.abs(pixels(data) - right).max() <= allowed, (name, size)
 
 
 def turned(stored: Array, orientation: int) -> Array:

@@ -89,7 +89,10 @@ def samples(variant: Variant) -> Array:
         levels[..., :colours] *= levels[..., colours : colours + 1]
     if variant.photometric == "cielab":  # within the colours that sRGB has
         light, a, b = 128 + 30 * (levels[..., 0] - 0.5), 24 * (levels[..., 1] - 0.5), 24 * (levels[..., 2] - 0.5)
-        scaled = np.rint(np.stack([light, a, b], -1) * (1 if variant.dtype == "u1" else 256))
+        scaled = np.rint(
+            np.stack([light, a, b, *np.moveaxis(levels[..., 3:] * 255, -1, 0)], -1)
+            * (1 if variant.dtype == "u1" else 256)
+        )
         return scaled.astype("i4").astype(variant.dtype)
     if variant.bits:
         return np.floor(levels * (2**variant.bits - 0.01)).astype(np.uint8)

@@ -82,6 +82,14 @@ def test_a_list_gives_a_list_and_an_error_for_each_that_fails(service: Service, 
         expect(answer, local.classify(PICTURES / name))
 
 
+def test_a_picture_that_can_hardly_be_seen_is_noted(service: Service, tmp_path: Path) -> None:
+    path = tmp_path / "dark.png"
+    Image.fromarray(np.add.outer(np.arange(64), np.arange(64)).astype(np.uint16) * 30).save(path)
+    done = service.post("/classify", content=path.read_bytes()).json()
+    assert "16-bit samples use only" in done["note"]
+    assert "note" not in service.post("/classify", content=CAT).json()
+
+
 def test_a_list_in_json(service: Service) -> None:
     good = base64.b64encode(CAT).decode()
     done = service.post("/classify", json={"images": [good, "?", base64.b64encode(b"text").decode()]})

@@ -1,0 +1,160 @@
+"""JPEG: whole files, files without their end marker, and scans that are too short or too long."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+
+from resnet_infer.data.image import read_image
+from resnet_infer.errors import PictureError, UnsupportedPictureError
+
+Array = NDArray[Any]
+PHOTO = Path(__file__).parents[2] / "demo" / "pictures" / "cat.jpg"
+END = b"\xff\xd9"
+
+
+def encode(picture: Image.Image, **options: Any) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def detailed(width: int, height: int) -> Image.Image:
+    """Noise over a slope: no part of the scan is short."""
+    slope = np.add.outer(np.arange(height), np.arange(width))[..., None] * (1, 2, 3)
+    noise = np.random.default_rng(width * height).integers(0, 60, (height, width, 3))
+    return Image.fromarray(((slope + noise) % 256).astype(np.uint8))
+
+
+def read(data: bytes) -> Array:
+    return np.asarray(read_image(data, "photo"))
+
+
+def seen_by_pil(data: bytes) -> Array:
+    with Image.open(io.BytesIO(data)) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+SIZES = [(1, 1), (4, 90), (5, 7), (8, 8), (16, 16), (17, 33), (90, 4), (200, 120)]
+FORMS: list[dict[str, Any]] = [
+    *({"subsampling": steps, "quality": quality} for steps in (0, 1, 2) for quality in (10, 75, 99)),
+    {"progressive": True, "quality": 80},
+    {"restart_marker_blocks": 3},
+    {"restart_marker_rows": 1, "subsampling": 0},
+]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("content", ["flat", "detailed"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_whole_files_are_read_with_and_without_their_end(size: tuple[int, int], content: str, mode: str) -> None:
+    picture = (Image.new("RGB", size, (200, 30, 90)) if content == "flat" else detailed(*size)).convert(mode)
+    for form in FORMS:
+        data = encode(picture, **(form if mode == "RGB" else {**form, "subsampling": -1}))
+        right = seen_by_pil(data)
+        assert np.array_equal(read(data), right), form
+        assert data.endswith(END)
+        for cut in (1, 2):
+            assert np.array_equal(read(data[:-cut]), right), form
+        assert np.array_equal(read(data + data), right), form  # a second picture, as in MPO
+        assert np.array_equal(read(data + b"trailer"), right), form
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_file_cut_within_its_scan_is_damaged(progressive: bool) -> None:
+    data = encode(detailed(200, 120), quality=90, progressive=progressive)
+    for length in itertools.chain(range(len(data) // 2, len(data) - 40, 333), range(len(data) - 40, len(data) - 2)):
+        try:
+            got = read(data[:length])
+        except PictureError as error:
+            assert "damaged or truncated JPEG" in str(error)  # noqa: PT017
+        else:  # only filling bits were cut
+            assert length == len(data) - 3
+            assert np.array_equal(got, read(data))
+
+
+def test_a_cut_between_the_scans_of_a_progressive_picture_is_damaged() -> None:
+    data = encode(detailed(200, 120), quality=90, progressive=True)
+    starts = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xc4" and at > data.index(b"\xff\xda")]
+    assert len(starts) > 3
+    for start in starts:
+        with pytest.raises(PictureError, match="damaged or truncated JPEG"):
+            read(data[:start])
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.floats(0.05, 0.97), st.booleans(), st.sampled_from([{}, {"subsampling": 0}, {"restart_marker_blocks": 4}]))
+def test_a_scan_that_is_too_short_is_damaged(share: float, host: bool, form: dict[str, Any]) -> None:
+    """Its end marker is there; libjpeg warns of a premature end and fills the picture up."""
+    data = encode(detailed(200, 120), quality=90, **form)
+    start = data.index(b"\xff\xda") + 14
+    cut = start + int((len(data) - start) * share)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", host)
+        for damaged in (data[:cut] + END, data[:cut]):
+            with pytest.raises(PictureError, match=r"^photo: damaged or truncated JPEG"):
+                read(damaged)
+
+
+def test_holes_are_damaged() -> None:
+    """Zeros in the place of data take another number of bits, nearly always."""
+    data = PHOTO.read_bytes()
+    start = data.index(b"\xff\xda") + 14
+    holes = range(start, len(data) - 5000, 1500)
+    noticed = 0
+    for hole in holes:
+        try:
+            read(data[:hole] + bytes(4096) + data[hole + 4096 :])
+        except PictureError as error:
+            assert "damaged or truncated JPEG" in str(error)  # noqa: PT017
+            noticed += 1
+    assert len(holes) >= 5
+    assert noticed >= 0.8 * len(holes)
+
+
+def test_a_few_spare_bytes_before_the_end_are_let_pass() -> None:
+    data = encode(detailed(64, 48))
+    assert np.array_equal(read(data[:-2] + bytes(100) + END), read(data))
+    with pytest.raises(PictureError, match="goes on after the last pixel"):
+        read(data[:-2] + bytes(5000) + END)
+
+
+def frame(data: bytes, marker: int, bits: int = 8) -> bytes:
+    at = data.index(b"\xff\xc0")
+    return data[: at + 1] + bytes([marker]) + data[at + 2 : at + 4] + bytes([bits]) + data[at + 5 :]
+
+
+@pytest.mark.parametrize(
+    ("marker", "bits", "what"),
+    [
+        (0xC1, 12, "12-bit JPEG"),
+        (0xC3, 16, "lossless JPEG"),
+        (0xC5, 8, "hierarchical JPEG"),
+        (0xCB, 8, "lossless JPEG"),
+        (0xF7, 8, "JPEG-LS"),
+    ],
+)
+def test_forms_that_are_not_read_are_named(marker: int, bits: int, what: str) -> None:
+    with pytest.raises(UnsupportedPictureError, match=f"^photo: unsupported: {what}$"):
+        read(frame(encode(detailed(64, 48)), marker, bits))
+
+
+def test_real_files_of_other_forms() -> None:
+    imagecodecs = pytest.importorskip("imagecodecs", reason="imagecodecs is not installed")
+    grey = np.asarray(detailed(64, 48).convert("L"))
+    for data, what in (
+        (imagecodecs.jpegls_encode(grey), "JPEG-LS"),
+        (imagecodecs.jpeg_encode((grey.astype(np.uint16) << 4), bitspersample=12), "12-bit JPEG"),
+        (imagecodecs.ljpeg_encode(grey.astype(np.uint16) << 8, bitspersample=16), "lossless JPEG"),
+    ):
+        with pytest.raises(UnsupportedPictureError, match=f"unsupported: {what}"):
+            read(data)
