@@ -440,5 +440,7 @@ def test_an_artifact_that_answers_with_another_number_of_rows_is_refused() -> No
         def _run(self, images: Images) -> Logits:
             return super()._run(images)[1:]
 
-    with pytest.raises(ModelError, match=r"answered 2 pictures with float32 of shape \(1, 4\), and its spec names 4 classes"):
+    with pytest.raises(
+        ModelError, match=r"answered 2 pictures with float32 of shape \(1, 4\), and its spec names 4 classes"
+    ):
         list(Classifier(Short()).stream(GOOD[:2]))

@@ -26,7 +26,6 @@ _OTHERS = (
     (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000"),
     (rb"\0\0\0\x0cJXL |\xff\x0a", "JPEG XL"),
     (rb"II\xbc\x01", "JPEG XR"),
-    (rb"II\x2a\0.{4}CR\x02", "a camera's raw photo (CR2)"),
     (rb"IIU\0", "a camera's raw photo (RW2)"),
     (rb"II(RO|RS)|MMOR", "a camera's raw photo (ORF)"),
     (rb"FUJIFILMCCD-RAW", "a camera's raw photo (RAF)"),

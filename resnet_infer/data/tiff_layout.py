@@ -181,8 +181,8 @@ def read_layout(directory: Directory) -> Layout:
 
 def _refuse_raw_photo(directory: Directory, tags: dict[int, Tag]) -> None:
     """Refuse a camera's raw file, whose first picture is a thumbnail."""
-    if 50706 in tags:
-        raise UnsupportedError("a camera's raw photo (DNG)")
+    if 50706 in tags or directory.data[8:10] == b"CR":
+        raise UnsupportedError(f"a camera's raw photo ({'DNG' if 50706 in tags else 'CR2'})")
     with suppress(struct.error, ValueError, OverflowError):  # further pictures may be damaged
         for start in directory.numbers(tags[330])[:8] if 330 in tags else ():  # SubIFDs
             below = Directory(directory.data, start)

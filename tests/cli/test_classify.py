@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -130,7 +131,9 @@ def test_all_kinds_of_input_mix_in_the_order_given(cli: Cli, album: Path, monkey
 
 def test_pictures_that_can_hardly_be_seen_are_noted_once(cli: Cli, tmp_path: Path) -> None:
     for name in "abc":
-        Image.fromarray(np.add.outer(np.arange(64), np.arange(64)).astype(np.uint16) * 30).save(tmp_path / f"{name}.png")
+        Image.fromarray(np.add.outer(np.arange(64), np.arange(64)).astype(np.uint16) * 30).save(
+            tmp_path / f"{name}.png"
+        )
     done = cli("classify", CAT, tmp_path, "-f", "jsonl")
     assert [("note" in json.loads(line)) for line in done.out.splitlines()] == [False, True, True, True]
     assert done.err.count("note:") == 1

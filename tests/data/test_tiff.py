@@ -198,6 +198,10 @@ def test_a_raw_photo_is_named_though_it_begins_with_a_thumbnail() -> None:
     tifffile.imwrite(file, SMOOTH, photometric="rgb", extratags=[tag], metadata=None)
     with pytest.raises(UnsupportedPictureError, match="raw photo"):
         read_image(file.getvalue())
+    canon = bytearray(tiff(SMOOTH[..., 0].copy()))
+    canon[8:12] = b"CR\x02\0"
+    with pytest.raises(UnsupportedPictureError, match=r"raw photo \(CR2\)"):
+        read_image(bytes(canon))
 
 
 @pytest.mark.parametrize("compression", [None, "lzw", "zlib", "packbits", "zstd", "lzma"])
@@ -262,7 +266,10 @@ def test_other_programs_see_the_same(tmp_path: Path) -> None:
 
 
 @settings(deadline=None, max_examples=250)
-@given(st.integers(0, len(VARIANTS) - 1), st.dictionaries(st.integers(-260, 400), st.integers(0, 255), min_size=1, max_size=5))
+@given(
+    st.integers(0, len(VARIANTS) - 1),
+    st.dictionaries(st.integers(-260, 400), st.integers(0, 255), min_size=1, max_size=5),
+)
 def test_mutated_files_raise_nothing_else(number: int, changes: dict[int, int]) -> None:
     data = bytearray(written(VARIANTS[number]))
     for position, value in changes.items():
