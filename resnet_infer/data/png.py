@@ -82,8 +82,7 @@ def _exif(name: bytes, data: bytes) -> bytes:
 def _low_bytes(file: bytes) -> NDArray[np.uint8]:
     """The low bytes of 16-bit RGB (height, width, 3): PIL unpacks them as if they were the high ones."""
     picture = PngImageFile(io.BytesIO(file))
-    kind, box, offset, _ = picture.tile[0]
-    picture.tile = [type(picture.tile[0])(kind, box, offset, "RGB;16L")]
+    picture.tile = [(*picture.tile[0][:3], "RGB;16L")]  # type: ignore[list-item]  # PIL 10 has tuples
     strict_load(picture)
     return np.asarray(picture)
 

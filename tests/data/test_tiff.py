@@ -20,7 +20,7 @@ from PIL import Image
 from resnet_infer.data.image import read_image
 from resnet_infer.errors import PictureError, UnsupportedPictureError
 from tests.data.test_image import exif, tiff, turned
-from tests.data.tiff_variants import Variant, expected, lossless, tifffile, written
+from tests.data.tiff_variants import LOSSLESS, Variant, expected, lossless, tifffile, written
 
 Array = NDArray[Any]
 VARIANTS = list(lossless())
@@ -63,7 +63,7 @@ def test_a_part_of_all_forms() -> None:
 
 @pytest.mark.slow
 def test_all_forms() -> None:
-    assert len(VARIANTS) > 4000
+    assert len(VARIANTS) > 3500
     check(VARIANTS)
 
 
@@ -204,7 +204,7 @@ def test_a_raw_photo_is_named_though_it_begins_with_a_thumbnail() -> None:
         read_image(bytes(canon))
 
 
-@pytest.mark.parametrize("compression", [None, "lzw", "zlib", "packbits", "zstd", "lzma"])
+@pytest.mark.parametrize("compression", LOSSLESS)
 def test_a_cut_file_is_damaged(compression: str | None) -> None:
     file = io.BytesIO()
     tifffile.imwrite(file, SMOOTH, photometric="rgb", compression=compression, rowsperstrip=16, metadata=None)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 tifffile = pytest.importorskip("tifffile", reason="tifffile is not installed")
 pytest.importorskip("imagecodecs", reason="imagecodecs is not installed")
@@ -20,7 +21,18 @@ HEIGHT, WIDTH = 37, 53
 Y, X = np.mgrid[0:HEIGHT, 0:WIDTH]
 COLOURS = {"miniswhite": 1, "minisblack": 1, "rgb": 3, "palette": 1, "separated": 4, "ycbcr": 3, "cielab": 3}
 EXTRA = {"unspecified": 0, "assocalpha": 1, "unassalpha": 2}
-LOSSLESS = (None, "lzw", "zlib", "packbits", "zstd", "lzma")
+
+
+def _pil_writes(compression: str) -> bool:
+    try:
+        Image.new("L", (9, 9)).save(io.BytesIO(), "TIFF", compression=compression)
+    except (OSError, RuntimeError):
+        return False
+    return True
+
+
+LOSSLESS = (None, "lzw", "zlib", "packbits", *(["zstd"] if _pil_writes("zstd") else []), "lzma")
+"""Zstandard is not in the libtiff of every PIL."""
 
 
 @dataclass(frozen=True)
