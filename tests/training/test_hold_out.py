@@ -125,7 +125,7 @@ def trained_on_noise(folder: Path, seed: int, count: int, held_out: int) -> Path
 def test_the_figure_is_not_too_good_and_its_interval_holds_the_truth(
     tmp_path: Path, count: int, held_out: int, measured_on: int
 ) -> None:
-    """The lowest of many errors on the same pictures would be 8 points too low, or 3 in the second case."""
+    """The lowest of ten errors on the same pictures is 6 points too low in the first case, and 3 in the second."""
     found = []
     seeds = 12
     for seed in range(seeds):
