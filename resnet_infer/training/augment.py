@@ -86,21 +86,26 @@ def pad_and_crop(images: Tensor, pad: int, flip: bool, draws: Draws) -> Tensor:
 def boxes(recipe: Recipe, crop: int, sizes: NDArray[np.int64], draws: Draws) -> NDArray[np.float64]:
     """The window of each picture that becomes its crop: left, top, width, height, (N, 4). `sizes` is width, height.
 
-    "scale": a crop of `crop` pixels of the picture resized to a random shorter side. "area": an area and an aspect,
-    the latter uniform in its logarithm; a side longer than the picture's is cut to it.
+    "scale": a crop of `crop` pixels of the picture resized to a random shorter side, at whole pixels of that. "area":
+    an area and an aspect, the latter uniform in its logarithm, in whole pixels of the picture; a side longer than the
+    picture's is cut to it. Between pixels a crop that is not reduced would be softer than what is served.
     """
     whole = sizes.astype(np.float64)
     if recipe.augmentation == "scale":
         low, high = recipe.scales
         shorter = low + np.floor(draws.uniform[:, SIZE] * (high - low + 1))
-        window = np.repeat((crop * whole.min(axis=1) / shorter)[:, None], 2, axis=1)
+        pixel = (whole.min(axis=1) / shorter)[:, None]
+        places = np.floor(whole / pixel + 1e-6) - crop + 1
+        corner = np.floor(draws.uniform[:, [ACROSS, DOWN]] * places) * pixel
+        window = np.repeat(crop * pixel, 2, axis=1)
     else:
         low_share, high_share = recipe.area
         area = whole.prod(axis=1) * (low_share + draws.uniform[:, SIZE] * (high_share - low_share))
         first, last = np.log(ASPECT)
         aspect = np.exp(first + draws.uniform[:, SHAPE] * (last - first))
-        window = np.minimum(np.stack([np.sqrt(area * aspect), np.sqrt(area / aspect)], axis=1), whole)
-    corner = draws.uniform[:, [ACROSS, DOWN]] * (whole - window)
+        sides = np.stack([np.sqrt(area * aspect), np.sqrt(area / aspect)], axis=1)
+        window = np.clip(np.rint(sides), 1, whole)
+        corner = np.floor(draws.uniform[:, [ACROSS, DOWN]] * (whole - window + 1))
     return np.concatenate([corner, window], axis=1)
 
 

@@ -144,6 +144,7 @@ class Recipe:
                     <= LARGEST
                 ),
                 "the pad is from 0 to the crop": 0 <= self.pad <= min((s.crop for s in self.stages), default=crop)
+                or not self.crop
                 or self.augmentation != "pad",
                 "the deviation of the colours is a number that is not negative": 0 <= self.colour < math.inf,
                 "the number of held out pictures is not negative": (self.validation or 0) >= 0,

@@ -100,6 +100,8 @@ class Trainer:
         crops = {phase.crop for phase in self.schedule.phases}
         if len({(phase.resize, phase.crop) for phase in self.schedule.phases}) > 1 and recipe.augmentation not in WHOLE:
             raise UsageError("stages of different sizes need the augmentation scale or area")
+        if recipe.augmentation == "scale" and max(crops) > recipe.scales[0]:
+            raise UsageError(f"scales are not below the crop, which is {max(crops)} pixels")
         require_values_to_normalise(arch, min(crops), recipe.batch_size)
         if model and model.per_pixel and recipe.mean == "model" and crops != {model.crop}:
             raise UsageError(f"the mean of the starting model is a picture of {model.crop} pixels: keep that crop")

@@ -91,8 +91,8 @@ def test_imagenet_crops_come_from_shorter_sides_of_256_to_480() -> None:
     for side in (0, 1):
         room = windows[:, side] / (size[side] - windows[:, 2])
         assert room.min() >= 0
-        assert room.max() < 1
-        assert np.histogram(room, 4, (0, 1))[0] / count == pytest.approx([0.25] * 4, abs=0.015)
+        assert room.max() <= 1 + 1e-9
+        assert np.histogram(np.minimum(room, 1), 4, (0, 1))[0] / count == pytest.approx([0.25] * 4, abs=0.015)
 
 
 def test_area_crops_have_the_areas_and_aspects_they_should() -> None:
@@ -103,8 +103,10 @@ def test_area_crops_have_the_areas_and_aspects_they_should() -> None:
     share, aspect = width * height / 64**2, np.log(width / height)
     assert inside.mean() > 0.75
     assert share.max() <= 1
-    assert share[inside].min() >= 0.35
-    assert abs(aspect).max() <= np.log(4 / 3) + 1e-9
+    rounding = 1 / 64  # sides of 33 pixels and more are whole
+    assert share[inside].min() >= 0.35 * (1 - 2 * rounding)
+    assert abs(aspect).max() <= np.log(4 / 3) + 2 * rounding
+    assert np.array_equal(np.stack([left, top, width, height]) % 1, np.zeros((4, count)))
     assert share.mean() == pytest.approx(0.675, abs=0.02)
     assert aspect.mean() == pytest.approx(0, abs=0.01)
     assert (left + width).max() <= 64
@@ -119,6 +121,7 @@ def test_windows_are_cut_and_resized_as_pil_does(shape: tuple[int, int], interpo
     pictures = np.random.default_rng(0).integers(0, 256, (6, height, width, 3)).astype(np.uint8)
     some = draws(6)
     windows = boxes(get_recipe("tiny-imagenet", area=(0.1, 0.9)), 40, np.tile((width, height), (6, 1)), some)
+    windows = 0.97 * windows + [0.3, 0.3, 0, 0]  # on whole pixels box and nearest have ties
     out = crop_boxes(torch.from_numpy(pictures), windows, 40, interpolation, mirrored(some))
     for picture, (left, top, across, down), flip, result in zip(pictures, windows, mirrored(some), out, strict=True):
         box = (left, top, min(left + across, width), min(top + down, height))
@@ -126,8 +129,7 @@ def test_windows_are_cut_and_resized_as_pil_does(shape: tuple[int, int], interpo
         expected = np.asarray(Image.fromarray(picture).resize((40, 40), filter_, box=box)).astype(float)
         expected = expected[:, ::-1] if flip else expected
         found = abs(result.numpy() - expected)
-        # The others have ties, or overshoot.
-        assert found.max() <= 1 if interpolation in ("bilinear", "hamming") else found.mean() < 2
+        assert found.max() <= 1 if interpolation not in ("bicubic", "lanczos") else found.mean() < 1
     assert out.dtype == torch.float32
 
 

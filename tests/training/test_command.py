@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ pytest.importorskip("torch", reason="training needs torch (the extra `train`)")
 
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
+from resnet_infer.training.recipes import Recipe
 from tests.conftest import Outcome
 
 Cli = Callable[..., Outcome]
@@ -40,31 +41,57 @@ def test_a_run_is_trained_exported_and_classifies(folder: Path, tmp_path: Path, 
     assert cli(*run, "--resume", "never").code == 2
 
 
-def test_every_value_of_a_recipe_has_a_flag(folder: Path, tmp_path: Path, cli: Cli) -> None:
-    flags = {
-        "arch": ("resnet8", "resnet8"),
-        "epochs": (0.25, 0.25),
-        "batch-size": (12, 12),
-        "peak-rate": (0.02, 0.02),
-        "schedule": ("cosine", "cosine"),
-        "milestones": ("0.5,0.75", [0.5, 0.75]),
-        "warmup": (0.1, 0.1),
-        "patience": (7, 7),
-        "momentum": (0.8, 0.8),
-        "weight-decay": (0.01, 0.01),
-        "label-smoothing": (0.2, 0.2),
-        "augmentation": ("area", "area"),
-        "resize": (28, 28),
-        "crop": (24, 24),
-        "pad": (3, 3),
-        "scales": ("30,40", [30, 40]),
-        "area": ("0.5,0.9", [0.5, 0.9]),
-        "colour": (0.2, 0.2),
-        "mean": ("channel", "channel"),
-        "validation": (5, 5),
-        "seed": (3, 3),
-    }
-    switches = {"nesterov": True, "decay-weights": False, "no-flip": False, "zero-init": True}
+FLAGS: tuple[tuple[dict[str, tuple[object, object]], dict[str, bool]], ...] = (
+    (
+        {
+            "arch": ("resnet8", "resnet8"),
+            "epochs": (0.25, 0.25),
+            "batch-size": (12, 12),
+            "peak-rate": (0.02, 0.02),
+            "schedule": ("step", "step"),
+            "milestones": ("0.5,0.75", [0.5, 0.75]),
+            "warmup": (0.1, 0.1),
+            "momentum": (0.8, 0.8),
+            "weight-decay": (0.01, 0.01),
+            "label-smoothing": (0.2, 0.2),
+            "augmentation": ("area", "area"),
+            "resize": (28, 28),
+            "crop": (24, 24),
+            "area": ("0.5,0.9", [0.5, 0.9]),
+            "colour": (0.2, 0.2),
+            "mean": ("channel", "channel"),
+            "validation": (5, 5),
+            "seed": (3, 3),
+        },
+        {"nesterov": True, "decay-weights": False, "no-flip": False, "zero-init": True},
+    ),
+    (
+        {
+            "arch": ("resnet8", "resnet8"),
+            "iterations": (1, 1),
+            "schedule": ("plateau", "plateau"),
+            "patience": (7, 7),
+            "augmentation": ("scale", "scale"),
+            "scales": ("32,40", [32, 40]),
+            "freeze": (1, 1),
+        },
+        {"no-nesterov": False, "decay-all": True, "flip": True, "no-zero-init": False},
+    ),
+    (
+        {
+            "arch": ("resnet8", "resnet8"),
+            "stages": ("0.5:32:32:0.1", [{"epochs": 0.5, "resize": 32, "crop": 32, "peak_rate": 0.1}]),
+            "pad": (3, 3),
+        },
+        {},
+    ),
+)
+
+
+@pytest.mark.parametrize(("flags", "switches"), FLAGS)
+def test_every_value_of_a_recipe_has_a_flag(
+    folder: Path, tmp_path: Path, cli: Cli, flags: dict[str, tuple[object, object]], switches: dict[str, bool]
+) -> None:
     arguments = [part for name, (value, _) in flags.items() for part in (f"--{name}", value)]
     done = cli("train", folder, *arguments, *(f"--{name}" for name in switches), "-o", tmp_path)
     assert done.code == 0, done.err
@@ -72,10 +99,13 @@ def test_every_value_of_a_recipe_has_a_flag(folder: Path, tmp_path: Path, cli: C
     assert {name: found[name.replace("-", "_")] for name in flags} == {
         name: value for name, (_, value) in flags.items()
     }
-    assert (found["nesterov"], found["decay_all"], found["flip"], found["zero_init"]) == tuple(switches.values())
-    assert set(found) - {name.replace("-", "_") for name in flags} == {
-        *("name", "iterations", "stages", "freeze", "nesterov", "decay_all", "flip", "zero_init")
-    }
+    for name, value in switches.items():
+        assert found[name.removeprefix("no-").replace("-", "_").replace("decay_weights", "decay_all")] == value
+
+
+def test_no_value_of_a_recipe_is_without_a_flag() -> None:
+    flags = {name.replace("-", "_") for values, _ in FLAGS for name in values}
+    assert {field.name for field in fields(Recipe)} == {*flags, "name", "nesterov", "decay_all", "flip", "zero_init"}
 
 
 @pytest.fixture
@@ -109,7 +139,7 @@ def test_fine_tuning_learns_new_classes_and_keeps_their_order(
     assert "--class-order natural" in unclear.err
     done = cli(*run, "--class-order", "natural", "-o", tmp_path / "run")
     assert done.code == 0, done.err
-    assert "(validation), 10 pictures" in done.out
+    assert "(validation), 20 pictures" in done.out
     best = load_checkpoint(tmp_path / "run" / "best.safetensors")
     names = tuple(f"{count} petals" for count in (8, 9, 10, 11, 12))
     assert best.spec.classes == names

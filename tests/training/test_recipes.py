@@ -207,7 +207,7 @@ def test_what_does_not_lie_within_the_run_is_refused() -> None:
         schedule("cifar10-paper", schedule="cosine", warmup=400, iterations=300)
     with pytest.raises(UsageError, match="milestone 48000 does not lie within the 40000 iterations"):
         schedule("cifar10-paper", milestones=(32_000, 48_000), iterations=40_000)
-    with pytest.raises(UsageError, match=r"warm-up of 0.6 does not end before the first milestone, 0.5"):
+    with pytest.raises(UsageError, match=r"warm-up of 0.6 does not end before the first milestone, 50"):
         schedule("cifar10-paper", warmup=0.6, iterations=100)
     with pytest.raises(UsageError, match="2 stages do not fit into 1 iterations"):
         schedule("tiny-imagenet", iterations=1)
