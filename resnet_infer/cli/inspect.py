@@ -57,7 +57,8 @@ def spec_rows(spec: ModelSpec) -> list[tuple[str, str]]:
         rows.append(
             (
                 "error",
-                f"top-1 {item.top1_error:g}%{top5} on {item.dataset}, {item.pictures:,} pictures, {item.protocol}",
+                f"top-1 {item.top1_error:g}%{top5} on {item.dataset}, {item.pictures:,} pictures, {item.protocol}"
+                + (f", by {item.runtime}" if item.runtime else ""),
             )
         )
     rows += [(key.replace("_", " "), _value(value)) for key, value in spec.provenance.items()]

@@ -73,6 +73,7 @@ class OnnxRuntime(Runtime):
     """
 
     name = "onnxruntime"
+    on_calling_thread = True
 
     def __init__(
         self,

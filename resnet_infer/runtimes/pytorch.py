@@ -37,6 +37,7 @@ class TorchRuntime(Runtime):
     """
 
     name = "torch"
+    on_calling_thread = True
 
     def __init__(
         self,

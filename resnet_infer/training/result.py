@@ -49,4 +49,5 @@ def measured_on(data: Dataset, errors: tuple[float, float], protocol: str, *, te
     """The top-1 and top-5 error, in percent; of pictures that chose the weights it says so."""
     top1, top5 = (round(error, 2) for error in errors)
     name = data.name if test else f"{data.name} (validation)"
-    return Measured(name, protocol, len(data.samples), top1, top5 if len(data.classes) >= TOP5_CLASSES else None)
+    five = top5 if len(data.classes) >= TOP5_CLASSES else None
+    return Measured(name, protocol, len(data.samples), top1, five, "torch")
