@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from paired import COMMAND, save
+from paired import COMMAND, each, save
 from throughput import BATCH, against, loop, spec_of
 from untrained import resnet50
 
@@ -86,6 +86,7 @@ def ten_crops(artifact: Path, photos: list[Path], rounds: int) -> dict[str, Any]
         **{f"{protocol}_ms": round(statistics.median(values), 2) for protocol, values in spent.items()},
         "10-crop / 1-crop": round(statistics.median(ratios), 3),
         "rounds": rounds,
+        **{f"{protocol}_ms, each": each(values) for protocol, values in spent.items()},
     }
 
 

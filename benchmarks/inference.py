@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from paired import PYTHON, save
+from paired import PYTHON, each, save
 from untrained import resnet50
 
 from resnet_infer.benchmark.statistics import paired_ratio
@@ -119,6 +119,8 @@ def measure(artifact: Path, batch: int, threads: int) -> dict[str, Any]:
         "ours / bare": round(ratio.value, 4),
         "interval": [round(end, 4) for end in ratio.interval],
         "rounds": ratio.pairs,
+        "ours_ms, each": each(1000 * value for value in times[0]),
+        "bare_ms, each": each(1000 * value for value in times[1]),
     }
 
 

@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -45,7 +46,14 @@ class Pair:
             "ratio": round(self.ratio, 3),
             "ratio_quartiles": [round(x, 3) for x in self.interval],
             "pairs": len(self.ours),
+            "ours_s, each": each(self.ours),
+            "theirs_s, each": each(self.theirs),
         }
+
+
+def each(values: Iterable[float]) -> list[float]:
+    """What every round gave, with five digits that count, so that every figure can be computed again."""
+    return [float(f"{value:.5g}") for value in values]
 
 
 @cache

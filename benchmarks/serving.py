@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 from http_load import closed_loop, post, steady_rate
-from paired import COMMAND, PYTHON, RESULTS, save
+from paired import COMMAND, PYTHON, RESULTS, each, save
 from untrained import resnet50
 
 from resnet_infer.benchmark.statistics import paired_ratio
@@ -239,11 +239,12 @@ class Bench:
                     rounds.append({name: measures[name](count) for name in order})
                 line: dict[str, Any] = {}
                 for name in names:
-                    line[f"{name}_per_s"] = round(statistics.median(each[name] for each in rounds), 1)
+                    line[f"{name}_per_s"] = round(statistics.median(one[name] for one in rounds), 1)
                 for name in peers:
-                    ratio = paired_ratio([each["ours"] for each in rounds], [each[name] for each in rounds])
+                    ratio = paired_ratio([one["ours"] for one in rounds], [one[name] for one in rounds])
                     line[f"ours / {name}"] = round(ratio.value, 3)
                     line[f"ours / {name}, 95%"] = [round(bound, 3) for bound in ratio.interval or ()]
+                line["per_s, each"] = {name: each(one[name] for one in rounds) for name in names}
                 found[str(count)] = line
                 print(count, json.dumps(line), file=sys.stderr, flush=True)
         return found
@@ -257,7 +258,9 @@ class Bench:
             "service_ms": round(1000 * statistics.median(service for service, _ in pairs), 2),
             "in_process_ms": round(1000 * statistics.median(process for _, process in pairs), 2),
             "added_ms": round(statistics.median(added), 2),
-            "added_ms, each": [round(each, 2) for each in added],
+            "added_ms, each": [round(value, 2) for value in added],
+            "service_ms, each": each(1000 * service for service, _ in pairs),
+            "in_process_ms, each": each(1000 * process for _, process in pairs),
         }
 
 

@@ -17,9 +17,10 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 
 import numpy as np
-from paired import COMMAND, PYTHON, Pair, save, seconds
+from paired import COMMAND, PYTHON, Pair, each, save, seconds
 from untrained import resnet50
 
 from resnet_infer.data.image import read_image
@@ -83,7 +84,7 @@ def _alone(artifact: Path, photos: list[Path], start: Barrier) -> float:
 
 def against(
     ours: list[str], theirs: list[str], artifact: Path, sample: list[Path], count: int, rounds: int, what: str
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Two commands that answer `count` pictures, in turn, each first in every second round; and the bound of a sample.
 
     The bound is measured between the rounds, and each round of ours compared with the mean of the two beside it.
@@ -107,6 +108,9 @@ def against(
         f"{what} / bound": round(statistics.median(count / a / b for a, b in zip(mine, beside, strict=True)), 3),
         "bound / loop": round(statistics.median(a * b / count for a, b in zip(other, beside, strict=True)), 3),
         "rounds": rounds,
+        f"{what}_s, each": each(mine),
+        "loop_s, each": each(other),
+        "bound_per_s, each": each(limits),
     }
 
 
@@ -119,7 +123,7 @@ def loop(artifact: Path, folders: list[str]) -> list[str]:
     return [PYTHON, "-c", LOOP, str(artifact), str(spec_of(artifact).input.resize), str(BATCH), *folders]
 
 
-def measure(artifact: Path, folder: Path, repeats: int, rounds: int) -> dict[str, float]:
+def measure(artifact: Path, folder: Path, repeats: int, rounds: int) -> dict[str, Any]:
     photos = sorted(folder.iterdir())
     folders = [str(folder)] * repeats
     ours = [COMMAND, "classify", "-m", str(artifact), "-b", str(BATCH), "-f", "jsonl", *folders]

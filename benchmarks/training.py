@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from paired import PYTHON, save
+from paired import PYTHON, each, save
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -182,7 +182,7 @@ def main() -> None:
         "steps": steps,
         "rounds": arguments.rounds,
         "pictures_per_s": {way: round(statistics.median(values)) for way, values in rates.items()},
-        "by_round": {way: [round(value) for value in values] for way, values in rates.items()},
+        "by_round": {way: each(values) for way, values in rates.items()},
         "train / plain loop": round(ratio, 2),
         "train, eager fp32 / plain loop": round(statistics.median(a / b for a, b in zip(eager, plain, strict=True)), 2),
     }

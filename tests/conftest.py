@@ -140,3 +140,10 @@ def browser() -> Iterator[Any]:
         launched = playwright.chromium.launch(executable_path=chosen, args=["--no-sandbox"])
         yield launched
         launched.close()
+
+
+@pytest.fixture
+def as_cifar10(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is evaluated is taken for the test set of CIFAR-10, so that its figures stand beside it."""
+    monkeypatch.setattr("resnet_infer.evaluation.evaluate.identity", lambda *_: "CIFAR-10 test")
+    monkeypatch.setattr("resnet_infer.evaluation.evaluate.belongs", lambda *_: True)

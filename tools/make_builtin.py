@@ -87,7 +87,8 @@ def error(model: str, data: Path) -> Measured:
     evaluation = evaluate([model], data, protocols=["1-crop"], device="cpu")
     (result,) = evaluation.results
     top5 = round(result.top5.error, 2) if result.top5 else None
-    found = Measured(evaluation.dataset.name, "1-crop", evaluation.pictures, round(result.top1.error, 2), top5)
+    top1, runtime = round(result.top1.error, 2), str(result.runtime["runtime"])
+    found = Measured(evaluation.dataset.name, "1-crop", evaluation.pictures, top1, top5, runtime)
     print(f"{model}: {found}")
     return found
 

@@ -28,12 +28,13 @@ class Series:
 
 @dataclass(frozen=True)
 class Dot:
-    """A model in the picture of error against latency; `interval` is the error's."""
+    """A model in the picture of error against latency; `interval` is the error's, `told` the label in full."""
 
     label: str
     ms: float
     error: float
     interval: tuple[float, float]
+    told: str = ""
 
 
 class _Frame:
@@ -170,10 +171,10 @@ def pareto(dots: Sequence[Dot]) -> str:
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in places]
     for dot, (x, y) in zip(dots, places, strict=True):
         kind, (low, high) = ("c0" if dot in best else "c7"), dot.interval
-        text = cut(dot.label, 34)
+        text, told = cut(dot.label, 34), escape(dot.told or dot.label)
         beside, above = _free(x, y, LETTER * len(text), taken)
         frame.parts.append(
-            f"<g><title>{escape(dot.label)}: {dot.ms:.4g} ms, {dot.error:.2f}% ({low:.2f} to {high:.2f})</title>"
+            f"<g><title>{told}: {dot.ms:.4g} ms, {dot.error:.2f}% ({low:.2f} to {high:.2f})</title>"
             f'<line class="{kind} whisker" x1="{x:.1f}" y1="{frame.y(low):.1f}" x2="{x:.1f}" y2="{frame.y(high):.1f}"/>'
             f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
             f'<text class="halo" x="{beside:.1f}" y="{above:.1f}">{escape(text)}</text></g>'

@@ -145,12 +145,15 @@ def _ms(trial: Mapping[str, Any], name: str) -> float:
 def _errors(
     rows: Sequence[tuple[Key, Row]], names: Mapping[Key, str], errors: Mapping[str, Any] | None
 ) -> Iterable[str]:
-    """Every model at the smallest batch, with its error by the first protocol that it was evaluated by."""
+    """Every model at the smallest batch, with its error by the first protocol that it was evaluated by.
+
+    Both are of the same runtime and precision.
+    """
     if errors is None:
         return
-    known: dict[str, Mapping[str, Any]] = {}
+    known: dict[str, list[Mapping[str, Any]]] = {}
     for result in errors.get("results", ()):
-        known.setdefault(result["model"], result)
+        known.setdefault(result["model"], []).append(result)
     least = min((row["batch"] for _, row in rows), default=1)
     smallest = [(key, row) for key, row in rows if row["batch"] == least]
     meant = {key: _evaluated(key, known) for key, _ in smallest}
@@ -158,24 +161,47 @@ def _errors(
     for key, results in meant.items():
         for result in results:
             files.setdefault(result, set()).add(_file(key))
-    dots, missing, unclear = [], [], []
+    dots, missing, unclear, elsewhere = [], [], [], []
     for key, row in smallest:
+        own = known.get(meant[key][0], []) if meant[key] else []
+        same = [item for item in own if _computed(item) == _ran(key, row)]
         if not meant[key]:
             missing.append(names[key])
         elif len(meant[key]) > 1 or len(files[meant[key][0]]) > 1:
             unclear.append(names[key])
+        elif not same:
+            others = dict.fromkeys(_how(*_computed(item)) for item in own)
+            elsewhere.append(f"{names[key]} (runs by {_how(*_ran(key, row))}, evaluated by {', '.join(others)})")
         else:
-            top1 = known[meant[key][0]]["top1"]
+            top1 = same[0]["top1"]
             low, high = top1["interval"]
-            dots.append(Dot(names[key], row["stages"]["inference"]["ms"]["p50"], top1["error"], (low, high)))
+            label = f"{names[key]}, by {_how(*_computed(same[0]))}"
+            dots.append(Dot(names[key], row["stages"]["inference"]["ms"]["p50"], top1["error"], (low, high), label))
     below = "The dashed line joins those that no other beats in both." if dots else ""
     if missing:
         below += f" Without an error: {', '.join(missing)}."
+    if elsewhere:
+        below += f" Left out, as their errors are of another runtime or precision: {'; '.join(elsewhere)}."
     if unclear:
         below += f" Left out, as the names in the evaluation fit several models: {', '.join(unclear)}."
-    if dots or unclear:
+    if dots or unclear or elsewhere:
         title = f"Error against latency, batch {least}, on {(errors.get('data') or {}).get('name', 'the data')}"
         yield _figure(title, pareto(dots) if dots else "", below=below.strip())
+
+
+def _computed(result: Mapping[str, Any]) -> tuple[str, str]:
+    """Runtime and precision that an error was measured with; empty where the evaluation does not say."""
+    runtime = result.get("runtime") or {}
+    return str(runtime.get("runtime") or ""), str(runtime.get("precision") or result.get("precision") or "")
+
+
+def _ran(key: Key, row: Row) -> tuple[str, str]:
+    """Runtime and precision that a latency was measured with."""
+    return key.runtime, str((row.get("opened") or {}).get("precision") or row.get("precision") or "")
+
+
+def _how(runtime: str, precision: str) -> str:
+    return f"{runtime or 'an unknown runtime'} in {precision or 'an unknown precision'}"
 
 
 def _evaluated(key: Key, known: Iterable[str]) -> list[str]:

@@ -60,7 +60,8 @@ def spec_rows(spec: ModelSpec) -> list[tuple[str, str]]:
     for item in spec.measured:
         top5 = f", top-5 {item.top5_error:g}%" if item.top5_error is not None else ""
         low, high = item.top1_interval
-        on = f"{item.dataset}, {item.pictures:,} pictures, {item.protocol}"
+        by = f", by {item.runtime}" if item.runtime else ""
+        on = f"{item.dataset}, {item.pictures:,} pictures, {item.protocol}{by}"
         rows.append(("error", f"top-1 {item.top1_error:g}% ({low:.2f}-{high:.2f}){top5} on {on}"))
     rows += [(key.replace("_", " "), _value(value)) for key, value in spec.provenance.items()]
     return rows

@@ -61,6 +61,8 @@ def map_classes(dataset: Dataset, spec: ModelSpec, stated: StatedOrder | None = 
             hint="name the classes in a classes.txt beside the data, a line for each number from 0",
         )
     unknown = [label for label in used if found[label] == -1]
+    if by == "name":
+        _require_one_meaning(dataset, spec, unknown)
     if unknown:
         raise _unknown(dataset, spec, [_shown(dataset, label) for label in unknown])
     _require_one_to_one(dataset, spec, found, used)
@@ -84,9 +86,8 @@ def _match(ids: tuple[str, ...] | None, names: tuple[str, ...], spec: ModelSpec)
     ids, known = _ids(ids, names), _ids(spec.class_ids, spec.classes)
     if ids and known:
         return _places(ids, known, lambda label: [label]), "WordNet id"
-    ways: tuple[Callable[[str], list[str]], ...] = (lambda label: [label], lambda label: [_plain(label)], _synonyms)
     found = np.full(len(names), -1)
-    for forms in ways:
+    for forms in _WAYS:
         found = np.where(found < 0, _places(names, spec.classes, forms), found)
     return found, "name"
 
@@ -113,6 +114,10 @@ def _plain(label: str) -> str:
 
 def _synonyms(label: str) -> list[str]:
     return [_plain(part) for part in (label, *label.split(",")) if _plain(part)]
+
+
+_WAYS: tuple[Callable[[str], list[str]], ...] = (lambda label: [label], lambda label: [_plain(label)], _synonyms)
+"""The forms of a name by which it is looked for, one after the other."""
 
 
 def _stated(dataset: Dataset, spec: ModelSpec, stated: StatedOrder, used: Sequence[int]) -> NDArray[np.int64]:
@@ -148,6 +153,27 @@ def _stated(dataset: Dataset, spec: ModelSpec, stated: StatedOrder, used: Sequen
     return np.array([places.get(name, -1) for name in names], np.int64)
 
 
+def _require_one_meaning(dataset: Dataset, spec: ModelSpec, labels: Sequence[int]) -> None:
+    """Raise `DataError` for the first of the data's classes whose name fits several classes of the model."""
+    for label in labels:
+        name = dataset.classes[label]
+        for forms in _WAYS:
+            own = set(forms(name))
+            places = [index for index, known in enumerate(spec.classes) if own.intersection(forms(known))]
+            if len(places) > 1:
+                raise DataError(
+                    f"{name} of {dataset.name} could be several classes of {spec.name}: "
+                    + some([_candidate(spec, index) for index in places]),
+                    hint="name it by its WordNet id, where the model has such, or by one of the model's own names; or "
+                    "say which is which with --class-order",
+                )
+
+
+def _candidate(spec: ModelSpec, index: int) -> str:
+    own = f", {spec.class_ids[index]}" if spec.class_ids else ""
+    return f"{spec.classes[index]} (number {index}{own})"
+
+
 def _unknown(dataset: Dataset, spec: ModelSpec, unknown: Sequence[str]) -> DataError:
     message = f"{dataset.name} has classes that {spec.name} does not know: {some(unknown)}"
     if all(name.isdecimal() for name in unknown):
@@ -157,10 +183,6 @@ def _unknown(dataset: Dataset, spec: ModelSpec, unknown: Sequence[str]) -> DataE
             hint="say it: --class-order numbers (they are the model's class numbers, from 0), string or natural (the "
             "model was trained on these folders, sorted so), or FILE (their names in the model's order, one per line)",
         )
-    for name in unknown:
-        if several := [label for label in spec.classes if {*_synonyms(name)} & {*_synonyms(label)}]:
-            message = f"{message}; to it, {name} may be {' or '.join(map(repr, several[:5]))}"
-            break
     return DataError(
         message,
         hint=f"it knows {some(spec.classes)}; --class-order FILE gives the names that the data has for the model's "

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +16,11 @@ from resnet_infer.data.datasets.classes import some
 from resnet_infer.errors import DataError, PictureError, UsageError
 from resnet_infer.evaluation.binding import bound_to, require_same_pictures
 from resnet_infer.evaluation.doubts import doubts
+from resnet_infer.evaluation.identity import belongs, identity
 from resnet_infer.evaluation.journal import Journal
 from resnet_infer.evaluation.naming import distinct_models, distinct_protocols, is_model, shown_names
 from resnet_infer.evaluation.opening import OpenModel, Row, make_rows, open_labelled, open_model
-from resnet_infer.evaluation.paper import ENSEMBLE, TABLES, Figure, Table, published
+from resnet_infer.evaluation.paper import Figure, Table, published
 from resnet_infer.evaluation.protocols import Scorer, as_bytes
 from resnet_infer.evaluation.record import Record
 from resnet_infer.evaluation.result import Answered, Evaluation, Result
@@ -26,6 +28,7 @@ from resnet_infer.evaluation.run import Seconds, run
 from resnet_infer.evaluation.served import CONNECTIONS, open_service
 from resnet_infer.evaluation.wording import plural
 from resnet_infer.metrics import difference
+from resnet_infer.models.spec import Measured
 
 
 def evaluate(
@@ -126,7 +129,7 @@ def evaluate(
         results: list[Result] = []
         for number, (row, entrant) in enumerate(zip(rows, entrants, strict=True)):
             answered = Answered.of(record, number, entrant.labels)
-            results.append(_result(row, answered, scorers, seconds, results))
+            results.append(_result(row, dataset, answered, scorers, seconds, results))
     duplicates = same_content(dataset, record.alike())
     warnings = [*repeated, *_warnings(results, dataset, duplicates)]
     if journal and journal.damaged:
@@ -161,7 +164,12 @@ def same_content(dataset: Dataset, groups: Sequence[Sequence[int]]) -> list[list
 
 
 def _result(
-    row: Row, answered: Answered, scorers: Sequence[Scorer], seconds: Seconds, before: Sequence[Result]
+    row: Row,
+    dataset: Dataset,
+    answered: Answered,
+    scorers: Sequence[Scorer],
+    seconds: Seconds,
+    before: Sequence[Result],
 ) -> Result:
     first, count = row.models[0], seconds.pictures
     compared = None
@@ -174,6 +182,7 @@ def _result(
         known = count and not any(model.remote for model in row.models)
         return sum(stage[number] for number in row.scorers) / count if known else None
 
+    data = identity(first.spec, answered.labels, dataset.name)
     return Result(
         name=row.name,
         protocol=row.protocol,
@@ -185,19 +194,33 @@ def _result(
         answered=answered,
         resize_seconds=spent(seconds.resize),
         inference_seconds=spent(seconds.inference),
-        published=_published(row),
+        published=_published(row, data),
+        recorded=_recorded(row, dataset, data, len(answered.labels)),
+        data=data,
+        runs_on=" + ".join(dict.fromkeys(_runs_on(model.describe()) for model in row.models)),
         is_reference=row.is_reference,
         difference=compared,
     )
 
 
-def _published(row: Row) -> list[tuple[Table, Figure]]:
-    architectures = [model.spec.architecture for model in row.models]
-    if len(architectures) == 1:
-        return published(architectures[0], row.protocol) if architectures[0] else []
-    if all(arch and arch.family.stem == "imagenet" and arch.num_classes == 1000 for arch in architectures):
-        return [(table, table.rows[-1]) for table in TABLES if table.protocol == ENSEMBLE]
-    return []
+def _runs_on(runtime: Mapping[str, Any]) -> str:
+    return ", ".join(str(runtime[name]) for name in ("runtime", "device") if name in runtime)
+
+
+def _published(row: Row, data: str | None) -> list[tuple[Table, Figure]]:
+    """Of a single model; the paper's ensemble was measured on pictures whose labels are secret."""
+    architecture = row.models[0].spec.architecture if len(row.models) == 1 else None
+    return published(architecture, row.protocol, data) if architecture else []
+
+
+def _recorded(row: Row, dataset: Dataset, data: str | None, pictures: int) -> Measured | None:
+    if len(row.models) > 1:
+        return None
+    alike = ("native", "1-crop") if row.protocol in ("native", "1-crop") else (row.protocol,)
+    for item in row.models[0].spec.measured:
+        if item.protocol in alike and belongs(item, pictures, dataset.name, data):
+            return item
+    return None
 
 
 def _warnings(results: Sequence[Result], dataset: Dataset, duplicates: Sequence[Sequence[int]]) -> list[str]:

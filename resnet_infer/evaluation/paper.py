@@ -18,7 +18,8 @@ class Figure:
     """A published error, in percent; None where it was not stated.
 
     `network` is its name in our table, with `shortcut` and `stride_in` where they are known; None for somebody
-    else's. `spread` is mean and standard deviation over runs.
+    else's. `spread` is mean and standard deviation over runs. `data` is where it was measured, None for where its
+    table says.
     """
 
     label: str
@@ -28,6 +29,7 @@ class Figure:
     shortcut: ShortcutOption | None = None
     stride_in: BottleneckStride | None = None
     spread: str = ""
+    data: DataName | None = None
 
     def __str__(self) -> str:
         return "/".join("-" if value is None else f"{value:g}" for value in (self.top1, self.top5)).removesuffix("/-")
@@ -103,7 +105,7 @@ TABLES = (
         "ImageNet validation",
         "multi-scale",
         (
-            Figure("VGG (ILSVRC'14)", None, 8.43),
+            Figure("VGG (ILSVRC'14)", None, 8.43, data="ImageNet test"),
             Figure("GoogLeNet (ILSVRC'14)", None, 7.89),
             Figure("VGG (v5)", 24.4, 7.1),
             Figure("PReLU-net", 21.59, 5.71),
@@ -186,20 +188,24 @@ TABLES = (
 """Tables 2 to 6 of the paper, then the errors of the authors' released models, and of the networks that most use."""
 
 
-def published(arch: Architecture, protocol: str) -> list[tuple[Table, Figure]]:
-    """What was published for this network and protocol on the data that it was made for; the paper's own first.
+def published(arch: Architecture, protocol: str, data: str | None) -> list[tuple[Table, Figure]]:
+    """What was published for this network and protocol on that data, as `identity` names it; the paper's own first.
 
-    Only for networks of 1,000 classes (ImageNet) and CIFAR networks of 10. The paper's bottlenecks have their stride
-    in the 1x1 convolution; its figure is given for the other kind too, as the nearest.
+    The paper's bottlenecks have their stride in the 1x1 convolution; its figure is given for the other kind too, as
+    the nearest.
     """
-    found = {table.source: (table, row) for table, row in comparison(arch, protocol) if row.fits(arch)}
+    found = {table.source: (table, row) for table, row in comparison(arch, protocol, data) if row.fits(arch)}
     return list(found.values())
 
 
-def comparison(arch: Architecture, protocol: str) -> list[tuple[Table, Figure]]:
-    """All that the paper and others state for that data and protocol, the networks of others too; each row once."""
+def comparison(arch: Architecture, protocol: str, data: str | None) -> list[tuple[Table, Figure]]:
+    """All that the paper and others state for that data and protocol, the networks of others too; each row once.
+
+    Only for networks that were made for it: of 1,000 classes (ImageNet), and CIFAR networks of 10.
+    """
     kind = (arch.family.stem, arch.num_classes)
-    data = {("imagenet", 1000): "ImageNet validation", ("cifar", 10): "CIFAR-10 test"}.get(kind)
+    if {("imagenet", 1000): "ImageNet validation", ("cifar", 10): "CIFAR-10 test"}.get(kind) != data:
+        return []
     if data == "CIFAR-10 test" and protocol == "1-crop":  # of a picture no larger than the crop
         protocol = "native"
     rows = {
@@ -208,5 +214,6 @@ def comparison(arch: Architecture, protocol: str) -> list[tuple[Table, Figure]]:
         for table in TABLES
         if (table.data, table.protocol) == (data, protocol)
         for row in table.rows
+        if row.data in (None, data)
     }
     return list(rows.values())

@@ -126,7 +126,8 @@ class LocalScorer:
         self.classifier, self.protocol = classifier, protocol
         self.scales: tuple[int, ...] = _scales(classifier, scales) if protocol == "multi-scale" else ()
         self.rows = {"10-crop": 10, "multi-scale": 2}.get(protocol, 1)
-        alone = classifier.runtime.device == "cpu" and classifier.runtime.describe().get("threads") == 1
+        runtime = classifier.runtime
+        alone = runtime.on_calling_thread and runtime.device == "cpu" and runtime.describe().get("threads") == 1
         self.clock: Callable[[], float] = thread_time if alone else perf_counter
         crop = self.spec.input.crop
         # A batch of larger pictures is smaller, so that it needs no more memory than one of crops.

@@ -80,7 +80,7 @@ def _errors(found: Evaluation) -> str:
     rows = []
     for item in found.results:
         cells = [escape(item.name) + (" (reference)" if item.is_reference else ""), item.protocol, item.precision]
-        cells += [str(item.runtime.get(key, "")) for key in ("runtime", "device")]
+        cells.append(escape(item.runs_on))
         cells += [_rate(item.top1), _rate(item.top5) if item.top5 else ""]
         cells.append("; ".join(f"{row} ({escape(table.source)})" for table, row in item.published))
         rows.append(cells)
@@ -88,17 +88,21 @@ def _errors(found: Evaluation) -> str:
         "model",
         "protocol",
         "precision",
-        "runtime",
-        "device",
+        "runs on",
         "top-1 error",
         "top-5 error",
         "published",
     ]
+    kinds = {line.kind for line in lines}
+    legend = {
+        "top1": "top-1 error with its 95% interval" if "top1" in kinds else "",
+        "top5": "top-5 error" if "top5" in kinds else "",
+        "paper": "the paper's figure" if any(line.published is not None for line in lines) else "",
+    }
+    keys = "".join(f'<span class="key {kind}"></span>{text}' for kind, text in legend.items() if text)
     return (
         f"<h2>Error</h2>{html_table(header, rows, skip_empty=True)}"
-        f'<div class="scroll">{intervals(lines)}</div><p class="soft">'
-        '<span class="key top1"></span>top-1 error with its 95% interval'
-        '<span class="key top5"></span>top-5 error<span class="key paper"></span>the paper\'s figure</p>'
+        f'<div class="scroll">{intervals(lines)}</div><p class="soft">{keys}</p>'
     )
 
 
@@ -127,13 +131,16 @@ def _papers(found: Evaluation) -> Iterable[str]:
             continue
         rows = [
             (row.top1, row.top5, escape(row.label), escape(table.source), False)
-            for table, row in comparison(first.spec.architecture, first.protocol)
+            for table, row in comparison(first.spec.architecture, first.protocol, first.data)
         ]
         if not rows or first.protocol in seen:
             continue
         seen.add(first.protocol)
         rows += [
-            (item.top1.error, item.top5.error if item.top5 else None, escape(item.name), "measured here", True)
+            (
+                *(item.top1.error, item.top5.error if item.top5 else None, escape(item.name)),
+                *(escape(f"measured here, {item.runs_on}"), True),
+            )
             for item in found.results
             if item.protocol == first.protocol
         ]
@@ -142,11 +149,10 @@ def _papers(found: Evaluation) -> Iterable[str]:
         cells = [
             [name, source, _number(top1), *([_number(top5)] if five else [])] for top1, top5, name, source, _ in rows
         ]
-        data = next(table.data for table, _ in comparison(first.spec.architecture, first.protocol))
         own = [number for number, row in enumerate(rows) if row[4]]
         header = ["network", "from", "top-1", *(["top-5"] if five else [])]
         yield (
-            f"<h2>Beside the paper: {data}, {first.protocol}, error in %</h2>"
+            f"<h2>Beside the paper: {first.data}, {first.protocol}, error in %</h2>"
             + html_table(header, cells, numbers=2, own=own)
             + '<p class="soft">Published figures are of the whole of that data set.</p>'
         )
@@ -166,8 +172,7 @@ def _details(found: Evaluation, item: Result, opened: bool) -> str:
         "<h3>Most confident mistakes</h3>",
         _mistakes(found, item),
     ]
-    where = " ".join(str(item.runtime[key]) for key in ("runtime", "device") if key in item.runtime)
-    head = escape(f"{item.name}, {item.protocol}{where and f' ({where})'}")
+    head = escape(f"{item.name}, {item.protocol} ({item.runs_on})")
     return f"<details{' open' if opened else ''}><summary>{head}</summary>{''.join(parts)}</details>"
 
 

@@ -97,7 +97,9 @@ class Result:
     """One row of the table: a model, or an ensemble, under a protocol.
 
     `runtime` is what the runtime says of itself. `matched_by` is what told the classes. Seconds are for one picture;
-    those of decoding are everybody's. `difference` is to the reference, if there is one.
+    those of decoding are everybody's. `published` and `recorded`, what the model's spec says of its error by this
+    protocol, are of the same pictures. `data` is what these are known as, see `identity`. `runs_on` names
+    runtime and device, of an ensemble those of all members. `difference` is to the reference, if there is one.
     """
 
     name: str
@@ -111,6 +113,9 @@ class Result:
     resize_seconds: float | None
     inference_seconds: float | None
     published: Sequence[tuple[Table, Figure]]
+    recorded: Measured | None = None
+    data: str | None = None
+    runs_on: str = ""
     is_reference: bool = False
     difference: Difference | None = None
 
@@ -135,14 +140,6 @@ class Result:
         """Empty for an ensemble."""
         return "" if self.is_ensemble else self.spec.precision
 
-    @property
-    def recorded(self) -> Measured | None:
-        """What the model's spec says that its error is, by this protocol."""
-        if self.is_ensemble:
-            return None
-        alike = ("native", "1-crop") if self.protocol in ("native", "1-crop") else (self.protocol,)
-        return next((item for item in self.spec.measured if item.protocol in alike), None)
-
     def to_json(self) -> dict[str, Any]:
         architecture = None if self.is_ensemble else self.spec.architecture
         return {
@@ -156,6 +153,8 @@ class Result:
             "classes": len(self.spec.classes),
             "classes_matched_by": self.matched_by,
             "runtime": dict(self.runtime),
+            "runs_on": self.runs_on,
+            "known_as": self.data,
             "pictures": len(self.answered.ranks),
             "top1": self.top1.to_json(),
             "top5": self.top5.to_json() if self.top5 else None,

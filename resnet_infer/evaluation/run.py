@@ -45,7 +45,7 @@ class Entrant:
 
 @dataclass
 class Seconds:
-    """Where time went: of processors, but of a clock for inference that has more than one thread or is on a GPU.
+    """CPU seconds for each stage; wall-clock seconds for inference that is not on one thread, the calling one.
 
     `resize` and `inference` are by scorer. `wall` is the time of the whole by the clock, for `pictures`.
     """

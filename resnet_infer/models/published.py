@@ -112,7 +112,9 @@ def spec_of(weights: PublishedWeights) -> ModelSpec:
             "sha256_prefix": weights.sha256_prefix,
         },
         measured=(
-            Measured("ImageNet validation (published)", "1-crop", 50_000, weights.top1_error, weights.top5_error),
+            Measured(
+                "ImageNet validation (published)", "1-crop", 50_000, weights.top1_error, weights.top5_error, "torch"
+            ),
         ),
     )
 

@@ -112,13 +112,17 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Measured:
-    """An error that was measured, in percent of `pictures`; `top5` is None where there are too few classes."""
+    """An error that was measured, in percent of `pictures`; `top5` is None where there are too few classes.
+
+    `runtime` is what ran the model (`torch`, `onnxruntime`), None where it is not known.
+    """
 
     dataset: str
     protocol: str
     pictures: int
     top1_error: float
     top5_error: float | None = None
+    runtime: str | None = None
 
     @classmethod
     def from_json(cls, value: Any, where: str) -> Measured:

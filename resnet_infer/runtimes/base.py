@@ -36,6 +36,8 @@ class Runtime(ABC):
     """
 
     name: ClassVar[str]
+    on_calling_thread: ClassVar[bool] = False
+    """Whether a call with one thread computes on the thread that makes it, so that the thread's clock sees the work."""
 
     def __init__(self, spec: ModelSpec, device: str, size: tuple[int | None, int | None]) -> None:
         self.spec, self.device, self.size = spec, device, size

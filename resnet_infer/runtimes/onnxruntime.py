@@ -70,6 +70,7 @@ class OnnxRuntime(Runtime):
     """
 
     name = "onnxruntime"
+    on_calling_thread = True
 
     def __init__(
         self,

@@ -44,6 +44,7 @@ class TorchRuntime(Runtime):
     """
 
     name = "torch"
+    on_calling_thread = True
 
     def __init__(
         self,

@@ -82,7 +82,7 @@ SCHEMAS: Json = {
             "measured": _list(
                 _object(
                     {"dataset": _TEXT, "protocol": _TEXT, "pictures": _WHOLE, "top1_error": _NUMBER},
-                    {"top5_error": _or_null(_NUMBER)},
+                    {"top5_error": _or_null(_NUMBER), "runtime": _or_null(_TEXT)},
                 )
             ),
             "limits": _object({"body_bytes": _WHOLE, "pixels": _WHOLE, "pictures": _WHOLE, "seconds": _NUMBER}),

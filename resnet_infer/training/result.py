@@ -50,4 +50,4 @@ def measured_on(data: Dataset, counts: Counts, protocol: str, *, test: bool) -> 
     """The top-1 and top-5 error, in percent; of pictures of the validation split it says so."""
     name = data.name if test else f"{data.name} (validation)"
     top5 = round(counts.top5, 2) if len(data.classes) >= TOP5_CLASSES else None
-    return Measured(name, protocol, counts.total, round(counts.top1, 2), top5)
+    return Measured(name, protocol, counts.total, round(counts.top1, 2), top5, "torch")

@@ -69,12 +69,13 @@ SWEEP = {
         for rate in (200, 50, 100)
     ],
 }
+ORT = {"runtime": {"runtime": "onnxruntime", "device": "cpu", "precision": "fp32"}, "precision": "fp32"}
 ERRORS = {
     "data": {"name": "val"},
     "results": [
-        {"model": "a.onnx", "protocol": "1-crop", "top1": {"error": 24.0, "interval": [23, 25]}},
-        {"model": "a.onnx", "protocol": "10-crop", "top1": {"error": 22.0, "interval": [21, 23]}},
-        {"model": "b.onnx", "protocol": "1-crop", "top1": {"error": 30.0, "interval": [29, 31]}},
+        {"model": "a.onnx", "protocol": "1-crop", **ORT, "top1": {"error": 24.0, "interval": [23, 25]}},
+        {"model": "a.onnx", "protocol": "10-crop", **ORT, "top1": {"error": 22.0, "interval": [21, 23]}},
+        {"model": "b.onnx", "protocol": "1-crop", **ORT, "top1": {"error": 30.0, "interval": [29, 31]}},
     ],
 }
 
@@ -124,8 +125,40 @@ def test_errors_are_found_by_name_and_the_first_protocol_counts() -> None:
     found = page([results(row("a.onnx", 5), row("b.onnx", 2), row("c.onnx", 9), row("a.onnx", 40, 8))], ERRORS)
     (drawing,) = (item for item in drawings(found) if item.get("aria-label") == "Error by latency")
     titles = [item.text or "" for item in drawing.iter("title")]
-    assert titles == ["a.onnx: 5 ms, 24.00% (23.00 to 25.00)", "b.onnx: 2 ms, 30.00% (29.00 to 31.00)"]
+    assert titles == [
+        "a.onnx, by onnxruntime in fp32: 5 ms, 24.00% (23.00 to 25.00)",
+        "b.onnx, by onnxruntime in fp32: 2 ms, 30.00% (29.00 to 31.00)",
+    ]
     assert "Without an error: c.onnx." in found
+
+
+@pytest.mark.parametrize("evaluated", ["onnxruntime", "openvino", "torch", None])
+@pytest.mark.parametrize("ran", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("precisions", [("fp32", "fp32"), ("int8", "fp32"), ("fp32", "fp16"), ("int8", None)])
+def test_an_error_of_another_runtime_or_precision_is_never_taken(
+    evaluated: str | None, ran: str, precisions: tuple[str, str | None]
+) -> None:
+    latency, error = precisions
+    result = {"model": "a.onnx", "protocol": "1-crop", "top1": {"error": 24.0, "interval": [23, 25]}}
+    if evaluated:
+        result |= {"runtime": {"runtime": evaluated, "device": "cpu"}, "precision": error}
+    text = page([results(row("a.onnx", 5, opened={"runtime": ran}, precision=latency))], {"results": [result]})
+    taken = any(item.get("aria-label") == "Error by latency" for item in drawings(text))
+    assert taken == ((evaluated, error) == (ran, latency))
+    if not taken:
+        assert f"a.onnx (runs by {ran} in {latency}, evaluated by {evaluated or 'an unknown runtime'} in " in text
+
+
+def test_a_distribution_ends_where_calls_are_too_few_to_tell() -> None:
+    """Of ten calls none lies beyond their 99th percentile, and it is their slowest."""
+    few = row("few.onnx", 5)
+    few["stages"]["inference"]["calls"] = 10
+    text = page([results(row("many.onnx", 5), few)])
+    (drawing,) = (item for item in drawings(text) if item.get("aria-label") == "Distribution of the latency")
+    many, short = (str(item.get("points")).split() for item in drawing.iter("polyline"))
+    assert (len(many), len(short)) == (99, 81)
+    few["stages"]["inference"]["calls"] = 1
+    assert "Too few calls for a distribution: few.onnx." in page([results(few)])
 
 
 @given(st.lists(st.tuples(TIMES, st.floats(0, 100)), min_size=1, max_size=12))

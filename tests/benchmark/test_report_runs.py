@@ -29,7 +29,12 @@ def pair(model: str = "model.onnx", **more: Any) -> list[dict[str, Any]]:
 def errors(*models: str) -> dict[str, Any]:
     return {
         "results": [
-            {"model": model, "top1": {"error": 20.0 + place, "interval": [19, 30]}}
+            {
+                "model": model,
+                "runtime": {"runtime": "onnxruntime", "device": "cpu"},
+                "precision": "fp32",
+                "top1": {"error": 20.0 + place, "interval": [19, 30]},
+            }
             for place, model in enumerate(models)
         ]
     }
@@ -72,8 +77,8 @@ def test_errors_are_found_by_path_too() -> None:
     )
     titles = [item.text or "" for item in drawing(text, "Error by latency").iter("title")]
     assert [title.partition(" (")[0] for title in titles] == [
-        "old/model.onnx: 5 ms, 20.00%",
-        "model.onnx: 5 ms, 21.00%",
+        "old/model.onnx, by onnxruntime in fp32: 5 ms, 20.00%",
+        "model.onnx, by onnxruntime in fp32: 5 ms, 21.00%",
     ]
     assert "Without an error: openvino:model.onnx." in text
 
@@ -87,7 +92,7 @@ def test_an_error_that_may_be_of_several_models_is_left_out(names: tuple[str, st
     ]
     text = page([results(*rows)], errors("model.onnx", "b.onnx"))
     (title,) = (item.text or "" for item in drawing(text, "Error by latency").iter("title"))
-    assert title.startswith("b.onnx: 5 ms, 21.00%")
+    assert title.startswith("b.onnx, by onnxruntime in fp32: 5 ms, 21.00%")
     assert "Left out, as the names in the evaluation fit several models:" in text
 
 

@@ -56,6 +56,7 @@ def told(outcome: Outcome) -> dict[str, Any]:
 # The table
 
 
+@pytest.mark.usefixtures("as_cifar10")
 def test_the_table_has_the_error_its_interval_and_the_paper_s(cli: Cli, album: Path) -> None:
     done = cli("evaluate", zoo.SMALL, album)
     assert (done.code, done.err) == (0, "")

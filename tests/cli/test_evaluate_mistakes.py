@@ -235,11 +235,13 @@ def test_models_of_equal_names_are_told_apart_everywhere(cli: Cli, album: Path, 
 # What stands in the table
 
 
+@pytest.mark.usefixtures("as_cifar10")
 def test_the_table_says_of_which_pictures_the_paper_s_figure_is(cli: Cli, album: Path) -> None:
     done = cli("evaluate", album)
     assert "\npaper: on the whole CIFAR-10 test set (10,000 pictures)\n" in done.out
 
 
+@pytest.mark.usefixtures("as_cifar10")
 def test_an_ensemble_is_no_single_model(cli: Cli, album: Path, tmp_path: Path) -> None:
     report = tmp_path / "report.html"
     done = cli("evaluate", zoo.SMALL, CHECKPOINT, album, "--ensemble", "--report", report, "--json")
@@ -248,10 +250,11 @@ def test_an_ensemble_is_no_single_model(cli: Cli, album: Path, tmp_path: Path) -
     for key in ("name", "architecture", "precision", "recorded"):
         assert both[key] is None, key
     assert both["runtime"] == {}
+    assert both["runs_on"] == "onnxruntime, cpu"
     assert both["ensemble"] == [zoo.SMALL, CHECKPOINT.name]
     text = report.read_text(encoding="utf-8")
     assert "<td>ensemble of 2</td><td>native</td><td></td>" in text
-    assert "<summary>ensemble of 2, native</summary>" in text
+    assert "<summary>ensemble of 2, native (onnxruntime, cpu)</summary>" in text
     shown = cli("evaluate", zoo.SMALL, CHECKPOINT, album, "--ensemble").out
     line = next(line for line in shown.splitlines() if line.startswith("ensemble"))
     assert "fp32" not in line

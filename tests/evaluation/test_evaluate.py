@@ -127,11 +127,18 @@ def test_an_ensemble_of_a_model_and_its_twin_in_another_order_is_the_model(album
 # What stands beside the error
 
 
+@pytest.mark.usefixtures("as_cifar10")
 def test_the_paper_s_figure_and_the_recorded_one_stand_beside_it(album: Path) -> None:
     (result,) = evaluate([None], album, device="cpu").results
     assert [str(row) for _, row in result.published] == ["8.75"]
     assert result.recorded is not None
     assert (result.recorded.top1_error, result.recorded.pictures) == (12.07, 10_000)
+
+
+def test_beside_other_pictures_they_do_not(album: Path) -> None:
+    """Of some of CIFAR-10's classes, and not its test set."""
+    (result,) = evaluate([None], album, device="cpu").results
+    assert (result.published, result.recorded, result.data) == ([], None, None)
 
 
 def test_all_of_it_is_plain_json(album: Path) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from resnet_infer.evaluation.identity import KNOWN
 from resnet_infer.evaluation.paper import PAPER, TABLES, comparison, published
 from resnet_infer.evaluation.protocols import PROTOCOLS
 from resnet_infer.models.architectures import architecture, published_names
+
+DATA = {"imagenet": "ImageNet validation", "cifar": "CIFAR-10 test"}
 
 
 @pytest.mark.parametrize(
@@ -35,30 +38,50 @@ from resnet_infer.models.architectures import architecture, published_names
 )
 def test_the_paper_s_figure_of_a_network(name: str, shortcut: str, protocol: str, expected: str | None) -> None:
     arch = architecture(name, shortcut=shortcut)  # type: ignore[arg-type]
-    found = [str(row) for table, row in published(arch, protocol) if table.source == PAPER]
+    found = [str(row) for table, row in published(arch, protocol, DATA[arch.family.stem]) if table.source == PAPER]
     assert found == ([expected] if expected else [])
 
 
 def test_the_figures_of_others_follow() -> None:
     arch = architecture("resnet50")
-    assert [(table.source, str(row)) for table, row in published(arch, "1-crop")] == [
+    assert [(table.source, str(row)) for table, row in published(arch, "1-crop", "ImageNet validation")] == [
         ("Caffe release", "24.7/7.8"),
         ("fb.resnet.torch", "24.01/7.02"),
     ]
-    assert [table.source for table, _ in published(arch, "10-crop")] == [PAPER, "fb.resnet.torch"]
+    assert [table.source for table, _ in published(arch, "10-crop", "ImageNet validation")] == [
+        PAPER,
+        "fb.resnet.torch",
+    ]
 
 
 def test_other_data_has_no_figure() -> None:
-    assert published(architecture("resnet50", 200), "10-crop") == []
-    assert published(architecture("resnet20", 100), "native") == []
-    assert comparison(architecture("resnet18", 200), "10-crop") == []
+    for data in (None, *KNOWN):
+        assert published(architecture("resnet50", 200), "10-crop", data) == []
+        assert published(architecture("resnet20", 100), "native", data) == []
+        assert comparison(architecture("resnet18", 200), "10-crop", data) == []
+        assert bool(comparison(architecture("resnet50"), "10-crop", data)) == (data == "ImageNet validation")
+        assert bool(comparison(architecture("resnet20"), "native", data)) == (data == "CIFAR-10 test")
+
+
+def test_a_figure_of_the_test_set_is_not_among_those_of_the_validation_set() -> None:
+    """The paper marks VGG's 8.43 in table 4 with a dagger."""
+    (table,) = (table for table in TABLES if table.title.startswith("Table 4"))
+    daggers = [row for row in table.rows if row.data]
+    assert [(row.label, row.top5, row.data) for row in daggers] == [("VGG (ILSVRC'14)", 8.43, "ImageNet test")]
+    rows = [row for _, row in comparison(architecture("resnet50"), "multi-scale", "ImageNet validation")]
+    assert daggers[0] not in rows
+    assert len(rows) == len(table.rows) - 1
 
 
 def test_the_baselines_stand_beside_it_once() -> None:
-    labels = [row.label for _, row in comparison(architecture("resnet50"), "10-crop") if _.source == PAPER]
+    labels = [
+        row.label
+        for _, row in comparison(architecture("resnet50"), "10-crop", "ImageNet validation")
+        if _.source == PAPER
+    ]
     assert sorted(labels) == sorted(set(labels))
     assert {"VGG-16", "GoogLeNet", "PReLU-net", "plain-34", "ResNet-152"} <= set(labels)
-    assert len(comparison(architecture("resnet20"), "native")) == 12
+    assert len(comparison(architecture("resnet20"), "native", "CIFAR-10 test")) == 12
 
 
 def test_every_network_in_the_tables_exists() -> None:

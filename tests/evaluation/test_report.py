@@ -95,9 +95,18 @@ def test_it_shows_errors_confusions_reliability_and_mistakes(found: Evaluation) 
     for address in parsed.addresses:
         with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as picture:
             assert 0 < max(picture.size) <= 160
+    assert "He et al. 2016" not in text
+    assert "the paper's figure" not in text
+
+
+@pytest.mark.usefixtures("as_cifar10")
+def test_the_paper_stands_beside_its_own_pictures(album: Path) -> None:
+    text = page(evaluate([None], album, device="cpu"))
     assert "8.75 (He et al. 2016)" in text
-    assert "measured here" in text
+    assert "measured here, onnxruntime, cpu" in text
     assert "Highway, 19 layers" in text
+    assert "the paper's figure" in text
+    assert "Beside the paper: CIFAR-10 test, native" in text
 
 
 def test_what_it_is_told_is_escaped(found: Evaluation) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from resnet_infer.evaluation.record import Record
 from resnet_infer.evaluation.result import Answered, Rate
 from resnet_infer.evaluation.run import NAMED, Entrant, Member, Seconds, Unreadable, run
 from resnet_infer.runtimes.base import Images, Logits
+from resnet_infer.zoo import SMALL
 from tests.evaluation.conftest import Reds, plain_picture
 
 Make = Callable[..., Dataset]
@@ -274,3 +276,48 @@ def test_time_is_divided_among_the_stages(right: Dataset) -> None:
     _, seconds, _ = measure(right, [scorer("1-crop"), scorer("10-crop")])
     assert min(seconds.decode, *seconds.resize, *seconds.inference) > 0
     assert seconds.wall > 0
+
+
+class Elsewhere(Reds):
+    """Computes in a thread of its own, as OpenVINO does, while the calling thread sleeps."""
+
+    def _run(self, images: Images) -> Logits:
+        found: list[Logits] = []
+
+        def work() -> None:
+            until = perf_counter() + 0.02
+            while perf_counter() < until:
+                pass
+            found.append(super(Elsewhere, self)._run(images))
+
+        worker = threading.Thread(target=work)
+        worker.start()
+        worker.join()
+        return found[0]
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "threads": 1}
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_stage_times_see_work_in_another_thread(make_dataset: Make, lanes: int) -> None:
+    """The clock of the calling thread stands still meanwhile."""
+    runtime = Elsewhere()
+    other = LocalScorer(Classifier(runtime), "1-crop")
+    _, seconds, _ = measure(make_dataset([1] * 12, [1] * 12), [other], lanes=lanes, batch_size=10)
+    assert seconds.inference[0] >= 0.9 * 0.02 * len(runtime.rows)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "torch"])
+def test_the_clock_of_a_runtime_sees_its_calls(name: str) -> None:
+    """With one thread: whichever clock times it, it sees at least the processor's time that the process took."""
+    pytest.importorskip(name, reason="the runtime is an extra")
+    with Classifier(SMALL, runtime=name, device="cpu", threads=1) as classifier:
+        asked = LocalScorer(classifier, "1-crop")
+        geometry = classifier.spec.input
+        views = [[np.zeros((8, geometry.crop, geometry.crop, 3), np.uint8)]] * 4
+        asked.score(views)
+        busy, own = process_time(), asked.clock()
+        for _ in range(20):
+            asked.score(views)
+        assert asked.clock() - own > 0.7 * (process_time() - busy)

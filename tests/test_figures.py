@@ -1,0 +1,114 @@
+"""The speed table of the README says what was measured: its figures against `benchmarks/results`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+
+LINES = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+
+
+def measured(name: str) -> Any:
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def rows() -> dict[str, list[str]]:
+    """What each row of the table should say, by how its line in the README begins."""
+    startup, throughput, peers = measured("startup"), measured("throughput"), measured("peers")
+    evaluation, int8, training = measured("evaluation"), measured("int8"), measured("training")
+    first = startup["resnet18-tinyimagenet: classify one photo / bare onnxruntime and PIL"]
+    page = startup["--help / python -c 'import typer'"]
+    small, large = throughput["resnet20-cifar10"], throughput["resnet50"]
+    own, tiny = evaluation["resnet20-cifar10"], evaluation["resnet18-tinyimagenet"]
+    pipeline, loader = peers["pipeline"], peers["loader"]
+    one, eight = int8["batch 1"], int8["batch 8"]
+    rates = training["pictures_per_s"]
+    fp32, lower = "resnet-infer FP32", "resnet-infer INT8"
+    hugging, eager = "Hugging Face, batch 8", "torch eager + DataLoader, batch 8"
+    return {
+        "| first answer": [
+            f"{first['ours_median_s']:.2f} s, {first['ours_peak_mb']:.0f} MB",
+            f"{first['theirs_median_s']:.2f} s, {first['theirs_peak_mb']:.0f} MB",
+            f"{1 / first['ratio']:.2f}",
+        ],
+        "| `resnet-infer --help`": [
+            f"{page['ours_median_s']:.3f} s",
+            f"{page['theirs_median_s']:.3f} s",
+            f"{1 / page['ratio']:.2f}",
+        ],
+        "| 123 photos, each 32 times (3,936)": [
+            f"{small['classify_per_s']:.0f} pictures/s",
+            f"{small['loop_per_s']:.0f}",
+            f"{small['classify / loop']:.2f}",
+        ],
+        "| the same, each 8 times (984)": [
+            f"{large['classify_per_s']} pictures/s",
+            f"{large['loop_per_s']}",
+            f"{large['classify / loop']:.2f}",
+        ],
+        "| | | all that two cores allow: 42": [f"{large['bound_per_s']}", f"{large['classify / bound']:.2f}"],
+        "| 1,000 decodes": [
+            f"{pipeline[fp32]['pictures_per_s']} / {pipeline[lower]['pictures_per_s']} pictures/s",
+            f"{pipeline[hugging]['pictures_per_s']}",
+            f"{pipeline[fp32][f'times {hugging}']:.1f} / {pipeline[lower][f'times {hugging}']:.1f}",
+        ],
+        "| the same |": [
+            f"{loader[fp32]['pictures_per_s']} / {loader[lower]['pictures_per_s']} pictures/s",
+            f"{loader[eager]['pictures_per_s']}",
+            f"{loader[fp32][f'times {eager}']:.1f} / {loader[lower][f'times {eager}']:.1f}",
+        ],
+        "| `evaluate`, the 3,936": [
+            f"{own['evaluate_per_s']:.0f} pictures/s",
+            f"{own['loop_per_s']:.0f}",
+            f"{own['evaluate / loop']:.2f}",
+        ],
+        "| `evaluate`, Tiny ImageNet": [
+            f"{tiny['evaluate_per_s']:.0f} pictures/s",
+            f"{tiny['loop_per_s']:.0f}",
+            f"{tiny['evaluate / loop']:.2f}",
+        ],
+        "| | | all that two cores allow: 657": [f"{tiny['bound_per_s']:.0f}", f"{tiny['evaluate / bound']:.3f}"],
+        "| ResNet-50 INT8, batch": [
+            f"{one['ours_ms']:.1f} / {eight['ours_ms']:.1f} ms",
+            f"{one['fp32_ms']:.1f} / {eight['fp32_ms']:.1f} ms",
+            f"{one['fp32 / ours']:.1f} / {eight['fp32 / ours']:.1f}",
+        ],
+        "| | | the best graph": [
+            f"{one['QOperator_ms']:.1f} / {eight['QOperator_ms']:.1f} ms",
+            f"{one['QOperator / ours']:.2f} / {eight['QOperator / ours']:.2f}",
+        ],
+        "| training resnet20": [
+            f"{rates['train']} pictures/s",
+            f"{rates['plain loop']}",
+            f"{training['train / plain loop']:.1f}",
+            training["precision of train"],
+        ],
+        "| the same, eager FP32": [
+            f"{rates['train, eager fp32']} pictures/s",
+            f"{training['train, eager fp32 / plain loop']}",
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("begins", "figures"), rows().items(), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_a_row_of_the_speed_table_says_what_was_measured(begins: str, figures: list[str]) -> None:
+    (line,) = (line for line in LINES if line.startswith(begins))
+    assert [figure for figure in figures if figure not in line] == []
+
+
+def test_gates_that_did_not_hold_are_told() -> None:
+    """In the README, by the figure that missed them."""
+    text = "\n".join(LINES)
+    for name in ("evaluation", "serving", "throughput", "int8", "inference", "startup", "training", "peers", "loadgen"):
+        for gate, holds in measured(name)["gates"].items():
+            if not holds:
+                subject, _, what = gate.partition(": ")
+                found = measured(name)
+                row = found[subject] if subject in found else found["large"][subject.split()[1]]
+                assert f"{row[what.partition(' >=')[0]]:.3f}" in text, gate
