@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from resnet_infer import __version__
 from resnet_infer.console import note
 from resnet_infer.errors import ModelError, did_you_mean
 from resnet_infer.extras import needs
+from resnet_infer.models.builtin_files import FOLDER, require_whole
 from resnet_infer.models.checkpoint import SUFFIX as CHECKPOINT
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint
 from resnet_infer.runtimes.registry import RUNTIMES
@@ -39,7 +41,7 @@ def find(model: str | Path | None) -> Path:
     if path:
         return path
     if name in BUILT_IN:
-        return built_in(name, ".onnx")
+        return _whole(name, ".onnx")
     weights = _published(name)
     if weights:
         return _fetch(weights)
@@ -47,8 +49,15 @@ def find(model: str | Path | None) -> Path:
 
 
 def built_in(name: str, suffix: str) -> Path:
-    """The file of a built-in model with that suffix."""
-    return Path(__file__).parent / "models" / "builtin" / f"{name}{suffix}"
+    """Where the file of a built-in model with that suffix lies."""
+    return FOLDER / f"{name}{suffix}"
+
+
+def _whole(name: str, suffix: str) -> Path:
+    """The file of a built-in model. Raises `ModelError` if it is damaged."""
+    path = built_in(name, suffix)
+    require_whole(path)
+    return path
 
 
 def checkpoint(model: str | Path | None) -> Checkpoint:
@@ -59,7 +68,7 @@ def checkpoint(model: str | Path | None) -> Checkpoint:
 def checkpoint_file(model: str | Path | None) -> Path:
     """Where the checkpoint that `model` names lies. Raises `ModelError` as `checkpoint` does."""
     name = _name(model)
-    path = built_in(name, CHECKPOINT) if name in BUILT_IN and not _existing(name) else find(name)
+    path = _whole(name, CHECKPOINT) if name in BUILT_IN and not _existing(name) else find(name)
     if path.suffix != CHECKPOINT:
         raise ModelError(f"{path} is an artifact already", hint=f"give the checkpoint it was made from ({CHECKPOINT})")
     return path
@@ -77,24 +86,14 @@ def artifact(model: str | Path | None) -> Path:
     path = _existing(name)
     weights = None if path or name in BUILT_IN else _published(name)
     if weights:
-        target = cached_artifact(weights)
-        if not target.exists():
-            # Said before the download, not after it.
-            with needs("cpu", f"making {name} ready to run"):
-                from resnet_infer.runtimes import ort_session  # noqa: F401
-            with needs("export", f"making {name} ready to run"):
-                import onnx  # noqa: F401
-            _export(_fetch(weights), target)
-        return target
+        return _kept(cached_artifact(weights), lambda target: _make_artifact(name, weights, target))
     path = path or find(name)
     if path.suffix != CHECKPOINT:
         return path
     from resnet_infer.models.download import cache_folder, sha256
 
-    target = cache_folder() / "artifacts" / f"{path.stem}-{sha256(path)[:16]}-{__version__}.onnx"
-    if not target.exists():
-        _export(path, target)
-    return target
+    name = f"{path.stem}-{sha256(path)[:16]}-{__version__}.onnx"
+    return _kept(cache_folder() / "artifacts" / name, lambda target: _export(path, target))
 
 
 def cached_file(weights: PublishedWeights) -> Path:
@@ -156,9 +155,17 @@ def _published(name: str) -> PublishedWeights | None:
 
 def _fetch(weights: PublishedWeights) -> Path:
     """The checkpoint of published weights, out of the cache or made of a download."""
-    target = cached_checkpoint(weights)
-    if target.exists():
-        return target
+    return _kept(cached_checkpoint(weights), lambda target: _make_checkpoint(weights, target))
+
+
+def _kept(target: Path, make: Callable[[Path], None]) -> Path:
+    """The file of the cache, whose digest is compared; made where it is missing or damaged."""
+    from resnet_infer.models.cache import kept
+
+    return kept(target, lambda: make(target))
+
+
+def _make_checkpoint(weights: PublishedWeights, target: Path) -> None:
     from resnet_infer.converters.import_weights import import_weights
     from resnet_infer.models.checkpoint import save_checkpoint
     from resnet_infer.models.download import download
@@ -168,7 +175,15 @@ def _fetch(weights: PublishedWeights) -> Path:
         note(f"downloading {weights.name} ({weights.licence}) from {weights.url}")
     download(weights.url, source, sha256_prefix=weights.sha256_prefix, title=weights.name)
     save_checkpoint(import_weights(source).checkpoint, target)
-    return target
+
+
+def _make_artifact(name: str, weights: PublishedWeights, target: Path) -> None:
+    # Said before the download, not after it.
+    with needs("cpu", f"making {name} ready to run"):
+        from resnet_infer.runtimes import ort_session  # noqa: F401
+    with needs("export", f"making {name} ready to run"):
+        import onnx  # noqa: F401
+    _export(_fetch(weights), target)
 
 
 def _export(path: Path, target: Path) -> None:

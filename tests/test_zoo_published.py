@@ -139,6 +139,9 @@ def test_the_missing_extra_is_named_before_the_download(
     server: Server, weights: PublishedWeights, monkeypatch: pytest.MonkeyPatch, module: str, extra: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
+    if module == "onnxruntime":  # which this process has imported before
+        monkeypatch.delitem(sys.modules, "resnet_infer.runtimes.ort_session", raising=False)
+        monkeypatch.delattr("resnet_infer.runtimes.ort_session", raising=False)
     with pytest.raises(MissingExtraError, match=f"making resnet50 ready to run needs the package {module},") as caught:
         zoo.artifact("resnet50")
     assert caught.value.hint == f'install it with: pip install "resnet-infer[{extra}]"'
@@ -180,3 +183,33 @@ def test_commands_take_the_name(cli: Callable[..., Any], server: Server, weights
     assert "shorter side to 37" in cli("inspect", "resnet50").out
     assert cli("inspect", "resnet50.v3").code == 1
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("kind", ["cut", "flipped"])
+@pytest.mark.parametrize("part", ["downloads", "checkpoints", "artifacts"])
+def test_what_is_damaged_is_made_again_from_what_it_was_made_of(
+    server: Server,
+    weights: PublishedWeights,
+    part: str,
+    kind: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """From a damaged file nothing further is made, whichever of the three it is."""
+    artifact = zoo.artifact("resnet50")
+    good = artifact.read_bytes()
+    (path,) = (
+        item
+        for item in (tmp_path / "cache" / part).iterdir()
+        if item.suffix in (".pth", ".safetensors", ".onnx") and not item.name.startswith(".")
+    )
+    content = path.read_bytes()
+    path.write_bytes(content[:1000] if kind == "cut" else content[:-5] + bytes([content[-5] ^ 0x40]) + content[-4:])
+    for later in ("checkpoints", "artifacts"):  # made of what is damaged, and gone
+        if part in ("downloads", "checkpoints") and later != part:
+            for item in (tmp_path / "cache" / later).iterdir():
+                item.unlink()
+    assert zoo.artifact("resnet50").read_bytes() == good
+    assert path.read_bytes() == content
+    assert len(server.requests) == (2 if part == "downloads" else 1)
+    assert "damaged" in caplog.text or "it is replaced" in caplog.text

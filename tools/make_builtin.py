@@ -25,6 +25,7 @@ from resnet_infer.converters.quantize import quantize
 from resnet_infer.data.feed import open_feed
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.files import atomic_path
+from resnet_infer.models.builtin_files import FOLDER, LIST, line
 from resnet_infer.models.checkpoint import SUFFIX, Checkpoint, load_checkpoint, save_checkpoint
 from resnet_infer.models.graph import get_spec, set_spec
 from resnet_infer.models.spec import Measured
@@ -67,6 +68,8 @@ def main() -> None:
         for path in (kept, artifact):
             with atomic_path(built_in(arguments.name, path.suffix)) as target:
                 target.write_bytes(path.read_bytes())
+        packed = sorted(path for path in FOLDER.iterdir() if path.suffix in (SUFFIX, ".onnx"))
+        (FOLDER / LIST).write_text("".join(map(line, packed)), encoding="utf-8")
 
 
 def int8(checkpoint: Checkpoint, artifact: Path, data: Path) -> None:

@@ -29,6 +29,7 @@ COMMANDS = {
     "serve": "Answer over HTTP what is in pictures: for programs, and for people on a page.",
     "inspect": "Show what a checkpoint or an artifact is, eats and answers.",
     "models": "List the models that are known by name: built in, downloadable, cached.",
+    "cache": "List, verify or clear what was downloaded and exported for models by name.",
     "env": "Show versions, devices and runtimes, and what is missing.",
 }
 """Command -> what it does. The command `x` is the function `x` of the module `resnet_infer.cli.x`.

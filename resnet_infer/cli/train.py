@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -171,7 +172,10 @@ def train(
     """Ctrl-C and SIGTERM save, and exit with 130 and 143; the same command with the run's folder as -o goes on."""
     from resnet_infer.errors import UsageError
     from resnet_infer.extras import needs
+    from resnet_infer.models.download import cache_folder
 
+    # Or torch leaves a folder for its compiler in the temporary one.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "torch"))
     with needs("train", "training"):
         import torch  # noqa: F401 (said here so that the error comes before the data is read)
     from resnet_infer import zoo

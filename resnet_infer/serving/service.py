@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+from dataclasses import replace
 from typing import Annotated, Any, Literal, cast
 
 from resnet_infer.console import fail, note
@@ -43,10 +44,12 @@ from resnet_infer.serving.processes import (
     stop_service,
 )
 from resnet_infer.serving.reading import SPARSE, Asked, decode, read_body, require_sparse, with_options
-from resnet_infer.serving.settings import Settings, load_keys
+from resnet_infer.serving.settings import Settings, load_keys, packed_model
 from resnet_infer.serving.work import RefusedError
 
 SETTINGS = Settings.from_environment()
+if SETTINGS.model is None and zoo.default_model() is None:
+    SETTINGS = replace(SETTINGS, model=packed_model())
 DEVICES = devices(SETTINGS)
 """A process for each."""
 

@@ -15,6 +15,8 @@ from resnet_infer.errors import UsageError
 PREFIX = "RESNET_INFER_SERVE_"
 """`RESNET_INFER_SERVE_MAX_QUEUE` is `Settings.max_queue`."""
 KEY_VARIABLE = "RESNET_INFER_API_KEY"
+PACKED = "model.onnx"
+"""The model in a bento, as bentofile.yaml names it."""
 
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
@@ -85,6 +87,13 @@ class Settings:
 
                 raise UsageError(f"there is no setting {name}" + did_you_mean(name, known))
         return cls(**given)
+
+
+def packed_model() -> str | None:
+    """The `model.onnx` that `bentoml build` packed beside this package, None outside of a bento."""
+    source = Path(__file__).resolve().parents[2]
+    packed = source / PACKED
+    return str(packed) if packed.is_file() and (source.parent / "bento.yaml").is_file() else None
 
 
 def variable(setting: str) -> str:

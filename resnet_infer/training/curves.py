@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,6 +16,7 @@ from resnet_infer.errors import DataError, UsageError
 from resnet_infer.extras import needs
 from resnet_infer.files import atomic_path
 from resnet_infer.models.checkpoint import SUFFIX, load_checkpoint
+from resnet_infer.models.download import cache_folder
 from resnet_infer.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -129,6 +131,8 @@ def draw(runs: Sequence[Run], output: Path) -> None:
 def draw_panels(panels: Mapping[str, Sequence[Run]], output: Path) -> None:
     """As `draw`, with plots side by side on the same scale; the keys are their titles."""
     check_output(output)
+    # Or matplotlib writes its list of fonts below the home folder.
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
     with needs("report", "drawing curves"):
         import matplotlib
         from matplotlib.figure import Figure

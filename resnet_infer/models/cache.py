@@ -1,0 +1,147 @@
+"""The cache: what lies there, with the digest of each file beside it, so that a damaged one is noticed and made again.
+
+`x.onnx.sha256` beside `x.onnx` has its SHA-256 as `sha256sum` writes it. The digest is compared whenever a file of the
+cache is used. Downloads have theirs in their names.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from resnet_infer.errors import ModelError, ResnetInferError
+from resnet_infer.files import atomic_path
+from resnet_infer.models.download import cache_folder, sha256
+
+DIGEST = ".sha256"
+"""Suffix of the file beside another that has its digest."""
+KINDS = {"downloads": ".pth", "checkpoints": ".safetensors", "artifacts": ".onnx"}
+"""Folder of the cache -> suffix of the files in it."""
+State = Literal["good", "damaged", "without digest"]
+_GOOD: set[tuple[str, int, int]] = set()
+"""Path, time and size of what this process has found good: it looks once."""
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cached:
+    """A file of the cache: `kind` is a key of `KINDS`."""
+
+    kind: str
+    path: Path
+    bytes: int
+
+
+def kept(target: Path, make: Callable[[], None]) -> Path:
+    """Return the file of the cache that is `target`; `make` writes it where it is missing or damaged.
+
+    Of several processes one makes it and the others wait. Raises what `make` raises, and `ModelError` where what was
+    made cannot be read.
+    """
+    if is_good(target):
+        return target
+    with _locked(target):
+        if not is_good(target):
+            if target.exists():
+                _LOG.warning("%s is damaged, so it is made again", target)
+            make()
+            seal(target)
+    return target
+
+
+def is_good(path: Path) -> bool:
+    """Whether `path` is there and has the digest that lies beside it. Raises `ModelError` if it cannot be read."""
+    try:
+        about = path.stat()
+    except OSError:
+        return False
+    seen = (str(path), about.st_mtime_ns, about.st_size)
+    if seen not in _GOOD and state(path) == "good":
+        _GOOD.add(seen)
+    return seen in _GOOD
+
+
+def state(path: Path) -> State:
+    """What the digest says of a file of the cache: for a download that in its name, else the one beside it.
+
+    Raises `ModelError` if the file cannot be read.
+    """
+    wanted: str | None
+    if path.suffix == KINDS["downloads"]:
+        wanted = path.stem.rpartition("-")[2]
+    else:
+        wanted = None
+        with suppress(OSError, UnicodeDecodeError):
+            words = path.with_name(path.name + DIGEST).read_text(encoding="utf-8").split()
+            wanted = words[0] if words and len(words[0]) == 64 else None
+    if not wanted:
+        return "without digest"
+    try:
+        return "good" if sha256(path).startswith(wanted) else "damaged"
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror or error}", hint="resnet-infer cache clear") from error
+
+
+def seal(path: Path) -> None:
+    """Write the digest of `path` beside it. Raises `ResnetInferError` where that cannot be written."""
+    with atomic_path(path.with_name(path.name + DIGEST)) as temporary:
+        temporary.write_text(f"{sha256(path)}  {path.name}\n", encoding="utf-8")
+
+
+def listed() -> Iterator[Cached]:
+    """The files in the cache, sorted; not their digests, nor what a download or an export has begun."""
+    for kind, suffix in KINDS.items():
+        with suppress(FileNotFoundError):
+            for path in sorted((cache_folder() / kind).iterdir()):
+                if path.suffix == suffix and not path.name.startswith(".") and path.is_file():
+                    yield Cached(kind, path, path.stat().st_size)
+
+
+def clear() -> int:
+    """Remove the files of the cache, their digests and what was begun; return the number of bytes.
+
+    Files of other names stay. Raises `ResnetInferError` where one cannot be removed.
+    """
+    freed = 0
+    for kind, suffix in KINDS.items():
+        folder = cache_folder() / kind
+        if not folder.is_dir():
+            continue
+        for path in sorted(folder.iterdir()):
+            ours = any(path.name.endswith(f"{suffix}{end}") for end in ("", DIGEST, ".part", ".lock"))
+            if path.is_file() and (ours or (path.name.startswith(".") and ".part" in path.name)):
+                freed += path.stat().st_size
+                try:
+                    path.unlink()
+                except OSError as error:
+                    raise ResnetInferError(f"cannot remove {path}: {error.strerror or error}") from error
+        with suppress(OSError):  # something else lies there
+            folder.rmdir()
+    return freed
+
+
+def _locked(target: Path) -> AbstractContextManager[object]:
+    """Wait for the lock on `target`. Raises `ModelError` where there can be none."""
+    from filelock import FileLock, Timeout
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(target.with_name(f".{target.name}.lock"))
+        try:
+            return lock.acquire(timeout=0)
+        except Timeout:
+            _LOG.warning("another process is making %s: waiting for it", os.path.basename(target))
+            return lock.acquire()
+    except OSError as error:
+        raise ModelError(
+            f"cannot write into the cache, {target.parent}: {error.strerror or error}",
+            hint="free some space, or set RESNET_INFER_CACHE to a folder that can be written",
+        ) from error
+
+
+__all__ = ["Cached", "clear", "is_good", "kept", "listed", "seal", "state"]
