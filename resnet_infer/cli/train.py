@@ -11,6 +11,9 @@ import typer
 from resnet_infer.cli.options import choice
 from resnet_infer.console import note
 
+RUN_FILES = ("last.safetensors", "best.safetensors", "recipe.json", "metrics.csv", "curves.png")
+"""What a run writes into its folder."""
+
 
 def _numbers(text: str | None, kind: type = float) -> tuple[Any, ...] | None:
     from resnet_infer.errors import UsageError
@@ -169,6 +172,7 @@ def train(
     with needs("train", "training"):
         import torch  # noqa: F401 (said here so that the error comes before the data is read)
     from resnet_infer import zoo
+    from resnet_infer.evaluation.outputs import Output, require_free
     from resnet_infer.training.distributed import join_world
     from resnet_infer.training.recipes import get_recipe, parse_stages
     from resnet_infer.training.records import summary_writer
@@ -215,6 +219,7 @@ def train(
         raise UsageError(
             f"{output} holds a run already", hint="go on with --resume auto, or choose another folder with -o"
         )
+    require_free([Output("-o", output / name, "run") for name in RUN_FILES], [data, start, class_order])
     with join_world(device) as world:
         splits = open_splits(
             data, validation=resolved.validation, seed=resolved.seed, class_order=_class_order(class_order)

@@ -235,3 +235,14 @@ _UNSUPPORTED = (
     (rb"version https://git-lfs", "a Git LFS pointer (fetch the picture itself with: git lfs pull)"),
     (rb"[\t\n\r -~]+\Z", "text"),
 )
+
+
+def format_of(head: bytes) -> tuple[str, bool]:
+    """Tell by its first 4096 bytes what a file is: the name of its format, empty if unknown, and if it is decoded."""
+    for kind, magic, _ in _FORMATS:
+        if magic.match(head):
+            return kind, True
+    for pattern, what in _UNSUPPORTED:
+        if re.match(pattern, head[:4096], re.DOTALL | re.IGNORECASE):
+            return what, False
+    return "", False
