@@ -20,6 +20,11 @@ def fail(message: str, hint: str | None = None) -> None:
         note(f"  hint: {hint}")
 
 
+def printable(text: str) -> str:
+    """The text with escapes in the place of what would move the cursor, change colours or begin a line."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
 def bar(fraction: float, width: int = 24, *, encoding: str | None = None) -> str:
     """A bar of block characters, to an eighth of a character; ASCII where `encoding` has none (default: stdout's)."""
     eighths = round(min(max(fraction, 0.0), 1.0) * width * 8)

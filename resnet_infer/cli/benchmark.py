@@ -80,6 +80,7 @@ def benchmark(
 ) -> None:
     from resnet_infer.benchmark.documents import read, read_result, write
     from resnet_infer.errors import UsageError
+    from resnet_infer.runtimes.registry import split_runtime
 
     others = [read_result(path) for path in include or ()]
     evaluated = read(errors) if errors else None
@@ -108,7 +109,8 @@ def benchmark(
             f"{', '.join(wrong)} {'does not go' if len(wrong) == 1 else 'do not go'} "
             f"{'with' if scenario else 'without'} --scenario"
         )
-    _require_free(output, report, [*(include or ()), *([errors] if errors else ()), *map(Path, models or ())])
+    named_models = [split_runtime(model)[1] for model in models or ()]
+    _require_free(output, report, logs, [*(include or ()), errors, photos, data, *named_models])
     if not url:
         introduce_default(models[0] if models else None, "resnet-infer benchmark")
     failed: list[str] = []
@@ -117,7 +119,6 @@ def benchmark(
             raise UsageError("a scenario is run on one model")
         from resnet_infer.benchmark.environment import environment
         from resnet_infer.benchmark.scenarios import Asked, run_scenario
-        from resnet_infer.runtimes.registry import split_runtime
 
         counts = _numbers("--threads", threads, int) or (None,)
         if len(counts) > 1:
@@ -212,7 +213,7 @@ def _measure(
     return Benchmark(measured, pictures, rounds, seconds, around, doubts)
 
 
-def _require_free(output: Path | None, report: Path | None, inputs: list[Path]) -> None:
+def _require_free(output: Path | None, report: Path | None, logs: Path | None, inputs: list[Path | str | None]) -> None:
     """Before anything is measured: what cannot be written would cost the run."""
     from resnet_infer.evaluation.outputs import Output, is_html, require_free
 
@@ -222,6 +223,7 @@ def _require_free(output: Path | None, report: Path | None, inputs: list[Path]) 
 
     outputs = [Output("-o", output, "result", is_json)] if output else []
     outputs += [Output("--report", report, "page", is_html)] if report else []
+    outputs += [Output("--logs", logs / "mlperf_log_summary.txt", "log")] if logs else []
     require_free(outputs, inputs)
 
 

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import csv
-import glob
 import os
+import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TextIO, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO, cast
 
 import typer
 
 from resnet_infer import strict_json
 from resnet_infer.cli.options import Device, Model, Output, Runtime, Threads, choice, introduce_default
-from resnet_infer.console import bar, fail, note
+from resnet_infer.console import bar, fail, note, printable
 from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError
 
 if TYPE_CHECKING:
     from resnet_infer.classifier import Answer, Classifier, Picture
     from resnet_infer.client import Client
+    from resnet_infer.data.walk import Passed
 
-Item = TypeVar("Item")
 FORMATS = ("table", "json", "jsonl", "csv")
+SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
+"""The form that a file's name asks for; the table has any other name."""
+COLUMNS = ("source", "rank", "label", "probability", "index", "id", "error")
+"""Of the CSV. A picture that could not be read has one row, with its error."""
+BATCH = 32
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def classify(
@@ -38,11 +45,20 @@ def classify(
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Classes to show.")] = 5,
     runtime: Runtime = "auto",
     device: Device = "auto",
-    batch: Annotated[int, typer.Option("--batch", "-b", min=1, help="Most crops in one call of the runtime.")] = 32,
+    batch: Annotated[
+        int | None, typer.Option("--batch", "-b", min=1, help="Most crops in one call of the runtime; default: 32.")
+    ] = None,
     threads: Threads = None,
     format: Annotated[
-        str, typer.Option("--format", "-f", metavar="table|json|jsonl|csv", callback=choice(*FORMATS), help="The form.")
-    ] = "table",
+        str | None,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="table|json|jsonl|csv",
+            callback=choice(*FORMATS),
+            help="The form; default: what the name after -o ends in, else a table.",
+        ),
+    ] = None,
     output: Output = None,
     on_error: Annotated[
         str,
@@ -52,56 +68,45 @@ def classify(
     ] = "fail",
     url: Annotated[str | None, typer.Option(metavar="URL", help="Ask the service there, with its model.")] = None,
 ) -> None:
-    if url and (model, runtime, device, threads) != (None, "auto", "auto", None):
-        raise UsageError("the service at --url has its own model, runtime, device and threads", hint="leave these out")
-    unreadable = unanswered = 0
+    if url and (model, runtime, device, batch, threads) != (None, "auto", "auto", None, None):
+        raise UsageError(
+            "the service at --url has its own model, runtime, device, batches and threads", hint="leave these out"
+        )
+    if not all(inputs):
+        raise UsageError("an empty name is no picture", hint="the current folder is .")
+    if output == Path("-"):
+        output = None
+    form = _form(format, output)
+    if output:
+        _require_free(output, inputs, model)
+    elif sys.stdout is None:
+        raise ResnetInferError("standard output is closed", hint="name a file with -o")
+    from resnet_infer.data.walk import Passed
 
-    def good(items: Iterable[Item | ResnetInferError]) -> Iterator[Item]:
-        nonlocal unreadable, unanswered
-        for item in items:
-            if isinstance(item, AnswerError):
-                unanswered += 1
-                fail(item.message, item.hint if unanswered == 1 else None)  # the hint is about the model
-            elif isinstance(item, ResnetInferError):
-                unreadable += 1
-                fail(item.message, item.hint)
-            else:
-                yield item
-
-    noted, first_note = 0, ""
-
-    def watched(answers: Iterable[Answer]) -> Iterator[Answer]:
-        nonlocal noted, first_note
-        for answer in answers:
-            if answer.note:
-                noted += 1
-                first_note = first_note or f"{answer.source}: {answer.note}"
-            yield answer
-
-    pictures = good(_pictures(inputs))
-    first = list(islice(pictures, 2))
-    many = len(first) > 1
-    if not first:  # no reason to load, or even download, a model
-        raise typer.Exit(1 if on_error == "fail" else 0)
+    passed = Passed()
+    asked = _Asked(_pictures(inputs, passed))
+    many = asked.several()
     if many:
         # Threads that decode hold the interpreter only briefly; at the default of 5 ms they wait longer than they work.
         sys.setswitchinterval(0.0005)
     views = cast(Literal[1, 10], int(crops))
-    pictures = chain(first, pictures)
-    answering: Classifier | Client
-    if url:
-        from resnet_infer.client import Client
+    with ExitStack() as stack:
+        answers: Iterator[Answer] = iter(())
+        if asked.any():  # else there is no reason to load, or even download, a model
+            answering: Classifier | Client
+            if url:
+                from resnet_infer.client import Client
 
-        answering = Client(url)
-        stream = answering.stream(pictures, crops=views, top_k=top_k)
-    else:
-        from resnet_infer.classifier import Classifier
+                answering = stack.enter_context(Client(url))
+                stream = answering.stream(asked, crops=views, top_k=top_k)
+            else:
+                from resnet_infer.classifier import Classifier
 
-        introduce_default(model, "-m")
-        answering = Classifier(model, runtime=runtime, device=device, threads=threads, throughput=many)
-        stream = answering.stream(pictures, crops=views, top_k=top_k, batch_size=max(batch, views))
-    with ExitStack() as stack, answering, closing(stream):
-        answers: Iterator[Answer] = stream
+                introduce_default(model, "-m")
+                answering = Classifier(model, runtime=runtime, device=device, threads=threads, throughput=many)
+                stack.enter_context(answering)
+                stream = answering.stream(asked, crops=views, top_k=top_k, batch_size=max(batch or BATCH, views))
+            answers = stack.enter_context(closing(stream))
         target: TextIO = sys.stdout
         if output:
             from resnet_infer.files import atomic_path
@@ -110,12 +115,117 @@ def classify(
             target = stack.enter_context(open(path, "w", encoding="utf-8", errors="backslashreplace"))
         if many and not target.isatty():
             answers = stack.enter_context(_watched(answers, inputs))
-        WRITERS[format](watched(good(answer.error or answer for answer in answers)), target)
+        told = _Told()
+        WRITERS[form](told.through(asked.merged(answers)), target)
         target.flush()
-    if noted:
-        note(f"note: {first_note}" + f" (and {noted - 1} more pictures like it)" * (noted > 1))
-    if unanswered or (unreadable and on_error == "fail"):
+    told.note()
+    if what := str(passed):
+        note(f"not read: {what}")
+    if told.unanswered or (told.unreadable and on_error == "fail"):
         raise typer.Exit(1)
+
+
+def _form(format: str | None, output: Path | None) -> str:
+    """The form of the result, by `--format` or by the name of its file."""
+    by_name = SUFFIXES.get(output.suffix.lower()) if output else None
+    if format and by_name and format != by_name:
+        note(f"note: {output} gets the form {format}, as --format says, not {by_name}")
+    return format or by_name or "table"
+
+
+def _require_free(output: Path, inputs: list[str], model: str | None) -> None:
+    """Raise `UsageError` for a place where something other than a result is, or would be looked for."""
+    from resnet_infer.data.suffixes import is_picture, unreadable_format
+    from resnet_infer.evaluation.outputs import Output, require_free
+
+    if is_picture(output.name) or unreadable_format(output.name):
+        raise UsageError(f"{output} is the name of a picture, and -o names the result", hint="e.g. -o answers.csv")
+    require_free([Output("-o", output, "result of classify", _is_result)], [*inputs, model])
+
+
+def _is_result(path: Path) -> bool:
+    """Whether the file begins as one of the four forms does."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        head = file.read(1 << 16)
+    first, _, rest = head.partition("\n")
+    return (
+        first.startswith((",".join(COLUMNS[:-1]), '{"source": '))
+        or (first == "[" and rest.lstrip().startswith('{"source": '))
+        or head == "[]\n"
+        or re.match(r"  (\S.* +\d+\.\d%|not read: )", rest) is not None
+    )
+
+
+class _Told:
+    """What the user is told beside the answers: errors at once, each on its line of stderr; notes once, at the end."""
+
+    def __init__(self) -> None:
+        self.unreadable = self.unanswered = 0
+        self._noted, self._first_note = 0, ""
+
+    def through(self, answers: Iterable[Answer]) -> Iterator[Answer]:
+        """Pass `answers` on, telling and counting."""
+        for answer in answers:
+            if isinstance(answer.error, AnswerError):
+                self.unanswered += 1
+                fail(answer.error.message, answer.error.hint if self.unanswered == 1 else None)  # it is the model's
+            elif answer.error:
+                self.unreadable += 1
+                fail(answer.error.message, answer.error.hint)
+            if answer.note:
+                self._noted += 1
+                self._first_note = self._first_note or f"{answer.source}: {answer.note}"
+            yield answer
+
+    def note(self) -> None:
+        """Say the first note, and how many more pictures have one."""
+        if self._noted:
+            note(f"note: {self._first_note}" + f" (and {self._noted - 1} more pictures like it)" * (self._noted > 1))
+
+
+class _Asked:
+    """The pictures among `items`, and where the errors between them belong.
+
+    It is read by the stream that answers the pictures; `merged` puts answers and errors into the order of `items`.
+    """
+
+    def __init__(self, items: Iterator[Picture | Answer]) -> None:
+        self._items = items
+        self._order: deque[Answer | None] = deque()  # None: the next answer of the stream
+        self._ahead: list[Picture] = []
+
+    def several(self) -> bool:
+        """Whether there is more than one picture. Reads two."""
+        self._ahead = list(islice(self._read(), 2))
+        return len(self._ahead) > 1
+
+    def any(self) -> bool:
+        """Whether there is a picture, after `several`."""
+        return bool(self._ahead)
+
+    def __iter__(self) -> Iterator[Picture]:
+        ahead, self._ahead = self._ahead, []
+        return chain(iter(ahead), self._read())
+
+    def merged(self, answers: Iterator[Answer]) -> Iterator[Answer]:
+        for answer in answers:
+            yield from self._errors()
+            self._order.popleft()
+            yield answer
+        yield from self._errors()
+
+    def _read(self) -> Iterator[Picture]:
+        from resnet_infer.classifier import Picture
+
+        for item in self._items:
+            self._order.append(None if isinstance(item, Picture) else item)
+            if isinstance(item, Picture):
+                yield item
+
+    def _errors(self) -> Iterator[Answer]:
+        while self._order and (error := self._order[0]) is not None:
+            self._order.popleft()
+            yield error
 
 
 @contextmanager
@@ -125,8 +235,11 @@ def _watched(answers: Iterator[Answer], inputs: list[str]) -> Iterator[Iterator[
 
     total = None
     if sys.stderr.isatty():
-        listed = _pictures([name for name in inputs if name != "-"])
-        total = inputs.count("-") + sum(not isinstance(item, PictureError) for item in listed)
+        from resnet_infer.classifier import Picture
+        from resnet_infer.data.walk import Passed
+
+        listed = _pictures([name for name in inputs if name != "-"], Passed())
+        total = inputs.count("-") + sum(isinstance(item, Picture) for item in listed)
     with progress("classifying", total, "pictures") as advance:
 
         def counted() -> Iterator[Answer]:
@@ -139,8 +252,10 @@ def _watched(answers: Iterator[Answer], inputs: list[str]) -> Iterator[Iterator[
 
 def _table(answers: Iterable[Answer], stream: TextIO) -> None:
     for number, answer in enumerate(answers):
-        width = max(len(item.label) for item in answer.predictions)
-        lines = [answer.source]
+        width = max((len(item.label) for item in answer.predictions), default=0)
+        lines = [printable(answer.source)]
+        if answer.error:
+            lines.append(f"  not read: {answer.error.message.removeprefix(f'{lines[0]}: ')}")
         for item in answer.predictions:
             drawn = bar(item.probability, encoding=stream.encoding)
             lines.append(f"  {item.label:<{width}}  {100 * item.probability:5.1f}%  {drawn}".rstrip())
@@ -173,10 +288,13 @@ def _dumps(answer: Answer, stream: TextIO) -> str:
 
 def _csv(answers: Iterable[Answer], stream: TextIO) -> None:
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("source", "rank", "label", "probability", "index", "id"))
+    writer.writerow(COLUMNS)
     for answer in answers:
+        if answer.error:
+            writer.writerow((answer.source, *[""] * (len(COLUMNS) - 2), answer.error.message))
         for rank, item in enumerate(answer.predictions, start=1):
-            writer.writerow((answer.source, rank, item.label, f"{item.probability:.6f}", item.index, item.id or ""))
+            row = (answer.source, rank, item.label, f"{item.probability:.6f}", item.index, item.id or "", "")
+            writer.writerow(row)
 
 
 WRITERS: dict[str, Callable[[Iterable[Answer], TextIO], None]] = {
@@ -187,38 +305,43 @@ WRITERS: dict[str, Callable[[Iterable[Answer], TextIO], None]] = {
 }
 
 
-def _pictures(inputs: list[str]) -> Iterator[Picture | PictureError]:
-    """The pictures that the arguments name: in the order given, directories and globs sorted."""
-    from resnet_infer.classifier import Picture
-    from resnet_infer.data.image import SUFFIXES
+def _pictures(inputs: list[str], passed: Passed) -> Iterator[Picture | Answer]:
+    """The pictures that the arguments name, in the order given, and the errors of what cannot be one."""
+    from resnet_infer.classifier import Answer, Picture
+    from resnet_infer.data.walk import FoundError, search
 
     for argument in inputs:
         if argument == "-":
-            yield Picture("stdin", sys.stdin.buffer.read())
-            continue
-        path = Path(argument)
-        if os.path.isdir(path):
-            files: Iterator[Path | PictureError] = _walk(path, SUFFIXES)
-        elif glob.has_magic(argument) and not os.path.exists(path):
-            files = (Path(name) for name in sorted(glob.glob(argument, recursive=True)) if os.path.isfile(name))
-        else:
-            files = iter([path])
-        first = next(files, None)
-        if first is None:
-            yield PictureError(f"{argument}: no pictures there", hint=f"known are {', '.join(sorted(SUFFIXES))}")
-        else:
-            yield from (
-                file if isinstance(file, PictureError) else Picture(str(file), file) for file in chain([first], files)
+            try:
+                yield Picture("stdin", _stdin())
+            except PictureError as error:
+                yield Answer("stdin", error=error)
+        elif _URL.match(argument) and not os.path.lexists(argument):
+            yield Answer(
+                argument,
+                error=PictureError(
+                    printable(f"{argument}: pictures are not fetched from the web"),
+                    hint=f"curl -sSfL {argument} | resnet-infer classify -",
+                ),
             )
+        else:
+            for found in search(argument, passed):
+                if isinstance(found, FoundError):
+                    yield Answer(found.source, error=PictureError(printable(found.message), hint=found.hint))
+                else:
+                    yield Picture(str(Path(found)), Path(found))
 
 
-def _walk(folder: Path, suffixes: Collection[str]) -> Iterator[Path | PictureError]:
-    """Pictures below `folder`, directory by directory, each sorted by name; nothing hidden. Last, what has no list."""
-    refused: list[OSError] = []
-    for root, folders, files in os.walk(folder, onerror=refused.append):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes:
-                yield Path(root, name)
-    for error in refused:
-        yield PictureError(f"cannot list {error.filename}: {error.strerror}")
+def _stdin() -> bytes:
+    """The one picture on standard input. Raises `PictureError` where there are several, or none can come."""
+    from resnet_infer.data.several import second_picture
+
+    if sys.stdin is None:
+        raise PictureError("stdin: standard input is closed")
+    content = sys.stdin.buffer.read()
+    if second_picture(content):
+        raise PictureError(
+            "stdin: more than one picture came on standard input",
+            hint="name the files, or hand over one at a time",
+        )
+    return content

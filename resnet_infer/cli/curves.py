@@ -22,9 +22,11 @@ def curves(
     ] = Path("curves.png"),
     as_json: Json = False,
 ) -> None:
+    from resnet_infer.evaluation.outputs import Output, require_free
     from resnet_infer.training.curves import check_output, draw, read_run
 
     check_output(output)
+    require_free([Output("-o", output, "picture of curves")], runs)
     found = [read_run(folder) for folder in runs]
     draw(found, output)
     note(f"wrote {output}")

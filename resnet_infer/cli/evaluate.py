@@ -193,7 +193,7 @@ def _require_free(report: Path | None, resume: Path | None, inputs: list[str | N
     if resume:
         outputs.append(Output(journal.OPTION, resume, "file of answers", journal.is_journal))
     read = [split_runtime(argument)[1] for argument in inputs if argument]
-    require_free(outputs, [Path(argument).expanduser() for argument in read if argument])
+    require_free(outputs, read)
 
 
 def _scales(text: str | None) -> tuple[int, ...] | None:

@@ -103,6 +103,7 @@ def export(
     from resnet_infer import zoo
     from resnet_infer.converters.formats import check_options, get_format
     from resnet_infer.errors import ModelError, UsageError
+    from resnet_infer.evaluation.outputs import Output, has_spec, require_free
 
     chosen = get_format(format)
     given: dict[str, Any] = {
@@ -136,10 +137,11 @@ def export(
             f"{source} is an artifact already",
             hint="lower its precision with --precision int8 or fp16, or give the checkpoint it was made from",
         )
-    if isinstance(source, Path) and output and output.resolve() == source.resolve():
-        raise UsageError(f"{output} is what it is made from, and would be lost", hint="choose another name with -o")
     stem = source.stem if isinstance(source, Path) else source.spec.name
     name = stem + ("" if precision == "fp32" else f".{precision}") + chosen.suffix
+    path = output or Path(f"{stem}.auto.onnx" if target == "auto" else name)
+    ours = {"ours": has_spec} if path.suffix == ".onnx" else {}
+    require_free([Output("-o", path, "artifact", **ours)], [model, calibration_data, check_data])
     order = Order(
         precision=precision,  # type: ignore[arg-type]
         target="cpu" if target == "auto" else target,  # type: ignore[arg-type]
@@ -155,9 +157,9 @@ def export(
     if target == "auto":
         from resnet_infer.converters.auto import make_fastest
 
-        made = make_fastest(source, output or Path(f"{stem}.auto.onnx"), order, opt_batch or 8, tried)  # type: ignore[arg-type]
+        made = make_fastest(source, path, order, opt_batch or 8, tried)  # type: ignore[arg-type]
     else:
-        made = make(source, output or Path(name), order)
+        made = make(source, path, order)
     if as_json:
         print(strict_json.dumps({"format": format, **made.to_json()}))
     else:

@@ -158,6 +158,8 @@ def _import(
     from resnet_infer.converters.import_weights import import_weights
     from resnet_infer.models.checkpoint import SUFFIX, save_checkpoint
 
+    if output:
+        _target(output, "", SUFFIX, source)  # said before the work
     imported = import_weights(source, options=options, labels=labels, name=name, **more)
     target = _target(output, imported.checkpoint.spec.name, SUFFIX, source)
     save_checkpoint(imported.checkpoint, target)
@@ -165,14 +167,14 @@ def _import(
 
 
 def _target(output: Path | None, name: str, suffix: str, source: Path) -> Path:
-    """Where the result goes. Raises `UsageError` for another suffix, or the source itself."""
+    """Where the result goes. Raises `UsageError` for another suffix, the source itself, or a file of others."""
     from resnet_infer.errors import UsageError
+    from resnet_infer.evaluation.outputs import Output, has_spec, require_free
 
     target = output or Path(f"{name}{suffix}")
     if target.suffix != suffix:
         raise UsageError(f"the result ends in {suffix}, not {target.suffix or 'nothing'}: {target}")
-    if target.exists() and source.exists() and target.samefile(source):
-        raise UsageError(f"{target} is the file to be imported", hint="choose another one with -o")
+    require_free([Output("-o", target, "model of ours", has_spec)], [source])
     return target
 
 

@@ -13,6 +13,9 @@ import typer
 from resnet_infer.cli.options import choice
 from resnet_infer.console import note
 
+RUN_FILES = ("last.safetensors", "best.safetensors", "recipe.json", "metrics.csv", "curves.png")
+"""What a run writes into its folder."""
+
 
 def _numbers(text: str | None, kind: type = float) -> tuple[Any, ...] | None:
     from resnet_infer.errors import UsageError
@@ -179,6 +182,7 @@ def train(
     with needs("train", "training"):
         import torch  # noqa: F401 (said here so that the error comes before the data is read)
     from resnet_infer import zoo
+    from resnet_infer.evaluation.outputs import Output, require_free
     from resnet_infer.training.distributed import join_world
     from resnet_infer.training.recipes import get_recipe, parse_stages
     from resnet_infer.training.records import summary_writer
@@ -225,6 +229,7 @@ def train(
         resolved = replace(resolved, arch=arch)
     if output:
         check_place(output, data)
+        require_free([Output("-o", output / name, "run") for name in RUN_FILES], [data, start, class_order])
     if resume == "never" and output and (output / "last.safetensors").exists():
         raise UsageError(
             f"{output} holds a run already", hint="go on with --resume auto, or choose another folder with -o"

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from resnet_infer.data.jpeg import read_jpeg
-from resnet_infer.data.kinds import READ, UnsupportedError, UnusableError, other_kind
+from resnet_infer.data.kinds import READ, UnsupportedError, UnusableError, named_kind, other_kind
 from resnet_infer.data.strict import strict_load
 from resnet_infer.data.suffixes import READABLE
 from resnet_infer.data.tiff import TIFF, orientation
@@ -178,3 +178,11 @@ _FORMATS: tuple[tuple[str, re.Pattern[bytes], Callable[[bytes, CheckSize], Image
     ("TIFF", TIFF, _read_tiff),
 )
 """Name, how a file begins, and what decodes it to a picture that is not turned."""
+
+
+def format_of(head: bytes) -> tuple[str, bool]:
+    """Tell by its first 4096 bytes what a file is: the name of its format, empty if unknown, and if it is decoded."""
+    for kind, magic, _ in _FORMATS:
+        if magic.match(head):
+            return kind, True
+    return named_kind(head), False

@@ -55,9 +55,12 @@ _OTHERS = (
 """Other kinds of files and how they begin, the more special before the more general."""
 
 
+def named_kind(content: bytes) -> str:
+    """Name the format of a file that is none of the pictures that are read, by its first 4096 bytes; "" if unknown."""
+    start = content[:4096]
+    return next((what for magic, what in _OTHERS if re.match(magic, start, re.DOTALL | re.IGNORECASE)), "")
+
+
 def other_kind(content: bytes) -> str:
     """Name what a file that is none of the pictures that are read seems to be."""
-    start = content[:4096]
-    return next(
-        (what for magic, what in _OTHERS if re.match(magic, start, re.DOTALL | re.IGNORECASE)), "a file of this kind"
-    )
+    return named_kind(content) or "a file of this kind"

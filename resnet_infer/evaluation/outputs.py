@@ -1,7 +1,8 @@
-"""Files that are written beside a result: where they may be, and where they may not."""
+"""Files that commands write: where they may be, and where they may not."""
 
 from __future__ import annotations
 
+import mmap
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from resnet_infer.errors import ResnetInferError, UsageError
 from resnet_infer.files import atomic_path
+from resnet_infer.models.spec import METADATA_KEY
 
 
 @dataclass(frozen=True)
@@ -23,15 +25,20 @@ class Output:
     option: str
     path: Path
     kind: str
-    ours: Callable[[Path], bool]
+    ours: Callable[[Path], bool] = lambda path: True
 
 
-def require_free(outputs: Sequence[Output], inputs: Iterable[Path]) -> None:
-    """Raise `UsageError` for an output that is a folder, an input, another output, or a file of another kind; and
-    `ResnetInferError` where none can be written."""
-    known = [path for path in inputs if path.exists()]
+def require_free(outputs: Sequence[Output], inputs: Iterable[Path | str | None]) -> None:
+    """Raise `UsageError` for an output that is a folder, an input, another output, or a file of another kind, or that
+    has the name of standard output; and `ResnetInferError` where none can be written.
+
+    An input that is no file (None, a model's name) is passed over."""
+    named = [Path(os.path.expanduser(item)) for item in inputs if item]
+    known = [path for path in named if os.path.exists(path)]
     for number, output in enumerate(outputs):
         path, option = output.path, output.option
+        if path.parts[:1] == ("-",):
+            raise UsageError(f"{option} names a file, and - is none", hint="leave it out, or name a file")
         if path.is_dir():
             raise UsageError(f"{path} is a folder, and {option} names a file")
         for other in outputs[:number]:
@@ -57,6 +64,12 @@ def whole_file(path: Path, option: str) -> Iterator[Path]:
             yield temporary
     except ResnetInferError as error:
         raise ResnetInferError(error.message, hint=f"free some space, or choose another place with {option}") from error
+
+
+def has_spec(path: Path) -> bool:
+    """Whether the file is a checkpoint or an artifact of ours: it has the key of a model's spec."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(METADATA_KEY.encode()) >= 0
 
 
 def is_html(path: Path) -> bool:

@@ -42,7 +42,8 @@ def sources(outcome: Outcome) -> list[str]:
 
 
 def tops(outcome: Outcome) -> list[str]:
-    return [row["predictions"][0]["label"] for row in rows(outcome)]
+    """The best label of each picture that could be read."""
+    return [row["predictions"][0]["label"] for row in rows(outcome) if "error" not in row]
 
 
 @pytest.fixture
@@ -53,6 +54,7 @@ def album(tmp_path: Path) -> Path:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(CAT, path)
+    (folder / "notes.txt").write_text("no picture")
     with Image.open(SHIP) as ship:
         ship.save(folder / "m" / "ship.png")
     (folder / "empty").mkdir()
@@ -116,7 +118,7 @@ def test_a_picture_comes_on_stdin(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> 
     assert (done.code, sources(done), tops(done)) == (0, ["stdin"], ["ship"])
     pipe_in(monkeypatch, b"")
     done = cli("classify", "-")
-    assert (done.code, done.out) == (1, "")
+    assert (done.code, done.out) == (1, "stdin\n  not read: the file is empty\n")
     assert "error: stdin: the file is empty" in done.err
 
 
@@ -166,16 +168,217 @@ def test_what_cannot_be_read_is_named_and_the_rest_answered(
     assert (done.code, tops(done)) == (code, ["cat", "ship"])
     assert f"error: {tmp_path / message}" in done.err
     assert done.err.count("error:") == 1
+    (row,) = [row for row in rows(done) if "error" in row]
+    assert rows(done).index(row) == 1
+    assert row["error"].startswith(str(tmp_path / message))
 
 
-@pytest.mark.parametrize(("format", "out"), [("table", ""), ("json", "[]\n"), ("jsonl", ""), ("csv", None)])
-def test_where_nothing_can_be_read_the_result_is_empty_and_valid(
-    cli: Cli, tmp_path: Path, format: str, out: str | None
-) -> None:
+def test_every_format_has_a_row_for_every_input(cli: Cli, album: Path) -> None:
+    (album / "b.jpg").write_bytes(CAT.read_bytes()[:2000])
+    (album / "c.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    (album / "empty.png").touch()
+    arguments = ("classify", SHIP, album / "none.jpg", album, album / "?.tiff", CAT, "-k", 2)
+    expected = rows(cli(*arguments, "-f", "jsonl"))
+    broken = {str(album / name) for name in ("none.jpg", "b.jpg", "c.heic", "empty.png", "?.tiff")}
+    inside = [str(album / name) for name in ("a.jpg", "b.jpg", "c.heic", "empty.png", *ALBUM[2:])]
+    order = [str(SHIP), str(album / "none.jpg"), *inside, str(album / "?.tiff"), str(CAT)]
+    assert [row["source"] for row in expected] == order
+    assert {row["source"] for row in expected if "error" in row} == broken
+    assert all(set(row) == {"source", "error" if row["source"] in broken else "predictions"} for row in expected)
+    assert json.loads(cli(*arguments, "-f", "json").out) == expected
+    table = list(csv.DictReader(io.StringIO(cli(*arguments, "-f", "csv").out)))
+    assert [(row["source"], row["error"]) for row in table if row["rank"] in ("", "1")] == [
+        (row["source"], row.get("error", "")) for row in expected
+    ]
+    assert all(not row["label"] for row in table if row["error"])
+    blocks = [block.splitlines() for block in cli(*arguments).out.split("\n\n")]
+    assert [block[0] for block in blocks] == order
+    for block, row in zip(blocks, expected, strict=True):
+        assert ("error" in row) == block[1].startswith("  not read: ")
+
+
+@pytest.mark.parametrize("format", ["table", "json", "jsonl", "csv"])
+def test_where_nothing_can_be_read_the_result_is_valid(cli: Cli, tmp_path: Path, format: str) -> None:
     done = cli("classify", tmp_path, tmp_path / "none.jpg", "--format", format)
     assert done.code == 1
-    assert done.out == ("source,rank,label,probability,index,id\n" if out is None else out)
     assert done.err.count("error:") == 2
+    if format == "json":
+        assert [row["source"] for row in json.loads(done.out)] == [str(tmp_path), str(tmp_path / "none.jpg")]
+    if format == "csv":
+        assert done.out.splitlines()[0] == "source,rank,label,probability,index,id,error"
+    assert str(tmp_path / "none.jpg") in done.out
+
+
+def test_without_a_picture_no_model_is_opened(cli: Cli, tmp_path: Path) -> None:
+    done = cli("classify", tmp_path, "-m", "there is none")
+    assert (done.code, done.out) == (1, f"{tmp_path}\n  not read: no pictures there\n")
+
+
+# What is found
+
+
+def test_a_folder_gives_what_can_be_read_and_says_what_else_is_there(cli: Cli, tmp_path: Path) -> None:
+    for name in ("a.jfif", "b.JPE", "c.mpo", "bare", "odd.download"):
+        shutil.copy(CAT, tmp_path / name)
+    with Image.open(CAT) as photo:
+        photo.save(tmp_path / "d.apng", "PNG")
+    for name in ("x.HEIC", "y.heic", "z.avif"):
+        (tmp_path / name).write_bytes(b"\0\0\0\x18ftyp" + (b"avif" if "avif" in name else b"heic") + bytes(20))
+    (tmp_path / "heic without suffix").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
+    for name in ("1.txt", "2.txt", ".hidden.jpg"):
+        (tmp_path / name).write_text("no picture")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.jpg")  # opened, it would wait for ever
+        os.mkfifo(tmp_path / "pipe")
+    done = cli("classify", tmp_path, "-f", "jsonl")
+    assert done.code == 1
+    read = [Path(row["source"]).name for row in rows(done) if "error" not in row]
+    assert read == ["a.jfif", "b.JPE", "bare", "c.mpo", "d.apng", "odd.download"]
+    refused = {Path(row["source"]).name: row["error"].rpartition(": ")[2] for row in rows(done) if "error" in row}
+    assert refused == {
+        "x.HEIC": "HEIC is not supported",
+        "y.heic": "HEIC is not supported",
+        "z.avif": "AVIF is not supported",
+        "heic without suffix": "HEIC is not supported",
+    }
+    special = "; 1 without a suffix, 1 .jpg: no regular files" if hasattr(os, "mkfifo") else ""
+    assert done.err.splitlines()[-1] == (
+        "not read: 2 .heic, 1 without a suffix, 1 .avif: not supported; 2 .txt: no pictures" + special + "; 1 hidden"
+    )
+    assert cli("classify", tmp_path, "--on-error", "skip").code == 0
+
+
+def test_what_is_no_picture_is_no_error(cli: Cli, album: Path) -> None:
+    done = cli("classify", album, "-f", "jsonl")
+    assert (done.code, len(rows(done))) == (0, len(ALBUM))
+    assert done.err.splitlines()[-1] == "not read: 1 .txt: no pictures; 2 hidden"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="makes links")
+def test_folders_that_links_lead_to_are_entered_once(cli: Cli, album: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    shutil.copy(SHIP, outside / "far.jpg")
+    (outside / "back").symlink_to(album)
+    for name in ("self", "z/self", "m/deep/up"):
+        (album / name).symlink_to(album)
+    (album / "again").symlink_to(album / "m")
+    (album / "k").symlink_to(outside)
+    (album / "l").symlink_to(outside)
+    (album / "m" / "circle").symlink_to("circle")
+    expected = [*ALBUM[:2], "k/far.jpg", *ALBUM[2:]]
+    for argument in (album, album / "**", album / "**" / "*"):
+        found = sources(cli("classify", argument, "-f", "jsonl", "--on-error", "skip"))
+        pictures = [name for name in found if "." in Path(name).name and not name.endswith(".txt")]
+        assert sorted(pictures) == sorted(str(album / name) for name in expected)
+    assert sources(cli("classify", album / "**" / "*.jpg", "-f", "jsonl")) == sorted(
+        str(album / name) for name in expected if name.endswith(".jpg")
+    )
+
+
+@pytest.mark.parametrize("pattern", ["*", "[ab]*", "m/*", "*/*", "?", "*.jpg", "*m*", ".*", "z/*.JPG", "nothing*"])
+def test_a_pattern_stands_for_what_a_shell_makes_of_it(cli: Cli, album: Path, pattern: str) -> None:
+    shell = subprocess.run(
+        ["sh", "-c", f"printf '%s\\0' {pattern}"], cwd=album, capture_output=True, text=True, check=True
+    ).stdout.split("\0")[:-1]
+    names = sorted(str(album / name) for name in shell if name not in (".", ".."))
+    quoted, unquoted = (cli("classify", *inputs, "-f", "jsonl") for inputs in ([album / pattern], names))
+    assert (quoted.code, rows(quoted), quoted.err) == (unquoted.code, rows(unquoted), unquoted.err)
+
+
+def test_what_is_no_regular_file_is_not_opened(cli: Cli, tmp_path: Path) -> None:
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("the system has no named pipes")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for argument in (tmp_path / "pipe.jpg", tmp_path / "*.jpg"):
+        done = cli("classify", argument, CAT, "-f", "jsonl")
+        assert (done.code, tops(done)) == (1, ["cat"])
+        assert "pipe.jpg: not a regular file" in done.err
+
+
+def test_an_address_on_the_web_is_said_to_be_one(cli: Cli) -> None:
+    done = cli("classify", "https://host/cat.jpg?size=*", "-f", "jsonl")
+    assert (done.code, sources(done)) == (1, ["https://host/cat.jpg?size=*"])
+    assert "curl" in done.err
+
+
+def pictures_of(*formats: str) -> list[bytes]:
+    made = []
+    for format in formats:
+        file = io.BytesIO()
+        with Image.open(CAT) as photo:
+            photo.save(file, format)
+        made.append(file.getvalue())
+    return made
+
+
+@pytest.mark.parametrize("first", ["JPEG", "PNG", "GIF", "WEBP", "BMP"])
+@pytest.mark.parametrize("second", ["JPEG", "PNG", "TIFF"])
+def test_a_second_picture_on_stdin_is_refused(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, first: str, second: str
+) -> None:
+    one, two = pictures_of(first, second)
+    pipe_in(monkeypatch, one + two)
+    done = cli("classify", "-", "-f", "jsonl")
+    assert (done.code, tops(done)) == (1, [])
+    assert "more than one picture" in done.err
+    for trailing in (b"", bytes(100), b"some trailer"):
+        pipe_in(monkeypatch, one + trailing)
+        done = cli("classify", "-", "-f", "jsonl")
+        assert (done.code, tops(done)) == (0, ["cat"])
+
+
+def test_a_closed_stdin_is_an_error(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    done = cli("classify", "-", CAT, "-f", "jsonl")
+    assert (done.code, tops(done)) == (1, ["cat"])
+    assert "error: stdin: standard input is closed" in done.err
+
+
+# Where the result goes
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("a.csv", "csv"), ("a.JSON", "json"), ("a.jsonl", "jsonl"), ("a.ndjson", "jsonl"), ("a", "table")],
+)
+def test_the_form_follows_the_name(cli: Cli, tmp_path: Path, name: str, form: str) -> None:
+    target = tmp_path / name
+    done = cli("classify", CAT, "-o", target)
+    assert (done.code, done.err) == (0, "")
+    assert target.read_text(encoding="utf-8") == cli("classify", CAT, "-f", form).out
+    done = cli("classify", CAT, "-o", target, "-f", "jsonl")
+    assert ("note:" in done.err) == (form not in ("jsonl", "table"))
+    assert target.read_text(encoding="utf-8") == cli("classify", CAT, "-f", "jsonl").out
+    for form in ("csv", "json", "table", "table"):  # each result may be replaced by the next
+        assert cli("classify", CAT, "-o", target, "-f", form).code == 0
+
+
+def test_a_minus_is_standard_output(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli("classify", CAT, "-o", "-", "-f", "csv").out == cli("classify", CAT, "-f", "csv").out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [b"source: notes of mine\n", b"[1, 2]\n", b'{"other": 1}\n', b"\x08\x07onnx"])
+def test_a_file_that_is_no_result_is_not_replaced(cli: Cli, tmp_path: Path, content: bytes) -> None:
+    target = tmp_path / "there"
+    target.write_bytes(content)
+    done = cli("classify", CAT, "-o", target)
+    assert (done.code, done.out) == (2, "")
+    assert target.read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "photo.HEIC", "photo.tiff"])
+def test_the_name_of_a_picture_is_none_of_a_result(cli: Cli, tmp_path: Path, name: str) -> None:
+    done = cli("classify", CAT, "-o", tmp_path / name)
+    assert (done.code, list(tmp_path.glob("*.*"))) == (2, [])
+    assert "is the name of a picture" in done.err
+
+
+def test_an_empty_name_is_refused(cli: Cli) -> None:
+    done = cli("classify", "")
+    assert (done.code, done.out) == (2, "")
 
 
 @pytest.mark.skipif(not hasattr(os, "O_DIRECTORY"), reason="a path longer than the system takes is made with dir_fd")
@@ -196,7 +399,7 @@ def test_a_folder_that_cannot_be_listed_is_named(cli: Cli, tmp_path: Path) -> No
         os.close(folder)
         shutil.rmtree(top)
     assert (done.code, tops(done)) == (1, ["cat"])
-    assert "error: cannot list " in done.err
+    assert ": cannot list it (" in done.err
 
 
 # Forms
@@ -250,15 +453,16 @@ def test_top_k_larger_than_the_classes_shows_all(cli: Cli) -> None:
 def test_the_result_goes_to_a_file_instead(cli: Cli, tmp_path: Path, format: str) -> None:
     shown = cli("classify", PICTURES, "--format", format)
     target = tmp_path / "new" / "result"
-    done = cli("classify", PICTURES, tmp_path / "none.jpg", "--format", format, "-o", target)
-    assert (done.code, done.out) == (1, "")
+    done = cli("classify", PICTURES, "--format", format, "-o", target)
+    assert (done.code, done.out) == (0, "")
     assert target.read_text(encoding="utf-8") == shown.out
     assert os.listdir(target.parent) == ["result"]
 
 
 def test_a_run_that_fails_leaves_the_old_result(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "result.json"
-    target.write_text("old")
+    assert cli("classify", CAT, "-o", target).code == 0
+    old = target.read_text()
 
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
@@ -266,7 +470,7 @@ def test_a_run_that_fails_leaves_the_old_result(cli: Cli, tmp_path: Path, monkey
     monkeypatch.setattr("resnet_infer.classifier.softmax", stop)
     done = cli("classify", PICTURES, "-f", "json", "-o", target)
     assert (done.code, done.out) == (130, "")
-    assert target.read_text() == "old"
+    assert target.read_text() == old
     assert os.listdir(tmp_path) == ["result.json"]
 
 
@@ -326,10 +530,13 @@ def test_batches_do_not_change_answers(cli: Cli, album: Path, batch: int, crops:
     assert done.code == 1
     with Classifier(zoo.SMALL, device="cpu") as classifier:
         for row in rows(done):
+            if "error" in row:
+                assert row["source"] == str(album / "n.jpg")
+                continue
             expected = classifier.classify(row["source"], crops=1 if crops == 1 else 10)
             found = {item["label"]: item["probability"] for item in row["predictions"]}
             assert found == pytest.approx({item.label: item.probability for item in expected}, abs=1e-5)
-    assert len(rows(done)) == len(ALBUM) + 4
+    assert len(rows(done)) == len(ALBUM) + 5
 
 
 def test_threads_do_not_change_answers(cli: Cli) -> None:

@@ -1,0 +1,264 @@
+"""The pictures in a folder and behind a pattern, and an account of what else is there."""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from resnet_infer.data.suffixes import READABLE, UNREADABLE, is_picture, suffix, unreadable_format
+from resnet_infer.errors import PictureError
+
+UNSUPPORTED, OTHER, SPECIAL, CLOSED, HIDDEN = (
+    "not supported",
+    "no pictures",
+    "no regular files",
+    "cannot be opened",
+    "hidden",
+)
+"""Why a file of a folder is not read."""
+SHOWN = 8
+"""Most suffixes that are named for each reason."""
+HEAD = 4096
+"""Bytes that tell a format."""
+_HANDED_OVER = ("/dev/fd/", "/dev/stdin", "/proc/")
+"""Where a shell puts what it hands over, as in `classify <(...)`."""
+_PART = re.compile(r"\..*\.[0-9a-f]{8}\.part")
+"""Names of results that are being written (`files.atomic_path`)."""
+
+
+class FoundError(PictureError):
+    """Why a file or folder that was found has no answer. `source` is its path."""
+
+    def __init__(self, source: str, reason: str, *, hint: str | None = None) -> None:
+        self.source = str(Path(source))
+        super().__init__(f"{self.source}: {reason}", hint=hint)
+
+
+@dataclass
+class Passed:
+    """How many files were there and not read, by reason and suffix."""
+
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def add(self, reason: str, name: str) -> None:
+        self.counts[reason, "" if reason == HIDDEN else suffix(name)] += 1
+
+    def __str__(self) -> str:
+        """`3 .heic, 1 .avif: not supported; 12 .txt: no pictures; 2 hidden`; empty if all was read."""
+        parts = []
+        for reason in (UNSUPPORTED, OTHER, SPECIAL, CLOSED):
+            found = [(name, count) for (why, name), count in self.counts.items() if why == reason]
+            found.sort(key=lambda item: (-item[1], item[0]))
+            named = [f"{count:,} {name or 'without a suffix'}" for name, count in found[:SHOWN]]
+            if rest := sum(count for _, count in found[SHOWN:]):
+                named.append(f"{rest:,} others")
+            if named:
+                parts.append(f"{', '.join(named)}: {reason}")
+        if hidden := self.counts[HIDDEN, ""]:
+            parts.append(f"{hidden:,} hidden")
+        return "; ".join(parts)
+
+
+def search(argument: str, passed: Passed) -> Iterator[str | FoundError]:
+    """The paths that `argument` stands for: a folder, a pattern, or a file; or the errors of those that are none.
+
+    A pattern is what a shell would make of it: each file that it matches is named, each folder is searched (`walk`),
+    and nothing is met twice. A file that is named is taken whatever it is, if it is a regular one or was handed over
+    by a shell (/dev/fd).
+    """
+    if os.path.isdir(argument) or not glob.has_magic(argument) or os.path.lexists(argument):
+        yield from _named(argument, passed)
+        return
+    met: set[str] = set()
+    nothing = True
+    for name in expand(argument):
+        for item in _named(name, passed):
+            place = _place(item.source if isinstance(item, FoundError) else item)
+            if place not in met:
+                met.add(place)
+                yield item
+        nothing = False
+    if nothing:
+        yield _nothing(argument)
+
+
+def walk(folder: str, passed: Passed) -> Iterator[str | FoundError]:
+    """Pictures below `folder`, folder by folder, each sorted by name: their paths.
+
+    A picture is a regular file whose suffix is that of a format that is decoded, or whose first bytes are where the
+    suffix is none of a picture. Pictures of other formats, and folders that cannot be listed, are a `FoundError` each.
+    Nothing else is opened, nothing hidden is entered; `passed` counts it. Links to folders are followed, and each
+    folder is entered once; a link into `folder` itself is not, for what it leads to is met without it.
+    """
+    top, entered, left = os.path.realpath(folder), set[tuple[int, int]](), [folder]
+    while left:
+        here = left.pop()
+        try:
+            identity = _identity(here)
+            if identity in entered or (here != folder and os.path.islink(here) and _is_met(here, top)):
+                continue
+            entered.add(identity)
+            entries = sorted(os.scandir(here), key=lambda entry: entry.name)
+        except OSError as error:
+            yield FoundError(here, f"cannot list it ({error.strerror or error})")
+            continue
+        folders = []
+        for entry in entries:
+            path = os.path.join(here, entry.name)
+            if entry.name.startswith("."):
+                if not _PART.match(entry.name):
+                    passed.add(HIDDEN, entry.name)
+            elif _is_folder(entry):
+                folders.append(path)
+            elif (found := _judge(path, entry.name, passed)) is not None:
+                yield found
+        left.extend(reversed(folders))
+
+
+def expand(pattern: str) -> Iterator[str]:
+    """The files and folders that a shell would put in the place of `pattern`, sorted.
+
+    `*`, `?` and `[...]` as in a shell. `**` is folders at any depth, by the rules of `walk`; at the end of a pattern,
+    also as `**/*`, it is all files in these.
+    """
+    parts = Path(pattern).parts
+    if parts[-2:] == ("**", "*"):
+        parts = parts[:-1]
+    kept: dict[str, str] = {}
+    for name in sorted(set(_matches("", parts)), key=lambda name: (len(Path(name).parts), name)):
+        kept.setdefault(_place(name), name)  # several links may lead to a file: it is met by the shortest way
+    return iter(sorted(kept.values()))
+
+
+def _named(name: str, passed: Passed) -> Iterator[str | FoundError]:
+    if os.path.isdir(name):
+        found = walk(name, passed)
+        first = next(found, None)
+        yield _nothing(name) if first is None else first
+        yield from found
+        return
+    try:
+        regular = stat.S_ISREG(os.stat(name).st_mode)
+    except (OSError, ValueError):  # said by whoever reads it
+        regular = True
+    if regular or name.startswith(_HANDED_OVER):
+        yield name
+    else:
+        yield FoundError(name, "not a regular file", hint=f"hand it over: resnet-infer classify - < {name}")
+
+
+def _nothing(name: str) -> FoundError:
+    return FoundError(name, "no pictures there", hint=f"known are {', '.join(sorted(READABLE))}")
+
+
+def _place(path: str) -> str:
+    """The path with the links of its folders resolved, and its own name."""
+    return os.path.join(os.path.realpath(os.path.dirname(path) or "."), os.path.basename(path))
+
+
+def _judge(path: str, name: str, passed: Passed) -> str | FoundError | None:
+    """The path of a picture, the error of one that is not decoded, None for what is none."""
+    try:
+        regular = stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:  # e.g. a link to nowhere: an error where a picture was meant
+        regular = is_picture(name)
+    if not regular:
+        passed.add(SPECIAL, name)
+        return None
+    if is_picture(name):
+        return path
+    kind = unreadable_format(name)
+    if kind is None:
+        try:
+            kind, decoded = _sniff(path)
+        except OSError:
+            passed.add(CLOSED, name)
+            return None
+        if decoded:
+            return path
+        if kind not in UNREADABLE.values():
+            passed.add(OTHER, name)
+            return None
+    passed.add(UNSUPPORTED, name)
+    return FoundError(path, f"{kind} is not supported", hint="convert it to JPEG or PNG")
+
+
+def _sniff(path: str) -> tuple[str, bool]:
+    from resnet_infer.data.image import format_of
+
+    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as file:
+        return format_of(file.read(HEAD))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _is_met(link: str, top: str) -> bool:
+    """Whether what `link` leads to lies below `top`, where it is met without the link."""
+    inside = os.path.relpath(os.path.realpath(link), top)
+    return not any(part.startswith(".") for part in inside.split(os.sep) if inside != os.curdir)
+
+
+def _identity(path: str) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
+
+
+def _matches(folder: str, parts: tuple[str, ...]) -> Iterator[str]:
+    """Paths below `folder` that fit the parts of a pattern."""
+    if not parts:
+        yield folder
+        return
+    part, rest = parts[0], parts[1:]
+    if part == "**":
+        for inner in _folders(folder):
+            if rest:
+                yield from _matches(inner, rest)
+            else:
+                paths = (os.path.join(inner, name) for name in _names(inner) if not name.startswith("."))
+                yield from (path for path in paths if not os.path.isdir(path))
+    elif glob.has_magic(part):
+        for name in _names(folder):
+            if fnmatch.fnmatch(name, part) and (part.startswith(".") or not name.startswith(".")):
+                path = os.path.join(folder, name)
+                if not rest or os.path.isdir(path):
+                    yield from _matches(path, rest)
+    else:
+        path = os.path.join(folder, part)
+        if os.path.lexists(path):
+            yield from _matches(path, rest)
+
+
+def _folders(folder: str) -> Iterator[str]:
+    """`folder` (empty: the current one) and the folders below it, by the rules of `walk`."""
+    top, entered, left = os.path.realpath(folder or "."), set[tuple[int, int]](), [folder]
+    while left:
+        here = left.pop()
+        try:
+            identity = _identity(here or ".")
+        except OSError:
+            continue
+        if identity in entered or (here != folder and os.path.islink(here) and _is_met(here, top)):
+            continue
+        entered.add(identity)
+        yield here
+        inside = [os.path.join(here, name) for name in _names(here) if not name.startswith(".")]
+        left.extend(path for path in reversed(inside) if os.path.isdir(path))
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder or "."))
+    except OSError:
+        return []
