@@ -205,9 +205,7 @@ def disagreements(found: Evaluation, checkpoint: str, dataset: Dataset) -> Itera
             own = logits(number)
             gap = abs(float(own[first] - own[second])) / spread
             names = runtime.spec.classes
-            yield Disagreement(
-                dataset.samples[number].name, names[first], names[second], gap, gap <= 2 * TOLERANCE
-            )
+            yield Disagreement(dataset.samples[number].name, names[first], names[second], gap, gap <= 2 * TOLERANCE)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,8 @@ class Float64Network:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._network = _network(checkpoint, fused=False).double()
         self._mean, self._std = (
-            torch.tensor(value, dtype=torch.float64) for value in (checkpoint.spec.input.mean, checkpoint.spec.input.std)
+            torch.tensor(value, dtype=torch.float64)
+            for value in (checkpoint.spec.input.mean, checkpoint.spec.input.std)
         )
 
     @torch.inference_mode()

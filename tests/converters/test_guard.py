@@ -19,14 +19,14 @@ def noisy(scale: float) -> np.ndarray:
 
 def test_the_same_answers_cost_nothing() -> None:
     cost = measure(REFERENCE, REFERENCE.copy(), LABELS)
-    assert cost.cosine == pytest.approx(1)
+    assert cost.error == cost.largest_error == 0
     assert (cost.agreement, cost.difference.top1 if cost.difference else None) == (1, 0)
     assert all(cost.passes(gate) for gate in GATES.values())
 
 
 def test_cost_rises_with_noise() -> None:
     costs = [measure(REFERENCE, noisy(scale), LABELS) for scale in (0.01, 0.1, 1.0)]
-    assert costs[0].cosine > costs[1].cosine > costs[2].cosine
+    assert costs[0].error < costs[1].error < costs[2].error
     assert costs[0].agreement > costs[1].agreement > costs[2].agreement
     assert costs[2].difference is not None
     assert costs[2].difference.top1 == pytest.approx(100 * (1 - costs[2].agreement))
@@ -37,13 +37,13 @@ def test_what_every_picture_has_in_common_counts_for_nothing() -> None:
     same = np.repeat(REFERENCE.mean(axis=0, keepdims=True), len(REFERENCE), axis=0)
     raw = (REFERENCE * same).sum(1) / np.linalg.norm(REFERENCE, axis=1) / np.linalg.norm(same, axis=1)
     assert raw.mean() > 0.9
-    assert measure(REFERENCE, same).cosine < 0.1
+    assert measure(REFERENCE, same).error > 0.9
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_answers_that_are_not_finite_fail(value: float) -> None:
     cost = measure(REFERENCE, np.full_like(REFERENCE, value), LABELS)
-    assert (cost.cosine, cost.agreement) == (-1, 0)
+    assert (cost.error, cost.agreement) == (np.inf, 0)
     assert cost.difference is not None
     assert cost.difference.top1 == 100
 
@@ -57,7 +57,7 @@ def test_max_drop_is_the_gate_where_there_are_labels() -> None:
         require(cost, choose_gate("int8", drop - 0.1, labelled=True), "it")
     with pytest.raises(UsageError, match="--max-drop needs pictures"):
         choose_gate("int8", drop, labelled=False)
-    assert not measure(REFERENCE, REFERENCE).passes(Gate(0, 0, max_drop=100))
+    assert not measure(REFERENCE, REFERENCE).passes(Gate(np.inf, 0, max_drop=100))
 
 
 def test_where_fp32_only_guesses_the_error_is_no_gate() -> None:
