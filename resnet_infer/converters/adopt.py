@@ -244,10 +244,11 @@ def _check_batches(source: ForeignModel, model: bytes, images: Images) -> None:
         reason = "other answers for several pictures than for each alone"
     except Exception as error:  # ONNX Runtime's exceptions share no base class but this
         reason = first_line(error)
-    raise ModelError(
-        f"{source.path} cannot be made to take pictures in batches of any size ({reason})",
-        hint="export it again with an open batch: torch.onnx.export(..., dynamic_axes={'input': {0: 'batch'}})",
-    )
+    hint = "export it again with an open batch: torch.onnx.export(..., dynamic_axes={'input': {0: 'batch'}})"
+    if any(node.op_type == "DynamicQuantizeLinear" for node in source.model.graph.node):
+        reason = "DynamicQuantizeLinear takes its range from all pictures of a batch"
+        hint = "quantise it statically, or adopt the FP32 graph and use: resnet-infer export --precision int8"
+    raise ModelError(f"{source.path} cannot be made to take pictures in batches of any size ({reason})", hint=hint)
 
 
 def _session(model: str | bytes, *, optimize: bool = True) -> Any:

@@ -35,7 +35,14 @@ class Gate:
 
 
 GATES: Mapping[Precision, Gate] = MappingProxyType({"fp16": Gate(2e-4, 0.97), "int8": Gate(0.03, 0.90)})
-"""Precision -> the gate unasked."""
+"""Precision -> the gate unasked.
+
+Measured on both built-in networks with all their classes, ten and two of them, and a thousand mixtures of them. Sound
+INT8, by every method and for both targets, has an error of 0.0005 to 0.006, seldom more than 0.02 where as few as 16
+pictures judge it. Where the range of a single activation is a tenth of the right one, the error is above 0.1 for half
+of the activations and above 0.03 for nine in ten; the others change no more than 6% of the answers. Deep networks of
+two classes reach 0.023 without a wrong answer. FP16 has an error of 1e-6 to 1e-5.
+"""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from resnet_infer.converters.guard import GATES, Gate, choose_gate, measure, require
 from resnet_infer.errors import ParityError, UsageError
@@ -71,3 +75,57 @@ def test_where_fp32_only_guesses_the_error_is_no_gate() -> None:
 def test_one_picture_is_not_enough() -> None:
     with pytest.raises(UsageError, match="cannot be compared"):
         measure(REFERENCE[:1], REFERENCE[:1])
+
+
+def network(seed: int, pictures: int, classes: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of a classifier's last layer on random features, and of one whose features carry noise."""
+    random = np.random.default_rng(seed)
+    features = random.normal(size=(pictures, 64))
+    weights = random.normal(size=(64, classes))
+    changed = features + noise * random.normal(size=features.shape)
+    return (features @ weights).astype(np.float32), (changed @ weights).astype(np.float32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    pictures=st.integers(100, 1000),
+    classes=st.sampled_from([2, 3, 10, 200, 1000]),
+    noise=st.sampled_from([0.01, 0.05, 0.5]),
+)
+def test_the_error_is_that_of_the_features_whatever_classes_and_pictures(
+    seed: int, pictures: int, classes: int, noise: float
+) -> None:
+    found = measure(*network(seed, pictures, classes, noise))
+    assert found.error == pytest.approx(noise**2, rel=0.5)
+    assert found.passes(Gate(GATES["int8"].error, 0.0)) == (noise < 0.1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), pictures=st.integers(2, 300), shift=st.sampled_from([0.0, 5.0, -80.0]))
+def test_two_logits_and_their_halved_difference_are_one_network(seed: int, pictures: int, shift: float) -> None:
+    reference, candidate = network(seed, pictures, 2, 0.05)
+    halves = np.array([[0.5, -0.5], [-0.5, 0.5]], np.float32)
+    plain = measure(reference, candidate)
+    assert measure(reference @ halves, candidate @ halves).error == pytest.approx(plain.error, rel=1e-3)
+    common = np.random.default_rng(seed).normal(size=(pictures, 1)).astype(np.float32)
+    moved = measure(reference + shift, candidate + shift + common)
+    assert moved.error == pytest.approx(plain.error, rel=1e-2)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), pictures=st.integers(16, 1000), classes=st.sampled_from([2, 10, 200, 1000]))
+def test_sound_passes_and_what_is_scaled_or_shifted_does_not(seed: int, pictures: int, classes: int) -> None:
+    reference, sound = network(seed, pictures, classes, 0.05)
+    gate = Gate(GATES["int8"].error, 0.0)
+    assert measure(reference, sound).passes(gate)
+    assert not measure(reference, 0.7 * reference).passes(gate)
+    spread = (reference - reference.mean(axis=1, keepdims=True)).std(axis=0)
+    offset = np.where(np.arange(classes) % 2, 0.5, -0.5) * spread
+    assert not measure(reference, reference + offset).passes(gate)
+
+
+def test_what_is_not_finite_is_valid_json() -> None:
+    plain = measure(REFERENCE, np.full_like(REFERENCE, np.nan)).to_json()
+    assert (plain["error"], plain["largest_error"]) == (None, None)
+    json.dumps(plain, allow_nan=False)

@@ -72,6 +72,27 @@ def test_ruined_ranges_ruin_the_answers(trained: tuple[Any, Calibration], photos
     assert ruined.error > one.error > sound.error + 0.002
 
 
+@pytest.mark.parametrize("classes", [(3, 5), (1, 9), (2, 6)])
+@pytest.mark.parametrize("pictures", [16, 64])
+def test_two_of_the_classes_pass_and_fail_as_all_do(
+    trained: tuple[Any, Calibration], photos: Photos, classes: tuple[int, int], pictures: int
+) -> None:
+    """A network of two classes, its two logits one the negative of the other."""
+    model, calibration = trained
+    images = photos(pictures, 32, seed=3)
+
+    def halved(graph: Any) -> NDArray[np.float32]:
+        first, second = (answers(graph, images)[:, number] for number in classes)
+        return np.stack([first - second, second - first], axis=1) / 2
+
+    reference = halved(model)
+    for target in TARGETS:
+        assert measure(reference, halved(quantize(model, calibration, target=target))).passes(GATES["int8"])
+    for tensor in ("relu1.out", "layer2.0.relu.out", "layer3.2.relu.out"):
+        wrong = quantize(model, calibration.scaled(0.1, [tensor]), target="cpu")
+        assert not measure(reference, halved(wrong)).passes(GATES["int8"])
+
+
 def test_seven_bits_do_not_saturate_sixteen(trained: tuple[Any, Calibration], photos: Photos) -> None:
     model, calibration = trained
     graph = Graph(quantize(model, calibration, target="cpu", weight_bits=7))
