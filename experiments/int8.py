@@ -53,7 +53,7 @@ def report(model: str, data: Path, count: int) -> Iterator[str]:
     reference = logits_of(source.graph, test)
     exact = difference(ranks(reference, test.labels), ranks(reference, test.labels), classes).model
     yield f"## {source.spec.name}, {len(test):,} pictures, calibrated on {len(calibration.pictures)}\n"
-    yield "| target | method | top-1 error, % | of FP32 | top-5 error, % | p against FP32 | cosine | agreement, % |"
+    yield "| target | method | top-1 error, % | of FP32 | top-5 error, % | p | logit error, % | agreement, % |"
     yield "|---|---|---:|---:|---:|---:|---:|---:|"
     yield f"| | FP32 | {exact.top1:.2f} | | {exact.top5:.2f} | | | |"
     found = {}
@@ -69,7 +69,7 @@ def report(model: str, data: Path, count: int) -> Iterator[str]:
             note(f"{source.spec.name} {target} {method}: {cost}")
             yield (
                 f"| {target} | {method} | {own.model.top1:.2f} | {own.top1:+.2f} | {own.model.top5:.2f} | {own.p:.3f} "
-                f"| {cost.cosine:.5f} | {100 * cost.agreement:.2f} |"
+                f"| {100 * cost.error:.3f} | {100 * cost.agreement:.2f} |"
             )
     yield "\nMcNemar's p between the methods:\n"
     yield "| | " + " | ".join(get_args(Target)) + " |\n|---|" + "---:|" * len(get_args(Target))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from resnet_infer.converters.compare import Comparison
     from resnet_infer.converters.layers import LayerReport
+    from resnet_infer.converters.parity import Predict64
     from resnet_infer.data.feed import Feed
     from resnet_infer.runtimes.base import Runtime
 
@@ -89,7 +90,8 @@ def compare(
         pictures = partial(open_feed, data, second.spec, seed=seed, split=split, prefer=HELD_OUT)
         feed = pictures(count=count)
         with progress("comparing", len(feed), "images") as advance:
-            found = comparing.compare(first, second, feed, limits=limits, advance=advance)
+            exact = _exact(reference, reference_runtime) if comparing.lower_precision(first, second) == "fp32" else None
+            found = comparing.compare(first, second, feed, limits=limits, exact=exact, advance=advance)
         precision = comparing.lower_precision(first, second)
         infos = [
             {"name": item.spec.name, "precision": comparing.precision_of(item)} | item.describe()
@@ -132,6 +134,18 @@ def _open(model: str, runtime: str, device: str) -> Runtime:
     return open_runtime(path, runtime=runtime, device=device, **options)
 
 
+def _exact(model: str, runtime: str) -> Predict64 | None:
+    """A model in float64, None for an engine, which has no graph."""
+    from resnet_infer import zoo
+    from resnet_infer.converters.parity import exact_graph, exact_network
+    from resnet_infer.models.checkpoint import SUFFIX, load_checkpoint
+
+    path = zoo.checkpoint_file(model) if runtime == "torch" else zoo.find(model)
+    if path.suffix == SUFFIX:
+        return exact_network(load_checkpoint(path))
+    return exact_graph(path) if path.suffix == ".onnx" else None
+
+
 def _graphs(model: str, reference: str) -> tuple[ModelProto, ModelProto]:
     from resnet_infer import zoo
     from resnet_infer.converters.layers import open_graph
@@ -153,10 +167,20 @@ def _rows(found: Comparison, feed: Feed) -> list[tuple[str, str]]:
         ("pictures", f"{found.pictures:,} of {feed.name}"),
         ("logit delta", f"{found.relative_max:.1e} of the spread at most, {found.relative_mean:.1e} on average"),
         ("in absolute terms", f"{found.max_delta:.2e} at most, {found.mean_delta:.2e} on average"),
-        ("logit cosine", f"{found.cosine:.5f} on average, {found.lowest_cosine:.5f} at least"),
+        ("logit error", f"{found.error:.2g} of the variance, {found.largest_error:.2g} on the worst picture"),
         ("top-1 agreement", f"{100 * found.agreement:.2f}%; {100 * found.clear_agreement:.2f}% of {found.clear} clear"),
         ("limits", str(found.limits)),
     ]
+    if found.deviation:
+        exact = found.deviation
+        rows.insert(
+            3,
+            (
+                "against float64",
+                f"{exact.relative_delta:.1e} of the spread at most, the reference itself {exact.own_error:.1e} "
+                f"({exact.exact_pictures} pictures in float64)",
+            ),
+        )
     if found.disagreements:
         lines = [
             f"{item.picture}: {item.model}, and by the reference {item.reference} (margin {item.margin:.2f})"

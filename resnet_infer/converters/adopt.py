@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_infer.console import note
 from resnet_infer.converters import foreign_graph as surgery
 from resnet_infer.converters.export import PARITY_PICTURES
+from resnet_infer.converters.float64 import Float64Graph
 from resnet_infer.converters.foreign_graph import FLOOR, Layout
 from resnet_infer.converters.foreign_model import ForeignModel, read_foreign
+from resnet_infer.converters.foreign_precision import own_operators, precision_of_graph
 from resnet_infer.converters.input_options import InputOptions
 from resnet_infer.converters.labels import Labels
-from resnet_infer.converters.parity import TOLERANCE, Parity, Predict, compare, require
+from resnet_infer.converters.parity import Logits64, Parity, Predict, Predict64, Reference, compare, require
 from resnet_infer.data.synthetic import natural_noise
 from resnet_infer.errors import ModelError, UsageError, first_line
 from resnet_infer.extras import needs
@@ -23,7 +28,7 @@ from resnet_infer.files import atomic_path
 from resnet_infer.models.download import sha256
 from resnet_infer.models.graph import INPUT, OUTPUT, reading_graph, set_spec
 from resnet_infer.models.imagenet_classes import imagenet_classes
-from resnet_infer.models.spec import InputSpec, ModelSpec
+from resnet_infer.models.spec import InputSpec, ModelSpec, Precision
 from resnet_infer.runtimes.base import Images, Logits
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
 
@@ -75,9 +80,12 @@ def _adopt(
 ) -> Adopted:
     source = read_foreign(path, layout, output_name)
     model = source.model
+    precision, own = precision_of_graph(model, str(path)), own_operators(model, str(path))
     spec_input = _input(source, options)
     images = natural_noise(PARITY_PICTURES, spec_input.crop, spec_input.crop)
-    original = _original(source, spec_input)
+    original = _original(source, spec_input, precision)
+    # A lower precision is what its rounding makes of it, which float64 has none of.
+    exact = _exact(source, spec_input) if precision == "fp32" else None
     outputs = original(images[:3])
     if outputs.ndim != 2 or outputs.dtype != np.float32:
         raise ModelError(
@@ -92,8 +100,9 @@ def _adopt(
         "source_file": path.name,
         "source_sha256": sha256(path),
         **({"assumed": list(assumed)} if assumed else {}),
+        **({"operators": list(own)} if own else {}),
     }
-    spec = ModelSpec(name or path.stem, None, names, spec_input, ids, provenance=provenance)
+    spec = ModelSpec(name or path.stem, None, names, spec_input, ids, precision=precision, provenance=provenance)
 
     last = surgery.producer(model.graph, source.output)
     if last is not None and last.op_type == "Sigmoid":
@@ -105,15 +114,24 @@ def _adopt(
     probabilities = bool((outputs >= 0).all() and np.allclose(outputs.sum(axis=1), 1, atol=1e-3))
     _rebuild(source, spec, classes, before_softmax if probabilities else None, probabilities)
     _check_batches(source, model.SerializeToString(), images[:3])
-    reference, title = original, "the original graph"
+    reference = Reference("the original graph", original, exact)
     if probabilities:
-        reference, title = (lambda pictures: _logarithm(original(pictures))), "the original graph's log-probabilities"
+        reference = Reference(
+            "the original graph's log-probabilities",
+            lambda pictures: _logarithm(original(pictures)).astype(np.float32),
+            exact and (lambda pictures: _logarithm(exact(pictures))),
+        )
     with atomic_path(target) as temporary:
         temporary.write_bytes(model.SerializeToString())
         with OnnxRuntime(temporary, device="cpu") as runtime:
             candidate: Predict = (lambda pictures: _log_softmax(runtime(pictures))) if probabilities else runtime
-            parity = compare(reference, candidate, images, name=title, tolerance=TOLERANCE["fp32"])
+            parity = compare(reference, candidate, images)
         require(parity, str(target))
+    if own:
+        note(
+            f"{path} holds operators of ONNX Runtime's own ({', '.join(own)}): nothing else runs it, and no lower "
+            "precision is made of it; the graph from before it was optimised has neither limit"
+        )
     return Adopted(spec, parity, assumed)
 
 
@@ -167,31 +185,65 @@ def _rebuild(
     set_spec(model, spec)
 
 
-def _original(source: ForeignModel, spec: InputSpec) -> Predict:
-    """The foreign graph on our pictures, normalised as the spec says, in the batches that it was written for."""
-    size = source.batch or 1
+def _original(source: ForeignModel, spec: InputSpec, precision: Precision) -> Predict:
+    """The foreign graph on our pictures, normalised as the spec says, in the batches that it was written for.
 
-    def predict(images: Images) -> Logits:
-        pixels = (images.astype(np.float32) / 255 - spec.mean) / spec.std
-        if source.layout == "nchw":
-            pixels = pixels.transpose(0, 3, 1, 2)
-        rows: list[NDArray[Any]] = []
-        for start in range(0, len(pixels), size):
-            part = pixels[start : start + size]
-            filled = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-            rows.append(_run(session, source.output, {source.input: filled})[: len(part)])
-        return np.concatenate(rows)
+    One of a lower precision gets the very numbers that our input gives it: where a value lies on the edge of two
+    integers, the last bit decides which it becomes.
+    """
+
+    def normalise(images: Images) -> NDArray[Any]:
+        pixels = images.astype(np.float32)
+        if precision == "fp32":
+            return np.asarray((pixels / 255 - spec.mean) / spec.std)
+        return (pixels - surgery.full_range(spec.mean)) / surgery.full_range(spec.std)
+
+    def run(pixels: NDArray[Any]) -> NDArray[Any]:
+        return _run(session, source.output, {source.input: pixels})
 
     try:
-        session = _session(str(source.path))
+        # FP32 is run as it is written; what is lower, as our graph will be, for another order of sums moves its edges.
+        session = _session(str(source.path), optimize=precision != "fp32")
     except Exception as error:  # ONNX Runtime's exceptions share no base class but this
         raise ModelError(f"{source.path}: ONNX Runtime cannot load it ({first_line(error)})") from error
+    predict = _in_batches(source, normalise, run)
     try:
         predict(np.zeros((1, spec.crop, spec.crop, 3), np.uint8))
     except Exception as error:  # ONNX Runtime's exceptions share no base class but this
         raise ModelError(
             f"{source.path} does not run on pictures of {spec.crop}x{spec.crop} pixels ({first_line(error)})"
         ) from error
+    return predict
+
+
+def _exact(source: ForeignModel, spec: InputSpec) -> Predict64:
+    """As `_original`, in float64. It raises `NotCoveredError` when it is called, if the graph has no float64."""
+    original = copy.deepcopy(source.model)
+    mean, std = spec.mean.astype(np.float64), spec.std.astype(np.float64)
+
+    def predict(images: Images) -> Logits64:
+        graph = Float64Graph(original, source.output)
+        return _in_batches(source, lambda part: (part / 255 - mean) / std, graph)(images)
+
+    return predict
+
+
+def _in_batches(
+    source: ForeignModel, normalise: Callable[[Images], NDArray[Any]], run: Callable[[NDArray[Any]], NDArray[Any]]
+) -> Callable[[Images], NDArray[Any]]:
+    size = source.batch or 1
+
+    def predict(images: Images) -> NDArray[Any]:
+        pixels = normalise(images)
+        if source.layout == "nchw":
+            pixels = pixels.transpose(0, 3, 1, 2)
+        rows: list[NDArray[Any]] = []
+        for start in range(0, len(pixels), size):
+            part = pixels[start : start + size]
+            filled = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+            rows.append(run(filled)[: len(part)])
+        return np.concatenate(rows)
+
     return predict
 
 
@@ -206,14 +258,16 @@ def _check_batches(source: ForeignModel, model: bytes, images: Images) -> None:
         reason = "other answers for several pictures than for each alone"
     except Exception as error:  # ONNX Runtime's exceptions share no base class but this
         reason = first_line(error)
-    raise ModelError(
-        f"{source.path} cannot be made to take pictures in batches of any size ({reason})",
-        hint="export it again with an open batch: torch.onnx.export(..., dynamic_axes={'input': {0: 'batch'}})",
-    )
+    hint = "export it again with an open batch: torch.onnx.export(..., dynamic_axes={'input': {0: 'batch'}})"
+    if any(node.op_type == "DynamicQuantizeLinear" for node in source.model.graph.node):
+        reason = "DynamicQuantizeLinear takes its range from all pictures of a batch"
+        hint = "quantise it statically, or adopt the FP32 graph and use: resnet-infer export --precision int8"
+    raise ModelError(f"{source.path} cannot be made to take pictures in batches of any size ({reason})", hint=hint)
 
 
-def _session(model: str | bytes) -> Any:
-    return ort_session.open_session(model, ort_session.session_options(silent=True))
+def _session(model: str | bytes, *, optimize: bool = True) -> Any:
+    # What fails is reported here, not on stderr.
+    return ort_session.open_session(model, ort_session.session_options(optimize=optimize, silent=True))
 
 
 def _run(session: Any, output: str, feed: dict[str, NDArray[Any]]) -> NDArray[Any]:
@@ -221,11 +275,12 @@ def _run(session: Any, output: str, feed: dict[str, NDArray[Any]]) -> NDArray[An
     return result
 
 
-def _logarithm(probabilities: NDArray[Any]) -> Logits:
-    logarithm: Logits = np.log(np.maximum(probabilities, FLOOR)).astype(np.float32)
+def _logarithm(probabilities: NDArray[Any]) -> Logits64:
+    logarithm: Logits64 = np.log(np.maximum(probabilities.astype(np.float64), FLOOR))
     return logarithm
 
 
 def _log_softmax(logits: Logits) -> Logits:
     powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return _logarithm(powers / powers.sum(axis=1, keepdims=True))
+    found: Logits = _logarithm(powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+    return found

@@ -61,6 +61,12 @@ def open_source(model: Checkpoint | Path, *, dynamic_size: bool = False) -> Sour
         raise UsageError(
             f"{model} is {spec.precision} already", hint="give the checkpoint or FP32 artifact that it was made from"
         )
+    own = spec.provenance.get("operators")
+    if own:
+        raise UsageError(
+            f"{model} holds {', '.join(own)}, which only ONNX Runtime knows: no other artifact can be made of it",
+            hint="adopt the graph from before ONNX Runtime optimised it",
+        )
     if dynamic_size:
         raise UsageError(f"{model} has its size already", hint="give the checkpoint to leave height and width open")
     return Source(graph, spec, None)

@@ -1,6 +1,7 @@
 """Run an ONNX graph in float64 with numpy: slow, and exact enough to judge what float32 makes of the same graph.
 
-Convolutions and pools are written here, for speed. Every other operator is ONNX's own reference implementation. What
+Convolutions, pools and batch normalisation are written here, for speed and because ONNX's reference implementation of
+the last takes old opsets for training. Every other operator is that reference implementation. What
 has no meaning in float64, or holds another graph inside, is not covered.
 """
 
@@ -158,10 +159,23 @@ def _max_pool(x: Array, **attributes: Any) -> Array:
 def _average_pool(x: Array, **attributes: Any) -> Array:
     kernel = tuple(attributes["kernel_shape"])
     sums = _windows(x, kernel, attributes, 0.0).sum(axis=(4, 5))
-    if attributes.get("count_include_pad", 0):
-        return sums / np.prod(kernel)
-    there: Array = _windows(np.ones((1, 1, *x.shape[2:])), kernel, attributes, 0.0).sum(axis=(4, 5))
-    return sums / there
+    counts = _windows(np.ones((1, 1, *x.shape[2:])), kernel, attributes, 0.0).sum(axis=(4, 5))
+    found: Array = sums / (np.prod(kernel) if attributes.get("count_include_pad", 0) else counts)
+    return found
 
 
-_OWN: Mapping[str, Operator] = {"Conv": _conv, "MaxPool": _max_pool, "AveragePool": _average_pool}
+def _batch_norm(x: Array, gamma: Array, beta: Array, mean: Array, variance: Array, **attributes: Any) -> Array:
+    if attributes.get("training_mode", 0) or not attributes.get("spatial", 1):
+        raise NotCoveredError("a batch normalisation that is trained, or not per channel")
+    scale = gamma / np.sqrt(variance + attributes.get("epsilon", 1e-5))
+    shape = (-1, *[1] * (x.ndim - 2))
+    found: Array = x * scale.reshape(shape) + (beta - mean * scale).reshape(shape)
+    return found
+
+
+_OWN: Mapping[str, Operator] = {
+    "Conv": _conv,
+    "MaxPool": _max_pool,
+    "AveragePool": _average_pool,
+    "BatchNormalization": _batch_norm,
+}

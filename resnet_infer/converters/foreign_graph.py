@@ -55,7 +55,7 @@ def replace_input(model: ModelProto, name: str, layout: Layout, spec: InputSpec,
     if layout == "nchw":
         steps.append(("Transpose", [], {"perm": [0, 3, 1, 2]}))
     for kind, values, neutral in (("Sub", spec.mean, 0), ("Div", spec.std, 1)):
-        constant = (values.astype(np.float64) * 255).astype(np.float32)
+        constant = full_range(values)
         if (constant != neutral).any():
             operand = _add_constant(graph, f"{_OURS}{kind.lower()}.operand", constant.reshape(shape))
             steps.append((kind, [operand], {}))
@@ -69,6 +69,12 @@ def replace_input(model: ModelProto, name: str, layout: Layout, spec: InputSpec,
     # Sizes that were inferred for the old input may be wrong for this one.
     del graph.value_info[:]
     model.ir_version = max(model.ir_version, INITIALIZERS_APART)
+
+
+def full_range(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Mean or std of pixels up to 1 as those of pixels up to 255."""
+    scaled: NDArray[np.float32] = (values.astype(np.float64) * 255).astype(np.float32)
+    return scaled
 
 
 def replace_output(graph: GraphProto, name: str, classes: int, *, logarithm: bool) -> None:
@@ -123,7 +129,8 @@ def _add_constant(graph: GraphProto, name: str, value: NDArray[Any]) -> str:
     return name
 
 
-def _subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+    """The graphs that a node holds, as the branches of an If."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
             yield attribute.g
@@ -135,7 +142,7 @@ def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:
         for field in (node.input, node.output):
             for index, name in enumerate(field):
                 field[index] = names.get(name, name)
-        for subgraph in _subgraphs(node):
+        for subgraph in subgraphs(node):
             _rename(subgraph, names)
     for item in (*graph.input, *graph.output, *graph.initializer):
         item.name = names.get(item.name, item.name)
@@ -144,7 +151,7 @@ def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:
 def _reads(node: NodeProto) -> Iterator[str]:
     """The tensors that a node reads, those that its subgraphs take from outside included."""
     yield from node.input
-    for subgraph in _subgraphs(node):
+    for subgraph in subgraphs(node):
         yield from (item.name for item in subgraph.output)
         for inner in subgraph.node:
             yield from _reads(inner)

@@ -6,8 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from resnet_infer.converters.guard import measure
 from resnet_infer.runtimes.base import Logits
 
 LARGEST_SHARE = 0.25
@@ -19,7 +18,7 @@ Quantized = Callable[[Collection[str]], Logits]
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What one layer costs when it alone is INT8: the mean squared change of the logits over their variance."""
+    """What one layer costs when it alone is INT8: the `Cost.error` of that network."""
 
     layer: str
     cost: float
@@ -32,12 +31,10 @@ def layer_costs(
     layers: Sequence[str], reference: Logits, quantized: Quantized, advance: Callable[[int], None] = lambda count: None
 ) -> list[LayerCost]:
     """The cost of every layer, dearest first. `reference` are the logits (N, classes) of the network in float."""
-    variance = float(np.var(reference - reference.mean(axis=0)))
     costs = []
     for layer in layers:
         logits = quantized([other for other in layers if other != layer])
-        error = float(np.square(logits.astype(np.float64) - reference).mean())
-        costs.append(LayerCost(layer, error / variance if variance and np.isfinite(error) else float("inf")))
+        costs.append(LayerCost(layer, measure(reference, logits).error))
         advance(1)
     return sorted(costs, key=lambda item: -item.cost)
 

@@ -116,7 +116,7 @@ def test_the_precision_sets_the_limits_and_a_tolerance_takes_their_place(cli: Cl
     onnx.save(model, tmp_path / "int8.onnx")
     done = cli("compare", tmp_path / "int8.onnx", ARTIFACT, PICTURES, "--json")
     found = json.loads(done.out)
-    assert (done.code, found["precision"], found["limits"]["cosine"]) == (0, "int8", GATES["int8"].cosine)
+    assert (done.code, found["precision"], found["limits"]["error"]) == (0, "int8", GATES["int8"].error)
     for factor, code in ((1.01, 0), (0.99, 1)):
         told = cli("compare", wrong, ARTIFACT, PICTURES, "--tolerance", factor * found["relative_max"], "--json")
         assert told.code == code

@@ -17,12 +17,14 @@ def test_layers_are_ranked_by_what_each_alone_costs() -> None:
     harm = {"a": 0.1, "b": 3.0, "c": 0.0, "d": np.nan}
 
     def quantized(left_in_float: Collection[str]) -> np.ndarray:
-        return reference + sum(value for name, value in harm.items() if name not in left_in_float)
+        # In one class of the four: what all have in common costs nothing.
+        return reference + np.eye(4)[0] * sum(value for name, value in harm.items() if name not in left_in_float)
 
     costs = layer_costs(list(harm), reference, quantized)
     assert [item.layer for item in costs] == ["d", "b", "a", "c"]
-    variance = np.var(reference - reference.mean(axis=0))
-    assert costs[2].cost == pytest.approx(0.01 / variance, rel=1e-3)
+    between = reference - reference.mean(axis=1, keepdims=True)
+    variance = np.var(between, axis=0, ddof=1).sum()
+    assert costs[2].cost == pytest.approx(0.01 * 3 / 4 / variance, rel=1e-3)
     assert costs[0].cost == float("inf")
 
 
