@@ -87,7 +87,8 @@ def _speed(found: Evaluation) -> list[str]:
         if item.resize_seconds is not None and item.inference_seconds is not None and not item.is_ensemble
     ]
     stages = table(["ms a picture", "", "decode", "resize", "inference"], rows)
-    return [*lines, "", stages] if rows else lines
+    clock = "wall-clock time of the calls, waiting included" if seconds.by_clock else "CPU time"
+    return [*lines, "", stages, f"decode and resize: CPU time; inference: {clock}"] if rows else lines
 
 
 def paper_tables() -> str:

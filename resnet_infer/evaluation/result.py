@@ -225,6 +225,7 @@ class Evaluation:
                 "decode_seconds": seconds.decode / count if count else None,
                 "resize_seconds": sum(seconds.resize) / count if count else None,
                 "inference_seconds": sum(seconds.inference) / count if count else None,
+                "inference_clock": "wall" if seconds.by_clock else "cpu",
             },
             "gate": None if self.max_drop is None else {"max_drop": self.max_drop, "passed": not self.too_much},
             "warnings": list(self.warnings),

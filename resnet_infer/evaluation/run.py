@@ -45,9 +45,10 @@ class Entrant:
 
 @dataclass
 class Seconds:
-    """CPU seconds for each stage; wall-clock seconds for inference that is not on one thread, the calling one.
+    """CPU seconds for each stage; wall-clock seconds for inference if not every runtime computes on the calling thread.
 
-    `resize` and `inference` are by scorer. `wall` is the time of the whole by the clock, for `pictures`.
+    `by_clock` says that it is so. `resize` and `inference` are by scorer. `wall` is the time of the whole by the clock,
+    for `pictures`.
     """
 
     decode: float
@@ -55,6 +56,13 @@ class Seconds:
     inference: list[float]
     wall: float = 0.0
     pictures: int = 0
+    by_clock: bool = False
+
+
+def inference_clock(scorers: Sequence[Scorer]) -> Callable[[], float]:
+    """One for all, so that their times compare: the wall clock unless the thread's own sees the work of every one."""
+    clocks = {scorer.clock for scorer in scorers}
+    return clocks.pop() if len(clocks) == 1 else perf_counter
 
 
 class Unreadable(NamedTuple):
@@ -101,7 +109,9 @@ def run(
     `keep` is called with everything that is put down. Raises `PictureError` naming the unreadable pictures, at most
     `NAMED` of them, unless `skip`. Memory is bounded however many pictures there are.
     """
-    seconds = Seconds(0.0, [0.0] * len(scorers), [0.0] * len(scorers))
+    seconds = Seconds(
+        0.0, [0.0] * len(scorers), [0.0] * len(scorers), by_clock=inference_clock(scorers) is perf_counter
+    )
     missing = np.flatnonzero(~record.answered)
     todo = ((index, dataset.samples[index]) for index in missing.tolist())
     unreadable: list[Unreadable] = []
@@ -163,15 +173,16 @@ class _Answering:
 
     def __init__(self, scorers: Sequence[Scorer], entrants: Sequence[Entrant]) -> None:
         self.scorers, self.entrants = scorers, entrants
+        self.clock = inference_clock(scorers)
 
     def __call__(self, batch: Sequence[tuple[tuple[int, Sample], _Prepared | PictureError]]) -> list[_Verdict]:
         good = [(item[0], prepared) for item, prepared in batch if isinstance(prepared, _Prepared)]
         scores: list[Probabilities] = []
         spent = []
         for number, scorer in enumerate(self.scorers if good else ()):
-            start = scorer.clock()
+            start = self.clock()
             scores.append(scorer.score([prepared.views[number] for _, prepared in good]))
-            spent.append((scorer.clock() - start) / len(good))
+            spent.append((self.clock() - start) / len(good))
         indices = np.array([index for index, _ in good], np.int64)
         answers = zip(*(_given(entrant, scores, indices) for entrant in self.entrants), strict=True) if good else ()
         made = iter(

@@ -308,6 +308,24 @@ def test_stage_times_see_work_in_another_thread(make_dataset: Make, lanes: int) 
     assert seconds.inference[0] >= 0.9 * 0.02 * len(runtime.rows)
 
 
+class Here(Reds):
+    """Computes on the calling thread, with one."""
+
+    on_calling_thread = True
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "threads": 1}
+
+
+def test_models_that_are_compared_are_timed_by_the_same_clock(make_dataset: Make) -> None:
+    """Waiting counts for one of them only if it counts for all."""
+    here, there = (LocalScorer(Classifier(kind()), "1-crop") for kind in (Here, Elsewhere))
+    assert here.clock is not there.clock
+    dataset = make_dataset([1] * 3, [1] * 3)
+    assert measure(dataset, [here])[1].by_clock is False
+    assert measure(dataset, [here, there])[1].by_clock is True
+
+
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino", "torch"])
 def test_the_clock_of_a_runtime_sees_its_calls(name: str) -> None:
     """With one thread: whichever clock times it, it sees at least the processor's time that the process took."""
