@@ -36,10 +36,13 @@ def test_each_bad_file_is_one_line_and_the_good_ones_are_answered(
     done = cli("classify", folder, "--on-error", on_error, "-f", "jsonl", "-b", 3)
     assert done.code == code
     answers = [json.loads(line) for line in done.out.splitlines()]
-    assert [(Path(a["source"]).name, a["predictions"][0]["label"]) for a in answers] == [
+    good = [answer for answer in answers if "error" not in answer]
+    assert [(Path(a["source"]).name, a["predictions"][0]["label"]) for a in good] == [
         ("05-good.jpg", "ship"),
         ("zz-good.jpg", "automobile"),
     ]
+    assert [answer["source"] for answer in answers] == sorted(str(path) for path in folder.iterdir())
+    assert {answer["source"] for answer in answers if "error" in answer} == bad
     errors = [line for line in done.err.splitlines() if line.startswith("error: ")]
     assert sorted(line.removeprefix("error: ").partition(": ")[0] for line in errors) == sorted(bad)
     assert len(done.err.splitlines()) == len(errors)
@@ -49,7 +52,9 @@ def test_each_bad_file_is_one_line_and_the_good_ones_are_answered(
 def test_one_bad_file_alone(mixed: tuple[Path, set[str]], cli: Callable[..., Outcome]) -> None:
     for path in sorted(mixed[1]):
         done = cli("classify", path)
-        assert (done.code, done.out) == (1, "")
+        assert done.code == 1
+        assert done.out.startswith(f"{path}\n  not read: ")
+        assert done.out.count("\n") == 2
         assert done.err.count("error: ") == 1
 
 
@@ -62,7 +67,10 @@ def test_paths_that_the_system_refuses_cost_only_themselves(tmp_path: Path, cli:
     ]
     done = cli("classify", *bad, PICTURES / "ship.jpg", "-f", "jsonl", "--on-error", "skip")
     assert done.code == 0
-    assert json.loads(done.out)["predictions"][0]["label"] == "ship"
+    *refused, answer = map(json.loads, done.out.splitlines())
+    assert answer["predictions"][0]["label"] == "ship"
+    assert [row["source"] for row in refused] == bad
+    assert all(row["error"] for row in refused)
     assert done.err.count("error: ") == len(bad)
     assert "should not happen" not in done.err
     assert cli("inspect", "~nobody-of-that-name").code == 1
@@ -70,6 +78,6 @@ def test_paths_that_the_system_refuses_cost_only_themselves(tmp_path: Path, cli:
 
 def test_nothing_to_classify_loads_nothing(tmp_path: Path, cli: Callable[..., Outcome]) -> None:
     done = cli("classify", tmp_path / "*.jpg", "-m", "no-such-model")
-    assert (done.code, done.out) == (1, "")
+    assert (done.code, done.out) == (1, f"{tmp_path / '*.jpg'}\n  not read: no pictures there\n")
     assert "no pictures there" in done.err
     assert "no-such-model" not in done.err

@@ -137,10 +137,11 @@ def test_an_artifact_that_answers_otherwise_is_not_left(
         assert (done.code, done.out) == (1, "")
         assert "does not answer as its source does: parity FAIL" in done.err
         assert not os.listdir(here)
-    (here / "model.onnx").write_bytes(b"yesterday's")
+    yesterdays = zoo.built_in(zoo.SMALL, ".onnx").read_bytes()
+    (here / "model.onnx").write_bytes(yesterdays)
     assert cli("export", checkpoint_file, "-o", "model.onnx").code == 1
     assert os.listdir(here) == ["model.onnx"]
-    assert (here / "model.onnx").read_bytes() == b"yesterday's"
+    assert (here / "model.onnx").read_bytes() == yesterdays
 
 
 def test_a_place_that_cannot_be_written_is_named(cli: Cli, here: Path) -> None:

@@ -137,7 +137,7 @@ def test_flags_labels_and_json(cli: Run, tmp_path: Path, monkeypatch: pytest.Mon
         (("w.safetensors", "--arch", "resnet8", "--padding", "split", "--std", "a"), 2, "not one number, or three"),
         (("w.safetensors", "--arch", "resnet8", "--padding", "split", "--labels", "no"), 1, "cannot read the class"),
         (("w.safetensors", "--arch", "resnet8", "--padding", "split", "-o", "x.onnx"), 2, "ends in .safetensors"),
-        (("w.safetensors", "--arch", "resnet8", "--padding", "split", "-o", "w.safetensors"), 2, "choose another"),
+        (("w.safetensors", "--arch", "resnet8", "--padding", "split", "-o", "w.safetensors"), 2, "name another file"),
         (("w.safetensors", "--arch", "resnet8", "--layout", "nchw"), 2, "--layout belongs to ONNX graphs"),
         (("m.onnx", "--arch", "resnet8"), 2, "--arch belongs to weights"),
         (("m.onnx",), 2, "--resize, --crop, --mean, --std must be given"),
