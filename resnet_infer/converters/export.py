@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from resnet_infer.converters.foreign_precision import precision_of_graph
 from resnet_infer.converters.parity import Parity, compare, open_reference, require
 from resnet_infer.data.synthetic import natural_noise
 from resnet_infer.errors import ModelError, UsageError, first_line
@@ -61,6 +62,9 @@ def open_source(model: Checkpoint | Path, *, dynamic_size: bool = False) -> Sour
         raise UsageError(
             f"{model} is {spec.precision} already", hint="give the checkpoint or FP32 artifact that it was made from"
         )
+    computed = precision_of_graph(graph, str(model)) if spec.architecture is None else "fp32"
+    if computed != "fp32":
+        raise ModelError(f"{model} says fp32 and computes in {computed}", hint="adopt the graph it was made from again")
     own = spec.provenance.get("operators")
     if own:
         raise UsageError(

@@ -19,7 +19,7 @@ from resnet_infer.converters.adopt import adopt_onnx  # noqa: E402
 from resnet_infer.converters.compare import LIMITS, lower_precision  # noqa: E402
 from resnet_infer.converters.export import open_source  # noqa: E402
 from resnet_infer.errors import ModelError, UsageError  # noqa: E402
-from resnet_infer.models.graph import get_spec  # noqa: E402
+from resnet_infer.models.graph import get_spec, set_spec  # noqa: E402
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime  # noqa: E402
 from tests.converters.test_adopt import LABELS, OPTIONS, SIZE, foreign, save  # noqa: E402
 
@@ -73,6 +73,11 @@ def test_what_onnx_runtime_quantised_is_int8(photos: Photos, tmp_path: Path, for
     assert adopted.parity.passed
     with pytest.raises(UsageError, match="is int8 already"):
         open_source(target)
+    model = onnx.load(target)
+    set_spec(model, adopted.spec.with_(precision="fp32"))
+    onnx.save(model, tmp_path / "old.onnx")
+    with pytest.raises(ModelError, match="says fp32 and computes in int8"):
+        open_source(tmp_path / "old.onnx")
     plain = tmp_path / "fp32.onnx"
     adopt_onnx(tmp_path / "foreign.onnx", plain, options=OPTIONS, labels=LABELS)
     with OnnxRuntime(target, device="cpu") as own, OnnxRuntime(plain, device="cpu") as other:
