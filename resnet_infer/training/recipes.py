@@ -59,8 +59,9 @@ class Recipe:
 
     - Length: `iterations`, or else `epochs`, or else that of `stages`. These, if there are any, divide the run in
       proportion to their epochs; each has its own geometry and rate.
-    - `schedule`: "step" divides `peak_rate` by 10 at each of `milestones`; "plateau" divides by 10 whenever the
-      validation error has not fallen for `patience` epochs; "one-cycle" rises linearly during `warmup` and falls
+    - `schedule`: "step" divides `peak_rate` by 10 at each of `milestones`; "plateau" divides by 10 whenever the error
+      has not fallen for `patience` epochs, of the validation pictures that choose the weights or else of the training
+      pictures; "one-cycle" rises linearly during `warmup` and falls
       linearly to zero, "cosine" as half a cosine. `milestones` and `warmup` below 1 are shares of the run (of the
       stage), others iterations.
     - `warmup` of "step" and "plateau" is spent at a tenth of the rate. None is the paper's: with "step" and 110 layers
