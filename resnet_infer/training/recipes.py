@@ -254,12 +254,12 @@ def get_recipe(name: str, *, fine_tuning: bool = False, **overrides: Any) -> Rec
     if "iterations" in given and "epochs" in given:
         raise UsageError("the length is given twice, as iterations and as epochs")
     changes = dict(given)
+    if given.get("schedule", "step") != "step":
+        changes.setdefault("milestones", ())
     if {"iterations", "epochs", "stages"} & set(given):
         changes = {"iterations": None, "epochs": None, **changes}
         if recipe.milestones and recipe.iterations:
             changes.setdefault("milestones", _stretched(recipe.milestones, recipe.iterations, given.get("iterations")))
-    if given.get("schedule", "step") != "step":
-        changes.setdefault("milestones", ())
     if given.get("schedule", recipe.schedule) == "step" and not changes.get("milestones", recipe.milestones):
         raise UsageError(
             "the schedule step needs milestones",
