@@ -59,8 +59,9 @@ class Recipe:
 
     - Length: `iterations`, or else `epochs`, or else that of `stages`. These, if there are any, divide the run in
       proportion to their epochs; each has its own geometry and rate.
-    - `schedule`: "step" divides `peak_rate` by 10 at each of `milestones`; "plateau" divides by 10 whenever the
-      validation error has not fallen for `patience` epochs; "one-cycle" rises linearly during `warmup` and falls
+    - `schedule`: "step" divides `peak_rate` by 10 at each of `milestones`; "plateau" divides by 10 whenever the error
+      has not fallen for `patience` epochs, of the validation pictures that choose the weights or else of the training
+      pictures; "one-cycle" rises linearly during `warmup` and falls
       linearly to zero, "cosine" as half a cosine. `milestones` and `warmup` below 1 are shares of the run (of the
       stage), others iterations.
     - `warmup` of "step" and "plateau" is spent at a tenth of the rate. None is the paper's: with "step" and 110 layers
@@ -253,12 +254,12 @@ def get_recipe(name: str, *, fine_tuning: bool = False, **overrides: Any) -> Rec
     if "iterations" in given and "epochs" in given:
         raise UsageError("the length is given twice, as iterations and as epochs")
     changes = dict(given)
+    if given.get("schedule", "step") != "step":
+        changes.setdefault("milestones", ())
     if {"iterations", "epochs", "stages"} & set(given):
         changes = {"iterations": None, "epochs": None, **changes}
         if recipe.milestones and recipe.iterations:
             changes.setdefault("milestones", _stretched(recipe.milestones, recipe.iterations, given.get("iterations")))
-    if given.get("schedule", "step") != "step":
-        changes.setdefault("milestones", ())
     if given.get("schedule", recipe.schedule) == "step" and not changes.get("milestones", recipe.milestones):
         raise UsageError(
             "the schedule step needs milestones",

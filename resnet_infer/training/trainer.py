@@ -285,7 +285,8 @@ class Trainer:
         ]
         choosing, measuring = counts
         whole = choosing + measuring if choosing and measuring else choosing or measuring
-        self.schedule.observe(whole.top1 if whole else train_error)
+        deciding = whole if self.data.test else choosing  # what measures in the end decides nothing before
+        self.schedule.observe(deciding.top1 if deciding else train_error)
         row = (
             f"{state.iteration / self.order.steps_per_epoch:.2f}",
             str(state.iteration),

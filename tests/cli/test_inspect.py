@@ -62,8 +62,8 @@ def test_it_names_file_size_network_classes_and_geometry(cli: Cli, tmp_path: Pat
     assert mean == f"mean {', '.join(f'{x:.4g}' for x in spec.input.mean)}; std 0.24, 0.25, 0.26"
     assert exif == "EXIF orientation ignored"
     assert rows["error"].splitlines() == [
-        "top-1 8.75% on CIFAR-10 test, 10,000 pictures, 1-crop",
-        "top-1 25.5%, top-5 7.25% on more, 50 pictures, 10-crop",
+        "top-1 8.75% (8.21-9.32) on CIFAR-10 test, 10,000 pictures, 1-crop",
+        "top-1 25.5% (15.87-39.55), top-5 7.25% on more, 50 pictures, 10-crop",
     ]
     assert rows["data"] == "CIFAR-10"
     assert rows["recipe"].splitlines() == ["peak rate: 0.1", "milestones: 32000, 48000"]

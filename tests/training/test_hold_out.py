@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from resnet_infer.models.checkpoint import load_checkpoint
 from resnet_infer.training.recipes import get_recipe
 from resnet_infer.training.splits import FEWEST_TO_CHOOSE, Splits, hold_out, to_choose
 from resnet_infer.training.trainer import Options, Trainer
+from tests.conftest import ROOT
 from tests.training.runs import rows
 
 
@@ -145,6 +148,20 @@ def test_the_figure_is_not_too_good_and_its_interval_holds_the_truth(
     assert abs(errors.mean() - TRUE_ERROR) < 3 * standard_error
     assert ((low <= TRUE_ERROR) & (high >= TRUE_ERROR)).sum() >= seeds - 2
     assert (high - low).mean() <= 30
+
+
+def test_the_experiment_measures_on_fresh_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    experiment = importlib.import_module("hold_out")
+    monkeypatch.setattr(experiment, "EPOCHS", 2)
+    arguments = ["--sets", "2", "--per-class", "10", "--fresh", "100", "-o", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["hold_out.py", *arguments])
+    assert experiment.main() in (0, 1)
+    text = (tmp_path / "results.md").read_text()
+    assert text == capsys.readouterr().out
+    assert len([line for line in text.splitlines() if line.startswith(("| 0 |", "| 1 |"))]) == 2
 
 
 def test_the_interval_stands_beside_every_figure(tmp_path: Path) -> None:

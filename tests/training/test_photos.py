@@ -113,7 +113,7 @@ def test_resnet1202_takes_a_few_steps(data_folder: Path, tmp_path: Path, cli: Cl
             sample.image().save(place / f"{index}.png")
     run = ("train", tmp_path / "data", "--recipe", "cifar10-paper", "--arch", "resnet1202", "-b", 8)
     # In batches this small the paper's rate throws a net this deep about for long.
-    done = cli(*run, "--peak-rate", 0.001, "--iterations", 12, "--validation", 4, "-o", tmp_path / "run")
+    done = cli(*run, "--peak-rate", 0.001, "--iterations", 12, "--validation", 10, "-o", tmp_path / "run")
     assert done.code == 0, done.err
     losses = [float(row["train_loss"]) for row in table(tmp_path / "run")]
     assert losses[-1] < losses[0]

@@ -67,7 +67,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(folder: Path, tmp_path: Path) 
 
 def test_two_processes_train_and_measure_as_one(folder: Path, tmp_path: Path) -> None:
     """Twenty steps, at a low rate, because a high one multiplies rounding; 15 test pictures are divided unequally."""
-    run = (folder, *TRAIN, "--iterations", 20, "-b", 32, "--validation", 7, "--peak-rate", 0.0005)
+    run = (folder, *TRAIN, "--iterations", 20, "-b", 32, "--validation", 7, "--peak-rate", 0.0001)
     one = launch(*run, "-o", tmp_path / "one").finish()
     two = launch(*run, "-o", tmp_path / "two", count=2).finish()
     assert one.replace("/one/", "/two/") == two

@@ -142,6 +142,7 @@ def test_another_length_stretches_the_schedule_unless_it_is_given() -> None:
     assert schedule("cifar10-paper", epochs=10, steps_per_epoch=100).rate(500) == pytest.approx(0.01)
     assert schedule("cifar10-paper", epochs=10, steps_per_epoch=100).iterations == 1000
     assert get_recipe("cifar10-paper", seed=None) == RECIPES["cifar10-paper"]
+    assert get_recipe("cifar10-paper", schedule="cosine", iterations=10).milestones == ()
 
 
 @pytest.mark.parametrize(
