@@ -30,10 +30,14 @@ ARTIFACT, CHECKPOINT = zoo.built_in(zoo.SMALL, ".onnx"), zoo.built_in(zoo.SMALL,
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small nets on one core, so that the tests are quick beside others."""
-    from resnet_infer.runtimes import onnxruntime as runtimes
+    from resnet_infer.runtimes import ort_session
 
-    original = runtimes._session_options
-    monkeypatch.setattr(runtimes, "_session_options", lambda threads, optimize: original(threads or 1, optimize))
+    original = ort_session.session_options
+    monkeypatch.setattr(
+        ort_session,
+        "session_options",
+        lambda **options: original(**{**options, "threads": options.get("threads") or 1}),
+    )
 
 
 def changed(checkpoint: Checkpoint, weight: str, by: float) -> Checkpoint:
