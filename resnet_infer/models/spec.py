@@ -128,14 +128,15 @@ class Measured:
     def from_json(cls, value: Any, where: str) -> Measured:
         """Read one of a spec's `measured`, which is called `where`. Raises `FieldError`."""
         value = fields.mapping(value, where)
-        fields.has_fields(value, where, ("dataset", "protocol", "pictures", "top1_error"), ("top5_error",))
-        top5 = value.get("top5_error")
+        fields.has_fields(value, where, ("dataset", "protocol", "pictures", "top1_error"), ("top5_error", "runtime"))
+        top5, runtime = value.get("top5_error"), value.get("runtime")
         return cls(
             dataset=fields.text(value["dataset"], f"{where}.dataset"),
             protocol=fields.text(value["protocol"], f"{where}.protocol"),
             pictures=fields.whole(value["pictures"], f"{where}.pictures", 0, 10**12),
             top1_error=fields.number(value["top1_error"], f"{where}.top1_error", 0, 100),
             top5_error=None if top5 is None else fields.number(top5, f"{where}.top5_error", 0, 100),
+            runtime=None if runtime is None else fields.text(runtime, f"{where}.runtime"),
         )
 
     @property
