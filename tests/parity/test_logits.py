@@ -41,8 +41,8 @@ def make_busy(torch: Any, network: Any) -> None:
 
 def answers(torch: Any, network: Any, pictures: NDArray[np.uint8], dtype: Any) -> NDArray[np.float64]:
     """The library's logits (N, classes), with pictures prepared and the network run in `dtype`."""
-    pixels = torch.tensor(pictures).to(torch.float64) / 255
-    pixels = (pixels - torch.tensor(IMAGENET_MEAN, dtype=torch.float64)) / torch.tensor(IMAGENET_STD).double()
+    mean, std = (torch.tensor(value).double() for value in (IMAGENET_MEAN, IMAGENET_STD))
+    pixels = (torch.tensor(pictures).double() / 255 - mean) / std
     batches = pixels.permute(0, 3, 1, 2).to(dtype).contiguous().split(2)
     with torch.inference_mode():
         logits: NDArray[np.float64] = torch.cat([network.to(dtype)(batch) for batch in batches]).double().numpy()
