@@ -14,7 +14,7 @@ from resnet_infer.converters.export import PARITY_PICTURES
 from resnet_infer.converters.foreign_graph import FLOOR, Layout
 from resnet_infer.converters.foreign_model import ForeignModel, read_foreign
 from resnet_infer.converters.input_options import InputOptions
-from resnet_infer.converters.labels import Labels
+from resnet_infer.converters.labels import Labels, require_classes
 from resnet_infer.converters.parity import TOLERANCE, Parity, Predict, compare, require
 from resnet_infer.data.synthetic import natural_noise
 from resnet_infer.errors import ModelError, UsageError, first_line
@@ -63,7 +63,7 @@ def adopt_onnx(
     model = source.model
     spec_input = _input(source, options)
     images = natural_noise(PARITY_PICTURES, spec_input.crop, spec_input.crop)
-    original = _original(source, spec_input)
+    original = _original(source, spec_input, options.reversed)
     outputs = original(images[:3])
     if outputs.ndim != 2 or outputs.dtype != np.float32:
         raise ModelError(
@@ -72,11 +72,13 @@ def adopt_onnx(
             hint="if another output has the classes, choose it with --output-name",
         )
     classes = outputs.shape[1]
+    require_classes(str(path), classes)
     names, ids, assumed = _classes(path, labels, classes)
     provenance = {
         "source": "an adopted ONNX graph" + (f" of {model.producer_name}" if model.producer_name else ""),
         "source_file": path.name,
         "source_sha256": sha256(path),
+        **({"channels": "BGR, from RGB in front of the original graph"} if options.reversed else {}),
         **({"assumed": list(assumed)} if assumed else {}),
     }
     spec = ModelSpec(name or path.stem, None, names, spec_input, ids, provenance=provenance)
@@ -89,7 +91,7 @@ def adopt_onnx(
         )
     before_softmax = surgery.softmax_input(model.graph, source.output)
     probabilities = bool((outputs >= 0).all() and np.allclose(outputs.sum(axis=1), 1, atol=1e-3))
-    _rebuild(source, spec, classes, before_softmax if probabilities else None, probabilities)
+    _rebuild(source, spec, before_softmax if probabilities else None, probabilities, reverse=options.reversed)
     _check_batches(source, model.SerializeToString(), images[:3])
     reference, title = original, "the original graph"
     if probabilities:
@@ -138,7 +140,7 @@ def _classes(
 
 
 def _rebuild(
-    source: ForeignModel, spec: ModelSpec, classes: int, before_softmax: str | None, probabilities: bool
+    source: ForeignModel, spec: ModelSpec, before_softmax: str | None, probabilities: bool, *, reverse: bool
 ) -> None:
     """Turn the source's model into ours, in place."""
     model = source.model
@@ -146,19 +148,25 @@ def _rebuild(
         surgery.open_batch(model.graph, source.batch)
     names = surgery.free_names(model.graph)
     sides = tuple(side or axis for side, axis in zip(source.sides, "HW", strict=True))
-    surgery.replace_input(model, names.get(source.input, source.input), source.layout, spec.input, sides)
+    taken = names.get(source.input, source.input)
+    surgery.replace_input(model, taken, source.layout, spec.input, sides, reverse=reverse)
     output = before_softmax or source.output
     logarithm = probabilities and before_softmax is None
-    surgery.replace_output(model.graph, names.get(output, output), classes, logarithm=logarithm)
+    surgery.replace_output(model.graph, names.get(output, output), len(spec.classes), logarithm=logarithm)
     set_spec(model, spec)
 
 
-def _original(source: ForeignModel, spec: InputSpec) -> Predict:
-    """The foreign graph on our pictures, normalised as the spec says, in the batches that it was written for."""
+def _original(source: ForeignModel, spec: InputSpec, reverse: bool) -> Predict:
+    """The foreign graph on our pictures, normalised as the spec says, in the batches that it was written for.
+
+    `reverse`: it takes BGR.
+    """
     size = source.batch or 1
 
     def predict(images: Images) -> Logits:
         pixels = (images.astype(np.float32) / 255 - spec.mean) / spec.std
+        if reverse:
+            pixels = pixels[..., ::-1]
         if source.layout == "nchw":
             pixels = pixels.transpose(0, 3, 1, 2)
         rows: list[NDArray[Any]] = []

@@ -365,8 +365,8 @@ def test_a_model_that_is_ours_already(tmp_path: Path) -> None:
 def test_other_answers_are_not_let_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = foreign_graph.replace_input
 
-    def wrong(model: Any, name: str, layout: Any, spec: Any, size: Any) -> None:
-        right(model, name, layout, type(spec)(**{**spec.to_json(), "std": [0.225, 0.224, 0.229]}), size)
+    def wrong(model: Any, name: str, layout: Any, spec: Any, size: Any, **more: Any) -> None:
+        right(model, name, layout, type(spec)(**{**spec.to_json(), "std": [0.225, 0.224, 0.229]}), size, **more)
 
     monkeypatch.setattr(foreign_graph, "replace_input", wrong)
     with pytest.raises(ParityError, match="does not answer as its source does"):
