@@ -143,8 +143,9 @@ def _stored(checkpoint: Checkpoint, conv: Conv) -> tuple[Array, Array]:
 
 def _moments(offsets: Array, squares: Array) -> tuple[Array, Array]:
     """Mean and variance per channel of pictures of one size: from (N, channels) each."""
-    mean = offsets.mean(axis=0)
-    return mean, np.maximum(squares.mean(axis=0) - mean**2, 0)
+    with np.errstate(all="ignore"):  # nonsense overflows; what it gives is not finite
+        mean = offsets.mean(axis=0)
+        return mean, np.maximum(squares.mean(axis=0) - mean**2, 0)
 
 
 def _divergence(found: tuple[Array, Array], stored: tuple[Array, Array]) -> Array:
