@@ -38,24 +38,17 @@ class LayerFit:
     """How far the input of the batch norm `name` is from its statistics.
 
     `divergence` is the Kullback-Leibler divergence in nats of two normal distributions, that of the pictures from the
-    stored one, averaged over the channels. `noise` is the same between the two halves of the pictures: what is left
-    to chance where pictures are few.
+    stored one, averaged over the channels.
     """
 
     name: str
     divergence: float
-    noise: float
-
-    @property
-    def beyond(self) -> float:
-        """The part of the divergence that chance does not explain, at least 0."""
-        return max(self.divergence - self.noise, 0)
 
 
 def measure(checkpoint: Checkpoint, pictures: Pixels) -> tuple[LayerFit, ...]:
     """The fit of every batch norm of a checkpoint, in order of execution.
 
-    `pictures` are uint8 (N, crop, crop, 3), N >= 2, as the checkpoint's spec prepares them.
+    `pictures` are uint8 (N, crop, crop, 3), as the checkpoint's spec prepares them.
     """
     arch = checkpoint.spec.architecture
     assert arch is not None
@@ -124,14 +117,8 @@ def _fits(session: Any, convs: list[Conv], checkpoint: Checkpoint, batches: Iter
             [row[3 * index + 1].astype(np.float64) / row[3 * index + 2][2:].prod() for row in rows]
         )
         mean, variance = _stored(checkpoint, conv)
-        first, second = (_moments(offsets[half::2], squares[half::2]) for half in (0, 1))
-        zero = np.zeros_like(mean)
-        between = _divergence(first, second) + _divergence(second, first)
-        yield LayerFit(
-            conv.norm,
-            float(_divergence(_moments(offsets, squares), (zero, variance)).mean()),
-            float(between.mean() / 2),
-        )
+        divergence = _divergence(_moments(offsets, squares), (np.zeros_like(mean), variance))
+        yield LayerFit(conv.norm, float(divergence.mean()))
 
 
 def _stored(checkpoint: Checkpoint, conv: Conv) -> tuple[Array, Array]:

@@ -8,7 +8,7 @@ compared, the thresholds, and the words for what was found.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +26,28 @@ from resnet_infer.models.spec import ModelSpec
 PHOTOGRAPHS = Path(__file__).parent.parent / "data" / "photographs"
 """The package's own photographs, for when no others are given."""
 MOST_PICTURES = 64
-LEAST_PICTURES = 8
+LEAST_PICTURES = 16
 
-STEM_MISFIT = 0.25
+STEM_MISFIT = 0.15
 """Divergence in nats of the first batch norm from which mean and std, or the statistics, are another's."""
-MISFIT = 0.06
-"""Mean over the layers of their divergence beyond chance (`LayerFit.beyond`) that is warned of."""
-REFUSED = 1.0
-"""The same, for weights that are refused; only where the first batch norm fits."""
-JUMP = 2.0, 0.04
+JUMP = 0.07
+"""Rise of the divergence in nats, from the median of some layers to that of as many behind them, that is warned of."""
+WINDOW = 8
+"""How many layers those are: one layer that fits badly, as trained networks have them, is no rise."""
+MISFIT = 0.3
+"""Mean divergence over all layers that is warned of, however slowly it came."""
+REFUSED = 0.7
+"""The same, for weights that are refused; only where the first batch norm fits well."""
+FIRST = 2.0, 0.04
 """The first layer to part diverges by more than so many times all before it, and by more than so many nats."""
 APART = 0.005
 """Two variants of a network differ in a layer by more than so many nats."""
 BETTER = 0.6, 0.03
 """Another option fits clearly better: its mean divergence is at most this share of the other's, and so much less."""
 BETTER_INPUT = 0.5, 0.03
-"""The same for another mean and std or order of channels, by the first batch norm alone."""
+"""The same for another mean and std or order of channels, by the first batch norm alone, if that fits well with it."""
+WELL = 0.1
+"""The first batch norm fits well: it diverges by no more than so many nats."""
 
 UNCHECKED = (
     "pooling at the end",
@@ -50,6 +56,7 @@ UNCHECKED = (
     "dilation instead of stride",
     "which convolution of a bottleneck strides",
     "ImageNet's or CIFAR-10's mean and std",
+    "RGB or BGR where the first layer hardly sees colour",
     "resize and crop",
     "the order of the classes",
 )
@@ -136,9 +143,7 @@ class WeightsCheck:
             "compared": dict(self.compared),
             "warnings": list(self.warnings),
             "unchecked": list(UNCHECKED),
-            "layers": [
-                {"name": layer.name, "divergence": layer.divergence, "noise": layer.noise} for layer in self.layers
-            ],
+            "layers": [asdict(layer) for layer in self.layers],
         }
 
 
@@ -180,12 +185,12 @@ def judge(
     `fits` has all the variants that were measured, by the options that make them (`--padding split`).
     `reversed_input`: the network took BGR before its first convolution was turned round.
 
-    Raises `ModelError` for weights that are beyond doubt another network's: the first layer fits, later ones are far
-    from their statistics, and no other option explains it.
+    Raises `ModelError` for weights that are beyond doubt another network's: the first layer fits well, later ones are
+    far from their statistics, and no other option explains it.
     """
     source, images = pictures
     layers = fits[chosen]
-    stem, excess = layers[0], float(np.mean([layer.beyond for layer in layers]))
+    stem = layers[0]
     inputs = _compare_inputs(checkpoint, images, reversed_input)
     warnings, first = [], None
     for option, fit in fits.items():
@@ -197,35 +202,35 @@ def judge(
             )
     better = min(inputs, key=lambda option: inputs[option])
     share, margin = BETTER_INPUT
-    if inputs[better] <= share * stem.divergence and stem.divergence - inputs[better] >= margin:
+    if inputs[better] <= min(WELL, share * stem.divergence) and stem.divergence - inputs[better] >= margin:
         first = stem.name
         warnings.append(
             f"{better} fits the first batch norm clearly better: its statistics diverge by {inputs[better]:.3f} nats "
             f"instead of {stem.divergence:.3f}"
         )
-    if not warnings and (stem.divergence > STEM_MISFIT or excess > MISFIT):
+    if not warnings and (stem.divergence > STEM_MISFIT or _rise(layers) > JUMP or mean_divergence(layers) > MISFIT):
         first = stem.name if stem.divergence > STEM_MISFIT else _first_jump(layers)
-        warnings.append(_misfit(checkpoint, stem, first, excess))
+        warnings.append(_misfit(checkpoint, layers, first))
     compared = {option: mean_divergence(fit) for option, fit in fits.items() if option != chosen} | inputs
     return WeightsCheck(source, len(images), layers, first, compared, tuple(warnings))
 
 
-def _misfit(checkpoint: Checkpoint, stem: LayerFit, first: str, excess: float) -> str:
+def _misfit(checkpoint: Checkpoint, layers: tuple[LayerFit, ...], first: str) -> str:
     """The warning for weights that no other option explains. Raises `ModelError`, see `judge`."""
     arch = checkpoint.spec.architecture
     assert arch is not None
-    if stem.divergence > STEM_MISFIT:
+    if layers[0].divergence > STEM_MISFIT:
         return (
-            f"the batch norm statistics part from pictures at {stem.name}, the first, by {stem.divergence:.2f} nats, "
+            f"the batch norm statistics part from pictures at {first}, the first, by {layers[0].divergence:.2f} nats, "
             "whatever usual mean and std are taken: such statistics are no photograph's. The network is untrained, or "
             "made for other pictures (check it on yours: --check-data FOLDER)"
         )
     text = (
         f"the weights have the names and shapes of {arch.name}, but are another network's: "
-        f"the batch norm statistics part from pictures at {first}, on average by {excess:.2f} nats beyond chance"
+        f"the batch norm statistics part from pictures at {first} (all layers: {mean_divergence(layers):.2f} nats)"
     )
     cause = "another pooling, activation, stride or dilation does that"
-    if excess > REFUSED:
+    if layers[0].divergence <= WELL and mean_divergence(layers) > REFUSED:
         raise ModelError(
             text,
             hint=f"{cause}. Export the network with its own code, torch.onnx.export(...), and import the .onnx. "
@@ -234,9 +239,19 @@ def _misfit(checkpoint: Checkpoint, stem: LayerFit, first: str, excess: float) -
     return f"{text}; {cause}. To be sure, export it with its own code, torch.onnx.export(...), and import the .onnx"
 
 
+def _rise(layers: tuple[LayerFit, ...]) -> float:
+    """The largest lasting rise of the divergence between neighbouring layers, see `JUMP`."""
+    values = [layer.divergence for layer in layers]
+    window = min(WINDOW, len(values) // 2)
+    return max(
+        float(np.median(values[start : start + window]) - np.median(values[max(0, start - window) : start]))
+        for start in range(1, len(values) - window + 1)
+    )
+
+
 def _first_jump(layers: tuple[LayerFit, ...]) -> str:
     """The first batch norm that diverges much more than all before it; the worst if there is no such one."""
-    times, least = JUMP
+    times, least = FIRST
     before = layers[0].divergence
     for layer in layers[1:]:
         if layer.divergence > max(times * before, least):
