@@ -55,10 +55,10 @@ def import_(
     resize: Annotated[int | None, typer.Option(min=1, help="Pixels of the shorter side before the crop.")] = None,
     crop: Annotated[int | None, typer.Option(min=1, help="Pixels of the square that is cut out of the centre.")] = None,
     mean: Annotated[
-        str | None, typer.Option(metavar="R,G,B", callback=_numbers, help="What is subtracted from each channel.")
+        str | None, typer.Option(metavar="X,Y,Z", callback=_numbers, help="What is subtracted from each channel.")
     ] = None,
     std: Annotated[
-        str | None, typer.Option(metavar="R,G,B", callback=_numbers, help="What each channel is divided by.")
+        str | None, typer.Option(metavar="X,Y,Z", callback=_numbers, help="What each channel is divided by.")
     ] = None,
     scale: Annotated[
         str,
@@ -66,6 +66,14 @@ def import_(
             metavar="1|255", callback=choice("1", "255"), help="The full range of a pixel, which mean and std refer to."
         ),
     ] = "1",
+    channels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="rgb|bgr",
+            callback=choice("rgb", "bgr"),
+            help="The order in which the network takes the channels, and that of --mean and --std. Default: rgb.",
+        ),
+    ] = None,
     interpolation: Annotated[
         str | None, typer.Option(metavar="|".join(FILTERS), callback=choice(*FILTERS), help="The filter of the resize.")
     ] = None,
@@ -87,6 +95,18 @@ def import_(
         str | None,
         typer.Option(
             metavar="1x1|3x3", callback=choice("1x1", "3x3"), help="Weights: which convolution of a bottleneck strides."
+        ),
+    ] = None,
+    entry: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Weights: which of several networks in the file, e.g. state_dict_ema."),
+    ] = None,
+    check_data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Weights: pictures (a folder or a data set) like those of the training, which the batch norm "
+            "statistics are compared with. Default: a few photographs of the package.",
         ),
     ] = None,
     layout: Annotated[
@@ -116,6 +136,7 @@ def import_(
         interpolation=interpolation,  # type: ignore[arg-type]  # checked by the option
         exif=exif,
         scale=int(scale),
+        channels=channels,  # type: ignore[arg-type]  # checked by the option
     )
     names = read_labels(labels) if labels else None
     of_weights = {
@@ -124,6 +145,8 @@ def import_(
         "shortcut": shortcut,
         "padding": padding,
         "stride_in": stride_in,
+        "entry": entry,
+        "check_data": check_data,
     }
     of_graphs = {"layout": layout, "output_name": output_name}
     if source.suffix == ".onnx":
@@ -134,6 +157,14 @@ def import_(
         target, result = _import(source, output, name, options, names, of_weights)
     for text in result["assumed"]:
         note(f"assumed: {text}")
+    if check := result.get("check"):
+        note(
+            f"checked on {check['pictures']} of {check['source']}: the batch norm statistics diverge by "
+            f"{check['divergence']:.3f} nats on average"
+        )
+        note(f"not checked: {', '.join(check['unchecked'])}")
+        for text in check["warnings"]:
+            note(f"WARNING: {text}")
     size = target.stat().st_size
     if as_json:
         print(strict_json.dumps({"model": str(target), "bytes": size, **result}, ensure_ascii=False))
@@ -163,7 +194,8 @@ def _import(
     imported = import_weights(source, options=options, labels=labels, name=name, **more)
     target = _target(output, imported.checkpoint.spec.name, SUFFIX, source)
     save_checkpoint(imported.checkpoint, target)
-    return target, {"assumed": imported.assumed}
+    check = imported.check.to_json() if imported.check else None
+    return target, {"assumed": imported.assumed, "entry": imported.entry, "check": check}
 
 
 def _target(output: Path | None, name: str, suffix: str, source: Path) -> Path:

@@ -19,7 +19,7 @@ from resnet_infer.converters.foreign_graph import FLOOR, Layout
 from resnet_infer.converters.foreign_model import ForeignModel, read_foreign
 from resnet_infer.converters.foreign_precision import own_operators, precision_of_graph
 from resnet_infer.converters.input_options import InputOptions
-from resnet_infer.converters.labels import Labels
+from resnet_infer.converters.labels import Labels, require_classes
 from resnet_infer.converters.parity import Logits64, Parity, Predict, Predict64, Reference, compare, require
 from resnet_infer.data.synthetic import natural_noise
 from resnet_infer.errors import ModelError, UsageError, first_line
@@ -83,9 +83,9 @@ def _adopt(
     precision, own = precision_of_graph(model, str(path)), own_operators(model, str(path))
     spec_input = _input(source, options)
     images = natural_noise(PARITY_PICTURES, spec_input.crop, spec_input.crop)
-    original = _original(source, spec_input, precision)
+    original = _original(source, spec_input, precision, reverse=options.reversed)
     # A lower precision is what its rounding makes of it, which float64 has none of.
-    exact = _exact(source, spec_input) if precision == "fp32" else None
+    exact = _exact(source, spec_input, reverse=options.reversed) if precision == "fp32" else None
     outputs = original(images[:3])
     if outputs.ndim != 2 or outputs.dtype != np.float32:
         raise ModelError(
@@ -94,11 +94,13 @@ def _adopt(
             hint="if another output has the classes, choose it with --output-name",
         )
     classes = outputs.shape[1]
+    require_classes(str(path), classes)
     names, ids, assumed = _classes(path, labels, classes)
     provenance = {
         "source": "an adopted ONNX graph" + (f" of {model.producer_name}" if model.producer_name else ""),
         "source_file": path.name,
         "source_sha256": sha256(path),
+        **({"channels": "BGR, from RGB in front of the original graph"} if options.reversed else {}),
         **({"assumed": list(assumed)} if assumed else {}),
         **({"operators": list(own)} if own else {}),
     }
@@ -112,7 +114,7 @@ def _adopt(
         )
     before_softmax = surgery.softmax_input(model.graph, source.output)
     probabilities = bool((outputs >= 0).all() and np.allclose(outputs.sum(axis=1), 1, atol=1e-3))
-    _rebuild(source, spec, classes, before_softmax if probabilities else None, probabilities)
+    _rebuild(source, spec, before_softmax if probabilities else None, probabilities, reverse=options.reversed)
     _check_batches(source, model.SerializeToString(), images[:3])
     reference = Reference("the original graph", original, exact)
     if probabilities:
@@ -170,7 +172,7 @@ def _classes(
 
 
 def _rebuild(
-    source: ForeignModel, spec: ModelSpec, classes: int, before_softmax: str | None, probabilities: bool
+    source: ForeignModel, spec: ModelSpec, before_softmax: str | None, probabilities: bool, *, reverse: bool
 ) -> None:
     """Turn the source's model into ours, in place."""
     model = source.model
@@ -178,15 +180,18 @@ def _rebuild(
         surgery.open_batch(model.graph, source.batch)
     names = surgery.free_names(model.graph)
     sides = tuple(side or axis for side, axis in zip(source.sides, "HW", strict=True))
-    surgery.replace_input(model, names.get(source.input, source.input), source.layout, spec.input, sides)
+    taken = names.get(source.input, source.input)
+    surgery.replace_input(model, taken, source.layout, spec.input, sides, reverse=reverse)
     output = before_softmax or source.output
     logarithm = probabilities and before_softmax is None
-    surgery.replace_output(model.graph, names.get(output, output), classes, logarithm=logarithm)
+    surgery.replace_output(model.graph, names.get(output, output), len(spec.classes), logarithm=logarithm)
     set_spec(model, spec)
 
 
-def _original(source: ForeignModel, spec: InputSpec, precision: Precision) -> Predict:
+def _original(source: ForeignModel, spec: InputSpec, precision: Precision, *, reverse: bool) -> Predict:
     """The foreign graph on our pictures, normalised as the spec says, in the batches that it was written for.
+
+    `reverse`: it takes BGR.
 
     One of a lower precision gets the very numbers that our input gives it: where a value lies on the edge of two
     integers, the last bit decides which it becomes.
@@ -206,7 +211,7 @@ def _original(source: ForeignModel, spec: InputSpec, precision: Precision) -> Pr
         session = _session(str(source.path), optimize=precision != "fp32")
     except Exception as error:  # ONNX Runtime's exceptions share no base class but this
         raise ModelError(f"{source.path}: ONNX Runtime cannot load it ({first_line(error)})") from error
-    predict = _in_batches(source, normalise, run)
+    predict = _in_batches(source, normalise, run, reverse=reverse)
     try:
         predict(np.zeros((1, spec.crop, spec.crop, 3), np.uint8))
     except Exception as error:  # ONNX Runtime's exceptions share no base class but this
@@ -216,25 +221,31 @@ def _original(source: ForeignModel, spec: InputSpec, precision: Precision) -> Pr
     return predict
 
 
-def _exact(source: ForeignModel, spec: InputSpec) -> Predict64:
+def _exact(source: ForeignModel, spec: InputSpec, *, reverse: bool) -> Predict64:
     """As `_original`, in float64. It raises `NotCoveredError` when it is called, if the graph has no float64."""
     original = copy.deepcopy(source.model)
     mean, std = spec.mean.astype(np.float64), spec.std.astype(np.float64)
 
     def predict(images: Images) -> Logits64:
         graph = Float64Graph(original, source.output)
-        return _in_batches(source, lambda part: (part / 255 - mean) / std, graph)(images)
+        return _in_batches(source, lambda part: (part / 255 - mean) / std, graph, reverse=reverse)(images)
 
     return predict
 
 
 def _in_batches(
-    source: ForeignModel, normalise: Callable[[Images], NDArray[Any]], run: Callable[[NDArray[Any]], NDArray[Any]]
+    source: ForeignModel,
+    normalise: Callable[[Images], NDArray[Any]],
+    run: Callable[[NDArray[Any]], NDArray[Any]],
+    *,
+    reverse: bool,
 ) -> Callable[[Images], NDArray[Any]]:
     size = source.batch or 1
 
     def predict(images: Images) -> NDArray[Any]:
         pixels = normalise(images)
+        if reverse:
+            pixels = pixels[..., ::-1]
         if source.layout == "nchw":
             pixels = pixels.transpose(0, 3, 1, 2)
         rows: list[NDArray[Any]] = []

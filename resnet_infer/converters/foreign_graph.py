@@ -44,18 +44,29 @@ def producer(graph: GraphProto, output: str) -> NodeProto | None:
     return node
 
 
-def replace_input(model: ModelProto, name: str, layout: Layout, spec: InputSpec, size: tuple[int | str, ...]) -> None:
+def replace_input(
+    model: ModelProto,
+    name: str,
+    layout: Layout,
+    spec: InputSpec,
+    size: tuple[int | str, ...],
+    *,
+    reverse: bool = False,
+) -> None:
     """Put `images`, uint8 (N, *size, 3), in the place of the float input `name`: cast, transpose, normalise.
 
-    The cast comes first because TensorRT demands it.
+    `reverse` gives the graph BGR. The cast comes first because TensorRT demands it.
     """
     graph = model.graph
     shape = (1, 3, 1, 1) if layout == "nchw" else (1, 1, 1, 3)
     steps: list[tuple[str, list[str], dict[str, Any]]] = [("Cast", [], {"to": TensorProto.FLOAT})]
     if layout == "nchw":
         steps.append(("Transpose", [], {"perm": [0, 3, 1, 2]}))
+    if reverse:
+        order = _add_constant(graph, f"{_OURS}gather.operand", np.array([2, 1, 0], np.int64))
+        steps.append(("Gather", [order], {"axis": 1 if layout == "nchw" else 3}))
     for kind, values, neutral in (("Sub", spec.mean, 0), ("Div", spec.std, 1)):
-        constant = full_range(values)
+        constant = full_range(values)[:: -1 if reverse else 1]
         if (constant != neutral).any():
             operand = _add_constant(graph, f"{_OURS}{kind.lower()}.operand", constant.reshape(shape))
             steps.append((kind, [operand], {}))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from resnet_infer.errors import UsageError
 from resnet_infer.models.spec import InputSpec, Interpolation
+
+Channels = Literal["rgb", "bgr"]
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,8 @@ class InputOptions:
     """The fields of an `InputSpec`, None where nothing was said.
 
     `mean` and `std` hold one number or one per channel, for pictures whose full range is `scale` (1 or 255).
+    `channels` is the order in which the network takes the channels, which is also that of `mean` and `std`. Pictures
+    and an `InputSpec` are always RGB: whoever imports a BGR network turns its input round.
     """
 
     resize: int | None = None
@@ -26,6 +30,7 @@ class InputOptions:
     interpolation: Interpolation | None = None
     exif: bool | None = None
     scale: int = 1
+    channels: Channels | None = None
 
     def __post_init__(self) -> None:
         numbers = [*(self.mean or ()), *(self.std or ())]
@@ -40,8 +45,13 @@ class InputOptions:
             raise UsageError(f"--scale {self.scale} is the unit of --mean and --std, which are not given")
 
     @property
+    def reversed(self) -> bool:
+        """Whether the network takes BGR."""
+        return self.channels == "bgr"
+
+    @property
     def given(self) -> dict[str, Any]:
-        """The fields that were said, in an `InputSpec`'s units."""
+        """The fields that were said, in an `InputSpec`'s units and order of channels."""
         values: dict[str, Any] = {
             "resize": self.resize,
             "crop": self.crop,
@@ -60,7 +70,9 @@ class InputOptions:
         if values is None:
             return None
         numbers = np.array(values, np.float64) / self.scale
-        return np.repeat(numbers, 3) if len(numbers) == 1 else numbers
+        if len(numbers) == 1:
+            return np.repeat(numbers, 3)
+        return numbers[::-1] if self.reversed else numbers
 
 
 def describe(spec: InputSpec, fields: Sequence[str]) -> str:

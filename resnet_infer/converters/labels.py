@@ -9,12 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resnet_infer.errors import DataError
+from resnet_infer.errors import DataError, ModelError
 
 FORMS = (
     "one name per line; CSV or TSV with the columns index,id,name or index,name; a JSON list of names; or JSON like "
     '{"0": "name"} or {"0": ["id", "name"]}'
 )
+
+
+def require_classes(source: str, count: int) -> None:
+    """Raise `ModelError` for a classifier with `count` outputs that cannot choose between classes."""
+    if count < 2:
+        raise ModelError(
+            f"{source} has one output: it says yes or no by a sigmoid, and does not choose between classes; "
+            "as the only class it would have 100% on every picture",
+            hint="train it with two outputs, one for each answer (cross-entropy in place of a binary loss), "
+            "and import that; one output cannot be imported",
+        )
 
 
 @dataclass(frozen=True)

@@ -241,6 +241,10 @@ class _Writer:
         return output
 
 
+_FRONT = ("Cast", "Transpose", "Gather", "Sub", "Div")
+"""What stands between the pictures and the network."""
+
+
 def _widen(model: ModelProto) -> None:
     """Repeat the mean of each channel along a row of pixels, where pictures have one width.
 
@@ -251,7 +255,7 @@ def _widen(model: ModelProto) -> None:
     constants = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer if len(item.dims) == 4}
     reached = {model.graph.input[0].name}
     for node in model.graph.node:
-        if node.input and node.input[0] in reached and node.op_type in ("Cast", "Transpose", "Sub", "Div"):
+        if node.input and node.input[0] in reached and node.op_type in _FRONT:
             reached.update(node.output)
             value = constants.get(node.input[-1])
             shape = list(value.shape) if value is not None else []

@@ -20,6 +20,9 @@ _RENAMES = (
 )
 """Wrappers' prefixes (DataParallel, Lightning, torch.compile, MMPretrain); classifiers' and shortcuts' other names."""
 
+_COUNTERS = ("num_batches_tracked", "n_averaged")
+"""What batch norm and torch's AveragedModel count; nothing is computed from it."""
+
 _CONV = re.compile(r"^(.*\b)(?:conv(\d)|downsample\.0)\.weight$")
 _BODY = re.compile(r"^(?:conv|bn|layer)\d")
 
@@ -38,8 +41,9 @@ def match_state_dict(
     """The weights of `arch` out of a foreign state dict: float32 copies, named and shaped as `Plan.shapes()` says.
 
     Known are torchvision's and timm's names, those of the common CIFAR repositories, and the prefixes of wrappers.
-    `num_batches_tracked` is dropped. A classifier in the form of a 1x1 convolution is accepted, and the bias of a
-    convolution moves into the running mean of the batch norm behind it, where it gives the same answers.
+    The counters `num_batches_tracked` and `n_averaged` are dropped. A classifier in the form of a 1x1 convolution is
+    accepted, and the bias of a convolution moves into the running mean of the batch norm behind it, where it gives the
+    same answers.
 
     Raises `ModelError`, which begins with `source`, if the tensors do not fit: it names the missing, the left over, the
     misshapen and the non-finite ones. The hint tells which network the shapes belong to, where that can be known.
@@ -89,7 +93,7 @@ def _canonical(state: Mapping[str, NDArray[Any]], source: str) -> dict[str, _Ent
         name = original
         for pattern, replacement in _RENAMES:
             name = pattern.sub(replacement, name)
-        if name.endswith(".num_batches_tracked"):
+        if name.rpartition(".")[2] in _COUNTERS:
             continue
         if name == "fc.weight" and value.ndim == 4 and value.shape[2:] == (1, 1):
             value = value[:, :, 0, 0]

@@ -149,8 +149,9 @@ class Measured:
 class ModelSpec:
     """What a network is, what it answers, what it eats, and where it comes from.
 
-    `classes` are names, in the order of the logits. `class_ids` (WordNet ids) may stand beside them. `architecture`
-    is None for an adopted graph. `provenance` is plain JSON: recipe, data, length, machine, licence, whatever is known.
+    `classes` are names, at least two, in the order of the logits. `class_ids` (WordNet ids) may stand beside them.
+    `architecture` is None for an adopted graph. `provenance` is plain JSON: recipe, data, length, machine, licence,
+    whatever is known.
     """
 
     name: str
@@ -163,8 +164,13 @@ class ModelSpec:
     measured: tuple[Measured, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.classes:
-            raise UsageError("a model needs at least one class")
+        if len(self.classes) < 2:
+            count = "no class" if not self.classes else f"one class ({self.classes[0]})"
+            raise UsageError(
+                f"a model needs at least two classes, and this has {count}: "
+                "probabilities are shares between classes, so one alone would always have 100%",
+                hint="give what is not of the class one of its own",
+            )
         if self.architecture and self.architecture.num_classes != len(self.classes):
             raise UsageError(f"{len(self.classes)} class names for {self.architecture.num_classes} classes")
         if self.class_ids is not None and len(self.class_ids) != len(self.classes):

@@ -11,6 +11,7 @@ import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +19,62 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize
 
-from resnet_infer.errors import MissingExtraError, ModelError
+from resnet_infer.errors import MissingExtraError, ModelError, UsageError
 from resnet_infer.models.torch_pickle import CODES, STORAGES, Global, Storage, decode, refusal, unpickle
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "state_dict_ema")
-"""Where training scripts put the state dict inside a larger dict; the first one that holds tensors counts."""
+_KNOWN_ENTRIES = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model_state", "model", "net")
+"""Where training scripts put the network inside a larger dict, in timm's order: averaged weights come first."""
+_AVERAGED = re.compile(r"(?:^|[._])(?:ema|swa|averaged?)(?:$|[._])", re.IGNORECASE)
+_NETWORK = re.compile(r"(?:^|\.)(?:weight|running_mean|running_var)$")
+"""What the name of some tensor of a network ends in; no state of an optimizer has such a name."""
+_DEPTH = 4
+"""Dicts inside dicts that are searched for a network."""
 
 
-def read_state_dict(path: Path) -> dict[str, NDArray[Any]]:
-    """The tensors of a file of weights by name: a torch file of either form, or safetensors.
+@dataclass(frozen=True)
+class StoredWeights:
+    """The tensors of a network by name, and where in its file they were.
 
-    float16 and bfloat16 become float32; other types stay. A state dict inside a larger checkpoint (`state_dict`,
-    `model_state_dict`, `model`, `net`) is taken out, and what lies beside it is ignored. Arrays may be read-only and
-    share memory. Raises `ModelError` if the file is missing, damaged, of another kind, or asks for anything but
-    tensors, and `MissingExtraError` for a torch file of before 1.6 where torch is not installed.
+    `entry` is the path of keys to them with dots between (`state_dict_ema`, `ema.state_dict`), None at the top.
+    `others` are the entries with other networks, and `unread` those that seem to hold an average over training in a
+    form without names. `averaged` tells whether these weights are such an average.
+    """
+
+    tensors: dict[str, NDArray[Any]]
+    entry: str | None = None
+    others: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+
+    @property
+    def averaged(self) -> bool:
+        return self.entry is not None and bool(_AVERAGED.search(self.entry))
+
+
+def read_state_dict(path: Path, entry: str | None = None) -> dict[str, NDArray[Any]]:
+    """The tensors of a file of weights by name. See `read_weights`."""
+    return read_weights(path, entry).tensors
+
+
+def read_weights(path: Path, entry: str | None = None) -> StoredWeights:
+    """The weights in a torch file of either form, or in safetensors.
+
+    float16 and bfloat16 become float32; other types stay. Arrays may be read-only and share memory. A state dict
+    inside a larger checkpoint is taken out. Where there are several, averaged weights (`state_dict_ema`, `model_ema`,
+    any other name with `ema`) go before the raw ones (`state_dict`, `model`, ...), as in timm; `entry` chooses another.
+
+    Raises `ModelError` if the file is missing, damaged, of another kind, or asks for anything but tensors, and
+    `MissingExtraError` for a torch file of before 1.6 where torch is not installed; `UsageError` if there is no such
+    `entry`, or if there are several networks and no custom tells which one is meant.
     """
     with _explained(path, "cannot be read"), open(path, "rb") as file:
         head = file.read(9)
     # safetensors comes first: the length that it begins with can look like either of the others.
     if head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
-        return _read_safetensors(path)
+        return _choose(_read_safetensors(path), np.ndarray, path, entry)
     if head.startswith(b"PK\x03\x04"):
-        return read_torch_file(path)
+        return _read_torch_file(path, entry)
     if head.startswith(b"\x80"):
-        return _read_legacy(path)
+        return _read_legacy(path, entry)
     raise ModelError(
         f"{path} is no file of weights",
         hint="known are the files of torch.save (.pth, .pt, .th, .ckpt) and safetensors",
@@ -55,9 +88,14 @@ def read_torch_file(path: Path) -> dict[str, NDArray[Any]]:
     short list is refused with a `ModelError` that says which. No tensor reaches outside its storage, and no more
     memory is asked for than the file has bytes (twice that for half precision).
     """
+    return _read_torch_file(path, None).tensors
+
+
+def _read_torch_file(path: Path, entry: str | None) -> StoredWeights:
     with _explained(path, "is damaged, or torch.save did not write it"), zipfile.ZipFile(path) as file:
         archive = _Archive(file, path.stat().st_size)
-        return _find_state(unpickle(archive.read("data.pkl"), archive.storage, path), np.ndarray, path)
+        root = unpickle(archive.read("data.pkl"), archive.storage, path)
+    return _choose(root, np.ndarray, path, entry)
 
 
 @contextmanager
@@ -111,16 +149,67 @@ class _Archive:
         return storage
 
 
-def _find_state(root: object, kind: type, path: Path) -> dict[str, Any]:
-    """The entries of type `kind` in the state dict that `root` is or wraps."""
-    outer = root if isinstance(root, Mapping) else {}
-    for candidate in (*(outer.get(key) for key in _WRAPPERS), outer):
-        if isinstance(candidate, Mapping):
-            state = {k: v for k, v in candidate.items() if isinstance(k, str) and isinstance(v, kind)}
-            if state:
-                return state
-    found = ", ".join(sorted(str(key) for key in outer)[:8]) or "none"
-    raise ModelError(f"{path} holds no state dict (entries: {found})")
+def _choose(root: object, kind: type, path: Path, entry: str | None) -> StoredWeights:
+    """The network in `root`, whose tensors have the type `kind`. For the rest see `read_weights`."""
+    found = dict(_entries(root, kind, ""))
+    networks = {key: state for key, state in found.items() if any(map(_NETWORK.search, state))}
+    # Weights under names of no known kind: whoever matches them says what is missing.
+    candidates = networks or {key: state for key, state in found.items() if key in ("", *_KNOWN_ENTRIES)}
+    if not candidates:
+        outer = root if isinstance(root, Mapping) else {}
+        names = ", ".join(sorted(str(key) for key in outer)[:8]) or "none"
+        raise ModelError(f"{path} holds no state dict (entries: {names})")
+    named = ", ".join(key or "the top" for key in candidates)
+    if entry is None:
+        chosen = _preferred(list(candidates))
+        if chosen is None:
+            raise UsageError(f"{path} holds several networks: {named}", hint="choose one with --entry NAME")
+    elif entry in candidates:
+        chosen = entry
+    else:
+        raise UsageError(f"{path} has no entry {entry!r} with weights; it has {named}")
+    others = tuple(key for key in candidates if key and key != chosen)
+    unread = tuple(
+        str(key)
+        for key, value in (root.items() if isinstance(root, Mapping) else ())
+        if _AVERAGED.search(str(key))
+        and not any(name.split(".")[0] == key for name in candidates)
+        and _holds(value, kind)
+    )
+    return StoredWeights(candidates[chosen], chosen or None, others, unread)
+
+
+def _holds(node: object, kind: type, depth: int = 0) -> bool:
+    """Whether something of type `kind` is in the dicts and lists of `node`."""
+    if depth > _DEPTH:
+        return False
+    inner = node.values() if isinstance(node, Mapping) else node if isinstance(node, (list, tuple)) else ()
+    return isinstance(node, kind) or any(_holds(item, kind, depth + 1) for item in inner)
+
+
+def _preferred(entries: list[str]) -> str | None:
+    """The entry that custom prefers; None where no custom tells."""
+    averaged = [key for key in entries if _AVERAGED.search(key)]
+    for choice in (*_KNOWN_ENTRIES[:2], *averaged, *_KNOWN_ENTRIES[2:], ""):
+        if choice in entries:
+            return choice
+    # Nested ones, e.g. `checkpoint.state_dict`: by their last keys, where only one has the best of them.
+    for known in _KNOWN_ENTRIES:
+        if fitting := [key for key in entries if key.endswith(f".{known}")]:
+            return fitting[0] if len(fitting) == 1 else None
+    return entries[0] if len(entries) == 1 else None
+
+
+def _entries(node: object, kind: type, name: str, depth: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every dict in `node` that holds tensors, with its path of keys; the top is called ""."""
+    if not isinstance(node, Mapping) or depth > _DEPTH:
+        return
+    state = {key: value for key, value in node.items() if isinstance(key, str) and isinstance(value, kind)}
+    if state:
+        yield name, state
+    for key, value in node.items():
+        if isinstance(key, str) and isinstance(value, Mapping):
+            yield from _entries(value, kind, f"{name}.{key}" if name else key, depth + 1)
 
 
 def _read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
@@ -137,7 +226,7 @@ SAFE_TORCH = (2, 10)
 """Before it, a file could run code, or write over memory, though loaded as weights only."""
 
 
-def _read_legacy(path: Path) -> dict[str, NDArray[Any]]:
+def _read_legacy(path: Path, entry: str | None) -> StoredWeights:
     """A bare pickle of before torch 1.6, through torch's own restricted unpickler."""
     try:
         import torch
@@ -160,9 +249,11 @@ def _read_legacy(path: Path) -> dict[str, NDArray[Any]]:
         if refused:
             raise refusal(refused[1], path) from error
         raise ModelError(f"{path} is damaged, or holds more than weights ({type(error).__name__})") from error
+    stored = _choose(root, torch.Tensor, path, entry)
     arrays = {}
-    for name, tensor in _find_state(root, torch.Tensor, path).items():
+    tensors: Mapping[str, Any] = stored.tensors
+    for name, tensor in tensors.items():
         with _explained(path, f"cannot be read: {name} is no dense tensor of numbers"):
             half = tensor.dtype in (torch.float16, torch.bfloat16)
             arrays[name] = (tensor.float() if half else tensor).detach().numpy()
-    return arrays
+    return replace(stored, tensors=arrays)

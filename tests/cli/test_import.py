@@ -49,12 +49,14 @@ def test_a_resnet50_of_torchvision_needs_no_torch(torch: Any, make_checkpoint: M
 
     out, notes = run("import", source, "--arch", "resnet50", "--resize", 72, "--crop", 64, "-o", model)
     assert out == f"{model}  {model.stat().st_size / 1e6:.1f} MB\n"
-    assert notes.splitlines() == [
+    assert [line for line in notes.splitlines() if line.startswith("assumed")] == [
         "assumed: mean 0.485,0.456,0.406, std 0.229,0.224,0.225, as is usual for ImageNet",
         "assumed: interpolation bilinear, as is usual for ImageNet",
         "assumed: the classes of ImageNet (ILSVRC 2012) in their usual order",
         "assumed: stride in the 3x3 of a bottleneck (Caffe's weights: --stride-in 1x1)",
     ]
+    assert "checked on 16 of the package's photographs" in notes
+    assert "not checked: pooling at the end," in notes
     source.unlink()
     assert "parity PASS" in run("export", model, "-o", artifact)[1]
     out, notes = run("classify", CAT, "-m", artifact, "--format", "json")
@@ -114,10 +116,20 @@ def test_flags_labels_and_json(cli: Run, tmp_path: Path, monkeypatch: pytest.Mon
         *("--resize", 40, "--crop", 36, "--mean", "127.5", "--std", "51,102,255", "--scale", 255),
         *("--interpolation", "bicubic", "--padding", "split", "--no-exif", "--name", "mine", "--json"),
     )
-    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.code == 0
     spec = load_checkpoint(tmp_path / "mine.safetensors").spec
     size = (tmp_path / "mine.safetensors").stat().st_size
-    assert json.loads(outcome.out) == {"model": "mine.safetensors", "bytes": size, "assumed": []}
+    result = json.loads(outcome.out)
+    check = result.pop("check")
+    assert result == {"model": "mine.safetensors", "bytes": size, "assumed": [], "entry": None}
+    assert (check["pictures"], check["first_layer_that_parts"]) == (16, "bn1")
+    assert [layer["name"] for layer in check["layers"]][:2] == ["bn1", "layer1.0.bn1"]
+    (warning,) = check["warnings"]
+    assert "such statistics are no photograph's" in warning
+    assert f"WARNING: {warning}" in outcome.err
+    assert spec.provenance["warnings"] == [warning]
+    shown = " ".join(cli("inspect", tmp_path / "mine.safetensors").out.split())
+    assert " ".join(warning.split()) in shown
     assert spec.architecture == architecture("resnet8", 2, padding="split")
     assert spec.classes == ("yes", "no")
     geometry = (spec.input.resize, spec.input.crop, spec.input.interpolation, spec.input.exif)
@@ -139,7 +151,15 @@ def test_flags_labels_and_json(cli: Run, tmp_path: Path, monkeypatch: pytest.Mon
         (("w.safetensors", "--arch", "resnet8", "--padding", "split", "-o", "x.onnx"), 2, "ends in .safetensors"),
         (("w.safetensors", "--arch", "resnet8", "--padding", "split", "-o", "w.safetensors"), 2, "name another file"),
         (("w.safetensors", "--arch", "resnet8", "--layout", "nchw"), 2, "--layout belongs to ONNX graphs"),
+        (
+            ("w.safetensors", "--arch", "resnet8", "--padding", "split", "--check-data", "."),
+            1,
+            "no data set of a known",
+        ),
+        (("w.safetensors", "--arch", "resnet8", "--padding", "split", "--entry", "model"), 2, "no entry 'model'"),
+        (("w.safetensors", "--arch", "resnet8", "--padding", "split", "--channels", "bgra"), 2, "did you mean bgr"),
         (("m.onnx", "--arch", "resnet8"), 2, "--arch belongs to weights"),
+        (("m.onnx", "--check-data", "."), 2, "--check-data belongs to weights"),
         (("m.onnx",), 2, "--resize, --crop, --mean, --std must be given"),
         (("none.pth", "--arch", "resnet50"), 1, "none.pth does not exist"),
         (("none.onnx",), 1, "none.onnx does not exist"),

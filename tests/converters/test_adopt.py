@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from resnet_infer.converters import foreign_graph  # noqa: E402
 from resnet_infer.converters.adopt import adopt_onnx  # noqa: E402
 from resnet_infer.converters.input_options import InputOptions  # noqa: E402
 from resnet_infer.converters.labels import Labels  # noqa: E402
+from resnet_infer.converters.make import Order, Pictures, make  # noqa: E402
+from resnet_infer.converters.weights_check import PHOTOGRAPHS  # noqa: E402
 from resnet_infer.errors import DataError, ModelError, ParityError, UsageError  # noqa: E402
 from resnet_infer.models.spec import METADATA_KEY, ModelSpec  # noqa: E402
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime  # noqa: E402
@@ -362,11 +365,44 @@ def test_a_model_that_is_ours_already(tmp_path: Path) -> None:
         adopt_onnx(target, tmp_path / "again.onnx", options=OPTIONS, labels=LABELS)
 
 
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_a_graph_that_takes_bgr(photos: Any, tmp_path: Path, layout: str) -> None:
+    """It is fed as its own users feed it, mean and std in its order; also where it is made smaller afterwards."""
+    pictures = photos(8, SIZE)
+    source = save(foreign(layout=layout, head="logits"), tmp_path)
+    options = InputOptions(resize=28, mean=MEAN, std=STD, channels="bgr")
+    adopted = adopt_onnx(source, tmp_path / "adopted.onnx", options=options, labels=LABELS)
+    assert adopted.parity.passed
+    assert adopted.spec.input.mean.tolist() == pytest.approx(MEAN[::-1])
+    expected = answers(source, pictures[..., ::-1], layout)
+    with OnnxRuntime(tmp_path / "adopted.onnx", device="cpu") as runtime:
+        np.testing.assert_allclose(runtime(pictures), expected, rtol=1e-4, atol=1e-5)
+    for precision, share in (("fp16", 0.01), ("int8", 0.2)):
+        target = tmp_path / f"{precision}.onnx"
+        data = Pictures(calibration=PHOTOGRAPHS) if precision == "int8" else Pictures()
+        make(tmp_path / "adopted.onnx", target, Order(precision=precision, pictures=data))
+        with OnnxRuntime(target, device="cpu") as runtime:
+            assert np.abs(runtime(pictures) - expected).max() < share * np.ptp(expected)
+
+
+@pytest.mark.parametrize("head", ["Identity", "Sigmoid"])
+def test_one_output_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "CLASSES", 1)
+    with pytest.raises(ModelError, match="one output") as caught:
+        adopt_onnx(
+            save(foreign(head=head), tmp_path),
+            tmp_path / "adopted.onnx",
+            options=OPTIONS,
+            labels=Labels(("x",), None, "labels.txt"),
+        )
+    assert "two outputs" in (caught.value.hint or "")
+
+
 def test_other_answers_are_not_let_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = foreign_graph.replace_input
 
-    def wrong(model: Any, name: str, layout: Any, spec: Any, size: Any) -> None:
-        right(model, name, layout, type(spec)(**{**spec.to_json(), "std": [0.225, 0.224, 0.229]}), size)
+    def wrong(model: Any, name: str, layout: Any, spec: Any, size: Any, **more: Any) -> None:
+        right(model, name, layout, type(spec)(**{**spec.to_json(), "std": [0.225, 0.224, 0.229]}), size, **more)
 
     monkeypatch.setattr(foreign_graph, "replace_input", wrong)
     with pytest.raises(ParityError, match="does not answer as its source does"):

@@ -36,7 +36,7 @@ def input_specs(draw: st.DrawFn) -> InputSpec:
 
 @st.composite
 def model_specs(draw: st.DrawFn) -> ModelSpec:
-    classes = tuple(draw(st.lists(st.text(min_size=1), min_size=1, max_size=5)))
+    classes = tuple(draw(st.lists(st.text(min_size=1), min_size=2, max_size=5)))
     name = draw(st.sampled_from(published_names()))
     return ModelSpec(
         name=draw(st.text(min_size=1)),

@@ -23,9 +23,9 @@ import safetensors.numpy
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from resnet_infer.errors import MissingExtraError, ModelError
+from resnet_infer.errors import MissingExtraError, ModelError, UsageError
 from resnet_infer.models.architectures import architecture
-from resnet_infer.models.torch_file import read_state_dict, read_torch_file
+from resnet_infer.models.torch_file import read_state_dict, read_torch_file, read_weights
 
 TINY = architecture("resnet8")
 quickly = settings(
@@ -119,13 +119,78 @@ class TestRoundTrip:
             "best_acc1": torch.tensor(71.5),
             "optimizer": {"state": {0: moments}, "param_groups": [group]},
             "scheduler": {"milestones": Counter([5, 9]), "gamma": 0.1},
-            "state_dict_ema": {"conv1.weight": torch.zeros(1)},
+            "ema_decay": 0.99,
         }
         path = tmp_path / "checkpoint.tar"
         torch.save(
             state if wrapper is None else {**beside, wrapper: state}, path, _use_new_zipfile_serialization=zip_form
         )
         assert_equal(read_state_dict(path), state)
+
+    @pytest.mark.parametrize("zip_form", [True, False])
+    @settings(
+        max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+    )
+    @given(
+        raw=st.sampled_from(["state_dict", "model", "net", "model_state_dict", None]),
+        averaged=st.sampled_from(["state_dict_ema", "model_ema", "ema", "ema_model", "net_ema", "swa_model", None]),
+        nested=st.sampled_from([None, "module", "state_dict"]),
+        prefix=st.sampled_from(["", "module."]),
+        first=st.booleans(),
+    )
+    def test_averaged_weights_go_before_raw_ones(
+        self,
+        torch: Any,
+        tmp_path: Path,
+        zip_form: bool,
+        raw: str | None,
+        averaged: str | None,
+        nested: str | None,
+        prefix: str,
+        first: bool,
+    ) -> None:
+        """As timm takes them, wherever they lie; what was read and what lay beside it is told, and can be chosen."""
+        if raw is None and averaged is None:
+            return
+
+        def network(value: float) -> dict[str, Any]:
+            return {f"{prefix}conv1.weight": torch.full((2, 3), value), f"{prefix}bn1.running_var": torch.ones(2)}
+
+        entries: dict[str, Any] = {"epoch": 3, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}}
+        paths = {}
+        if raw:
+            entries[raw], paths[raw] = network(1.0), 1.0
+        if averaged:
+            inner = {"n_averaged": torch.tensor(7), **network(2.0)}
+            entries[averaged] = {nested: inner, "decay": 0.99} if nested else inner
+            paths[f"{averaged}.{nested}" if nested else averaged] = 2.0
+        if first:
+            entries = dict(reversed(entries.items()))
+        path = tmp_path / "checkpoint.pth"
+        torch.save(entries, path, _use_new_zipfile_serialization=zip_form)
+        stored = read_weights(path)
+        assert stored.tensors[f"{prefix}conv1.weight"].max() == (2 if averaged else 1)
+        assert {stored.entry, *stored.others} == set(paths)
+        assert stored.averaged == (averaged is not None)
+        for entry, value in paths.items():
+            chosen = read_weights(path, entry)
+            assert (chosen.tensors[f"{prefix}conv1.weight"].max(), chosen.entry) == (value, entry)
+        with pytest.raises(UsageError, match="has no entry 'other'"):
+            read_weights(path, "other")
+
+    def test_several_networks_that_no_custom_tells_apart(self, torch: Any, tmp_path: Path) -> None:
+        path = tmp_path / "x.pth"
+        torch.save({name: {"fc.weight": torch.ones(2)} for name in ("student", "teacher")}, path)
+        with pytest.raises(UsageError, match="several networks: student, teacher") as caught:
+            read_state_dict(path)
+        assert "--entry" in (caught.value.hint or "")
+        assert read_weights(path, "teacher").others == ("student",)
+
+    def test_averaged_weights_without_names_are_told_of(self, torch: Any, tmp_path: Path) -> None:
+        path = tmp_path / "x.pth"
+        torch.save({"model": {"fc.weight": torch.ones(2)}, "ema": {"shadow_params": [torch.ones(2)]}}, path)
+        stored = read_weights(path)
+        assert (stored.entry, stored.others, stored.unread) == ("model", (), ("ema",))
 
     def test_harmless_objects_beside_the_weights_are_passed_over(
         self, torch: Any, state: dict[str, Any], tmp_path: Path

@@ -1,0 +1,281 @@
+"""Say whether foreign weights are of the network, the normalisation and the order of channels they are imported with.
+
+A network with a ResNet's names and shapes need not be one: a blurring pool, another activation or another stride leave
+no trace in a state dict. They do in the statistics of batch norm, see `norm_statistics`. This module holds what is
+compared, the thresholds, and the words for what was found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_infer.converters.input_options import Channels
+from resnet_infer.converters.norm_statistics import LayerFit, measure_stem
+from resnet_infer.data.feed import open_feed
+from resnet_infer.data.preprocess import Pixels
+from resnet_infer.errors import DataError, ModelError
+from resnet_infer.models.checkpoint import Checkpoint
+from resnet_infer.models.spec import ModelSpec
+
+PHOTOGRAPHS = Path(__file__).parent.parent / "data" / "photographs"
+"""The package's own photographs, for when no others are given."""
+MOST_PICTURES = 64
+LEAST_PICTURES = 16
+
+STEM_MISFIT = 0.15
+"""Divergence in nats of the first batch norm from which mean and std, or the statistics, are another's."""
+JUMP = 0.07
+"""Rise of the divergence in nats, from the median of some layers to that of as many behind them, that is warned of."""
+WINDOW = 8
+"""How many layers those are: one layer that fits badly, as trained networks have them, is no rise."""
+MISFIT = 0.3
+"""Mean divergence over all layers that is warned of, however slowly it came."""
+REFUSED = 0.7
+"""The same, for weights that are refused; only where the first batch norm fits well."""
+FIRST = 2.0, 0.04
+"""The first layer to part diverges by more than so many times all before it, and by more than so many nats."""
+APART = 0.005
+"""Two variants of a network differ in a layer by more than so many nats."""
+BETTER = 0.6, 0.03
+"""Another option fits clearly better: its mean divergence is at most this share of the other's, and so much less."""
+BETTER_INPUT = 0.5, 0.03
+"""The same for another mean and std or order of channels, by the first batch norm alone, if that fits well with it."""
+WELL = 0.1
+"""The first batch norm fits well: it diverges by no more than so many nats."""
+
+UNCHECKED = (
+    "pooling at the end",
+    "sigmoid or softmax",
+    "leaky ReLU or ReLU6",
+    "dilation instead of stride",
+    "which convolution of a bottleneck strides",
+    "ImageNet's or CIFAR-10's mean and std",
+    "RGB or BGR where the first layer hardly sees colour",
+    "resize and crop",
+    "the order of the classes",
+)
+"""What batch norm statistics do not tell."""
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What a network is fed with: `mean` and `std` in units of the full range `scale`, in its own order of channels."""
+
+    channels: Channels
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    scale: int = 1
+
+    def apply(self, pictures: Pixels) -> NDArray[np.float32]:
+        """float32 (N, H, W, 3) in the network's order, of RGB pictures."""
+        pixels = pictures[..., ::-1] if self.channels == "bgr" else pictures
+        mean, std = (np.float32(np.array(value) / self.scale) for value in (self.mean, self.std))
+        normalised: NDArray[np.float32] = (pixels.astype(np.float32) / np.float32(255) - mean) / std
+        return normalised
+
+    def __str__(self) -> str:
+        mean, std = (",".join(f"{x:g}" for x in value[: len(set(value))]) for value in (self.mean, self.std))
+        scale = f" --scale {self.scale}" if self.scale != 1 else ""
+        return f"--channels {self.channels} --mean {mean} --std {std}{scale}"
+
+
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_CIFAR = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
+NORMALISATIONS = (
+    Normalisation("rgb", *_IMAGENET),
+    Normalisation("bgr", *_IMAGENET),
+    Normalisation("bgr", _IMAGENET[0][::-1], _IMAGENET[1][::-1]),
+    Normalisation("rgb", *_CIFAR),
+    Normalisation("rgb", (0.5,) * 3, (0.5,) * 3),
+    Normalisation("bgr", (0.5,) * 3, (0.5,) * 3),
+    Normalisation("rgb", (0.0,) * 3, (1.0,) * 3),
+    Normalisation("bgr", (0.0,) * 3, (1.0,) * 3),
+    Normalisation("rgb", (0.0,) * 3, (1.0,) * 3, 255),
+    Normalisation("bgr", (0.0,) * 3, (1.0,) * 3, 255),
+    Normalisation("rgb", (123.68, 116.779, 103.939), (1.0,) * 3, 255),
+    Normalisation("bgr", (103.939, 116.779, 123.68), (1.0,) * 3, 255),
+)
+"""What people feed networks with: torchvision's, the same on OpenCV's BGR, CIFAR-10's, TensorFlow's, Caffe's."""
+
+
+@dataclass(frozen=True)
+class WeightsCheck:
+    """How well weights fit the network they are imported as.
+
+    `source` and `pictures` say what was looked at. `layers` are in order of execution. `first` is the batch norm where
+    the network parts from its statistics, None where it does not. `compared` has the mean divergence with other options
+    (of all layers), and with other normalisations (of the first layer alone), by option. `warnings` are for the user.
+    """
+
+    source: str
+    pictures: int
+    layers: tuple[LayerFit, ...]
+    first: str | None
+    compared: Mapping[str, float]
+    warnings: tuple[str, ...]
+
+    @property
+    def divergence(self) -> float:
+        return mean_divergence(self.layers)
+
+    def summary(self) -> dict[str, Any]:
+        """The result without the layers, for the provenance."""
+        worst = max(self.layers, key=lambda layer: layer.divergence)
+        return {
+            "pictures": f"{self.pictures} of {self.source}",
+            "mean divergence": round(self.divergence, 4),
+            "largest": f"{worst.divergence:.4f} at {worst.name}",
+            "unchecked": list(UNCHECKED),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "source": self.source,
+            "pictures": self.pictures,
+            "divergence": self.divergence,
+            "first_layer_that_parts": self.first,
+            "compared": dict(self.compared),
+            "warnings": list(self.warnings),
+            "unchecked": list(UNCHECKED),
+            "layers": [asdict(layer) for layer in self.layers],
+        }
+
+
+def open_pictures(source: Path | None, spec: ModelSpec) -> tuple[str, Pixels]:
+    """What is looked at, and its name: uint8 (N, crop, crop, 3) of `source`, by default of the package's photographs.
+
+    Raises `DataError` for fewer than `LEAST_PICTURES`.
+    """
+    feed = open_feed(source or PHOTOGRAPHS, spec, count=MOST_PICTURES)
+    if len(feed) < LEAST_PICTURES:
+        raise DataError(
+            f"{source} has {len(feed)} pictures; weights are checked on {LEAST_PICTURES} or more",
+            hint="leave --check-data out to use the photographs of the package",
+        )
+    return str(source or "the package's photographs"), np.concatenate(list(feed.batches()))
+
+
+def mean_divergence(layers: tuple[LayerFit, ...]) -> float:
+    return float(np.mean([layer.divergence for layer in layers]))
+
+
+def clearly_better(one: tuple[LayerFit, ...], other: tuple[LayerFit, ...]) -> bool:
+    """Whether the statistics tell that `one` is the network that was trained, rather than `other`."""
+    share, margin = BETTER
+    low, high = mean_divergence(one), mean_divergence(other)
+    return one[0].divergence <= STEM_MISFIT and low <= share * high and high - low >= margin
+
+
+def judge(
+    checkpoint: Checkpoint,
+    pictures: tuple[str, Pixels],
+    fits: Mapping[str, tuple[LayerFit, ...]],
+    chosen: str,
+    *,
+    reversed_input: bool = False,
+) -> WeightsCheck:
+    """The verdict on `checkpoint`, whose fit is `fits[chosen]`.
+
+    `fits` has all the variants that were measured, by the options that make them (`--padding split`).
+    `reversed_input`: the network took BGR before its first convolution was turned round.
+
+    Raises `ModelError` for weights that are beyond doubt another network's: the first layer fits well, later ones are
+    far from their statistics, and no other option explains it.
+    """
+    source, images = pictures
+    layers = fits[chosen]
+    stem = layers[0]
+    inputs = _compare_inputs(checkpoint, images, reversed_input)
+    warnings, first = [], None
+    for option, fit in fits.items():
+        if option != chosen and clearly_better(fit, layers):
+            first = first or _first_apart(layers, fit)
+            warnings.append(
+                f"{option} fits the batch norm statistics clearly better, from {first} on: they diverge by "
+                f"{mean_divergence(fit):.3f} nats on average instead of {mean_divergence(layers):.3f}"
+            )
+    better = min(inputs, key=lambda option: inputs[option])
+    share, margin = BETTER_INPUT
+    if inputs[better] <= min(WELL, share * stem.divergence) and stem.divergence - inputs[better] >= margin:
+        first = stem.name
+        warnings.append(
+            f"{better} fits the first batch norm clearly better: its statistics diverge by {inputs[better]:.3f} nats "
+            f"instead of {stem.divergence:.3f}"
+        )
+    if not warnings and (stem.divergence > STEM_MISFIT or _rise(layers) > JUMP or mean_divergence(layers) > MISFIT):
+        first = stem.name if stem.divergence > STEM_MISFIT else _first_jump(layers)
+        warnings.append(_misfit(checkpoint, layers, first))
+    compared = {option: mean_divergence(fit) for option, fit in fits.items() if option != chosen} | inputs
+    return WeightsCheck(source, len(images), layers, first, compared, tuple(warnings))
+
+
+def _misfit(checkpoint: Checkpoint, layers: tuple[LayerFit, ...], first: str) -> str:
+    """The warning for weights that no other option explains. Raises `ModelError`, see `judge`."""
+    arch = checkpoint.spec.architecture
+    assert arch is not None
+    if layers[0].divergence > STEM_MISFIT:
+        return (
+            f"the batch norm statistics part from pictures at {first}, the first, by {layers[0].divergence:.2f} nats, "
+            "whatever usual mean and std are taken: such statistics are no photograph's. The network is untrained, or "
+            "made for other pictures (check it on yours: --check-data FOLDER)"
+        )
+    text = (
+        f"the weights have the names and shapes of {arch.name}, but are another network's: "
+        f"the batch norm statistics part from pictures at {first} (all layers: {mean_divergence(layers):.2f} nats)"
+    )
+    cause = "another pooling, activation, stride or dilation does that"
+    if layers[0].divergence <= WELL and mean_divergence(layers) > REFUSED:
+        raise ModelError(
+            text,
+            hint=f"{cause}. Export the network with its own code, torch.onnx.export(...), and import the .onnx. "
+            "If it is made for other pictures than photographs: --check-data FOLDER",
+        )
+    return f"{text}; {cause}. To be sure, export it with its own code, torch.onnx.export(...), and import the .onnx"
+
+
+def _rise(layers: tuple[LayerFit, ...]) -> float:
+    """The largest lasting rise of the divergence between neighbouring layers, see `JUMP`."""
+    values = [layer.divergence for layer in layers]
+    window = min(WINDOW, len(values) // 2)
+    return max(
+        float(np.median(values[start : start + window]) - np.median(values[max(0, start - window) : start]))
+        for start in range(1, len(values) - window + 1)
+    )
+
+
+def _first_jump(layers: tuple[LayerFit, ...]) -> str:
+    """The first batch norm that diverges much more than all before it; the worst if there is no such one."""
+    times, least = FIRST
+    before = layers[0].divergence
+    for layer in layers[1:]:
+        if layer.divergence > max(times * before, least):
+            return layer.name
+        before = max(before, layer.divergence)
+    return max(layers, key=lambda layer: layer.divergence).name
+
+
+def _first_apart(one: tuple[LayerFit, ...], other: tuple[LayerFit, ...]) -> str:
+    """The first batch norm that two variants of a network feed differently."""
+    return next(
+        (a.name for a, b in zip(one, other, strict=True) if abs(a.divergence - b.divergence) > APART), one[0].name
+    )
+
+
+def _compare_inputs(checkpoint: Checkpoint, images: Pixels, reversed_input: bool) -> dict[str, float]:
+    """The divergence of the first batch norm with the usual normalisations, but for the one that is assumed."""
+    spec = checkpoint.spec.input
+    assumed = (images[:1].astype(np.float32) / np.float32(255) - spec.mean) / spec.std
+    others: dict[str, NDArray[np.float32]] = {}
+    for normalisation in NORMALISATIONS:
+        pixels = normalisation.apply(images)
+        # The checkpoint takes RGB, whatever its network took.
+        pixels = pixels[..., ::-1] if reversed_input else pixels
+        if not np.allclose(pixels[:1], assumed, rtol=1e-3, atol=1e-3):
+            others[str(normalisation)] = pixels
+    return {option: fit.divergence for option, fit in measure_stem(checkpoint, others).items()}
