@@ -80,11 +80,11 @@ def test_the_padding_is_told_by_the_statistics(fit: Fit, padding: Any, seed: int
     path = fit(padding=padding, seed=seed)
     imported = import_weights(path, "resnet20")
     assert imported.checkpoint.spec.architecture == architecture("resnet20", 10, padding=padding)
-    assert imported.assumed[-1].startswith(f"--padding {padding}: the batch norm statistics diverge by 0.0")
+    assert imported.assumed[-1].startswith(f"--padding {padding}: the means in batch norm are shifted by 0.0")
     assert warnings(imported) == ()
     wrong: Any = "split" if padding == "append" else "append"
     (warning,) = warnings(told := import_weights(path, "resnet20", padding=wrong))
-    assert f"--padding {padding} fits the batch norm statistics clearly better, from layer2.1.bn1 on" in warning
+    assert f"--padding {padding} fits the batch norm statistics clearly better: from layer2.1.bn1 on" in warning
     assert told.check is not None
     assert told.check.first == "layer2.1.bn1"
 

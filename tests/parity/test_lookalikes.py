@@ -155,4 +155,4 @@ def test_trained_networks_with_option_a(cifar_nets: Path, file: str) -> None:
     assert (arch.padding, warnings(told)) == ("split", ())
     assert warnings(import_weights(path, name, options=options, padding="split")) == ()
     (warning,) = warnings(import_weights(path, name, options=options, padding="append"))
-    assert warning.startswith("--padding split fits the batch norm statistics clearly better, from layer2.1.bn1 on")
+    assert warning.startswith("--padding split fits the batch norm statistics clearly better: from layer2.1.bn1 on")
