@@ -47,6 +47,8 @@ APART = 0.002
 BETTER = 0.5, 0.03
 """Another option fits clearly better: its shift is at most this share of the other's, and less by so much. For another
 padding it is that of all layers, for another mean or order of channels that of the first."""
+TIED = 0.02, 0.05
+"""Of two options neither fits better if their shifts and their divergences, of the first layer, are so close."""
 BETTER_DIVERGENCE = 0.4, 0.1
 """The same for the divergence of the first layer, which another std makes."""
 
@@ -204,12 +206,7 @@ def judge(
                 f"{option} fits the batch norm statistics clearly better: from {first} on the means are shifted by "
                 f"{mean_shift(fit):.3f} on average instead of {mean_shift(layers):.3f}"
             )
-    # What diverges least; of several that hardly differ in that, what is shifted least.
-    least = min(fit.divergence for fit in inputs.values())
-    option, best = min(
-        ((option, fit) for option, fit in inputs.items() if fit.divergence <= least + BETTER_DIVERGENCE[1]),
-        key=lambda item: item[1].shift,
-    )
+    option, best = _best(inputs)
     if best.divergence <= WELL and (
         _better(best.divergence, stem.divergence, BETTER_DIVERGENCE) or _better(best.shift, stem.shift, BETTER)
     ):
@@ -224,6 +221,19 @@ def judge(
     compared = {option: mean_shift(fit) for option, fit in fits.items() if option != chosen}
     compared |= {option: fit.shift for option, fit in inputs.items()}
     return WeightsCheck(source, len(images), layers, first, compared, tuple(warnings))
+
+
+def _best(inputs: Mapping[str, LayerFit]) -> tuple[str, LayerFit]:
+    """The options that fit best, with `or` between those that fit equally well, and their fit."""
+    shift, divergence = TIED
+    ranked = sorted(inputs.items(), key=lambda item: item[1].divergence + item[1].shift)
+    best = ranked[0][1]
+    tied = [
+        option
+        for option, fit in ranked
+        if fit.shift <= best.shift + shift and fit.divergence <= best.divergence + divergence
+    ]
+    return " or ".join(tied), best
 
 
 def _misfit(checkpoint: Checkpoint, layers: tuple[LayerFit, ...], first: str) -> str:

@@ -107,17 +107,17 @@ def test_weights_that_fit_are_not_warned_of(fit: Fit, name: str) -> None:
         ({"bgr": True}, "--channels bgr --mean 0.4", InputOptions(channels="bgr")),
         (
             {"mean": (0.5,) * 3, "std": (0.5,) * 3},
-            "--channels rgb --mean 0.5 --std 0.5 fits",
+            "--channels rgb --mean 0.5 --std 0.5",
             InputOptions(mean=[0.5], std=[0.5]),
         ),
         (
             {"mean": (0.0,) * 3, "std": (1.0,) * 3},
-            "--channels rgb --mean 0 --std 1 fits",
+            "--channels rgb --mean 0 --std 1",
             InputOptions(mean=[0], std=[1]),
         ),
         (
             {"bgr": True, "mean": (103.939 / 255, 116.779 / 255, 123.68 / 255), "std": (1 / 255,) * 3},
-            "--channels bgr --mean 103.939,116.779,123.68 --std 1 --scale 255 fits",
+            "--channels bgr --mean 103.939,116.779,123.68 --std 1 --scale 255",
             InputOptions(mean=[103.939, 116.779, 123.68], std=[1], scale=255, channels="bgr"),
         ),
     ],
