@@ -39,9 +39,9 @@ class LayerFit:
 
     `divergence` is the Kullback-Leibler divergence in nats of two normal distributions, that of the pictures from the
     stored one. `shift` is the part of it that the means make: half the square of their distance in standard
-    deviations, less what is left to chance in so few pictures, at least 0. Pictures of more or less contrast than
-    those of the training make the divergence of a deep network large and leave the shift alone: for it the stored
-    variances are first scaled by one factor for the layer. Both are averages over the channels.
+    deviations, less what so few pictures leave to chance; where they fit it may be a little below 0. Pictures of more
+    or less contrast than those of the training make the divergence of a deep network large and leave the shift alone:
+    for it the stored variances are first scaled by one factor for the layer. Both are averages over the channels.
     """
 
     name: str
@@ -152,7 +152,7 @@ def _shift(offsets: Array, squares: Array, variance: Array) -> float:
         scaled = stored * np.exp(np.log(found / stored).mean())
         chance = offsets.var(axis=0, ddof=1) / len(offsets)
         value = 0.5 * (mean**2 - chance) / scaled
-    return max(float(_capped(value).mean()), 0.0)
+    return float(_capped(value).mean())
 
 
 def _capped(value: Array) -> Array:

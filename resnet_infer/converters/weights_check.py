@@ -165,7 +165,8 @@ def open_pictures(source: Path | None, spec: ModelSpec) -> tuple[str, Pixels]:
 
 
 def mean_shift(layers: tuple[LayerFit, ...]) -> float:
-    return float(np.mean([layer.shift for layer in layers]))
+    """The shift of all layers, at least 0."""
+    return max(float(np.mean([layer.shift for layer in layers])), 0.0)
 
 
 def clearly_better(one: tuple[LayerFit, ...], other: tuple[LayerFit, ...]) -> bool:
@@ -175,6 +176,7 @@ def clearly_better(one: tuple[LayerFit, ...], other: tuple[LayerFit, ...]) -> bo
 
 def _better(low: float, high: float, limits: tuple[float, float]) -> bool:
     share, margin = limits
+    low, high = max(low, 0), max(high, 0)
     return low <= share * high and high - low >= margin
 
 
@@ -219,7 +221,7 @@ def judge(
         first = stem.name if stem.divergence > STEM_MISFIT else _first_jump(layers)
         warnings.append(_misfit(checkpoint, layers, first))
     compared = {option: mean_shift(fit) for option, fit in fits.items() if option != chosen}
-    compared |= {option: fit.shift for option, fit in inputs.items()}
+    compared |= {option: max(fit.shift, 0.0) for option, fit in inputs.items()}
     return WeightsCheck(source, len(images), layers, first, compared, tuple(warnings))
 
 
