@@ -32,7 +32,7 @@ STEM_MISFIT = 0.15
 """Divergence of the first batch norm from which mean and std, or the statistics, are another's."""
 WELL = 0.1
 """The first batch norm fits well: it diverges by no more."""
-RISE = 0.025
+RISE = 0.035
 """Rise of the shift, from the median of some layers to that of as many behind them, that is warned of."""
 WINDOW = 8
 """How many layers those are: one layer that fits badly, as trained networks have them, is no rise."""
