@@ -37,7 +37,7 @@ _READ_AHEAD = 8
 _FILLING = b"\xfe" * _READ_AHEAD
 _MARKS = tuple(os.urandom(5))
 """Levels that are put into a row, to see whether it has been decoded."""
-_TAILS = (0x00, 0xFE)
+_TAILS = (0x00, 0xAA)
 """What is put after a scan without an end: bits that are missing would be taken from it."""
 _SCANS_TAIL = 256
 """So many of it after several scans."""
