@@ -316,5 +316,5 @@ def test_deep_samples_that_use_little_of_their_range_are_noted() -> None:
 def test_a_picture_without_a_number_is_refused(value: float) -> None:
     file = io.BytesIO()
     tifffile.imwrite(file, np.full((20, 30), value, np.float32), metadata=None)
-    with pytest.raises(PictureError, match="^picture: none of its samples is a number$"):
+    with pytest.raises(PictureError, match=r"^picture: none of its samples is a number$"):
         read_image(file.getvalue())
