@@ -669,7 +669,7 @@ class TestManifest:
             ("day,species,split\na.jpg,x,train\n", "its first line does not say: day,species,split"),
             ("path,cat,dog\na.jpg,0,1\n", "its first line does not say: path,cat,dog"),
             ("filename,image,label\na.jpg,b.jpg,x\n", "its first line does not say: filename,image,label"),
-            ("name,label\na.jpg,x\n", "path is also filename, file, image .*; label is also class, category, target"),
+            ("name,label\na.jpg,x\n", "path is also filename, file, image, .*; label is also class, category, target"),
             ("path,label\na.jpg,x\nd.jpg\n", "line 3: expected path,label"),
             ("path,label\na.jpg,\n", "line 2"),
             ("path,label,split\na.jpg,x,\n", "line 2"),

@@ -166,7 +166,7 @@ def run_folders(tree: Tree, folder: str) -> Iterator[str]:
     real = tree.real(folder)
     for name in folders:
         below = join(folder, name)
-        if not real.startswith(tree.real(below)):
+        if not f"{real}/".startswith(f"{tree.real(below)}/"):  # a link back to a folder above
             yield from run_folders(tree, below)
 
 
