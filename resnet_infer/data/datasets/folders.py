@@ -188,8 +188,8 @@ def load(tree: Tree, part: Tree, request: Request, names: Sequence[str] | None =
         skipped = sum((item.unread for item in found.values()), Counter[str]())
         kinds = f" that can be read; there are {some(sorted(skipped))}" if skipped else ""
         raise DataError(f"{part.where} has no pictures in class folders{kinds}", hint=EXPECTED)
-    notes = _notes(tree, part, request, names, found)
     trained = request.split in (None, "train") or names is folders
+    notes = _notes(tree, part, request, names, found, trained)
     for doubt, hint in _doubts(tree, part, request, found, trained):
         if request.defines_classes:
             raise DataError(doubt, hint=hint)
@@ -248,14 +248,16 @@ def _survey(part: Tree, folder: str) -> _Class:
     return _Class(folder, sorted(paths), unread, frozenset(folders), flat)
 
 
-def _notes(tree: Tree, part: Tree, request: Request, names: Sequence[str], found: dict[str, _Class]) -> list[str]:
+def _notes(
+    tree: Tree, part: Tree, request: Request, names: Sequence[str], found: dict[str, _Class], trained: bool
+) -> list[str]:
     notes = []
     if runs := [path for name in part.list()[0] for path in run_folders(part, name)]:
         notes.append(f"{part.where}: not used, as they hold training runs: {some(runs)}")
-    beside = list_beside(tree) if request.defines_classes else None
+    beside = list_beside(tree) if trained and request.defines_classes else None
     if beside and len(found) > 1 and len({re.sub(r"\d+", "", name) for name in found}) == 1:
-        notes.append(f"{part.where}: the folders are taken for the classes, and {beside} is not looked at")
-    if absent := [name for name in names if name not in found or not found[name].paths]:
+        notes.append(f"{part.where}: the folders are taken for the classes, not {beside}")
+    if absent := [name for name in names if name not in found or not (trained or found[name].paths)]:
         notes.append(f"{part.where}: no pictures of {some(absent)}")
     if nested := [item for item in found.values() if item.folders and (item.flat or len(item.folders) > 1)]:
         shown = [f"{item.name}/{folder}" for item in nested for folder in sorted(item.folders)]
@@ -267,10 +269,12 @@ def _doubts(tree: Tree, part: Tree, request: Request, found: dict[str, _Class], 
     """Why these folders may not be the classes, each with the way out. `trained`: they decide what the classes are."""
     doubts = []
     stated = request.class_order is not None and not isinstance(request.class_order, str)
-    if trained and not stated:
-        pictured = [name for name, item in found.items() if item.paths]
-        doubts += _other_kinds(tree, part, pictured)
-        if not doubts and request.defines_classes and len(pictured) > 1 and (path := other_labels(tree, part)):
+    full = [item for item in found.values() if item.paths]
+    often = Counter(name for item in full for name in item.folders)
+    shared = sorted(name for name, count in often.items() if count > 1 and 2 * count >= len(full))
+    if trained and not stated and len(shared) < 2:
+        doubts += _other_kinds(tree, part, [item.name for item in full])
+        if not doubts and request.defines_classes and len(full) > 1 and (path := other_labels(tree, part)):
             doubts.append(
                 (
                     f"{part.where}: {path} gives pictures in one folder different labels, so that the folders may not "
@@ -290,9 +294,6 @@ def _doubts(tree: Tree, part: Tree, request: Request, found: dict[str, _Class], 
         )
     if stated:
         return doubts  # whoever lists the classes knows that these folders are the ones
-    full = [item for item in found.values() if item.paths]
-    often = Counter(name for item in full for name in item.folders)
-    shared = sorted(name for name, count in often.items() if count > 1 and 2 * count >= len(full))
     if len(shared) > 1:
         doubts.append(
             (
@@ -331,12 +332,12 @@ def _other_kinds(tree: Tree, part: Tree, names: Sequence[str]) -> list[tuple[str
     numbered = [name for name in names if parts[part_of(name) or ""] > 1]
     said = [name for name in names if is_container(name) or is_annotation(name)]
     if len({folder_split(name) for name in splits}) > 1 or len(splits) > max(1, len(names) / 2):
-        kind, which = "splits without class folders", splits
+        kind, which = "splits, without class folders", splits
     elif len(numbered) > len(names) / 2:
         kind, which = "numbered parts of one set", numbered
     elif len(said) > 1 and len(said) == len(names):
-        kind, which = "pictures, masks or boxes, and not classes,", said
+        kind, which = "pictures and what belongs to them, not like classes", said
     else:
         return []
     hint = labels_beside(tree) or _expected(tree, part)
-    return [(f"{part.where}: by their names, folders are {kind}: {some(which)}", f"{hint}; {LISTED}")]
+    return [(f"{part.where}: {some(which)} look like {kind}", f"{hint}; {LISTED}")]
