@@ -142,4 +142,4 @@ def _split(
 
 
 def _says_both(values: Collection[str]) -> bool:
-    return set(values) <= YES | NO and bool(YES.intersection(values)) and bool(NO.intersection(values))
+    return set(values) <= YES | NO | {""} and bool(YES.intersection(values)) and bool(NO.intersection(values))

@@ -92,6 +92,12 @@ def _parse(table: Table, where: str) -> tuple[list[_Row], str | None, bool]:
             f"{where}, line {number}: expected {','.join(wanted)}, found {','.join(cells)!r}{_more(wrong)}",
             hint=COLUMNS,
         )
+    nested = [number for number, _ in lines if (number, columns.label) in table.nested]
+    if nested:
+        raise DataError(
+            f"{where}, line {nested[0]}: {wanted[columns.label]} is a list or an object, and no class",
+            hint="several labels in a picture are not supported yet: write one, as a name or a number",
+        )
     for place in (columns.path, columns.label, columns.split):
         empty = [line for line in lines if place is not None and not line[1][place]]
         if place is not None and empty:
@@ -101,12 +107,6 @@ def _parse(table: Table, where: str) -> tuple[list[_Row], str | None, bool]:
                 f"{wanted[place]} is empty{_more(empty)}",
                 hint=f"fill it, or remove the line; {COLUMNS}",
             )
-    nested = [number for number, _ in lines if (number, columns.label) in table.nested]
-    if nested:
-        raise DataError(
-            f"{where}, line {nested[0]}: {wanted[columns.label]} is a list or an object, and no class",
-            hint="several labels in a picture are not supported yet: write one, as a name or a number",
-        )
     labels = _labels([cells[columns.label] for _, cells in lines])
     rows = [
         _Row(number, cells[columns.path], label, _split(cells, columns, wanted, number, where), cells)
