@@ -23,7 +23,7 @@ from resnet_infer.models.graph import INPUT, IR_VERSION, OPSET, build_graph
 with needs("export", "checking weights on pictures"):
     from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 with needs("cpu", "checking weights on pictures"):
-    import onnxruntime
+    from resnet_infer.runtimes import ort_session
 
 BATCH_VALUES = 8 * 224 * 224 * 3
 """Most values in a batch of pictures, which bounds the memory."""
@@ -107,9 +107,7 @@ def _tap(model: ModelProto, convs: list[Conv], checkpoint: Checkpoint) -> None:
 
 
 def _session(model: ModelProto) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return ort_session.open_session(model.SerializeToString(), ort_session.session_options(silent=True))
 
 
 def _fits(session: Any, convs: list[Conv], checkpoint: Checkpoint, batches: Iterator[Array]) -> Iterator[LayerFit]:
