@@ -249,15 +249,17 @@ def _misfit(checkpoint: Checkpoint, layers: tuple[LayerFit, ...], first: str) ->
             "made for other pictures (check it on yours: --check-data FOLDER)"
         )
     text = (
-        f"the weights have the names and shapes of {arch.name}, but are another network's: "
+        f"the weights have the names and shapes of {arch.name}, but do not behave as it: "
         f"the batch norm statistics part from pictures at {first} (mean shift of all layers: {mean_shift(layers):.3f})"
     )
-    cause = "another pooling, activation, stride or dilation does that"
+    cause = (
+        "a network with another pooling, activation, stride or dilation does that, and one trained at another size or "
+        "on other pictures (--crop, --check-data FOLDER)"
+    )
     if layers[0].divergence <= WELL and mean_shift(layers) > REFUSED:
         raise ModelError(
             text,
-            hint=f"{cause}. Export the network with its own code, torch.onnx.export(...), and import the .onnx. "
-            "If it is made for other pictures than photographs: --check-data FOLDER",
+            hint=f"{cause}. Else export the network with its own code, torch.onnx.export(...), and import the .onnx",
         )
     return f"{text}; {cause}. To be sure, export it with its own code, torch.onnx.export(...), and import the .onnx"
 

@@ -104,7 +104,7 @@ def test_a_lookalike_is_refused_or_warned_of(
         (text,) = warnings(import_weights(path, name))
     except ModelError as error:
         text = error.message
-    assert "are another network's" in text
+    assert "do not behave as it" in text
     assert f"part from pictures at {where}" in text
 
 
