@@ -25,7 +25,7 @@ with needs("export", "checking weights on pictures"):
 with needs("cpu", "checking weights on pictures"):
     from resnet_infer.runtimes import ort_session
 
-BATCH_VALUES = 8 * 224 * 224 * 3
+BATCH_VALUES = 2 * 224 * 224 * 3
 """Most values in a batch of pictures, which bounds the memory."""
 CAP = 10.0
 """Largest divergence of a channel in nats: one dead channel must not speak for its layer."""
