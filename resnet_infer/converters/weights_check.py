@@ -40,13 +40,21 @@ MISFIT = 0.03
 """Mean shift over all layers that is warned of, however slowly it came."""
 REFUSED = 0.1
 """The same, for weights that are refused; only where the first batch norm fits well."""
+REFUSED_DIVERGENCE = 1.0
+"""Mean divergence over all layers, in nats, with which `MISFIT` is enough for that: a blurring pool shows in the
+variances more than in the means."""
 FIRST = 2.0, 0.02
 """The first layer to part has a shift of more than so many times all before it, and of more than so much."""
+FIRST_DIVERGENCE = 3.0, 0.2
+"""Or its divergence has."""
 APART = 0.002
 """Two variants of a network differ in a layer by more than so much shift."""
 BETTER = 0.5, 0.03
-"""Another option fits clearly better: its shift is at most this share of the other's, and less by so much. For another
-padding it is that of all layers, for another mean or order of channels that of the first."""
+"""Another padding fits clearly better: its shift, that of all layers, is at most this share of the other's, and less by
+so much."""
+BETTER_STEM = 0.5, 0.012
+"""The same for another mean or order of channels, by the shift of the first layer alone: that of networks which are fed
+rightly is below 0.008."""
 TIED = 0.02, 0.05
 """Of two options neither fits better if their shifts and their divergences, of the first layer, are so close."""
 BETTER_DIVERGENCE = 0.4, 0.1
@@ -59,7 +67,7 @@ UNCHECKED = (
     "dilation instead of stride",
     "which convolution of a bottleneck strides",
     "ImageNet's or CIFAR-10's mean and std",
-    "RGB or BGR where the first layer hardly sees colour",
+    "RGB or BGR where mean and std go with their colours",
     "resize and crop",
     "the order of the classes",
 )
@@ -169,6 +177,11 @@ def mean_shift(layers: tuple[LayerFit, ...]) -> float:
     return max(float(np.mean([layer.shift for layer in layers])), 0.0)
 
 
+def mean_divergence(layers: tuple[LayerFit, ...]) -> float:
+    """The divergence of all layers in nats."""
+    return float(np.mean([layer.divergence for layer in layers]))
+
+
 def clearly_better(one: tuple[LayerFit, ...], other: tuple[LayerFit, ...]) -> bool:
     """Whether the statistics tell that `one` is the network that was trained, rather than `other`."""
     return one[0].divergence <= STEM_MISFIT and _better(mean_shift(one), mean_shift(other), BETTER)
@@ -210,7 +223,7 @@ def judge(
             )
     option, best = _best(inputs)
     if best.divergence <= WELL and (
-        _better(best.divergence, stem.divergence, BETTER_DIVERGENCE) or _better(best.shift, stem.shift, BETTER)
+        _better(best.divergence, stem.divergence, BETTER_DIVERGENCE) or _better(best.shift, stem.shift, BETTER_STEM)
     ):
         first = stem.name
         warnings.append(
@@ -256,7 +269,8 @@ def _misfit(checkpoint: Checkpoint, layers: tuple[LayerFit, ...], first: str) ->
         "a network with another pooling, activation, stride or dilation does that, and one trained at another size or "
         "on other pictures (--crop, --check-data FOLDER)"
     )
-    if layers[0].divergence <= WELL and mean_shift(layers) > REFUSED:
+    far = mean_shift(layers) > REFUSED or (mean_shift(layers) > MISFIT and mean_divergence(layers) > REFUSED_DIVERGENCE)
+    if layers[0].divergence <= WELL and far:
         raise ModelError(
             text,
             hint=f"{cause}. Else export the network with its own code, torch.onnx.export(...), and import the .onnx",
@@ -275,14 +289,18 @@ def _rise(layers: tuple[LayerFit, ...]) -> float:
 
 
 def _first_jump(layers: tuple[LayerFit, ...]) -> str:
-    """The first batch norm that is shifted much more than all before it; the worst if there is no such one."""
-    times, least = FIRST
-    before = layers[0].shift
+    """The first batch norm that fits much worse than all before it; the worst if there is no such one."""
+    shift, divergence = layers[0].shift, layers[0].divergence
     for layer in layers[1:]:
-        if layer.shift > max(times * before, least):
+        if _jump(shift, layer.shift, FIRST) or _jump(divergence, layer.divergence, FIRST_DIVERGENCE):
             return layer.name
-        before = max(before, layer.shift)
+        shift, divergence = max(shift, layer.shift), max(divergence, layer.divergence)
     return max(layers, key=lambda layer: layer.shift).name
+
+
+def _jump(before: float, value: float, limits: tuple[float, float]) -> bool:
+    times, least = limits
+    return value > max(times * before, least)
 
 
 def _first_apart(one: tuple[LayerFit, ...], other: tuple[LayerFit, ...]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ DIGEST = ".sha256"
 """Suffix of the file beside another that has its digest."""
 KINDS = {"downloads": ".pth", "checkpoints": ".safetensors", "artifacts": ".onnx"}
 """Folder of the cache -> suffix of the files in it."""
+_DIGEST_IN_NAME = re.compile("[0-9a-f]{8,64}")
 State = Literal["good", "damaged", "without digest"]
 _GOOD: set[tuple[str, int, int]] = set()
 """Path, time and size of what this process has found good: it looks once."""
@@ -78,6 +80,7 @@ def state(path: Path) -> State:
     wanted: str | None
     if path.suffix == KINDS["downloads"]:
         wanted = path.stem.rpartition("-")[2]
+        wanted = wanted if _DIGEST_IN_NAME.fullmatch(wanted) else None
     else:
         wanted = None
         with suppress(OSError, UnicodeDecodeError):

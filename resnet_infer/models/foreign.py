@@ -11,7 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_infer.errors import ModelError
-from resnet_infer.models.architectures import Architecture, ShortcutOption, architecture, published_names
+from resnet_infer.models.architectures import (
+    NORM_STATISTICS,
+    Architecture,
+    ShortcutOption,
+    architecture,
+    published_names,
+)
 
 _RENAMES = (
     (re.compile(r"^(?:(?:module|model|_orig_mod|backbone)\.)+"), ""),
@@ -46,7 +52,8 @@ def match_state_dict(
     same answers.
 
     Raises `ModelError`, which begins with `source`, if the tensors do not fit: it names the missing, the left over, the
-    misshapen and the non-finite ones. The hint tells which network the shapes belong to, where that can be known.
+    misshapen and the non-finite ones, and variances below 0. The hint tells which network the shapes belong to, where
+    that can be known.
     """
     entries = _canonical(state, source)
     shapes = arch.plan().shapes()
@@ -61,6 +68,11 @@ def match_state_dict(
         "left over": [entry.original for name, entry in entries.items() if name not in shapes],
         "of another shape": misshapen,
         "not finite": [entries[name].original for name, value in weights.items() if not np.isfinite(value).all()],
+        "a negative variance": [
+            entries[name].original
+            for name, value in weights.items()
+            if name.endswith(NORM_STATISTICS[1]) and (value < 0).any()
+        ],
     }
     if any(problems.values()):
         said = "; ".join(f"{kind}: {_listed(names)}" for kind, names in problems.items() if names)

@@ -198,13 +198,13 @@ class ModelSpec:
     def loads(cls, text: str, source: str) -> ModelSpec:
         """Read `dumps`' JSON. `source` is the file it was found in, for the message.
 
-        Raises `ModelError` if the text is damaged or was written by a newer version.
+        Raises `ModelError` if the text is damaged, a field has no value that it may have, or a newer version wrote it.
         """
         try:
             value = fields.parse(text)
             number = fields.whole(value.get("format"), "format", 1, 10**9)
         except ValueError as error:
-            raise _damaged(source, error) from error
+            raise ModelError(f"{source}: its spec is damaged: {first_line(error)}") from error
         if number > FORMAT:
             raise ModelError(
                 f"{source}: its spec has format {number}, this version reads up to {FORMAT}",
@@ -236,7 +236,7 @@ class ModelSpec:
                 measured=tuple(Measured.from_json(item, f"measured[{i}]") for i, item in enumerate(measured)),
             )
         except (UsageError, ValueError) as error:
-            raise _damaged(source, error) from error
+            raise ModelError(f"{source}: its spec cannot be used: {first_line(error)}") from error
 
     def with_(self, **changes: Any) -> ModelSpec:
         """A copy with some fields changed."""
@@ -253,7 +253,3 @@ def _architecture(value: Any) -> Architecture:
         elif name == "name" or item is not None:
             fields.text(item, f"architecture.{name}")
     return Architecture.from_json(value)
-
-
-def _damaged(source: str, error: Exception) -> ModelError:
-    return ModelError(f"{source}: its spec is damaged: {first_line(error)}")

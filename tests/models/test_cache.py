@@ -160,6 +160,11 @@ def test_listed_and_cleared(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
     assert "artifacts" in listed.out
     (file,) = json.loads(cli("cache", "verify", "--json").out)["files"]
     assert (file["kind"], file["state"], Path(file["file"]).suffix) == ("artifacts", "good", ".onnx")
+    foreign = folder / "downloads" / "my-net.pth"
+    foreign.write_bytes(b"somebody's")
+    verified = cli("cache", "verify")
+    assert (verified.code, "without digest" in verified.out) == (0, True)
+    foreign.unlink()
     cleared = cli("cache", "clear")
     assert (cleared.code, cleared.out[:5]) == (0, "freed")
     assert [path.name for path in folder.rglob("*") if path.is_file()] == ["notes.txt"]

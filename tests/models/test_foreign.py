@@ -132,6 +132,12 @@ class TestMisfit:
         with pytest.raises(ModelError, match=r"not finite: fc\.bias$"):
             match_state_dict(theirs, SMALL, "x.pth")
 
+    def test_a_negative_variance_is_named(self) -> None:
+        theirs = weights_of(SMALL)
+        theirs["layer1.0.bn1.running_var"][3] = -1e-3
+        with pytest.raises(ModelError, match=r"a negative variance: layer1\.0\.bn1\.running_var$"):
+            match_state_dict(theirs, SMALL, "x.pth")
+
     def test_a_classifier_that_sees_more_than_one_position(self) -> None:
         theirs = weights_of(SMALL)
         theirs["fc.weight"] = np.zeros((10, 64, 7, 7), np.float32)

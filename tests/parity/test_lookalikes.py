@@ -78,7 +78,7 @@ def _stem(network: Any, pool: Any) -> Any:
 
 
 LOOKALIKES: dict[str, tuple[str, Callable[[Any, Any, Any], Any], str]] = {
-    "blur pool": ("resnet50", lambda _torch, _models, timm: timm.create_model("resnetblur50"), "layer"),
+    "blur pool": ("resnet50", lambda _torch, _models, timm: timm.create_model("resnetblur50"), "layer2.0.bn3"),
     "average pool": ("resnet50", lambda _torch, _models, timm: timm.create_model("resnetaa50"), "layer1.0"),
     "SiLU": ("resnet50", lambda torch, models, _: _replaced(torch, models.resnet50(), "SiLU"), "layer1.0"),
     "GELU": ("resnet50", lambda torch, models, _: _replaced(torch, models.resnet50(), "GELU"), "layer1."),
@@ -157,3 +157,13 @@ def test_trained_networks_with_option_a(cifar_nets: Path, file: str) -> None:
     assert warnings(import_weights(path, name, options=options, padding="split")) == ()
     (warning,) = warnings(import_weights(path, name, options=options, padding="append"))
     assert warning.startswith("--padding split fits the batch norm statistics clearly better: from layer2.1.bn1 on")
+
+
+@pytest.mark.parametrize("file", CIFAR_NETS)
+def test_trained_networks_fed_with_bgr(cifar_nets: Path, file: str) -> None:
+    """They take RGB, and their first layer tells."""
+    path = cifar_nets / "pretrained_models" / f"{file}.th"
+    options = InputOptions(mean=IMAGENET_MEAN, std=IMAGENET_STD, channels="bgr")
+    (warning,) = warnings(import_weights(path, file.partition("-")[0], options=options))
+    assert "--channels rgb --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225" in warning
+    assert "fits the first batch norm clearly better" in warning
