@@ -21,9 +21,10 @@ State = dict[str, NDArray[Any]]
 
 
 def weights_of(arch: Architecture) -> State:
-    """Random weights under our names."""
+    """Random weights under our names, with variances above 0."""
     rng = np.random.default_rng(0)
-    return {name: rng.standard_normal(shape, np.float32) for name, shape in arch.plan().shapes().items()}
+    weights = {name: rng.standard_normal(shape, np.float32) for name, shape in arch.plan().shapes().items()}
+    return {name: np.abs(value) if name.endswith("running_var") else value for name, value in weights.items()}
 
 
 def blank(arch: Architecture) -> State:
