@@ -45,6 +45,12 @@ _FORMS = {
 }
 """Forms that a decoder may lack, by the marker of the frame."""
 _FRAMES = {0xC0, 0xC1, 0xC2, *_FORMS}
+MAX_SCANS = 500
+"""Most scans of a picture: each visits every block, so a small file of many costs minutes. Encoders write about 10."""
+_MARKER = re.compile(rb"\xff+([\x02-\xcf\xd9-\xfe])")
+"""A marker behind a scan, but for restarts and others without a length."""
+_MOST_SEGMENTS = 100_000
+"""So many are looked through for scans."""
 
 
 @dataclass
@@ -125,9 +131,11 @@ def unsupported_coding(content: bytes) -> str | None:
 def read_jpeg(content: bytes, check_size: Callable[[int, int], None]) -> Image.Image:
     """Decode it in the mode that it has. A file that only lacks its end marker is whole.
 
-    Raises `UnsupportedError` for a form that is not read; a damaged file raises anything else.
+    Raises `UnsupportedError` for a form that is not read, or more than `MAX_SCANS` scans; a damaged file raises
+    anything else.
     """
     header = _read_header(content)
+    _check_scans(content, header)
     try:
         if not header.scan or header.end >= 0:
             return _decode(content, header, check_size)
@@ -215,6 +223,22 @@ def _decode_part(decoder: Any, part: bytes | memoryview, *, last: bool = True) -
     if used >= 0 and last:
         raise OSError("image file is truncated")
     return None if used < 0 else used
+
+
+def _check_scans(content: bytes, header: _Header) -> None:
+    """Raise `UnsupportedError` for more than `MAX_SCANS` scans, before any of them is decoded."""
+    if content.count(b"\xff\xda") <= MAX_SCANS:  # at once; what is no marker is counted, too
+        return
+    scans, position = 1, header.scan
+    for _ in range(_MOST_SEGMENTS):
+        found = _MARKER.search(content, position)
+        if found is None or found[1] == END[1:]:
+            return
+        scans += found[1] == b"\xda"
+        if scans > MAX_SCANS:
+            break
+        position = found.end() + int.from_bytes(content[found.end() : found.end() + 2], "big")
+    raise UnsupportedError(f"JPEG of more than {MAX_SCANS} scans")
 
 
 def _check_restarts(content: bytes, header: _Header) -> None:
