@@ -26,7 +26,7 @@ from resnet_infer.serving.answers import (
 )
 from resnet_infer.serving.deployment import Deployment, Question
 from resnet_infer.serving.engine import Engine
-from resnet_infer.serving.guard import RECORD, App, Guard, HttpError, Traffic
+from resnet_infer.serving.guard import LIMIT, RECORD, App, Guard, HttpError, Traffic
 from resnet_infer.serving.inference_protocol import InferenceProtocol
 from resnet_infer.serving.metrics import Metrics
 from resnet_infer.serving.openapi import document
@@ -93,6 +93,8 @@ class Api:
     async def classify(self, request: Request) -> Response:
         asked = await read_question(request, self.settings)
         begin = time.perf_counter()
+        if asked.timeout and asked.timeout < self.settings.timeout:
+            request.scope[LIMIT](asked.timeout)
         deployment, answers = await self.answer(asked)
         total = round(1000 * (time.perf_counter() - begin), 3)
         record = request.scope[RECORD]
@@ -169,7 +171,8 @@ class Api:
         if not self.keys:
             raise HttpError(403, "over HTTP the model is reloaded with an API key only, and this service has none")
         try:
-            deployment = await self.engine.reload()
+            # Shielded, or nobody would close what is opened for a client that has left.
+            deployment = await asyncio.shield(asyncio.ensure_future(self.engine.reload()))
         except ResnetInferError as error:
             logger.error("the model was not reloaded: %s", error)
             raise HttpError(409, "the model cannot be opened, and the old one goes on; the log says why") from error

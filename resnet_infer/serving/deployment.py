@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from resnet_infer.models.digest import model_digest
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.base import Images, Logits, Runtime
 from resnet_infer.runtimes.registry import open_runtime
-from resnet_infer.serving.batching import Batcher
+from resnet_infer.serving.batching import STALL_SECONDS, Batcher
 from resnet_infer.serving.settings import Settings
 from resnet_infer.serving.work import Done
 
@@ -164,6 +165,10 @@ class Deployment:
 
     def _warm_up(self) -> None:
         """Let both runtimes make room for one picture and for a full batch."""
+        slowest = 0.0
         for runtime in {id(each): each for each in (self.runtime, self._one_thread)}.values():
             for rows in (1, self.batcher.max_rows):
+                begin = time.monotonic()
                 runtime(np.zeros((rows, *self.size, 3), np.uint8))
+                slowest = max(slowest, time.monotonic() - begin)
+        self.batcher.stall_seconds = max(STALL_SECONDS, 4 * slowest)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import random
 import sys
 import time
@@ -29,9 +28,13 @@ HEALTH = ("/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready"
 OPEN = (*HEALTH, "/openapi.json", "/")
 """What needs no key: health, the description of the API, and the page (with its files, below `/web/`)."""
 GONE = 499
-"""The status of a request whose client left before it was read, in the log and the metrics."""
+"""The status of a request whose client left before it was answered, in the log and the metrics."""
 RECORD = "resnet_infer.record"
 """Where in a scope the notes of a request lie, for the log."""
+LEFT = "resnet_infer.left"
+"""Where in a scope a server has the list of functions that it calls when the client leaves before it is answered."""
+LIMIT = "resnet_infer.limit"
+"""Where in a scope the function lies that bounds the seconds until the answer: what has come later is a 503."""
 _ID = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 
@@ -64,7 +67,8 @@ class Guard:
     """ASGI middleware around the whole service.
 
     Refuses what has no key (401) or too large a body (413), a body that does not come (408) and bodies beyond the
-    memory for all of them (503). `HttpError` becomes JSON; what else the application raises is
+    memory for all of them (503). What is not answered in `timeout` seconds from its body on, or has no client any more,
+    is ended, whatever it waits for. `HttpError` becomes JSON; what else the application raises is
     logged, and answered with a 500 that says nothing. A request's id is its own `X-Request-ID`, if that is a plain
     word, or made.
     """
@@ -72,7 +76,6 @@ class Guard:
     def __init__(self, app: App, settings: Settings, keys: ApiKeys, metrics: Metrics, traffic: Traffic) -> None:
         self.app, self.settings, self.keys, self.metrics = app, settings, keys, metrics
         self.traffic = traffic
-        self._watching: asyncio.AbstractEventLoop | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -85,8 +88,6 @@ class Guard:
         headers = dict(scope["headers"])
         request = _Request(self, scope, receive, send, headers)
         self.traffic.requests.add(request)
-        if self._watching is not asyncio.get_running_loop():
-            self._watch()
         try:
             await request.run(headers)
         finally:
@@ -97,16 +98,6 @@ class Guard:
             self.metrics.request(record.get("route", "other"), request.status, seconds)
             if self.settings.access_log and scope["path"] not in HEALTH:
                 log(record, scope, request.status, seconds)
-
-    def _watch(self) -> None:
-        """Stop requests whose body is overdue, now and as long as there are any: one timer for all of them."""
-        now = time.monotonic()
-        for request in self.traffic.requests:
-            if request.due <= now:
-                request.stop()
-        self._watching = asyncio.get_running_loop() if self.traffic.requests else None
-        if self._watching:
-            self._watching.call_later(min(self.settings.timeout / 4, 1), self._watch)
 
 
 class _Request:
@@ -122,11 +113,14 @@ class _Request:
         scope[RECORD] = {"id": self.id}
         self.status = 0
         self.held = 0
-        self.due = math.inf
-        """When the body that is waited for is to be there, by the monotonic clock."""
-        self._asked = False
+        scope[LIMIT] = self.limit
+        if LEFT in scope:
+            scope[LEFT].append(self._leave)
+        self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
-        self._late = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._has_body = False
+        self._end: Exception | None = None
 
     async def run(self, headers: MutableMapping[bytes, bytes]) -> None:
         try:
@@ -138,11 +132,11 @@ class _Request:
                 await self._check_length(headers)
                 await self.guard.app(self.scope, self.receive, self.send)
             except asyncio.CancelledError:
-                if not self._late:
+                if self._end is None:
                     raise
-                raise HttpError(408, "the body did not come in time", headers=[("Connection", "close")]) from None
+                raise self._end from None
             finally:
-                self.due = math.inf
+                self._stop_clock()
         except HttpError as error:
             await self.answer(error)
         except ClientDisconnect:
@@ -179,8 +173,8 @@ class _Request:
         raise too_large(limit, close)
 
     async def receive(self) -> Message:
-        if not self._asked:
-            self._asked, self.due = True, time.monotonic() + self.guard.settings.timeout
+        if self._timer is None and not self._has_body:
+            self._timer = self._loop.call_later(self.guard.settings.timeout, self._is_late)
         message = await self._receive()
         if message["type"] != "http.request":
             return message
@@ -197,17 +191,40 @@ class _Request:
                 reason="memory",
             )
         if not message.get("more_body"):
-            self.due = math.inf  # from here on the batcher keeps the time
+            self._has_body = True
+            self.limit(self.guard.settings.timeout)
         return message
 
-    def stop(self) -> None:
-        """End it with a 408."""
-        self._late, self.due = True, math.inf
-        if self._task is not None:
+    def limit(self, seconds: float) -> None:
+        """Let it end with a 503 then, if it is not answered."""
+        self._stop_clock()
+        self._timer = self._loop.call_later(seconds, self._is_late)
+
+    def _stop_clock(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _is_late(self) -> None:
+        if self._has_body:
+            again = [("Retry-After", "1")]
+            self._stop(HttpError(503, "not now: it could not be done in time", headers=again, reason="late"))
+        else:
+            self._stop(HttpError(408, "the body did not come in time", headers=[("Connection", "close")]))
+
+    def _leave(self) -> None:
+        if not self.status:
+            self._stop(ClientDisconnect())
+
+    def _stop(self, end: Exception) -> None:
+        self._stop_clock()
+        if self._end is None and self._task is not None:
+            self._end = end
             self._task.cancel()
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            self._stop_clock()
             self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.id.encode())]
         await self._send(message)

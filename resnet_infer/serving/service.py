@@ -29,6 +29,7 @@ with needs("serve", "a service"):
     from starlette.responses import JSONResponse
 
 from resnet_infer import zoo
+from resnet_infer.serving import http_protocol
 from resnet_infer.serving.app import Api
 from resnet_infer.serving.deployment import Deployment
 from resnet_infer.serving.engine import Engine
@@ -68,6 +69,7 @@ METRICS = Metrics(shared=len(DEVICES) > 1)
 TRAFFIC = Traffic()
 KEYS = load_keys(SETTINGS)
 ENGINE = Engine(_open, METRICS.model)
+http_protocol.install(METRICS.rejected)
 API = Api(ENGINE, SETTINGS, KEYS, METRICS, TRAFFIC, reload_all if len(DEVICES) > 1 else lambda: None)
 
 
@@ -144,7 +146,7 @@ class ResNetInfer:
         await ENGINE.close()
 
     async def __is_ready__(self) -> bool:
-        return ENGINE.ready and not TRAFFIC.draining
+        return ENGINE.ready and not TRAFFIC.draining and not ENGINE.stalled
 
     async def __is_alive__(self) -> bool:
         return ENGINE.state != "failed"
