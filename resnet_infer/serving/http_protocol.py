@@ -42,7 +42,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """
 
     refused: Callable[[str], None] = staticmethod(lambda reason: None)
-    """Called with `head` or `idle` for each refusal."""
+    """Called for each with `head`, where it is what came that is refused, or `idle`, where nothing came in time."""
     _heads = 0
     """Of all connections together."""
 
@@ -225,7 +225,7 @@ class BoundedProtocol(HttpToolsProtocol):
         body = strict_json.dumps({"error": message}).encode()
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         self.transport.write(STATUS_LINE[status] + head + body)
-        if self.transport.can_write_eof():
+        if reason == "head" and self.transport.can_write_eof():
             self.transport.write_eof()
             if self._timer is not None:
                 self._timer.cancel()

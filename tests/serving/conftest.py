@@ -20,6 +20,7 @@ pytest.importorskip("onnxruntime", reason="the built-in model needs onnxruntime"
 from resnet_infer.serving.app import build_app  # noqa: E402
 from resnet_infer.serving.deployment import Deployment  # noqa: E402
 from resnet_infer.serving.engine import Engine  # noqa: E402
+from resnet_infer.serving.http_protocol import BoundedProtocol  # noqa: E402
 from resnet_infer.serving.metrics import Metrics  # noqa: E402
 from resnet_infer.serving.settings import ApiKeys, Settings  # noqa: E402
 
@@ -68,7 +69,8 @@ class Service:
 
     def listen(self) -> str:
         """Answer on a port of this machine, too; its URL."""
-        config = uvicorn.Config(self.app, port=0, lifespan="off", log_config=None, loop="asyncio")
+        protocol: Any = BoundedProtocol
+        config = uvicorn.Config(self.app, port=0, lifespan="off", log_config=None, loop="asyncio", http=protocol)
         self.server = uvicorn.Server(config)
         self.serving = asyncio.run_coroutine_threadsafe(self.server.serve(), self.loop)
         while not self.server.started:
