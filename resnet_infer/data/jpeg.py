@@ -128,6 +128,19 @@ def unsupported_coding(content: bytes) -> str | None:
     return _read_header(content).coding
 
 
+def pixel_bytes(content: bytes) -> int:
+    """Most bytes of a pixel that decoding takes at a time: pictures, and coefficients where there are several scans."""
+    header = _read_header(content)
+    components = len(header.components)
+    picture = 1 if components == 1 else 4
+    of_scans = header.frame not in (0xC0, 0xC1) or header.in_scan < components or content.count(b"\xff\xda") > 1
+    coefficients = 2 * components if of_scans else 0
+    converted = picture + 4 * (components != 3) + 4  # and turned
+    # Without its end it is decoded more than once, and compared.
+    compared = 2 * picture + 3 * components + 2 if header.end < 0 else 0
+    return max(converted, picture + coefficients, compared) + 1
+
+
 def read_jpeg(content: bytes, check_size: Callable[[int, int], None]) -> Image.Image:
     """Decode it in the mode that it has. A file that only lacks its end marker is whole.
 

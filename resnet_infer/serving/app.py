@@ -24,10 +24,12 @@ from resnet_infer.serving.answers import (
     require_ready,
     unavailable,
 )
+from resnet_infer.serving.batching import TO_WAIT
 from resnet_infer.serving.deployment import Deployment, Question
 from resnet_infer.serving.engine import Engine
 from resnet_infer.serving.guard import LIMIT, RECORD, App, Guard, HttpError, Traffic
 from resnet_infer.serving.inference_protocol import InferenceProtocol
+from resnet_infer.serving.memory import Memory
 from resnet_infer.serving.metrics import Metrics
 from resnet_infer.serving.openapi import document
 from resnet_infer.serving.page import FILES, page
@@ -112,12 +114,13 @@ class Api:
 
     async def answer(self, asked: Asked) -> tuple[Deployment, list[dict[str, Any]]]:
         """An answer for every picture, and the model that gave them. Raises `HttpError`."""
+        timeout = min(asked.timeout or self.settings.timeout, self.settings.timeout)
+        due = time.monotonic() + TO_WAIT * timeout
         questions = [
-            Question(Picture(PICTURE, item.content), asked.crops, asked.top_k, asked.maps)
+            Question(Picture(PICTURE, item.content), asked.crops, asked.top_k, asked.maps, due)
             for item in asked.pictures
             if not item.error
         ]
-        timeout = min(asked.timeout or self.settings.timeout, self.settings.timeout)
         try:
             if asked.maps:
                 await asyncio.to_thread(self.engine.current.activation_maps)
@@ -180,9 +183,9 @@ class Api:
         return as_json({"status": "reloaded", "model": deployment.spec.name})
 
 
-def build_app(engine: Engine, settings: Settings, keys: ApiKeys, metrics: Metrics) -> App:
-    """The whole service without BentoML: the guard around the API."""
-    traffic = Traffic()
+def build_app(engine: Engine, settings: Settings, keys: ApiKeys, metrics: Metrics, memory: Memory | None = None) -> App:
+    """The whole service without BentoML: the guard around the API. `memory` is that of the deployments."""
+    traffic = Traffic(memory or Memory(settings.max_memory))
     return Guard(Api(engine, settings, keys, metrics, traffic), settings, keys, metrics, traffic)
 
 

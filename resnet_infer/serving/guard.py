@@ -14,6 +14,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 
 from resnet_infer import strict_json
+from resnet_infer.serving.memory import JSON_FACTOR, TENSOR_FACTOR, Memory
 from resnet_infer.serving.metrics import Metrics
 from resnet_infer.serving.settings import ApiKeys, Settings
 
@@ -52,15 +53,15 @@ class HttpError(Exception):
 
 
 class Traffic:
-    """What is in progress: requests, and the bytes of their bodies that are in memory.
+    """What is in progress: requests, and the memory for them.
 
     With `draining` no new request is taken but for its health; those in progress go on.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, memory: Memory) -> None:
         self.draining = False
         self.requests: set[_Request] = set()
-        self.bytes = 0
+        self.memory = memory
 
 
 class Guard:
@@ -92,7 +93,7 @@ class Guard:
             await request.run(headers)
         finally:
             self.traffic.requests.discard(request)
-            self.traffic.bytes -= request.held
+            request.release()
             seconds = time.monotonic() - begin
             record = scope[RECORD]
             self.metrics.request(record.get("route", "other"), request.status, seconds)
@@ -112,7 +113,8 @@ class _Request:
         self.id = given if 0 < len(given) <= 64 and _ID.issuperset(given) else f"{random.getrandbits(64):016x}"
         scope[RECORD] = {"id": self.id}
         self.status = 0
-        self.held = 0
+        self._size = 0
+        self._weight = _weight(scope["path"], headers)
         scope[LIMIT] = self.limit
         if LEFT in scope:
             scope[LEFT].append(self._leave)
@@ -167,8 +169,7 @@ class _Request:
         if int(length) <= 2 * limit:
             # A client that is still sending would not see the answer if the connection were closed on it.
             while (await self.receive()).get("more_body"):
-                self.guard.traffic.bytes -= self.held
-                self.held = 0
+                self.release()
             close = []
         raise too_large(limit, close)
 
@@ -179,11 +180,20 @@ class _Request:
         if message["type"] != "http.request":
             return message
         size = len(message.get("body", b""))
-        self.held += size
-        self.guard.traffic.bytes += size
-        if self.held > self.guard.settings.max_body:
+        self._size += size
+        memory = self.guard.traffic.memory
+        fits = memory.hold(size * self._weight)
+        if self._size > self.guard.settings.max_body:
             raise too_large(self.guard.settings.max_body, [("Connection", "close")])
-        if self.guard.traffic.bytes > self.guard.settings.max_memory:
+        if self._size * self._weight > memory.for_bodies:
+            limit = memory.for_bodies // self._weight
+            raise HttpError(
+                413,
+                f"JSON of more than {limit / 1e6:.3g} MB takes too much memory; send the bytes as they are",
+                headers=[("Connection", "close")],
+                reason="size",
+            )
+        if not fits:
             raise HttpError(
                 503,
                 "too many large requests at a time",
@@ -194,6 +204,11 @@ class _Request:
             self._has_body = True
             self.limit(self.guard.settings.timeout)
         return message
+
+    def release(self) -> None:
+        """Nothing of the body is in memory any more."""
+        self.guard.traffic.memory.release(self._size * self._weight)
+        self._size = 0
 
     def limit(self, seconds: float) -> None:
         """Let it end with a 503 then, if it is not answered."""
@@ -240,6 +255,15 @@ class _Request:
         headers += [(name.lower().encode(), value.encode()) for name, value in error.headers]
         await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})
+
+
+def _weight(path: str, headers: MutableMapping[bytes, bytes]) -> int:
+    """Memory that a body takes, in bodies."""
+    if path.startswith("/v2/"):
+        json_size = headers.get(b"inference-header-content-length", b"")
+        is_small = json_size.isdigit() and len(json_size) < 6
+        return 1 if is_small else TENSOR_FACTOR
+    return JSON_FACTOR if headers.get(b"content-type", b"").lstrip().lower().startswith(b"application/json") else 1
 
 
 def too_large(limit: int, headers: Iterable[tuple[str, str]] = ()) -> HttpError:

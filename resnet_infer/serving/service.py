@@ -34,6 +34,7 @@ from resnet_infer.serving.app import Api
 from resnet_infer.serving.deployment import Deployment
 from resnet_infer.serving.engine import Engine
 from resnet_infer.serving.guard import RECORD, App, Guard, HttpError, Message, Receive, Scope, Send, Traffic
+from resnet_infer.serving.memory import Memory
 from resnet_infer.serving.metrics import Metrics
 from resnet_infer.serving.processes import (
     address,
@@ -62,11 +63,12 @@ logger = logging.getLogger("resnet_infer")
 
 def _open() -> Deployment:
     index = (bentoml.server_context.worker_index or 1) - 1
-    return Deployment(SETTINGS, DEVICES[index % len(DEVICES)], METRICS.batch)
+    return Deployment(SETTINGS, DEVICES[index % len(DEVICES)], METRICS.batch, MEMORY)
 
 
 METRICS = Metrics(shared=len(DEVICES) > 1)
-TRAFFIC = Traffic()
+MEMORY = Memory(SETTINGS.max_memory)
+TRAFFIC = Traffic(MEMORY)
 KEYS = load_keys(SETTINGS)
 ENGINE = Engine(_open, METRICS.model)
 http_protocol.install(METRICS.rejected)

@@ -21,6 +21,7 @@ from resnet_infer.serving.app import build_app  # noqa: E402
 from resnet_infer.serving.deployment import Deployment  # noqa: E402
 from resnet_infer.serving.engine import Engine  # noqa: E402
 from resnet_infer.serving.http_protocol import BoundedProtocol  # noqa: E402
+from resnet_infer.serving.memory import Memory  # noqa: E402
 from resnet_infer.serving.metrics import Metrics  # noqa: E402
 from resnet_infer.serving.settings import ApiKeys, Settings  # noqa: E402
 
@@ -40,8 +41,11 @@ class Service:
 
     def __post_init__(self) -> None:
         self.metrics = Metrics()
-        self.engine = Engine(lambda: Deployment(self.settings, on_batch=self.metrics.batch), self.metrics.model)
-        self.app = build_app(self.engine, self.settings, ApiKeys(self.keys), self.metrics)
+        memory = Memory(self.settings.max_memory)
+        self.engine = Engine(
+            lambda: Deployment(self.settings, on_batch=self.metrics.batch, memory=memory), self.metrics.model
+        )
+        self.app = build_app(self.engine, self.settings, ApiKeys(self.keys), self.metrics, memory)
         self.thread = threading.Thread(target=self.loop.run_forever)
         self.thread.start()
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://service", timeout=60)
