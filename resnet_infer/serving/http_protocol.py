@@ -33,6 +33,17 @@ LINGER_SECONDS = 2.0
 _FRAMING = (b"content-length", b"transfer-encoding")
 
 
+class _Outlet:
+    """The transport as a request sees it: closed within the body, it is closed when the client can see the answer."""
+
+    def __init__(self, protocol: BoundedProtocol, transport: asyncio.Transport) -> None:
+        self._protocol = protocol
+        self.write, self.is_closing = transport.write, transport.is_closing
+
+    def close(self) -> None:
+        self._protocol.end()
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """A connection. What is refused here never reaches the application.
 
@@ -64,6 +75,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self._outlet = _Outlet(self, transport)
         self._timer = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -163,6 +175,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._offered = self.parser.should_upgrade()
         super().on_headers_complete()
         cast(Any, self.scope)[LEFT] = []
+        self.cycle.transport = cast(Any, self._outlet)
         self._unanswered.append(self.cycle)
         if self._timer is not None:
             self._timer.cancel()
@@ -225,13 +238,23 @@ class BoundedProtocol(HttpToolsProtocol):
         body = strict_json.dumps({"error": message}).encode()
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         self.transport.write(STATUS_LINE[status] + head + body)
-        if reason == "head" and self.transport.can_write_eof():
+        self.end(linger=reason == "head")
+
+    def end(self, linger: bool | None = None) -> None:
+        """Close the connection; with `linger`, or within a body, not before the client has closed it or had time to.
+
+        Closed while bytes come, it would be reset, and the answer lost that is on its way.
+        """
+        within_body = self.cycle is not None and self.cycle.more_body
+        if not (within_body if linger is None else linger) or not self.transport.can_write_eof():
+            self.transport.close()
+        elif not self.transport.is_closing():
+            self._dropping = True
+            self.flow.resume_reading()
             self.transport.write_eof()
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
-        else:
-            self.transport.close()
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from resnet_infer.data.kinds import UnusableError
@@ -13,6 +14,21 @@ from resnet_infer.serving.work import RefusedError
 
 JSON_FACTOR, TENSOR_FACTOR = 8, 13
 """Memory that a body of JSON takes at most while it is read, in bodies: with pictures in base64, with numbers."""
+
+
+LARGE = 1 << 25
+"""Bytes that are given back to the system at once: the C library would keep them for its next one."""
+
+
+def _trimmer() -> Callable[[int], object]:
+    try:
+        trim: Callable[[int], object] = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # another C library, which gives them back by itself or never
+        return lambda keep: None
+    return trim
+
+
+_trim = _trimmer()
 
 
 class Memory:
@@ -40,6 +56,8 @@ class Memory:
     def release(self, size: int) -> None:
         """Count bytes of bodies that are no longer there."""
         self.bodies -= size
+        if size >= LARGE:
+            _trim(0)
         if self._waiting:
             with self._changed:
                 self._changed.notify_all()
@@ -51,6 +69,8 @@ class Memory:
         try:
             yield share
         finally:
+            if share.size >= LARGE:
+                _trim(0)
             share.take(0)
 
 

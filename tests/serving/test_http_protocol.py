@@ -28,8 +28,8 @@ LARGE = 50_000_000
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
-    """Answers with what was understood; `/large` with much, `/early` before the body has come."""
-    body, more = b"", scope["path"] != "/early"
+    """Answers with what was understood; `/large` with much, `/early` before the body has come, `/last` also closes."""
+    body, more = b"", scope["path"] not in ("/early", "/last")
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -41,6 +41,7 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
     elif scope["path"] == "/headers":
         said = json.dumps([name.decode() for name, _ in scope["headers"]]).encode()
     headers = [(b"content-length", str(len(said)).encode())]
+    headers += [(b"connection", b"close")] if scope["path"] == "/last" else []
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": said})
 
@@ -220,6 +221,14 @@ def test_what_is_no_http_is_refused_after_what_was_asked_before(bounded: Server)
         with closing(bounded.connect()) as connection:
             connection.sendall(sent)
             assert [status for status, _ in answers(read_all(connection))] == expected, sent
+
+
+def test_an_answer_within_the_body_is_seen_by_a_client_that_sends_all_first(bounded: Server) -> None:
+    for size in (10_000, 30_000_000):
+        with closing(bounded.connect()) as connection:
+            connection.sendall(b"POST /last HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size)
+            connection.sendall(bytes(size))
+            assert [status for status, _ in answers(read_all(connection))] == [b"200"]
 
 
 @contextmanager
