@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
@@ -68,12 +69,19 @@ class _Header:
     """Units between restarts, if there are any."""
     scan: int = 0
     """Where the data of the first scan begin."""
+    count: int = 0
+    """Components, as the file counts them."""
     in_scan: int = 0
     """Components of the first scan."""
     several: bool = False
     """Whether further pictures follow (MPO)."""
     end: int = -1
     """Where the end marker is, if there is one."""
+
+    @property
+    def has_one_scan(self) -> bool:
+        """Whether no more than the first scan is decoded."""
+        return self.frame in (0xC0, 0xC1) and self.in_scan == self.count
 
     @property
     def coding(self) -> str | None:
@@ -106,7 +114,7 @@ def _read_header(content: bytes) -> _Header:
         end = position + 2 + int.from_bytes(content[position + 2 : position + 4], "big")
         part = content[position + 4 : end]
         if marker in _FRAMES and len(part) >= 6:
-            header.frame, header.bits = marker, part[0]
+            header.frame, header.bits, header.count = marker, part[0], part[5]
             header.height, header.width = int.from_bytes(part[1:3], "big"), int.from_bytes(part[3:5], "big")
             header.components = {part[at]: divmod(part[at + 1], 16) for at in range(6, len(part) - 2, 3)}
         elif marker == 0xDD and len(part) >= 2:
@@ -133,8 +141,7 @@ def pixel_bytes(content: bytes) -> int:
     header = _read_header(content)
     components = len(header.components)
     picture = 1 if components == 1 else 4
-    of_scans = header.frame not in (0xC0, 0xC1) or header.in_scan < components or content.count(b"\xff\xda") > 1
-    coefficients = 2 * components if of_scans else 0
+    coefficients = 0 if header.has_one_scan else 2 * components
     converted = picture + 4 * (components != 3) + 4  # and turned
     # Without its end it is decoded more than once, and compared.
     compared = 2 * picture + 3 * components + 2 if header.end < 0 else 0
@@ -240,7 +247,11 @@ def _decode_part(decoder: Any, part: bytes | memoryview, *, last: bool = True) -
 
 def _check_scans(content: bytes, header: _Header) -> None:
     """Raise `UnsupportedError` for more than `MAX_SCANS` scans, before any of them is decoded."""
-    if content.count(b"\xff\xda") <= MAX_SCANS:  # at once; what is no marker is counted, too
+    if header.has_one_scan:
+        return
+    octets = np.frombuffer(content, np.uint8)
+    places = np.flatnonzero(octets[:-1] == 0xFF) + 1
+    if np.count_nonzero(octets[places] == 0xDA) <= MAX_SCANS:  # quickly; what is no marker is counted, too
         return
     scans, position = 1, header.scan
     for _ in range(_MOST_SEGMENTS):

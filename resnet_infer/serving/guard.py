@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import sys
 import time
@@ -36,6 +37,8 @@ LEFT = "resnet_infer.left"
 """Where in a scope a server has the list of functions that it calls when the client leaves before it is answered."""
 LIMIT = "resnet_infer.limit"
 """Where in a scope the function lies that bounds the seconds until the answer: what has come later is a 503."""
+TICK = 0.05
+"""Seconds between two looks for requests that are late."""
 _ID = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 
@@ -77,6 +80,7 @@ class Guard:
     def __init__(self, app: App, settings: Settings, keys: ApiKeys, metrics: Metrics, traffic: Traffic) -> None:
         self.app, self.settings, self.keys, self.metrics = app, settings, keys, metrics
         self.traffic = traffic
+        self._watching: asyncio.AbstractEventLoop | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -89,6 +93,8 @@ class Guard:
         headers = dict(scope["headers"])
         request = _Request(self, scope, receive, send, headers)
         self.traffic.requests.add(request)
+        if self._watching is not request.loop:
+            self._watch()
         try:
             await request.run(headers)
         finally:
@@ -99,6 +105,17 @@ class Guard:
             self.metrics.request(record.get("route", "other"), request.status, seconds)
             if self.settings.access_log and scope["path"] not in HEALTH:
                 log(record, scope, request.status, seconds)
+
+    def _watch(self) -> None:
+        """End requests that are overdue, now and as long as there are any: a timer for each would cost more."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for request in list(self.traffic.requests):
+            if request.due <= now:
+                request.end_late()
+        self._watching = loop if self.traffic.requests else None
+        if self._watching:
+            loop.call_later(TICK, self._watch)
 
 
 class _Request:
@@ -118,10 +135,11 @@ class _Request:
         scope[LIMIT] = self.limit
         if LEFT in scope:
             scope[LEFT].append(self._leave)
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
+        self.due = math.inf
+        """When what is waited for is to be there, the body or the answer, by the clock of the loop."""
         self._task = asyncio.current_task()
-        self._timer: asyncio.TimerHandle | None = None
-        self._has_body = False
+        self._asked = self._has_body = False
         self._end: Exception | None = None
 
     async def run(self, headers: MutableMapping[bytes, bytes]) -> None:
@@ -138,7 +156,7 @@ class _Request:
                     raise
                 raise self._end from None
             finally:
-                self._stop_clock()
+                self.due = math.inf
         except HttpError as error:
             await self.answer(error)
         except ClientDisconnect:
@@ -174,8 +192,9 @@ class _Request:
         raise too_large(limit, close)
 
     async def receive(self) -> Message:
-        if self._timer is None and not self._has_body:
-            self._timer = self._loop.call_later(self.guard.settings.timeout, self._is_late)
+        if not self._asked:
+            self._asked = True
+            self.limit(self.guard.settings.timeout)
         message = await self._receive()
         if message["type"] != "http.request":
             return message
@@ -212,15 +231,10 @@ class _Request:
 
     def limit(self, seconds: float) -> None:
         """Let it end with a 503 then, if it is not answered."""
-        self._stop_clock()
-        self._timer = self._loop.call_later(seconds, self._is_late)
+        self.due = self.loop.time() + seconds
 
-    def _stop_clock(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _is_late(self) -> None:
+    def end_late(self) -> None:
+        """End it with a 503, or with a 408 if it is the body that has not come."""
         if self._has_body:
             again = [("Retry-After", "1")]
             self._stop(HttpError(503, "not now: it could not be done in time", headers=again, reason="late"))
@@ -232,14 +246,14 @@ class _Request:
             self._stop(ClientDisconnect())
 
     def _stop(self, end: Exception) -> None:
-        self._stop_clock()
+        self.due = math.inf
         if self._end is None and self._task is not None:
             self._end = end
             self._task.cancel()
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._stop_clock()
+            self.due = math.inf
             self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.id.encode())]
         await self._send(message)

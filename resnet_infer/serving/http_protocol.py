@@ -96,10 +96,9 @@ class BoundedProtocol(HttpToolsProtocol):
             function()
 
     def data_received(self, data: bytes) -> None:
-        for start in range(0, len(data), MAX_HEAD):
-            if self._dropping or self.transport.is_closing():
-                return
-            self._feed(data if len(data) <= MAX_HEAD else memoryview(data)[start : start + MAX_HEAD])
+        if self._dropping:
+            return
+        self._feed(data)
         if self._in_head:
             self._hold(self._held + len(data))
             if BoundedProtocol._heads > MAX_HEADS:
@@ -151,21 +150,24 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         if not self._again:
-            self._count(len(url))
+            self._told = True
+            self._head += len(url)
+            if self._head > MAX_HEAD:
+                raise ValueError("too long a head")
             super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._again:
             return
-        self._count(len(name) + len(value) + 4)
-        if self._in_head:
-            super().on_header(name, value)
-
-    def _count(self, size: int) -> None:
         self._told = True
-        self._head += size
+        self._head += len(name) + len(value) + 4
         if self._head > MAX_HEAD:
             raise ValueError("too long a head")
+        if self._in_head:  # as uvicorn, whose own method would be called as often as there are headers
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         if self._again:

@@ -6,8 +6,7 @@ import ctypes
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from resnet_infer.data.kinds import UnusableError
 from resnet_infer.serving.work import RefusedError
@@ -62,16 +61,9 @@ class Memory:
             with self._changed:
                 self._changed.notify_all()
 
-    @contextmanager
-    def share(self, due: float) -> Iterator[Share]:
-        """A part for one picture, given back in the end; `due` is by the monotonic clock."""
-        share = Share(self, due)
-        try:
-            yield share
-        finally:
-            if share.size >= LARGE:
-                _trim(0)
-            share.take(0)
+    def share(self, due: float) -> Share:
+        """A part for one picture, given back in the end of its context; `due` is by the monotonic clock."""
+        return Share(self, due)
 
 
 class Share:
@@ -80,6 +72,14 @@ class Share:
     def __init__(self, memory: Memory, due: float) -> None:
         self._memory, self._due = memory, due
         self.size = 0
+
+    def __enter__(self) -> Share:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.size >= LARGE:
+            _trim(0)
+        self.take(0)
 
     def take(self, size: int) -> None:
         """Have `size` bytes instead of those before; wait for more in the order of those who come.

@@ -155,6 +155,6 @@ def test_eight_of_the_worst_pictures_at_a_time_stay_within_the_memory(tmp_path: 
                 Path(f"/proc/{worker}/clear_refs").write_text("5")
                 done = list(clients.map(lambda _, content=content: server.post(content=content), range(8)))
                 statuses = {answer.status_code for answer in done}
-                assert statuses == ({200, 503} if len(content) > 8_000_000 else {200}), (name, done[0].text)
+                assert statuses <= ({200, 503} if len(content) > 8_000_000 else {200}), (name, done[0].text)
                 assert status("VmHWM") < idle + limit, name
         assert status("VmRSS") < idle + 64, "it is not given back"
