@@ -37,7 +37,7 @@ LEFT = "resnet_infer.left"
 """Where in a scope a server has the list of functions that it calls when the client leaves before it is answered."""
 LIMIT = "resnet_infer.limit"
 """Where in a scope the function lies that bounds the seconds until the answer: what has come later is a 503."""
-TICK = 0.05
+TICK = 0.1
 """Seconds between two looks for requests that are late."""
 _ID = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
@@ -194,7 +194,7 @@ class _Request:
     async def receive(self) -> Message:
         if not self._asked:
             self._asked = True
-            self.limit(self.guard.settings.timeout)
+            self.due = self.loop.time() + self.guard.settings.timeout
         message = await self._receive()
         if message["type"] != "http.request":
             return message
@@ -221,7 +221,7 @@ class _Request:
             )
         if not message.get("more_body"):
             self._has_body = True
-            self.limit(self.guard.settings.timeout)
+            self.due = self.loop.time() + self.guard.settings.timeout
         return message
 
     def release(self) -> None:

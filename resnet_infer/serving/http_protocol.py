@@ -75,7 +75,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._outlet = _Outlet(self, transport)
+        self._outlet: Any = _Outlet(self, transport)
         self._timer = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -176,13 +176,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self._told, self._in_head = True, False
         self._offered = self.parser.should_upgrade()
         super().on_headers_complete()
-        cast(Any, self.scope)[LEFT] = []
-        self.cycle.transport = cast(Any, self._outlet)
+        scope: Any = self.scope
+        scope[LEFT] = []
+        self.cycle.transport = self._outlet
         self._unanswered.append(self.cycle)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._hold(0)
+        if self._held:
+            self._hold(0)
 
     def on_body(self, body: bytes) -> None:
         self._told = True
