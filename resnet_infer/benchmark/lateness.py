@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +32,8 @@ SLOPES = (1.0, 60.0)
 Z975 = 2.241402727604945
 """The normal distribution's 98.75% quantile: an interval of nominally 97.5%.
 
-Late queries come in crowds, whose sizes are skewed, and rates are chosen by what was measured before. In simulations
-that costs up to 2.5% of the coverage.
+Late queries come in crowds, whose sizes are skewed, and a sweep chooses its rates and its end by what it measured
+before. In simulations that costs up to 2.5% of the coverage.
 """
 
 Counts = NDArray[np.float64]
@@ -49,9 +50,22 @@ class Late:
     late: Counts
     tail: Counts
 
-    @property
+    @cached_property
+    def total(self) -> float:
+        return float(self.queries.sum())
+
+    @cached_property
     def share(self) -> float:
-        return float(self.late.sum() / self.queries.sum())
+        return float(self.late.sum() / self.total)
+
+    @cached_property
+    def scatter(self) -> Counts:
+        """Variances of `late` and `tail`, and those of binomial counts: (2, 2). Zeros where they cannot be told."""
+        batches, counts = len(self.queries), np.stack([self.late, self.tail])
+        shares = counts.sum(1) / self.total
+        deviations = ((counts - shares[:, None] * self.queries) ** 2).sum(1) * batches / max(batches - 1, 1)
+        told = (shares <= OVERLOADED) & (batches > 1)
+        return np.where(told, [deviations, self.total * shares * (1 - shares)], 0.0)
 
     @classmethod
     def of(cls, latencies: Sequence[float], bound: float, seconds: float) -> Late:
@@ -67,7 +81,11 @@ class Late:
         )
 
     def __add__(self, other: Late) -> Late:
-        return Late(*(np.concatenate(pair) for pair in zip(vars(self).values(), vars(other).values(), strict=True)))
+        return Late(
+            np.concatenate((self.queries, other.queries)),
+            np.concatenate((self.late, other.late)),
+            np.concatenate((self.tail, other.tail)),
+        )
 
 
 def dispersion(trials: Sequence[Late]) -> float:
@@ -75,17 +93,8 @@ def dispersion(trials: Sequence[Late]) -> float:
 
     At the bound there may be few late queries to tell it from; at a trial's own `TAIL` percentile there always are.
     """
-    found = 1.0
-    for name in ("late", "tail"):
-        above = below = 0.0
-        for trial in trials:
-            counts, batches = getattr(trial, name), len(trial.queries)
-            share = counts.sum() / trial.queries.sum()
-            if batches > 1 and share <= OVERLOADED:
-                above += ((counts - share * trial.queries) ** 2).sum() * batches / (batches - 1)
-                below += trial.queries.sum() * share * (1 - share)
-        found = max(found, above / below if below else 0.0)
-    return found
+    found, binomial = sum((trial.scatter for trial in trials), np.zeros((2, 2)))
+    return float(np.divide(found, binomial, out=np.ones(2), where=binomial > 0).max(initial=1.0))
 
 
 def within(trial: Late, spread: float) -> bool | None:
@@ -93,7 +102,7 @@ def within(trial: Late, spread: float) -> bool | None:
 
     The binomial test for as many queries as are independent, `spread` being the dispersion.
     """
-    queries = int(trial.queries.sum() / spread)
+    queries = int(trial.total / spread)
     late = trial.late.sum() / spread
     if _at_most(math.ceil(late), queries) <= 0.025:
         return True
@@ -127,6 +136,11 @@ class Crossing:
     slope: float
     dispersion: float
 
+    @property
+    def width(self) -> float:
+        """Of the interval, as a part of the estimate; infinite where an end is missing."""
+        return math.inf if self.low is None or self.high is None else (self.high - self.low) / self.rate
+
     def at(self, share: float) -> float:
         """The rate at which that share is late."""
         return self.rate * math.exp((_logit(share) - _logit(ALLOWED)) / self.slope)
@@ -147,10 +161,10 @@ def crossing(rates: Sequence[float], trials: Sequence[Late], near: float) -> Cro
     spread = dispersion(used)
     x = np.log([rate for rate, _ in pairs])
     weights = np.array(
-        [OVERLOADED_COUNTS_AS * spread / trial.queries.sum() if trial.share > OVERLOADED else 1.0 for trial in used]
+        [OVERLOADED_COUNTS_AS * spread / trial.total if trial.share > OVERLOADED else 1.0 for trial in used]
     )
     weights = np.minimum(weights, 1.0) / spread
-    queries = weights * [trial.queries.sum() for trial in used]
+    queries = weights * [trial.total for trial in used]
     late = weights * [trial.late.sum() for trial in used]
     places = np.linspace(x.min() - math.log(2), x.max() + math.log(2), 600)
     slopes, fit = _profile(places, x, queries, late)
@@ -182,7 +196,9 @@ def _profile(
         share = 1 / (1 + np.exp(-line()))
         gradient = ((late - queries * share) * away).sum(1) - (slopes - SLOPE) / SLOPE**2
         curvature = (queries * share * (1 - share) * away**2).sum(1) + 1 / SLOPE**2
-        slopes = np.clip(slopes + np.clip(gradient / curvature, -SLOPE, SLOPE), *SLOPES)
+        before, slopes = slopes, np.clip(slopes + np.clip(gradient / curvature, -SLOPE, SLOPE), *SLOPES)
+        if np.abs(slopes - before).max() < 1e-4:
+            break
     fit = (late * line() - queries * np.logaddexp(0, line())).sum(1) - (slopes - SLOPE) ** 2 / (2 * SLOPE**2)
     return slopes, fit
 

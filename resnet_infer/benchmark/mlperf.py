@@ -146,7 +146,7 @@ def make_plan(asked: Asked, system: System, library: Library) -> tuple[Plan, dic
     def trial(rate: float, seconds: float, seed: int) -> Load:
         return open_loop(system, pictures, rate=rate, seconds=seconds, seed=seed)
 
-    found = sweep(trial, bound, capacity=capacity, seconds=3, runs=SHORT_SWEEP).crossing
+    found = sweep(trial, bound, capacity=capacity, seconds=3, runs=SHORT_SWEEP, lengthened=1).crossing
     if found is None:
         raise ResnetInferError(
             f"no rate keeps 99% of the answers within {1000 * bound:g} ms",

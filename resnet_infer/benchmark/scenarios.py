@@ -16,7 +16,7 @@ from resnet_infer.benchmark.load import Load, closed_loop, open_loop
 from resnet_infer.benchmark.loadgen import SCENARIOS as LOADGEN
 from resnet_infer.benchmark.loadgen import SERVER_BOUND_MS
 from resnet_infer.benchmark.mlperf import perform
-from resnet_infer.benchmark.sweep import RUNS, Found, Trial, judge, sweep
+from resnet_infer.benchmark.sweep import LENGTHENED, RUNS, Found, Trial, judge, sweep
 from resnet_infer.benchmark.system import System, open_system
 from resnet_infer.console import note
 from resnet_infer.errors import ResnetInferError, UsageError, did_you_mean
@@ -140,12 +140,16 @@ def _sweep(asked: Asked, system: System, library: Library) -> Outcome:
     first = closed_loop(system, pictures, clients=system.at_once, seconds=2 * WARM_SECONDS)
     if not first.statuses[200]:
         raise ResnetInferError(f"no picture is answered: {next(iter(first.errors), 'it takes too long')}")
-    note(f"sweep: {RUNS} runs of {asked.seconds or SWEEP_SECONDS:g} s or longer, at different rates")
+    seconds = asked.seconds or SWEEP_SECONDS
+    note(
+        f"sweep: {RUNS} runs of {seconds:g} s or longer at different rates, and more of them until the rate is known "
+        f"well or {LENGTHENED * RUNS * seconds:,.0f} s are over"
+    )
     found = sweep(
         lambda rate, seconds, seed: open_loop(system, pictures, rate=rate, seconds=seconds, seed=seed),
         bound_ms / 1000,
         capacity=first.rate,
-        seconds=asked.seconds or SWEEP_SECONDS,
+        seconds=seconds,
     )
     where, reasons = found.crossing, _doubts_of_sweep(found, bound_ms)
     ends = (None, None) if where is None else (where.low, where.high)

@@ -11,11 +11,21 @@ from resnet_infer.benchmark.lateness import ALLOWED, WINDOW, Crossing, Late, cro
 from resnet_infer.benchmark.load import Load
 
 RUNS = 24
-"""Open loops of a sweep, those of the search included."""
+"""Fewest open loops of a sweep, those of the search included."""
+WIDTH = 0.22
+"""An interval that is wider, as a part of the estimate, takes more runs."""
+LENGTHENED = 5
+"""So many times the seconds of the fewest runs, and a sweep ends however wide its interval is."""
 BRACKET = 1.5
 """The search ends when a rate that kept the bound and one that did not are no further apart than this factor."""
 AIMED = (0.005, 0.02)
 """Shares of late queries that the runs after the search aim at in turn, on both sides of the one that is allowed."""
+FURTHEST = 1.25
+"""Those rates are no further than this factor from the estimate.
+
+A few late queries may look as if their share hardly rose with the rate. The rates that a flat curve asks for are so far
+apart that they would not take part in the next fit, which then could not improve.
+"""
 STEP = 1.02
 """Rates are powers of this, so that runs at nearly the same rate are at the same one and count together."""
 LOWEST = 1 / 20
@@ -93,26 +103,34 @@ def _verdict(load: Load, late: Late, spread: float) -> bool | None:
 
 
 def sweep(
-    run: Callable[[float, float, int], Load], bound: float, *, capacity: float, seconds: float, runs: int = RUNS
+    run: Callable[[float, float, int], Load],
+    bound: float,
+    *,
+    capacity: float,
+    seconds: float,
+    runs: int = RUNS,
+    lengthened: float = LENGTHENED,
 ) -> Found:
     """The rate whose 99th percentile is `bound` seconds, and its 95% interval.
 
     `run(rate, seconds, seed)` is an open loop, every time with another seed. `capacity` is about the highest rate that
     can be answered at all. First a rate that keeps the bound and one that does not are looked for; the other `runs` go
-    to rates around the estimate, which is made anew after each. A query that failed is late, and so are all others of
-    its run. Runs last `seconds` or longer, so as to have `LEAST_QUERIES`.
+    to rates around the estimate, which is made anew after each. More follow while the interval is wider than `WIDTH`,
+    until all have taken `lengthened * runs * seconds`. A query that failed is late, and so are all others of its run.
+    Runs last `seconds` or longer, so as to have `LEAST_QUERIES`.
     """
     tried: dict[float, tuple[Load, Late]] = {}
-    count = 0
+    count, spent = 0, 0.0
 
     def attempt(wanted: float) -> tuple[float, Load, Late]:
-        nonlocal count
+        nonlocal count, spent
         rate = capacity * STEP ** round(math.log(wanted / capacity, STEP))
         load = run(rate, max(seconds, min(LEAST_QUERIES / rate, LONGEST), BOUNDS * bound), count)
         late = Late.of(load.in_order(), bound, load.seconds)
         if load.failures or load.gone:
             late = replace(late, late=late.queries)
         count += 1
+        spent += load.seconds
         before = tried.get(rate)
         tried[rate] = (before[0] + load, before[1] + late) if before else (load, late)
         return rate, load, late
@@ -138,17 +156,21 @@ def sweep(
                 return found(None)  # it is not the queue that takes so long
         rate = math.sqrt(low * high) if low and high else low * 1.25 if low else high / 2
     where = _locate(tried, math.sqrt(low * high))
-    while count < runs:
-        if attempt(where.at(AIMED[count % len(AIMED)]))[1].gone:
+    for _ in range(2):
+        where = _locate(tried, where.rate)
+    while count < runs or (where.width > WIDTH and spent < lengthened * runs * seconds):
+        if attempt(_aim(where, AIMED[count % len(AIMED)]))[1].gone:
             return found(None)
         where = _locate(tried, where.rate)
     return found(where)
 
 
+def _aim(where: Crossing, share: float) -> float:
+    """The rate at which that share should be late, or the nearest one that is not too far off."""
+    return min(max(where.at(share), where.rate / FURTHEST), where.rate * FURTHEST)
+
+
 def _locate(tried: dict[float, tuple[Load, Late]], near: float) -> Crossing:
-    """The crossing, from the rates around it: they are chosen anew once it is known."""
-    lates = [late for _, late in tried.values()]
-    for _ in range(2):
-        near = crossing(list(tried), lates, near).rate
-        near = min(max(near, min(tried) / WINDOW), max(tried) * WINDOW)
-    return crossing(list(tried), lates, near)
+    """The crossing, from the rates around the one that was thought to be it."""
+    near = min(max(near, min(tried) / WINDOW), max(tried) * WINDOW)
+    return crossing(list(tried), [late for _, late in tried.values()], near)

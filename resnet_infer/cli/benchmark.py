@@ -39,7 +39,10 @@ def benchmark(
     rounds: Annotated[int | None, typer.Option(min=1, help="How often each has its turn; default: 20.")] = None,
     seconds: Annotated[
         float | None,
-        typer.Option(help="How long a stage is called in a turn; default: 0.2. Of a scenario: how long it lasts."),
+        typer.Option(
+            help="How long a stage is called in a turn; default: 0.2. Of a scenario: how long it lasts; of a sweep: "
+            "how long each of its runs lasts at least; default: 5."
+        ),
     ] = None,
     null: Annotated[
         bool, typer.Option("--null", help="Also a runtime that does nothing: what measuring costs.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import sys
@@ -148,12 +149,34 @@ def _is_result(path: Path) -> bool:
     with open(path, encoding="utf-8", errors="replace") as file:
         head = file.read(1 << 16)
     first, _, rest = head.partition("\n")
+    if first == "[":
+        return _is_answer(rest.partition("\n")[0].strip().removesuffix(","))
     return (
-        first.startswith((",".join(COLUMNS[:-1]), '{"source": '))
-        or (first == "[" and rest.lstrip().startswith('{"source": '))
-        or head == "[]\n"
-        or re.match(r"  (\S.* +\d+\.\d%|not read: )", rest) is not None
+        first in (",".join(COLUMNS), ",".join(COLUMNS[:-1])) or head == "[]\n" or _is_answer(first) or _is_table(head)
     )
+
+
+def _is_answer(line: str) -> bool:
+    """Whether a line is an answer in JSON."""
+    try:
+        answer = json.loads(line)
+    except ValueError:  # one with many classes is longer than what is read of it
+        return re.match(r'\{"source": ".*", "predictions": \[\{"', line) is not None
+    return isinstance(answer, dict) and "source" in answer and bool({"predictions", "error"} & set(answer))
+
+
+def _is_table(head: str) -> bool:
+    """Whether the first answer of a table has a bar as long as its percentage says, or is an error of a picture."""
+    from resnet_infer.data.suffixes import is_picture, unreadable_format
+
+    first, *lines = head.splitlines()[:2] or [""]
+    if lines and lines[0].startswith("  not read: "):
+        return first == "stdin" or is_picture(first) or unreadable_format(first) is not None
+    found = re.fullmatch(r"  \S.*  +(\d+\.\d)%  (\S+)", lines[0]) if lines else None
+    if not found:
+        return False
+    nearest = [float(found[1]) / 100 + step / 2000 for step in (-1, 0, 1)]
+    return found[2] in {bar(value, encoding=encoding) for value in nearest for encoding in ("utf-8", "ascii")}
 
 
 class _Told:

@@ -159,8 +159,8 @@ def import_(
         note(f"assumed: {text}")
     if check := result.get("check"):
         note(
-            f"checked on {check['pictures']} of {check['source']}: the batch norm statistics diverge by "
-            f"{check['divergence']:.3f} nats on average"
+            f"checked on {check['pictures']} of {check['source']}: the means in batch norm are shifted by "
+            f"{check['shift']:.3f} on average"
         )
         note(f"not checked: {', '.join(check['unchecked'])}")
         for text in check["warnings"]:

@@ -145,17 +145,16 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; None stands for what is not finite."""
         values = {**vars(self), "relative_max": self.relative_max, "relative_mean": self.relative_mean}
-        plain = {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in values.items()
-        }
+        plain = _finite(values)
         plain["disagreements"] = [dict(vars(item)) for item in self.disagreements]
-        plain["deviation"] = self.deviation and {
-            **vars(self.deviation),
-            "relative_delta": self.deviation.relative_delta,
-            "own_error": self.deviation.own_error,
-            "tolerance": self.deviation.tolerance(self.limits.delta or 0.0),
-        }
+        plain["deviation"] = self.deviation and _finite(
+            {
+                **vars(self.deviation),
+                "relative_delta": self.deviation.relative_delta,
+                "own_error": self.deviation.own_error,
+                "tolerance": self.deviation.tolerance(self.limits.delta or 0.0),
+            }
+        )
         return {**plain, "limits": dict(vars(self.limits)), "passed": self.passed, "failures": list(self.failures)}
 
     def __str__(self) -> str:
@@ -286,6 +285,13 @@ def require_comparable(model: ModelSpec, reference: ModelSpec) -> None:
 def _geometry(spec: InputSpec) -> str:
     exif = "obeyed" if spec.exif else "ignored"
     return f"shorter side to {spec.resize} ({spec.interpolation}), crop {spec.crop}x{spec.crop}, EXIF {exif}"
+
+
+def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, None for those that are not finite."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
+    }
 
 
 def _margins(logits: NDArray[np.float64]) -> NDArray[np.float64]:

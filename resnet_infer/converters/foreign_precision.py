@@ -36,7 +36,9 @@ def precision_of_graph(model: ModelProto, label: str) -> Precision:
     }
     quantized = [node for node in nodes if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
     types = {tensor.name: tensor.data_type for tensor in tensors}
-    widths = {types[node.input[2]] for node in quantized if len(node.input) > 2 and node.input[2] in types}
+    widths = {types[name] for node in quantized for name in node.input[2:3] if name in types}
+    widths |= {types[node.input[0]] for node in quantized if node.op_type.startswith("D") and node.input[0] in types}
+    widths |= {item.i for node in quantized for item in node.attribute if item.name == "output_dtype" and item.i}
     odd = sorted(TensorProto.DataType.Name(kind).lower() for kind in widths - set(EIGHT_BITS))
     if TensorProto.BFLOAT16 in kinds:
         odd.append("bfloat16")

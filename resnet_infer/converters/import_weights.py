@@ -187,11 +187,11 @@ def _checked(
     }
     chosen = next(option for option, variant in variants.items() if variant == arch)
     if arch.padding and padding is None:
-        chosen, other = sorted(fits, key=lambda option: weights_check.mean_divergence(fits[option]))
+        chosen, other = sorted(fits, key=lambda option: weights_check.mean_shift(fits[option]))
         if not weights_check.clearly_better(fits[chosen], fits[other]):
             raise _padding_needed(source, arch.name, "the batch norm statistics do not tell it either")
-        low, high = (weights_check.mean_divergence(fits[option]) for option in (chosen, other))
-        assumed.append(f"{chosen}: the batch norm statistics diverge by {low:.3f} nats with it, else by {high:.3f}")
+        low, high = (weights_check.mean_shift(fits[option]) for option in (chosen, other))
+        assumed.append(f"{chosen}: the means in batch norm are shifted by {low:.3f} with it, else by {high:.3f}")
     checkpoint = _of(checkpoint, variants[chosen])
     return checkpoint, weights_check.judge(checkpoint, pictures, fits, chosen, reversed_input=options.reversed)
 

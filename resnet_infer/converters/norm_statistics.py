@@ -23,9 +23,9 @@ from resnet_infer.models.graph import INPUT, IR_VERSION, OPSET, build_graph
 with needs("export", "checking weights on pictures"):
     from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 with needs("cpu", "checking weights on pictures"):
-    import onnxruntime
+    from resnet_infer.runtimes import ort_session
 
-BATCH_VALUES = 8 * 224 * 224 * 3
+BATCH_VALUES = 2 * 224 * 224 * 3
 """Most values in a batch of pictures, which bounds the memory."""
 CAP = 10.0
 """Largest divergence of a channel in nats: one dead channel must not speak for its layer."""
@@ -38,17 +38,21 @@ class LayerFit:
     """How far the input of the batch norm `name` is from its statistics.
 
     `divergence` is the Kullback-Leibler divergence in nats of two normal distributions, that of the pictures from the
-    stored one, averaged over the channels.
+    stored one. `shift` is the part of it that the means make: half the square of their distance in standard
+    deviations, less what so few pictures leave to chance; where they fit it may be a little below 0. Pictures of more
+    or less contrast than those of the training make the divergence of a deep network large and leave the shift alone:
+    for it the stored variances are first scaled by one factor for the layer. Both are averages over the channels.
     """
 
     name: str
     divergence: float
+    shift: float
 
 
 def measure(checkpoint: Checkpoint, pictures: Pixels) -> tuple[LayerFit, ...]:
     """The fit of every batch norm of a checkpoint, in order of execution.
 
-    `pictures` are uint8 (N, crop, crop, 3), as the checkpoint's spec prepares them.
+    `pictures` are uint8 (N, crop, crop, 3), N >= 2, as the checkpoint's spec prepares them.
     """
     arch = checkpoint.spec.architecture
     assert arch is not None
@@ -103,9 +107,7 @@ def _tap(model: ModelProto, convs: list[Conv], checkpoint: Checkpoint) -> None:
 
 
 def _session(model: ModelProto) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return ort_session.open_session(model.SerializeToString(), ort_session.session_options(silent=True))
 
 
 def _fits(session: Any, convs: list[Conv], checkpoint: Checkpoint, batches: Iterator[Array]) -> Iterator[LayerFit]:
@@ -116,9 +118,8 @@ def _fits(session: Any, convs: list[Conv], checkpoint: Checkpoint, batches: Iter
         squares = np.concatenate(
             [row[3 * index + 1].astype(np.float64) / row[3 * index + 2][2:].prod() for row in rows]
         )
-        mean, variance = _stored(checkpoint, conv)
-        divergence = _divergence(_moments(offsets, squares), (np.zeros_like(mean), variance))
-        yield LayerFit(conv.norm, float(divergence.mean()))
+        variance = _stored(checkpoint, conv)[1]
+        yield LayerFit(conv.norm, _divergence(offsets, squares, variance), _shift(offsets, squares, variance))
 
 
 def _stored(checkpoint: Checkpoint, conv: Conv) -> tuple[Array, Array]:
@@ -129,16 +130,28 @@ def _stored(checkpoint: Checkpoint, conv: Conv) -> tuple[Array, Array]:
 
 
 def _moments(offsets: Array, squares: Array) -> tuple[Array, Array]:
-    """Mean and variance per channel of pictures of one size: from (N, channels) each."""
+    """Mean, from the stored one, and variance per channel of pictures of one size: from (N, channels) each."""
+    mean = offsets.mean(axis=0)
+    return mean, np.maximum(squares.mean(axis=0) - mean**2, 0) + NORM_EPSILON
+
+
+def _divergence(offsets: Array, squares: Array, variance: Array) -> float:
+    stored = variance + NORM_EPSILON
     with np.errstate(all="ignore"):  # nonsense overflows; what it gives is not finite
-        mean = offsets.mean(axis=0)
-        return mean, np.maximum(squares.mean(axis=0) - mean**2, 0)
+        mean, found = _moments(offsets, squares)
+        value = 0.5 * ((found + mean**2) / stored - 1 - np.log(found / stored))
+    return float(_capped(value).mean())
 
 
-def _divergence(found: tuple[Array, Array], stored: tuple[Array, Array]) -> Array:
-    """Divergence of N(found) from N(stored) per channel in nats, at most `CAP`; variances as batch norm has them."""
-    (mean, variance), (centre, width) = found, stored
-    with np.errstate(all="ignore"):
-        ratio = (variance + NORM_EPSILON) / (width + NORM_EPSILON)
-        value = 0.5 * (ratio + (mean - centre) ** 2 / (width + NORM_EPSILON) - 1 - np.log(ratio))
+def _shift(offsets: Array, squares: Array, variance: Array) -> float:
+    stored = variance + NORM_EPSILON
+    with np.errstate(all="ignore"):  # as above
+        mean, found = _moments(offsets, squares)
+        scaled = stored * np.exp(np.log(found / stored).mean())
+        chance = offsets.var(axis=0, ddof=1) / len(offsets)
+        value = 0.5 * (mean**2 - chance) / scaled
+    return float(_capped(value).mean())
+
+
+def _capped(value: Array) -> Array:
     return np.where(np.isfinite(value), np.minimum(value, CAP), CAP)

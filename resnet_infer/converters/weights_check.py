@@ -29,25 +29,28 @@ MOST_PICTURES = 64
 LEAST_PICTURES = 16
 
 STEM_MISFIT = 0.15
-"""Divergence in nats of the first batch norm from which mean and std, or the statistics, are another's."""
-JUMP = 0.07
-"""Rise of the divergence in nats, from the median of some layers to that of as many behind them, that is warned of."""
+"""Divergence of the first batch norm from which mean and std, or the statistics, are another's."""
+WELL = 0.1
+"""The first batch norm fits well: it diverges by no more."""
+RISE = 0.035
+"""Rise of the shift, from the median of some layers to that of as many behind them, that is warned of."""
 WINDOW = 8
 """How many layers those are: one layer that fits badly, as trained networks have them, is no rise."""
-MISFIT = 0.3
-"""Mean divergence over all layers that is warned of, however slowly it came."""
-REFUSED = 0.7
+MISFIT = 0.03
+"""Mean shift over all layers that is warned of, however slowly it came."""
+REFUSED = 0.1
 """The same, for weights that are refused; only where the first batch norm fits well."""
-FIRST = 2.0, 0.04
-"""The first layer to part diverges by more than so many times all before it, and by more than so many nats."""
-APART = 0.005
-"""Two variants of a network differ in a layer by more than so many nats."""
-BETTER = 0.6, 0.03
-"""Another option fits clearly better: its mean divergence is at most this share of the other's, and so much less."""
-BETTER_INPUT = 0.5, 0.03
-"""The same for another mean and std or order of channels, by the first batch norm alone, if that fits well with it."""
-WELL = 0.1
-"""The first batch norm fits well: it diverges by no more than so many nats."""
+FIRST = 2.0, 0.02
+"""The first layer to part has a shift of more than so many times all before it, and of more than so much."""
+APART = 0.002
+"""Two variants of a network differ in a layer by more than so much shift."""
+BETTER = 0.5, 0.03
+"""Another option fits clearly better: its shift is at most this share of the other's, and less by so much. For another
+padding it is that of all layers, for another mean or order of channels that of the first."""
+TIED = 0.02, 0.05
+"""Of two options neither fits better if their shifts and their divergences, of the first layer, are so close."""
+BETTER_DIVERGENCE = 0.4, 0.1
+"""The same for the divergence of the first layer, which another std makes."""
 
 UNCHECKED = (
     "pooling at the end",
@@ -109,8 +112,8 @@ class WeightsCheck:
     """How well weights fit the network they are imported as.
 
     `source` and `pictures` say what was looked at. `layers` are in order of execution. `first` is the batch norm where
-    the network parts from its statistics, None where it does not. `compared` has the mean divergence with other options
-    (of all layers), and with other normalisations (of the first layer alone), by option. `warnings` are for the user.
+    the network parts from its statistics, None where it does not. `compared` has the mean shift with other options (of
+    all layers), and with other normalisations (of the first layer alone), by option. `warnings` are for the user.
     """
 
     source: str
@@ -121,16 +124,16 @@ class WeightsCheck:
     warnings: tuple[str, ...]
 
     @property
-    def divergence(self) -> float:
-        return mean_divergence(self.layers)
+    def shift(self) -> float:
+        return mean_shift(self.layers)
 
     def summary(self) -> dict[str, Any]:
         """The result without the layers, for the provenance."""
-        worst = max(self.layers, key=lambda layer: layer.divergence)
+        worst = max(self.layers, key=lambda layer: layer.shift)
         return {
             "pictures": f"{self.pictures} of {self.source}",
-            "mean divergence": round(self.divergence, 4),
-            "largest": f"{worst.divergence:.4f} at {worst.name}",
+            "mean shift": round(self.shift, 4),
+            "largest": f"{worst.shift:.4f} at {worst.name}",
             "unchecked": list(UNCHECKED),
         }
 
@@ -138,7 +141,7 @@ class WeightsCheck:
         return {
             "source": self.source,
             "pictures": self.pictures,
-            "divergence": self.divergence,
+            "shift": self.shift,
             "first_layer_that_parts": self.first,
             "compared": dict(self.compared),
             "warnings": list(self.warnings),
@@ -161,15 +164,20 @@ def open_pictures(source: Path | None, spec: ModelSpec) -> tuple[str, Pixels]:
     return str(source or "the package's photographs"), np.concatenate(list(feed.batches()))
 
 
-def mean_divergence(layers: tuple[LayerFit, ...]) -> float:
-    return float(np.mean([layer.divergence for layer in layers]))
+def mean_shift(layers: tuple[LayerFit, ...]) -> float:
+    """The shift of all layers, at least 0."""
+    return max(float(np.mean([layer.shift for layer in layers])), 0.0)
 
 
 def clearly_better(one: tuple[LayerFit, ...], other: tuple[LayerFit, ...]) -> bool:
     """Whether the statistics tell that `one` is the network that was trained, rather than `other`."""
-    share, margin = BETTER
-    low, high = mean_divergence(one), mean_divergence(other)
-    return one[0].divergence <= STEM_MISFIT and low <= share * high and high - low >= margin
+    return one[0].divergence <= STEM_MISFIT and _better(mean_shift(one), mean_shift(other), BETTER)
+
+
+def _better(low: float, high: float, limits: tuple[float, float]) -> bool:
+    share, margin = limits
+    low, high = max(low, 0), max(high, 0)
+    return low <= share * high and high - low >= margin
 
 
 def judge(
@@ -197,22 +205,37 @@ def judge(
         if option != chosen and clearly_better(fit, layers):
             first = first or _first_apart(layers, fit)
             warnings.append(
-                f"{option} fits the batch norm statistics clearly better, from {first} on: they diverge by "
-                f"{mean_divergence(fit):.3f} nats on average instead of {mean_divergence(layers):.3f}"
+                f"{option} fits the batch norm statistics clearly better: from {first} on the means are shifted by "
+                f"{mean_shift(fit):.3f} on average instead of {mean_shift(layers):.3f}"
             )
-    better = min(inputs, key=lambda option: inputs[option])
-    share, margin = BETTER_INPUT
-    if inputs[better] <= min(WELL, share * stem.divergence) and stem.divergence - inputs[better] >= margin:
+    option, best = _best(inputs)
+    if best.divergence <= WELL and (
+        _better(best.divergence, stem.divergence, BETTER_DIVERGENCE) or _better(best.shift, stem.shift, BETTER)
+    ):
         first = stem.name
         warnings.append(
-            f"{better} fits the first batch norm clearly better: its statistics diverge by {inputs[better]:.3f} nats "
+            f"{option} fits the first batch norm clearly better: its statistics diverge by {best.divergence:.3f} nats "
             f"instead of {stem.divergence:.3f}"
         )
-    if not warnings and (stem.divergence > STEM_MISFIT or _rise(layers) > JUMP or mean_divergence(layers) > MISFIT):
+    if not warnings and (stem.divergence > STEM_MISFIT or _rise(layers) > RISE or mean_shift(layers) > MISFIT):
         first = stem.name if stem.divergence > STEM_MISFIT else _first_jump(layers)
         warnings.append(_misfit(checkpoint, layers, first))
-    compared = {option: mean_divergence(fit) for option, fit in fits.items() if option != chosen} | inputs
+    compared = {option: mean_shift(fit) for option, fit in fits.items() if option != chosen}
+    compared |= {option: max(fit.shift, 0.0) for option, fit in inputs.items()}
     return WeightsCheck(source, len(images), layers, first, compared, tuple(warnings))
+
+
+def _best(inputs: Mapping[str, LayerFit]) -> tuple[str, LayerFit]:
+    """The options that fit best, with `or` between those that fit equally well, and their fit."""
+    shift, divergence = TIED
+    ranked = sorted(inputs.items(), key=lambda item: item[1].divergence + item[1].shift)
+    best = ranked[0][1]
+    tied = [
+        option
+        for option, fit in ranked
+        if fit.shift <= best.shift + shift and fit.divergence <= best.divergence + divergence
+    ]
+    return " or ".join(tied), best
 
 
 def _misfit(checkpoint: Checkpoint, layers: tuple[LayerFit, ...], first: str) -> str:
@@ -226,22 +249,24 @@ def _misfit(checkpoint: Checkpoint, layers: tuple[LayerFit, ...], first: str) ->
             "made for other pictures (check it on yours: --check-data FOLDER)"
         )
     text = (
-        f"the weights have the names and shapes of {arch.name}, but are another network's: "
-        f"the batch norm statistics part from pictures at {first} (all layers: {mean_divergence(layers):.2f} nats)"
+        f"the weights have the names and shapes of {arch.name}, but do not behave as it: "
+        f"the batch norm statistics part from pictures at {first} (mean shift of all layers: {mean_shift(layers):.3f})"
     )
-    cause = "another pooling, activation, stride or dilation does that"
-    if layers[0].divergence <= WELL and mean_divergence(layers) > REFUSED:
+    cause = (
+        "a network with another pooling, activation, stride or dilation does that, and one trained at another size or "
+        "on other pictures (--crop, --check-data FOLDER)"
+    )
+    if layers[0].divergence <= WELL and mean_shift(layers) > REFUSED:
         raise ModelError(
             text,
-            hint=f"{cause}. Export the network with its own code, torch.onnx.export(...), and import the .onnx. "
-            "If it is made for other pictures than photographs: --check-data FOLDER",
+            hint=f"{cause}. Else export the network with its own code, torch.onnx.export(...), and import the .onnx",
         )
     return f"{text}; {cause}. To be sure, export it with its own code, torch.onnx.export(...), and import the .onnx"
 
 
 def _rise(layers: tuple[LayerFit, ...]) -> float:
-    """The largest lasting rise of the divergence between neighbouring layers, see `JUMP`."""
-    values = [layer.divergence for layer in layers]
+    """The largest lasting rise of the shift between neighbouring layers, see `RISE`."""
+    values = [layer.shift for layer in layers]
     window = min(WINDOW, len(values) // 2)
     return max(
         float(np.median(values[start : start + window]) - np.median(values[max(0, start - window) : start]))
@@ -250,25 +275,24 @@ def _rise(layers: tuple[LayerFit, ...]) -> float:
 
 
 def _first_jump(layers: tuple[LayerFit, ...]) -> str:
-    """The first batch norm that diverges much more than all before it; the worst if there is no such one."""
+    """The first batch norm that is shifted much more than all before it; the worst if there is no such one."""
     times, least = FIRST
-    before = layers[0].divergence
+    before = layers[0].shift
     for layer in layers[1:]:
-        if layer.divergence > max(times * before, least):
+        if layer.shift > max(times * before, least):
             return layer.name
-        before = max(before, layer.divergence)
-    return max(layers, key=lambda layer: layer.divergence).name
+        before = max(before, layer.shift)
+    return max(layers, key=lambda layer: layer.shift).name
 
 
 def _first_apart(one: tuple[LayerFit, ...], other: tuple[LayerFit, ...]) -> str:
     """The first batch norm that two variants of a network feed differently."""
-    return next(
-        (a.name for a, b in zip(one, other, strict=True) if abs(a.divergence - b.divergence) > APART), one[0].name
-    )
+    pairs = zip(one, other, strict=True)
+    return next((a.name for a, b in pairs if abs(a.shift - b.shift) > APART), one[0].name)
 
 
-def _compare_inputs(checkpoint: Checkpoint, images: Pixels, reversed_input: bool) -> dict[str, float]:
-    """The divergence of the first batch norm with the usual normalisations, but for the one that is assumed."""
+def _compare_inputs(checkpoint: Checkpoint, images: Pixels, reversed_input: bool) -> dict[str, LayerFit]:
+    """The fit of the first batch norm with the usual normalisations, but for the one that is assumed."""
     spec = checkpoint.spec.input
     assumed = (images[:1].astype(np.float32) / np.float32(255) - spec.mean) / spec.std
     others: dict[str, NDArray[np.float32]] = {}
@@ -278,4 +302,4 @@ def _compare_inputs(checkpoint: Checkpoint, images: Pixels, reversed_input: bool
         pixels = pixels[..., ::-1] if reversed_input else pixels
         if not np.allclose(pixels[:1], assumed, rtol=1e-3, atol=1e-3):
             others[str(normalisation)] = pixels
-    return {option: fit.divergence for option, fit in measure_stem(checkpoint, others).items()}
+    return measure_stem(checkpoint, others)

@@ -1,9 +1,11 @@
 """JPEG: decoded by PIL, and checked for what libjpeg would warn of, because PIL hides its warnings.
 
 Where a scan is too short, a decoder fills the picture up; where bytes are left, it passes over them. The check costs
-next to nothing: the file is handed over in parts, and between them it is looked whether the last row is decoded.
-What this does not notice: damage that takes as many bits as what was there, which is a matter of chance; damage between
-two restarts; and damage of a progressive picture that has its end marker.
+next to nothing: the file is handed over in parts, and between them it is looked whether the last row is decoded. So
+damage is noticed where it changes how many bits the pixels before it take, by more than `SPARE` bytes or so. It is not
+noticed where it does not, as most flipped bits; where it lies between two restarts; where the last few bytes are
+missing before the end marker; and, of pictures in several scans (progressive ones), wherever the end marker is there.
+libjpeg itself warns of some of these, and PIL has no way to ask it.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,14 +26,27 @@ from resnet_infer.data.kinds import UnsupportedError
 
 END = b"\xff\xd9"
 _RESTARTS = re.compile(rb"\xff[\xd0-\xd7]")
-SPARE = 512
-"""So many unused bytes at the end of a scan are let pass: some cameras pad it."""
-_FILLING = b"\xfe" * 24
-"""Put after a scan, so that a decoder that reads ahead can decode the last pixel. As data, it is less than a block."""
+_MARKERS = {
+    True: re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL),
+    False: re.compile(rb"\xff+[^\x00\xff]", re.DOTALL),
+}
+"""What ends a scan, by whether it has restarts."""
+SPARE = 4
+"""So many bytes after the last pixel are let pass, whatever they are; any number of zeros or 0xFF is."""
+_READ_AHEAD = 8
+"""Bytes that libjpeg takes before it decodes the last pixel, though it needs none of them."""
+_FILLING = b"\xfe" * _READ_AHEAD
 _MARKS = tuple(os.urandom(5))
 """Levels that are put into a row, to see whether it has been decoded."""
-_TAILS = tuple(bytes([value]) * 256 for value in (0x00, 0x55, 0xAA, 0xFE))
-"""What may follow a scan: bits that begin and go on differently."""
+_TAILS = (0x00, 0xAA)
+"""What is put after a scan without an end: bits that are missing would be taken from it."""
+_SCANS_TAIL = 256
+"""So many of it after several scans."""
+_BAND = 256
+"""Rows that are compared at a time."""
+_LAST_ROWS = 64
+"""Rows of at least two rows of units."""
+_REWRITE = "if it looks right, write it anew, e.g. with ImageMagick: magick IN.jpg OUT.jpg"
 _FORMS = {
     0xC3: "lossless JPEG",
     0xC5: "hierarchical JPEG",
@@ -137,102 +153,161 @@ def unsupported_coding(content: bytes) -> str | None:
 
 
 def pixel_bytes(content: bytes) -> int:
-    """Most bytes of a pixel that decoding takes at a time: pictures, and coefficients where there are several scans."""
+    """Most bytes of a pixel that reading takes at a time: pictures, and coefficients where there are several scans."""
     header = _read_header(content)
     components = len(header.components)
     picture = 1 if components == 1 else 4
     coefficients = 0 if header.has_one_scan else 2 * components
     converted = picture + 4 * (components != 3) + 4  # and turned
-    # Without its end it is decoded more than once, and compared.
-    compared = 2 * picture + 3 * components + 2 if header.end < 0 else 0
-    return max(converted, picture + coefficients, compared) + 1
+    return max(converted, picture + coefficients) + 1
 
 
 def read_jpeg(content: bytes, check_size: Callable[[int, int], None]) -> Image.Image:
-    """Decode it in the mode that it has. A file that only lacks its end marker is whole.
+    """Decode it in the mode that it has. A file that only lacks its end marker is whole, and takes twice the time.
 
     Raises `UnsupportedError` for a form that is not read, or more than `MAX_SCANS` scans; a damaged file raises
     anything else.
     """
     header = _read_header(content)
     _check_scans(content, header)
+    ended = not header.scan or header.end >= 0
+    if not ended:
+        content = content.removesuffix(b"\xff")
+        header = replace(header, end=len(content))
     try:
-        if not header.scan or header.end >= 0:
-            return _decode(content, header, check_size)
-        whole = content.removesuffix(b"\xff")
-        picture = _ended(whole, header, check_size)
-        pixels = picture.tobytes()
-        # Bits that are missing would be taken from what follows, and change the picture.
-        if not _has_all_scans(whole) or any(
-            _ended(whole + tail, header, check_size).tobytes() != pixels for tail in _TAILS
-        ):
-            raise OSError("image file is truncated")
-        return picture
+        decoding = _Decoding(content if ended else content + END, header, check_size)
+        decoding.run() if ended else decoding.run_ended(_TAILS[0])
     except (OSError, SyntaxError, ValueError, TypeError) as error:
         if header.unsupported:
             raise UnsupportedError(header.unsupported) from error
         raise
+    if not ended and not _is_whole(decoding, content):
+        raise OSError("image file is truncated")
+    return decoding.picture
 
 
-def _ended(content: bytes, header: _Header, check_size: Callable[[int, int], None]) -> Image.Image:
-    """Decode what lacks its end marker."""
-    return _decode(content + END, replace(header, end=len(content)), check_size)
-
-
-def _decode(content: bytes, header: _Header, check_size: Callable[[int, int], None]) -> Image.Image:
-    picture = _Jpeg(io.BytesIO(content))
-    check_size(*picture.size)
-    sequential = header.frame in (0xC0, 0xC1) and header.in_scan == len(header.components)
-    if sequential and header.interval:
-        _check_restarts(content, header)
-    picture.load_prepare()
-    kind, box, _, options = picture.tile[0]
-    decoder = Image._getdecoder(picture.mode, kind, options, picture.decoderconfig)
-    try:
-        decoder.setimage(picture.im, box)
-        if sequential and picture.width >= len(_MARKS):
-            seen = _watch(decoder, picture, content, header.end)
-        else:
-            _decode_part(decoder, content)
-            seen = True
-    finally:
-        decoder.cleanup()
-    picture.tile = []
-    if seen:
-        return picture
-    first_end = content.find(END, header.scan)
-    if first_end == header.end:
-        raise OSError("the scan goes on after the last pixel")
-    return _decode(content, replace(header, end=first_end), check_size)  # other pictures follow
-
-
-def _watch(decoder: Any, picture: Image.Image, content: bytes, end: int) -> bool:
-    """Decode the file in parts. Raises `OSError` where the rows are not as far as they should be after one.
-
-    Returns whether the first part was not all of the picture.
-    """
-    row, bands = picture.height - 1, len(picture.getbands())
-    marks = [level if bands == 1 else (level,) * bands for level in _MARKS]
-    for column, level in enumerate(marks):
-        picture.im.putpixel((column, row), level)
-
-    def decoded() -> bool:
-        return [picture.im.getpixel((column, row)) for column in range(len(marks))] != marks
-
-    split = max(end - SPARE, 0)
-    used = _decode_part(decoder, memoryview(content)[:split], last=False)
-    if used is None:
+def _is_whole(decoding: _Decoding, content: bytes) -> bool:
+    """Whether a picture without its end marker, once decoded, is the same whatever follows its scan."""
+    if decoding.header.frame in _FORMS or not _has_all_scans(content):
         return False
-    if decoded():
-        raise OSError("the scan goes on after the last pixel")
-    filled = content[used:end] + _FILLING
-    used = _decode_part(decoder, filled, last=False)
-    if used is None:
-        return True
-    if not decoded():
-        raise OSError("the scan ends before the last pixel")
-    _decode_part(decoder, filled[used:] + content[end:])
-    return True
+    once = decoding.fingerprint()
+    decoding.run_ended(_TAILS[1])
+    return decoding.fingerprint() == once
+
+
+class _Decoding:
+    """Decodes one file, again and again into the same memory."""
+
+    def __init__(self, content: bytes, header: _Header, check_size: Callable[[int, int], None]) -> None:
+        self._content, self.header = content, header
+        self.picture = picture = _Jpeg(io.BytesIO(content))
+        check_size(*picture.size)
+        self._one_scan = header.frame in (0xC0, 0xC1) and header.in_scan == len(header.components)
+        self._watched = self._one_scan and picture.width >= len(_MARKS)
+        picture.load_prepare()
+        self._tile, picture.tile = picture.tile[0], []
+        bands = len(picture.getbands())
+        self._marks = [level if bands == 1 else (level,) * bands for level in _MARKS]
+
+    def run(self, filling: bytes = _FILLING) -> None:
+        """Decode it. Raises `OSError` for damage that is noticed."""
+        end = self.header.end
+        if self._one_scan and self.header.interval:
+            end = _check_restarts(self._content, self.header)
+        if not self._watched:
+            return self._decode(self._content)
+        try:
+            return self._watch(end, filling)
+        except _TooLongError:
+            # Other pictures follow, or there is something between the scan and the end marker.
+            first = _first_end(self._content, self.header)
+            if first is None or first == end:
+                raise
+        return self._watch(first, filling)
+
+    def run_ended(self, tail: int) -> None:
+        """Decode it with bytes of `tail` between its scan and the end marker."""
+        if self._watched:
+            return self.run(bytes([tail]) * _READ_AHEAD)
+        end = self.header.end
+        return self._decode(self._content[:end] + bytes([tail]) * _SCANS_TAIL + self._content[end:])
+
+    def fingerprint(self) -> list[int]:
+        """Checksums of what the end of the file may have changed: the last rows, or of several scans all."""
+        width, height = self.picture.size
+        top = max(height - _LAST_ROWS, 0) if self._watched else 0
+        bands = [(0, first, width, min(first + _BAND, height)) for first in range(top, height, _BAND)]
+        return [zlib.crc32(self.picture.crop(band).tobytes()) for band in bands]
+
+    def _decoder(self) -> Any:
+        kind, box, _, options = self._tile
+        decoder = Image._getdecoder(self.picture.mode, kind, options, self.picture.decoderconfig)
+        decoder.setimage(self.picture.im, box)
+        return decoder
+
+    def _decode(self, content: bytes) -> None:
+        decoder = self._decoder()
+        try:
+            _decode_part(decoder, content)
+        finally:
+            decoder.cleanup()
+
+    def _watch(self, end: int, filling: bytes) -> None:
+        """Decode the file in parts. Raises `OSError` where the rows are not as far as they should be after one."""
+        if end and self._content[end - 1] == 0xFF:  # these fill up to the marker, and would make one of the filling
+            end = len(self._content[:end].rstrip(b"\xff"))
+        content, image, row = memoryview(self._content), self.picture.im, self.picture.height - 1
+        for column, level in enumerate(self._marks):
+            image.putpixel((column, row), level)
+
+        def decoded() -> bool:
+            return [image.getpixel((column, row)) for column in range(len(_MARKS))] != self._marks
+
+        decoder, position = self._decoder(), 0
+        try:
+            for stop, wanted in _stops(self._content, end):
+                used = _decode_part(decoder, content[position:stop], last=False)
+                if used is None or decoded():
+                    if wanted is False:
+                        raise _TooLongError
+                    return
+                position += used
+            filled = bytes(content[position:end]) + filling
+            used = _decode_part(decoder, filled, last=False)
+            if used is None:
+                return
+            if not decoded():
+                raise OSError("the scan ends before the last pixel")
+            _decode_part(decoder, filled[used:] + bytes(content[end:]))
+        finally:
+            decoder.cleanup()
+
+
+class _TooLongError(OSError):
+    def __init__(self) -> None:
+        super().__init__(f"the scan goes on after the last pixel, for more than {SPARE} bytes; {_REWRITE}")
+
+
+def _stops(content: bytes, end: int) -> list[tuple[int, bool | None]]:
+    """Where to look whether the picture is decoded, and whether it may be; None: if it is, it is whole."""
+    stops: list[tuple[int, bool | None]] = []
+    if not any(content[max(end - SPARE, 0) : end]):
+        filler = len(content[:end].rstrip(b"\0"))
+        # Zeros that a scan is padded with. They can be data too, of a plain picture.
+        stops = [(max(filler - SPARE, 0), False), (min(filler + SPARE + _READ_AHEAD, end), None)]
+    return [*stops, (max(end - SPARE, 0), False)]
+
+
+def _first_end(content: bytes, header: _Header) -> int | None:
+    """Where the first scan ends; None where what stands from there to the end marker is no comment and the like."""
+    found = _MARKERS[header.interval > 0].search(content, header.scan)
+    position = found.start() if found else len(content)
+    while found and (marker := content[found.end() - 1]) != END[1]:
+        if marker != 0xFE and not 0xE0 <= marker <= 0xEF:
+            return None
+        after = found.end() + int.from_bytes(content[found.end() : found.end() + 2], "big")
+        found = _MARKERS[False].match(content, after)
+    return position if found else None
 
 
 def _decode_part(decoder: Any, part: bytes | memoryview, *, last: bool = True) -> int | None:
@@ -265,8 +340,11 @@ def _check_scans(content: bytes, header: _Header) -> None:
     raise UnsupportedError(f"JPEG of more than {MAX_SCANS} scans")
 
 
-def _check_restarts(content: bytes, header: _Header) -> None:
-    """Raise `OSError` where there are more or fewer restarts in the only scan than there should be."""
+def _check_restarts(content: bytes, header: _Header) -> int:
+    """Raise `OSError` where there are more or fewer restarts in the only scan than there should be.
+
+    Returns where the data of the last one end: some encoders put one more there, which means nothing.
+    """
     steps = list(header.components.values())
     wide, high = (max(step[axis] for step in steps) for axis in (0, 1))
     if len(steps) == 1:
@@ -274,8 +352,11 @@ def _check_restarts(content: bytes, header: _Header) -> None:
     units = -(-header.width // (8 * wide)) * -(-header.height // (8 * high))
     found = sum(1 for _ in _RESTARTS.finditer(content, header.scan, header.end))
     expected = -(-units // header.interval) - 1
+    if found == expected + 1 and _RESTARTS.fullmatch(content, header.end - 2, header.end):
+        return header.end - 2
     if found != expected:
         raise OSError(f"{found} restarts in the scan where {expected} should be")
+    return header.end
 
 
 def _has_all_scans(content: bytes) -> bool:

@@ -10,7 +10,7 @@ SMALL = 1 << 20
 """Bytes that every picture may take besides; and pixels of one that is small."""
 _PIXEL = {"WebP": 24, "BMP": 20, "GIF": 10}
 """Most bytes of a pixel at a time, by format, measured: the picture, what it is converted to, and it turned."""
-_JPEG = 24
+_JPEG = 13
 _PNG_ALPHA, _PNG_DEEP, _PNG = 20, 16, 10
 
 

@@ -21,6 +21,10 @@ _NEEDED = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 _EXIF_TEXT = b"Raw profile type exif"
 """The name of the text that ImageMagick writes EXIF into."""
 _MAX_EXIF = 2**20
+_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""Of the passes of an interlaced picture: the first column and row, and the steps across and down."""
+_INFLATED_BYTES = 2**20
+"""Bytes that are decompressed at a time where they are only counted."""
 
 
 def read_png(content: bytes, check_size: Callable[[int, int], None]) -> Image.Image:
@@ -47,7 +51,9 @@ def read_png(content: bytes, check_size: Callable[[int, int], None]) -> Image.Im
     depth, colour = file[24], file[25]
     key = key if key is not None and len(key) == {0: 1, 2: 3}.get(colour) else None
     low = _low_bytes(file) if key is not None and (depth, colour) == (16, 2) else None
+    interlaced = file[28] != 0
     strict_load(picture)
+    _check_rows(picture, file, interlaced=interlaced)
     result = picture if colour == 3 else _shown(picture, key, depth, low)
     if exif:
         result.info["exif"] = exif
@@ -64,6 +70,31 @@ def _chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
         if name == b"IEND":
             return
         start = end
+
+
+def _check_rows(picture: Image.Image, file: bytes, *, interlaced: bool) -> None:
+    """Raise `OSError` where the data end rightly, but before the last row: PIL leaves the rest at zero.
+
+    To count the data takes as long as to decompress them, so it is done only where the last row is zero or, as an
+    interlaced picture is written in passes, may not be the last one in the file.
+    """
+    width, height = picture.size
+    if not interlaced and any(picture.crop((0, height - 1, width, height)).tobytes()):
+        return
+    bits = file[24] * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[file[25]]
+    passes = _PASSES if interlaced else ((0, 0, 1, 1),)
+    sizes = (
+        ((width - left + right - 1) // right, (height - top + down - 1) // down) for left, top, right, down in passes
+    )
+    missing = sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sizes if columns > 0)
+    inflate = zlib.decompressobj()
+    for name, start, end in _chunks(file):
+        data = file[start + 8 : end - 4] if name == b"IDAT" else b""
+        while data and missing > 0:
+            missing -= len(inflate.decompress(data, _INFLATED_BYTES))
+            data = inflate.unconsumed_tail
+    if missing > 0 and missing > len(inflate.flush()):
+        raise OSError("the data end before the last row")
 
 
 def _exif(name: bytes, data: bytes) -> bytes:

@@ -8,40 +8,56 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_infer.data.kinds import UnsupportedError
+from resnet_infer.data.kinds import UnsupportedError, UnusableError
 
 Bytes: TypeAlias = NDArray[np.uint8]
 _ROWS_PIXELS = 2**20
 """Pixels that are worked on at a time."""
 SMALL_SHARE = 10
 """A picture is noted that uses less than one part in this of its range."""
+OUTLIERS = 100
+"""One sample in so many at each end of the range is taken for an outlier, such as a hot pixel."""
+_LOOKED_AT = 2**16
+"""About how many samples are looked at for outliers at a time."""
 HINT = "to use all of it, rescale the samples, e.g. with ImageMagick: magick IN -auto-level -depth 8 OUT.png"
 
 
 class Range:
-    """Which part of the range of unsigned samples, 0 to `full`, is used; the ends do not count.
+    """Which part of the range of unsigned samples, 0 to `full`, is used; the ends and a few outliers do not count.
 
     At the ends are clipped samples, and those that stand for no data.
     """
 
     def __init__(self, full: int) -> None:
         self._full = full
-        self._low, self._high = full, 0
+        self._step = 0
+        self._some: list[NDArray[Any]] = []
 
     def add(self, samples: NDArray[Any]) -> None:
-        """Take these into account too."""
-        low, high = int(samples.min(initial=self._full)), int(samples.max(initial=0))
-        if low == 0 or high == self._full:
-            inner = samples[(samples != 0) & (samples != self._full)]
-            low, high = int(inner.min(initial=self._full)), int(inner.max(initial=0))
-        self._low, self._high = min(self._low, low), max(self._high, high)
+        """Take these into account too, or evenly some of many."""
+        self._step = self._step or _step(samples.size)
+        some = samples.reshape(-1)[:: self._step]
+        self._some.append(some[(some != 0) & (some != self._full)])
 
     def note(self) -> str | None:
-        """Say so if less than a tenth of the range is used, though not by a single level."""
-        if 0 < (self._high - self._low) * SMALL_SHARE < self._full:
-            low, high = (round(100 * end / self._full, 1) for end in (self._low, self._high))
-            return f"its 16-bit samples use only {low}% to {high}% of their range; {HINT}"
+        """Say so if nearly all lie in less than a tenth of the range, though not at a single level."""
+        low, high = _most(self._some)
+        if 0 < (high - low) * SMALL_SHARE < self._full:
+            low, high = (round(100 * end / self._full, 1) for end in (low, high))
+            return f"its 16-bit samples use only {low}% to {high}% of their range, a few of them aside; {HINT}"
         return None
+
+
+def _step(size: int) -> int:
+    """Every how many-th of so many samples is looked at; odd, so that it is no column of a picture."""
+    return size // _LOOKED_AT | 1
+
+
+def _most(parts: Sequence[NDArray[Any]]) -> tuple[float, float]:
+    """Between which levels all samples lie but the outliers: one in a hundred at each end."""
+    every = np.sort(np.concatenate(parts)) if parts else np.empty(0)
+    spare = every.size // OUTLIERS + 1
+    return (float(every[spare]), float(every[-1 - spare])) if every.size > 2 * spare else (0.0, 0.0)
 
 
 def high_bits(samples: NDArray[Any], bits: int) -> NDArray[np.uint8]:
@@ -77,7 +93,9 @@ def stretched(samples: NDArray[Any]) -> tuple[NDArray[np.uint8], str | None]:
     step = max(_ROWS_PIXELS // samples.shape[1], 1)
     parts = [samples[top : top + step] for top in range(0, len(samples), step)]
     ends = [(float(part.min()), float(part.max())) for part in map(_finite, parts) if part.size]
-    least, most = min((low for low, _ in ends), default=0.0), max((high for _, high in ends), default=0.0)
+    if not ends:
+        raise UnusableError("none of its samples is a number")
+    least, most = min(low for low, _ in ends), max(high for _, high in ends)
     low, high = min(least, 0.0), max(most, 0.0)
     if low == 0:
         high = next((full for full in (1.0, 255.0, 65535.0)[whole:] if high <= full), high)
@@ -96,12 +114,12 @@ def _finite(part: NDArray[Any]) -> NDArray[Any]:
 
 
 def _note(parts: Sequence[NDArray[Any]], ends: tuple[float, float], shown: tuple[float, float]) -> str | None:
-    """Say so if all samples but the least and the greatest lie in less than a tenth of what is shown."""
-    least, most = np.inf, -np.inf
-    for part in map(_finite, parts):
-        inner = part[(part != ends[0]) & (part != ends[1])]
-        if inner.size:
-            least, most = min(least, float(inner.min())), max(most, float(inner.max()))
+    """Say so if all samples but the least, the greatest and outliers lie in less than a tenth of what is shown."""
+    step = _step(sum(part.size for part in parts))
+    inner = [
+        some[(some != ends[0]) & (some != ends[1])] for part in parts for some in [_finite(part.reshape(-1)[::step])]
+    ]
+    least, most = _most(inner)
     if 0 < (most - least) * SMALL_SHARE < shown[1] - shown[0]:
         return f"nearly all of its samples lie in {least:g} to {most:g}, shown are {shown[0]:g} to {shown[1]:g}; {HINT}"
     return None

@@ -25,6 +25,7 @@ KINDS = {"downloads": ".pth", "checkpoints": ".safetensors", "artifacts": ".onnx
 State = Literal["good", "damaged", "without digest"]
 _GOOD: set[tuple[str, int, int]] = set()
 """Path, time and size of what this process has found good: it looks once."""
+_FAULTS = {"damaged": "is damaged", "without digest": "has no digest", "good": "was being replaced"}
 _LOG = logging.getLogger(__name__)
 
 
@@ -45,10 +46,13 @@ def kept(target: Path, make: Callable[[], None]) -> Path:
     """
     if is_good(target):
         return target
+    if target.exists() and state(target) == "without digest" and not os.access(target.parent, os.W_OK):
+        _LOG.warning("%s has no digest and lies where nothing can be written, so it is used unverified", target)
+        return target
     with _locked(target):
         if not is_good(target):
             if target.exists():
-                _LOG.warning("%s is damaged, so it is made again", target)
+                _LOG.warning("%s %s, so it is made again", target, _FAULTS[state(target)])
             make()
             seal(target)
     return target
@@ -96,10 +100,9 @@ def seal(path: Path) -> None:
 def listed() -> Iterator[Cached]:
     """The files in the cache, sorted; not their digests, nor what a download or an export has begun."""
     for kind, suffix in KINDS.items():
-        with suppress(FileNotFoundError):
-            for path in sorted((cache_folder() / kind).iterdir()):
-                if path.suffix == suffix and not path.name.startswith(".") and path.is_file():
-                    yield Cached(kind, path, path.stat().st_size)
+        for path in _entries(cache_folder() / kind):
+            if path.suffix == suffix and not path.name.startswith(".") and path.is_file():
+                yield Cached(kind, path, path.stat().st_size)
 
 
 def clear() -> int:
@@ -110,9 +113,7 @@ def clear() -> int:
     freed = 0
     for kind, suffix in KINDS.items():
         folder = cache_folder() / kind
-        if not folder.is_dir():
-            continue
-        for path in sorted(folder.iterdir()):
+        for path in _entries(folder):
             ours = any(path.name.endswith(f"{suffix}{end}") for end in ("", DIGEST, ".part", ".lock"))
             if path.is_file() and (ours or (path.name.startswith(".") and ".part" in path.name)):
                 freed += path.stat().st_size
@@ -123,6 +124,19 @@ def clear() -> int:
         with suppress(OSError):  # something else lies there
             folder.rmdir()
     return freed
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What lies in a folder of the cache, sorted. Raises `ModelError` where that cannot be listed."""
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ModelError(
+            f"cannot list the cache, {folder}: {error.strerror or error}",
+            hint="set RESNET_INFER_CACHE to a folder of its own",
+        ) from error
 
 
 def _locked(target: Path) -> AbstractContextManager[object]:

@@ -179,12 +179,15 @@ def _choose(root: object, kind: type, path: Path, entry: str | None) -> StoredWe
     return StoredWeights(candidates[chosen], chosen or None, others, unread)
 
 
-def _holds(node: object, kind: type, depth: int = 0) -> bool:
-    """Whether something of type `kind` is in the dicts and lists of `node`."""
-    if depth > _DEPTH:
+def _holds(node: object, kind: type, depth: int = 0, seen: set[int] | None = None) -> bool:
+    """Whether something of type `kind` is in the dicts and lists of `node`, each of which is looked into once."""
+    seen = set() if seen is None else seen
+    if depth > _DEPTH or id(node) in seen:
         return False
     inner = node.values() if isinstance(node, Mapping) else node if isinstance(node, (list, tuple)) else ()
-    return isinstance(node, kind) or any(_holds(item, kind, depth + 1) for item in inner)
+    if inner:
+        seen.add(id(node))
+    return isinstance(node, kind) or any(_holds(item, kind, depth + 1, seen) for item in inner)
 
 
 def _preferred(entries: list[str]) -> str | None:
@@ -200,16 +203,22 @@ def _preferred(entries: list[str]) -> str | None:
     return entries[0] if len(entries) == 1 else None
 
 
-def _entries(node: object, kind: type, name: str, depth: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every dict in `node` that holds tensors, with its path of keys; the top is called ""."""
+def _entries(
+    node: object, kind: type, name: str, depth: int = 0, seen: set[int] | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every dict in `node` that holds tensors, with its path of keys; the top is called "". Each is descended once."""
+    seen = set() if seen is None else seen
     if not isinstance(node, Mapping) or depth > _DEPTH:
         return
     state = {key: value for key, value in node.items() if isinstance(key, str) and isinstance(value, kind)}
     if state:
         yield name, state
+    if id(node) in seen:
+        return
+    seen.add(id(node))
     for key, value in node.items():
         if isinstance(key, str) and isinstance(value, Mapping):
-            yield from _entries(value, kind, f"{name}.{key}" if name else key, depth + 1)
+            yield from _entries(value, kind, f"{name}.{key}" if name else key, depth + 1, seen)
 
 
 def _read_safetensors(path: Path) -> dict[str, NDArray[Any]]:

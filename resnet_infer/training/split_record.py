@@ -43,12 +43,26 @@ class SplitRecord:
             for sample in dataset.samples if dataset else ():
                 size, check = _file_size(sample), ""
                 if left > 0:
-                    content = sample.read()
-                    plain = content if isinstance(content, bytes) else content.tobytes()
+                    plain = _content(sample)
                     size, check = str(len(plain)), f"{zlib.crc32(plain):08x}"
                     left -= len(plain)
                 rows.append((part, data.train.classes[sample.label], size, check, sample.name))
         return cls(tuple(rows))
+
+    def repeated(self, data: Splits) -> list[tuple[str, str]]:
+        """Names of pictures of `data` that are held out and, byte by byte, trained on too; each with its equal.
+
+        `self` is the record of `data`. What was not read for it is not compared.
+        """
+        held_out = data.validation.samples if data.validation else []
+        count = len(data.train.samples)
+        first = {row[2:4]: sample for row, sample in zip(self.rows[:count], data.train.samples, strict=True) if row[3]}
+        found = []
+        for row, sample in zip(self.rows[count:], held_out, strict=True):
+            other = first.get(row[2:4])
+            if other and _content(other) == _content(sample):
+                found.append((sample.name, other.name))
+        return found
 
     @classmethod
     def read(cls, folder: Path) -> SplitRecord:
@@ -99,6 +113,11 @@ class SplitRecord:
             times[name] += 1
             found[name if times[name] == 1 else f"{name} (no. {times[name]})"] = tuple(values)
         return found
+
+
+def _content(sample: Sample) -> bytes:
+    content = sample.read()
+    return content if isinstance(content, bytes) else content.tobytes()
 
 
 def _file_size(sample: Sample) -> str:

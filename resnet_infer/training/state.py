@@ -178,7 +178,7 @@ class RunFolder:
 
     def save_best(self, spec: ModelSpec, network: ResNet, state: State, identity: Mapping[str, Any]) -> None:
         """Write `best`, and whose it is, until the run is finished."""
-        notes = {NOTE: json.dumps({"identity": identity})}
+        notes = {NOTE: strict_json.dumps({"identity": identity})}
         with self._guard():
             save_checkpoint(Checkpoint(_progressed(spec, state), weights_of(network), notes=notes), self.best)
 

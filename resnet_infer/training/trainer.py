@@ -136,6 +136,13 @@ class Trainer:
         self.identity["pictures"] = split.digest
         checkpoint = self.run_folder.unfinished(self.identity, split)
         self.world.wait()
+        repeated = split.repeated(self.data) if self.world.writes else []
+        if repeated:
+            one, other = repeated[0]
+            self.log(
+                f"{len(repeated)} of the validation pictures are trained on too (e.g. {one} = {other}): their error "
+                "says nothing of pictures that the network has not seen"
+            )
         for warning in (*self.data.warnings, *self._says_what_is_kept()):
             self.log(warning)
         with devices.memory_errors(self.recipe.batch_size):

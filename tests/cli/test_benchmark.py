@@ -27,7 +27,18 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_tables_json_and_the_page_of_one_run(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "errors.json").write_text(
-        json.dumps({"results": [{"model": zoo.SMALL, "top1": {"error": 12.07, "interval": [11.4, 12.7]}}]})
+        json.dumps(
+            {
+                "results": [
+                    {
+                        "model": zoo.SMALL,
+                        "runtime": {"runtime": "onnxruntime"},
+                        "precision": "fp32",
+                        "top1": {"error": 12.07, "interval": [11.4, 12.7]},
+                    }
+                ]
+            }
+        )
     )
     files = (
         "-o",

@@ -360,7 +360,18 @@ def test_a_minus_is_standard_output(cli: Cli, tmp_path: Path, monkeypatch: pytes
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("content", [b"source: notes of mine\n", b"[1, 2]\n", b'{"other": 1}\n', b"\x08\x07onnx"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"source: notes of mine\n", b"[1, 2]\n", b'{"other": 1}\n', b"\x08\x07onnx"),
+        *(b"My list\n  Milk   50.0%\n  Eggs   50.0%\n", b"Sales\n  north  50.0%  ###\n", b"Books\n  not read: Dune\n"),
+        *(
+            b'{"source": "a web page"}\n',
+            b'[\n  {"source": "a web page"}\n]\n',
+            b"source,rank,label,probability,index,id,x\n",
+        ),
+    ],
+)
 def test_a_file_that_is_no_result_is_not_replaced(cli: Cli, tmp_path: Path, content: bytes) -> None:
     target = tmp_path / "there"
     target.write_bytes(content)

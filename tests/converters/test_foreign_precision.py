@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from resnet_infer.converters.adopt import adopt_onnx  # noqa: E402
 from resnet_infer.converters.compare import LIMITS, lower_precision  # noqa: E402
 from resnet_infer.converters.export import open_source  # noqa: E402
+from resnet_infer.converters.foreign_precision import precision_of_graph  # noqa: E402
 from resnet_infer.errors import ModelError, UsageError  # noqa: E402
 from resnet_infer.models.graph import get_spec, set_spec  # noqa: E402
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime  # noqa: E402
@@ -122,6 +123,28 @@ def test_what_a_spec_has_no_name_for_is_refused(tmp_path: Path, kind: int, named
         adopt_onnx(save(model, tmp_path), tmp_path / "adopted.onnx", options=OPTIONS, labels=LABELS)
     assert "export it in float32" in str(caught.value.hint)
     assert not (tmp_path / "adopted.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [(TensorProto.INT16, "int16"), (TensorProto.INT4, "int4"), (TensorProto.FLOAT8E4M3FN, "float8e4m3fn")],
+)
+@pytest.mark.parametrize("place", ["weight", "output_dtype"])
+def test_types_are_known_without_a_zero_point(kind: int, named: str, place: str) -> None:
+    scale = numpy_helper.from_array(np.array(1, np.float32), "scale")
+    if place == "weight":
+        tensors = [scale, helper.make_tensor("stored", kind, [2], [0, 0])]
+        nodes = [helper.make_node("DequantizeLinear", ["stored", "scale"], ["y"])]
+    else:
+        tensors = [scale]
+        nodes = [
+            helper.make_node("QuantizeLinear", ["x", "scale"], ["rounded"], output_dtype=kind),
+            helper.make_node("DequantizeLinear", ["rounded", "scale"], ["y"]),
+        ]
+    floats = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy"]
+    model = helper.make_model(helper.make_graph(nodes, "graph", floats[:1], floats[1:], tensors))
+    with pytest.raises(ModelError, match=f"computes in {named}"):
+        precision_of_graph(model, "model.onnx")
 
 
 def optimised(path: Path, level: str) -> Path:

@@ -80,11 +80,11 @@ def test_the_padding_is_told_by_the_statistics(fit: Fit, padding: Any, seed: int
     path = fit(padding=padding, seed=seed)
     imported = import_weights(path, "resnet20")
     assert imported.checkpoint.spec.architecture == architecture("resnet20", 10, padding=padding)
-    assert imported.assumed[-1].startswith(f"--padding {padding}: the batch norm statistics diverge by 0.0")
+    assert imported.assumed[-1].startswith(f"--padding {padding}: the means in batch norm are shifted by 0.0")
     assert warnings(imported) == ()
     wrong: Any = "split" if padding == "append" else "append"
     (warning,) = warnings(told := import_weights(path, "resnet20", padding=wrong))
-    assert f"--padding {padding} fits the batch norm statistics clearly better, from layer2.1.bn1 on" in warning
+    assert f"--padding {padding} fits the batch norm statistics clearly better: from layer2.1.bn1 on" in warning
     assert told.check is not None
     assert told.check.first == "layer2.1.bn1"
 
@@ -107,17 +107,17 @@ def test_weights_that_fit_are_not_warned_of(fit: Fit, name: str) -> None:
         ({"bgr": True}, "--channels bgr --mean 0.4", InputOptions(channels="bgr")),
         (
             {"mean": (0.5,) * 3, "std": (0.5,) * 3},
-            "--channels rgb --mean 0.5 --std 0.5 fits",
+            "--channels rgb --mean 0.5 --std 0.5",
             InputOptions(mean=[0.5], std=[0.5]),
         ),
         (
             {"mean": (0.0,) * 3, "std": (1.0,) * 3},
-            "--channels rgb --mean 0 --std 1 fits",
+            "--channels rgb --mean 0 --std 1",
             InputOptions(mean=[0], std=[1]),
         ),
         (
             {"bgr": True, "mean": (103.939 / 255, 116.779 / 255, 123.68 / 255), "std": (1 / 255,) * 3},
-            "--channels bgr --mean 103.939,116.779,123.68 --std 1 --scale 255 fits",
+            "--channels bgr --mean 103.939,116.779,123.68 --std 1 --scale 255",
             InputOptions(mean=[103.939, 116.779, 123.68], std=[1], scale=255, channels="bgr"),
         ),
     ],
@@ -145,7 +145,7 @@ def test_another_activation_is_refused_or_warned_of(
     except ModelError as error:
         text = str(error)
     assert "torch.onnx.export" in text
-    assert "are another network's" in text
+    assert "do not behave as it" in text
     assert "part from pictures at layer1." in text
 
 

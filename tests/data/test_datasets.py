@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from resnet_infer.data.datasets import Dataset, Sample, open_all, open_dataset, split_dataset
+from resnet_infer.data.datasets import Dataset, open_all, open_dataset
 from resnet_infer.errors import DataError, PictureError, UsageError
 
 Files = Mapping[str, bytes]
@@ -669,7 +669,7 @@ class TestManifest:
             ("day,species,split\na.jpg,x,train\n", "its first line does not say: day,species,split"),
             ("path,cat,dog\na.jpg,0,1\n", "its first line does not say: path,cat,dog"),
             ("filename,image,label\na.jpg,b.jpg,x\n", "its first line does not say: filename,image,label"),
-            ("name,label\na.jpg,x\n", "path is also filename, file, image .*; label is also class, category, target"),
+            ("name,label\na.jpg,x\n", "path is also filename, file, image, .*; label is also class, category, target"),
             ("path,label\na.jpg,x\nd.jpg\n", "line 3: expected path,label"),
             ("path,label\na.jpg,\n", "line 2"),
             ("path,label,split\na.jpg,x,\n", "line 2"),
@@ -717,36 +717,6 @@ class TestManifest:
     def test_too_few_classes_named(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="label 2, but only 2 classes"):
             open_dataset(self.source(tmp_path, "a.jpg,0\nd.jpg,2\n"), class_order=["x", "y"])
-
-
-def numbered(count: int) -> Dataset:
-    samples = [Sample(str(index), index % 3, bytes) for index in range(count)]
-    return Dataset("numbers/train", ("a", "b", "c"), samples, "string", ("x", "y", "z"))
-
-
-class TestSplit:
-    @given(total=st.integers(1, 300), part=st.floats(0, 1, exclude_max=True), seed=st.integers(0, 2**64))
-    @example(total=1, part=0.0, seed=0)
-    def test_two_parts_make_the_whole(self, total: int, part: float, seed: int) -> None:
-        dataset, held_out = numbered(total), int(part * total)
-        kept, held = split_dataset(dataset, held_out, seed)
-        assert (len(kept.samples), len(held.samples)) == (total - held_out, held_out)
-        assert sorted([*kept.samples, *held.samples], key=lambda s: int(s.name)) == dataset.samples
-        for half in (kept, held):
-            assert [int(s.name) for s in half.samples] == sorted(int(s.name) for s in half.samples)
-            assert (half.classes, half.class_ids, half.class_order) == (dataset.classes, dataset.class_ids, "string")
-        assert split_dataset(dataset, held_out, seed) == (kept, held)
-
-    def test_the_draw_is_the_same_everywhere(self) -> None:
-        assert [s.name for s in split_dataset(numbered(20), 5, 1)[1].samples] == ["1", "7", "10", "16", "18"]
-        assert (
-            split_dataset(numbered(50_000), 5000, 1)[1].samples != split_dataset(numbered(50_000), 5000, 2)[1].samples
-        )
-
-    @pytest.mark.parametrize("held_out", [-1, 3, 4])
-    def test_something_must_remain(self, held_out: int) -> None:
-        with pytest.raises(DataError, match=f"hold out {held_out} of the 3 pictures of numbers/train"):
-            split_dataset(numbered(3), held_out, 0)
 
 
 @pytest.mark.slow

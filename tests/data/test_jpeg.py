@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import itertools
+from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -105,27 +107,119 @@ def test_a_scan_that_is_too_short_is_damaged(share: float, host: bool, form: dic
                 read(damaged)
 
 
-def test_holes_are_damaged() -> None:
-    """Zeros in the place of data take another number of bits, nearly always."""
-    data = PHOTO.read_bytes()
-    start = data.index(b"\xff\xda") + 14
-    holes = range(start, len(data) - 5000, 1500)
-    noticed = 0
-    for hole in holes:
-        try:
-            read(data[:hole] + bytes(4096) + data[hole + 4096 :])
-        except PictureError as error:
-            assert "damaged or truncated JPEG" in str(error)  # noqa: PT017
-            noticed += 1
-    assert len(holes) >= 5
-    assert noticed >= 0.8 * len(holes)
+Change = Callable[[bytes, int], bytes]
+DAMAGE: dict[str, tuple[int, Change]] = {
+    "hole of 200": (200, lambda data, at: data[:at] + bytes(200) + data[at + 200 :]),
+    "hole of 4096": (4096, lambda data, at: data[:at] + bytes(4096) + data[at + 4096 :]),
+    "200 missing": (200, lambda data, at: data[:at] + data[at + 200 :]),
+    "200 doubled": (200, lambda data, at: data[: at + 200] + data[at:]),
+    "zeros to the end": (20, lambda data, at: data[:at] + bytes(len(data) - at - 2) + END),
+}
+"""Bytes that are hit, and what becomes of a file that is hit at a place."""
 
 
-def test_a_few_spare_bytes_before_the_end_are_let_pass() -> None:
-    data = encode(detailed(64, 48))
-    assert np.array_equal(read(data[:-2] + bytes(100) + END), read(data))
-    with pytest.raises(PictureError, match="goes on after the last pixel"):
-        read(data[:-2] + bytes(5000) + END)
+@pytest.mark.parametrize(
+    ("size", "damage", "share"),
+    [
+        ("small", "hole of 200", 0.35),
+        ("small", "200 missing", 0.85),
+        ("small", "200 doubled", 0.95),
+        ("small", "zeros to the end", 0.85),
+        ("large", "hole of 200", 0.5),
+        ("large", "hole of 4096", 0.9),
+        ("large", "200 missing", 0.9),
+        ("large", "200 doubled", 0.95),
+        ("large", "zeros to the end", 0.95),
+    ],
+)
+def test_damage_is_noticed_as_often_as_the_docs_say(size: str, damage: str, share: float) -> None:
+    with Image.open(PHOTO) as photo:
+        whole = photo.convert("RGB")
+    pictures = [whole.resize((64 + 4 * n, 64)) for n in range(8)] if size == "small" else [whole, whole.rotate(180)]
+    bytes_, change = DAMAGE[damage]
+    noticed = tried = 0
+    for picture in pictures:
+        data = encode(picture, quality=85)
+        start = data.rindex(b"\xff\xda") + 14
+        for at in np.linspace(start, len(data) - 2 - bytes_, 12 if size == "small" else 25).astype(int):
+            tried += 1
+            try:
+                read(change(data, int(at)))
+            except PictureError as error:
+                assert "damaged or truncated JPEG" in str(error)  # noqa: PT017
+                noticed += 1
+    assert noticed >= share * tried, noticed / tried
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.sampled_from([b"\0", b"\xff"]), st.integers(1, 3000), st.sampled_from(FORMS), st.booleans())
+def test_filler_before_the_end_is_let_pass(filler: bytes, count: int, form: dict[str, Any], flat: bool) -> None:
+    """Some cameras pad a scan."""
+    picture = Image.new("RGB", (64, 48), (9, 90, 200)) if flat else detailed(64, 48)
+    data = encode(picture, optimize=flat and filler == b"\xff", **form)  # else its data would be zeros too
+    assert np.array_equal(read(data[:-2] + filler * count + END), read(data))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(17, 3000), st.randoms(use_true_random=False), st.sampled_from([0, 1, 2]))
+def test_other_bytes_after_the_last_pixel_are_damage(count: int, random: Random, steps: int) -> None:
+    data = encode(detailed(64, 48), subsampling=steps)
+    extra = bytes(random.randrange(1, 255) for _ in range(count))
+    with pytest.raises(PictureError, match=r"goes on after the last pixel.*magick IN.jpg OUT.jpg"):
+        read(data[:-2] + extra + END)
+
+
+def test_a_comment_after_the_scan_is_no_damage() -> None:
+    comment = b"\xff\xfe\0\x52" + b"c" * 80
+    for form in FORMS:
+        data = encode(detailed(64, 48), **form)
+        for tail in (comment, comment + b"\xff\xff" + comment):
+            assert np.array_equal(read(data[:-2] + tail + END), read(data)), form
+
+
+@pytest.mark.parametrize("form", [{"restart_marker_blocks": 3}, {"restart_marker_rows": 1}])
+def test_one_more_restart_before_the_end_is_no_damage(form: dict[str, int]) -> None:
+    data = encode(detailed(64, 48), **form)
+    last = next(at for at in range(len(data) - 3, 0, -1) if data[at] == 0xFF and 0xD0 <= data[at + 1] <= 0xD7)
+    following = 0xD0 | (data[last + 1] + 1 & 7)
+    assert np.array_equal(read(data[:-2] + bytes([0xFF, following]) + END), read(data))
+    with pytest.raises(PictureError, match="restarts in the scan"):
+        read(data[:-2] + bytes([0xFF, following, 0xFF, following]) + END)
+
+
+@pytest.mark.parametrize("form", [{}, {"progressive": True}])
+def test_a_missing_end_costs_two_decodes_into_the_same_memory(
+    form: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder, new = Image._getdecoder, Image.core.new
+    calls: list[str] = []
+    size = (600, 900)
+    data = encode(detailed(*size), **form)
+    monkeypatch.setattr(Image, "_getdecoder", lambda *args: calls.append("decode") or decoder(*args))
+    made = []
+    monkeypatch.setattr(Image.core, "new", lambda mode, size: made.append(size) or new(mode, size))
+    read(data[:-2])
+    assert calls == ["decode"] * 2
+    assert made.count(size) == 1
+
+
+def test_an_arithmetic_picture_without_its_end_is_damaged() -> None:
+    """It is a form that is read, where libjpeg can; what follows its data changes it."""
+    data = arithmetic(64, 48)
+    try:
+        read(data)
+    except UnsupportedPictureError:
+        pytest.skip("PIL's libjpeg has no arithmetic coding")
+    with pytest.raises(PictureError, match="damaged or truncated JPEG") as caught:
+        read(data[:-2])
+    assert not isinstance(caught.value, UnsupportedPictureError)
+
+
+def arithmetic(width: int, height: int) -> bytes:
+    """A grey picture whose data are all of the value that an arithmetic decoder reads as plain: none."""
+    frame = b"\xff\xc9\0\x0b\x08" + height.to_bytes(2, "big") + width.to_bytes(2, "big") + b"\1\1\x11\0"
+    table = b"\xff\xdb\0\x43\0" + b"\1" * 64
+    return b"\xff\xd8" + table + frame + b"\xff\xda\0\x08\1\1\0\0\x3f\0" + b"\x12\x34" + END
 
 
 def frame(data: bytes, marker: int, bits: int = 8) -> bytes:

@@ -18,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from resnet_infer.data.datasets import Dataset, open_all, open_dataset
-from resnet_infer.data.datasets.formats import canonical_split
+from resnet_infer.data.datasets.formats import canonical_split, folder_split
 from resnet_infer.data.suffixes import OTHER, READABLE, UNREADABLE
 from resnet_infer.errors import DataError
 
@@ -27,6 +27,22 @@ SPELLINGS = {
     "val": ("val", "valid", "Validation", "dev", "eval", "valid_set", "val_images", "val2017"),
     "test": ("test", "Testing", "test_set", "testSet", "seg_test", "test data"),
 }
+FOLDERS = {
+    "train": (
+        *SPELLINGS["train"],
+        "train1",
+        "train_1",
+        "train-jpg",
+        "stage1_train",
+        "trainA",
+        "Train_v2",
+        "train_part_1",
+    ),
+    "val": (*SPELLINGS["val"], "val1", "valid-png", "stage2_val", "valA"),
+    "test": (*SPELLINGS["test"], "test1", "test_2", "test_stg1", "testB", "test-tif-v2", "test_images_03"),
+}
+"""Folders may have a number or a format in their names, or a side."""
+MEANT = {name: split for split, names in FOLDERS.items() for name in names}
 JUNK = (
     *(".DS_Store", ".ipynb_checkpoints/1.jpg", "__MACOSX/cat/._1.jpg", "$RECYCLE.BIN/1.jpg", "README.md", "Thumbs.db"),
     *("@eaDir/1.jpg", "desktop.ini", ".git/1.jpg", "run/recipe.json", "lost+found/"),
@@ -95,7 +111,7 @@ class Layout:
 def layouts(draw: st.DrawFn) -> Layout:
     classes = draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=4, unique=True))
     present = draw(st.sampled_from([(), ("train",), ("train", "val"), ("train", "test"), ("train", "val", "test")]))
-    folders = [draw(st.sampled_from(SPELLINGS[split])) for split in present] or [""]
+    folders = [draw(st.sampled_from(FOLDERS[split])) for split in present] or [""]
     counts = st.integers(2, 4)
     splits = {folder: {name: draw(counts) for name in classes} for folder in folders}
     flat = bool(present) and draw(st.booleans()) and draw(st.booleans())
@@ -124,6 +140,7 @@ def two(count: int = 2) -> dict[str, int]:
 @example(Layout({"seg_train": two(), "seg_test": two()}, doubled=True))
 @example(Layout({"training_set": two(), "test_set": two()}))
 @example(Layout({"train": two(), "test": two()}, flat=True))
+@example(Layout({"train1": two(), "test1": two()}, flat=True))
 @example(Layout({"train": two()}, flat=True, junk=("labels.csv",)))
 @example(Layout({"": {"cat": 2}}))
 @example(Layout({"": two()}, around=("images",), beside=("attributes/a.txt", "LICENSE")))
@@ -140,7 +157,7 @@ def test_the_classes_are_those_a_person_would_name_or_it_is_refused(layout: Layo
             assert caught.value.hint
             return
         found = open_all(source)
-    expected = {canonical_split(split) if split else None: count for split, count in layout.splits.items()}
+    expected = {MEANT[split] if split else None: count for split, count in layout.splits.items()}
     assert {split: counts(dataset) for split, dataset in found.items()} == expected
     assert all(dataset.classes == tuple(layout.classes) for dataset in found.values())
 
@@ -218,6 +235,21 @@ class TestSaid:
                 "if it is a split",
             ),
             (["train/cat/1.jpg", "train/dog/1.jpg", "val/owl/1.jpg"], "does not know: owl", "every class needs"),
+            (["train1/cat.1.jpg", "test1/1.jpg"], "test1, train1 hold pictures and no class", "expected is"),
+            (["train/1.jpg", "test/1.jpg", "extra/1.jpg"], "test, train look like splits", "expected is"),
+            (["part_1/cat_1.jpg", "part_2/dog_1.jpg", "x.csv"], "numbered parts", r"set/x\.csv says what"),
+            (["images/1.jpg", "masks/1.png"], "images, masks look like pictures and what belongs", "expected is"),
+            (["a/cat_1.jpg", "a/dog_1.jpg", "b/1.jpg", "a/l.csv"], r"a/l\.csv gives pictures in one folder", "as DATA"),
+            (["images/1.jpg", "labels/1.txt"], r"one class|without pictures: labels", "YOLO|expected"),
+            (["images/train/1.jpg", "images/val/2.jpg", "labels/train/1.txt"], "train, val hold pictures", "YOLO"),
+            (["JPEGImages/1.jpg", "SegmentationClass/1.png", "Annotations/1.xml"], "what belongs to them", "VOC"),
+            (["train/images/1.jpg", "train/labels/1.txt"], "without pictures: labels", "YOLO"),
+            (
+                ["train/caf\u00e9/1.jpg", "train/b/1.jpg", "val/cafe\u0301/1.jpg"],
+                r"written 'cafe\\u0301'.*'caf\\xe9'",
+                "",
+            ),
+            (["caf\u00e9/1.jpg", "cafe\u0301/1.jpg"], r"accents are written: 'cafe\\u0301' .* 'caf\\xe9'", "FILE"),
         ],
     )
     def test_refusals_name_what_was_met_and_the_way_out(
@@ -234,11 +266,38 @@ class TestSaid:
             (["cat/x/1.jpg", "cat/y/1.jpg", "dog/1.jpg"], "below a class folder are of that class: cat/x, cat/y"),
             (["train/cat/1.jpg", "train/dog/1.jpg", "test/1.jpg"], "no class folders of a split: test"),
             (["train/cat/1.jpg", "train/dog/1.jpg", "val/cat/1.jpg"], "val: no pictures of dog"),
+            (["train/cat/1.jpg", "train/dog/1.jpg", "val/cat/1.jpg", "val/dog/1.txt"], "val: no pictures of dog"),
+            (["train/cat/1.jpg", "train/dog/1.jpg", "test/test/1.jpg"], "no class folders of a split: test"),
+            (["train/cat/1.jpg", "train/dog/1.jpg", "test_stg1/1.jpg"], "no class folders of a split: test_stg1"),
+            (["cat/1.jpg", "dog/1.jpg", *RUN], "not used, as they hold training runs: run"),
+            (["cat/1.jpg", *(f"cat/{name}" for name in RUN), "dog/1.jpg"], "hold training runs: cat/run"),
+            (["1/a.jpg", "2/b.jpg", "names.csv"], "the folders are taken for the classes, not"),
         ],
     )
     def test_what_is_not_used_is_said(self, names: Sequence[str], remark: str, tmp_path: Path) -> None:
         found = open_all(self.source(tmp_path, *names))
         assert any(remark in line for dataset in found.values() for line in dataset.remarks())
+
+    @pytest.mark.parametrize("name", ["recipe.json", "metrics.csv", "split.csv"])
+    @pytest.mark.parametrize("inner", ["", "images/"])
+    def test_a_class_with_one_such_file_is_no_run(self, name: str, inner: str, tmp_path: Path) -> None:
+        source = self.source(tmp_path, f"pizza/{inner}1.jpg", f"pizza/{name}", "soup/1.jpg")
+        (dataset,) = open_all(source).values()
+        assert counts(dataset) == {"pizza": 1, "soup": 1}
+
+    def test_a_list_that_agrees_with_the_folders_is_no_doubt(self, tmp_path: Path) -> None:
+        source = self.source(tmp_path, "cat/1.jpg", "dog/1.jpg", "cat/2.jpg")
+        (source / "list.csv").write_text("path,label\ncat/1.jpg,Felis\ndog/1.jpg,Canis\ncat/2.jpg,Felis\n")
+        (dataset,) = open_all(source).values()
+        assert counts(dataset) == {"cat": 2, "dog": 1}
+
+    def test_the_list_that_opens_is_pointed_to(self, tmp_path: Path) -> None:
+        source = self.source(tmp_path, "train/cat_1.jpg", "train/dog_1.jpg", "z.csv")
+        (source / "a.csv").write_text("slide,grade\ns1,0\ns2,1\n")
+        (source / "sample_submission.csv").write_text("id,label\ncat_1,0\n")
+        with pytest.raises(DataError) as caught:
+            open_all(source)
+        assert "z.csv says what" in str(caught.value.hint)
 
     def test_pictures_beside_class_folders_are_said_before_training(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -270,8 +329,57 @@ def test_spellings_of_splits(split: str, name: str) -> None:
     assert canonical_split(name) == split
 
 
+@pytest.mark.parametrize(("name", "split"), MEANT.items())
+def test_spellings_of_split_folders(name: str, split: str) -> None:
+    assert folder_split(name) == split
+    if name not in SPELLINGS[split]:
+        assert canonical_split(name) not in SPELLINGS  # a list may have val1 and val2
+
+
 @pytest.mark.parametrize(
-    "name", ["trains", "test tube", "bus", "trainer", "validator", "data", "images", "训练test", "dev board"]
+    "name",
+    ["trains", "test tube", "bus", "trainer", "validator", "data", "images", "训练test", "dev board", "test1 tube"],
 )
 def test_other_names_are_no_splits(name: str) -> None:
-    assert canonical_split(name) == name
+    assert canonical_split(name) == folder_split(name) == name
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    word=st.sampled_from(["part", "images", "batch", "Fold", "chunk", "shard", "HAM_images_part"]),
+    between=st.sampled_from(["", "_", "-", " "]),
+    width=st.integers(1, 3),
+    count=st.integers(2, 4),
+    inner=st.sampled_from(["", "images/"]),
+)
+def test_numbered_parts_are_no_classes_unless_that_is_said(
+    word: str, between: str, width: int, count: int, inner: str
+) -> None:
+    names = [f"{word}{between}{number:0{width}}" for number in range(1, count + 1)]
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            Path(folder, name, inner).mkdir(parents=True)
+            Path(folder, name, inner, "1.jpg").touch()
+        with pytest.raises(DataError, match="look like numbered parts of one set") as caught:
+            open_all(Path(folder))
+        assert "--class-order" in str(caught.value.hint)
+        assert any("look like" in note for note in open_dataset(Path(folder)).notes)
+        (dataset,) = open_all(Path(folder), names).values()
+        assert dataset.classes == tuple(names)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        *(["0", "1", "2"], ["class1", "class2"], ["class_1", "class_2"], ["n01440764", "n01443537"], ["c0", "c1"]),
+        *(["images", "drawings"], ["train", "plane", "car"], ["test", "control"], ["valid", "invalid"]),
+        *(["part_1", "whole", "other"], ["data", "noise"], ["photo", "painting"]),
+    ],
+    ids=str,
+)
+def test_classes_with_such_names_stay_classes(names: list[str], tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.jpg").touch()
+    (dataset,) = open_all(tmp_path).values()
+    assert dataset.classes == tuple(sorted(names))

@@ -48,7 +48,13 @@ SPLIT_FORMS = {
     "is_valid": {"train": "False", "val": "True"},
     "is_test": {"train": "0", "test": "1"},
     "is_train": {"train": "yes", "test": "no"},
+    "type": {"train": "train", "val": "valid", "test": "test"},
+    "train_val_test": {"train": "Train", "val": "val", "test": "Test"},
+    "train": {"train": "1", "test": "0"},
+    "validation": {"train": "no", "val": "yes"},
 }
+BY_VALUE = ("type", "train_val_test", "train", "validation")
+"""Columns that are known by what is in them: by two different splits at least."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +139,8 @@ def listings(draw: st.DrawFn) -> Listing:
     ]
     if split:
         rows[0] = (*rows[0][:2], "train")
+    if split in BY_VALUE:
+        rows[1] = (*rows[1][:2], list(forms)[-1])
     return Listing(
         tuple(rows),
         draw(st.sampled_from([",", ";", "\t", "|", "json"])),
@@ -216,6 +224,8 @@ class TestColumns:
             ("image_id,breed\na,x\nb,y\n", "image_id is taken for the path; breed is taken for the label"),
             ("path,label,age\na.jpg,x,1\nb.jpg,y,2\n", "not used: age"),
             ("path,label,set\na.jpg,x,red\nb.jpg,y,blue\n", "not used: set"),
+            ("path,label,type\na.jpg,x,train\nb.jpg,y,train\n", "not used: type"),
+            ("path,label,valid\na.jpg,x,1\nb.jpg,y,1\n", "not used: valid"),
             ("path,label,fold\na.jpg,x,0\nb.jpg,y,1\n", "not used: fold"),
         ],
     )
@@ -252,6 +262,23 @@ class TestColumns:
             ),
             ("a.jpg,x\nb.jpg,y\na.jpg,y\n", (), r"a\.jpg \(lines 1 and 3 as x and as y\)"),
             ("a.jpg,x,train\nb.jpg,y,train\na.jpg,x,val\n", (), "lines 1 and 3 as x in train and as x in val"),
+            ("path,label,valid\na.jpg,x,1\nb.jpg,y,0\n", (), "valid may say which pictures are for validation, or"),
+            ("path,label,train,val\na.jpg,x,1,0\nb.jpg,y,0,1\n", (), "train and val each say something of the split"),
+            ("path,label,is_valid,is_test\na.jpg,x,1,0\nb.jpg,y,0,1\n", (), "is_valid and is_test each say"),
+            ("path,label,type\na.jpg,x,train\nb.jpg,y,val\nc.jpg,y,held\n", (), r"none of .*: held \(1"),
+            ("image,age\na.jpg,23.5\nb.jpg,24\n", (), r"numbers, not classes: 23\.5 \(line 2\)"),
+            ("a.jpg,-1e-3\nb.jpg,.5\n", (), r"numbers, not classes: -1e-3, \.5"),
+            ("a.jpg,01\nb.jpg,1\nc.jpg,2\n", (), r"01 \(line 1\) and 1 \(line 2\) are the same number"),
+            ("a.jpg,\u0661\nb.jpg,1\nc.jpg,2\n", (), "are the same number"),
+            ("slide,grade\na,0\nb,1\n", (), "path and label, its first line does not say: slide,grade"),
+            ("slide,grade,x,y\na,0,1,2\nb,1,1,2\n", (), "its first line does not say: slide,grade,x,y"),
+            ("image_id,healthy,rust\na,0,1\nb,1,0\n", (), "image_id is the path; which column is the label"),
+            ('{"file_name": "a.jpg", "label": ["x", "y"]}\n', (), "line 1: label is a list or an object"),
+            (
+                '{"file_name": "a.jpg", "label": "x"}\n{"file_name": "b.jpg", "label": {"a": 1}}\n',
+                (),
+                "line 2: label is a",
+            ),
             ('{"file_name": "a.jpg", "label": "x"}\n{"file_name": \n', (), "line 2: no JSON object"),
         ],
     )
@@ -276,6 +303,18 @@ class TestColumns:
     def test_white_space_parts_cells(self, tmp_path: Path) -> None:
         dataset = open_dataset(self.source(tmp_path, "my photo.jpg 1\na.jpg 0\n", "my photo.jpg"))
         assert [sample.label for sample in dataset.samples] == [1, 0]
+
+    @pytest.mark.parametrize("header", ["id_code,diagnosis,age", "lesion_id,image_id,dx,age", "Image ID,Species,site"])
+    def test_columns_that_public_lists_have(self, header: str, tmp_path: Path) -> None:
+        place = {"diagnosis": 1, "dx": 2, "Species": 1}
+        label = next(number for name, number in place.items() if name in header)
+        rows = [["z"] * (label - 1) + [name, number] + ["9"] for name, number in (("a", "0"), ("b", "4"))]
+        text = "\n".join([header, *map(",".join, rows)])
+        assert [sample.label for sample in open_dataset(self.source(tmp_path, text)).samples] == [0, 4]
+
+    def test_measures_are_classes_if_that_is_said(self, tmp_path: Path) -> None:
+        (dataset,) = open_all(self.source(tmp_path, "a.jpg,1.5\nb.jpg,2\n"), ["1.5", "2"]).values()
+        assert dataset.classes == ("1.5", "2")
 
     def test_numbers_are_the_models_to_evaluate_and_classes_to_train(self, tmp_path: Path) -> None:
         source = self.source(tmp_path, "a.jpg,1\nb.jpg,2\nc.jpg,10\n")

@@ -150,6 +150,27 @@ def test_damage_is_told_whatever_the_host_has_set(host: bool, monkeypatch: pytes
             read_image(damaged)
 
 
+@pytest.mark.parametrize(("colour", "depth", "keyed", "interlaced", "seed"), VARIANTS[::7])
+def test_data_that_end_before_the_last_row_are_damage(
+    colour: int, depth: int, keyed: bool, interlaced: bool, seed: int
+) -> None:
+    """The stream ends rightly, with its checksum; PIL leaves the rows that it lacks black."""
+    data, _ = written(colour, depth, keyed, interlaced, seed)
+    start, end = data.index(b"IDAT") - 4, data.index(b"IEND") - 4
+    inflate, rest = zlib.decompressobj(), data[start:end]
+    rows = b""
+    while rest:
+        size = int.from_bytes(rest[:4], "big")
+        rows, rest = rows + inflate.decompress(rest[8 : 8 + size]), rest[12 + size :]
+    bits = CHANNELS[colour] * depth
+    for missing in (1 + (WIDTH * bits + 7) // 8, len(rows) // 2):
+        short = data[:start] + chunk(b"IDAT", zlib.compress(rows[:-missing])) + data[end:]
+        with pytest.raises(PictureError, match="damaged or truncated PNG"):
+            read_image(short)
+    black = data[:start] + chunk(b"IDAT", zlib.compress(bytes(len(rows)))) + data[end:]
+    assert read_image(black).size == (WIDTH, HEIGHT)
+
+
 def test_samples_that_use_little_of_their_range_are_noted() -> None:
     dark = (np.arange(HEIGHT * WIDTH * 3) * 20 % 4096).reshape(HEIGHT, -1)
     for grey in (True, False):

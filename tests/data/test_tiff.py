@@ -284,6 +284,12 @@ def test_deep_samples_that_use_little_of_their_range_are_noted() -> None:
     slope = np.add.outer(np.arange(64), np.arange(96)).astype(np.uint16)
     heights = slope.astype(np.int16) * 5
     heights[:5] = -32768
+    hot = slope * 20
+    hot[10, 10:14] = (60000, 61000, 65535, 0)
+    lit = slope.astype(np.float32) / 200
+    lit[3, 3:6] = (1e6, 2e6, np.nan)
+    lacking = slope.astype(np.float32) / 200
+    lacking[5, 5:8] = (-9999, -9998, np.inf)
     cases = {
         "12 bits": (slope * 20, True),
         "12 bits in RGB": (np.stack([slope * 20, slope * 24, slope], -1), True),
@@ -291,6 +297,9 @@ def test_deep_samples_that_use_little_of_their_range_are_noted() -> None:
         "no light at all": (slope * 0, False),
         "clipped at one end": (np.where(slope > 150, 65535, slope * 20).astype(np.uint16), True),
         "heights": (heights, True),
+        "hot pixels": (hot, True),
+        "outliers in floating point": (lit, True),
+        "two values for no data": (lacking, True),
         "signed": ((slope.astype(np.int32) * 400 - 32000).astype(np.int16), False),
         "float": (slope.astype(np.float32) / 4000, True),
         "float of the whole range": (slope.astype(np.float32) / 200, False),
@@ -301,3 +310,11 @@ def test_deep_samples_that_use_little_of_their_range_are_noted() -> None:
         note = read_image(file.getvalue()).info.get("note")
         assert bool(note) == noted, (name, note)
         assert not noted or "magick" in str(note)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_picture_without_a_number_is_refused(value: float) -> None:
+    file = io.BytesIO()
+    tifffile.imwrite(file, np.full((20, 30), value, np.float32), metadata=None)
+    with pytest.raises(PictureError, match=r"^picture: none of its samples is a number$"):
+        read_image(file.getvalue())

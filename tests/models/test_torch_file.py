@@ -186,6 +186,13 @@ class TestRoundTrip:
         assert "--entry" in (caught.value.hint or "")
         assert read_weights(path, "teacher").others == ("student",)
 
+    def test_entries_that_hold_each_other_are_looked_into_once(self, torch: Any, tmp_path: Path) -> None:
+        entries: dict[str, Any] = {"fc.weight": torch.ones(2)}
+        entries |= {f"again{index}": entries for index in range(32)}
+        path = tmp_path / "x.pth"
+        torch.save(entries, path)
+        assert read_weights(path).tensors["fc.weight"].shape == (2,)  # else it never ends
+
     def test_averaged_weights_without_names_are_told_of(self, torch: Any, tmp_path: Path) -> None:
         path = tmp_path / "x.pth"
         torch.save({"model": {"fc.weight": torch.ones(2)}, "ema": {"shadow_params": [torch.ones(2)]}}, path)

@@ -26,7 +26,7 @@ DEPTHS = (18, 34, 50, 101, 152)
 SEEDS = (1, 2, 3)
 PICTURES = 6
 CASES = [("torchvision", depth, seed) for depth in DEPTHS for seed in SEEDS[: 3 if depth <= 50 else 1]]
-CASES += [("timm", depth, 1) for depth in DEPTHS]
+CASES += [("timm", depth, 4) for depth in DEPTHS]  # at one seed both libraries initialise alike
 
 
 def make_busy(torch: Any, network: Any) -> None:

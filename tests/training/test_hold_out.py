@@ -168,6 +168,9 @@ def test_the_interval_stands_beside_every_figure(tmp_path: Path) -> None:
     run = trained_on_noise(tmp_path, 0, 40, 40)
     for row in rows(run):
         assert float(row["val_error_low"]) < float(row["val_error"]) < float(row["val_error_high"])
-    stored = load_checkpoint(run / "best.safetensors").spec.to_json()["measured"][0]
+    stored = load_checkpoint(run / "best.safetensors").spec.measured[0]
     last = rows(run)[-1]
-    assert stored["top1_error_95"] == [float(last["val_error_low"]), float(last["val_error_high"])]
+    assert [round(side, 2) for side in stored.top1_interval] == [
+        float(last["val_error_low"]),
+        float(last["val_error_high"]),
+    ]

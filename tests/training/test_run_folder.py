@@ -127,6 +127,27 @@ def test_the_split_is_left_as_a_table(folder: Path, tmp_path: Path) -> None:
     assert record == split_record.SplitRecord.of(run.data)
 
 
+@pytest.mark.parametrize("kind", ["equal", "as long"])
+def test_pictures_on_both_sides_are_said(kind: str, data: Path, tmp_path: Path) -> None:
+    """Equal ones only: not those of equal size and another content."""
+    both = tmp_path / "both"
+    for split in ("train", "val"):
+        shutil.copytree(data, both / split)
+    for path in (both / "val").rglob("*.png"):
+        level = 255 if path.name == "0.png" and kind == "equal" else int(path.stem)
+        noise = np.random.default_rng([level, len(path.parent.name)]).integers(0, 256, (32, 32, 3), np.uint8)
+        Image.fromarray(noise).save(path)
+    if kind == "equal":
+        shutil.copy(both / "train" / "red" / "20.png", both / "val" / "red" / "0.png")
+    said: list[str] = []
+    trainer(both, tmp_path / "run", said.append, validation=None).run()
+    lines = [line for line in said if "trained on too" in line]
+    expected = (
+        ["1 of the validation pictures are trained on too (e.g. red/0.png = red/20.png)"] if kind == "equal" else []
+    )
+    assert [line.partition(":")[0] for line in lines] == expected
+
+
 HOLD = """
 import sys, time
 from pathlib import Path

@@ -12,7 +12,7 @@ from resnet_infer.data.datasets import cifar, folders, imagenet, manifest, tiny_
 from resnet_infer.data.datasets.archive import open_tree
 from resnet_infer.data.datasets.beside import labels_beside
 from resnet_infer.data.datasets.classes import ClassOrder, some
-from resnet_infer.data.datasets.dataset import Content, Dataset, Sample, Skipped, split_dataset
+from resnet_infer.data.datasets.dataset import Content, Dataset, Sample, Skipped
 from resnet_infer.data.datasets.formats import Recognised, Request, choose_split, is_split
 from resnet_infer.data.datasets.required import require_classes
 from resnet_infer.data.datasets.tree import Tree
@@ -122,5 +122,4 @@ __all__ = [
     "Skipped",
     "open_all",
     "open_dataset",
-    "split_dataset",
 ]

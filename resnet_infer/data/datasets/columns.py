@@ -15,13 +15,14 @@ PATHS = (
         *("imagepath", "imagefile", "imagefilename", "imagename", "img", "imgpath", "imgfile", "imgname"),
         *("picture", "picturepath", "photo", "photopath"),
     ),
-    ("id", "imageid", "imgid", "fileid", "pictureid", "photoid"),
+    ("id", "imageid", "imgid", "fileid", "pictureid", "photoid", "idcode"),
 )
 """What a column of paths is called, in lower case and without `_`, `-` and spaces. The first group that fits counts."""
 LABELS = (
     ("label",),
     ("class", "category", "target", "classname", "labelname", "categoryname", "targetname"),
     ("classid", "labelid", "categoryid", "targetid", "classindex", "labelindex", "classidx", "labelidx"),
+    ("diagnosis", "dx", "disease", "breed", "species", "variety", "cultivar", "emotion", "landmarkid"),
 )
 """The same for labels."""
 SPLIT_NAMES = ("split", "set", "subset", "partition", "phase", "datasplit", "dataset", "usage")
@@ -32,18 +33,30 @@ FLAGS: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(("istrain", "istraining", "istrainingimg"), ("train", "test")),
 }
 """Columns that say yes or no, as fastai's is_valid, and the split that each means."""
+BARE: Mapping[str, tuple[str, str]] = {
+    **dict.fromkeys(("train", "training"), ("train", "test")),
+    **dict.fromkeys(("val", "validation"), ("val", "train")),
+    **dict.fromkeys(("test", "testing"), ("test", "train")),
+}
+"""The same for columns that are taken for one only if they hold both yes and no."""
+UNCLEAR = "valid"
+"""Such a column may say which pictures are for validation, or which are good."""
 YES, NO = frozenset({"true", "1", "yes", "t", "y", "1.0"}), frozenset({"false", "0", "no", "f", "n", "0.0"})
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Places of the columns; `flag` says that the split is one of `FLAGS`. `note` says what was taken for granted."""
+    """Places of the columns; `flag` says that the split is one of `FLAGS`.
+
+    `note` says what was taken for granted, `doubt` why the split is not clear.
+    """
 
     path: int
     label: int
     split: int | None = None
     flag: tuple[str, str] | None = None
     note: str | None = None
+    doubt: str | None = None
 
 
 def plain(name: str) -> str:
@@ -52,7 +65,7 @@ def plain(name: str) -> str:
 
 def names_columns(cells: Sequence[str]) -> bool:
     """Whether a line names a column of paths and one of labels, or of paths and one other."""
-    splits = [place for place, name in enumerate(map(plain, cells)) if name in SPLIT_NAMES or name in FLAGS]
+    splits = [place for place, name in enumerate(map(plain, cells)) if name in {*SPLIT_NAMES, *FLAGS, *BARE}]
     return _path_and_label(cells, ()) is not None or _path_and_label(cells, splits) is not None
 
 
@@ -62,7 +75,7 @@ def find_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Column
     Where no name is known for a label, the only column beside path and split is taken for it.
     """
     names = [plain(name) for name in header]
-    split, flag = _split(names, rows)
+    split, flag, doubt = _split(names, header, rows)
     found = _path_and_label(header, () if split is None else (split,))
     if found is None:
         return None
@@ -75,7 +88,7 @@ def find_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Column
         more = f" and {len(unused) - 8} more" if len(unused) > 8 else ""
         said.append(f"not used: {', '.join(unused[:8])}{more}")
     note = "; ".join(said) or None
-    return Columns(path, label, split, flag, note)
+    return Columns(path, label, split, flag, note, doubt)
 
 
 def _named(header: Sequence[str]) -> list[int]:
@@ -104,14 +117,29 @@ def _pick(names: Sequence[str], groups: Sequence[Collection[str]]) -> int | None
     return None
 
 
-def _split(names: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[int | None, tuple[str, str] | None]:
+def _split(
+    names: Sequence[str], header: Sequence[str], rows: Sequence[Sequence[str]]
+) -> tuple[int | None, tuple[str, str] | None, str | None]:
+    """Where the split stands, what yes and no mean if it says that, and why it is not clear."""
     if names.count("split") == 1:
-        return names.index("split"), None
+        return names.index("split"), None, None
+    known = {own for groups in (PATHS, LABELS) for group in groups for own in group}
+    values = [{row[place].lower() for row in rows if place < len(row)} for place in range(len(names))]
+    found = [{canonical_split(value) for value in own}.intersection(SPLITS) for own in values]
     for place, name in enumerate(names):
-        values = {row[place].lower() for row in rows if place < len(row)}
-        if name in SPLIT_NAMES and any(canonical_split(value) in SPLITS for value in values):
-            return place, None
-    for place, name in enumerate(names):
-        if name in FLAGS:
-            return place, FLAGS[name]
-    return None, None
+        if (name in SPLIT_NAMES and found[place]) or (name not in known and len(found[place]) > 1):
+            return place, None, None
+    flags = [place for place, name in enumerate(names) if name in FLAGS or (name in BARE and _says_both(values[place]))]
+    unclear = [place for place, name in enumerate(names) if name == UNCLEAR and _says_both(values[place])]
+    if len(flags) + len(unclear) > 1:
+        shown = " and ".join(header[place] for place in sorted([*flags, *unclear]))
+        return None, None, f"{shown} each say something of the split"
+    if unclear:
+        return None, None, f"{header[unclear[0]]} may say which pictures are for validation, or which are good"
+    if flags:
+        return flags[0], {**FLAGS, **BARE}[names[flags[0]]], None
+    return None, None, None
+
+
+def _says_both(values: Collection[str]) -> bool:
+    return set(values) <= YES | NO | {""} and bool(YES.intersection(values)) and bool(NO.intersection(values))

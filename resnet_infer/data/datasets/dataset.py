@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,6 @@ from PIL import Image
 
 from resnet_infer.data.image import read_image
 from resnet_infer.data.suffixes import shown
-from resnet_infer.errors import DataError
 
 SHOWN = 5
 """Classes that a remark names."""
@@ -84,25 +83,3 @@ class Dataset:
             more = f"; and {len(worst) - SHOWN} more classes" if len(worst) > SHOWN else ""
             lines.append(f"{self.name}: {files} not read: {'; '.join(map(str, worst[:SHOWN]))}{more}")
         return lines
-
-
-def split_dataset(dataset: Dataset, held_out: int, seed: int) -> tuple[Dataset, Dataset]:
-    """The rest, and `held_out` pictures drawn at random; both keep the order of `dataset`.
-
-    The draw is a permutation by NumPy's PCG64 generator, so it depends on `seed` alone and not on the machine.
-    The paper's 45k/5k split of CIFAR-10 is `split_dataset(train, 5000, seed)`. Raises `DataError` unless
-    0 <= `held_out` < the number of pictures.
-    """
-    total = len(dataset.samples)
-    if not 0 <= held_out < total:
-        raise DataError(
-            f"cannot hold out {held_out} of the {total} pictures of {dataset.name}",
-            hint="hold out fewer pictures than there are",
-        )
-    order = np.random.Generator(np.random.PCG64(seed)).permutation(total)
-
-    def part(indices: NDArray[np.int64], name: str) -> Dataset:
-        samples = [dataset.samples[index] for index in np.sort(indices)]
-        return replace(dataset, name=f"{dataset.name}/{name}", samples=samples)
-
-    return part(order[held_out:], "rest"), part(order[:held_out], "held-out")

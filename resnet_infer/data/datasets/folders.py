@@ -6,26 +6,35 @@ nothing else can be meant. Where the level of the classes is in doubt, see `Requ
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from resnet_infer.data.datasets.beside import labels_beside
+from resnet_infer.data.datasets.beside import labels_beside, list_beside, other_labels
 from resnet_infer.data.datasets.classes import order_classes, some
 from resnet_infer.data.datasets.dataset import Dataset, Sample, Skipped
 from resnet_infer.data.datasets.formats import (
     SPLITS,
     Recognised,
     Request,
-    canonical_split,
+    folder_split,
+    is_annotation,
     is_container,
     is_split,
+    part_of,
 )
-from resnet_infer.data.datasets.tree import Tree, holds_pictures, is_run, join, walk
+from resnet_infer.data.datasets.tree import RUN_FILES, Tree, holds_pictures, join, run_folders, walk
 from resnet_infer.data.datasets.wordnet import describe
 from resnet_infer.data.suffixes import READABLE, UNREADABLE, is_picture, may_be_picture, suffix, unreadable_format
 from resnet_infer.errors import DataError
 
+DETECTION = (
+    "folders called labels (as for YOLO) or Annotations (as for VOC) are of data for detection, "
+    "whose boxes are no classes"
+)
+LISTED = "if the folders above are the classes, say so: --class-order FILE, with a name per line"
 EXPECTED = "expected is a folder of pictures for each class, DIR/cat/1.jpg, or DIR/train/cat/1.jpg"
 
 
@@ -43,7 +52,7 @@ def recognise(tree: Tree) -> Recognised | None:
             raise DataError(
                 f"{top.where}: {some(holding)} {'holds' if len(holding) == 1 else 'hold'} pictures and no class "
                 "folders, so that nothing says what they show",
-                hint=labels_beside(tree) or EXPECTED,
+                hint=labels_beside(tree) or _expected(tree, top),
             )
         return Recognised((), lambda request: load(tree, top, request)) if top.list()[0] else None
     beside = [folder for folder in holding if not is_split(folder)]
@@ -65,9 +74,11 @@ def split_folders(tree: Tree) -> dict[str, str]:
     for folder in tree.list()[0]:
         if not is_split(folder):
             continue
-        split = canonical_split(folder)
+        split = folder_split(folder)
         folders, files = tree.list(folder)
         if not folders or any(map(_is_any_picture, files)):
+            continue
+        if _holds_no_classes(tree, folder, split):
             continue
         if split in found:
             raise DataError(
@@ -105,12 +116,30 @@ def _enter_split(tree: Tree, folder: str, split: str) -> str:
     """The folder below that repeats the split's name (seg_train/seg_train) or is called images, if it stands alone."""
     while True:
         inner = _holding(tree, folder)
-        if len(inner) != 1 or not (canonical_split(inner[0]) == split or is_container(inner[0])):
+        if len(inner) != 1 or not (folder_split(inner[0]) == split or is_container(inner[0])):
             return folder
         lower = join(folder, inner[0])
         if any(map(_is_any_picture, tree.list(lower)[1])):
             return folder
         folder = lower
+
+
+def _holds_no_classes(tree: Tree, folder: str, split: str) -> bool:
+    """Whether all pictures of a split lie in one folder that repeats its name: test/test/1.jpg."""
+    folder = _enter_split(tree, folder, split)
+    inner = _holding(tree, folder)
+    if len(inner) != 1 or folder_split(inner[0]) != split:
+        return False
+    return any(map(_is_any_picture, tree.list(join(folder, inner[0]))[1]))
+
+
+def _expected(*trees: Tree) -> str:
+    """What a folder of pictures should be like; of data for detection, that it is that."""
+    return (
+        f"{DETECTION}; {EXPECTED}"
+        if any(is_annotation(name) for tree in trees for name in tree.list()[0])
+        else EXPECTED
+    )
 
 
 def _holding(tree: Tree, folder: str) -> list[str]:
@@ -151,7 +180,7 @@ def load(tree: Tree, part: Tree, request: Request, names: Sequence[str] | None =
     if unknown := sorted(set(folders) - set(names)):
         raise DataError(
             f"{part.where} has class folders that are not among the classes of {tree.where}; it does not know: "
-            f"{some(unknown)}",
+            f"{some([_told_apart(name, names) for name in unknown])}",
             hint="every class needs pictures to train on, in a folder of the same name",
         )
     found = {name: _survey(part, name) for name in folders}
@@ -159,8 +188,9 @@ def load(tree: Tree, part: Tree, request: Request, names: Sequence[str] | None =
         skipped = sum((item.unread for item in found.values()), Counter[str]())
         kinds = f" that can be read; there are {some(sorted(skipped))}" if skipped else ""
         raise DataError(f"{part.where} has no pictures in class folders{kinds}", hint=EXPECTED)
-    notes = _notes(part, names, found)
-    for doubt, hint in _doubts(part, request, found):
+    trained = request.split in (None, "train") or names is folders
+    notes = _notes(tree, part, request, names, found, trained)
+    for doubt, hint in _doubts(tree, part, request, found, trained):
         if request.defines_classes:
             raise DataError(doubt, hint=hint)
         notes.append(doubt)
@@ -184,14 +214,20 @@ def load(tree: Tree, part: Tree, request: Request, names: Sequence[str] | None =
     )
 
 
+def _told_apart(name: str, names: Sequence[str]) -> str:
+    """A name, with its code points where one of `names` looks the same."""
+    same = [own for own in names if unicodedata.normalize("NFC", own) == unicodedata.normalize("NFC", name)]
+    return f"{name} (written {name!a}, where the others have {same[0]!a})" if same else name
+
+
 def _class_folders(part: Tree) -> list[str]:
-    """All folders but those that hold training runs and nothing else."""
+    """All folders but those without a picture that hold training runs."""
     return [name for name in part.list()[0] if holds_pictures(part, name) or not _holds_run(part, name)]
 
 
 def _holds_run(part: Tree, folder: str) -> bool:
     folders, files = part.list(folder)
-    return is_run(files) or any(_holds_run(part, join(folder, name)) for name in folders)
+    return not RUN_FILES.isdisjoint(files) or any(_holds_run(part, join(folder, name)) for name in folders)
 
 
 def _survey(part: Tree, folder: str) -> _Class:
@@ -212,9 +248,16 @@ def _survey(part: Tree, folder: str) -> _Class:
     return _Class(folder, sorted(paths), unread, frozenset(folders), flat)
 
 
-def _notes(part: Tree, names: Sequence[str], found: dict[str, _Class]) -> list[str]:
+def _notes(
+    tree: Tree, part: Tree, request: Request, names: Sequence[str], found: dict[str, _Class], trained: bool
+) -> list[str]:
     notes = []
-    if absent := [name for name in names if name not in found]:
+    if runs := [path for name in part.list()[0] for path in run_folders(part, name)]:
+        notes.append(f"{part.where}: not used, as they hold training runs: {some(runs)}")
+    beside = list_beside(tree) if trained and request.defines_classes else None
+    if beside and len(found) > 1 and len({re.sub(r"\d+", "", name) for name in found}) == 1:
+        notes.append(f"{part.where}: the folders are taken for the classes, not {beside}")
+    if absent := [name for name in names if name not in found or not (trained or found[name].paths)]:
         notes.append(f"{part.where}: no pictures of {some(absent)}")
     if nested := [item for item in found.values() if item.folders and (item.flat or len(item.folders) > 1)]:
         shown = [f"{item.name}/{folder}" for item in nested for folder in sorted(item.folders)]
@@ -222,30 +265,41 @@ def _notes(part: Tree, names: Sequence[str], found: dict[str, _Class]) -> list[s
     return notes
 
 
-def _doubts(part: Tree, request: Request, found: dict[str, _Class]) -> list[tuple[str, str]]:
-    """Why these folders may not be the classes, each with the way out."""
+def _doubts(tree: Tree, part: Tree, request: Request, found: dict[str, _Class], trained: bool) -> list[tuple[str, str]]:
+    """Why these folders may not be the classes, each with the way out. `trained`: they decide what the classes are."""
     doubts = []
+    stated = request.class_order is not None and not isinstance(request.class_order, str)
+    full = [item for item in found.values() if item.paths]
+    often = Counter(name for item in full for name in item.folders)
+    shared = sorted(name for name, count in often.items() if count > 1 and 2 * count >= len(full))
+    if trained and not stated and len(shared) < 2:
+        doubts += _other_kinds(tree, part, [item.name for item in full])
+        if not doubts and request.defines_classes and len(full) > 1 and (path := other_labels(tree, part)):
+            doubts.append(
+                (
+                    f"{part.where}: {path} gives pictures in one folder different labels, so that the folders may not "
+                    "be the classes",
+                    f"if the list says what the pictures show, give it as DATA; {LISTED}",
+                )
+            )
     unpictured = [name for name, item in found.items() if not item.paths]
-    if unpictured:
+    if unpictured and trained:
         shown = [f"{n} ({', '.join(sorted(u))} only)" if (u := found[n].unread) else n for n in unpictured]
         doubts.append(
             (
                 f"{part.where} has class folders without pictures: {some(shown)}",
-                "remove them, or put pictures in that can be read: JPEG, PNG, WebP, BMP, GIF or TIFF",
+                (f"{DETECTION}; else " if any(map(is_annotation, unpictured)) else "")
+                + "remove them, or put pictures in that can be read: JPEG, PNG, WebP, BMP, GIF or TIFF",
             )
         )
-    if request.class_order is not None and not isinstance(request.class_order, str):
+    if stated:
         return doubts  # whoever lists the classes knows that these folders are the ones
-    listed = "if the folders above are the classes, say so: --class-order FILE, with a name per line"
-    full = [item for item in found.values() if item.paths]
-    often = Counter(name for item in full for name in item.folders)
-    shared = sorted(name for name, count in often.items() if count > 1 and 2 * count >= len(full))
     if len(shared) > 1:
         doubts.append(
             (
                 f"{part.where}: {some([item.name for item in full if item.folders])} hold the same folders, "
                 f"{some(shared)}; which are the classes?",
-                f"if the lower ones are, give one of the upper ones as DATA, or bring them together; {listed}",
+                f"if the lower ones are, give one of the upper ones as DATA, or bring them together; {LISTED}",
             )
         )
         return doubts
@@ -255,7 +309,7 @@ def _doubts(part: Tree, request: Request, found: dict[str, _Class]) -> list[tupl
             doubts.append(
                 (
                     f"{part.where}/{item.name} is divided into {some(below)}, below the class",
-                    f"put the split around the classes: DIR/{below[0]}/{item.name}/1.jpg; {listed}",
+                    f"put the split around the classes: DIR/{below[0]}/{item.name}/1.jpg; {LISTED}",
                 )
             )
             break
@@ -264,8 +318,26 @@ def _doubts(part: Tree, request: Request, found: dict[str, _Class]) -> list[tupl
             doubts.append(
                 (
                     f"{part.where}: {others[0]} is a class folder, and there is a folder {item.name}/{others[0]} too",
-                    f"move its pictures to where they belong; {listed}",
+                    f"move its pictures to where they belong; {LISTED}",
                 )
             )
             break
     return doubts
+
+
+def _other_kinds(tree: Tree, part: Tree, names: Sequence[str]) -> list[tuple[str, str]]:
+    """The doubt that folders with pictures are splits, numbered parts, or pictures and their masks, by their names."""
+    splits = [name for name in names if is_split(name)]
+    parts = Counter(own for name in names if (own := part_of(name)) is not None)
+    numbered = [name for name in names if parts[part_of(name) or ""] > 1]
+    said = [name for name in names if is_container(name) or is_annotation(name)]
+    if len({folder_split(name) for name in splits}) > 1 or len(splits) > max(1, len(names) / 2):
+        kind, which = "splits, without class folders", splits
+    elif len(numbered) > len(names) / 2:
+        kind, which = "numbered parts of one set", numbered
+    elif len(said) > 1 and len(said) == len(names):
+        kind, which = "pictures and what belongs to them, not like classes", said
+    else:
+        return []
+    hint = labels_beside(tree) or _expected(tree, part)
+    return [(f"{part.where}: {some(which)} look like {kind}", f"{hint}; {LISTED}")]

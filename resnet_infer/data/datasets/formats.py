@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from resnet_infer.data.datasets.classes import ClassOrder
@@ -16,11 +16,20 @@ _SPLIT_NAMES = {
     "val": {"val", "valid", "validation", "dev", "eval", "evaluation"},
     "test": {"test", "testing"},
 }
-"""What data sets call a split, in lower case and without `_FILLERS`."""
+"""What data sets call a split, in lower case and without `_FILLERS` and `_FORMS`."""
 _ALIASES = {name: split for split, names in _SPLIT_NAMES.items() for name in names}
 _FILLERS = frozenset({"set", "data", "dataset", "split", "seg", "image", "images", "img", "imgs", "pictures", "photos"})
 """Words beside a split's name that change nothing: training_set, seg_test, train-images."""
+_FORMS = frozenset({"jpg", "jpeg", "png", "tif", "tiff", "stage", "stg", "part"})
+"""The same in names of folders: train-jpg, stage1_train, test_stg1."""
 _CONTAINERS = _FILLERS | {"jpg", "jpeg", "jpegs", "jpegimages", "png", "pngs", "pics", "photo", "picture", "datasets"}
+_PARTS = _CONTAINERS | {"part", "parts", "batch", "fold", "chunk", "shard", "subset", "section", "volume", "vol", "zip"}
+"""What numbered parts of one set of pictures are called: part_1, images_002, batch3."""
+_ANNOTATIONS = frozenset(
+    {"mask", "masks", "label", "labels", "annotation", "annotations", "annots", "segmentation", "segmentations"}
+    | {"segmentationclass", "segmentationobject", "trimaps", "groundtruth", "gt", "bboxes", "boxes"}
+)
+"""Folders of what belongs to other pictures: masks, and files with boxes."""
 
 
 @dataclass(frozen=True)
@@ -51,18 +60,43 @@ def canonical_split(name: str) -> str:
     """train, val or test for any of the usual spellings (Training, test_set, train2017); others in lower case."""
     plain = name.strip().lower()
     words = [re.sub(r"(19|20)\d\d$", "", word) for word in re.split(r"[\W_]+", plain)]
-    (word,) = left if len(left := [word for word in words if word and word not in _FILLERS]) == 1 else ("",)
-    return _ALIASES.get(word) or _ALIASES.get(re.sub(r"(set|data|images|imgs)$", "", word)) or plain
+    return _split_of(words, _FILLERS) or plain
+
+
+def folder_split(name: str) -> str:
+    """The same for a folder, whose name may have a number, a format or a side more: train1, test-jpg, trainA."""
+    plain = re.sub(r"(?<=[a-z])[AB]$", "", name.strip()).lower()
+    words = [re.sub(r"v?\d+$", "", word) for word in re.split(r"[\W_]+", plain)]
+    return _split_of(words, _FILLERS | _FORMS) or name.strip().lower()
+
+
+def _split_of(words: Sequence[str], fillers: Collection[str]) -> str | None:
+    (word,) = left if len(left := [word for word in words if word and word not in fillers]) == 1 else ("",)
+    return _ALIASES.get(word) or _ALIASES.get(re.sub(r"(set|data|images|imgs)$", "", word))
 
 
 def is_split(name: str) -> bool:
     """Whether a folder of that name may hold a split."""
-    return canonical_split(name) in SPLITS
+    return folder_split(name) in SPLITS
 
 
 def is_container(name: str) -> bool:
     """Whether a folder's name says that it holds pictures, and not which: images, data."""
     return all(word in _CONTAINERS for word in re.split(r"[\W_]+", name.lower()) if word)
+
+
+def is_annotation(name: str) -> bool:
+    """Whether a folder's name says that it holds masks or boxes of pictures that are elsewhere."""
+    return "".join(re.split(r"[\W_]+", name.lower())) in _ANNOTATIONS
+
+
+def part_of(name: str) -> str | None:
+    """Of the name of a numbered part, all but the number: images_ of images_001; None for any other name."""
+    words = [re.sub(r"\d+", "", word) for word in re.split(r"[\W_]+", name.lower())]
+    named = [word for word in words if word not in ("", "of")]
+    if not re.search(r"\d", name) or not named or named[-1] not in _PARTS:
+        return None
+    return re.sub(r"\d+", "", name.lower())
 
 
 def choose_split(wanted: str | None, splits: tuple[str, ...], where: str) -> str | None:

@@ -24,7 +24,7 @@ from functools import partial
 from resnet_infer.data.datasets import folders
 from resnet_infer.data.datasets.classes import require_order, some
 from resnet_infer.data.datasets.dataset import Dataset, Sample
-from resnet_infer.data.datasets.formats import Recognised, Request, canonical_split
+from resnet_infer.data.datasets.formats import Recognised, Request, folder_split
 from resnet_infer.data.datasets.tree import Tree, join, read_lines
 from resnet_infer.data.datasets.wordnet import LISTS, Synset, describe, find, is_wnid, read_synsets
 from resnet_infer.errors import DataError
@@ -35,7 +35,7 @@ _PICTURE = re.compile(r"ILSVRC2012_val_(\d+)\.JPE?G", re.IGNORECASE | re.ASCII)
 
 def recognise(tree: Tree) -> Recognised | None:
     """Split val, and train if there is such a folder; none if the source is the flat folder itself."""
-    for folder in ("", *(name for name in tree.list()[0] if canonical_split(name) == "val")):
+    for folder in ("", *(name for name in tree.list()[0] if folder_split(name) == "val")):
         if any(map(is_validation_picture, tree.list(folder)[1])):
             train = folders.split_folders(tree).get("train")
             splits = (("train", "val") if train else ("val",)) if folder else ()

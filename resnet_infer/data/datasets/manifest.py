@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-from resnet_infer.data.datasets.classes import ClassOrder, order_classes, require_distinct, require_order, some
-from resnet_infer.data.datasets.columns import LABELS, NO, PATHS, YES, Columns, find_columns, names_columns
+from resnet_infer.data.datasets.classes import order_classes, require_distinct, require_order, some
+from resnet_infer.data.datasets.columns import LABELS, NO, PATHS, YES, Columns, find_columns, names_columns, plain
 from resnet_infer.data.datasets.dataset import Dataset, Sample
 from resnet_infer.data.datasets.formats import Recognised, Request, canonical_split
 from resnet_infer.data.datasets.places import Located, locate
@@ -28,6 +28,7 @@ from resnet_infer.errors import DataError
 
 MAX_CLASSES = 1_000_000
 """A greater label is a column mistaken for one."""
+_KNOWN = {"path": PATHS, "label": LABELS}
 COLUMNS = "the columns are path,label or path,label,split; a first line that names them may have others and any order"
 
 
@@ -37,6 +38,7 @@ class _Row:
     path: str
     label: str
     split: str | None
+    cells: Sequence[str]
 
 
 def recognise(tree: Tree) -> Recognised | None:
@@ -46,9 +48,15 @@ def recognise(tree: Tree) -> Recognised | None:
     table = read_table(read_bytes(tree, ""), tree.where, partial(_is_header, tree.where))
     if table is None:
         return None
-    rows, note = _parse(table, tree.where)
+    rows, note, headed = _parse(table, tree.where)
     splits = tuple(dict.fromkeys(row.split for row in rows if row.split is not None))
-    return Recognised(splits, partial(_load, _Listed(tree.where, rows, note)))
+    return Recognised(splits, partial(_load, _Listed(tree.where, rows, note, headed)))
+
+
+def read_labels(where: str) -> list[tuple[str, str]] | None:
+    """Path and label of each line of the list at `where`; None if it is no text. Raises `DataError`."""
+    table = read_table(read_bytes(SingleFile(where), ""), where, partial(_is_header, where))
+    return None if table is None else [(row.path, row.label) for row in _parse(table, where)[0]]
 
 
 def _is_header(where: str, cells: Sequence[str]) -> bool:
@@ -59,13 +67,19 @@ def _is_there(where: str, cell: str) -> bool:
     return is_picture(cell) or (bool(cell) and os.path.isfile(os.path.join(os.path.dirname(where), cell)))
 
 
-def _parse(table: Table, where: str) -> tuple[list[_Row], str | None]:
+def _parse(table: Table, where: str) -> tuple[list[_Row], str | None, bool]:
+    """The rows, a note on the columns, and whether a first line names these."""
     lines = list(table.lines)
     header = lines[0][1] if lines and (table.keyed or _is_header(where, lines[0][1])) else None
     columns = find_columns(header, [cells for _, cells in lines[1:]]) if header else _by_place(lines, where)
     if columns is None:
         assert header is not None
         raise _unnamed(where, header)
+    if columns.doubt:
+        raise DataError(
+            f"{where}: {columns.doubt}",
+            hint="write one column split with train, val and test, or remove the columns that say nothing of it",
+        )
     if header:
         lines.pop(0)
     if not lines:
@@ -78,6 +92,12 @@ def _parse(table: Table, where: str) -> tuple[list[_Row], str | None]:
             f"{where}, line {number}: expected {','.join(wanted)}, found {','.join(cells)!r}{_more(wrong)}",
             hint=COLUMNS,
         )
+    nested = [number for number, _ in lines if (number, columns.label) in table.nested]
+    if nested:
+        raise DataError(
+            f"{where}, line {nested[0]}: {wanted[columns.label]} is a list or an object, and no class",
+            hint="several labels in a picture are not supported yet: write one, as a name or a number",
+        )
     for place in (columns.path, columns.label, columns.split):
         empty = [line for line in lines if place is not None and not line[1][place]]
         if place is not None and empty:
@@ -89,10 +109,10 @@ def _parse(table: Table, where: str) -> tuple[list[_Row], str | None]:
             )
     labels = _labels([cells[columns.label] for _, cells in lines])
     rows = [
-        _Row(number, cells[columns.path], label, _split(cells, columns, wanted, number, where))
+        _Row(number, cells[columns.path], label, _split(cells, columns, wanted, number, where), cells)
         for (number, cells), label in zip(lines, labels, strict=True)
     ]
-    return rows, f"{where}: {columns.note}" if columns.note else None
+    return rows, f"{where}: {columns.note}" if columns.note else None, header is not None
 
 
 def _more(lines: Sequence[Line]) -> str:
@@ -105,6 +125,8 @@ def _by_place(lines: Sequence[Line], where: str) -> Columns:
     if not lines:
         return Columns(0, 1)
     _require_no_header(lines, where)
+    if len(lines[0][1]) > 3 and not any(map(is_picture, lines[0][1][:1])):
+        raise _unnamed(where, lines[0][1])
     if all(len(cells) == 2 and is_picture(cells[1]) and not _is_there(where, cells[0]) for _, cells in lines):
         return Columns(1, 0)
     return Columns(0, 1, 2 if len(lines[0][1]) > 2 else None)
@@ -120,9 +142,15 @@ def _require_no_header(lines: Sequence[Line], where: str) -> None:
 
 
 def _unnamed(where: str, header: Sequence[str]) -> DataError:
-    others = "; ".join(f"{own} is also {', '.join(usual[:3])} and the like" for (own,), usual, _ in (PATHS, LABELS))
+    known = {kind: [name for group in groups for name in group[:6]] for kind, groups in _KNOWN.items()}
+    there = {kind: [cell for cell in header if plain(cell) in names] for kind, names in known.items()}
+    if there["path"] and not there["label"]:
+        wrong = f"{there['path'][0]} is the path; which column is the label"
+    else:
+        wrong = "which columns are path and label"
+    others = "; ".join(f"{kind} is also {', '.join(names[1:])} and the like" for kind, names in known.items())
     return DataError(
-        f"{where}: which columns are path and label, its first line does not say: {','.join(header)}",
+        f"{where}: {wrong}, its first line does not say: {','.join(header)}",
         hint=f"{COLUMNS} ({others})",
     )
 
@@ -155,6 +183,7 @@ class _Listed:
     where: str
     rows: Sequence[_Row]
     note: str | None
+    headed: bool
 
     @property
     def folder(self) -> str:
@@ -194,6 +223,8 @@ def _load(listed: _Listed, request: Request) -> Dataset:
     wanted = [number for number, row in enumerate(listed.rows) if row.split == request.split]
     missing = [listed.rows[number] for number in wanted if number in located.missing]
     if missing and (not request.missing_ok or len(missing) == len(wanted)):
+        if not listed.headed and len(listed.rows) > 1 and missing == [listed.rows[0]]:
+            raise _unnamed(where, listed.rows[0].cells)
         files = "1 file that is" if len(missing) == 1 else f"{len(missing)} files that are"
         lines = ", ".join(str(row.number) for row in missing[:5])
         raise DataError(
@@ -202,7 +233,7 @@ def _load(listed: _Listed, request: Request) -> Dataset:
             hint=f"paths are relative to {folder or 'the current folder'}, or to one folder below it; {COLUMNS}",
         )
     beside = DirectoryTree(folder or ".")
-    names, labels, used = _classes(where, listed.rows, request.class_order, beside)
+    names, labels, used = _classes(where, listed.rows, request, beside)
     pairs = ((listed.rows[number], located.places[number]) for number in wanted)
     samples = [Sample(row.path, labels[row.label], partial(read_file, place)) for row, place in pairs]
     classes, class_ids = describe(beside, names)
@@ -211,17 +242,28 @@ def _load(listed: _Listed, request: Request) -> Dataset:
 
 
 def _classes(
-    where: str, rows: Sequence[_Row], order: ClassOrder | None, beside: Tree
+    where: str, rows: Sequence[_Row], request: Request, beside: Tree
 ) -> tuple[tuple[str, ...], dict[str, int], str]:
     """Class names, the class number of every label as it is written, and what ordered them."""
-    source = "given"
+    source, order = "given", request.class_order
     if order is None and "classes.txt" in beside.list()[1]:
         order, source = [line.strip() for line in read_lines(beside, "classes.txt")], "classes.txt"
     written = {row.label: row for row in rows}
+    stated = order is not None and not isinstance(order, str)
+    if request.defines_classes and not stated:
+        _require_no_measures(where, written)
     if not all(label.isdecimal() for label in written):
         names, used = order_classes(list(written), order, where)
         return names, {name: label for label, name in enumerate(names)}, source if used == "given" else used
     labels = {label: int(label) for label in written}
+    first: dict[int, str] = {}
+    for label, number in labels.items():
+        if (other := first.setdefault(number, label)) != label:
+            raise DataError(
+                f"{where}: {other} (line {written[other].number}) and {label} (line {written[label].number}) are the "
+                "same number, and may be two classes",
+                hint="write it in one way, or write names that are no numbers",
+            )
     greatest = max(labels, key=labels.__getitem__)
     if labels[greatest] >= MAX_CLASSES:
         raise DataError(f"{where}: {written[greatest].path} has the label {greatest}, which is no class number")
@@ -234,3 +276,15 @@ def _classes(
             f"{where}: {written[greatest].path} has the label {greatest}, but only {len(order)} classes are named"
         )
     return tuple(order), labels, source
+
+
+def _require_no_measures(where: str, written: Mapping[str, _Row]) -> None:
+    """Raise `DataError` where all labels are numbers, and some no whole ones."""
+    if all(re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", label, re.ASCII | re.IGNORECASE) for label in written):
+        parts = [label for label in written if not float(label).is_integer()]
+        if parts:
+            raise DataError(
+                f"{where}: labels are numbers, not classes: {some(parts)} (line {written[parts[0]].number})",
+                hint="a network is trained to tell classes apart, not to estimate numbers; if these are the classes, "
+                "say so: --class-order FILE, with a name per line",
+            )

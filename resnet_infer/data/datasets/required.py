@@ -77,13 +77,21 @@ def _require_unlike(names: Sequence[str], train: Dataset, where: str) -> None:
     if doubtful := [labels for labels in alike.values() if len(labels) > 1]:
         count = Counter(sample.label for sample in train.samples)
         shown = [
-            " and ".join(f"{names[label]!r} ({count[label]:,} pictures)" for label in labels) for labels in doubtful
+            " and ".join(f"{_told(names, label, labels)} ({count[label]:,} pictures)" for label in labels)
+            for labels in doubtful
         ]
+        accents = ", or how accents are written" if any("\\" in text for text in shown) else ""
         raise DataError(
-            f"{where}: classes whose names differ only by capitals or spaces: {some(shown)}",
+            f"{where}: classes whose names differ only by capitals or spaces{accents}: {some(shown)}",
             hint="spell them alike to make them one class; if they are different, say so: --class-order FILE, with "
             "a name per line",
         )
+
+
+def _told(names: Sequence[str], label: int, labels: Sequence[int]) -> str:
+    """A name in quotes; by its code points where another looks the same."""
+    composed = [unicodedata.normalize("NFC", names[other]) for other in labels]
+    return ascii(names[label]) if len(set(composed)) < len(composed) else repr(names[label])
 
 
 def _with_absent(dataset: Dataset) -> Dataset:

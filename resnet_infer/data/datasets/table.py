@@ -24,10 +24,14 @@ _SAMPLE = 500
 
 @dataclass(frozen=True)
 class Table:
-    """The lines that are not empty. `keyed`: the first one is made of the keys of JSON objects."""
+    """The lines that are not empty. `keyed`: the first one is made of the keys of JSON objects.
+
+    `nested` has the line numbers and places of cells that are lists or objects there.
+    """
 
     lines: Sequence[Line]
     keyed: bool = False
+    nested: frozenset[tuple[int, int]] = frozenset()
 
 
 def read_table(data: bytes, where: str, is_header: Callable[[Sequence[str]], bool]) -> Table | None:
@@ -46,7 +50,7 @@ def read_table(data: bytes, where: str, is_header: Callable[[Sequence[str]], boo
     else:
         text = decode_text(data, where)
     if re.match(r"\s*\{\s*\"", text):
-        return Table(_json_lines(text, where), keyed=True)
+        return _json_lines(text, where)
     if stated := re.match(r"sep=(.)\r?\n", text):  # how Excel says what parts the cells
         return Table([(number + 1, cells) for number, cells in _split(text[stated.end() :], stated[1], where)])
     head = "".join(islice(io.StringIO(text, newline=""), _SAMPLE))
@@ -91,7 +95,7 @@ def _by_space(text: str) -> list[Line]:
     return [(number, line.rsplit(maxsplit=1)) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
 
 
-def _json_lines(text: str, where: str) -> list[Line]:
+def _json_lines(text: str, where: str) -> Table:
     objects = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -106,7 +110,14 @@ def _json_lines(text: str, where: str) -> list[Line]:
             raise DataError(f"{where}, line {number}: expected a JSON object, found {line.strip()[:60]}")
         objects.append((number, item))
     keys = list(dict.fromkeys(key for _, item in objects for key in item))
-    return [(0, keys), *((number, [_cell(item.get(key)) for key in keys]) for number, item in objects)]
+    lines = [(0, keys), *((number, [_cell(item.get(key)) for key in keys]) for number, item in objects)]
+    nested = {
+        (number, place)
+        for number, item in objects
+        for place, key in enumerate(keys)
+        if isinstance(item.get(key), list | dict)
+    }
+    return Table(lines, True, frozenset(nested))
 
 
 def _cell(value: object) -> str:

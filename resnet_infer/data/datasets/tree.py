@@ -17,7 +17,8 @@ _CLUTTER = frozenset(
     | {"Thumbs.db", "desktop.ini", "Icon\r"}
 )
 """What systems and tools leave in folders, beside names that begin with a dot."""
-_RUN = frozenset({"recipe.json", "metrics.csv", "last.safetensors", "best.safetensors"})
+RUN_FILES = frozenset({"recipe.json", "split.csv", "metrics.csv", "last.safetensors", "best.safetensors"})
+"""What a training run leaves; two of them make a folder one."""
 
 Listing = tuple[list[str], list[str]]
 """Names of folders and names of files, both sorted."""
@@ -153,8 +154,20 @@ def _walk(tree: Tree, folder: str, above: frozenset[str]) -> Iterator[str]:
 
 def is_run(files: Collection[str]) -> bool:
     """Whether a folder with these files holds a training run: its curves are no picture to learn from."""
-    own = _RUN.intersection(files)
-    return len(own) > 1 or (bool(own) and not any(map(is_picture, files)))
+    return len(RUN_FILES.intersection(files)) > 1
+
+
+def run_folders(tree: Tree, folder: str) -> Iterator[str]:
+    """The folders at and below `folder` that `walk` does not enter, because they hold training runs."""
+    folders, files = tree.list(folder)
+    if is_run(files):
+        yield folder
+        return
+    real = tree.real(folder)
+    for name in folders:
+        below = join(folder, name)
+        if not f"{real}/".startswith(f"{tree.real(below)}/"):  # a link back to a folder above
+            yield from run_folders(tree, below)
 
 
 def is_hidden(name: str) -> bool:
