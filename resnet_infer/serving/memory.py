@@ -30,6 +30,11 @@ def _trimmer() -> Callable[[int], object]:
 _trim = _trimmer()
 
 
+def give_back() -> None:
+    """Let the system have what was freed; it takes about a millisecond."""
+    _trim(0)
+
+
 class Memory:
     """`limit` bytes. Bodies may take half of them, so that there is always room to decode.
 
@@ -56,7 +61,7 @@ class Memory:
         """Count bytes of bodies that are no longer there."""
         self.bodies -= size
         if size >= LARGE:
-            _trim(0)
+            give_back()
         if self._waiting:
             with self._changed:
                 self._changed.notify_all()
@@ -78,7 +83,7 @@ class Share:
 
     def __exit__(self, *error: object) -> None:
         if self.size >= LARGE:
-            _trim(0)
+            give_back()
         self.take(0)
 
     def take(self, size: int) -> None:

