@@ -11,11 +11,11 @@ demo: $(DEMO)/ready
 
 test: $(DEV)/ready
 	$(DEV)/bin/python tests/tensorrt/fetch.py $(DEV)/tensorrt
-	$(DEV)/bin/python -m pytest -m "not slow" --ignore tests/parity
+	$(DEV)/bin/python -m pytest -n auto --dist loadfile -m "not slow" --ignore tests/parity
 
 test-all: $(DEV)/ready
 	$(DEV)/bin/python tests/tensorrt/fetch.py $(DEV)/tensorrt
-	$(DEV)/bin/python -m pytest --ignore tests/parity
+	$(DEV)/bin/python -m pytest -n auto --dist loadfile --ignore tests/parity
 
 # Compares with torchvision and timm. RESNET_INFER_CIFAR_NETS, where it is set, is a checkout of pytorch_resnet_cifar10
 # with its trained networks.

@@ -14,6 +14,7 @@ from resnet_infer import zoo
 from resnet_infer.models.architectures import Architecture, architecture, count_parameters
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from resnet_infer.models.spec import METADATA_KEY, Measured, ModelSpec
+from resnet_infer.runtimes.registry import open_runtime
 from tests.conftest import Outcome
 
 Cli = Callable[..., Outcome]
@@ -116,8 +117,10 @@ def test_a_mean_per_pixel_is_not_spelled_out(cli: Cli, tmp_path: Path, make_chec
 
 
 def test_json_is_the_spec_itself_of_artifact_and_checkpoint(cli: Cli) -> None:
-    spec = load_checkpoint(CHECKPOINT).spec
-    for path in (ARTIFACT, CHECKPOINT):
+    checkpoint = load_checkpoint(CHECKPOINT).spec
+    with open_runtime(ARTIFACT, device="cpu") as runtime:
+        artifact = runtime.spec
+    for path, spec in ((ARTIFACT, artifact), (CHECKPOINT, checkpoint)):
         done = cli("inspect", path, "--json")
         report = json.loads(done.out)
         assert (done.code, done.err) == (0, "")

@@ -195,7 +195,7 @@ def test_data_of_other_classes_is_refused(tmp_path: Path) -> None:
 def test_data_of_which_nothing_can_be_read_has_no_error(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "1.jpg").write_bytes(b"broken")
-    with pytest.raises(DataError, match=r"no picture of .* can be read; the first: cat/1.jpg: text"):
+    with pytest.raises(DataError, match=r"no picture of .* can be read; the first: cat/1.jpg: unsupported: text"):
         evaluate([None], tmp_path, device="cpu", skip_unreadable=True)
     with pytest.raises(PictureError, match="the only picture of"):
         evaluate([None], tmp_path, device="cpu")

@@ -35,7 +35,7 @@ def test_torch_and_onnxruntime_agree_on_the_built_in(photos: Photos) -> None:
     ):
         images = photos(24, reference.spec.input.crop)
         expected, actual = reference(images), candidate(images)
-        assert candidate.spec == reference.spec
+        assert candidate.spec.with_(measured=()) == reference.spec.with_(measured=())
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4 * expected.std())
     np.testing.assert_array_equal(actual.argmax(1), expected.argmax(1))
 

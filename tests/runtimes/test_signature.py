@@ -102,7 +102,7 @@ def last(model: Any, operator: str, inputs: list[str], **attributes: Any) -> Non
 
 
 WRONG: dict[str, tuple[Change, str]] = {
-    **{f"{count} classes": (classes(count), f"names {count} classes") for count in (1, 5, 9, 11, 20)},
+    **{f"{count} classes": (classes(count), f"names {count} classes") for count in (2, 5, 9, 11, 20)},
     "another size": (crop(48), "cuts out 48x48"),
     "two outputs": (features_out(first=True, rename=True), "2 outputs"),
     "float input": (float_input, "pictures are uint8"),
