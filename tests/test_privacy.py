@@ -30,7 +30,7 @@ STRACE = shutil.which("strace")
 WRITES = ("open", "openat", "creat", "mkdir", "mkdirat", "rename", "renameat", "renameat2", "link", "linkat")
 WRITES += ("symlink", "symlinkat", "mknod", "mknodat", "truncate")
 SENDS = ("connect", "sendto", "sendmsg", "sendmmsg")
-CALL = re.compile(r"^(?:\[pid +)?(?P<pid>\d+)\]? (?P<name>\w+)\((?P<arguments>.*)\) += (?P<result>-?\d+)")
+CALL = re.compile(r"^(?:\[pid +)?(?P<pid>\d+)\]? +(?P<name>\w+)\((?P<arguments>.*)\) += (?P<result>-?\d+)")
 FREE = ("/dev/", "/proc/")
 LOOPBACK = ("127.", "::1", "::ffff:127.")
 
