@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from PIL import Image
 from resnet_infer import zoo
 from resnet_infer.data.image import MAX_PIXELS, read_image
 from resnet_infer.data.loader import usable_cores
+from resnet_infer.data.memory import resizing_bytes
 from resnet_infer.data.preprocess import Pixels, centre_crop, ten_crops
 from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError
 from resnet_infer.flow import batch_limit, flow
@@ -179,12 +180,30 @@ class Classifier:
         prepared = self.prepared(picture, crops, max_pixels=max_pixels)
         return prepared if isinstance(prepared, PictureError) else prepared.views
 
-    def prepared(self, picture: Picture, crops: Crops = 1, *, max_pixels: int = MAX_PIXELS) -> Prepared | PictureError:
-        """What `views` gives, together with what is to be noted of the picture."""
+    def prepared(
+        self,
+        picture: Picture,
+        crops: Crops = 1,
+        *,
+        max_pixels: int = MAX_PIXELS,
+        reserve: Callable[[int], None] | None = None,
+    ) -> Prepared | PictureError:
+        """What `views` gives, together with what is to be noted of the picture.
+
+        `reserve` is told beforehand how many bytes it takes at most; what it raises of this package's errors is raised.
+        """
         _check_crops(crops)
+        side = self.spec.input.resize
+
+        def admit(decoding: int, width: int, height: int) -> None:
+            if reserve and is_resizable(width, height, side):
+                reserve(max(decoding, resizing_bytes(width, height, side)))
+
         try:
-            image = read_image(picture.content, picture.source, exif=self.spec.input.exif, max_pixels=max_pixels)
-            require_resizable(image, self.spec.input.resize, picture.source)
+            image = read_image(
+                picture.content, picture.source, exif=self.spec.input.exif, max_pixels=max_pixels, reserve=admit
+            )
+            require_resizable(image, side, picture.source)
         except PictureError as error:
             return error
         views = centre_crop(image, self.spec.input) if crops == 1 else ten_crops(image, self.spec.input)
@@ -242,10 +261,15 @@ def _check_crops(crops: int) -> None:
         raise UsageError(f"crops is 1 or 10, not {crops}")
 
 
+def is_resizable(width: int, height: int, side: int) -> bool:
+    """Whether a picture of which the shorter side is `side` has no more than `MAX_PIXELS` pixels."""
+    shorter, longer = sorted((width, height))
+    return side**2 * longer <= MAX_PIXELS * shorter
+
+
 def require_resizable(image: Image.Image, side: int, source: str) -> None:
     """Raise `PictureError` where resizing the shorter side to `side` would let a small file fill the memory."""
-    shorter, longer = sorted(image.size)
-    if side**2 * longer > MAX_PIXELS * shorter:
+    if not is_resizable(*image.size, side):
         raise PictureError(f"{source}: {image.width}x{image.height} pixels are too narrow to resize")
 
 

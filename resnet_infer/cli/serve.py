@@ -56,7 +56,7 @@ def serve(
     max_queue: Annotated[int, typer.Option(min=1, help="Crops that may wait; what comes then gets 503.")] = 256,
     timeout: Annotated[float, typer.Option(help="Longest that a request takes, in seconds.")] = 30.0,
     max_body_mb: Annotated[float, typer.Option(help="Largest request, in MB.")] = 32.0,
-    max_memory_mb: Annotated[float, typer.Option(help="Requests held at a time, in MB.")] = 512.0,
+    max_memory_mb: Annotated[float, typer.Option(help="Requests and pictures held at a time, in MB.")] = 512.0,
     max_pixels: Annotated[int, typer.Option(min=1, help="Largest picture.")] = 50_000_000,
     max_pictures: Annotated[int, typer.Option(min=1, help="Most pictures in a request.")] = 64,
     api_key_file: Annotated[

@@ -18,10 +18,11 @@ from PIL import Image
 
 from resnet_infer.data.jpeg import read_jpeg
 from resnet_infer.data.kinds import READ, UnsupportedError, UnusableError, named_kind, other_kind
+from resnet_infer.data.memory import decoding_bytes
 from resnet_infer.data.strict import strict_load
 from resnet_infer.data.suffixes import READABLE
 from resnet_infer.data.tiff import TIFF, orientation
-from resnet_infer.errors import PictureError, UnsupportedPictureError
+from resnet_infer.errors import PictureError, ResnetInferError, UnsupportedPictureError
 
 SUFFIXES = frozenset(READABLE)
 """What a folder is searched for; the content decides how a file is read."""
@@ -30,10 +31,17 @@ MAX_PIXELS = 178_956_970
 """PIL's own bound against decompression bombs, as a hard limit."""
 
 CheckSize = Callable[[int, int], None]
+Reserve = Callable[[int, int, int], None]
+"""Told of the bytes that decoding takes at most, the width and the height, before it is begun."""
 
 
 def read_image(
-    data: bytes | Path, name: str | None = None, *, exif: bool = True, max_pixels: int = MAX_PIXELS
+    data: bytes | Path,
+    name: str | None = None,
+    *,
+    exif: bool = True,
+    max_pixels: int = MAX_PIXELS,
+    reserve: Reserve | None = None,
 ) -> Image.Image:
     """Decode a JPEG, PNG, WebP, BMP, GIF or TIFF to 8-bit RGB; of several frames, the first.
 
@@ -41,7 +49,8 @@ def read_image(
     byte is kept. Grey samples that are signed, floating-point or of 32 bits have no agreed range: black is 0 and white
     the smallest of 1 (floating point only), 255 and 65535 that holds all of them; beyond these, or with negative ones,
     they are stretched from the lowest to the highest. CMYK and the like are converted as PIL does; ICC profiles are
-    ignored. `exif` turns a photo by its orientation tag (EXIF 2.3, tag 274; a damaged one is ignored).
+    ignored. `exif` turns a photo by its orientation tag (EXIF 2.3, tag 274; a damaged one is ignored). What `reserve`
+    raises of this package's errors is raised.
 
     The picture's `info` has a `note`, one sentence, where samples of more than 8 bits use less than a tenth of the
     range, so that the picture is nearly black or has hardly any contrast.
@@ -53,7 +62,7 @@ def read_image(
     label = name or (str(data) if isinstance(data, Path) else "picture")
     kind = PictureError
     try:
-        return _decode(data.read_bytes() if isinstance(data, Path) else data, exif, max_pixels)
+        return _decode(data.read_bytes() if isinstance(data, Path) else data, exif, max_pixels, reserve)
     except UnsupportedError as error:
         reason, cause, kind = f"unsupported: {error}", error.__cause__, UnsupportedPictureError
     except UnusableError as error:
@@ -64,13 +73,15 @@ def read_image(
     raise kind(line) from cause
 
 
-def _decode(content: bytes, exif: bool, max_pixels: int) -> Image.Image:
+def _decode(content: bytes, exif: bool, max_pixels: int, reserve: Reserve | None) -> Image.Image:
     if not content:
         raise UnusableError("the file is empty")
 
     def check_size(width: int, height: int) -> None:
         if width * height > max_pixels:
             raise UnusableError(f"{width}x{height} pixels are more than the limit of {max_pixels}")
+        if reserve:
+            reserve(decoding_bytes(kind, content, width, height), width, height)
 
     kind, reader = next(((kind, reader) for kind, magic, reader in _FORMATS if magic.match(content)), ("", None))
     if reader is None:
@@ -80,7 +91,7 @@ def _decode(content: bytes, exif: bool, max_pixels: int) -> Image.Image:
         rgb = picture if picture.mode == "RGB" and "transparency" not in picture.info else _to_rgb(picture)
         turn = _TURNS.get(orientation(content if kind == "TIFF" else picture.info.get("exif", b""))) if exif else None
         turned = rgb if turn is None else rgb.transpose(turn)
-    except UnusableError:
+    except (UnusableError, ResnetInferError):
         raise
     except (MemoryError, Image.DecompressionBombError) as error:
         raise UnusableError("too many pixels to decode") from error

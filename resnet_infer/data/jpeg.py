@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
@@ -61,6 +62,12 @@ _FORMS = {
 }
 """Forms that a decoder may lack, by the marker of the frame."""
 _FRAMES = {0xC0, 0xC1, 0xC2, *_FORMS}
+MAX_SCANS = 500
+"""Most scans of a picture: each visits every block, so a small file of many costs minutes. Encoders write about 10."""
+_MARKER = re.compile(rb"\xff+([\x02-\xcf\xd9-\xfe])")
+"""A marker behind a scan, but for restarts and others without a length."""
+_MOST_SEGMENTS = 100_000
+"""So many are looked through for scans."""
 
 
 @dataclass
@@ -78,12 +85,19 @@ class _Header:
     """Units between restarts, if there are any."""
     scan: int = 0
     """Where the data of the first scan begin."""
+    count: int = 0
+    """Components, as the file counts them."""
     in_scan: int = 0
     """Components of the first scan."""
     several: bool = False
     """Whether further pictures follow (MPO)."""
     end: int = -1
     """Where the end marker is, if there is one."""
+
+    @property
+    def has_one_scan(self) -> bool:
+        """Whether no more than the first scan is decoded."""
+        return self.frame in (0xC0, 0xC1) and self.in_scan == self.count
 
     @property
     def coding(self) -> str | None:
@@ -116,7 +130,7 @@ def _read_header(content: bytes) -> _Header:
         end = position + 2 + int.from_bytes(content[position + 2 : position + 4], "big")
         part = content[position + 4 : end]
         if marker in _FRAMES and len(part) >= 6:
-            header.frame, header.bits = marker, part[0]
+            header.frame, header.bits, header.count = marker, part[0], part[5]
             header.height, header.width = int.from_bytes(part[1:3], "big"), int.from_bytes(part[3:5], "big")
             header.components = {part[at]: divmod(part[at + 1], 16) for at in range(6, len(part) - 2, 3)}
         elif marker == 0xDD and len(part) >= 2:
@@ -138,12 +152,24 @@ def unsupported_coding(content: bytes) -> str | None:
     return _read_header(content).coding
 
 
+def pixel_bytes(content: bytes) -> int:
+    """Most bytes of a pixel that reading takes at a time: pictures, and coefficients where there are several scans."""
+    header = _read_header(content)
+    components = len(header.components)
+    picture = 1 if components == 1 else 4
+    coefficients = 0 if header.has_one_scan else 2 * components
+    converted = picture + 4 * (components != 3) + 4  # and turned
+    return max(converted, picture + coefficients) + 1
+
+
 def read_jpeg(content: bytes, check_size: Callable[[int, int], None]) -> Image.Image:
     """Decode it in the mode that it has. A file that only lacks its end marker is whole, and takes twice the time.
 
-    Raises `UnsupportedError` for a form that is not read; a damaged file raises anything else.
+    Raises `UnsupportedError` for a form that is not read, or more than `MAX_SCANS` scans; a damaged file raises
+    anything else.
     """
     header = _read_header(content)
+    _check_scans(content, header)
     ended = not header.scan or header.end >= 0
     if not ended:
         content = content.removesuffix(b"\xff")
@@ -292,6 +318,26 @@ def _decode_part(decoder: Any, part: bytes | memoryview, *, last: bool = True) -
     if used >= 0 and last:
         raise OSError("image file is truncated")
     return None if used < 0 else used
+
+
+def _check_scans(content: bytes, header: _Header) -> None:
+    """Raise `UnsupportedError` for more than `MAX_SCANS` scans, before any of them is decoded."""
+    if header.has_one_scan:
+        return
+    octets = np.frombuffer(content, np.uint8)
+    places = np.flatnonzero(octets[:-1] == 0xFF) + 1
+    if np.count_nonzero(octets[places] == 0xDA) <= MAX_SCANS:  # quickly; what is no marker is counted, too
+        return
+    scans, position = 1, header.scan
+    for _ in range(_MOST_SEGMENTS):
+        found = _MARKER.search(content, position)
+        if found is None or found[1] == END[1:]:
+            return
+        scans += found[1] == b"\xda"
+        if scans > MAX_SCANS:
+            break
+        position = found.end() + int.from_bytes(content[found.end() : found.end() + 2], "big")
+    raise UnsupportedError(f"JPEG of more than {MAX_SCANS} scans")
 
 
 def _check_restarts(content: bytes, header: _Header) -> int:

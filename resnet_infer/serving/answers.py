@@ -35,9 +35,9 @@ def unavailable(refused: RefusedError) -> HttpError:
 
 
 def require_ready(engine: Engine, traffic: Traffic) -> None:
-    """Raise `HttpError`, 503, unless the model is warm and requests are taken."""
-    if not engine.ready or traffic.draining:
-        state = "ending" if traffic.draining else engine.state
+    """Raise `HttpError`, 503, unless the model is warm, requests are taken, and its threads finish what they begin."""
+    if not engine.ready or traffic.draining or engine.stalled:
+        state = "ending" if traffic.draining else engine.state if not engine.ready else "stuck"
         raise HttpError(503, f"the service is {state}", headers=[("Retry-After", "1")])
 
 

@@ -24,10 +24,12 @@ from resnet_infer.serving.answers import (
     require_ready,
     unavailable,
 )
+from resnet_infer.serving.batching import TO_WAIT
 from resnet_infer.serving.deployment import Deployment, Question
 from resnet_infer.serving.engine import Engine
-from resnet_infer.serving.guard import RECORD, App, Guard, HttpError, Traffic
+from resnet_infer.serving.guard import LIMIT, RECORD, App, Guard, HttpError, Traffic
 from resnet_infer.serving.inference_protocol import InferenceProtocol
+from resnet_infer.serving.memory import Memory
 from resnet_infer.serving.metrics import Metrics
 from resnet_infer.serving.openapi import document
 from resnet_infer.serving.page import FILES, page
@@ -93,6 +95,8 @@ class Api:
     async def classify(self, request: Request) -> Response:
         asked = await read_question(request, self.settings)
         begin = time.perf_counter()
+        if asked.timeout and asked.timeout < self.settings.timeout:
+            request.scope[LIMIT](asked.timeout)
         deployment, answers = await self.answer(asked)
         total = round(1000 * (time.perf_counter() - begin), 3)
         record = request.scope[RECORD]
@@ -110,12 +114,13 @@ class Api:
 
     async def answer(self, asked: Asked) -> tuple[Deployment, list[dict[str, Any]]]:
         """An answer for every picture, and the model that gave them. Raises `HttpError`."""
+        timeout = min(asked.timeout or self.settings.timeout, self.settings.timeout)
+        due = time.monotonic() + TO_WAIT * timeout
         questions = [
-            Question(Picture(PICTURE, item.content), asked.crops, asked.top_k, asked.maps)
+            Question(Picture(PICTURE, item.content), asked.crops, asked.top_k, asked.maps, due)
             for item in asked.pictures
             if not item.error
         ]
-        timeout = min(asked.timeout or self.settings.timeout, self.settings.timeout)
         try:
             if asked.maps:
                 await asyncio.to_thread(self.engine.current.activation_maps)
@@ -169,7 +174,8 @@ class Api:
         if not self.keys:
             raise HttpError(403, "over HTTP the model is reloaded with an API key only, and this service has none")
         try:
-            deployment = await self.engine.reload()
+            # Shielded, or nobody would close what is opened for a client that has left.
+            deployment = await asyncio.shield(asyncio.ensure_future(self.engine.reload()))
         except ResnetInferError as error:
             logger.error("the model was not reloaded: %s", error)
             raise HttpError(409, "the model cannot be opened, and the old one goes on; the log says why") from error
@@ -177,9 +183,9 @@ class Api:
         return as_json({"status": "reloaded", "model": deployment.spec.name})
 
 
-def build_app(engine: Engine, settings: Settings, keys: ApiKeys, metrics: Metrics) -> App:
-    """The whole service without BentoML: the guard around the API."""
-    traffic = Traffic()
+def build_app(engine: Engine, settings: Settings, keys: ApiKeys, metrics: Metrics, memory: Memory | None = None) -> App:
+    """The whole service without BentoML: the guard around the API. `memory` is that of the deployments."""
+    traffic = Traffic(memory or Memory(settings.max_memory))
     return Guard(Api(engine, settings, keys, metrics, traffic), settings, keys, metrics, traffic)
 
 

@@ -25,6 +25,8 @@ MEMORY = 20
 """Batches that the measured speed remembers."""
 TO_WAIT = 0.9
 """Part of an item's time after which it is too late to infer it: the rest is for that and for the way back."""
+STALL_SECONDS = 4.0
+"""After so long, in which nothing was finished, threads that are busy count as stuck."""
 CROWD_SECONDS = 0.05
 """How long after one item met another the next is not taken to be alone: two callers in turn are no lonely one."""
 
@@ -72,6 +74,8 @@ class Batcher(Generic[Item, Result]):
         self._queued_rows = self._ready_rows = self._running_rows = 0
         self._active = 0  # threads that prepare or infer
         self._closed = False
+        self.stall_seconds = STALL_SECONDS
+        self._progress = time.monotonic()  # when something was finished, or begun after nothing was to be done
         self._quiet_from = 0.0
         self._backlog_since: float | None = None
         self._busy_seconds = self._busy_rows = 0.0
@@ -91,6 +95,12 @@ class Batcher(Generic[Item, Result]):
         """As measured while there was always something to do; 0 if there never was."""
         return self._busy_seconds / self._busy_rows if self._busy_rows else 0.0
 
+    @property
+    def stalled(self) -> bool:
+        """Whether nothing was finished for `stall_seconds` while something waits, or no thread is free to take it."""
+        busy = self._active >= len(self._threads) or not self._free or self.waiting_rows
+        return bool(busy) and time.monotonic() - self._progress > self.stall_seconds
+
     def submit(self, items: Sequence[tuple[Item, int]], timeout: float = math.inf) -> list[Future[Done[Result]]]:
         """Take all of `items`, each with its number of rows, or none of them; their results are due in `timeout`.
 
@@ -104,10 +114,16 @@ class Batcher(Generic[Item, Result]):
             ahead = (waiting + self._running_rows) * self.seconds_per_row
             if self._closed:
                 raise RefusedError("closed")
+            if (waiting and waiting + rows > self.max_queue) or ahead > timeout / 2:
+                self._forget_cancelled()
+                waiting = self.waiting_rows
+                ahead = (waiting + self._running_rows) * self.seconds_per_row
             if waiting and waiting + rows > self.max_queue:
                 raise RefusedError("full", ahead)
             if ahead > timeout / 2:
                 raise RefusedError("late", ahead - timeout / 2)
+            if not self._active and not waiting:
+                self._progress = now
             self._queued.extend(jobs)
             self._queued_rows += rows
             self._changed.notify(len(jobs))
@@ -159,6 +175,16 @@ class Batcher(Generic[Item, Result]):
                 refused.append(job)
         return bool(refused)
 
+    def _forget_cancelled(self) -> None:
+        """Make room: what is no longer wanted is otherwise dropped only when it is first in line."""
+        for jobs in (self._queued, self._ready):
+            wanted = [job for job in jobs if not job.future.cancelled()]
+            if len(wanted) < len(jobs):
+                jobs.clear()
+                jobs.extend(wanted)
+        self._queued_rows = sum(job.rows for job in self._queued)
+        self._ready_rows = sum(job.rows for job in self._ready)
+
     def _batch_is_due(self) -> bool:
         if not self._ready or not self._free:
             return False
@@ -183,13 +209,17 @@ class Batcher(Generic[Item, Result]):
         return job
 
     def _take_batch(self) -> list[Job[Item, Result]]:
-        """The first that is ready, and after it those of its shape that fit."""
+        """The first that is ready and still wanted, and after it those of its shape that fit."""
         batch: list[Job[Item, Result]] = []
         kept: list[Job[Item, Result]] = []
         rows = 0
-        shape = self._ready[0].views.shape[1:]
+        shape: tuple[int, ...] = ()
         while self._ready and rows < self.max_rows:
             job = self._ready.popleft()
+            if job.future.cancelled():
+                self._ready_rows -= job.rows
+                continue
+            shape = shape if batch else job.views.shape[1:]
             if job.views.shape[1:] == shape and (not batch or rows + job.rows <= self.max_rows):
                 batch.append(job)
                 rows += job.rows
@@ -198,14 +228,14 @@ class Batcher(Generic[Item, Result]):
         self._ready.extendleft(reversed(kept))
         self._ready_rows -= rows
         self._running_rows += rows
-        self._free -= 1
+        self._free -= bool(batch)
         return batch
 
     def _make_ready(self, job: Job[Item, Result]) -> None:
         error: BaseException | None = None
         job.started = time.monotonic()
         try:
-            if job.future.set_running_or_notify_cancel():
+            if not job.future.cancelled():
                 job.views = self._prepare(job.item)
             else:
                 error = RefusedError("late")
@@ -214,6 +244,7 @@ class Batcher(Generic[Item, Result]):
         job.prepared = time.monotonic()
         with self._changed:
             self._active -= 1
+            self._progress = time.monotonic()
             self._running_rows -= job.rows
             if error is None:
                 job.rows = len(job.views)
@@ -237,6 +268,7 @@ class Batcher(Generic[Item, Result]):
         end = time.monotonic()
         with self._changed:
             self._active -= 1
+            self._progress = time.monotonic()
             self._running_rows -= rows
             self._free += 1
             if self._ready:

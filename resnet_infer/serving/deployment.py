@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -20,7 +22,8 @@ from resnet_infer.models.digest import model_digest
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.base import Images, Logits, Runtime
 from resnet_infer.runtimes.registry import open_runtime
-from resnet_infer.serving.batching import Batcher
+from resnet_infer.serving.batching import STALL_SECONDS, Batcher
+from resnet_infer.serving.memory import Memory
 from resnet_infer.serving.settings import Settings
 from resnet_infer.serving.work import Done
 
@@ -35,6 +38,8 @@ class Question:
     crops: Crops = 1
     top_k: int = 5
     maps: bool = False
+    due: float = math.inf
+    """Until when, by the monotonic clock, it may wait for memory."""
     notes: list[str] = field(default_factory=list, compare=False)
     """What is to be said of the picture, filled in when it is decoded."""
 
@@ -57,9 +62,14 @@ class Deployment:
     """
 
     def __init__(
-        self, settings: Settings, device: str | None = None, on_batch: Callable[[int, float], None] | None = None
+        self,
+        settings: Settings,
+        device: str | None = None,
+        on_batch: Callable[[int, float], None] | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self.settings = settings
+        self.memory = memory or Memory(settings.max_memory)
         self.model = settings.model or zoo.default_model() or zoo.DEFAULT
         source = zoo.checkpoint(self.model) if settings.runtime == "torch" else zoo.artifact(self.model)
         device = device or settings.device
@@ -140,7 +150,10 @@ class Deployment:
     def _prepare(self, item: Question | Images) -> Images:
         if not isinstance(item, Question):
             return item
-        prepared = self.classifier.prepared(item.picture, item.crops, max_pixels=self.settings.max_pixels)
+        with self.memory.share(item.due) as share:
+            prepared = self.classifier.prepared(
+                item.picture, item.crops, max_pixels=self.settings.max_pixels, reserve=share.take
+            )
         if isinstance(prepared, PictureError):
             raise prepared
         item.notes[:] = [prepared.note] if prepared.note else []
@@ -164,6 +177,10 @@ class Deployment:
 
     def _warm_up(self) -> None:
         """Let both runtimes make room for one picture and for a full batch."""
+        slowest = 0.0
         for runtime in {id(each): each for each in (self.runtime, self._one_thread)}.values():
             for rows in (1, self.batcher.max_rows):
+                begin = time.monotonic()
                 runtime(np.zeros((rows, *self.size, 3), np.uint8))
+                slowest = max(slowest, time.monotonic() - begin)
+        self.batcher.stall_seconds = max(STALL_SECONDS, 4 * slowest)

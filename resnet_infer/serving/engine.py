@@ -43,6 +43,11 @@ class Engine:
         return self.state == "ready"
 
     @property
+    def stalled(self) -> bool:
+        """Whether the threads of the model that answers are stuck."""
+        return self._current is not None and self._current.batcher.stalled
+
+    @property
     def current(self) -> Deployment:
         """The model that answers. Raises `RefusedError` as long as there is none, and once it is to be closed."""
         if self.state == "closed":

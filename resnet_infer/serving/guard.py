@@ -15,6 +15,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 
 from resnet_infer import strict_json
+from resnet_infer.serving.memory import JSON_FACTOR, TENSOR_FACTOR, Memory
 from resnet_infer.serving.metrics import Metrics
 from resnet_infer.serving.settings import ApiKeys, Settings
 
@@ -29,9 +30,15 @@ HEALTH = ("/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready"
 OPEN = (*HEALTH, "/openapi.json", "/")
 """What needs no key: health, the description of the API, and the page (with its files, below `/web/`)."""
 GONE = 499
-"""The status of a request whose client left before it was read, in the log and the metrics."""
+"""The status of a request whose client left before it was answered, in the log and the metrics."""
 RECORD = "resnet_infer.record"
 """Where in a scope the notes of a request lie, for the log."""
+LEFT = "resnet_infer.left"
+"""Where in a scope a server has the list of functions that it calls when the client leaves before it is answered."""
+LIMIT = "resnet_infer.limit"
+"""Where in a scope the function lies that bounds the seconds until the answer: what has come later is a 503."""
+TICK = 0.1
+"""Seconds between two looks for requests that are late."""
 _ID = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 
@@ -49,22 +56,23 @@ class HttpError(Exception):
 
 
 class Traffic:
-    """What is in progress: requests, and the bytes of their bodies that are in memory.
+    """What is in progress: requests, and the memory for them.
 
     With `draining` no new request is taken but for its health; those in progress go on.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, memory: Memory) -> None:
         self.draining = False
         self.requests: set[_Request] = set()
-        self.bytes = 0
+        self.memory = memory
 
 
 class Guard:
     """ASGI middleware around the whole service.
 
     Refuses what has no key (401) or too large a body (413), a body that does not come (408) and bodies beyond the
-    memory for all of them (503). `HttpError` becomes JSON; what else the application raises is
+    memory for all of them (503). What is not answered in `timeout` seconds from its body on, or has no client any more,
+    is ended, whatever it waits for. `HttpError` becomes JSON; what else the application raises is
     logged, and answered with a 500 that says nothing. A request's id is its own `X-Request-ID`, if that is a plain
     word, or made.
     """
@@ -85,13 +93,13 @@ class Guard:
         headers = dict(scope["headers"])
         request = _Request(self, scope, receive, send, headers)
         self.traffic.requests.add(request)
-        if self._watching is not asyncio.get_running_loop():
+        if self._watching is not request.loop:
             self._watch()
         try:
             await request.run(headers)
         finally:
             self.traffic.requests.discard(request)
-            self.traffic.bytes -= request.held
+            request.release()
             seconds = time.monotonic() - begin
             record = scope[RECORD]
             self.metrics.request(record.get("route", "other"), request.status, seconds)
@@ -99,14 +107,15 @@ class Guard:
                 log(record, scope, request.status, seconds)
 
     def _watch(self) -> None:
-        """Stop requests whose body is overdue, now and as long as there are any: one timer for all of them."""
-        now = time.monotonic()
-        for request in self.traffic.requests:
+        """End requests that are overdue, now and as long as there are any: a timer for each would cost more."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for request in list(self.traffic.requests):
             if request.due <= now:
-                request.stop()
-        self._watching = asyncio.get_running_loop() if self.traffic.requests else None
+                request.end_late()
+        self._watching = loop if self.traffic.requests else None
         if self._watching:
-            self._watching.call_later(min(self.settings.timeout / 4, 1), self._watch)
+            loop.call_later(TICK, self._watch)
 
 
 class _Request:
@@ -121,12 +130,17 @@ class _Request:
         self.id = given if 0 < len(given) <= 64 and _ID.issuperset(given) else f"{random.getrandbits(64):016x}"
         scope[RECORD] = {"id": self.id}
         self.status = 0
-        self.held = 0
+        self._size = 0
+        self._weight = _weight(scope["path"], headers)
+        scope[LIMIT] = self.limit
+        if LEFT in scope:
+            scope[LEFT].append(self._leave)
+        self.loop = asyncio.get_running_loop()
         self.due = math.inf
-        """When the body that is waited for is to be there, by the monotonic clock."""
-        self._asked = False
+        """When what is waited for is to be there, the body or the answer, by the clock of the loop."""
         self._task = asyncio.current_task()
-        self._late = False
+        self._asked = self._has_body = False
+        self._end: Exception | None = None
 
     async def run(self, headers: MutableMapping[bytes, bytes]) -> None:
         try:
@@ -138,9 +152,9 @@ class _Request:
                 await self._check_length(headers)
                 await self.guard.app(self.scope, self.receive, self.send)
             except asyncio.CancelledError:
-                if not self._late:
+                if self._end is None:
                     raise
-                raise HttpError(408, "the body did not come in time", headers=[("Connection", "close")]) from None
+                raise self._end from None
             finally:
                 self.due = math.inf
         except HttpError as error:
@@ -173,23 +187,32 @@ class _Request:
         if int(length) <= 2 * limit:
             # A client that is still sending would not see the answer if the connection were closed on it.
             while (await self.receive()).get("more_body"):
-                self.guard.traffic.bytes -= self.held
-                self.held = 0
+                self.release()
             close = []
         raise too_large(limit, close)
 
     async def receive(self) -> Message:
         if not self._asked:
-            self._asked, self.due = True, time.monotonic() + self.guard.settings.timeout
+            self._asked = True
+            self.due = self.loop.time() + self.guard.settings.timeout
         message = await self._receive()
         if message["type"] != "http.request":
             return message
         size = len(message.get("body", b""))
-        self.held += size
-        self.guard.traffic.bytes += size
-        if self.held > self.guard.settings.max_body:
+        self._size += size
+        memory = self.guard.traffic.memory
+        fits = memory.hold(size * self._weight)
+        if self._size > self.guard.settings.max_body:
             raise too_large(self.guard.settings.max_body, [("Connection", "close")])
-        if self.guard.traffic.bytes > self.guard.settings.max_memory:
+        if self._size * self._weight > memory.for_bodies:
+            limit = memory.for_bodies // self._weight
+            raise HttpError(
+                413,
+                f"JSON of more than {limit / 1e6:.3g} MB takes too much memory; send the bytes as they are",
+                headers=[("Connection", "close")],
+                reason="size",
+            )
+        if not fits:
             raise HttpError(
                 503,
                 "too many large requests at a time",
@@ -197,17 +220,40 @@ class _Request:
                 reason="memory",
             )
         if not message.get("more_body"):
-            self.due = math.inf  # from here on the batcher keeps the time
+            self._has_body = True
+            self.due = self.loop.time() + self.guard.settings.timeout
         return message
 
-    def stop(self) -> None:
-        """End it with a 408."""
-        self._late, self.due = True, math.inf
-        if self._task is not None:
+    def release(self) -> None:
+        """Nothing of the body is in memory any more."""
+        self.guard.traffic.memory.release(self._size * self._weight)
+        self._size = 0
+
+    def limit(self, seconds: float) -> None:
+        """Let it end with a 503 then, if it is not answered."""
+        self.due = self.loop.time() + seconds
+
+    def end_late(self) -> None:
+        """End it with a 503, or with a 408 if it is the body that has not come."""
+        if self._has_body:
+            again = [("Retry-After", "1")]
+            self._stop(HttpError(503, "not now: it could not be done in time", headers=again, reason="late"))
+        else:
+            self._stop(HttpError(408, "the body did not come in time", headers=[("Connection", "close")]))
+
+    def _leave(self) -> None:
+        if not self.status:
+            self._stop(ClientDisconnect())
+
+    def _stop(self, end: Exception) -> None:
+        self.due = math.inf
+        if self._end is None and self._task is not None:
+            self._end = end
             self._task.cancel()
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            self.due = math.inf
             self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.id.encode())]
         await self._send(message)
@@ -223,6 +269,15 @@ class _Request:
         headers += [(name.lower().encode(), value.encode()) for name, value in error.headers]
         await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})
+
+
+def _weight(path: str, headers: MutableMapping[bytes, bytes]) -> int:
+    """Memory that a body takes, in bodies."""
+    if path.startswith("/v2/"):
+        json_size = headers.get(b"inference-header-content-length", b"")
+        is_small = json_size.isdigit() and len(json_size) < 6
+        return 1 if is_small else TENSOR_FACTOR
+    return JSON_FACTOR if headers.get(b"content-type", b"").lstrip().lower().startswith(b"application/json") else 1
 
 
 def too_large(limit: int, headers: Iterable[tuple[str, str]] = ()) -> HttpError:

@@ -25,7 +25,7 @@ from resnet_infer.runtimes.base import Images, Logits
 from resnet_infer.serving.answers import NOT_FINITE, as_json, milliseconds, require_ready, unavailable
 from resnet_infer.serving.deployment import Deployment
 from resnet_infer.serving.engine import Engine, gather
-from resnet_infer.serving.guard import RECORD, HttpError, Traffic
+from resnet_infer.serving.guard import LIMIT, RECORD, HttpError, Traffic
 from resnet_infer.serving.reading import LARGE, read_body
 from resnet_infer.serving.settings import Settings
 from resnet_infer.serving.work import Done, RefusedError
@@ -116,6 +116,8 @@ class InferenceProtocol:
         else:
             asked = _read(body, size)
         timeout = min(asked.timeout or self.settings.timeout, self.settings.timeout)
+        if timeout < self.settings.timeout:
+            request.scope[LIMIT](timeout)
 
         def send(current: Deployment) -> list[Future[Done[Any]]]:
             _require_name(request, current)

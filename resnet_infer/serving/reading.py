@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from resnet_infer.classifier import Crops
 from resnet_infer.errors import did_you_mean
 from resnet_infer.serving.guard import HttpError, Receive
+from resnet_infer.serving.memory import give_back
 from resnet_infer.serving.settings import Settings
 
 RAW = ("", "application/octet-stream", "application/x-www-form-urlencoded")
@@ -24,6 +25,8 @@ RAW = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 OPTIONS = ("crops", "top_k", "activation_map", "timeout_ms")
 LARGE = 1 << 18
 """Bytes of JSON that are better read in a thread."""
+JOINED = 1 << 22
+"""Bytes of a body whose pieces are given back to the system."""
 SPARSE = 1000
 """Commas, lists or objects that large JSON may have in any case."""
 SHOWN = 40
@@ -89,7 +92,13 @@ async def read_body(receive: Receive) -> bytes:
             raise ClientDisconnect
         pieces.append(message.get("body", b""))
         more = message.get("more_body", False)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    if len(pieces) == 1:
+        return pieces[0]
+    body = b"".join(pieces)
+    if len(body) >= JOINED:  # or it would be held twice: its pieces are of no use for anything else
+        del pieces, message
+        give_back()
+    return body
 
 
 def require_sparse(body: bytes, most: int) -> None:

@@ -29,10 +29,12 @@ with needs("serve", "a service"):
     from starlette.responses import JSONResponse
 
 from resnet_infer import zoo
+from resnet_infer.serving import http_protocol
 from resnet_infer.serving.app import Api
 from resnet_infer.serving.deployment import Deployment
 from resnet_infer.serving.engine import Engine
 from resnet_infer.serving.guard import RECORD, App, Guard, HttpError, Message, Receive, Scope, Send, Traffic
+from resnet_infer.serving.memory import Memory
 from resnet_infer.serving.metrics import Metrics
 from resnet_infer.serving.processes import (
     address,
@@ -61,13 +63,15 @@ logger = logging.getLogger("resnet_infer")
 
 def _open() -> Deployment:
     index = (bentoml.server_context.worker_index or 1) - 1
-    return Deployment(SETTINGS, DEVICES[index % len(DEVICES)], METRICS.batch)
+    return Deployment(SETTINGS, DEVICES[index % len(DEVICES)], METRICS.batch, MEMORY)
 
 
 METRICS = Metrics(shared=len(DEVICES) > 1)
-TRAFFIC = Traffic()
+MEMORY = Memory(SETTINGS.max_memory)
+TRAFFIC = Traffic(MEMORY)
 KEYS = load_keys(SETTINGS)
 ENGINE = Engine(_open, METRICS.model)
+http_protocol.install(METRICS.rejected)
 API = Api(ENGINE, SETTINGS, KEYS, METRICS, TRAFFIC, reload_all if len(DEVICES) > 1 else lambda: None)
 
 
@@ -144,7 +148,7 @@ class ResNetInfer:
         await ENGINE.close()
 
     async def __is_ready__(self) -> bool:
-        return ENGINE.ready and not TRAFFIC.draining
+        return ENGINE.ready and not TRAFFIC.draining and not ENGINE.stalled
 
     async def __is_alive__(self) -> bool:
         return ENGINE.state != "failed"

@@ -29,7 +29,8 @@ class Settings:
     several; a number: always that many. `workers` None: a process for every GPU, or one. `max_batch` (rows) None: 8
     on a CPU, 32 on a GPU. `max_wait_ms` is how long a picture that is decoded waits, while others are decoded, to share
     a batch with them; `max_queue` how many rows may wait. `timeout` (seconds) is the longest that a request takes.
-    `max_body_mb` bounds a request's body and `max_memory_mb` the bodies of all requests together. `access_log` writes
+    `max_body_mb` bounds a request's body, and `max_memory_mb` what all requests of a process have in memory: bodies,
+    which may take half of it, and pictures that are being decoded. `access_log` writes
     a line of JSON for every request.
     """
 
@@ -68,7 +69,7 @@ class Settings:
     @property
     def max_memory(self) -> int:
         """Bytes."""
-        return int(max(self.max_memory_mb, self.max_body_mb) * 1e6)
+        return int(max(self.max_memory_mb, 2 * self.max_body_mb) * 1e6)
 
     def to_environment(self) -> dict[str, str]:
         """Variables that `from_environment` reads the same settings from."""

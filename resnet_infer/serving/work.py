@@ -23,16 +23,17 @@ class RefusedError(ResnetInferError):
     """Work that is not done, and why.
 
     `full`: the queue is; `late`: it would not be, or was not, done in time; `closed`: no more is taken; `unready`: not
-    yet. `retry_after` is in seconds.
+    yet; `memory`: others had it for as long as could be waited. `retry_after` is in seconds.
     """
 
-    def __init__(self, reason: Literal["full", "late", "closed", "unready"], retry_after: float = 1) -> None:
+    def __init__(self, reason: Literal["full", "late", "closed", "unready", "memory"], retry_after: float = 1) -> None:
         super().__init__(
             {
                 "full": "the queue is full",
                 "late": "there is more to do than can be done in time",
                 "closed": "nothing more is taken",
                 "unready": "the model is not ready",
+                "memory": "there is no memory for it",
             }[reason]
         )
         self.reason = reason

@@ -242,6 +242,32 @@ def test_forms_that_are_not_read_are_named(marker: int, bits: int, what: str) ->
         read(frame(encode(detailed(64, 48)), marker, bits))
 
 
+def of_scans(count: int, *, hidden: bool = False) -> bytes:
+    """A grey progressive picture: one scan of the mean, one of the rest, and `count` - 2 that refine nothing.
+
+    `hidden`: with bytes in a comment that look like an end and like scans, and more bytes behind the end marker.
+    """
+
+    def segment(marker: int, data: bytes) -> bytes:
+        return bytes([0xFF, marker]) + (len(data) + 2).to_bytes(2, "big") + data
+
+    start = b"\xff\xd8" + segment(0xDB, bytes([0] + [1] * 64))
+    start += segment(0xC2, bytes([8, 0, 16, 0, 16, 1, 1, 0x11, 0]))
+    start += segment(0xC4, bytes([0, 1] + [0] * 15 + [0])) + segment(0xC4, bytes([0x10, 1] + [0] * 15 + [0]))
+    mean = segment(0xDA, bytes([1, 1, 0, 0, 0, 0])) + b"\x0f"
+    comment = segment(0xFE, b"\xff\xd9" + b"\xff\xda" * 600) if hidden else b""
+    rest = (segment(0xDA, bytes([1, 1, 0, 1, 63, 0])) + b"\x0f") * (count - 1)
+    return start + mean + comment + rest + b"\xff\xd9" + (b"\xff\xda" * 600 + b"more" if hidden else b"")
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_more_scans_than_any_encoder_writes_are_refused_before_they_are_decoded(hidden: bool) -> None:
+    expected = seen_by_pil(of_scans(2))
+    assert np.array_equal(read(of_scans(500, hidden=hidden)), expected)
+    with pytest.raises(UnsupportedPictureError, match="unsupported: JPEG of more than 500 scans"):
+        read(of_scans(501, hidden=hidden))
+
+
 def test_real_files_of_other_forms() -> None:
     imagecodecs = pytest.importorskip("imagecodecs", reason="imagecodecs is not installed")
     grey = np.asarray(detailed(64, 48).convert("L"))

@@ -20,6 +20,8 @@ pytest.importorskip("onnxruntime", reason="the built-in model needs onnxruntime"
 from resnet_infer.serving.app import build_app  # noqa: E402
 from resnet_infer.serving.deployment import Deployment  # noqa: E402
 from resnet_infer.serving.engine import Engine  # noqa: E402
+from resnet_infer.serving.http_protocol import BoundedProtocol  # noqa: E402
+from resnet_infer.serving.memory import Memory  # noqa: E402
 from resnet_infer.serving.metrics import Metrics  # noqa: E402
 from resnet_infer.serving.settings import ApiKeys, Settings  # noqa: E402
 
@@ -39,8 +41,11 @@ class Service:
 
     def __post_init__(self) -> None:
         self.metrics = Metrics()
-        self.engine = Engine(lambda: Deployment(self.settings, on_batch=self.metrics.batch), self.metrics.model)
-        self.app = build_app(self.engine, self.settings, ApiKeys(self.keys), self.metrics)
+        memory = Memory(self.settings.max_memory)
+        self.engine = Engine(
+            lambda: Deployment(self.settings, on_batch=self.metrics.batch, memory=memory), self.metrics.model
+        )
+        self.app = build_app(self.engine, self.settings, ApiKeys(self.keys), self.metrics, memory)
         self.thread = threading.Thread(target=self.loop.run_forever)
         self.thread.start()
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://service", timeout=60)
@@ -68,7 +73,8 @@ class Service:
 
     def listen(self) -> str:
         """Answer on a port of this machine, too; its URL."""
-        config = uvicorn.Config(self.app, port=0, lifespan="off", log_config=None, loop="asyncio")
+        protocol: Any = BoundedProtocol
+        config = uvicorn.Config(self.app, port=0, lifespan="off", log_config=None, loop="asyncio", http=protocol)
         self.server = uvicorn.Server(config)
         self.serving = asyncio.run_coroutine_threadsafe(self.server.serve(), self.loop)
         while not self.server.started:

@@ -205,15 +205,15 @@ def test_a_body_that_is_too_large_is_413(make_service: Make) -> None:
     done = small.post("/classify", content=parts())  # no Content-Length
     assert (done.status_code, done.json()) == (413, {"error": "a request has at most 0.1 MB"})
     assert small.post("/classify", content=CAT).status_code == 200
-    assert small.app.traffic.bytes == 0
+    assert small.app.traffic.memory.bodies == 0
 
 
 def test_bodies_beyond_the_memory_for_all_are_503(make_service: Make) -> None:
-    small = make_service(max_body_mb=0.05, max_memory_mb=0.1)
-    small.app.traffic.bytes += 100_000
+    small = make_service(max_body_mb=0.05, max_memory_mb=20)
+    small.app.traffic.memory.bodies += 10_000_000
     done = small.post("/classify", content=CAT)
     assert (done.status_code, done.headers["retry-after"]) == (503, "1")
-    small.app.traffic.bytes -= 100_000
+    small.app.traffic.memory.bodies -= 10_000_000
     assert small.post("/classify", content=CAT).status_code == 200
 
 
@@ -237,7 +237,7 @@ def test_a_body_that_does_not_come_is_408(make_service: Make) -> None:
         yield CAT[100:]
 
     assert impatient.post("/classify", content=slow()).status_code == 408
-    assert impatient.app.traffic.bytes == 0
+    assert impatient.app.traffic.memory.bodies == 0
 
 
 def test_a_client_that_leaves_while_it_sends_is_nobodys_fault(
@@ -256,7 +256,7 @@ def test_a_client_that_leaves_while_it_sends_is_nobodys_fault(
     service.run(service.app(scope, receive, send))
     assert sent == []
     assert "failed" not in caplog.text
-    assert service.app.traffic.bytes == 0
+    assert service.app.traffic.memory.bodies == 0
     assert 'route="/classify",status="499"' in service.get("/metrics").text
 
 

@@ -125,7 +125,7 @@ def test_a_client_that_leaves_harms_nobody(make_service: Make) -> None:
     done = service.run(leave())
     assert all(answer.status_code == 200 for answer in done[1::2])
     assert service.engine.current.batcher.waiting_rows == 0
-    assert (service.app.traffic.requests, service.app.traffic.bytes) == (set(), 0)
+    assert (service.app.traffic.requests, service.app.traffic.memory.bodies) == (set(), 0)
 
 
 def test_closing_answers_what_was_taken(make_service: Make) -> None:

@@ -11,8 +11,10 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ if not Path("/proc").is_dir():
 from resnet_infer.classifier import Classifier  # noqa: E402
 from resnet_infer.zoo import SMALL, built_in  # noqa: E402
 from tests.conftest import PICTURES  # noqa: E402
+from tests.data.test_jpeg import of_scans  # noqa: E402
 
 from .servers import Server, serving  # noqa: E402
 
@@ -93,6 +96,94 @@ def test_beside_what_bentoml_answers_it_is_the_api_that_says_no(server: Server) 
         assert (done.status_code, list(done.json())) == (status, ["error"]), path
     assert server.get("/schema.json", headers=HEADERS).json()["name"] == "resnet_infer"
     assert time.monotonic() - begin < 10
+
+
+JAVA = """
+import java.net.URI; import java.net.http.*; import java.nio.file.*;
+public class Ask { public static void main(String[] given) throws Exception {
+  HttpClient client = HttpClient.newHttpClient();
+  for (int i = 0; i < 3; i++) {
+    HttpRequest request = HttpRequest.newBuilder(URI.create(given[0])).header("X-API-Key", "secret")
+      .POST(HttpRequest.BodyPublishers.ofFile(Path.of(given[1]))).build();
+    System.out.println(client.send(request, HttpResponse.BodyHandlers.ofString()).statusCode());
+  } } }
+"""
+
+
+@pytest.mark.skipif(shutil.which("java") is None, reason="there is no Java")
+def test_javas_own_client_is_answered(server: Server, tmp_path: Path) -> None:
+    """It offers HTTP/2 with every first request."""
+    program = tmp_path / "Ask.java"
+    program.write_text(JAVA)
+    command = ["java", str(program), f"{server.url}/classify", str(PICTURES / "cat.jpg")]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert run.stdout.split() == ["200"] * 3, run.stderr
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+def test_an_offer_of_http2_is_ignored_and_its_body_is_no_request(server: Server, tmp_path: Path) -> None:
+    command = ["curl", "-s", "--http2", "-H", "X-API-Key: secret", "-w", "%{http_code}", "-o", str(tmp_path / "answer")]
+    command += ["--data-binary", f"@{PICTURES / 'cat.jpg'}", f"{server.url}/classify"]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=60).stdout == "200"
+    body = b"\r\n" * 200_000 + b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Request-ID: smuggled\r\n\r\n"
+    offer = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA"
+    head = f"POST /classify HTTP/1.1\r\nHost: x\r\nX-API-Key: secret\r\n{offer}\r\nContent-Length: {len(body)}\r\n\r\n"
+    port = int(server.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(head.encode() + body)
+        connection.settimeout(1)
+        received = b""
+        with suppress(TimeoutError):
+            while piece := connection.recv(1 << 16):
+                received += piece
+    assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"422"]
+    assert b"smuggled" not in received
+
+
+def test_a_head_without_end_and_a_progressive_picture_without_end_cost_nothing(server: Server) -> None:
+    (worker,) = server.workers()
+    status = Path(f"/proc/{worker}/status")
+
+    def peak() -> int:
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+
+    before, piece = peak(), b"a" * (1 << 20)
+    port = int(server.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as connection, suppress(ConnectionError):
+        connection.sendall(b"GET /livez HTTP/1.1\r\nX: ")
+        for _ in range(1000):
+            connection.sendall(piece)
+    assert peak() - before < 16_000
+    begin = time.monotonic()
+    done = server.post(content=of_scans(8000), headers=HEADERS)
+    assert (done.status_code, "more than 500 scans" in done.json()["error"]) == (422, True)
+    assert time.monotonic() - begin < 1
+
+
+@pytest.mark.slow
+def test_silent_connections_do_not_shut_others_out(tmp_path: Path) -> None:
+    """More than the service has descriptors: those that say nothing, and those that stop within a head."""
+    limited = shutil.which("prlimit")
+    if limited is None:
+        pytest.skip("there is no prlimit")
+    with serving(tmp_path, "--workers", "1") as running:
+        for process in (running.process.pid, *running.workers()):
+            subprocess.run([limited, "--pid", str(process), "--nofile=300:300"], check=True)
+        port = int(running.url.rpartition(":")[2])
+        for said in (b"", b"GET /livez HTTP/1.1\r\nX: b"):
+            begin, held = time.monotonic(), []
+            for _ in range(300):
+                with suppress(OSError):
+                    held.append(socket.create_connection(("127.0.0.1", port)))
+                    held[-1].sendall(said)
+            while True:
+                with suppress(httpx.HTTPError):
+                    if running.get("/livez").status_code == 200:
+                        break
+                assert time.monotonic() - begin < 12
+                time.sleep(0.2)
+            for connection in held:
+                connection.close()
 
 
 def test_a_websocket_is_refused_at_once(server: Server) -> None:
