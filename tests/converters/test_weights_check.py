@@ -23,6 +23,7 @@ from resnet_infer.converters.norm_statistics import measure, measure_stem
 from resnet_infer.converters.weights_check import NORMALISATIONS, PHOTOGRAPHS, UNCHECKED
 from resnet_infer.errors import DataError, ModelError, UsageError
 from resnet_infer.models.architectures import architecture
+from tests.batch_norm import make_busy
 
 SIZE = 32
 Fit = Callable[..., Path]
@@ -161,12 +162,7 @@ def test_busy_statistics_are_warned_of_and_not_refused(
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         network = ResNet(arch)
-        for norm in network.modules():
-            if isinstance(norm, torch.nn.BatchNorm2d):
-                norm.running_mean.normal_(0, 0.1)
-                norm.running_var.uniform_(0.5, 1.5)
-                norm.weight.data.uniform_(0.3, 0.9)
-                norm.bias.data.normal_(0, 0.1)
+        make_busy(torch, network)
     torch.save(network.state_dict(), tmp_path / "busy.pth")
     imported = import_weights(tmp_path / "busy.pth", name, padding=arch.padding)
     (warning,) = warnings(imported)

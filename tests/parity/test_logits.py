@@ -20,6 +20,7 @@ from resnet_infer.converters.import_weights import import_weights
 from resnet_infer.converters.input_options import InputOptions
 from resnet_infer.data.synthetic import natural_noise
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
+from tests.batch_norm import make_busy
 from tests.parity.conftest import IMAGENET_MEAN, IMAGENET_STD
 
 DEPTHS = (18, 34, 50, 101, 152)
@@ -27,16 +28,6 @@ SEEDS = (1, 2, 3)
 PICTURES = 6
 CASES = [("torchvision", depth, seed) for depth in DEPTHS for seed in SEEDS[: 3 if depth <= 50 else 1]]
 CASES += [("timm", depth, 4) for depth in DEPTHS]  # at one seed both libraries initialise alike
-
-
-def make_busy(torch: Any, network: Any) -> None:
-    """Give every batch normalisation random statistics and parameters."""
-    for norm in network.modules():
-        if isinstance(norm, torch.nn.BatchNorm2d):
-            norm.running_mean.normal_(0, 0.1)
-            norm.running_var.uniform_(0.5, 1.5)
-            norm.weight.data.uniform_(0.3, 0.9)
-            norm.bias.data.normal_(0, 0.1)
 
 
 def answers(torch: Any, network: Any, pictures: NDArray[np.uint8], dtype: Any) -> NDArray[np.float64]:

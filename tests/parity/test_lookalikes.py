@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from resnet_infer.converters.import_weights import Imported, import_weights
 from resnet_infer.converters.input_options import InputOptions
 from resnet_infer.errors import ModelError
+from tests.batch_norm import make_busy
 from tests.parity.conftest import IMAGENET_MEAN, IMAGENET_STD, normalise
 
 Fit = Callable[..., Path]
@@ -133,12 +134,7 @@ def test_busy_statistics_are_warned_of_and_not_refused(
 ) -> None:
     torch.manual_seed(seed)
     network = getattr(torchvision.models, name)()
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-            torch.nn.init.uniform_(module.weight, 0.3, 0.9)
-            torch.nn.init.normal_(module.bias, 0, 0.1)
+    make_busy(torch, network)
     torch.save(network.state_dict(), tmp_path / "busy.pth")
     (warning,) = warnings(import_weights(tmp_path / "busy.pth", name))
     assert "such statistics are no photograph's" in warning
