@@ -197,6 +197,48 @@ def test_without_its_supervisor_the_service_answers_what_it_has_and_ends(server:
     assert list(server.temporary.iterdir()) == []
 
 
+FOLLOWER = """
+import os, signal, subprocess, sys, time
+if sys.argv[1] == "supervisor":
+    os.environ["RESNET_INFER_SUPERVISOR"] = sys.argv[3] if len(sys.argv) > 3 else str(os.getpid())
+    subprocess.Popen([sys.executable, "-c", os.environ["SOURCE"], "worker", sys.argv[2]])
+    time.sleep(60)
+from bentoml import server_context
+from resnet_infer.serving import processes
+server_context.worker_index = 1
+processes.LINGER = 0
+if "elsewhere" in sys.argv[2]:
+    sys.platform = "elsewhere"
+if "stuck" in sys.argv[2]:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+processes.follow_supervisor(1)
+print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("kind", ["here", "here, stuck", "elsewhere", "elsewhere, stuck", "late"])
+def test_a_process_ends_after_its_supervisor(kind: str, tmp_path: Path) -> None:
+    """With the system's help or without; also one that is stuck, or whose supervisor had ended before it looked."""
+    environment = {**os.environ, "SOURCE": FOLLOWER, "RESNET_INFER_HOME": str(tmp_path / "home")}
+    (tmp_path / "home").mkdir()
+    command = [sys.executable, "-c", FOLLOWER, "supervisor", kind, *(["1"] if kind == "late" else [])]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as supervisor:
+        assert supervisor.stdout is not None
+        follower = int(supervisor.stdout.readline())
+        if kind != "late":
+            time.sleep(0.7)
+            assert _runs(follower)
+            supervisor.kill()
+        until = time.monotonic() + 5
+        while _runs(follower):
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        supervisor.kill()
+    if kind != "here":  # nobody is there to look, where it ends at once and is no service
+        assert not (tmp_path / "home").exists()
+
+
 def _runs(number: int) -> bool:
     try:
         return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
