@@ -376,6 +376,8 @@ def test_a_batcher_tells_how_many_rows_wait(seed: int) -> None:
             futures += batcher.submit([(rows, rows)] * rng.randint(1, 3), rng.choice([0.002, 0.02, 5.0]))
         if rng.random() < 0.3 and futures:
             rng.choice(futures).cancel()
+        with batcher._changed:
+            assert sum(told) == batcher.waiting_rows
         time.sleep(rng.choice([0, 0, 0.002]))
     batcher.close()
     assert len(told) > 100
