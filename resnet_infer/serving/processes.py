@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,8 @@ LINGER = 10
 """Seconds that clients have to read their answers, when all are given and the service ends."""
 CHECK_SECONDS = 0.5
 """Between two looks for processes that died, and of those for a supervisor that did."""
+DEATHS, DEATHS_SECONDS, CALM_SECONDS = 5, 60.0, 10.0
+"""After so many deaths in that time looks are further apart: what dies at every start would keep a core busy."""
 SUPERVISOR = "RESNET_INFER_SUPERVISOR"
 """The variable by which the supervisor tells the processes its number."""
 HOME = "RESNET_INFER_HOME"
@@ -127,13 +130,22 @@ def _keep_to_itself() -> None:
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
             place = f"ipc://{folder}/"
         private = {"endpoint": f"{place}control", "pubsub_endpoint": f"{place}events", "check_delay": CHECK_SECONDS}
+        self._last_look, self._replaced, self._known = 0.0, deque(maxlen=DEATHS), set()
         start(self, *arguments, **{**options, **private})
 
-    def manage_if_free(self: Any) -> Any:
-        # While it starts or stops processes it would raise, and log that.
-        return None if self._restarting or self._exclusive_running_command else manage(self)
+    def manage_calmly(self: Any) -> Any:
+        if self._restarting or self._exclusive_running_command:  # it would raise, and log that
+            return None
+        now, known = time.monotonic(), self._known
+        self._known = {number for watcher in self.watchers for number in watcher.processes}
+        self._replaced.extend([now] * len(self._known - known if known else ()))
+        is_rapid = len(self._replaced) == DEATHS and now - self._replaced[0] < DEATHS_SECONDS
+        if is_rapid and now - self._last_look < CALM_SECONDS:
+            return None
+        self._last_look = now
+        return manage(self)
 
-    Arbiter.__init__, Arbiter.manage_watchers, Arbiter._keeps_to_itself = start_privately, manage_if_free, True
+    Arbiter.__init__, Arbiter.manage_watchers, Arbiter._keeps_to_itself = start_privately, manage_calmly, True
 
 
 def _forward_hangups() -> None:

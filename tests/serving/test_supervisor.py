@@ -172,6 +172,31 @@ def test_a_process_that_dies_is_replaced_at_once(server: Server) -> None:
     server.wait_until_ready()
 
 
+CRASHING = """
+import sys
+from circus.watcher import Watcher
+from circus.sockets import CircusSocket
+from resnet_infer.serving import processes
+processes.supervise()
+from bentoml._internal.utils.circus import create_standalone_arbiter
+watcher = Watcher("service", sys.executable, ["-S", "-c", "print('begun', flush=True)"], numprocesses=1)
+create_standalone_arbiter([watcher]).start()
+"""
+
+
+@pytest.mark.slow
+def test_what_dies_at_every_start_does_not_keep_a_core_busy() -> None:
+    command = [sys.executable, "-c", CRASHING]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as supervisor:
+        assert supervisor.stdout is not None
+        for _ in range(6):  # the first, and five in its place
+            assert supervisor.stdout.readline() == "begun\n"
+        since = time.monotonic()
+        assert supervisor.stdout.readline() == "begun\n"
+        assert 5 < time.monotonic() - since < 20
+        supervisor.terminate()
+
+
 def test_without_its_supervisor_the_service_answers_what_it_has_and_ends(server: Server) -> None:
     workers = server.workers()
     port = int(server.url.rpartition(":")[2])
