@@ -63,6 +63,10 @@ def serve(
         Path | None,
         typer.Option(metavar="FILE", help="Keys, one a line, of which a request needs one; or $RESNET_INFER_API_KEY."),
     ] = None,
+    admin_key_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Keys that open /admin/reload, one a line; or $RESNET_INFER_ADMIN_KEY."),
+    ] = None,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log a line of JSON for every request.")] = False,
 ) -> None:
     with needs("serve", "serving a model"):
@@ -88,6 +92,7 @@ def serve(
         max_pixels=max_pixels,
         max_pictures=max_pictures,
         api_key_file=os.path.abspath(api_key_file) if api_key_file else None,
+        admin_key_file=os.path.abspath(admin_key_file) if admin_key_file else None,
         access_log=access_log,
     )
     parse_device(device)
@@ -101,10 +106,15 @@ def serve(
     with tempfile.TemporaryDirectory(prefix="resnet-infer-") as home:
         # What the processes leave when they are killed goes with that folder.
         os.environ.update(settings.to_environment(), BENTOML_HOME=home, TMPDIR=home, BENTOML_QUIET="True")
-        from resnet_infer.serving.processes import FAILED
+        from resnet_infer.serving.processes import FAILED, HOME
         from resnet_infer.serving.service import service
 
-        service.serve_http(host=address, port=port)
+        os.environ[HOME] = home
+        before, tempfile.tempdir = tempfile.tempdir, home  # which was read from TMPDIR already
+        try:
+            service.serve_http(host=address, port=port)
+        finally:
+            tempfile.tempdir = before
         failed = Path(home, FAILED).exists()
     if failed:
         raise typer.Exit(1)

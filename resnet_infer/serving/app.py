@@ -62,8 +62,8 @@ class Api:
         self.engine, self.settings, self.keys = engine, settings, keys
         self.metrics, self.traffic = metrics, traffic
         self._reloaded = reloaded
-        self._document = strict_json.dumps(document(settings, bool(keys))).encode()
-        protocol = InferenceProtocol(engine, settings, traffic)
+        self._document = strict_json.dumps(document(settings, bool(keys), keys.has_admin)).encode()
+        protocol = InferenceProtocol(engine, settings, traffic, metrics)
         entries: list[Entry] = [
             ("/classify", self.classify, "POST"),
             *protocol.entries(),
@@ -129,6 +129,9 @@ class Api:
             raise unavailable(refused) from refused
         except ModelError as error:
             raise HttpError(400, NO_MAPS) from error
+        except Exception:
+            self.metrics.picture(None, failed=True, count=len(asked.pictures))
+            raise
         outcomes = iter(results)
         answers = []
         for item in asked.pictures:
@@ -163,24 +166,32 @@ class Api:
         return as_json({"status": "ready"})
 
     async def show_metrics(self, request: Request) -> Response:
-        rows = self.engine.current.batcher.waiting_rows if self.engine.ready else 0
-        text = self.metrics.render(rows, len(self.traffic.requests))
-        return Response(text, headers={"Content-Type": self.metrics.content_type})
+        return Response(self.metrics.render(), headers={"Content-Type": self.metrics.content_type})
 
     async def describe(self, request: Request) -> Response:
         return Response(self._document, media_type="application/json")
 
     async def reload(self, request: Request) -> Response:
-        if not self.keys:
-            raise HttpError(403, "over HTTP the model is reloaded with an API key only, and this service has none")
         try:
             # Shielded, or nobody would close what is opened for a client that has left.
-            deployment = await asyncio.shield(asyncio.ensure_future(self.engine.reload()))
+            deployment = await asyncio.shield(asyncio.ensure_future(self.renew()))
         except ResnetInferError as error:
-            logger.error("the model was not reloaded: %s", error)
-            raise HttpError(409, "the model cannot be opened, and the old one goes on; the log says why") from error
+            logger.error("not reloaded: %s", error)
+            told = "the keys or the model cannot be read, and the old model goes on; the log says why"
+            raise HttpError(409, told) from error
         self._reloaded()
         return as_json({"status": "reloaded", "model": deployment.spec.name})
+
+    async def renew(self) -> Deployment:
+        """Read the keys anew, and then the model. Raises what either raises; keys that were read hold in any case."""
+        outcome = "failed"
+        try:
+            self.keys.reload()
+            deployment = await self.engine.reload()
+            outcome = "done"
+        finally:
+            self.metrics.reloaded(outcome)
+        return deployment
 
 
 def build_app(engine: Engine, settings: Settings, keys: ApiKeys, metrics: Metrics, memory: Memory | None = None) -> App:

@@ -47,6 +47,8 @@ class Batcher(Generic[Item, Result]):
     `submit` refuses what comes while `max_queue` rows wait, and what would wait for more than half of its time at the
     speed measured, so that what is taken is done in time. An item that nevertheless is not yet being inferred when
     `TO_WAIT` of its time is over is refused then. Safe for use from any thread.
+
+    `on_waiting` is told by how much `waiting_rows` changed, `on_batch` the rows and the seconds of every batch.
     """
 
     def __init__(
@@ -62,10 +64,12 @@ class Batcher(Generic[Item, Result]):
         max_queue: int = 256,
         name: str = "batcher",
         on_batch: Callable[[int, float], None] = lambda rows, seconds: None,
+        on_waiting: Callable[[int], None] = lambda change: None,
     ) -> None:
         if min(workers, lanes, max_rows, max_queue) < 1 or max_wait < 0:
             raise UsageError("workers, lanes, rows and the queue are at least 1, and the wait is not negative")
         self._prepare, self._infer, self._finish, self._on_batch = prepare, infer, finish, on_batch
+        self._on_waiting, self._told = on_waiting, 0
         self.max_rows, self.max_wait, self.max_queue = max_rows, max_wait, max_queue
         self._lanes = self._free = lanes
         self._changed = threading.Condition()
@@ -126,6 +130,7 @@ class Batcher(Generic[Item, Result]):
                 self._progress = now
             self._queued.extend(jobs)
             self._queued_rows += rows
+            self._tell_waiting()
             self._changed.notify(len(jobs))
         return [job.future for job in jobs]
 
@@ -151,6 +156,7 @@ class Batcher(Generic[Item, Result]):
                 job = self._take_job() if not batch and self._queued else None
                 alone = self._is_alone()
                 self._active += bool(batch or job)
+                self._tell_waiting()
             for late in refused:
                 late.fail(RefusedError("late", self.seconds_per_row))
             if batch:
@@ -161,6 +167,12 @@ class Batcher(Generic[Item, Result]):
                         job.fail(error)
             elif job:
                 self._make_ready(job)
+
+    def _tell_waiting(self) -> None:
+        change = self.waiting_rows - self._told
+        if change:
+            self._told += change
+            self._on_waiting(change)
 
     def _drop_late(self, refused: list[Job[Item, Result]]) -> bool:
         """Move to `refused` what is first in line and cannot be done in time, or is no longer wanted."""
@@ -184,6 +196,7 @@ class Batcher(Generic[Item, Result]):
                 jobs.extend(wanted)
         self._queued_rows = sum(job.rows for job in self._queued)
         self._ready_rows = sum(job.rows for job in self._ready)
+        self._tell_waiting()
 
     def _batch_is_due(self) -> bool:
         if not self._ready or not self._free:
@@ -250,6 +263,7 @@ class Batcher(Generic[Item, Result]):
                 job.rows = len(job.views)
                 self._ready.append(job)
                 self._ready_rows += job.rows
+                self._tell_waiting()
             self._wake_if_closed()
         if error is not None:
             job.fail(error)

@@ -67,6 +67,7 @@ class Deployment:
         device: str | None = None,
         on_batch: Callable[[int, float], None] | None = None,
         memory: Memory | None = None,
+        on_waiting: Callable[[int], None] = lambda change: None,
     ) -> None:
         self.settings = settings
         self.memory = memory or Memory(settings.max_memory)
@@ -97,6 +98,7 @@ class Deployment:
             max_queue=settings.max_queue,
             name=self.spec.name,
             on_batch=on_batch or (lambda rows, seconds: None),
+            on_waiting=on_waiting,
         )
         try:
             self._warm_up()

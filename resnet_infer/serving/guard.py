@@ -29,12 +29,16 @@ HEALTH = ("/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready"
 """What is asked every few seconds, and not logged."""
 OPEN = (*HEALTH, "/openapi.json", "/")
 """What needs no key: health, the description of the API, and the page (with its files, below `/web/`)."""
+ADMIN = "/admin/"
+"""What lies below needs a key of its own."""
 GONE = 499
 """The status of a request whose client left before it was answered, in the log and the metrics."""
 RECORD = "resnet_infer.record"
 """Where in a scope the notes of a request lie, for the log."""
 LEFT = "resnet_infer.left"
 """Where in a scope a server has the list of functions that it calls when the client leaves before it is answered."""
+LEFT_WITH = "resnet_infer.left_with"
+"""Where in a scope the status lies with which a server itself has answered what it cannot read on."""
 LIMIT = "resnet_infer.limit"
 """Where in a scope the function lies that bounds the seconds until the answer: what has come later is a 503."""
 TICK = 0.1
@@ -93,18 +97,21 @@ class Guard:
         headers = dict(scope["headers"])
         request = _Request(self, scope, receive, send, headers)
         self.traffic.requests.add(request)
+        self.metrics.active(1)
         if self._watching is not request.loop:
             self._watch()
         try:
             await request.run(headers)
         finally:
             self.traffic.requests.discard(request)
+            self.metrics.active(-1)
             request.release()
             seconds = time.monotonic() - begin
             record = scope[RECORD]
-            self.metrics.request(record.get("route", "other"), request.status, seconds)
+            status = request.status or GONE
+            self.metrics.request(record.get("route", "other"), status, seconds)
             if self.settings.access_log and scope["path"] not in HEALTH:
-                log(record, scope, request.status, seconds)
+                log(record, scope, status, seconds)
 
     def _watch(self) -> None:
         """End requests that are overdue, now and as long as there are any: a timer for each would cost more."""
@@ -145,7 +152,7 @@ class _Request:
     async def run(self, headers: MutableMapping[bytes, bytes]) -> None:
         try:
             try:
-                self._check_key(headers)
+                self._check_key()
                 if self.guard.traffic.draining and self.scope["path"] not in HEALTH:
                     ending = [("Retry-After", "5"), ("Connection", "close")]
                     raise HttpError(503, "not now: the service is ending", headers=ending, reason="closed")
@@ -160,24 +167,33 @@ class _Request:
         except HttpError as error:
             await self.answer(error)
         except ClientDisconnect:
-            self.status = GONE
+            if not self.status:
+                self.status = self.scope.get(LEFT_WITH, GONE)
+                if self.status == GONE:  # the server counts others itself
+                    self.guard.metrics.rejected("left")
         except Exception:
             logging.getLogger("resnet_infer").exception("request %s failed", self.id)
             await self.answer(HttpError(500, "something went wrong; the server's log says more"))
 
-    def _check_key(self, headers: MutableMapping[bytes, bytes]) -> None:
+    def _check_key(self) -> None:
         keys, path = self.guard.keys, self.scope["path"]
-        if not keys or path in OPEN or path.startswith("/web/"):
+        is_admin = path.startswith(ADMIN)
+        if is_admin and not keys.has_admin:
+            raise HttpError(403, "this needs an admin key, and the service has none", reason="key")
+        if not is_admin and (not keys or path in OPEN or path.startswith("/web/")):
             return
-        given = headers.get(b"x-api-key", b"")
-        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-        if not keys.match(token.strip() if scheme.lower() == b"bearer" else given):
-            raise HttpError(
-                401,
-                "this service needs its API key, as `Authorization: Bearer KEY`",
-                headers=[("WWW-Authenticate", "Bearer")],
-                reason="key",
-            )
+        given = list(_keys(self.scope["headers"]))
+        if any(keys.match(key, admin=is_admin) for key in given):
+            return
+        if is_admin and any(keys.match(key) for key in given):
+            raise HttpError(403, "this needs an admin key; the one given opens the rest of the API", reason="key")
+        raise HttpError(
+            401,
+            f"this {'' if is_admin else 'service '}needs its {'admin' if is_admin else 'API'} key, "
+            "as `Authorization: Bearer KEY`",
+            headers=[("WWW-Authenticate", "Bearer")],
+            reason="key",
+        )
 
     async def _check_length(self, headers: MutableMapping[bytes, bytes]) -> None:
         length, limit = headers.get(b"content-length", b""), self.guard.settings.max_body
@@ -239,7 +255,8 @@ class _Request:
             again = [("Retry-After", "1")]
             self._stop(HttpError(503, "not now: it could not be done in time", headers=again, reason="late"))
         else:
-            self._stop(HttpError(408, "the body did not come in time", headers=[("Connection", "close")]))
+            close = [("Connection", "close")]
+            self._stop(HttpError(408, "the body did not come in time", headers=close, reason="idle"))
 
     def _leave(self) -> None:
         if not self.status:
@@ -260,7 +277,7 @@ class _Request:
 
     async def answer(self, error: HttpError) -> None:
         """The error as JSON, unless the answer has begun."""
-        if error.reason:
+        if error.reason and error.status != 500:
             self.guard.metrics.rejected(error.reason)
         if self.status:
             return
@@ -269,6 +286,17 @@ class _Request:
         headers += [(name.lower().encode(), value.encode()) for name, value in error.headers]
         await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})
+
+
+def _keys(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[bytes]:
+    """Every key that a request has: a gateway may add one of its own."""
+    for name, value in headers:
+        if name == b"x-api-key":
+            yield value
+        elif name == b"authorization":
+            scheme, _, token = value.partition(b" ")
+            if scheme.lower() == b"bearer":
+                yield token.strip()
 
 
 def _weight(path: str, headers: MutableMapping[bytes, bytes]) -> int:

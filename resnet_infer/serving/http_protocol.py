@@ -17,7 +17,7 @@ from uvicorn.config import HTTP_PROTOCOLS
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from resnet_infer import strict_json
-from resnet_infer.serving.guard import LEFT
+from resnet_infer.serving.guard import LEFT, LEFT_WITH
 
 MAX_HEAD = 1 << 16
 """Bytes of request line and headers, and of what stands around the chunks of a body."""
@@ -52,8 +52,12 @@ class BoundedProtocol(HttpToolsProtocol):
     (h2c, WebSocket) is ignored, as RFC 9110, 7.8, allows, and the body is read. Trailers are dropped.
     """
 
-    refused: Callable[[str], None] = staticmethod(lambda reason: None)
-    """Called for each with `head`, where it is what came that is refused, or `idle`, where nothing came in time."""
+    refused: Callable[[str, int | None], None] = staticmethod(lambda reason, status: None)
+    """Called for each with `head`, where it is what came that is refused, or `idle`, where nothing came in time.
+
+    The status is that of an answer to what the application never saw; None where it has seen the request, or there is
+    no answer.
+    """
     _heads = 0
     """Of all connections together."""
 
@@ -218,20 +222,24 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._in_head:
             self._refuse(408, f"the head did not come in {HEAD_SECONDS:g} s", "idle")
         elif not self._unanswered and not self.transport.is_closing():
-            self.refused("idle")
+            self.refused("idle", None)
             self.transport.close()
 
     def _refuse(self, status: int, message: str, reason: str) -> None:
         """Answer, unless other answers are due first, then read nothing more and end the connection."""
         self._dropping, self._in_head = True, False
         self._hold(0)
-        self.refused(reason)
         last = self.cycle
         cut = last is not None and last.more_body  # it is the body that cannot be read
-        if cut and self._unanswered:
+        is_told = cut and bool(self._unanswered)
+        if is_told:
             self._unanswered.pop()
             if self.pipeline:
                 self.pipeline.popleft()
+        is_answered = not self._unanswered and not (cut and last.response_started)
+        self.refused(reason, status if is_answered and not is_told else None)
+        if is_told:
+            cast(Any, last.scope)[LEFT_WITH] = status
             self._leave(last)
         if self._unanswered:
             self._unanswered[-1].keep_alive = False
@@ -271,7 +279,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self._stall_timer = None
 
 
-def install(refused: Callable[[str], None]) -> None:
+def bounded(refused: Callable[[str, int | None], None]) -> Any:
+    """A `BoundedProtocol` that tells what it refuses."""
+    return type("Protocol", (BoundedProtocol,), {"refused": staticmethod(refused)})
+
+
+def install(refused: Callable[[str, int | None], None]) -> None:
     """Let servers of this process speak HTTP this way, unless they are told another by name."""
-    protocol: Any = type("Protocol", (BoundedProtocol,), {"refused": staticmethod(refused)})
-    HTTP_PROTOCOLS["auto"] = protocol
+    HTTP_PROTOCOLS["auto"] = bounded(refused)

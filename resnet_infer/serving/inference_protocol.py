@@ -26,6 +26,7 @@ from resnet_infer.serving.answers import NOT_FINITE, as_json, milliseconds, requ
 from resnet_infer.serving.deployment import Deployment
 from resnet_infer.serving.engine import Engine, gather
 from resnet_infer.serving.guard import LIMIT, RECORD, HttpError, Traffic
+from resnet_infer.serving.metrics import Metrics
 from resnet_infer.serving.reading import LARGE, read_body
 from resnet_infer.serving.settings import Settings
 from resnet_infer.serving.work import Done, RefusedError
@@ -60,8 +61,8 @@ class Asked:
 class InferenceProtocol:
     """The handlers of `/v2`. The model has one version, "1"."""
 
-    def __init__(self, engine: Engine, settings: Settings, traffic: Traffic) -> None:
-        self.engine, self.settings, self.traffic = engine, settings, traffic
+    def __init__(self, engine: Engine, settings: Settings, traffic: Traffic, metrics: Metrics) -> None:
+        self.engine, self.settings, self.traffic, self.metrics = engine, settings, traffic, metrics
 
     def entries(self) -> list[tuple[str, Callable[[Request], Awaitable[Response]], str]]:
         """Path, handler and method of each."""
@@ -129,15 +130,26 @@ class InferenceProtocol:
             (done,) = await gather(futures)
         except RefusedError as refused:
             raise unavailable(refused) from refused
+        except HttpError:
+            raise
+        except Exception:
+            self.metrics.picture(None, failed=True, count=len(asked.images))
+            raise
+        rows = len(asked.images)
         if isinstance(done, ModelError):
-            if None in deployment.runtime.size:  # a network of any size still has a smallest one
+            any_size = None in deployment.runtime.size  # and such a network still has a smallest one
+            self.metrics.picture(None, failed=not any_size, count=rows)
+            if any_size:
                 raise HttpError(400, f"the model takes no pictures of {asked.images.shape[1:3]} pixels") from done
             raise done
         if isinstance(done, Exception):
+            self.metrics.picture(None, count=rows)
             raise HttpError(400, f"the model does not take this: {done}")
         if not np.isfinite(done.result).all():
+            self.metrics.picture(None, failed=True, count=rows)
             raise HttpError(500, f"the logits of {deployment.spec.name} are not finite", reason=NOT_FINITE)
-        request.scope[RECORD].update(pictures=len(asked.images), **milliseconds(done.timings))
+        self.metrics.picture(done.timings, count=rows)
+        request.scope[RECORD].update(pictures=rows, **milliseconds(done.timings))
         return _reply(asked, done.result, deployment)
 
     def _model(self, request: Request) -> Deployment:

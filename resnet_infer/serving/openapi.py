@@ -9,10 +9,12 @@ from resnet_infer.serving.settings import Settings
 PICTURES = ("image/jpeg", "image/png", "image/webp", "image/bmp", "image/gif", "image/tiff")
 
 
-def document(settings: Settings, with_key: bool) -> Json:
-    """The description; `with_key` says that requests need the API key."""
+def document(settings: Settings, with_key: bool, with_admin_key: bool) -> Json:
+    """The description; `with_key` says that requests need the API key, `with_admin_key` that there is an admin key."""
+    administered: Json = {"security": [{"bearer": []}, {"header": []}]} if with_admin_key else {}
     secured: Json = {"security": [{"bearer": []}, {"header": []}]} if with_key else {}
     refusals = (401,) if with_key else ()
+    denials = (401,) if with_admin_key else ()
     paths: Json = {
         "/classify": {"post": {**_classify(settings, refusals), **secured}},
         "/model": {"get": {**_get("The model that answers", "Model", *refusals, 503), **secured}},
@@ -23,8 +25,8 @@ def document(settings: Settings, with_key: bool) -> Json:
         "/openapi.json": {"get": _get("This document", None)},
         "/admin/reload": {
             "post": {
-                **_get("Open the model's file anew; requests go on", "Reloaded", *refusals, 403, 409, 503),
-                **secured,
+                **_get("Read the keys and the model's file anew; requests go on", "Reloaded", *denials, 403, 409, 503),
+                **administered,
             }
         },
         "/v2": {"get": {**_get("Open Inference Protocol: the server", "Server", *refusals), **secured}},
@@ -139,10 +141,10 @@ def _get(summary: str, schema: str | None, *errors: int) -> Json:
 _ERRORS = {
     400: "The request makes no sense; `error` says why",
     401: "The API key is missing or wrong",
-    403: "Not without an API key",
+    403: "Not without an admin key",
     404: "There is no such model",
     408: "The body did not come in time",
-    409: "The new model cannot be opened; the old one goes on",
+    409: "The keys or the new model cannot be read; the old model goes on",
     413: "Too large, or too many pictures",
     415: "Not a type of content that is read",
     422: "The picture cannot be read",

@@ -165,8 +165,8 @@ async def _read_form(request: Request, settings: Settings) -> tuple[Asked, dict[
     try:
         form = await parser.parse()
     except MultiPartException as error:
-        status = 413 if error.message.startswith("Too many files") else 400
-        raise HttpError(status, f"the form cannot be read: {error.message}") from error
+        status, reason = (413, "size") if error.message.startswith("Too many files") else (400, "")
+        raise HttpError(status, f"the form cannot be read: {error.message}", reason=reason) from error
     except AssertionError as error:  # python-multipart's, for what it does not expect
         raise HttpError(400, "the form cannot be read") from error
     try:
@@ -194,10 +194,7 @@ def _read_json(body: bytes, most: int) -> tuple[Asked, dict[str, Any]]:
     if not isinstance(value, dict) or ("image" in value) == ("images" in value):
         raise HttpError(400, "the JSON is an object with `image`, or with a list `images`; a picture is in base64")
     if "image" in value:
-        picture = decode(value.pop("image"), "image")
-        if picture.error:
-            raise HttpError(400, f"image: {picture.error}")
-        return Asked((picture,), several=False), value
+        return Asked((decode(value.pop("image"), "image"),), several=False), value
     images = value.pop("images")
     if not isinstance(images, list) or not images or not all(isinstance(image, str) for image in images):
         raise HttpError(400, "`images` is a list with at least one picture, each text in base64")

@@ -40,10 +40,12 @@ from resnet_infer.serving.processes import (
     address,
     devices,
     drain_on_signals,
-    forward_hangups,
+    follow_supervisor,
     is_worker,
-    reload_all,
+    reload_others,
+    remove_home,
     stop_service,
+    supervise,
 )
 from resnet_infer.serving.reading import SPARSE, Asked, decode, read_body, require_sparse, with_options
 from resnet_infer.serving.settings import Settings, load_keys, packed_model
@@ -63,7 +65,7 @@ logger = logging.getLogger("resnet_infer")
 
 def _open() -> Deployment:
     index = (bentoml.server_context.worker_index or 1) - 1
-    return Deployment(SETTINGS, DEVICES[index % len(DEVICES)], METRICS.batch, MEMORY)
+    return Deployment(SETTINGS, DEVICES[index % len(DEVICES)], METRICS.batch, MEMORY, METRICS.waiting)
 
 
 METRICS = Metrics(shared=len(DEVICES) > 1)
@@ -71,8 +73,9 @@ MEMORY = Memory(SETTINGS.max_memory)
 TRAFFIC = Traffic(MEMORY)
 KEYS = load_keys(SETTINGS)
 ENGINE = Engine(_open, METRICS.model)
-http_protocol.install(METRICS.rejected)
-API = Api(ENGINE, SETTINGS, KEYS, METRICS, TRAFFIC, reload_all if len(DEVICES) > 1 else lambda: None)
+http_protocol.install(METRICS.unparsed)
+follow_supervisor(SETTINGS.timeout + 5)
+API = Api(ENGINE, SETTINGS, KEYS, METRICS, TRAFFIC, reload_others if len(DEVICES) > 1 else lambda: None)
 
 
 class ClassProbability(BaseModel):
@@ -98,7 +101,7 @@ class ResNetInfer:
     @staticmethod
     def find_model() -> None:
         """In the supervisor, once: what is missing is said before there are processes, and exported once for all."""
-        forward_hangups()
+        supervise()
         if SETTINGS.runtime != "torch":
             zoo.artifact(SETTINGS.model)
 
@@ -135,7 +138,7 @@ class ResNetInfer:
 
     async def _reload(self) -> None:
         try:
-            deployment = await ENGINE.reload()
+            deployment = await API.renew()
             note(f"reloaded {deployment.spec.name}")
         except ResnetInferError as error:
             fail(f"not reloaded: {error.message}", error.hint)
@@ -146,6 +149,7 @@ class ResNetInfer:
     async def stop(self) -> None:
         """Answer what was taken."""
         await ENGINE.close()
+        remove_home()
 
     async def __is_ready__(self) -> bool:
         return ENGINE.ready and not TRAFFIC.draining and not ENGINE.stalled

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from resnet_infer.errors import UsageError
 
 PREFIX = "RESNET_INFER_SERVE_"
 """`RESNET_INFER_SERVE_MAX_QUEUE` is `Settings.max_queue`."""
-KEY_VARIABLE = "RESNET_INFER_API_KEY"
+KEY_VARIABLE, ADMIN_KEY_VARIABLE = "RESNET_INFER_API_KEY", "RESNET_INFER_ADMIN_KEY"
 PACKED = "model.onnx"
 """The model in a bento, as bentofile.yaml names it."""
 
@@ -48,6 +48,7 @@ class Settings:
     max_pixels: int = 50_000_000
     max_pictures: int = 64
     api_key_file: str | None = None
+    admin_key_file: str | None = None
     access_log: bool = False
 
     def __post_init__(self) -> None:
@@ -113,34 +114,65 @@ def _parse(name: str, text: str, kind: str) -> Any:
 
 
 class ApiKeys:
-    """The keys that open the service; any of several, so that one can be replaced while it is in use."""
+    """The keys that open the service, and those that open its administration; none of the one opens the other.
 
-    def __init__(self, keys: tuple[str, ...] = ()) -> None:
+    Any of several, so that one can be replaced while it is in use. `read` gives the keys that hold from now on.
+    """
+
+    def __init__(
+        self, keys: tuple[str, ...] = (), admin: tuple[str, ...] = (), read: Callable[[], ApiKeys] | None = None
+    ) -> None:
+        if set(keys) & set(admin):
+            raise UsageError("one key is both an API key and an admin key", hint="make another for the administration")
         self._keys = tuple(key.encode() for key in keys)
+        self._admin = tuple(key.encode() for key in admin)
+        self._read = read
 
     def __bool__(self) -> bool:
+        """Whether the service needs a key."""
         return bool(self._keys)
 
-    def match(self, key: bytes) -> bool:
+    @property
+    def has_admin(self) -> bool:
+        """Whether there is a key for the administration."""
+        return bool(self._admin)
+
+    def match(self, key: bytes, *, admin: bool = False) -> bool:
         """Whether `key` is one of them; takes as long for a wrong key as for a right one."""
-        return sum(hmac.compare_digest(key, known) for known in self._keys) > 0
+        known = self._admin if admin else self._keys
+        return sum(hmac.compare_digest(key, each) for each in known) > 0
+
+    def reload(self) -> None:
+        """Read them anew. Raises `UsageError`; then those that were go on."""
+        if self._read is not None:
+            new = self._read()
+            self._keys, self._admin = new._keys, new._admin
 
 
 def load_keys(settings: Settings, environment: Mapping[str, str] = os.environ) -> ApiKeys:
-    """The key of $RESNET_INFER_API_KEY and those of the file, one a line; a line that begins with # is none.
+    """The keys of $RESNET_INFER_API_KEY and $RESNET_INFER_ADMIN_KEY, and those of the files.
 
-    Raises `UsageError` for a file without, or with a space within a key.
+    A file has one a line; a line that begins with # is none. Raises `UsageError` for a file without, for a space
+    within a key, and for a key that is both.
     """
-    keys = [environment.get(KEY_VARIABLE, "").strip()]
-    if settings.api_key_file:
+    keys, admin = (
+        _read_keys(environment.get(name, ""), file)
+        for name, file in ((KEY_VARIABLE, settings.api_key_file), (ADMIN_KEY_VARIABLE, settings.admin_key_file))
+    )
+    return ApiKeys(keys, admin, lambda: load_keys(settings, environment))
+
+
+def _read_keys(given: str, file: str | None) -> tuple[str, ...]:
+    keys = [given.strip()]
+    if file:
         try:
-            lines = [line.strip() for line in Path(settings.api_key_file).read_text(encoding="utf-8").splitlines()]
+            lines = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{settings.api_key_file}: the keys cannot be read ({error})") from error
+            raise UsageError(f"{file}: the keys cannot be read ({error})") from error
         found = [line for line in lines if line and not line.startswith("#")]
         if not found:
-            raise UsageError(f"{settings.api_key_file} has no key", hint="write one on a line of its own")
+            raise UsageError(f"{file} has no key", hint="write one on a line of its own")
         if any(len(key.split()) > 1 for key in found):
-            raise UsageError(f"{settings.api_key_file} has a key with a space in it", hint="write one key a line")
+            raise UsageError(f"{file} has a key with a space in it", hint="write one key a line")
         keys += found
-    return ApiKeys(tuple(key for key in keys if key))
+    return tuple(key for key in keys if key)

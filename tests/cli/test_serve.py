@@ -105,6 +105,7 @@ def test_variables_are_defaults_and_options_win(tmp_path: Path) -> None:
     from resnet_infer.serving.settings import Settings, variable
 
     (tmp_path / "keys").write_text("secret\n")
+    (tmp_path / "admin").write_text("master\n")
     given: dict[str, object] = {
         "runtime": "onnxruntime",
         "device": "cpu",
@@ -119,13 +120,15 @@ def test_variables_are_defaults_and_options_win(tmp_path: Path) -> None:
         "max_pixels": 23,
         "max_pictures": 29,
         "api_key_file": "keys",
+        "admin_key_file": "admin",
         "access_log": True,
         "model": "resnet20-cifar10",
     }
     assert set(given) == set(vars(Settings()))
     variables = {variable(name): str(value) for name, value in given.items()}
     told, notes = start(tmp_path, "--threads", "1", "--timeout", "2", "--host", "0.0.0.0", **variables)
-    assert told == {**given, "threads": 1, "timeout": 2.0, "api_key_file": str(tmp_path / "keys")}
+    files = {name: str(tmp_path / str(given[name])) for name in ("api_key_file", "admin_key_file")}
+    assert told == {**given, **files, "threads": 1, "timeout": 2.0}
     assert "whoever reaches" not in notes, "the keys of the variable's file are not seen"
     assert "which is built in" not in notes
     unset = {zoo.VARIABLE: "", **{variable(name): "" for name in ("timeout", "threads")}}

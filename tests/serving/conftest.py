@@ -20,10 +20,10 @@ pytest.importorskip("onnxruntime", reason="the built-in model needs onnxruntime"
 from resnet_infer.serving.app import build_app  # noqa: E402
 from resnet_infer.serving.deployment import Deployment  # noqa: E402
 from resnet_infer.serving.engine import Engine  # noqa: E402
-from resnet_infer.serving.http_protocol import BoundedProtocol  # noqa: E402
+from resnet_infer.serving.http_protocol import bounded  # noqa: E402
 from resnet_infer.serving.memory import Memory  # noqa: E402
 from resnet_infer.serving.metrics import Metrics  # noqa: E402
-from resnet_infer.serving.settings import ApiKeys, Settings  # noqa: E402
+from resnet_infer.serving.settings import ApiKeys, Settings, load_keys  # noqa: E402
 
 from .browsing import Open  # noqa: E402
 
@@ -36,6 +36,7 @@ class Service:
 
     settings: Settings
     keys: tuple[str, ...] = ()
+    admin: tuple[str, ...] = ()
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
     server: Any = None
 
@@ -43,9 +44,12 @@ class Service:
         self.metrics = Metrics()
         memory = Memory(self.settings.max_memory)
         self.engine = Engine(
-            lambda: Deployment(self.settings, on_batch=self.metrics.batch, memory=memory), self.metrics.model
+            lambda: Deployment(self.settings, None, self.metrics.batch, memory, self.metrics.waiting),
+            self.metrics.model,
         )
-        self.app = build_app(self.engine, self.settings, ApiKeys(self.keys), self.metrics, memory)
+        files = self.settings.api_key_file or self.settings.admin_key_file
+        keys = load_keys(self.settings, {}) if files else ApiKeys(self.keys, self.admin)
+        self.app = build_app(self.engine, self.settings, keys, self.metrics, memory)
         self.thread = threading.Thread(target=self.loop.run_forever)
         self.thread.start()
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://service", timeout=60)
@@ -73,7 +77,7 @@ class Service:
 
     def listen(self) -> str:
         """Answer on a port of this machine, too; its URL."""
-        protocol: Any = BoundedProtocol
+        protocol = bounded(self.metrics.unparsed)
         config = uvicorn.Config(self.app, port=0, lifespan="off", log_config=None, loop="asyncio", http=protocol)
         self.server = uvicorn.Server(config)
         self.serving = asyncio.run_coroutine_threadsafe(self.server.serve(), self.loop)
@@ -97,8 +101,8 @@ def make_service() -> Iterator[Callable[..., Service]]:
     """`make_service(max_queue=4, keys=("secret",))`: a service that is ready; `start=False` one that is not yet."""
     services = []
 
-    def make(keys: tuple[str, ...] = (), start: bool = True, **settings: Any) -> Service:
-        service = Service(Settings(**settings), keys)
+    def make(keys: tuple[str, ...] = (), start: bool = True, admin: tuple[str, ...] = (), **settings: Any) -> Service:
+        service = Service(Settings(**settings), keys, admin)
         services.append(service)
         return service.start() if start else service
 

@@ -182,7 +182,7 @@ def test_clients_that_left_do_not_fill_the_queue(make_service: Make) -> None:
 
 
 def test_a_reload_ends_though_its_client_has_left(make_service: Make) -> None:
-    service = make_service(keys=("k",))
+    service = make_service(admin=("k",))
     url, old = service.listen(), service.engine.current
     where = urlsplit(url)
     with closing(socket.create_connection((where.hostname, where.port))) as connection:
