@@ -183,6 +183,7 @@ def train(
         import torch  # noqa: F401 (said here so that the error comes before the data is read)
     from resnet_infer import zoo
     from resnet_infer.evaluation.outputs import Output, require_free
+    from resnet_infer.training import stopping
     from resnet_infer.training.distributed import join_world
     from resnet_infer.training.recipes import get_recipe, parse_stages
     from resnet_infer.training.records import summary_writer
@@ -251,7 +252,15 @@ def train(
             splits,
             output,
             start=checkpoint,
-            options=Options(precision, compiled, data_in, workers, save_every, tensorboard),  # type: ignore[arg-type]
+            options=Options(
+                precision,
+                compiled,
+                data_in,  # type: ignore[arg-type]  # checked by the option
+                workers,
+                save_every,
+                tensorboard,
+                stop_within=stopping.WITHIN,
+            ),
             world=world,
             log=note,
         )

@@ -38,9 +38,13 @@ COLUMNS = (
 
 @dataclass
 class State:
-    """How far a run is. `loss`, `wrong`, `seen` and `epoch_seconds` are of the current epoch."""
+    """How far a run is. `loss`, `wrong`, `seen` and `epoch_seconds` are of the current epoch, `rate` of the last step.
+
+    An epoch that has ended and has pictures `seen` is still to be measured.
+    """
 
     iteration: int = 0
+    rate: float = 0.0
     seconds: float = 0.0
     epoch_seconds: float = 0.0
     best_error: float = float("inf")
@@ -195,6 +199,10 @@ class RunFolder:
         self.rows.append(row)
         with self._guard():
             self._write_rows()
+
+    def kept(self) -> str:
+        """What is kept of the run so far."""
+        return self._saved
 
     def lost(self, message: str, hint: str) -> TrainingError:
         """The error that ends a run, saying what is kept of it."""
