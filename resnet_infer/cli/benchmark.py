@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from resnet_infer import strict_json
-from resnet_infer.cli.options import Device, Json, Output, Runtime, choice, introduce_default
+from resnet_infer.cli.options import (
+    MOST,
+    MOST_THREADS,
+    Device,
+    Json,
+    Output,
+    Runtime,
+    choice,
+    introduce_default,
+    number,
+)
 from resnet_infer.console import note
 
 if TYPE_CHECKING:
@@ -36,12 +46,17 @@ def benchmark(
     photos: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Photographs to decode; default: JPEGs made from numbers.")
     ] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, help="How often each has its turn; default: 20.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="How often each has its turn; default: 20.")
+    ] = None,
     seconds: Annotated[
         float | None,
         typer.Option(
+            min=0,
+            max=MOST,
+            callback=number,
             help="How long a stage is called in a turn; default: 0.2. Of a scenario: how long it lasts; of a sweep: "
-            "how long each of its runs lasts at least; default: 5."
+            "how long each of its runs lasts at least; default: 5.",
         ),
     ] = None,
     null: Annotated[
@@ -75,9 +90,12 @@ def benchmark(
     crops: Annotated[
         str | None, typer.Option(metavar="1|10", callback=choice("1", "10"), help="Of a scenario: views of a picture.")
     ] = None,
-    clients: Annotated[int | None, typer.Option(min=1, help="Of closed-loop; default: 8.")] = None,
+    clients: Annotated[int | None, typer.Option(min=1, max=MOST_THREADS, help="Of closed-loop; default: 8.")] = None,
     bound: Annotated[
-        float | None, typer.Option(metavar="MS", help="Of a scenario: the latency that is allowed.")
+        float | None,
+        typer.Option(
+            metavar="MS", min=0, max=MOST, callback=number, help="Of a scenario: the latency that is allowed."
+        ),
     ] = None,
     logs: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Of LoadGen: keep its logs here.")] = None,
 ) -> None:
