@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 Number = TypeVar("Number", int, float)
 
+MOST_RATE = 1_000_000
+"""Requests a second: more than one machine asks."""
+
 
 def benchmark(
     models: Annotated[
@@ -52,7 +55,7 @@ def benchmark(
     seconds: Annotated[
         float | None,
         typer.Option(
-            min=0,
+            min=0.001,
             max=MOST,
             callback=number,
             help="How long a stage is called in a turn; default: 0.2. Of a scenario: how long it lasts; of a sweep: "
@@ -141,7 +144,7 @@ def benchmark(
         from resnet_infer.benchmark.environment import environment
         from resnet_infer.benchmark.scenarios import Asked, run_scenario
 
-        counts = _numbers("--threads", threads, int) or (None,)
+        counts = _numbers("--threads", threads, int, MOST_THREADS) or (None,)
         if len(counts) > 1:
             raise UsageError("a scenario is run with one number of threads")
         named, model = split_runtime(models[0] if models else None)
@@ -159,7 +162,7 @@ def benchmark(
                 accuracy=accuracy,
                 official=official,
                 seconds=seconds,
-                rates=_numbers("--rate", rate, float),
+                rates=_numbers("--rate", rate, float, MOST_RATE),
                 crops=int(crops or 1),
                 clients=clients,
                 bound_ms=bound,
@@ -206,14 +209,14 @@ def _measure(
     from resnet_infer.progress import progress
     from resnet_infer.runtimes.registry import split_runtime
 
-    batches = _numbers("--batch", batch, int)
+    batches = _numbers("--batch", batch, int, MOST)
     arguments: list[str | None] = [*models] if models else [None]
     asked = entries(
         arguments,
         batches,
         runtime=runtime,
         device=device,
-        threads=_numbers("--threads", threads, int) or (None,),
+        threads=_numbers("--threads", threads, int, MOST_THREADS) or (None,),
     )
     if null:
         from resnet_infer import zoo
@@ -257,10 +260,14 @@ def _warn(around: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _numbers(option: str, text: str | None, kind: Callable[[str], Number]) -> tuple[Number, ...]:
+def _numbers(option: str, text: str | None, kind: Callable[[str], Number], most: int) -> tuple[Number, ...]:
     from resnet_infer.errors import UsageError
 
     try:
-        return () if text is None else tuple(kind(part) for part in text.split(","))
+        numbers = () if text is None else tuple(kind(part) for part in text.split(","))
     except ValueError as error:
         raise UsageError(f"{option} takes numbers with commas between them, not {text!r}") from error
+    for value in numbers:
+        if not value <= most:
+            raise UsageError(f"each number of {option} is at most {most:,}, not {value:g}")
+    return numbers

@@ -31,8 +31,6 @@ MOST = 10**9
 """Of a batch, of pictures, of repetitions: more than any machine has room or time for."""
 MOST_THREADS = 4096
 """And processes: more than any machine has cores for."""
-MOST_WAIT = 1e6
-"""In seconds or milliseconds: more than anyone waits, and no more than clocks take."""
 LARGEST_SEED = 2**63 - 1
 """That every generator takes."""
 

@@ -18,12 +18,10 @@ import typer
 from resnet_infer.cli.options import (
     MOST,
     MOST_THREADS,
-    MOST_WAIT,
     Device,
     ModelArgument,
     Runtime,
     introduce_default,
-    number,
 )
 from resnet_infer.console import note
 from resnet_infer.errors import ResnetInferError, UsageError
@@ -68,22 +66,14 @@ def serve(
     ] = None,
     max_wait_ms: Annotated[
         float,
-        typer.Option(
-            min=0, max=MOST_WAIT, callback=number, help="Longest that a decoded picture waits for others to be decoded."
-        ),
+        typer.Option(min=0, help="Longest that a decoded picture waits for others to be decoded."),
     ] = 50.0,
     max_queue: Annotated[
         int, typer.Option(min=1, max=MOST, help="Crops that may wait; what comes then gets 503.")
     ] = 256,
-    timeout: Annotated[
-        float, typer.Option(min=0, max=MOST_WAIT, callback=number, help="Longest that a request takes, in seconds.")
-    ] = 30.0,
-    max_body_mb: Annotated[
-        float, typer.Option(min=0, max=MOST, callback=number, help="Largest request, in MB.")
-    ] = 32.0,
-    max_memory_mb: Annotated[
-        float, typer.Option(min=0, max=MOST, callback=number, help="Requests and pictures held at a time, in MB.")
-    ] = 512.0,
+    timeout: Annotated[float, typer.Option(help="Longest that a request takes, in seconds.")] = 30.0,
+    max_body_mb: Annotated[float, typer.Option(help="Largest request, in MB.")] = 32.0,
+    max_memory_mb: Annotated[float, typer.Option(help="Requests and pictures held at a time, in MB.")] = 512.0,
     max_pixels: Annotated[int, typer.Option(min=1, max=MOST, help="Largest picture.")] = 50_000_000,
     max_pictures: Annotated[int, typer.Option(min=1, max=MOST, help="Most pictures in a request.")] = 64,
     api_key_file: Annotated[

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from resnet_infer.cli.options import MOST_THREADS, choice
+from resnet_infer.cli.options import MOST, MOST_THREADS, choice, number
 from resnet_infer.console import note
 
 RUN_FILES = ("last.safetensors", "best.safetensors", "recipe.json", "metrics.csv", "curves.png")
@@ -155,7 +155,9 @@ def train(
     workers: Annotated[
         int | None, typer.Option(min=0, max=MOST_THREADS, help="Processes that decode; default: one a core.")
     ] = None,
-    save_every: Annotated[float, typer.Option(min=0, help="Seconds between saves inside an epoch.")] = 300.0,
+    save_every: Annotated[
+        float, typer.Option(min=0, max=MOST, callback=number, help="Seconds between saves inside an epoch.")
+    ] = 300.0,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write the table of epochs for TensorBoard too.")
     ] = False,
