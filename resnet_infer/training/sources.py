@@ -171,7 +171,7 @@ class FromFiles:
     ) -> None:
         self.samples, self.geometry, self.recipe, self.order = samples, geometry, recipe, order
         self.device, self.workers, self.log = device, workers, log
-        self.processes = workers > 0 and not decoded
+        self.decoded, self.processes = decoded, workers > 0 and not decoded
 
     def batches(self, start: int, stop: int, crop: int, stopping: Callable[[], bool] = _never) -> Iterator[Batch]:
         """Raises `WorkersLostError` if worker processes die or give nothing."""
