@@ -12,10 +12,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from resnet_infer import zoo
-from resnet_infer.data.image import MAX_PIXELS, read_image
+from resnet_infer.data.image import MAX_PIXELS, is_resizable, read_image, require_resizable
 from resnet_infer.data.loader import usable_cores
 from resnet_infer.data.memory import resizing_bytes
 from resnet_infer.data.preprocess import Pixels, centre_crop, ten_crops
@@ -259,18 +258,6 @@ class Classifier:
 def _check_crops(crops: int) -> None:
     if crops not in (1, 10):
         raise UsageError(f"crops is 1 or 10, not {crops}")
-
-
-def is_resizable(width: int, height: int, side: int) -> bool:
-    """Whether a picture of which the shorter side is `side` has no more than `MAX_PIXELS` pixels."""
-    shorter, longer = sorted((width, height))
-    return side**2 * longer <= MAX_PIXELS * shorter
-
-
-def require_resizable(image: Image.Image, side: int, source: str) -> None:
-    """Raise `PictureError` where resizing the shorter side to `side` would let a small file fill the memory."""
-    if not is_resizable(*image.size, side):
-        raise PictureError(f"{source}: {image.width}x{image.height} pixels are too narrow to resize")
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -9,8 +9,8 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 def note(message: str) -> None:
-    """A line for the person at the terminal; never part of a result."""
-    print(message, file=sys.stderr, flush=True)
+    """A line for the person at the terminal; never part of a result. What is not UTF-8 is escaped."""
+    print(message.encode("utf-8", "backslashreplace").decode("utf-8"), file=sys.stderr, flush=True)
 
 
 def fail(message: str, hint: str | None = None) -> None:

@@ -3,11 +3,47 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import TypeVar
 
 from resnet_infer.errors import ResnetInferError
+
+Kind = TypeVar("Kind", bound=ResnetInferError)
+
+REMEDIES: Mapping[int, str] = MappingProxyType(
+    {
+        errno.ENOSPC: "free some space",
+        errno.EDQUOT: "free some of your quota",
+        errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
+        errno.EROFS: "mount the file system, which is read-only, for writing",
+        errno.EACCES: "get the right to write there",
+        errno.EPERM: "get the right to write there",
+        errno.ENAMETOOLONG: "take a shorter name",
+        errno.ENOTDIR: "one of the folders of this path is a file: take another name",
+        errno.EEXIST: "one of the folders of this path is a file: take another name",
+        errno.EISDIR: "a folder has this name: take another",
+        errno.ELOOP: "a link of this path leads back to itself: remove it",
+        errno.EIO: "see whether the disk is damaged",
+        errno.EMFILE: "raise the limit of open files (ulimit -n)",
+        errno.ENFILE: "close other programs: the system has no more open files to give",
+    }
+)
+"""By error number, what to do about a file that cannot be written."""
+
+
+def remedy(error: OSError, instead: str) -> str:
+    """What to do about a file that cannot be written: what the system's answer calls for, or else `instead`."""
+    own = REMEDIES.get(error.errno or 0)
+    return f"{own}, or {instead}" if own else instead
+
+
+def unwritable(path: Path, error: OSError, kind: type[Kind], instead: str = "choose another place with -o") -> Kind:
+    """The error for a file or folder that the system did not let us write."""
+    return kind(f"cannot write {path}: {error.strerror or error}", hint=remedy(error, instead))
 
 
 @contextlib.contextmanager
@@ -18,7 +54,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     The name ends as `path` does, because libraries choose a format by it. A link's target is replaced, not the link;
     a device or a pipe is written to as it is. Raises `ResnetInferError` where the operating system refuses.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():
+    try:
+        special = path.exists() and not path.is_file() and not path.is_dir()
+    except OSError as error:  # a name that no file can have
+        raise unwritable(path, error, ResnetInferError) from error
+    if special:
         yield path
         return
     path = Path(os.path.realpath(path))
@@ -32,10 +72,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.filename not in (None, str(temporary), str(path), *map(str, path.parents)):
             raise  # another file's
-        raise ResnetInferError(
-            f"cannot write {path}: {error.strerror or error}",
-            hint="free some space, or choose another place with -o",
-        ) from error
+        raise unwritable(path, error, ResnetInferError) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -14,10 +14,12 @@ def dumps(
 ) -> str:
     """Return `value` as JSON; the options are those of `json.dumps`.
 
+    What is not UTF-8, as bytes of a file name may be, is escaped, so that the text can always be written.
     Raises `ResnetInferError` where a number is NaN or infinite: other programs could not read the text.
     """
     try:
-        return json.dumps(value, indent=indent, ensure_ascii=ensure_ascii, default=default, allow_nan=False)
+        text = json.dumps(value, indent=indent, ensure_ascii=ensure_ascii, default=default, allow_nan=False)
+        return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
     except ValueError as error:
         if "JSON compliant" not in str(error):
             raise

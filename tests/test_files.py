@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 
 from resnet_infer.errors import ResnetInferError
-from resnet_infer.files import atomic_path
+from resnet_infer.evaluation.journal import Journal
+from resnet_infer.evaluation.outputs import Output, require_free, whole_file
+from resnet_infer.evaluation.record import Record
+from resnet_infer.files import REMEDIES, atomic_path
+from resnet_infer.models import cache
 
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="pipes and devices by name are of POSIX")
 
@@ -117,3 +121,50 @@ def test_devices_and_pipes_stay_what_they_are(tmp_path: Path) -> None:
         path.write_bytes(b"away")
     assert Path(os.devnull).is_char_device()
     assert null.is_char_device()
+
+
+@pytest.mark.parametrize("number", sorted(REMEDIES))
+def test_what_to_do_follows_from_what_the_system_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Wherever a file is written; only a full disk is helped by space."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    def with_atomic_path() -> None:
+        write(tmp_path / "x", b"x")
+
+    def with_option() -> None:
+        with whole_file(tmp_path / "x", "--report") as path:
+            path.write_bytes(b"x")
+
+    def as_output() -> None:
+        monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+        require_free([Output("--report", tmp_path / "x", "report")], [])
+
+    def as_journal() -> None:
+        Journal(tmp_path / "x", {}, Record(1, 1))
+
+    def into_the_cache() -> None:
+        monkeypatch.setattr(Path, "mkdir", refuse)
+        cache._locked(tmp_path / "x")
+
+    monkeypatch.setattr("os.replace", refuse)
+    for road in (with_atomic_path, with_option, as_journal, as_output, into_the_cache):
+        with pytest.raises(ResnetInferError) as error:
+            road()
+        assert os.strerror(number) in error.value.message
+        assert (error.value.hint or "").startswith(f"{REMEDIES[number]}, or "), road
+        assert ("space" in (error.value.hint or "")) == (number == errno.ENOSPC), road
+
+
+def test_names_that_the_system_refuses(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for target, what in (
+        (tmp_path / ("x" * 300), "take a shorter name"),
+        (tmp_path / "file" / "x", "one of the folders of this path is a file"),
+    ):
+        with pytest.raises(ResnetInferError, match="cannot write") as error:
+            write(target, b"x")
+        assert what in (error.value.hint or "")

@@ -9,13 +9,26 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from resnet_infer import strict_json
-from resnet_infer.cli.options import Device, Json, Output, Runtime, choice, introduce_default
+from resnet_infer.cli.options import (
+    MOST,
+    MOST_THREADS,
+    Device,
+    Json,
+    Output,
+    Runtime,
+    choice,
+    introduce_default,
+    number,
+)
 from resnet_infer.console import note
 
 if TYPE_CHECKING:
     from resnet_infer.benchmark.result import Benchmark
 
 Number = TypeVar("Number", int, float)
+
+MOST_RATE = 1_000_000
+"""Requests a second: more than one machine asks."""
 
 
 def benchmark(
@@ -36,12 +49,17 @@ def benchmark(
     photos: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Photographs to decode; default: JPEGs made from numbers.")
     ] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, help="How often each has its turn; default: 20.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="How often each has its turn; default: 20.")
+    ] = None,
     seconds: Annotated[
         float | None,
         typer.Option(
+            min=0.001,
+            max=MOST,
+            callback=number,
             help="How long a stage is called in a turn; default: 0.2. Of a scenario: how long it lasts; of a sweep: "
-            "how long each of its runs lasts at least; default: 5."
+            "how long each of its runs lasts at least; default: 5.",
         ),
     ] = None,
     null: Annotated[
@@ -75,9 +93,12 @@ def benchmark(
     crops: Annotated[
         str | None, typer.Option(metavar="1|10", callback=choice("1", "10"), help="Of a scenario: views of a picture.")
     ] = None,
-    clients: Annotated[int | None, typer.Option(min=1, help="Of closed-loop; default: 8.")] = None,
+    clients: Annotated[int | None, typer.Option(min=1, max=MOST_THREADS, help="Of closed-loop; default: 8.")] = None,
     bound: Annotated[
-        float | None, typer.Option(metavar="MS", help="Of a scenario: the latency that is allowed.")
+        float | None,
+        typer.Option(
+            metavar="MS", min=0, max=MOST, callback=number, help="Of a scenario: the latency that is allowed."
+        ),
     ] = None,
     logs: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Of LoadGen: keep its logs here.")] = None,
 ) -> None:
@@ -123,7 +144,7 @@ def benchmark(
         from resnet_infer.benchmark.environment import environment
         from resnet_infer.benchmark.scenarios import Asked, run_scenario
 
-        counts = _numbers("--threads", threads, int) or (None,)
+        counts = _numbers("--threads", threads, int, MOST_THREADS) or (None,)
         if len(counts) > 1:
             raise UsageError("a scenario is run with one number of threads")
         named, model = split_runtime(models[0] if models else None)
@@ -141,7 +162,7 @@ def benchmark(
                 accuracy=accuracy,
                 official=official,
                 seconds=seconds,
-                rates=_numbers("--rate", rate, float),
+                rates=_numbers("--rate", rate, float, MOST_RATE),
                 crops=int(crops or 1),
                 clients=clients,
                 bound_ms=bound,
@@ -188,14 +209,14 @@ def _measure(
     from resnet_infer.progress import progress
     from resnet_infer.runtimes.registry import split_runtime
 
-    batches = _numbers("--batch", batch, int)
+    batches = _numbers("--batch", batch, int, MOST)
     arguments: list[str | None] = [*models] if models else [None]
     asked = entries(
         arguments,
         batches,
         runtime=runtime,
         device=device,
-        threads=_numbers("--threads", threads, int) or (None,),
+        threads=_numbers("--threads", threads, int, MOST_THREADS) or (None,),
     )
     if null:
         from resnet_infer import zoo
@@ -239,10 +260,14 @@ def _warn(around: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _numbers(option: str, text: str | None, kind: Callable[[str], Number]) -> tuple[Number, ...]:
+def _numbers(option: str, text: str | None, kind: Callable[[str], Number], most: int) -> tuple[Number, ...]:
     from resnet_infer.errors import UsageError
 
     try:
-        return () if text is None else tuple(kind(part) for part in text.split(","))
+        numbers = () if text is None else tuple(kind(part) for part in text.split(","))
     except ValueError as error:
         raise UsageError(f"{option} takes numbers with commas between them, not {text!r}") from error
+    for value in numbers:
+        if not value <= most:
+            raise UsageError(f"each number of {option} is at most {most:,}, not {value:g}")
+    return numbers

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TextIO, cast
 import typer
 
 from resnet_infer import strict_json
-from resnet_infer.cli.options import Device, Model, Output, Runtime, Threads, choice, introduce_default
+from resnet_infer.cli.options import MOST, Device, Model, Output, Runtime, Threads, choice, introduce_default
 from resnet_infer.console import bar, fail, note, printable
 from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError
 
@@ -43,11 +43,12 @@ def classify(
     crops: Annotated[
         str, typer.Option(metavar="1|10", callback=choice("1", "10"), help="Views of a picture: the centre, or ten.")
     ] = "1",
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Classes to show.")] = 5,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=MOST, help="Classes to show.")] = 5,
     runtime: Runtime = "auto",
     device: Device = "auto",
     batch: Annotated[
-        int | None, typer.Option("--batch", "-b", min=1, help="Most crops in one call of the runtime; default: 32.")
+        int | None,
+        typer.Option("--batch", "-b", min=1, max=MOST, help="Most crops in one call of the runtime; default: 32."),
     ] = None,
     threads: Threads = None,
     format: Annotated[

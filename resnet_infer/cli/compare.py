@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resnet_infer import strict_json
-from resnet_infer.cli.options import Json, choice
+from resnet_infer.cli.options import LARGEST_SEED, MOST, Json, choice, number
 from resnet_infer.console import pairs, table
 
 if TYPE_CHECKING:
@@ -56,17 +56,20 @@ def compare(
         str, typer.Option(metavar="auto|cpu|cuda[:N]", help=DEVICE_HELP.format("REFERENCE"))
     ] = "auto",
     count: Annotated[
-        int, typer.Option("--pictures", "-n", min=2, help="Pictures, evenly spread over the data; all if fewer.")
+        int,
+        typer.Option("--pictures", "-n", min=2, max=MOST, help="Pictures, evenly spread over the data; all if fewer."),
     ] = 128,
     split: Annotated[
         str | None,
         typer.Option(metavar="train|val|test", help="Part of a data set; default: the first of val and test."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Chooses other pictures.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Chooses other pictures.")] = 0,
     tolerance: Annotated[
         float | None,
         typer.Option(
             min=0,
+            max=MOST,
+            callback=number,
             help="Largest |logit delta| that passes, as a fraction of the spread of the reference's logits; default: "
             "limits that fit the lower precision of the two.",
         ),

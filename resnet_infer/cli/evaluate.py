@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resnet_infer import strict_json
-from resnet_infer.cli.options import Device, Json, Runtime, Threads, choice, introduce_default
+from resnet_infer.cli.options import (
+    MOST,
+    MOST_THREADS,
+    Device,
+    Json,
+    Runtime,
+    Threads,
+    choice,
+    introduce_default,
+    number,
+)
 from resnet_infer.console import note
 
 if TYPE_CHECKING:
@@ -52,7 +62,13 @@ def evaluate(
     ] = None,
     max_drop: Annotated[
         float | None,
-        typer.Option(metavar="X", help="Exit 1 if a top-1 error is more than X points above the reference's."),
+        typer.Option(
+            metavar="X",
+            min=-100,
+            max=100,
+            callback=number,
+            help="Exit 1 if a top-1 error is more than X points above the reference's.",
+        ),
     ] = None,
     split: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of the data; default: test, else val, where it has several.")
@@ -66,9 +82,11 @@ def evaluate(
     ] = None,
     runtime: Runtime = "auto",
     device: Device = "auto",
-    batch: Annotated[int, typer.Option("--batch", "-b", min=1, help="Most views in one call of the runtime.")] = 32,
+    batch: Annotated[
+        int, typer.Option("--batch", "-b", min=1, max=MOST, help="Most views in one call of the runtime.")
+    ] = 32,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Threads that decode beside a GPU; default: all cores.")
+        int | None, typer.Option(min=1, max=MOST_THREADS, help="Threads that decode beside a GPU; default: all cores.")
     ] = None,
     threads: Threads = None,
     on_error: Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from resnet_infer import strict_json
-from resnet_infer.cli.options import Json, ModelArgument, choice, introduce_default
+from resnet_infer.cli.options import MOST, Json, ModelArgument, choice, introduce_default, number
 from resnet_infer.console import note
 
 
@@ -56,14 +56,20 @@ def export(
             help="How ranges follow from what was measured.",
         ),
     ] = "mse",
-    calibration_pictures: Annotated[int, typer.Option(min=1, help="How many of them are used.")] = 512,
+    calibration_pictures: Annotated[int, typer.Option(min=1, max=MOST, help="How many of them are used.")] = 512,
     check_data: Annotated[
         Path | None,
         typer.Option(metavar="DATA", help="Pictures to measure the cost on; default: those not used to calibrate."),
     ] = None,
-    check_pictures: Annotated[int, typer.Option(min=2, help="How many of them are used at most.")] = 1000,
+    check_pictures: Annotated[int, typer.Option(min=2, max=MOST, help="How many of them are used at most.")] = 1000,
     max_drop: Annotated[
-        float | None, typer.Option(help="Fail if top-1 error rises by more points than this on --check-data.")
+        float | None,
+        typer.Option(
+            min=-100,
+            max=100,
+            callback=number,
+            help="Fail if top-1 error rises by more points than this on --check-data.",
+        ),
     ] = None,
     weight_bits: Annotated[
         int | None, typer.Option(metavar="8|7", min=7, max=8, help="Of INT8 on a CPU; default: what this one needs.")
@@ -74,13 +80,18 @@ def export(
     dynamic_size: Annotated[
         bool, typer.Option("--dynamic-size", help="Leave height and width open, for multi-scale testing.")
     ] = False,
-    min_batch: Annotated[int | None, typer.Option(min=1, help="Of an engine: the smallest batch; default 1.")] = None,
-    opt_batch: Annotated[
-        int | None, typer.Option(min=1, help="The batch that an engine, or --target auto, is best at; default 8.")
+    min_batch: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="Of an engine: the smallest batch; default 1.")
     ] = None,
-    max_batch: Annotated[int | None, typer.Option(min=1, help="Of an engine: the largest batch; default 64.")] = None,
+    opt_batch: Annotated[
+        int | None,
+        typer.Option(min=1, max=MOST, help="The batch that an engine, or --target auto, is best at; default 8."),
+    ] = None,
+    max_batch: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="Of an engine: the largest batch; default 64.")
+    ] = None,
     workspace: Annotated[
-        int | None, typer.Option(metavar="MB", min=1, help="Of an engine: memory for a layer.")
+        int | None, typer.Option(metavar="MB", min=1, max=MOST, help="Of an engine: memory for a layer.")
     ] = None,
     optimization_level: Annotated[
         int | None, typer.Option(min=0, max=5, help="Of an engine: 0 is built soonest, 5 runs fastest.")

@@ -10,6 +10,7 @@ import typer
 from resnet_infer import strict_json
 from resnet_infer.cli.options import Json, choice
 from resnet_infer.console import note
+from resnet_infer.models.spec_fields import MAX_CLASSES, MAX_SIDE
 
 if TYPE_CHECKING:
     from resnet_infer.converters.input_options import InputOptions
@@ -43,7 +44,10 @@ def import_(
         str | None, typer.Option(metavar="NAME", help="Weights: the network, e.g. resnet50, resnet20.")
     ] = None,
     num_classes: Annotated[
-        int | None, typer.Option(min=1, help="Weights: how many classes there must be; default: as many as there are.")
+        int | None,
+        typer.Option(
+            min=1, max=MAX_CLASSES, help="Weights: how many classes there must be; default: as many as there are."
+        ),
     ] = None,
     labels: Annotated[
         Path | None,
@@ -52,8 +56,12 @@ def import_(
             help="Names of the classes: a line each, CSV/TSV (index,id,name) or JSON; order of the outputs.",
         ),
     ] = None,
-    resize: Annotated[int | None, typer.Option(min=1, help="Pixels of the shorter side before the crop.")] = None,
-    crop: Annotated[int | None, typer.Option(min=1, help="Pixels of the square that is cut out of the centre.")] = None,
+    resize: Annotated[
+        int | None, typer.Option(min=1, max=MAX_SIDE, help="Pixels of the shorter side before the crop.")
+    ] = None,
+    crop: Annotated[
+        int | None, typer.Option(min=1, max=MAX_SIDE, help="Pixels of the square that is cut out of the centre.")
+    ] = None,
     mean: Annotated[
         str | None, typer.Option(metavar="X,Y,Z", callback=_numbers, help="What is subtracted from each channel.")
     ] = None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from errno import ENOSPC
 from importlib import import_module
 from io import TextIOWrapper
 from keyword import iskeyword
@@ -16,6 +15,7 @@ from typer.core import TyperGroup
 from resnet_infer import __version__
 from resnet_infer.console import fail, note
 from resnet_infer.errors import ResnetInferError
+from resnet_infer.files import REMEDIES
 
 COMMANDS = {
     "classify": "Say what is in pictures.",
@@ -88,9 +88,11 @@ class _Commands(TyperGroup):
         except Exception as error:  # the last line of defence: no traceback for a user
             if debug or hasattr(error, "show"):  # usage errors, which typer shows itself
                 raise
-            if isinstance(error, OSError) and error.errno == ENOSPC:
-                _drop_stdout()
-                fail("cannot write the result: no space left")
+            if isinstance(error, OSError) and (todo := REMEDIES.get(error.errno or 0)):
+                if error.filename is None:
+                    _drop_stdout()
+                where = "cannot write the result" if error.filename is None else str(error.filename)
+                fail(f"{where}: {(error.strerror or str(error)).lower()}", todo)
                 raise typer.Exit(1) from error
             fail(
                 f"{type(error).__name__}: {error}",

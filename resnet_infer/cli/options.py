@@ -27,6 +27,21 @@ def choice(*values: str) -> Callable[[str | None], str | None]:
     return check
 
 
+MOST = 10**9
+"""Of a batch, of pictures, of repetitions: more than any machine has room or time for."""
+MOST_THREADS = 4096
+"""And processes: more than any machine has cores for."""
+LARGEST_SEED = 2**63 - 1
+"""That every generator takes."""
+
+
+def number(value: float | None) -> float | None:
+    """A callback that refuses NaN, which lies within any bounds."""
+    if value is not None and value != value:
+        raise typer.BadParameter("it is not a number (NaN)")
+    return value
+
+
 def introduce_default(model: str | None, instead: str) -> None:
     """Say what the built-in model knows, if nobody named a model; `instead` is how one is named."""
     from importlib.util import find_spec
@@ -65,7 +80,11 @@ Device = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(min=1, help="Threads inside the runtime; default: all cores, and one for each of many pictures."),
+    typer.Option(
+        min=1,
+        max=MOST_THREADS,
+        help="Threads inside the runtime; default: all cores, and one for each of many pictures.",
+    ),
 ]
 Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the result to this file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

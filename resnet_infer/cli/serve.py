@@ -15,7 +15,14 @@ from typing import Annotated, get_args
 
 import typer
 
-from resnet_infer.cli.options import Device, ModelArgument, Runtime, introduce_default
+from resnet_infer.cli.options import (
+    MOST,
+    MOST_THREADS,
+    Device,
+    ModelArgument,
+    Runtime,
+    introduce_default,
+)
 from resnet_infer.console import note
 from resnet_infer.errors import ResnetInferError, UsageError
 from resnet_infer.extras import needs
@@ -44,21 +51,31 @@ def serve(
     device: Device = "auto",
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="Threads inside the runtime; default: all cores when idle, one a request under load."),
+        typer.Option(
+            min=1,
+            max=MOST_THREADS,
+            help="Threads inside the runtime; default: all cores when idle, one a request under load.",
+        ),
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one for every GPU, or one.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=MOST_THREADS, help="Processes; default: one for every GPU, or one.")
+    ] = None,
     max_batch: Annotated[
-        int | None, typer.Option(min=1, help="Most crops in one call of the runtime; default: 8, or 32 on a GPU.")
+        int | None,
+        typer.Option(min=1, max=MOST, help="Most crops in one call of the runtime; default: 8, or 32 on a GPU."),
     ] = None,
     max_wait_ms: Annotated[
-        float, typer.Option(min=0, help="Longest that a decoded picture waits for others to be decoded.")
+        float,
+        typer.Option(min=0, help="Longest that a decoded picture waits for others to be decoded."),
     ] = 50.0,
-    max_queue: Annotated[int, typer.Option(min=1, help="Crops that may wait; what comes then gets 503.")] = 256,
+    max_queue: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Crops that may wait; what comes then gets 503.")
+    ] = 256,
     timeout: Annotated[float, typer.Option(help="Longest that a request takes, in seconds.")] = 30.0,
     max_body_mb: Annotated[float, typer.Option(help="Largest request, in MB.")] = 32.0,
     max_memory_mb: Annotated[float, typer.Option(help="Requests and pictures held at a time, in MB.")] = 512.0,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Largest picture.")] = 50_000_000,
-    max_pictures: Annotated[int, typer.Option(min=1, help="Most pictures in a request.")] = 64,
+    max_pixels: Annotated[int, typer.Option(min=1, max=MOST, help="Largest picture.")] = 50_000_000,
+    max_pictures: Annotated[int, typer.Option(min=1, max=MOST, help="Most pictures in a request.")] = 64,
     api_key_file: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Keys, one a line, of which a request needs one; or $RESNET_INFER_API_KEY."),

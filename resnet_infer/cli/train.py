@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from resnet_infer.cli.options import choice
+from resnet_infer.cli.options import MOST, MOST_THREADS, choice, number
 from resnet_infer.console import note
 
 RUN_FILES = ("last.safetensors", "best.safetensors", "recipe.json", "metrics.csv", "curves.png")
@@ -152,8 +152,12 @@ def train(
             help="Keep pictures decoded in memory, or decode them in worker processes.",
         ),
     ] = "auto",
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode; default: one a core.")] = None,
-    save_every: Annotated[float, typer.Option(min=0, help="Seconds between saves inside an epoch.")] = 300.0,
+    workers: Annotated[
+        int | None, typer.Option(min=0, max=MOST_THREADS, help="Processes that decode; default: one a core.")
+    ] = None,
+    save_every: Annotated[
+        float, typer.Option(min=0, max=MOST, callback=number, help="Seconds between saves inside an epoch.")
+    ] = 300.0,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write the table of epochs for TensorBoard too.")
     ] = False,
@@ -183,6 +187,7 @@ def train(
         import torch  # noqa: F401 (said here so that the error comes before the data is read)
     from resnet_infer import zoo
     from resnet_infer.evaluation.outputs import Output, require_free
+    from resnet_infer.training import stopping
     from resnet_infer.training.distributed import join_world
     from resnet_infer.training.recipes import get_recipe, parse_stages
     from resnet_infer.training.records import summary_writer
@@ -251,7 +256,15 @@ def train(
             splits,
             output,
             start=checkpoint,
-            options=Options(precision, compiled, data_in, workers, save_every, tensorboard),  # type: ignore[arg-type]
+            options=Options(
+                precision,
+                compiled,
+                data_in,  # type: ignore[arg-type]  # checked by the option
+                workers,
+                save_every,
+                tensorboard,
+                stop_within=stopping.WITHIN,
+            ),
             world=world,
             log=note,
         )

@@ -19,7 +19,7 @@ from resnet_infer.data.datasets.archive import open_tree
 from resnet_infer.data.datasets.classes import some
 from resnet_infer.data.datasets.formats import Recognised, Request, choose_split
 from resnet_infer.data.datasets.tree import walk
-from resnet_infer.data.image import MAX_PIXELS
+from resnet_infer.data.image import require_resizable
 from resnet_infer.data.loader import parallel_map
 from resnet_infer.data.preprocess import Pixels, centre_crop
 from resnet_infer.data.suffixes import is_picture, suffix, unreadable_format
@@ -89,10 +89,7 @@ class Feed:
         except PictureError as error:
             where = "" if self.source in error.message else f"{self.source}: "
             raise PictureError(f"{where}{error.message}") from error
-        shorter, longer = sorted(image.size)
-        if self.geometry.resize**2 * longer > MAX_PIXELS * shorter:  # a small file would fill the memory
-            size = f"{image.width}x{image.height}"
-            raise PictureError(f"{self.source}: {sample.name}: {size} pixels are too narrow to resize")
+        require_resizable(image, self.geometry.resize, f"{self.source}: {sample.name}")
         view: Pixels = centre_crop(image, self.geometry)[0]
         return view
 

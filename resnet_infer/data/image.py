@@ -73,6 +73,18 @@ def read_image(
     raise kind(line) from cause
 
 
+def is_resizable(width: int, height: int, side: int) -> bool:
+    """Whether a picture of which the shorter side is `side` has no more than `MAX_PIXELS` pixels."""
+    shorter, longer = sorted((width, height))
+    return side**2 * longer <= MAX_PIXELS * shorter
+
+
+def require_resizable(picture: Image.Image, side: int, source: str) -> None:
+    """Raise `PictureError` where resizing the shorter side to `side` would let a small file fill the memory."""
+    if not is_resizable(*picture.size, side):
+        raise PictureError(f"{source}: {picture.width}x{picture.height} pixels are too narrow to resize")
+
+
 def _decode(content: bytes, exif: bool, max_pixels: int, reserve: Reserve | None) -> Image.Image:
     if not content:
         raise UnusableError("the file is empty")

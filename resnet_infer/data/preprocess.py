@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from resnet_infer.data.image import require_resizable
 from resnet_infer.models.spec import InputSpec, Interpolation
 
 Pixels = NDArray[np.uint8]
@@ -13,7 +14,11 @@ Pixels = NDArray[np.uint8]
 
 
 def resize_shorter_side(picture: Image.Image, size: int, interpolation: Interpolation) -> Image.Image:
-    """Scale so that the shorter side is `size`; the longer one is truncated to whole pixels, as torchvision does."""
+    """Scale so that the shorter side is `size`; the longer one is truncated to whole pixels, as torchvision does.
+
+    Raises `PictureError` for a picture that is too narrow for that.
+    """
+    require_resizable(picture, size, "picture")
     shorter, longer = sorted(picture.size)
     if shorter == size:
         return picture

@@ -13,6 +13,7 @@ from resnet_infer import strict_json
 from resnet_infer.errors import DataError, ResnetInferError, UsageError
 from resnet_infer.evaluation.outputs import whole_file
 from resnet_infer.evaluation.record import Given, Record
+from resnet_infer.files import unwritable
 
 MAGIC = "resnet-infer evaluation"
 OPTION = "--resume"
@@ -45,7 +46,7 @@ class Journal:
                 self._load(json.loads(head), record)
                 self._file: TextIO = stack.enter_context(open(path, "a", encoding="utf-8", buffering=1))  # by lines
             except OSError as error:
-                raise _unwritable(path, error) from error
+                raise unwritable(path, error, ResnetInferError, f"choose another place with {OPTION}") from error
             self.kept = int(record.answered.sum())
             self._held = stack.pop_all()
 
@@ -54,7 +55,7 @@ class Journal:
         try:
             self._file.write(strict_json.dumps([index, digest, [list(answer) for answer in answers]]) + "\n")
         except OSError as error:
-            raise _unwritable(self.path, error) from error
+            raise unwritable(self.path, error, ResnetInferError, f"choose another place with {OPTION}") from error
         self.kept += 1
 
     def _load(self, head: Mapping[str, Any], record: Record) -> None:
@@ -116,13 +117,6 @@ def _lock(path: Path, stack: ExitStack) -> None:
         raise ResnetInferError(
             f"another evaluation is writing to {path}", hint=f"wait for its end, or name another file with {OPTION}"
         ) from error
-
-
-def _unwritable(path: Path, error: OSError) -> ResnetInferError:
-    return ResnetInferError(
-        f"cannot write {path}: {error.strerror or error}",
-        hint=f"free some space, or choose another place with {OPTION}",
-    )
 
 
 def _parse(line: bytes) -> Any:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resnet_infer.errors import ResnetInferError, UsageError
-from resnet_infer.files import atomic_path
+from resnet_infer.files import atomic_path, remedy, unwritable
 from resnet_infer.models.spec import METADATA_KEY
 
 
@@ -63,7 +63,10 @@ def whole_file(path: Path, option: str) -> Iterator[Path]:
         with atomic_path(path) as temporary:
             yield temporary
     except ResnetInferError as error:
-        raise ResnetInferError(error.message, hint=f"free some space, or choose another place with {option}") from error
+        cause = error.__cause__
+        instead = f"choose another place with {option}"
+        hint = remedy(cause, instead) if isinstance(cause, OSError) else error.hint
+        raise ResnetInferError(error.message, hint=hint) from cause
 
 
 def has_spec(path: Path) -> bool:
@@ -98,6 +101,4 @@ def _require_writable(output: Output) -> None:
             with open(path, "rb"):
                 pass
     except OSError as error:
-        raise ResnetInferError(
-            f"cannot write {output.path}: {error.strerror or error}", hint=f"choose another place with {output.option}"
-        ) from error
+        raise unwritable(output.path, error, ResnetInferError, f"choose another place with {output.option}") from error

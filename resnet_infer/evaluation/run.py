@@ -5,23 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
 from time import perf_counter, thread_time
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_infer.data.damaged import NAMED, in_one, unreadable
 from resnet_infer.data.datasets import Dataset, Sample
-from resnet_infer.data.loader import parallel_map
 from resnet_infer.errors import PictureError
 from resnet_infer.evaluation.protocols import OpenPicture, Probabilities, Scorer
 from resnet_infer.evaluation.record import Given, Record
 from resnet_infer.flow import batch_limit, flow
 from resnet_infer.metrics import ranks
-
-NAMED = 20
-"""Most unreadable pictures that are looked for and named once there is one."""
 
 
 @dataclass(frozen=True)
@@ -214,24 +210,14 @@ def _broken(samples: Iterable[Sample], scorers: Sequence[Scorer]) -> Iterator[Pi
     """Why pictures cannot be read, the first `NAMED` - 1 of them; nothing is inferred any more."""
     rules = {scorer.spec.input.exif for scorer in scorers}
 
-    def read(sample: Sample) -> PictureError | None:
-        try:
-            picture = OpenPicture(sample)
-            for exif in rules:
-                picture.image(exif)
-        except PictureError as error:
-            return error
-        return None
+    def read(sample: Sample) -> None:
+        picture = OpenPicture(sample)
+        for exif in rules:
+            picture.image(exif)
 
-    with closing(parallel_map(read, samples)) as found:
-        yield from islice((error for error in found if error), NAMED - 1)
+    return unreadable(read, samples, NAMED - 1)
 
 
 def _named(errors: Sequence[PictureError], dataset: Dataset) -> PictureError:
-    lines = "\n  ".join(error.message for error in errors)
-    more, count = "at least " if len(errors) == NAMED else "", len(dataset.samples)
-    which = "the only picture" if count == 1 else f"{more}{len(errors)} of the {count} pictures"
-    return PictureError(
-        f"{which} of {dataset.name} cannot be read:\n  {lines}",
-        hint="repair or remove them, or leave them out of the count with --on-error skip",
-    )
+    hint = "repair or remove them, or leave them out of the count with --on-error skip"
+    return in_one(errors, dataset.name, len(dataset.samples), hint)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from resnet_infer.errors import ModelError, ResnetInferError
-from resnet_infer.files import atomic_path
+from resnet_infer.files import atomic_path, remedy
 from resnet_infer.models.download import cache_folder, sha256
 
 DIGEST = ".sha256"
@@ -157,7 +157,7 @@ def _locked(target: Path) -> AbstractContextManager[object]:
     except OSError as error:
         raise ModelError(
             f"cannot write into the cache, {target.parent}: {error.strerror or error}",
-            hint="free some space, or set RESNET_INFER_CACHE to a folder that can be written",
+            hint=remedy(error, "set RESNET_INFER_CACHE to a folder that can be written"),
         ) from error
 
 

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from resnet_infer import __version__
 from resnet_infer.errors import ModelError, UsageError
+from resnet_infer.files import remedy
 from resnet_infer.progress import progress
 
 CACHE_VARIABLE = "RESNET_INFER_CACHE"
@@ -62,8 +63,8 @@ def download(
     except OSError as error:
         raise ModelError(
             f"cannot write {target}: {error.strerror or error}",
-            hint=f"free some space or set {CACHE_VARIABLE} to another folder; what has arrived is kept, and the next "
-            "run goes on from there",
+            hint=remedy(error, f"set {CACHE_VARIABLE} to another folder")
+            + "; what has arrived is kept, and the next run goes on from there",
         ) from error
     return target
 

@@ -151,7 +151,7 @@ class ModelSpec:
 
     `classes` are names, at least two, in the order of the logits. `class_ids` (WordNet ids) may stand beside them.
     `architecture` is None for an adopted graph. `provenance` is plain JSON: recipe, data, length, machine, licence,
-    whatever is known.
+    whatever is known. In it and in `name` what is not UTF-8 is escaped; among the classes it raises `UsageError`.
     """
 
     name: str
@@ -175,6 +175,11 @@ class ModelSpec:
             raise UsageError(f"{len(self.classes)} class names for {self.architecture.num_classes} classes")
         if self.class_ids is not None and len(self.class_ids) != len(self.classes):
             raise UsageError(f"{len(self.class_ids)} class ids for {len(self.classes)} classes")
+        for text in (*self.classes, *(self.class_ids or ())):
+            if not fields.is_utf8(text):
+                raise UsageError(f"the class name {text!a} is not UTF-8", hint="give it another name")
+        object.__setattr__(self, "name", fields.writable(self.name))
+        object.__setattr__(self, "provenance", fields.writable(self.provenance))
         if self.precision not in get_args(Precision):
             raise UsageError(f"precision is one of {', '.join(get_args(Precision))}, not {self.precision!r}")
 

@@ -53,7 +53,7 @@ def has_fields(value: Mapping[str, Any], where: str, required: tuple[str, ...], 
 
 def text(value: Any, where: str) -> str:
     """Text that has a character and can be written as UTF-8."""
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT or not _is_utf8(value):
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT or not is_utf8(value):
         raise _wrong(where, f"text of 1 to {MAX_TEXT:,} characters", value)
     return value
 
@@ -63,7 +63,7 @@ def texts(value: Any, where: str) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not 0 < len(value) <= MAX_CLASSES:
         raise _wrong(where, f"a list of 1 to {MAX_CLASSES:,} texts", value)
     for index, item in enumerate(value):
-        if not isinstance(item, str) or len(item) > MAX_TEXT or not _is_utf8(item):
+        if not isinstance(item, str) or len(item) > MAX_TEXT or not is_utf8(item):
             raise _wrong(f"{where}[{index}]", "text", item)
     return tuple(value)
 
@@ -121,11 +121,11 @@ def plain(value: Any, where: str, depth: int = 0) -> Any:
         return value
     if isinstance(value, float) and math.isfinite(value):
         return value
-    if isinstance(value, str) and _is_utf8(value):
+    if isinstance(value, str) and is_utf8(value):
         return value
     if isinstance(value, Mapping):
         for name, item in value.items():
-            if not isinstance(name, str) or not _is_utf8(name):
+            if not isinstance(name, str) or not is_utf8(name):
                 raise _wrong(where, "an object whose keys are text", name)
             plain(item, f"{where}.{name}", depth + 1)
         return value
@@ -136,7 +136,18 @@ def plain(value: Any, where: str, depth: int = 0) -> Any:
     raise _wrong(where, "plain JSON", value)
 
 
-def _is_utf8(value: str) -> bool:
+def writable(value: Any) -> Any:
+    """Plain JSON with escapes in the place of what is not UTF-8 and could not be written, as in some file names."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, Mapping):
+        return {writable(name): writable(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [writable(item) for item in value]
+    return value
+
+
+def is_utf8(value: str) -> bool:
     """Whether it can be written: half of a surrogate pair cannot."""
     try:
         value.encode()

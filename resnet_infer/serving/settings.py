@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -19,6 +18,10 @@ PACKED = "model.onnx"
 """The model in a bento, as bentofile.yaml names it."""
 
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+
+MOST = 1_000_000
+"""Seconds, milliseconds and MB: more than anyone waits or has, and no more than clocks take."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,12 @@ class Settings:
             if value is not None and value < 1:
                 raise UsageError(f"{name.replace('_', '-')} is at least 1, not {value}")
         for name in ("timeout", "max_body_mb", "max_memory_mb"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UsageError(f"{name.replace('_', '-')} is more than 0 and finite, not {getattr(self, name)}")
-        if not 0 <= self.max_wait_ms < math.inf:
-            raise UsageError(f"max-wait-ms is finite and not negative, not {self.max_wait_ms}")
+            if not 0 < getattr(self, name) <= MOST:
+                raise UsageError(
+                    f"{name.replace('_', '-')} is more than 0 and at most {MOST:,}, not {getattr(self, name)}"
+                )
+        if not 0 <= self.max_wait_ms <= MOST:
+            raise UsageError(f"max-wait-ms is from 0 to {MOST:,}, not {self.max_wait_ms}")
 
     @property
     def max_body(self) -> int:

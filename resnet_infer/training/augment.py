@@ -54,6 +54,7 @@ class Order:
         self.count, self.batch_size, self.seed = count, batch_size, seed
         self.steps_per_epoch = count // batch_size
         self._part = slice(rank * batch_size // world, (rank + 1) * batch_size // world)
+        self.own_batch = self._part.stop - self._part.start
         self._epoch, self._permutation = -1, np.empty(0, np.int64)
 
     def picks(self, step: int) -> Picks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -43,15 +44,18 @@ class Counts:
 
 
 @torch.no_grad()
-def count_errors(network: nn.Module, views: Views, geometry: InputSpec, world: World) -> Counts:
+def count_errors(
+    network: nn.Module, views: Views, geometry: InputSpec, world: World, between: Callable[[], None] = lambda: None
+) -> Counts:
     """The wrong answers to the views of all processes: single view, float32. An answer that is not finite is wrong.
 
-    Leaves the network in evaluation mode.
+    Leaves the network in evaluation mode. `between` is called between batches, and what it raises is raised.
     """
     network.eval()
     normalise = Normalise(geometry, world.device)
     counts = torch.zeros(3, dtype=torch.float64, device=world.device)
     for images, targets in views.batches(geometry):
+        between()
         logits = network(normalise(torch.from_numpy(images)).permute(0, 3, 1, 2))
         labels = torch.from_numpy(targets).to(world.device)
         right = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from resnet_infer.data.datasets import Sample
@@ -38,8 +39,18 @@ class Preparation:
         samples: Sequence[Sample],
         model: InputSpec | None,
         device: torch.device,
+        between: Callable[[], None] = lambda: None,
     ) -> None:
-        """Mean and colours are those of `samples`, or with the recipe's mean "model" those of `model`."""
+        """Mean and colours are those of `samples`, or with the recipe's mean "model" those of `model`.
+
+        `between` is called between batches of them, and what it raises is raised.
+        """
+
+        def levels() -> Iterator[NDArray[np.uint8]]:
+            for images, _ in views(samples, geometry):
+                between()
+                yield images
+
         self.recipe, self.device = recipe, device
         own = model if recipe.mean == "model" else None
         statistics = None
@@ -47,7 +58,7 @@ class Preparation:
             if len(samples) > LARGEST_SAMPLE:
                 drawn = step_generator(recipe.seed, STATISTICS, 0).choice(len(samples), LARGEST_SAMPLE, replace=False)
                 samples = [samples[index] for index in np.sort(drawn)]
-            statistics = measure(images for images, _ in views(samples, geometry))
+            statistics = measure(levels())
         if own:
             mean, std = own.mean, own.std
         else:

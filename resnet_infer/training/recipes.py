@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from resnet_infer.errors import UsageError, did_you_mean
+from resnet_infer.models.spec_fields import MAX_SIDE
 
 ScheduleKind = Literal["step", "plateau", "one-cycle", "cosine"]
 Augmentation = Literal["pad", "scale", "area", "none"]
@@ -18,7 +19,7 @@ MeanKind = Literal["pixel", "channel", "model"]
 
 LONGEST = 10**9
 """Iterations, epochs, and pictures of a batch."""
-LARGEST = 1 << 14
+LARGEST = MAX_SIDE
 """Pixels of a side."""
 LARGEST_SEED = 2**63 - 1
 """That every generator takes."""

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Protocol
 
@@ -15,9 +12,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
-from torch.utils.data._utils import signal_handling
 
+from resnet_infer.console import note
 from resnet_infer.data.datasets import Sample
 from resnet_infer.data.loader import parallel_map
 from resnet_infer.errors import PictureError, TrainingError
@@ -26,14 +22,11 @@ from resnet_infer.training import device as devices
 from resnet_infer.training.augment import MIRROR, Draws, Order, Picks, boxes, crop_boxes, mirrored
 from resnet_infer.training.recipes import Recipe
 from resnet_infer.training.views import served_view
+from resnet_infer.training.workers import PREFETCH, NoSharedMemoryError, Refused, from_processes, prefetch, shared
 
 DataIn = Literal["auto", "memory", "files"]
 MEMORY_LIMIT = 4 << 30
 """Bytes of decoded pictures that are kept in memory unasked."""
-PREFETCH = 4
-"""Batches that each worker process is ahead."""
-_HANDLER_SET = "_SIGCHLD_handler_set"
-"""torch's note to itself that its handler of SIGCHLD is installed."""
 WHOLE = ("scale", "area")
 """Augmentations whose crops come out of the whole picture."""
 
@@ -41,11 +34,15 @@ Batch = tuple[Tensor, Tensor, Draws]
 """Crops NHWC (uint8, or float32 in levels of 0 to 255), labels (int64), and the draws they were made with."""
 
 
+def _never() -> bool:
+    return False
+
+
 class Source(Protocol):
     """Where batches to train on come from."""
 
-    def batches(self, start: int, stop: int, crop: int) -> Iterator[Batch]:
-        """The batches of steps `start` to `stop`, crops on the device."""
+    def batches(self, start: int, stop: int, crop: int, stopping: Callable[[], bool] = _never) -> Iterator[Batch]:
+        """The batches of steps `start` to `stop`, crops on the device; fewer where one is waited for and `stopping`."""
 
 
 def open_source(
@@ -56,6 +53,7 @@ def open_source(
     device: torch.device,
     data_in: DataIn,
     workers: int,
+    log: Callable[[str], None] = note,
 ) -> Source:
     """The batches of a run. Where the pictures are kept changes how fast they come, and nothing that is seen of them.
 
@@ -71,13 +69,13 @@ def open_source(
         if isinstance(kept, np.ndarray):
             return InMemory(kept, samples, geometry, recipe, order, device)
         if kept is not None:
-            return FromFiles(kept, geometry, recipe, order, device, threads, decoded=True)
+            return FromFiles(kept, geometry, recipe, order, device, threads, decoded=True, log=log)
         if data_in == "memory":
             raise TrainingError(
                 f"the {len(samples)} pictures do not fit into the {limit / 2**30:.1f} GiB of memory that are free",
                 hint="leave them in their files with --data-in files",
             )
-    return FromFiles(samples, geometry, recipe, order, device, workers)
+    return FromFiles(samples, geometry, recipe, order, device, workers, log=log)
 
 
 def _decode(
@@ -139,7 +137,7 @@ class InMemory:
         self.images = torch.from_numpy(images).to(device)
         self.labels = torch.tensor([sample.label for sample in samples]).to(device)
 
-    def batches(self, start: int, stop: int, crop: int) -> Iterator[Batch]:
+    def batches(self, start: int, stop: int, crop: int, stopping: Callable[[], bool] = _never) -> Iterator[Batch]:
         height, width = self.images.shape[1:3]
         for step in range(start, stop):
             indices, draws = self.order.picks(step)
@@ -156,7 +154,7 @@ class InMemory:
 class FromFiles:
     """Pictures decoded and cropped by worker processes, which run ahead of the steps, also past the end of an epoch.
 
-    Those that are `decoded` already are cropped by threads.
+    Threads do it for pictures that are `decoded` already, and where there is too little shared memory for processes.
     """
 
     def __init__(
@@ -169,39 +167,50 @@ class FromFiles:
         workers: int,
         *,
         decoded: bool = False,
+        log: Callable[[str], None] = note,
     ) -> None:
         self.samples, self.geometry, self.recipe, self.order = samples, geometry, recipe, order
-        self.device, self.workers, self.decoded = device, workers, decoded
+        self.device, self.workers, self.log = device, workers, log
+        self.decoded, self.processes = decoded, workers > 0 and not decoded
 
-    def batches(self, start: int, stop: int, crop: int) -> Iterator[Batch]:
+    def batches(self, start: int, stop: int, crop: int, stopping: Callable[[], bool] = _never) -> Iterator[Batch]:
+        """Raises `WorkersLostError` if worker processes die or give nothing."""
+        if self.processes:
+            try:
+                for batch in self._arrived(self._from_processes(start, stop, crop, stopping)):
+                    yield batch
+                    start += 1
+            except NoSharedMemoryError as error:
+                self.processes = False
+                self.log(
+                    f"{error.message}: threads decode instead, which may be slower; more shared memory (Docker: "
+                    "--shm-size) or fewer --workers bring the processes back"
+                )
+            else:
+                return
         cropping = _Decoding(self.samples, self.geometry, self.recipe, crop)
         steps = _Steps(self.order, start, stop)
-        if self.decoded:
-            ahead = PREFETCH * self.workers
-            with contextlib.closing(
-                parallel_map(cropping.__getitem__, steps, workers=self.workers, ahead=ahead)
-            ) as cropped:
-                yield from self._arrived(cropped)
+        if not self.workers:
+            yield from self._arrived(map(cropping.__getitem__, steps))
             return
-        loader: DataLoader[Any] = DataLoader(
-            cropping,  # type: ignore[arg-type]
-            sampler=steps,
-            batch_size=None,
-            num_workers=self.workers,
-            prefetch_factor=PREFETCH if self.workers else None,
-            pin_memory=self.device.type == "cuda",
-            worker_init_fn=_leave_signals_to_the_parent,
-            generator=torch.Generator(),
-        )
-        yield from self._arrived(loader)
+        ahead = PREFETCH * self.workers
+        with contextlib.closing(parallel_map(cropping.__getitem__, steps, workers=self.workers, ahead=ahead)) as made:
+            yield from self._arrived(made)
+
+    def _from_processes(self, start: int, stop: int, crop: int, stopping: Callable[[], bool]) -> Iterator[Any]:
+        cropping = _Decoding(self.samples, self.geometry, self.recipe, crop, share=True)
+        steps = _Steps(self.order, start, stop)
+        side = crop if self.recipe.augmentation in WHOLE else self.geometry.crop
+        ahead = prefetch(self.order.own_batch * side**2 * 3, self.workers)
+        return from_processes(cropping, steps, self.workers, ahead, self.device.type == "cuda", stopping)
 
     def _arrived(self, batches: Iterable[Any]) -> Iterator[Batch]:
-        with _child_signal_put_back():
-            for decoded, uniform, normal in batches:
-                if isinstance(decoded, str):
-                    raise PictureError(decoded)
-                images, labels = (part.to(self.device, non_blocking=True) for part in decoded)
-                yield images, labels, Draws(uniform.numpy(), normal.numpy())
+        for batch in batches:
+            if isinstance(batch, Refused):
+                raise PictureError(batch)
+            images, labels, uniform, normal = batch
+            images, labels = (part.to(self.device, non_blocking=True) for part in (images, labels))
+            yield images, labels, Draws(uniform.numpy(), normal.numpy())
 
 
 class _Steps:
@@ -218,21 +227,24 @@ class _Steps:
 
 
 class _Decoding:
-    """A step's picks -> its crops and labels, in a worker process."""
+    """A step's picks -> its crops and labels, in a thread or a worker process."""
 
-    def __init__(self, samples: Sequence[Sample], geometry: InputSpec, recipe: Recipe, crop: int) -> None:
-        self.samples, self.geometry, self.recipe, self.crop = samples, geometry, recipe, crop
+    def __init__(
+        self, samples: Sequence[Sample], geometry: InputSpec, recipe: Recipe, crop: int, *, share: bool = False
+    ) -> None:
+        """`share`: in shared memory."""
+        self.samples, self.geometry, self.recipe, self.crop, self.share = samples, geometry, recipe, crop, share
 
-    def __getitem__(self, picks: Picks) -> tuple[Any, Tensor, Tensor]:
+    def __getitem__(self, picks: Picks) -> tuple[Tensor, Tensor, Tensor, Tensor] | Refused:
+        """Crops, labels and both draws; or why there are none."""
         indices, draws = picks
-        decoded: Any
         try:
             rows = [self._crop(self.samples[index], row, draws) for row, index in enumerate(indices)]
-            labels = torch.tensor([self.samples[index].label for index in indices])
-            decoded = torch.from_numpy(np.stack(rows)), labels
         except PictureError as error:
-            decoded = error.message  # an exception would arrive with its traceback as the message
-        return decoded, torch.from_numpy(draws.uniform), torch.from_numpy(draws.normal)
+            return Refused(error.message)
+        labels = torch.tensor([self.samples[index].label for index in indices])
+        made = torch.from_numpy(np.stack(rows)), labels, torch.from_numpy(draws.uniform), torch.from_numpy(draws.normal)
+        return shared(made) if self.share else made
 
     def _crop(self, sample: Sample, row: int, draws: Draws) -> NDArray[np.uint8]:
         if self.recipe.augmentation not in WHOLE:
@@ -244,29 +256,3 @@ class _Decoding:
         filter_ = Image.Resampling[self.geometry.interpolation.upper()]
         pixels = np.asarray(picture.resize((self.crop, self.crop), filter_, box=box))
         return pixels[:, ::-1] if self.recipe.flip and own.uniform[0, MIRROR] < 0.5 else pixels
-
-
-@contextmanager
-def _child_signal_put_back() -> Iterator[None]:
-    """Give the program its handler of SIGCHLD back, in whose place a `DataLoader` puts one for ever.
-
-    torch remembers that its handler is there; that is put back too, so that the program's own loaders install theirs.
-    """
-    place = threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD")
-    handler, known = signal.getsignal(signal.SIGCHLD) if place else None, getattr(signal_handling, _HANDLER_SET, None)
-    try:
-        yield
-    finally:
-        if place and handler is not None and signal.getsignal(signal.SIGCHLD) is not handler:
-            signal.signal(signal.SIGCHLD, handler)
-            if known is not None:
-                setattr(signal_handling, _HANDLER_SET, known)
-
-
-def _leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal, but the batches on the way are still wanted.
-
-    A worker ends when it is told to or when its parent is gone.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -19,7 +19,7 @@ from torch import nn
 from resnet_infer import strict_json
 from resnet_infer.console import note
 from resnet_infer.errors import DataError, ResnetInferError, TrainingError, UsageError
-from resnet_infer.files import atomic_path
+from resnet_infer.files import atomic_path, remedy, unwritable
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from resnet_infer.models.network import ResNet, weights_of
 from resnet_infer.models.spec import ModelSpec
@@ -38,9 +38,13 @@ COLUMNS = (
 
 @dataclass
 class State:
-    """How far a run is. `loss`, `wrong`, `seen` and `epoch_seconds` are of the current epoch."""
+    """How far a run is. `loss`, `wrong`, `seen` and `epoch_seconds` are of the current epoch, `rate` of the last step.
+
+    An epoch that has ended and has pictures `seen` is still to be measured.
+    """
 
     iteration: int = 0
+    rate: float = 0.0
     seconds: float = 0.0
     epoch_seconds: float = 0.0
     best_error: float = float("inf")
@@ -94,9 +98,7 @@ class RunFolder:
         except NotImplementedError:  # a file system without locks
             note(f"{self.folder} cannot be locked: start no second run there")
         except OSError as error:
-            raise TrainingError(
-                f"cannot write {path}: {error.strerror or error}", hint="choose another folder with -o"
-            ) from error
+            raise unwritable(path, error, TrainingError, "choose another folder with -o") from error
         return True
 
     def begin(self, recipe: Mapping[str, Any], split: SplitRecord) -> None:
@@ -196,6 +198,10 @@ class RunFolder:
         with self._guard():
             self._write_rows()
 
+    def kept(self) -> str:
+        """What is kept of the run so far."""
+        return self._saved
+
     def lost(self, message: str, hint: str) -> TrainingError:
         """The error that ends a run, saying what is kept of it."""
         return TrainingError(f"{message}; {self._saved}", hint=hint)
@@ -214,7 +220,8 @@ class RunFolder:
         except ResnetInferError as error:
             if not isinstance(error.__cause__, OSError):
                 raise
-            hint = f"free some space; the same command with -o {self.folder} goes on from there"
+            again = f"the same command with -o {self.folder} goes on from there"
+            hint = f"{remedy(error.__cause__, 'move the folder to another place')}; {again}"
             raise self.lost(error.message, hint) from error
 
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import os
 import signal
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -11,6 +16,8 @@ from typing import Any
 from resnet_infer.errors import TrainingError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+WITHIN = 60.0
+"""Seconds within which `resnet-infer train` ends after the first signal, whatever hangs."""
 
 
 class Stopped(TrainingError):  # noqa: N818 (not a failure)
@@ -22,10 +29,15 @@ class Stopped(TrainingError):  # noqa: N818 (not a failure)
 
 
 class StopSignals:
-    """Remembers the first signal in `caught`; a second one acts at once, as it did before."""
+    """Remembers the first signal in `caught`; a second one acts at once, as it did before.
 
-    def __init__(self) -> None:
+    With `within` the process ends so many seconds after the first one, whatever hangs: a read from storage that is
+    gone, a step without an end. It says what `kept` tells, and ends its own child processes.
+    """
+
+    def __init__(self, within: float | None = None, kept: Callable[[], str] = str) -> None:
         self.caught = 0
+        self.within, self.kept = within, kept
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -41,6 +53,18 @@ class StopSignals:
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.caught = number
         self._restore()
+        if self.within is not None:
+            # Not cancelled when the run has stopped: the end of the process may hang too.
+            threading.Thread(target=self._end, args=(number, self.within), daemon=True, name="end").start()
+
+    def _end(self, number: int, within: float) -> None:
+        time.sleep(within)
+        with contextlib.suppress(Exception):  # nothing stands in the way of the end
+            for child in multiprocessing.active_children():
+                child.kill()
+            text = f"error: the run did not stop within {within:g} seconds and is ended; {self.kept()}\n"
+            os.write(2, text.encode("utf-8", "backslashreplace"))
+        os._exit(128 + number)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,7 +17,7 @@ from torch.nn import functional
 from resnet_infer.console import note
 from resnet_infer.data.datasets import Dataset, Sample
 from resnet_infer.data.loader import usable_cores
-from resnet_infer.errors import DataError, UsageError
+from resnet_infer.errors import DataError, PictureError, UsageError
 from resnet_infer.models.architectures import Architecture
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint
 from resnet_infer.models.spec import InputSpec, ModelSpec
@@ -25,19 +25,20 @@ from resnet_infer.progress import progress
 from resnet_infer.training import device as devices
 from resnet_infer.training.augment import Draws, Order
 from resnet_infer.training.distributed import World, synchronise
-from resnet_infer.training.evaluate import count_errors
+from resnet_infer.training.evaluate import Counts, count_errors
 from resnet_infer.training.prepare import Preparation
 from resnet_infer.training.recipes import Recipe
 from resnet_infer.training.records import leave_curves, scalars
 from resnet_infer.training.result import measured_on, trained_spec
 from resnet_infer.training.schedule import Phase, Schedule
-from resnet_infer.training.sources import WHOLE, DataIn, open_source
+from resnet_infer.training.sources import WHOLE, Batch, DataIn, open_source
 from resnet_infer.training.split_record import SplitRecord
 from resnet_infer.training.splits import Splits, to_choose
 from resnet_infer.training.start import frozen_modules, initial_network, optimiser, require_values_to_normalise
 from resnet_infer.training.state import COLUMNS, RunFolder, State, load_weights
 from resnet_infer.training.stopping import Stopped, StopSignals
-from resnet_infer.training.views import Views
+from resnet_infer.training.views import Views, all_damaged
+from resnet_infer.training.workers import WorkersLostError
 
 CHECK_STEPS = 50
 """The loss is looked at, which waits for the device, once in so many steps."""
@@ -57,6 +58,8 @@ class Options:
     workers: int | None = None
     save_every: float = 300.0
     tensorboard: bool = False
+    stop_within: float | None = None
+    """Seconds after which the process of a run that was asked to stop is ended, whatever hangs; None: never."""
 
 
 class Trainer:
@@ -121,15 +124,21 @@ class Trainer:
         }
         self.choosing, self.measuring = to_choose(data, recipe.seed)
         self._views = [Views(self._share(part)) if part else None for part in (self.choosing, self.measuring)]
-        self.state = State()
+        self._test = Views(self._share(data.test)) if data.test else None
+        self.state, self.signals = State(), StopSignals()
 
     def run(self) -> ModelSpec:
         """Train to the last iteration, going on where an unfinished run in the folder stopped, and measure `best`.
 
-        Raises `TrainingError` if the loss stops being finite, memory or disk run out, or the run is asked to stop.
+        Raises `TrainingError` if the loss stops being finite, memory or disk run out, or the run is asked to stop;
+        `PictureError`, naming all of them, if there are pictures that cannot be read.
         """
         with self.run_folder.locked(self.world):
-            return self._run()
+            try:
+                return self._run()
+            except PictureError as error:
+                geometry = self._geometry(self.schedule.phases[0])
+                raise all_damaged(self.data, geometry, error, self.run_folder.kept(), self.log) from error
 
     def _run(self) -> ModelSpec:
         split = SplitRecord.of(self.data)
@@ -164,10 +173,17 @@ class Trainer:
                 self.device,
                 self.options.data_in,
                 self.options.workers if self.options.workers is not None else self.world.fair(usable_cores()),
+                self.log,
             )
             if self.device.type == "cuda":
                 torch.backends.cudnn.benchmark = True
-            with StopSignals() as self.signals, self._scalars() as self.show:
+            self.signals = StopSignals(self.options.stop_within, self.run_folder.kept)
+            with self.signals, self._scalars() as self.show:
+                self._look_at_held_out()
+                if self.state.seen and self._epoch_ends():  # it was stopped while it was measured
+                    self._enter(self.schedule.phase(self.state.iteration - 1))
+                    self.clock = time.perf_counter()
+                    self._end_epoch()
                 while self.state.iteration < self.schedule.iterations:
                     self._train(self.schedule.phase(self.state.iteration))
                 return self._finish()
@@ -183,10 +199,20 @@ class Trainer:
 
     def _enter(self, phase: Phase) -> None:
         train = self.data.train
-        self.prepare = Preparation(self.recipe, self._geometry(phase), train.samples, self.model_input, self.device)
+        self.prepare = Preparation(
+            *(self.recipe, self._geometry(phase), train.samples, self.model_input, self.device), self._stop_if_asked
+        )
         self.spec = trained_spec(
             self.arch, self.recipe, train, self.prepare.input, self.world, self.precision, self.start
         )
+
+    def _look_at_held_out(self) -> None:
+        """Read what is measured by before the first step, where it is kept: what is damaged is known in time."""
+        phase = self.schedule.phase(self.state.iteration)
+        for part in (*self._views, self._test):
+            if part and part.keeps(self._geometry(phase)):
+                for _ in part.batches(self._geometry(phase)):
+                    self._stop_if_asked()
 
     def _train(self, phase: Phase) -> None:
         """The rest of a phase."""
@@ -194,13 +220,14 @@ class Trainer:
         state, size = self.state, self.recipe.batch_size
         self._training_mode()
         bar = progress(self.spec.name, self.schedule.iterations * size, "pictures", done=state.iteration * size)
-        with bar if self.world.writes else contextlib.nullcontext(lambda count, title=None: None) as advance:
+        shown_to = bar if self.world.writes else contextlib.nullcontext(lambda count, title=None: None)
+        with shown_to as advance, contextlib.closing(self._batches(phase)) as batches:
             self.clock = self.saved_at = time.perf_counter()
-            for images, labels, draws in self.source.batches(state.iteration, phase.stop, phase.crop):
+            for images, labels, draws in batches:
                 self._step(images, labels, draws)
                 state.iteration += 1
                 state.seen += size
-                end = state.iteration % self.order.steps_per_epoch == 0 or state.iteration == phase.stop
+                end = self._epoch_ends()
                 if end or state.iteration % CHECK_STEPS == 0:
                     loss, wrong = self._check()
                     self.schedule.observe_training(state.iteration, 100 * wrong / state.seen)
@@ -211,11 +238,29 @@ class Trainer:
                 if end:
                     self._end_epoch()
                 self._between_steps(just_saved=end)
+            if state.iteration < phase.stop:  # asked to stop while it waited
+                self._between_steps(just_saved=False)
+
+    def _batches(self, phase: Phase) -> Generator[Batch, None, None]:
+        """The rest of a phase's; those of one process end where a stop is asked for, several agree on it first."""
+
+        def stopping() -> bool:
+            return self.world.size == 1 and bool(self.signals.caught)
+
+        try:
+            yield from self.source.batches(self.state.iteration, phase.stop, phase.crop, stopping)
+        except WorkersLostError as error:
+            raise self.run_folder.lost(error.message, error.hint or "") from error
+
+    def _epoch_ends(self) -> bool:
+        """Whether the last step was the last one of an epoch or of a phase."""
+        done = self.state.iteration
+        return done % self.order.steps_per_epoch == 0 or done == self.schedule.phase(done - 1).stop
 
     def _step(self, images: Tensor, labels: Tensor, draws: Draws) -> None:
-        rate = self.schedule.rate(self.state.iteration)
+        self.state.rate = self.schedule.rate(self.state.iteration)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self.state.rate
         inputs = self.prepare(images, draws)
         with devices.autocast(self.device, self.precision):
             logits = self.model(inputs).float()
@@ -264,8 +309,20 @@ class Trainer:
         if (save or stop) and not just_saved:
             self._save()
         if stop:
-            message = f"stopped at iteration {self.state.iteration}; {self.run_folder.last} has it"
-            raise Stopped(message, stop, self.run_folder.folder)
+            self.signals.caught = stop
+            raise self._stopped()
+
+    def _stop_if_asked(self) -> None:
+        """End what takes long and changes nothing. Several processes, which would have to agree, let it end."""
+        if self.world.size == 1 and self.signals.caught:
+            raise self._stopped()
+
+    def _stopped(self) -> Stopped:
+        message = f"stopped at iteration {self.state.iteration}; {self.run_folder.kept()}"
+        return Stopped(message, self.signals.caught, self.run_folder.folder)
+
+    def _count(self, views: Views, geometry: InputSpec) -> Counts:
+        return count_errors(self.network, views, geometry, self.world, self._stop_if_asked)
 
     def _save(self) -> None:
         loss, wrong = self._check()
@@ -284,12 +341,14 @@ class Trainer:
         state = self.state
         loss, wrong = self._check()
         self._require_finite_weights()
-        now = time.perf_counter()
-        state.seconds, epoch_seconds = state.seconds + now - self.clock, state.epoch_seconds + now - self.clock
+        spent = time.perf_counter() - self.clock
         train_error = 100 * wrong / state.seen
-        counts = [
-            count_errors(self.network, part, self.spec.input, self.world) if part else None for part in self._views
-        ]
+        try:
+            counts = [self._count(part, self.spec.input) if part else None for part in self._views]
+        except Stopped:
+            self._save()
+            raise self._stopped() from None
+        state.seconds, epoch_seconds = state.seconds + spent, state.epoch_seconds + spent
         choosing, measuring = counts
         whole = choosing + measuring if choosing and measuring else choosing or measuring
         deciding = whole if self.data.test else choosing  # what measures in the end decides nothing before
@@ -297,7 +356,7 @@ class Trainer:
         row = (
             f"{state.iteration / self.order.steps_per_epoch:.2f}",
             str(state.iteration),
-            f"{self.optimizer.param_groups[0]['lr']:.6f}",
+            f"{state.rate:.6f}",
             f"{loss / state.seen:.5f}",
             f"{train_error:.2f}",
             *(map("{:.2f}".format, (whole.top1, *whole.interval)) if whole else ("", "", "")),
@@ -327,7 +386,7 @@ class Trainer:
         spec, data = best.spec.with_(provenance={**best.spec.provenance, **kept}), self.data.test or self.measuring
         if data:
             load_weights(self.network, best)
-            found = count_errors(self.network, Views(self._share(data)), spec.input, self.world)
+            found = self._count(self._test or Views(self._share(data)), spec.input)
             measured = measured_on(data, found, spec.input.protocol, test=self.data.test is not None)
             spec = spec.with_(measured=(measured,))
         if self.world.writes:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
+from time import monotonic
 
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_infer.data.damaged import in_one, unreadable
 from resnet_infer.data.datasets import Sample
-from resnet_infer.data.image import MAX_PIXELS
+from resnet_infer.data.image import require_resizable
 from resnet_infer.data.loader import parallel_map
 from resnet_infer.data.preprocess import centre_crop
 from resnet_infer.errors import PictureError
 from resnet_infer.models.spec import InputSpec
+from resnet_infer.training.splits import Splits
 
 VIEW_BATCH = 256
+LOOK_AT_MOST = 120.0
+"""Seconds to look for further pictures that cannot be read."""
 KEPT = 1 << 30
 """Bytes of views that are kept for the next time."""
 
@@ -28,9 +34,7 @@ def served_view(sample: Sample, geometry: InputSpec) -> NDArray[np.uint8]:
     Raises `PictureError` if the picture cannot be read, or is so narrow that it would fill the memory when resized.
     """
     picture = sample.image(exif=geometry.exif)
-    shorter, longer = sorted(picture.size)
-    if geometry.resize**2 * longer > MAX_PIXELS * shorter:
-        raise PictureError(f"{sample.name}: {picture.width}x{picture.height} pixels are too narrow to resize")
+    require_resizable(picture, geometry.resize, sample.name)
     pixels: NDArray[np.uint8] = centre_crop(picture, geometry)[0]
     return pixels
 
@@ -54,12 +58,16 @@ class Views:
         self._geometry: InputSpec | None = None
         self._kept: list[ViewBatch] = []
 
+    def keeps(self, geometry: InputSpec) -> bool:
+        """Whether views of this geometry are few and small enough to be kept."""
+        return len(self.samples) * geometry.crop**2 * 3 <= KEPT
+
     def batches(self, geometry: InputSpec) -> Iterator[ViewBatch]:
         if self._geometry == geometry:
             yield from self._kept
             return
         self._geometry, self._kept = None, []
-        keep = len(self.samples) * geometry.crop**2 * 3 <= KEPT
+        keep = self.keeps(geometry)
         kept = []
         for batch in views(self.samples, geometry):
             if keep:
@@ -67,3 +75,21 @@ class Views:
             yield batch
         if keep:
             self._geometry, self._kept = geometry, kept
+
+
+def all_damaged(
+    data: Splits, geometry: InputSpec, first: PictureError, kept: str, log: Callable[[str], None]
+) -> PictureError:
+    """All pictures of a run that cannot be read, in one error; `first` is what was met, `kept` what the run has saved.
+
+    They are looked at in threads, for `LOOK_AT_MOST` seconds.
+    """
+    samples = [sample for part in (data.train, data.validation, data.test) if part for sample in part.samples]
+    log(f"a picture cannot be read; looking for others among the {len(samples)}")
+    end = monotonic() + LOOK_AT_MOST
+    in_time = takewhile(lambda _: monotonic() < end, samples)
+    errors = list(unreadable(lambda sample: served_view(sample, geometry), in_time))
+    if not errors:
+        return first
+    note = "" if monotonic() < end else f" (those that {LOOK_AT_MOST:.0f} seconds have shown)"
+    return in_one(errors, data.train.name, len(samples), f"repair or remove them{note}; {kept}")

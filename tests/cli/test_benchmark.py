@@ -97,7 +97,7 @@ def test_what_fails_is_said_and_the_others_go_on(cli: Cli, tmp_path: Path) -> No
         (("-b", "1,x"), 2, "--batch takes numbers"),
         (("--threads", "0"), 2, "a number of threads is at least 1"),
         (("--rounds", "0"), 2, "--rounds"),
-        (("--seconds", "-1"), 2, "a time above 0"),
+        (("--seconds", "-1"), 2, "--seconds"),
         (("--runtime", "onxruntime"), 2, "did you mean onnxruntime"),
         (("--device", "gpu"), 2, "there is no device 'gpu'"),
         (("--photos", "nowhere"), 1, "nowhere"),

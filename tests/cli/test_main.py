@@ -171,5 +171,8 @@ def test_a_reader_that_is_gone_before_the_first_line_is_no_error_to_talk_about()
 def test_a_full_disk_behind_stdout_is_said_once() -> None:
     with open("/dev/full", "wb") as full:
         process = start("env", stdout=full)
-    assert process.communicate(timeout=60)[1] == b"error: cannot write the result: no space left\n"
+    assert (
+        process.communicate(timeout=60)[1]
+        == b"error: cannot write the result: no space left on device\n  hint: free some space\n"
+    )
     assert process.returncode == 1

@@ -60,7 +60,7 @@ def test_a_model_that_is_missing_is_said_before_anything_starts(cli: Cli) -> Non
         (("--runtime", "onnxruntim"), "did you mean onnxruntime?"),
         (("--timeout", "0"), "timeout is more than 0"),
         (("--max-body-mb", "-1"), "max-body-mb is more than 0"),
-        (("--max-body-mb", "inf"), "max-body-mb is more than 0 and finite"),
+        (("--max-body-mb", "inf"), "max-body-mb is more than 0 and at most 1,000,000"),
         (("--max-queue", "0"), "--max-queue"),
         (("--api-key-file", "nowhere"), "the keys cannot be read"),
         (("--port", "70000"), "--port"),

@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_infer.classifier import is_resizable
-from resnet_infer.data.image import read_image
+from resnet_infer.data.image import is_resizable, read_image
 from resnet_infer.data.memory import SMALL, resizing_bytes
 from resnet_infer.errors import UsageError
 

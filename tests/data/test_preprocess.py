@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +15,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnet_infer.data.image import read_image
-from resnet_infer.data.preprocess import centre_box, centre_crop, resize_shorter_side, ten_crops
+from resnet_infer.classifier import Classifier, Picture
+from resnet_infer.data.datasets import Sample
+from resnet_infer.data.feed import Feed
+from resnet_infer.data.image import MAX_PIXELS, is_resizable, read_image
+from resnet_infer.data.preprocess import centre_box, centre_crop, resize_shorter_side, ten_crops, whole_views
+from resnet_infer.errors import PictureError
+from resnet_infer.evaluation.protocols import OpenPicture
 from resnet_infer.models.spec import InputSpec, Interpolation
+from resnet_infer.training.views import served_view
 
 FILTERS: dict[Interpolation, Image.Resampling] = {
     "nearest": Image.Resampling.NEAREST,
@@ -136,3 +145,43 @@ def test_photos_from_file_to_crop() -> None:
         assert np.array_equal(got[0], reference_centre(resized, 224)), path.name
         ten = ten_crops(read_image(path, exif=False), spec)
         assert np.array_equal(ten, np.stack(reference_ten(resized, 224))), path.name
+
+
+@pytest.mark.parametrize("size", [(1, 60000), (60000, 1)])
+@pytest.mark.parametrize("side", [16, 256])
+def test_no_road_resizes_a_small_file_to_what_fills_the_memory(
+    size: tuple[int, int], side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each refuses before it resizes; what PIL is asked for is never more than the limit."""
+    file = io.BytesIO()
+    Image.new("RGB", size).save(file, "PNG")
+    content = file.getvalue()
+    assert len(content) < 1000
+    spec, picture = InputSpec(side, side, np.zeros(3), np.ones(3)), Image.new("RGB", size)
+    sample = Sample("line.png", 0, lambda: content)
+    resize = Image.Image.resize
+
+    def watched(self: Image.Image, target: tuple[int, int], *arguments: Any, **options: Any) -> Image.Image:
+        assert target[0] * target[1] <= MAX_PIXELS
+        return resize(self, target, *arguments, **options)
+
+    monkeypatch.setattr(Image.Image, "resize", watched)
+    with Classifier() as classifier:
+        monkeypatch.setattr(classifier.runtime, "spec", classifier.spec.with_(input=spec))
+        answered = classifier.views(Picture("line.png", content))
+    roads: list[Callable[[], object]] = [
+        lambda: centre_crop(picture, spec),
+        lambda: ten_crops(picture, spec),
+        lambda: whole_views(picture, side, "bilinear"),
+        lambda: resize_shorter_side(picture, side, "bilinear"),
+        lambda: OpenPicture(sample).resized(side, spec),
+        lambda: list(Feed("folder", [sample], spec).crops()),
+        lambda: served_view(sample, spec),
+    ]
+    too_narrow = not is_resizable(*size, side)
+    assert isinstance(answered, PictureError) == too_narrow
+    if too_narrow:
+        for road in roads:
+            with pytest.raises(PictureError, match=f"{size[0]}x{size[1]} pixels are too narrow to resize"):
+                road()
+    assert too_narrow == (side == 256)

@@ -14,13 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from resnet_infer.classifier import Classifier
+from resnet_infer.data.damaged import NAMED
 from resnet_infer.data.datasets import Content, Dataset, Sample
 from resnet_infer.errors import PictureError
 from resnet_infer.evaluation.evaluate import same_content
 from resnet_infer.evaluation.protocols import LocalScorer
 from resnet_infer.evaluation.record import Record
 from resnet_infer.evaluation.result import Answered, Rate
-from resnet_infer.evaluation.run import NAMED, Entrant, Member, Seconds, Unreadable, run
+from resnet_infer.evaluation.run import Entrant, Member, Seconds, Unreadable, run
 from resnet_infer.runtimes.base import Images, Logits
 from resnet_infer.zoo import SMALL
 from tests.evaluation.conftest import Reds, plain_picture

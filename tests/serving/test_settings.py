@@ -45,11 +45,11 @@ def test_other_variables_do_not_matter_and_empty_ones_mean_the_default() -> None
         ("MAX_QUEUE", "many", "a whole number, not 'many'"),
         ("MAX_QUEUE", "0", "at least 1"),
         ("TIMEOUT", "nan", "more than 0"),
-        ("MAX_BODY_MB", "inf", "max-body-mb is more than 0 and finite"),
-        ("MAX_WAIT_MS", "inf", "finite"),
+        ("MAX_BODY_MB", "inf", "max-body-mb is more than 0 and at most 1,000,000"),
+        ("MAX_WAIT_MS", "inf", "max-wait-ms is from 0"),
         ("TIMEOUT", "soon", "a number, not 'soon'"),
         ("ACCESS_LOG", "perhaps", "true or false, not 'perhaps'"),
-        ("MAX_WAIT_MS", "-1", "not negative"),
+        ("MAX_WAIT_MS", "-1", "max-wait-ms is from 0"),
     ],
 )
 def test_a_variable_that_makes_no_sense_is_refused(name: str, text: str, reason: str) -> None:

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import re
 import resource
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -11,12 +12,13 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs torch (the extra `train`)")
 
+from resnet_infer.data.datasets import Dataset  # noqa: E402
 from resnet_infer.data.loader import usable_cores  # noqa: E402
 from resnet_infer.errors import DataError, PictureError, TrainingError, UsageError  # noqa: E402
 from resnet_infer.models.architectures import architecture  # noqa: E402
 from resnet_infer.models.checkpoint import load_checkpoint  # noqa: E402
 from resnet_infer.training.recipes import Stage  # noqa: E402
-from resnet_infer.training.splits import open_splits  # noqa: E402
+from resnet_infer.training.splits import Splits, open_splits  # noqa: E402
 from resnet_infer.training.stopping import Stopped  # noqa: E402
 from resnet_infer.training.trainer import Options, Trainer  # noqa: E402
 from tests.training.runs import recipe, rows, same, trainer  # noqa: E402
@@ -183,22 +185,38 @@ def test_data_and_network_must_fit(folder: Path, tmp_path: Path) -> None:
     assert "one batch" in lines[0]
 
 
-def test_a_bad_picture_is_named_by_the_worker_that_meets_it(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["files", "memory"])
+def test_bad_pictures_are_all_named_at_once(folder: Path, tmp_path: Path, place: str) -> None:
     splits = open_splits(folder, validation=8)
-    samples = [*splits.train.samples]
-    for index in range(20, 40):
-        samples[index] = replace(samples[index], name=f"bad/{index}.png", read=lambda: b"no picture")
-    bad = replace(splits, train=replace(splits.train, samples=samples))
+
+    def with_bad(part: Dataset | None, name: str, indices: Sequence[int]) -> Dataset:
+        assert part
+        samples = [*part.samples]
+        for index in indices:
+            samples[index] = replace(samples[index], name=f"bad/{name}/{index}.png", read=lambda: b"no picture")
+        return replace(part, samples=samples)
+
+    bad = Splits(
+        with_bad(splits.train, "train", range(20, 25)),
+        with_bad(splits.validation, "validation", (3,)),
+        with_bad(splits.test, "test", (0, 14)),
+    )
     trainer(folder, tmp_path / "start").run()
     start = load_checkpoint(tmp_path / "start" / "best.safetensors")
-    one = Trainer(
-        architecture("resnet8", 3),
-        recipe(augmentation="area", mean="model"),
-        bad,
-        tmp_path / "run",
-        start=start,
-        options=Options(precision="fp32", data_in="files", workers=1),
-        log=lambda line: None,
-    )
-    with pytest.raises(PictureError, match=r"^bad/\d+.png: "):
-        one.run()
+    for number, data in enumerate((bad, replace(bad, train=splits.train))):
+        one = Trainer(
+            architecture("resnet8", 3),
+            recipe(augmentation="area", mean="model"),
+            data,
+            tmp_path / f"run {number}",
+            start=start,
+            options=Options(precision="fp32", data_in=place, workers=1),  # type: ignore[arg-type]
+            log=lambda line: None,
+        )
+        named = ["validation/3", "test/0", "test/14"]
+        if data is bad:
+            named += [f"train/{index}" for index in range(20, 25)]
+        with pytest.raises(PictureError, match=f"^{len(named)} of the 87 pictures of .* cannot be read:\n") as error:
+            one.run()
+        assert sorted(re.findall(r"bad/(\w+/\d+)\.png: ", str(error.value))) == sorted(named)
+        assert one.state.iteration == 0

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from resnet_infer.console import note
+from resnet_infer.console import note, printable
 from resnet_infer.data.datasets import cifar, folders, imagenet, manifest, tiny_imagenet
 from resnet_infer.data.datasets.archive import open_tree
 from resnet_infer.data.datasets.beside import labels_beside
@@ -95,7 +95,7 @@ def recognise(source: Path) -> tuple[Tree, Recognised]:
 
 
 def _name(source: Path, split: str | None) -> str:
-    name = Path(os.path.abspath(source)).name
+    name = printable(Path(os.path.abspath(source)).name)
     return f"{name}/{split}" if split else name
 
 

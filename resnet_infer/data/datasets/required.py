@@ -14,6 +14,7 @@ from resnet_infer.data.datasets.folders import EXPECTED
 from resnet_infer.data.datasets.formats import SPLITS
 from resnet_infer.data.datasets.tree import Tree
 from resnet_infer.errors import DataError
+from resnet_infer.models.spec_fields import is_utf8
 
 ALONE = 10
 """More classes than these with one picture each are names or measures of pictures, and no classes."""
@@ -41,6 +42,11 @@ def require_classes(
         raise DataError(
             f"{tree.where} has one class, {train.classes[0]}, so that there is nothing to tell apart",
             hint=labels_beside(tree) or EXPECTED,
+        )
+    if odd := [name for name in (*train.classes, *(train.class_ids or ())) if not is_utf8(name)]:
+        raise DataError(
+            f"{tree.where}: classes whose names are not UTF-8: {some([ascii(name) for name in odd])}",
+            hint="rename them: the model keeps the names of its classes, and other programs could not read these",
         )
     stated = order is not None and not isinstance(order, str)
     if not stated and train.class_order != "classes.txt":
