@@ -12,13 +12,14 @@ import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from resnet_infer.data.jpeg import read_jpeg
 from resnet_infer.data.kinds import READ, UnsupportedError, UnusableError, named_kind, other_kind
 from resnet_infer.data.memory import decoding_bytes
+from resnet_infer.data.samples import bands
 from resnet_infer.data.strict import strict_load
 from resnet_infer.data.suffixes import READABLE
 from resnet_infer.data.tiff import TIFF, orientation
@@ -87,10 +88,14 @@ def _decode(content: bytes, exif: bool, max_pixels: int, reserve: Reserve | None
     if reader is None:
         raise UnsupportedError(f"{other_kind(content)}; {READ}")
     try:
+        # One name for the picture in all its forms: a form is freed as soon as there is the next.
         picture = reader(content, check_size)
-        rgb = picture if picture.mode == "RGB" and "transparency" not in picture.info else _to_rgb(picture)
+        note = picture.info.get("note")
         turn = _TURNS.get(orientation(content if kind == "TIFF" else picture.info.get("exif", b""))) if exif else None
-        turned = rgb if turn is None else rgb.transpose(turn)
+        if turn is not None:  # first, while it may be small
+            picture = picture.transpose(turn)
+        if picture.mode != "RGB" or "transparency" in picture.info:
+            picture = _to_rgb(picture)
     except (UnusableError, ResnetInferError):
         raise
     except (MemoryError, Image.DecompressionBombError) as error:
@@ -98,22 +103,29 @@ def _decode(content: bytes, exif: bool, max_pixels: int, reserve: Reserve | None
     except Exception as error:  # parsers raise whatever damaged bytes make them stumble over
         detail = f" ({error})" if isinstance(error, (OSError, SyntaxError, ValueError)) and str(error) else ""
         raise UnusableError(f"damaged or truncated {kind} picture{detail}") from error
-    if "note" in picture.info:
-        turned.info["note"] = picture.info["note"]
-    return turned
+    if note:
+        picture.info["note"] = note
+    return picture
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode == "P":
         colours = len(picture.getpalette() or ()) // 3
-        if colours <= np.asarray(picture).max():
+        if colours <= _most(picture):
             raise UnusableError(f"the palette is damaged: it has only {colours} of the picture's colours")
     if not picture.has_transparency_data:
         return picture.convert("RGB")
-    rgba = picture.convert("RGBA")
     opaque = Image.new("RGB", picture.size, "white")
-    opaque.paste(rgba, mask=rgba)
+    for top, bottom in bands(*picture.size):
+        rgba = picture.crop((0, top, picture.width, bottom)).convert("RGBA")
+        opaque.paste(rgba, (0, top), rgba)
     return opaque
+
+
+def _most(picture: Image.Image) -> float:
+    """The greatest level of a picture of one channel."""
+    extrema = picture.getextrema()
+    return extrema[1] if isinstance(extrema[1], (int, float)) else max(most for _, most in extrema[1:])
 
 
 # The readers of the other formats are imported when a picture needs one: a JPEG is soonest read without them.
@@ -130,8 +142,20 @@ def _read_webp(content: bytes, check_size: CheckSize) -> Image.Image:
 
     picture = WebPImageFile(io.BytesIO(content))
     check_size(*picture.size)
-    picture.load()
-    return picture
+    decoder: Any = getattr(picture, "_decoder", None)
+    if decoder is None or picture.mode not in ("RGB", "RGBA"):
+        picture.load()
+        return picture
+    # PIL would keep the decoder, which has two more pictures, while it makes its own.
+    found = decoder.get_next()
+    if found is None:
+        raise EOFError("failed to decode next frame in WebP file")
+    exif, picture._decoder = picture.info.get("exif", b""), None
+    del decoder
+    raw = "RGBX" if picture.mode == "RGB" else "RGBA"
+    result = Image.frombuffer(picture.mode, picture.size, found[0], "raw", raw, 0, 1)
+    result.info["exif"] = exif
+    return result
 
 
 def _read_bmp(content: bytes, check_size: CheckSize) -> Image.Image:
