@@ -10,7 +10,7 @@ import typer
 
 from resnet_infer import strict_json
 from resnet_infer.cli.options import Device, Json, Output, Runtime, choice, introduce_default
-from resnet_infer.console import note
+from resnet_infer.console import note, show
 
 if TYPE_CHECKING:
     from resnet_infer.benchmark.result import Benchmark
@@ -156,7 +156,7 @@ def benchmark(
 
         found = measured.to_json()
         shown, failed = tables(found), [item.entry.name for item in measured.failed]
-    print(strict_json.dumps(found, indent=2) if as_json else shown)
+    print(strict_json.dumps(found, indent=2)) if as_json else show(shown)
     if output:
         write(found, output)
     if report:

@@ -275,13 +275,14 @@ def _watched(answers: Iterator[Answer], inputs: list[str]) -> Iterator[Iterator[
 
 def _table(answers: Iterable[Answer], stream: TextIO) -> None:
     for number, answer in enumerate(answers):
-        width = max((len(item.label) for item in answer.predictions), default=0)
+        labels = [printable(item.label) for item in answer.predictions]
+        width = max(map(len, labels), default=0)
         lines = [printable(answer.source)]
         if answer.error:
-            lines.append(f"  not read: {answer.error.message.removeprefix(f'{lines[0]}: ')}")
-        for item in answer.predictions:
+            lines.append(f"  not read: {printable(answer.error.message).removeprefix(f'{lines[0]}: ')}")
+        for label, item in zip(labels, answer.predictions, strict=True):
             drawn = bar(item.probability, encoding=stream.encoding)
-            lines.append(f"  {item.label:<{width}}  {100 * item.probability:5.1f}%  {drawn}".rstrip())
+            lines.append(f"  {label:<{width}}  {100 * item.probability:5.1f}%  {drawn}".rstrip())
         stream.write("\n" * bool(number) + "\n".join(lines) + "\n")
 
 
@@ -357,11 +358,15 @@ def _pictures(inputs: list[str], passed: Passed) -> Iterator[Picture | Answer]:
 
 def _stdin() -> bytes:
     """The one picture on standard input. Raises `PictureError` where there are several, or none can come."""
+    from resnet_infer.data.image import piped_bytes
     from resnet_infer.data.several import second_picture
 
     if sys.stdin is None:
         raise PictureError("stdin: standard input is closed")
-    content = sys.stdin.buffer.read()
+    try:
+        content = piped_bytes(sys.stdin.buffer)
+    except OSError as error:
+        raise PictureError(f"stdin: {error.strerror or error}") from error
     if second_picture(content):
         raise PictureError(
             "stdin: more than one picture came on standard input",

@@ -9,7 +9,7 @@ import typer
 
 from resnet_infer import strict_json
 from resnet_infer.cli.options import Json, ModelArgument, choice, introduce_default
-from resnet_infer.console import note
+from resnet_infer.console import note, show
 
 
 def _format(value: str) -> str:
@@ -163,7 +163,7 @@ def export(
     if as_json:
         print(strict_json.dumps({"format": format, **made.to_json()}))
     else:
-        print(f"{made.path}  {made.path.stat().st_size / 1e6:.1f} MB")
+        show(f"{made.path}  {made.path.stat().st_size / 1e6:.1f} MB")
 
 
 def _build_options(given: dict[str, Any]) -> Any:

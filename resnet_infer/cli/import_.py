@@ -9,7 +9,7 @@ import typer
 
 from resnet_infer import strict_json
 from resnet_infer.cli.options import Json, choice
-from resnet_infer.console import note
+from resnet_infer.console import note, show
 
 if TYPE_CHECKING:
     from resnet_infer.converters.input_options import InputOptions
@@ -169,7 +169,7 @@ def import_(
     if as_json:
         print(strict_json.dumps({"model": str(target), "bytes": size, **result}, ensure_ascii=False))
     else:
-        print(f"{target}  {size / 1e6:.1f} MB")
+        show(f"{target}  {size / 1e6:.1f} MB")
 
 
 def _adopt(

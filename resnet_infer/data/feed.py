@@ -93,7 +93,10 @@ class Feed:
         if self.geometry.resize**2 * longer > MAX_PIXELS * shorter:  # a small file would fill the memory
             size = f"{image.width}x{image.height}"
             raise PictureError(f"{self.source}: {sample.name}: {size} pixels are too narrow to resize")
-        view: Pixels = centre_crop(image, self.geometry)[0]
+        try:
+            view: Pixels = centre_crop(image, self.geometry)[0]
+        except MemoryError as error:
+            raise PictureError(f"{self.source}: {sample.name}: there is not enough memory to resize it") from error
         return view
 
 

@@ -7,12 +7,15 @@ cut out beforehand. No global state of PIL is changed, and none that the program
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import re
+import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from PIL import Image
 
@@ -24,12 +27,20 @@ from resnet_infer.data.strict import strict_load
 from resnet_infer.data.suffixes import READABLE
 from resnet_infer.data.tiff import TIFF, orientation
 from resnet_infer.errors import PictureError, ResnetInferError, UnsupportedPictureError
+from resnet_infer.inputs import open_input, read_open
 
 SUFFIXES = frozenset(READABLE)
 """What a folder is searched for; the content decides how a file is read."""
 
 MAX_PIXELS = 178_956_970
 """PIL's own bound against decompression bombs, as a hard limit."""
+
+_BYTES_PER_PIXEL, _OTHER_BYTES = 8, 1 << 26
+"""Of a file: four samples of 16 bits, and what else it may hold. A larger one is not read."""
+_LARGE = 1 << 24
+"""Bytes from which on it is looked at the beginning of a file before it is read."""
+HEAD = 4096
+"""Bytes that tell a format."""
 
 CheckSize = Callable[[int, int], None]
 Reserve = Callable[[int, int, int], None]
@@ -63,7 +74,8 @@ def read_image(
     label = name or (str(data) if isinstance(data, Path) else "picture")
     kind = PictureError
     try:
-        return _decode(data.read_bytes() if isinstance(data, Path) else data, exif, max_pixels, reserve)
+        content = picture_bytes(data, max_pixels) if isinstance(data, Path) else data
+        return _decode(content, exif, max_pixels, reserve)
     except UnsupportedError as error:
         reason, cause, kind = f"unsupported: {error}", error.__cause__, UnsupportedPictureError
     except UnusableError as error:
@@ -72,6 +84,42 @@ def read_image(
         reason, cause = getattr(error, "strerror", None) or str(error), error
     line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in f"{label}: {reason}")
     raise kind(line) from cause
+
+
+def picture_bytes(path: str | Path, max_pixels: int = MAX_PIXELS) -> bytes:
+    """The bytes of a picture's file; of a large file that is none, the first ones, which say so.
+
+    Raises `OSError` for what is no regular file (`inputs.open_input`), for a file that is larger than a picture of
+    `max_pixels` may be, and where memory is too small for it.
+    """
+    with open_input(path) as file:
+        about = os.fstat(file.fileno())
+        if stat.S_ISREG(about.st_mode) and about.st_size > _LARGE:
+            head = file.read(HEAD)
+            if not format_of(head)[1]:
+                return head
+            file.seek(0)
+        return read_open(file, path, _most_bytes(max_pixels))
+
+
+def piped_bytes(stream: IO[bytes], max_pixels: int = MAX_PIXELS) -> bytes:
+    """The same of a stream that is read to its end. Raises `OSError`."""
+    limit = _most_bytes(max_pixels)
+    parts = [stream.read(HEAD)]
+    if not format_of(parts[0])[1]:
+        return parts[0]
+    try:
+        while part := stream.read(1 << 20):
+            parts.append(part)
+            if len(parts) << 20 > limit:
+                raise OSError(errno.EFBIG, f"it has more than {limit:,} bytes")
+        return b"".join(parts)
+    except MemoryError as error:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from error
+
+
+def _most_bytes(max_pixels: int) -> int:
+    return _BYTES_PER_PIXEL * max_pixels + _OTHER_BYTES
 
 
 def _decode(content: bytes, exif: bool, max_pixels: int, reserve: Reserve | None) -> Image.Image:

@@ -67,7 +67,10 @@ class OpenPicture:
         if key not in self._resized:
             image = self.image(spec.exif)
             require_resizable(image, side, self.name)
-            self._resized[key] = resize_shorter_side(image, side, spec.interpolation)
+            try:
+                self._resized[key] = resize_shorter_side(image, side, spec.interpolation)
+            except MemoryError as error:
+                raise PictureError(f"{self.name}: there is not enough memory to resize it") from error
         return self._resized[key]
 
 

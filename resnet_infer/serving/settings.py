@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_infer.errors import UsageError
+from resnet_infer.inputs import read_text
 
 PREFIX = "RESNET_INFER_SERVE_"
 """`RESNET_INFER_SERVE_MAX_QUEUE` is `Settings.max_queue`."""
@@ -134,7 +135,7 @@ def load_keys(settings: Settings, environment: Mapping[str, str] = os.environ) -
     keys = [environment.get(KEY_VARIABLE, "").strip()]
     if settings.api_key_file:
         try:
-            lines = [line.strip() for line in Path(settings.api_key_file).read_text(encoding="utf-8").splitlines()]
+            lines = [line.strip() for line in read_text(settings.api_key_file).splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{settings.api_key_file}: the keys cannot be read ({error})") from error
         found = [line for line in lines if line and not line.startswith("#")]
