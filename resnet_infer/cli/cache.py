@@ -24,9 +24,10 @@ def cache(
 
     if action == "clear":
         freed = kept.clear()
-        print(strict_json.dumps({"freed": freed})) if as_json else show(
-            f"freed {freed / 1e6:.1f} MB in {cache_folder()}"
-        )
+        if as_json:
+            print(strict_json.dumps({"freed": freed}))
+        else:
+            show(f"freed {freed / 1e6:.1f} MB in {cache_folder()}")
         return
     files = list(kept.listed())
     states = [kept.state(item.path) for item in files] if action == "verify" else [None] * len(files)

@@ -70,7 +70,8 @@ class _Commands(TyperGroup):
         try:
             return super().make_context(*args, **kwargs)
         except Exception as error:
-            raise _shown(error) from error
+            _make_printable(error)
+            raise
 
     def invoke(self, ctx: Any) -> Any:
         debug = ctx.params.get("debug", False)
@@ -99,7 +100,8 @@ class _Commands(TyperGroup):
             code = 1
         except Exception as error:  # the last line of defence: no traceback for a user
             if debug or hasattr(error, "show"):  # usage errors, which typer shows itself
-                raise _shown(error)
+                _make_printable(error)
+                raise
             if isinstance(error, OSError) and error.errno == ENOSPC:
                 _drop_stdout()
                 fail("cannot write the result: no space left")
@@ -112,11 +114,10 @@ class _Commands(TyperGroup):
         raise typer.Exit(code)
 
 
-def _shown(error: Exception) -> Exception:
-    """The error with what it says of arguments, which may be names of files, `printable`."""
+def _make_printable(error: Exception) -> None:
+    """Of a usage error: what it says of arguments, which may be names of files."""
     if isinstance(message := getattr(error, "message", None), str):
         error.message = "\n".join(map(printable, message.split("\n")))  # type: ignore[attr-defined]
-    return error
 
 
 def _drop_stdout() -> None:
@@ -152,7 +153,10 @@ def options(
 
 
 def main() -> None:
-    """Run the command line; exit with 0, 1 (something failed), 2 (usage), 130 (Ctrl-C), 143 (SIGTERM) or 129 (SIGHUP)."""
+    """Run the command line; exit with 0, 1 (something failed), 2 (usage), or 128 and the number of a signal.
+
+    That is 130 after Ctrl-C, 143 after SIGTERM.
+    """
     end_like_ctrl_c()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
