@@ -4,10 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from resnet_infer.errors import ResnetInferError
+
+
+def part_of(path: Path) -> Path:
+    """Where what there is of a result is kept if it did not come to its end: `x.part.csv` for `x.csv`.
+
+    If that is there already, `x.part-2.csv`, and so on.
+    """
+    number = 1
+    while True:
+        found = path.with_name(f"{path.stem}.part{'' if number == 1 else f'-{number}'}{path.suffix}")
+        if not os.path.lexists(found):
+            return found
+        number += 1
+
+
+def parts_of(path: Path) -> list[Path]:
+    """What earlier runs have left of `path`: those that were stopped (`part_of`), killed, or are still writing."""
+    stem, suffix = re.escape(path.stem), re.escape(path.suffix)
+    known = re.compile(rf"{stem}\.part(-\d+)?{suffix}|\.{stem}\.[0-9a-f]{{8}}\.part{suffix}")
+    try:
+        names = sorted(os.listdir(path.parent))
+    except OSError:
+        return []
+    return [path.with_name(name) for name in names if known.fullmatch(name)]
 
 
 @contextlib.contextmanager

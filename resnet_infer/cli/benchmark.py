@@ -156,7 +156,10 @@ def benchmark(
 
         found = measured.to_json()
         shown, failed = tables(found), [item.entry.name for item in measured.failed]
-    print(strict_json.dumps(found, indent=2)) if as_json else show(shown)
+    if as_json:
+        print(strict_json.dumps(found, indent=2))
+    else:
+        show(shown)
     if output:
         write(found, output)
     if report:

@@ -9,7 +9,7 @@ import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TextIO, cast
@@ -108,15 +108,10 @@ def classify(
                 stack.enter_context(answering)
                 stream = answering.stream(asked, crops=views, top_k=top_k, batch_size=max(batch or BATCH, views))
             answers = stack.enter_context(closing(stream))
-        target: TextIO = sys.stdout
-        if output:
-            from resnet_infer.files import atomic_path
-
-            path = stack.enter_context(atomic_path(output))
-            target = stack.enter_context(open(path, "w", encoding="utf-8", errors="backslashreplace"))
+        told = _Told()
+        target: TextIO = stack.enter_context(_kept(output, told)) if output else sys.stdout
         if many and not target.isatty():
             answers = stack.enter_context(_watched(answers, inputs))
-        told = _Told()
         WRITERS[form](told.through(asked.merged(answers)), target)
         target.flush()
     told.note()
@@ -124,6 +119,26 @@ def classify(
         note(f"not read: {what}")
     if told.unanswered or (told.unreadable and on_error == "fail"):
         raise typer.Exit(1)
+
+
+@contextmanager
+def _kept(output: Path, told: _Told) -> Iterator[TextIO]:
+    """A file to write the result to. If that does not come to its end, the answers so far are kept beside it."""
+    from resnet_infer.files import atomic_path, part_of, parts_of
+
+    for part in parts_of(output):
+        note(f"note: {part} has answers of another run, which was stopped or killed, or is still going on")
+    with atomic_path(output) as path:
+        try:
+            with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
+                yield file
+        except BaseException:
+            if told.answered and path != output:  # which is a pipe or a device
+                part = part_of(output)
+                with suppress(OSError):
+                    os.replace(path, part)
+                    note(f"{told.answered:,} answers are kept in {part}")
+            raise
 
 
 def _form(format: str | None, output: Path | None) -> str:
@@ -183,7 +198,7 @@ class _Told:
     """What the user is told beside the answers: errors at once, each on its line of stderr; notes once, at the end."""
 
     def __init__(self) -> None:
-        self.unreadable = self.unanswered = 0
+        self.answered = self.unreadable = self.unanswered = 0
         self._noted, self._first_note = 0, ""
 
     def through(self, answers: Iterable[Answer]) -> Iterator[Answer]:
@@ -199,6 +214,7 @@ class _Told:
                 self._noted += 1
                 self._first_note = self._first_note or f"{answer.source}: {answer.note}"
             yield answer
+            self.answered += 1
 
     def note(self) -> None:
         """Say the first note, and how many more pictures have one."""
@@ -288,9 +304,14 @@ def _table(answers: Iterable[Answer], stream: TextIO) -> None:
 
 def _json(answers: Iterable[Answer], stream: TextIO) -> None:
     separator = "["
-    for answer in answers:
-        stream.write(f"{separator}\n  {_dumps(answer, stream)}")
-        separator = ","
+    try:
+        for answer in answers:
+            stream.write(f"{separator}\n  {_dumps(answer, stream)}")
+            separator = ","
+    except BaseException:
+        with suppress(OSError, ValueError):  # what is kept is JSON, too
+            stream.write("[]\n" if separator == "[" else "\n]\n")
+        raise
     stream.write("[]\n" if separator == "[" else "\n]\n")
 
 
