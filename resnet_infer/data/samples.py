@@ -13,7 +13,9 @@ from resnet_infer.data.kinds import UnsupportedError, UnusableError
 
 Bytes: TypeAlias = NDArray[np.uint8]
 _ROWS_PIXELS = 2**20
-"""Pixels that are worked on at a time."""
+"""Pixels that are stretched at a time."""
+BAND_PIXELS = 2**18
+"""Pixels of a part of a picture that is copied to be worked on."""
 SMALL_SHARE = 10
 """A picture is noted that uses less than one part in this of its range."""
 OUTLIERS = 100
@@ -66,7 +68,7 @@ def _most(parts: Sequence[NDArray[Any]]) -> tuple[float, float]:
 
 def bands(width: int, height: int) -> Iterator[tuple[int, int]]:
     """The first row, and that after the last, of parts of a picture that are small enough to be copied."""
-    step = max(_ROWS_PIXELS // max(width, 1), 1)
+    step = max(BAND_PIXELS // max(width, 1), 1)
     return ((top, min(top + step, height)) for top in range(0, height, step))
 
 
@@ -126,10 +128,10 @@ def stretched(samples: NDArray[Any]) -> tuple[NDArray[np.uint8], str | None]:
     if not np.isfinite(high - low):
         raise UnsupportedError("a picture with samples beyond all bounds")
     grey = np.empty(samples.shape, np.uint8)
-    for index, part in enumerate(parts):
-        offset = np.nan_to_num(part.astype(np.float64), nan=0, posinf=high, neginf=low) - low
+    for top, bottom in bands(samples.shape[1], len(samples)):
+        offset = np.nan_to_num(samples[top:bottom].astype(np.float64), nan=0, posinf=high, neginf=low) - low
         scaled = offset * 256 // (high - low + 1) if whole else np.rint(offset * 255 / (high - low))
-        grey[index * step : index * step + len(part)] = scaled.astype(np.uint8)
+        grey[top:bottom] = scaled.astype(np.uint8)
     return grey, _note(parts, (least, most), (low, high))
 
 

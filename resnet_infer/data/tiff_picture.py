@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnet_infer.data.kinds import UnsupportedError
-from resnet_infer.data.samples import Range, high_bits, new_picture, over_white, put_rows, stretched
+from resnet_infer.data.samples import Range, bands, high_bits, new_picture, over_white, put_rows, stretched
 from resnet_infer.data.tiff import Directory
 from resnet_infer.data.tiff_layout import (
     CMYK,
@@ -47,7 +47,8 @@ def read_tiff(content: bytes, check_size: Callable[[int, int], None]) -> Image.I
             if layout.bits == 16 and layout.photometric != PALETTE:
                 row = layout.width * colours
                 range_.add(samples[..., :colours], before=(top - first) * row, of=rows * row)
-            put_rows(picture, top, to_colours(samples))
+            for begin, end in bands(layout.width, len(samples)):
+                put_rows(picture, top + begin, to_colours(samples[begin:end]))
         note = range_.note()
     else:
         grey = np.empty((layout.height, layout.width), f"{ {1: 'u', 2: 'i', 3: 'f'}[layout.format] }{layout.bits // 8}")

@@ -24,7 +24,7 @@ from resnet_infer.data.tiff_layout import COMPRESSIONS, FLOAT, SIGNED, YCBCR, La
 Samples = NDArray[np.generic]
 GROUP_BYTES = 2**22
 """About how many bytes of small blocks are decompressed at a time."""
-SLICE_BYTES = 2**21
+SLICE_BYTES = 2**20
 """About how many bytes of a row of larger blocks are unpacked at a time."""
 _PIECE = 2**18
 """Compressed bytes that are worked on at a time."""
