@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from resnet_infer.errors import ResnetInferError
@@ -36,12 +36,13 @@ def parts_of(path: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, keep: Callable[[], Path | None] = lambda: None) -> Iterator[Path]:
     """A temporary name beside `path` to write to; renamed to `path` when the block succeeds, removed when it fails.
 
     The data reaches the disk before the rename, so a crash leaves the old file or the new one and never half of one.
     The name ends as `path` does, because libraries choose a format by it. A link's target is replaced, not the link;
-    a device or a pipe is written to as it is. Raises `ResnetInferError` where the operating system refuses.
+    a device or a pipe is written to as it is. Where `keep` names another place, what was written until the block
+    failed is moved there instead of being removed. Raises `ResnetInferError` where the operating system refuses.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         yield path
@@ -63,4 +64,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         with contextlib.suppress(OSError):
+            if temporary.exists() and (place := keep()):
+                os.replace(temporary, place)
             temporary.unlink(missing_ok=True)

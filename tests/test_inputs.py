@@ -78,15 +78,15 @@ CALLS: dict[str, tuple[str, list[str]]] = {
     "export": (".safetensors", ["export", "IT"]),
     "export --calibration-data": (".json", ["export", "MODEL", "-p", "int8", "--calibration-data", "IT"]),
     "export archive": (".tar", ["export", "MODEL", "-p", "int8", "--calibration-data", "IT"]),
-    "evaluate data": (".csv", ["evaluate", "MODEL", "IT"]),
-    "evaluate archive": (".zip", ["evaluate", "MODEL", "IT"]),
+    "evaluate data": (".csv", ["evaluate", "ARTIFACT", "IT"]),
+    "evaluate archive": (".zip", ["evaluate", "ARTIFACT", "IT"]),
     "evaluate model": (".onnx", ["evaluate", "IT", "data.csv"]),
-    "evaluate --class-order": (".txt", ["evaluate", "MODEL", "data.csv", "--class-order", "IT"]),
-    "compare": (".csv", ["compare", "MODEL", "MODEL", "IT"]),
-    "benchmark --photos": (".zip", ["benchmark", "MODEL", "--photos", "IT"]),
-    "benchmark --include": (".json", ["benchmark", "MODEL", "--include", "IT", "--report", "page.html"]),
-    "benchmark --errors": (".json", ["benchmark", "MODEL", "--errors", "IT", "--report", "page.html"]),
-    "benchmark --data": (".csv", ["benchmark", "MODEL", "--scenario", "offline", "--data", "IT"]),
+    "evaluate --class-order": (".txt", ["evaluate", "ARTIFACT", "data.csv", "--class-order", "IT"]),
+    "compare": (".csv", ["compare", "ARTIFACT", "ARTIFACT", "IT"]),
+    "benchmark --photos": (".zip", ["benchmark", "ARTIFACT", "--photos", "IT"]),
+    "benchmark --include": (".json", ["benchmark", "ARTIFACT", "--include", "IT", "--report", "page.html"]),
+    "benchmark --errors": (".json", ["benchmark", "ARTIFACT", "--errors", "IT", "--report", "page.html"]),
+    "benchmark --data": (".csv", ["benchmark", "ARTIFACT", "--scenario", "offline", "--data", "IT"]),
     "train": (".csv", ["train", "IT"]),
     "train --class-order": (".txt", ["train", "data.csv", "--class-order", "IT"]),
     "inspect": (".safetensors", ["inspect", "IT"]),
@@ -111,7 +111,8 @@ def test_no_command_hangs_at_what_is_no_regular_file(
     Path("data.csv").write_text("path,label\ncat.jpg,cat\n")
     if "foreign.safetensors" in arguments:
         save_file(load_file(zoo.built_in(zoo.SMALL, ".safetensors")), "foreign.safetensors")
-    values = {"IT": name, "MODEL": str(zoo.built_in(zoo.SMALL, ".safetensors"))}
+    model, artifact = (str(zoo.built_in(zoo.SMALL, suffix)) for suffix in (".safetensors", ".onnx"))
+    values = {"IT": name, "MODEL": model, "ARTIFACT": artifact}
     with within(60):
         done = cli(*(values.get(argument, argument) for argument in arguments))
     assert done.code in (1, 2)

@@ -128,17 +128,22 @@ def _kept(output: Path, told: _Told) -> Iterator[TextIO]:
 
     for part in parts_of(output):
         note(f"note: {part} has answers of another run, which was stopped or killed, or is still going on")
-    with atomic_path(output) as path:
-        try:
-            with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
-                yield file
-        except BaseException:
-            if told.answered and path != output:  # which is a pipe or a device
-                part = part_of(output)
-                with suppress(OSError):
-                    os.replace(path, part)
-                    note(f"{told.answered:,} answers are kept in {part}")
-            raise
+    kept: list[Path] = []
+
+    def keep() -> Path | None:
+        kept.extend([part_of(output)] if told.answered else [])
+        return kept[0] if kept else None
+
+    try:
+        with (
+            atomic_path(output, keep=keep) as path,
+            open(path, "w", encoding="utf-8", errors="backslashreplace") as file,
+        ):
+            yield file
+    except BaseException:
+        if kept:
+            note(f"{told.answered:,} answers are kept in {kept[0]}")
+        raise
 
 
 def _form(format: str | None, output: Path | None) -> str:
