@@ -74,5 +74,5 @@ def test_where_there_are_no_locks_the_work_is_done_without(
 
 def test_what_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="directory|exists"), locked(tmp_path / "file" / "x.onnx", "making x"):
+    with pytest.raises(OSError, match=r"directory|exists"), locked(tmp_path / "file" / "x.onnx", "making x"):
         pass
