@@ -14,6 +14,8 @@ _PIXEL = {"WebP": 13, "BMP": 6, "GIF": 6, "PNG": 8}
 """Most bytes of a pixel at a time, by format: of the picture, and of that which it is turned or converted to."""
 _BAND = {"WebP": 16, "BMP": 64, "GIF": 16, "PNG": 32}
 """And of a pixel of the part that is worked on."""
+_PNG_GREY = 6
+"""Of a PNG of grey or a palette."""
 _BAND_OF_FLOATS = 128
 """The same where that is computed in floating point."""
 _JPEG = 13
@@ -30,7 +32,15 @@ def decoding_bytes(kind: str, content: bytes, width: int, height: int) -> int:
         return SMALL + pixels * pixel_bytes(content)
     if kind == "TIFF":
         return SMALL + _of_tiff(content, pixels)
-    return SMALL + pixels * _PIXEL[kind] + _BAND[kind] * min(pixels, BAND_PIXELS)
+    pixel, band = _PIXEL[kind], _BAND[kind]
+    if kind == "PNG":
+        head = content[: content.find(b"IDAT")]
+        depth, colour = content[24:26]
+        several = head.count(b"IHDR") > 1
+        transparent = colour & 4 or b"tRNS" in head
+        pixel = pixel if colour in (2, 4, 6) or several else _PNG_GREY
+        band = band if transparent or depth == 16 or several else 0
+    return SMALL + pixels * pixel + band * min(pixels, BAND_PIXELS)
 
 
 def resizing_bytes(width: int, height: int, side: int) -> int:
