@@ -203,9 +203,11 @@ class Classifier:
                 picture.content, picture.source, exif=self.spec.input.exif, max_pixels=max_pixels, reserve=admit
             )
             require_resizable(image, side, picture.source)
+            views = centre_crop(image, self.spec.input) if crops == 1 else ten_crops(image, self.spec.input)
+        except MemoryError:
+            return PictureError(f"{picture.source}: there is not enough memory to resize it")
         except PictureError as error:
             return error
-        views = centre_crop(image, self.spec.input) if crops == 1 else ten_crops(image, self.spec.input)
         return Prepared(views, image.info.get("note"))
 
     def predictions(self, logits: NDArray[np.float32], top_k: int) -> tuple[Prediction, ...]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from resnet_infer import strict_json
 from resnet_infer.classifier import Answer, Crops, Picture, Prediction
+from resnet_infer.data.image import picture_bytes
 from resnet_infer.data.loader import parallel_map
 from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError
 
@@ -89,7 +90,7 @@ class Client:
         """The answer to one picture, or why it has none. Raises `UsageError` and `ServiceError`."""
         _check(crops, top_k)
         try:
-            content = picture.content if isinstance(picture.content, bytes) else picture.content.read_bytes()
+            content = picture.content if isinstance(picture.content, bytes) else picture_bytes(picture.content)
         except (OSError, ValueError) as error:  # ValueError: a name that no file can have
             reason = getattr(error, "strerror", None) or str(error)
             return Answer(picture.source, error=PictureError(f"{picture.source}: {reason}"))

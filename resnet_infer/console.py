@@ -1,7 +1,12 @@
-"""Notes and errors on stderr, tables on stdout."""
+"""Notes and errors on stderr, tables on stdout.
+
+Names of files, classes and members of archives come from others. Whatever is shown here is shown `printable`, so that
+they cannot move the cursor, change colours, turn the direction of text or begin a line that seems to be ours.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 
@@ -9,8 +14,8 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 def note(message: str) -> None:
-    """A line for the person at the terminal; never part of a result. What is not UTF-8 is escaped."""
-    print(message.encode("utf-8", "backslashreplace").decode("utf-8"), file=sys.stderr, flush=True)
+    """A line for the person at the terminal; never part of a result. Further lines of it are indented."""
+    print(_paragraph(message), file=sys.stderr, flush=True)
 
 
 def fail(message: str, hint: str | None = None) -> None:
@@ -23,6 +28,16 @@ def fail(message: str, hint: str | None = None) -> None:
 def printable(text: str) -> str:
     """The text with escapes in the place of what would move the cursor, change colours or begin a line."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def show(text: str) -> None:
+    """Print a result in words, of one line or several."""
+    print("\n".join(map(printable, text.split("\n"))))
+
+
+def _paragraph(text: str) -> str:
+    """The same of text that may have indented lines below the first; other line breaks are not ours."""
+    return "\n".join(map(printable, re.split(r"\n(?=  )", text)))
 
 
 def bar(fraction: float, width: int = 24, *, encoding: str | None = None) -> str:
@@ -38,11 +53,16 @@ def bar(fraction: float, width: int = 24, *, encoding: str | None = None) -> str
 def pairs(rows: Sequence[tuple[str, str]]) -> str:
     """Names and values, aligned; further lines of a value are indented below it."""
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}".replace("\n", "\n" + " " * (width + 2)) for name, value in rows)
+    values = ("\n".join(map(printable, value.split("\n"))) for _, value in rows)
+    return "\n".join(
+        f"{name:<{width}}  {value}".replace("\n", "\n" + " " * (width + 2))
+        for (name, _), value in zip(rows, values, strict=True)
+    )
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns, aligned; numbers to the right."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
     right = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(header))]
     lines = []

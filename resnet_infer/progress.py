@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
+from resnet_infer.console import printable
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -32,13 +34,13 @@ def progress(title: str, total: int | None, unit: str, *, done: int = 0) -> Iter
         yield _ignore
         return
     bar = _bar(unit)
-    task = bar.add_task(title, total=total, completed=done)
+    task = bar.add_task(printable(title), total=total, completed=done)
     redraw_at = 0.0
 
     def advance(count: int, title: str | None = None) -> None:
         nonlocal done, redraw_at
         if title is not None:
-            bar.update(task, description=title)
+            bar.update(task, description=printable(title))
         done += count
         now = time.monotonic()
         if now >= redraw_at:

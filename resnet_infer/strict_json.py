@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
 from resnet_infer.errors import ResnetInferError
+
+_CONTROLS = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""What would work on a terminal, of the characters that JSON leaves as they are: they are escaped there, too."""
 
 
 def dumps(
@@ -19,7 +23,10 @@ def dumps(
     """
     try:
         text = json.dumps(value, indent=indent, ensure_ascii=ensure_ascii, default=default, allow_nan=False)
-        return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+        if ensure_ascii:
+            return text
+        whole = text.encode("utf-8", "backslashreplace").decode("utf-8")
+        return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", whole)
     except ValueError as error:
         if "JSON compliant" not in str(error):
             raise

@@ -10,7 +10,7 @@ import resnet_infer
 
 PACKAGE = Path(resnet_infer.__file__).parent
 ROOMS = (
-    ("errors", "extras", "files", "strict_json", "console", "progress", "metrics", "cpu", "page"),
+    ("errors", "extras", "files", "inputs", "strict_json", "console", "progress", "metrics", "cpu", "page"),
     ("models",),
     ("data",),
     ("runtimes",),

@@ -10,12 +10,13 @@ from typing import Any
 from resnet_infer import strict_json
 from resnet_infer.errors import DataError
 from resnet_infer.files import atomic_path
+from resnet_infer.inputs import read_text
 
 
 def read(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises `DataError` if there is none."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: no JSON can be read from it ({error})") from error
     if not isinstance(found, dict):

@@ -20,7 +20,7 @@ from resnet_infer.cli.options import (
     introduce_default,
     number,
 )
-from resnet_infer.console import note
+from resnet_infer.console import note, show
 
 if TYPE_CHECKING:
     from resnet_infer.benchmark.result import Benchmark
@@ -177,7 +177,10 @@ def benchmark(
 
         found = measured.to_json()
         shown, failed = tables(found), [item.entry.name for item in measured.failed]
-    print(strict_json.dumps(found, indent=2) if as_json else shown)
+    if as_json:
+        print(strict_json.dumps(found, indent=2))
+    else:
+        show(shown)
     if output:
         write(found, output)
     if report:

@@ -8,7 +8,7 @@ import typer
 
 from resnet_infer import strict_json
 from resnet_infer.cli.options import Json, choice
-from resnet_infer.console import note, table
+from resnet_infer.console import note, show, table
 
 ACTIONS = ("list", "verify", "clear")
 
@@ -24,7 +24,10 @@ def cache(
 
     if action == "clear":
         freed = kept.clear()
-        print(strict_json.dumps({"freed": freed}) if as_json else f"freed {freed / 1e6:.1f} MB in {cache_folder()}")
+        if as_json:
+            print(strict_json.dumps({"freed": freed}))
+        else:
+            show(f"freed {freed / 1e6:.1f} MB in {cache_folder()}")
         return
     files = list(kept.listed())
     states = [kept.state(item.path) for item in files] if action == "verify" else [None] * len(files)
@@ -40,7 +43,7 @@ def cache(
             (item.kind, item.path.name, f"{item.bytes / 1e6:.1f}", *((state,) if state else ()))
             for item, state in zip(files, states, strict=True)
         ]
-        print(table(header, lines))
+        show(table(header, lines))
         note(f"{sum(item.bytes for item in files) / 1e6:.1f} MB in {cache_folder()}")
     else:
         note(f"the cache is empty: {cache_folder()}")

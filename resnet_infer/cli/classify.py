@@ -9,7 +9,7 @@ import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TextIO, cast
@@ -109,15 +109,10 @@ def classify(
                 stack.enter_context(answering)
                 stream = answering.stream(asked, crops=views, top_k=top_k, batch_size=max(batch or BATCH, views))
             answers = stack.enter_context(closing(stream))
-        target: TextIO = sys.stdout
-        if output:
-            from resnet_infer.files import atomic_path
-
-            path = stack.enter_context(atomic_path(output))
-            target = stack.enter_context(open(path, "w", encoding="utf-8", errors="backslashreplace"))
+        told = _Told()
+        target: TextIO = stack.enter_context(_kept(output, told)) if output else sys.stdout
         if many and not target.isatty():
             answers = stack.enter_context(_watched(answers, inputs))
-        told = _Told()
         WRITERS[form](told.through(asked.merged(answers)), target)
         target.flush()
     told.note()
@@ -125,6 +120,31 @@ def classify(
         note(f"not read: {what}")
     if told.unanswered or (told.unreadable and on_error == "fail"):
         raise typer.Exit(1)
+
+
+@contextmanager
+def _kept(output: Path, told: _Told) -> Iterator[TextIO]:
+    """A file to write the result to. If that does not come to its end, the answers so far are kept beside it."""
+    from resnet_infer.files import atomic_path, part_of, parts_of
+
+    for part in parts_of(output):
+        note(f"note: {part} has answers of another run, which was stopped or killed, or is still going on")
+    kept: list[Path] = []
+
+    def keep() -> Path | None:
+        kept.extend([part_of(output)] if told.answered else [])
+        return kept[0] if kept else None
+
+    try:
+        with (
+            atomic_path(output, keep=keep) as path,
+            open(path, "w", encoding="utf-8", errors="backslashreplace") as file,
+        ):
+            yield file
+    except BaseException:
+        if kept:
+            note(f"{told.answered:,} answers are kept in {kept[0]}")
+        raise
 
 
 def _form(format: str | None, output: Path | None) -> str:
@@ -184,7 +204,7 @@ class _Told:
     """What the user is told beside the answers: errors at once, each on its line of stderr; notes once, at the end."""
 
     def __init__(self) -> None:
-        self.unreadable = self.unanswered = 0
+        self.answered = self.unreadable = self.unanswered = 0
         self._noted, self._first_note = 0, ""
 
     def through(self, answers: Iterable[Answer]) -> Iterator[Answer]:
@@ -200,6 +220,7 @@ class _Told:
                 self._noted += 1
                 self._first_note = self._first_note or f"{answer.source}: {answer.note}"
             yield answer
+            self.answered += 1
 
     def note(self) -> None:
         """Say the first note, and how many more pictures have one."""
@@ -276,21 +297,27 @@ def _watched(answers: Iterator[Answer], inputs: list[str]) -> Iterator[Iterator[
 
 def _table(answers: Iterable[Answer], stream: TextIO) -> None:
     for number, answer in enumerate(answers):
-        width = max((len(item.label) for item in answer.predictions), default=0)
+        labels = [printable(item.label) for item in answer.predictions]
+        width = max(map(len, labels), default=0)
         lines = [printable(answer.source)]
         if answer.error:
-            lines.append(f"  not read: {answer.error.message.removeprefix(f'{lines[0]}: ')}")
-        for item in answer.predictions:
+            lines.append(f"  not read: {printable(answer.error.message).removeprefix(f'{lines[0]}: ')}")
+        for label, item in zip(labels, answer.predictions, strict=True):
             drawn = bar(item.probability, encoding=stream.encoding)
-            lines.append(f"  {item.label:<{width}}  {100 * item.probability:5.1f}%  {drawn}".rstrip())
+            lines.append(f"  {label:<{width}}  {100 * item.probability:5.1f}%  {drawn}".rstrip())
         stream.write("\n" * bool(number) + "\n".join(lines) + "\n")
 
 
 def _json(answers: Iterable[Answer], stream: TextIO) -> None:
     separator = "["
-    for answer in answers:
-        stream.write(f"{separator}\n  {_dumps(answer, stream)}")
-        separator = ","
+    try:
+        for answer in answers:
+            stream.write(f"{separator}\n  {_dumps(answer, stream)}")
+            separator = ","
+    except BaseException:
+        with suppress(OSError, ValueError):  # what is kept is JSON, too
+            stream.write("[]\n" if separator == "[" else "\n]\n")
+        raise
     stream.write("[]\n" if separator == "[" else "\n]\n")
 
 
@@ -358,11 +385,15 @@ def _pictures(inputs: list[str], passed: Passed) -> Iterator[Picture | Answer]:
 
 def _stdin() -> bytes:
     """The one picture on standard input. Raises `PictureError` where there are several, or none can come."""
+    from resnet_infer.data.image import piped_bytes
     from resnet_infer.data.several import second_picture
 
     if sys.stdin is None:
         raise PictureError("stdin: standard input is closed")
-    content = sys.stdin.buffer.read()
+    try:
+        content = piped_bytes(sys.stdin.buffer)
+    except OSError as error:
+        raise PictureError(f"stdin: {error.strerror or error}") from error
     if second_picture(content):
         raise PictureError(
             "stdin: more than one picture came on standard input",

@@ -11,7 +11,7 @@ import typer
 
 from resnet_infer import strict_json
 from resnet_infer.cli.options import LARGEST_SEED, MOST, Json, choice, number
-from resnet_infer.console import pairs, table
+from resnet_infer.console import pairs, show, table
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -109,10 +109,10 @@ def compare(
         print(strict_json.dumps(result, indent=2))
     else:
         names = ("{name} ({precision}, {runtime} on {device})".format(**info) for info in infos)
-        print(pairs([*zip(("model", "reference"), names, strict=True), *_rows(found, feed)]))
+        show(pairs([*zip(("model", "reference"), names, strict=True), *_rows(found, feed)]))
         if parting:
-            print(f"\n{_layer_table(parting)}")
-        print("\n" + "\n".join(["PASS" if found.passed else "FAIL", *(f"  {reason}" for reason in found.failures)]))
+            show(f"\n{_layer_table(parting)}")
+        show("\n" + "\n".join(["PASS" if found.passed else "FAIL", *(f"  {reason}" for reason in found.failures)]))
     if not found.passed:
         raise typer.Exit(1)
 

@@ -9,7 +9,7 @@ import typer
 
 from resnet_infer import strict_json
 from resnet_infer.cli.options import Json
-from resnet_infer.console import note, table
+from resnet_infer.console import note, show, table
 
 if TYPE_CHECKING:
     from resnet_infer.training.curves import Run
@@ -35,7 +35,7 @@ def curves(
         print(strict_json.dumps({"picture": str(output), "runs": rows}, indent=2))
     else:
         shown = [[_shown(key, value) for key, value in row.items()] for row in rows]
-        print(table([key.replace("_", " ") for key in rows[0]], shown))
+        show(table([key.replace("_", " ") for key in rows[0]], shown))
 
 
 def _row(run: Run) -> dict[str, Any]:

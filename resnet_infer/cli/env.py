@@ -7,7 +7,7 @@ import platform
 
 from resnet_infer import __version__, strict_json
 from resnet_infer.cli.options import Json
-from resnet_infer.console import pairs
+from resnet_infer.console import pairs, show
 from resnet_infer.cpu import processor
 from resnet_infer.extras import DISTRIBUTIONS, EXTRAS, install_command
 from resnet_infer.extras import installed as find_installed
@@ -41,7 +41,7 @@ def env(as_json: Json = False) -> None:
     rows += [(module, found or "not installed") for module, found in installed.items()]
     rows.append(("devices", ", ".join(devices) or "none: no runtime is installed"))
     rows += [(f"for {', '.join(modules)}", command) for command, modules in missing.items()]
-    print(pairs(rows))
+    show(pairs(rows))
 
 
 def _devices(has_runtime: bool) -> list[str]:

@@ -22,7 +22,8 @@ from resnet_infer.cli.options import (
     introduce_default,
     number,
 )
-from resnet_infer.console import note
+from resnet_infer.console import note, show
+from resnet_infer.inputs import read_text
 
 if TYPE_CHECKING:
     from resnet_infer.data.datasets import Dataset
@@ -164,7 +165,7 @@ def evaluate(
     else:
         from resnet_infer.cli.evaluation_table import evaluation_table
 
-        print(evaluation_table(found))
+        show(evaluation_table(found))
     if report:
         from resnet_infer.evaluation.report import write_report
 
@@ -197,7 +198,7 @@ def _show_paper(context: typer.Context, as_json: bool) -> None:
     else:
         from resnet_infer.cli.evaluation_table import paper_tables
 
-        print(paper_tables())
+        show(paper_tables())
 
 
 def _require_free(report: Path | None, resume: Path | None, inputs: list[str | None]) -> None:
@@ -230,6 +231,6 @@ def _class_order(text: str | None) -> Any:
     if text in (None, "numbers", "string", "natural"):
         return text
     try:
-        return tuple(line.strip() for line in Path(text or "").read_text("utf-8-sig").splitlines() if line.strip())
+        return tuple(line.strip() for line in read_text(text or "", "utf-8-sig").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{text} is neither numbers, string, natural nor a file of class names ({error})") from error

@@ -9,7 +9,7 @@ import typer
 
 from resnet_infer import strict_json
 from resnet_infer.cli.options import MOST, Json, ModelArgument, choice, introduce_default, number
-from resnet_infer.console import note
+from resnet_infer.console import note, show
 
 
 def _format(value: str) -> str:
@@ -114,7 +114,6 @@ def export(
     from resnet_infer import zoo
     from resnet_infer.converters.formats import check_options, get_format
     from resnet_infer.errors import ModelError, UsageError
-    from resnet_infer.evaluation.outputs import Output, has_spec, require_free
 
     chosen = get_format(format)
     given: dict[str, Any] = {
@@ -137,6 +136,8 @@ def export(
         raise UsageError(
             f"a file of the format {format} ends in {chosen.suffix}, not {output.suffix or 'nothing'}: {output}"
         )
+    if output:  # said before a model is loaded, or even downloaded
+        _require_free(output, [model, calibration_data, check_data])
     from resnet_infer.converters.make import Order, Pictures, make
 
     introduce_default(model, "resnet-infer export")
@@ -151,8 +152,7 @@ def export(
     stem = source.stem if isinstance(source, Path) else source.spec.name
     name = stem + ("" if precision == "fp32" else f".{precision}") + chosen.suffix
     path = output or Path(f"{stem}.auto.onnx" if target == "auto" else name)
-    ours = {"ours": has_spec} if path.suffix == ".onnx" else {}
-    require_free([Output("-o", path, "artifact", **ours)], [model, calibration_data, check_data])
+    _require_free(path, [model, calibration_data, check_data])
     order = Order(
         precision=precision,  # type: ignore[arg-type]
         target="cpu" if target == "auto" else target,  # type: ignore[arg-type]
@@ -174,7 +174,14 @@ def export(
     if as_json:
         print(strict_json.dumps({"format": format, **made.to_json()}))
     else:
-        print(f"{made.path}  {made.path.stat().st_size / 1e6:.1f} MB")
+        show(f"{made.path}  {made.path.stat().st_size / 1e6:.1f} MB")
+
+
+def _require_free(path: Path, inputs: list[str | Path | None]) -> None:
+    from resnet_infer.evaluation.outputs import Output, has_spec, require_free
+
+    ours = {"ours": has_spec} if path.suffix == ".onnx" else {}
+    require_free([Output("-o", path, "artifact", **ours)], inputs)
 
 
 def _build_options(given: dict[str, Any]) -> Any:

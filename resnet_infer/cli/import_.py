@@ -9,7 +9,7 @@ import typer
 
 from resnet_infer import strict_json
 from resnet_infer.cli.options import Json, choice
-from resnet_infer.console import note
+from resnet_infer.console import note, show
 from resnet_infer.models.spec_fields import MAX_CLASSES, MAX_SIDE
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def import_(
     if as_json:
         print(strict_json.dumps({"model": str(target), "bytes": size, **result}, ensure_ascii=False))
     else:
-        print(f"{target}  {size / 1e6:.1f} MB")
+        show(f"{target}  {size / 1e6:.1f} MB")
 
 
 def _adopt(
@@ -195,10 +195,13 @@ def _import(
     source: Path, output: Path | None, name: str | None, options: InputOptions, labels: Labels | None, more: Any
 ) -> tuple[Path, dict[str, Any]]:
     from resnet_infer.converters.import_weights import import_weights
+    from resnet_infer.evaluation.outputs import Output, require_writable
     from resnet_infer.models.checkpoint import SUFFIX, save_checkpoint
 
-    if output:
-        _target(output, "", SUFFIX, source)  # said before the work
+    if output:  # said before the work
+        _target(output, "", SUFFIX, source)
+    else:
+        require_writable(Output("-o", Path(f"model{SUFFIX}"), "model of ours"))  # what it is called is not known yet
     imported = import_weights(source, options=options, labels=labels, name=name, **more)
     target = _target(output, imported.checkpoint.spec.name, SUFFIX, source)
     save_checkpoint(imported.checkpoint, target)

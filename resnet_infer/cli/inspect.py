@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from resnet_infer import strict_json
 from resnet_infer.cli.options import Json, ModelArgument
-from resnet_infer.console import pairs
+from resnet_infer.console import pairs, show
 
 if TYPE_CHECKING:
     from resnet_infer.models.spec import InputSpec, ModelSpec
@@ -31,7 +31,7 @@ def inspect(model: ModelArgument = None, as_json: Json = False) -> None:
             )
         )
     else:
-        print(pairs([("file", str(path)), ("size", f"{path.stat().st_size / 1e6:.1f} MB"), *spec_rows(spec)]))
+        show(pairs([("file", str(path)), ("size", f"{path.stat().st_size / 1e6:.1f} MB"), *spec_rows(spec)]))
 
 
 def spec_rows(spec: ModelSpec) -> list[tuple[str, str]]:

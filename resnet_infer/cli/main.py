@@ -13,7 +13,8 @@ import typer
 from typer.core import TyperGroup
 
 from resnet_infer import __version__
-from resnet_infer.console import fail, note
+from resnet_infer.cli.signals import end_like_ctrl_c, ended_by, exit_code
+from resnet_infer.console import fail, note, printable
 from resnet_infer.errors import ResnetInferError
 from resnet_infer.files import REMEDIES
 
@@ -65,6 +66,13 @@ class _Commands(TyperGroup):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().make_context(*args, **kwargs)
+        except Exception as error:
+            _make_printable(error)
+            raise
+
     def invoke(self, ctx: Any) -> Any:
         debug = ctx.params.get("debug", False)
         try:
@@ -79,14 +87,20 @@ class _Commands(TyperGroup):
             fail(error.message, error.hint)
             code = error.exit_code
         except KeyboardInterrupt:
-            note("interrupted")
-            code = 130
+            note(ended_by())
+            code = exit_code()
         except BrokenPipeError:
             # The reader (`head`, a pager) has gone.
             _drop_stdout()
             code = 1
+        except MemoryError:
+            if debug:
+                raise
+            fail("there is not enough memory", "fewer threads, a smaller batch or smaller files take less")
+            code = 1
         except Exception as error:  # the last line of defence: no traceback for a user
             if debug or hasattr(error, "show"):  # usage errors, which typer shows itself
+                _make_printable(error)
                 raise
             if isinstance(error, OSError) and (todo := REMEDIES.get(error.errno or 0)):
                 if error.filename is None:
@@ -100,6 +114,12 @@ class _Commands(TyperGroup):
             )
             code = 1
         raise typer.Exit(code)
+
+
+def _make_printable(error: Exception) -> None:
+    """Of a usage error: what it says of arguments, which may be names of files."""
+    if isinstance(message := getattr(error, "message", None), str):
+        error.message = "\n".join(map(printable, message.split("\n")))  # type: ignore[attr-defined]
 
 
 def _drop_stdout() -> None:
@@ -135,7 +155,11 @@ def options(
 
 
 def main() -> None:
-    """Run the command line; exit with 0, 1 (something failed), 2 (usage) or 130 (Ctrl-C)."""
+    """Run the command line; exit with 0, 1 (something failed), 2 (usage), or 128 and the number of a signal.
+
+    That is 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    end_like_ctrl_c()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     app()

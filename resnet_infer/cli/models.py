@@ -12,7 +12,7 @@ import typer
 
 from resnet_infer import strict_json
 from resnet_infer.cli.options import Json
-from resnet_infer.console import pairs, table
+from resnet_infer.console import pairs, show, table
 
 if TYPE_CHECKING:
     from resnet_infer.models.published import PublishedWeights
@@ -59,7 +59,7 @@ def models(
         )
         for entry in entries
     ]
-    print(table(("name", "kind", "network", "classes", "top-1 error", "top-5 error", "MB", "licence"), rows))
+    show(table(("name", "kind", "network", "classes", "top-1 error", "top-5 error", "MB", "licence"), rows))
 
 
 def _show(name: str, as_json: bool) -> None:
@@ -78,7 +78,7 @@ def _show(name: str, as_json: bool) -> None:
     also = [("also called", ", ".join(entry.also_called))] if entry.also_called else []
     first, *others = spec_rows(spec.with_(name=entry.name))
     files = list(entry.files.items())
-    print(pairs([first, *also, ("kind", entry.kind), ("size", f"{entry.bytes / 1e6:.1f} MB"), *others, *files]))
+    show(pairs([first, *also, ("kind", entry.kind), ("size", f"{entry.bytes / 1e6:.1f} MB"), *others, *files]))
 
 
 def _known() -> list[tuple[_Entry, ModelSpec]]:

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from resnet_infer.cli.options import MOST, MOST_THREADS, choice, number
-from resnet_infer.console import note
+from resnet_infer.console import note, show
+from resnet_infer.inputs import read_text
 
 RUN_FILES = ("last.safetensors", "best.safetensors", "recipe.json", "metrics.csv", "curves.png")
 """What a run writes into its folder."""
@@ -42,7 +43,7 @@ def _class_order(text: str | None) -> Any:
     if text in (None, "string", "natural"):
         return text
     try:
-        return tuple(line.strip() for line in Path(text or "").read_text("utf-8").splitlines() if line.strip())
+        return tuple(line.strip() for line in read_text(text or "").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{text} is neither string, natural nor a file of class names ({error})") from error
 
@@ -272,7 +273,7 @@ def train(
     if world.writes:
         for item in spec.measured:
             low, high = item.top1_interval
-            print(
+            show(
                 f"{trainer.run_folder.best}  error {item.top1_error:.2f}% ({low:.2f}-{high:.2f}) on {item.dataset}, "
                 f"{item.pictures} pictures"
             )

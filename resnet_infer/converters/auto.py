@@ -66,7 +66,8 @@ def make_fastest(
             trials = [failed if item is best else item for item in trials]
             best = choose(trials, made)
         table = report(trials, made, best)
-        note(f"batches of {batch}:\n{table}")
+        for line in (f"batches of {batch}:", *table.splitlines()):
+            note(line)
         chosen = made[best.candidate.artifact]
         tuned = _tuned(best, batch)
         if best.candidate.subject.runtime != "auto":

@@ -19,6 +19,7 @@ from resnet_infer.data.loader import usable_cores
 from resnet_infer.errors import DataError, ModelError, UsageError, did_you_mean, first_line
 from resnet_infer.extras import needs
 from resnet_infer.files import atomic_path
+from resnet_infer.inputs import read_text
 from resnet_infer.models import spec_fields
 from resnet_infer.models.graph import INPUT
 from resnet_infer.runtimes.base import Images
@@ -100,7 +101,7 @@ class Calibration:
     def load(cls, path: Path) -> Calibration:
         """Read what `save` wrote. Raises `ModelError` for any other file, and for one of a newer version."""
         try:
-            value = spec_fields.parse(path.read_text(encoding="utf-8"))
+            value = spec_fields.parse(read_text(path))
             number = spec_fields.whole(value["format"], "format", 1, 10**9)
             if number > FORMAT:
                 raise ModelError(

@@ -15,6 +15,7 @@ from resnet_infer.converters.engine_graph import STRONGLY_TYPED, EngineGraph, ch
 from resnet_infer.converters.engine_layers import Layer, read_layers
 from resnet_infer.errors import ModelError, ResnetInferError, RuntimeUnavailableError, UsageError, first_line
 from resnet_infer.files import atomic_path
+from resnet_infer.inputs import read_bytes
 from resnet_infer.models.spec import Precision
 from resnet_infer.progress import Advance
 from resnet_infer.runtimes.tensorrt_library import major_version, make_logger
@@ -161,7 +162,7 @@ class Build:
         if path is None:
             return None
         try:
-            content = path.read_bytes() if path.exists() else b""
+            content = read_bytes(path) if path.exists() else b""
         except OSError as error:
             content = b""
             note(f"the timing cache {path} cannot be read ({error.strerror or error}): this build starts a new one")

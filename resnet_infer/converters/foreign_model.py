@@ -8,6 +8,7 @@ from pathlib import Path
 from resnet_infer.converters.foreign_graph import Layout
 from resnet_infer.errors import ModelError, UsageError, first_line
 from resnet_infer.extras import needs
+from resnet_infer.inputs import require_regular
 from resnet_infer.models.spec import METADATA_KEY
 
 with needs("export", "adopting an ONNX graph"):
@@ -80,6 +81,7 @@ def read_foreign(path: Path, layout: Layout | None = None, output_name: str | No
 
 def _load(path: Path) -> onnx.ModelProto:
     try:
+        require_regular(path)
         model = onnx.load(path, load_external_data=False)
     except FileNotFoundError as error:
         raise ModelError(f"{path} does not exist") from error

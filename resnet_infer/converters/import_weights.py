@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from resnet_infer.converters.input_options import InputOptions, describe
 from resnet_infer.converters.labels import Labels, require_classes
 from resnet_infer.errors import MissingExtraError, ModelError, UsageError
+from resnet_infer.inputs import require_regular
 from resnet_infer.models import published
 from resnet_infer.models.architectures import (
     Architecture,
@@ -211,6 +212,7 @@ def _padding_needed(source: str, arch: str, reason: str) -> UsageError:
 
 def _is_checkpoint(path: Path) -> bool:
     try:
+        require_regular(path)
         with safe_open(path, "numpy") as file:
             return METADATA_KEY in (file.metadata() or {})
     except (SafetensorError, OSError):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_infer.errors import DataError, ModelError
+from resnet_infer.inputs import read_text
 
 FORMS = (
     "one name per line; CSV or TSV with the columns index,id,name or index,name; a JSON list of names; or JSON like "
@@ -51,7 +52,7 @@ def read_labels(path: Path) -> Labels:
     Raises `DataError` if the file cannot be read, is of no such form, or leaves a class without a name.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise DataError(f"cannot read the class names in {path}: {reason}", hint=f"it holds {FORMS}") from error

@@ -5,17 +5,18 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from resnet_infer.data.kinds import UnsupportedError
-from resnet_infer.data.samples import high_bits, over_white
+from resnet_infer.data.samples import bands, high_bits, new_picture, over_white, put_rows
 from resnet_infer.data.strict import strict_load
 
 Bytes = NDArray[np.uint8]
+Words = NDArray[np.unsignedinteger[Any]]
 _PLAIN, _RLE, _BITFIELDS = (0,), (1, 2), (3, 6)
 _OTHERS = {4: "JPEG", 5: "PNG", 11: "CMYK", 12: "CMYK", 13: "CMYK"}
 _MASKS = {16: (0x7C00, 0x3E0, 0x1F, 0), 32: (0xFF0000, 0xFF00, 0xFF, 0)}
@@ -54,14 +55,11 @@ def read_bmp(content: bytes, check_size: Callable[[int, int], None]) -> Image.Im
         raise ValueError("image file is truncated")
     rows = np.frombuffer(content, np.uint8, row_bytes * header.height, start).reshape(header.height, row_bytes)
     rows = rows[::-1] if header.upside_down else rows
-    if header.bits <= 8:
-        pixels = _palette(content, header, start)(rows)
-    elif header.bits == 24:
-        pixels = rows[:, : 3 * header.width].reshape(header.height, header.width, 3)[..., ::-1]
-    else:
-        words = np.ascontiguousarray(rows).view(f"<u{header.bits // 8}")[:, : header.width]
-        pixels = _fields(words, _masks(content, header))
-    return Image.fromarray(np.ascontiguousarray(pixels))
+    colours = _colours(content, header, start, rows)
+    picture = new_picture("RGB", header.width, header.height)
+    for top, bottom in bands(header.width, header.height):
+        put_rows(picture, top, colours(rows[top:bottom]))
+    return picture
 
 
 def _read_header(content: bytes) -> _Header:
@@ -72,6 +70,31 @@ def _read_header(content: bytes) -> _Header:
     width, height, _, bits, compression = struct.unpack_from("<llHHL", content, 18)
     colours = struct.unpack_from("<L", content, 46)[0] if size >= 40 else 0
     return _Header(size, width, abs(height), height > 0, bits, compression, colours)
+
+
+def _colours(content: bytes, header: _Header, start: int, every: Bytes) -> Callable[[Bytes], Bytes]:
+    """What makes RGB of some of the rows; `every` are all of them."""
+    if header.bits <= 8:
+        return _palette(content, header, start)
+    if header.bits == 24:
+        return lambda rows: rows[:, : 3 * header.width].reshape(len(rows), header.width, 3)[..., ::-1]
+
+    channel = _channel(_masks(content, header))
+    kind = f"<u{header.bits // 8}"
+
+    def words(rows: Bytes) -> Words:
+        return np.ascontiguousarray(rows).view(kind)[:, : header.width]
+
+    # Many writers name an alpha channel and leave it empty.
+    parts = (words(every[top:bottom]) for top, bottom in bands(header.width, header.height))
+    has_alpha = any(channel(part, 3).any() for part in parts)
+
+    def colours(rows: Bytes) -> Bytes:
+        some = words(rows)
+        rgb = np.stack([channel(some, number) for number in range(3)], -1)
+        return over_white(rgb, channel(some, 3)[..., None]) if has_alpha else rgb
+
+    return colours
 
 
 def _palette(content: bytes, header: _Header, start: int) -> Callable[[Bytes], Bytes]:
@@ -100,19 +123,21 @@ def _masks(content: bytes, header: _Header) -> tuple[int, int, int, int]:
     return red, green, blue, alpha
 
 
-def _fields(words: NDArray[np.unsignedinteger], masks: tuple[int, int, int, int]) -> Bytes:
-    """RGB from the bits of words that the masks tell."""
-    channels = []
-    for mask in masks:
-        shift = (mask & -mask).bit_length() - 1 if mask else 0
-        bits = (mask >> shift).bit_length()
+def _channel(masks: tuple[int, int, int, int]) -> Callable[[Words, int], Bytes]:
+    """What gives one of red, green, blue and alpha, by its number, of the bits of words that the masks tell."""
+    shifts = [(mask & -mask).bit_length() - 1 if mask else 0 for mask in masks]
+    widths = [(mask >> shift).bit_length() for mask, shift in zip(masks, shifts, strict=True)]
+    for mask, shift, bits in zip(masks, shifts, widths, strict=True):
         if mask >> shift != 2**bits - 1 or bits > 16:
             raise UnsupportedError("BMP with scattered bits")
-        channel = (words & np.array(mask, words.dtype)) >> np.array(shift, words.dtype)
-        channels.append(high_bits(channel, bits) if bits else np.zeros(words.shape, np.uint8))
-    rgb, alpha = np.stack(channels[:3], -1), channels[3][..., None]
-    # Many writers name an alpha channel and leave it empty.
-    return over_white(rgb, alpha) if masks[3] and alpha.any() else rgb
+
+    def channel(words: Words, number: int) -> Bytes:
+        if not masks[number]:
+            return np.zeros(words.shape, np.uint8)
+        mask, shift = (np.array(value, words.dtype) for value in (masks[number], shifts[number]))
+        return high_bits((words & mask) >> shift, widths[number])
+
+    return channel
 
 
 def _run_lengths(content: bytes) -> Image.Image:

@@ -89,8 +89,12 @@ class Feed:
         except PictureError as error:
             where = "" if self.source in error.message else f"{self.source}: "
             raise PictureError(f"{where}{error.message}") from error
-        require_resizable(image, self.geometry.resize, f"{self.source}: {sample.name}")
-        view: Pixels = centre_crop(image, self.geometry)[0]
+        name = f"{self.source}: {sample.name}"
+        require_resizable(image, self.geometry.resize, name)
+        try:
+            view: Pixels = centre_crop(image, self.geometry)[0]
+        except MemoryError as error:
+            raise PictureError(f"{name}: there is not enough memory to resize it") from error
         return view
 
 

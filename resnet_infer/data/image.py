@@ -7,28 +7,40 @@ cut out beforehand. No global state of PIL is changed, and none that the program
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import re
+import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
-import numpy as np
 from PIL import Image
 
 from resnet_infer.data.jpeg import read_jpeg
 from resnet_infer.data.kinds import READ, UnsupportedError, UnusableError, named_kind, other_kind
 from resnet_infer.data.memory import decoding_bytes
+from resnet_infer.data.samples import bands
 from resnet_infer.data.strict import strict_load
 from resnet_infer.data.suffixes import READABLE
 from resnet_infer.data.tiff import TIFF, orientation
 from resnet_infer.errors import PictureError, ResnetInferError, UnsupportedPictureError
+from resnet_infer.inputs import open_input, read_open
 
 SUFFIXES = frozenset(READABLE)
 """What a folder is searched for; the content decides how a file is read."""
 
 MAX_PIXELS = 178_956_970
 """PIL's own bound against decompression bombs, as a hard limit."""
+
+_BYTES_PER_PIXEL, _OTHER_BYTES = 8, 1 << 26
+"""Of a file: four samples of 16 bits, and what else it may hold. A larger one is not read."""
+_LARGE = 1 << 24
+"""Bytes from which on it is looked at the beginning of a file before it is read."""
+HEAD = 4096
+"""Bytes that tell a format."""
 
 CheckSize = Callable[[int, int], None]
 Reserve = Callable[[int, int, int], None]
@@ -62,7 +74,8 @@ def read_image(
     label = name or (str(data) if isinstance(data, Path) else "picture")
     kind = PictureError
     try:
-        return _decode(data.read_bytes() if isinstance(data, Path) else data, exif, max_pixels, reserve)
+        content = picture_bytes(data, max_pixels) if isinstance(data, Path) else data
+        return _decode(content, exif, max_pixels, reserve)
     except UnsupportedError as error:
         reason, cause, kind = f"unsupported: {error}", error.__cause__, UnsupportedPictureError
     except UnusableError as error:
@@ -85,6 +98,42 @@ def require_resizable(picture: Image.Image, side: int, source: str) -> None:
         raise PictureError(f"{source}: {picture.width}x{picture.height} pixels are too narrow to resize")
 
 
+def picture_bytes(path: str | Path, max_pixels: int = MAX_PIXELS) -> bytes:
+    """The bytes of a picture's file; of a large file that is none, the first ones, which say so.
+
+    Raises `OSError` for what is no regular file (`inputs.open_input`), for a file that is larger than a picture of
+    `max_pixels` may be, and where memory is too small for it.
+    """
+    with open_input(path) as file:
+        about = os.fstat(file.fileno())
+        if stat.S_ISREG(about.st_mode) and about.st_size > _LARGE:
+            head = file.read(HEAD)
+            if not format_of(head)[1]:
+                return head
+            file.seek(0)
+        return read_open(file, path, _most_bytes(max_pixels))
+
+
+def piped_bytes(stream: IO[bytes], max_pixels: int = MAX_PIXELS) -> bytes:
+    """The same of a stream that is read to its end. Raises `OSError`."""
+    limit = _most_bytes(max_pixels)
+    parts = [stream.read(HEAD)]
+    if not format_of(parts[0])[1]:
+        return parts[0]
+    try:
+        while part := stream.read(1 << 20):
+            parts.append(part)
+            if len(parts) << 20 > limit:
+                raise OSError(errno.EFBIG, f"it has more than {limit:,} bytes")
+        return b"".join(parts)
+    except MemoryError as error:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from error
+
+
+def _most_bytes(max_pixels: int) -> int:
+    return _BYTES_PER_PIXEL * max_pixels + _OTHER_BYTES
+
+
 def _decode(content: bytes, exif: bool, max_pixels: int, reserve: Reserve | None) -> Image.Image:
     if not content:
         raise UnusableError("the file is empty")
@@ -99,10 +148,14 @@ def _decode(content: bytes, exif: bool, max_pixels: int, reserve: Reserve | None
     if reader is None:
         raise UnsupportedError(f"{other_kind(content)}; {READ}")
     try:
+        # One name for the picture in all its forms: a form is freed as soon as there is the next.
         picture = reader(content, check_size)
-        rgb = picture if picture.mode == "RGB" and "transparency" not in picture.info else _to_rgb(picture)
+        note = picture.info.get("note")
         turn = _TURNS.get(orientation(content if kind == "TIFF" else picture.info.get("exif", b""))) if exif else None
-        turned = rgb if turn is None else rgb.transpose(turn)
+        if turn is not None:  # first, while it may be small
+            picture = picture.transpose(turn)
+        if picture.mode != "RGB" or "transparency" in picture.info:
+            picture = _to_rgb(picture)
     except (UnusableError, ResnetInferError):
         raise
     except (MemoryError, Image.DecompressionBombError) as error:
@@ -110,22 +163,29 @@ def _decode(content: bytes, exif: bool, max_pixels: int, reserve: Reserve | None
     except Exception as error:  # parsers raise whatever damaged bytes make them stumble over
         detail = f" ({error})" if isinstance(error, (OSError, SyntaxError, ValueError)) and str(error) else ""
         raise UnusableError(f"damaged or truncated {kind} picture{detail}") from error
-    if "note" in picture.info:
-        turned.info["note"] = picture.info["note"]
-    return turned
+    if note:
+        picture.info["note"] = note
+    return picture
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode == "P":
         colours = len(picture.getpalette() or ()) // 3
-        if colours <= np.asarray(picture).max():
+        if colours <= _most(picture):
             raise UnusableError(f"the palette is damaged: it has only {colours} of the picture's colours")
     if not picture.has_transparency_data:
         return picture.convert("RGB")
-    rgba = picture.convert("RGBA")
     opaque = Image.new("RGB", picture.size, "white")
-    opaque.paste(rgba, mask=rgba)
+    for top, bottom in bands(*picture.size):
+        rgba = picture.crop((0, top, picture.width, bottom)).convert("RGBA")
+        opaque.paste(rgba, (0, top), rgba)
     return opaque
+
+
+def _most(picture: Image.Image) -> float:
+    """The greatest level of a picture of one channel."""
+    extrema = picture.getextrema()
+    return extrema[1] if isinstance(extrema[1], (int, float)) else max(most for _, most in extrema[1:])
 
 
 # The readers of the other formats are imported when a picture needs one: a JPEG is soonest read without them.
@@ -142,8 +202,20 @@ def _read_webp(content: bytes, check_size: CheckSize) -> Image.Image:
 
     picture = WebPImageFile(io.BytesIO(content))
     check_size(*picture.size)
-    picture.load()
-    return picture
+    decoder: Any = getattr(picture, "_decoder", None)
+    if decoder is None or picture.mode not in ("RGB", "RGBA"):
+        picture.load()
+        return picture
+    # PIL would keep the decoder, which has two more pictures, while it makes its own.
+    found = decoder.get_next()
+    if found is None:
+        raise EOFError("failed to decode next frame in WebP file")
+    exif, picture._decoder = picture.info.get("exif", b""), None
+    del decoder
+    raw = "RGBX" if picture.mode == "RGB" else "RGBA"
+    result = Image.frombuffer(picture.mode, picture.size, found[0], "raw", raw, 0, 1)
+    result.info["exif"] = exif
+    return result
 
 
 def _read_bmp(content: bytes, check_size: CheckSize) -> Image.Image:

@@ -158,7 +158,7 @@ def pixel_bytes(content: bytes) -> int:
     components = len(header.components)
     picture = 1 if components == 1 else 4
     coefficients = 0 if header.has_one_scan else 2 * components
-    converted = picture + 4 * (components != 3) + 4  # and turned
+    converted = picture + max(picture, 4 * (components != 3))  # turned, and then converted
     return max(converted, picture + coefficients) + 1
 
 

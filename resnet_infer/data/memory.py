@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import math
 
+from resnet_infer.data.samples import BAND_PIXELS
+
 GREY, RGB = 1, 4
 """Bytes of a pixel in PIL."""
 SMALL = 1 << 20
 """Bytes that every picture may take besides; and pixels of one that is small."""
-_PIXEL = {"WebP": 24, "BMP": 20, "GIF": 10}
-"""Most bytes of a pixel at a time, by format, measured: the picture, what it is converted to, and it turned."""
+_PIXEL = {"WebP": 13, "BMP": 6, "GIF": 6, "PNG": 8}
+"""Most bytes of a pixel at a time, by format: of the picture, and of that which it is turned or converted to."""
+_BAND = {"WebP": 16, "BMP": 64, "GIF": 16, "PNG": 32}
+"""And of a pixel of the part that is worked on."""
+_PNG_GREY = 6
+"""Of a PNG of grey or a palette."""
+_BAND_OF_FLOATS = 128
+"""The same where that is computed in floating point."""
 _JPEG = 13
-_PNG_ALPHA, _PNG_DEEP, _PNG = 20, 16, 10
 
 
 def decoding_bytes(kind: str, content: bytes, width: int, height: int) -> int:
@@ -25,12 +32,15 @@ def decoding_bytes(kind: str, content: bytes, width: int, height: int) -> int:
         return SMALL + pixels * pixel_bytes(content)
     if kind == "TIFF":
         return SMALL + _of_tiff(content, pixels)
+    pixel, band = _PIXEL[kind], _BAND[kind]
     if kind == "PNG":
         head = content[: content.find(b"IDAT")]
         depth, colour = content[24:26]
-        alpha = colour & 4 or b"tRNS" in head or head.count(b"IHDR") > 1
-        return SMALL + pixels * (_PNG_ALPHA if alpha else _PNG_DEEP if depth == 16 else _PNG)
-    return SMALL + pixels * _PIXEL[kind]
+        several = head.count(b"IHDR") > 1
+        transparent = colour & 4 or b"tRNS" in head
+        pixel = pixel if colour in (2, 4, 6) or several else _PNG_GREY
+        band = band if transparent or depth == 16 or several else 0
+    return SMALL + pixels * pixel + band * min(pixels, BAND_PIXELS)
 
 
 def resizing_bytes(width: int, height: int, side: int) -> int:
@@ -42,14 +52,26 @@ def resizing_bytes(width: int, height: int, side: int) -> int:
 
 
 def _of_tiff(content: bytes, pixels: int) -> int:
-    """The picture as PIL's and as an array, its samples where their range is to be found, and a row of its blocks."""
+    """What is filled (the picture, or samples whose range is to be found) with the blocks at work; or it twice."""
     from resnet_infer.data.tiff import Directory
-    from resnet_infer.data.tiff_layout import UNSIGNED, YCBCR, read_layout
-    from resnet_infer.data.tiff_samples import GROUP_BYTES
+    from resnet_infer.data.tiff_layout import COMPRESSIONS, UNSIGNED, YCBCR, read_layout
+    from resnet_infer.data.tiff_samples import GROUP_BYTES, SLICE_BYTES
 
     layout = read_layout(Directory(content))
-    stretched = layout.format != UNSIGNED or layout.bits > 16
+    if layout.compression == 6:  # a JPEG file
+        return len(content) + pixels * _JPEG
     sample = -(-layout.bits // 8)
-    blocks = layout.across * layout.block_width * min(layout.block_height, 2 * layout.height + 256)
-    in_blocks = max(blocks * layout.samples * sample, GROUP_BYTES)
-    return pixels * (14 + (sample if stretched else 0)) + in_blocks * (15 if layout.photometric == YCBCR else 4)
+    stretched = layout.format != UNSIGNED or layout.bits > 16
+    grey = layout.photometric in (0, 1)
+    filled = (sample + 1 if stretched else 1) if grey else 4
+    shown = 5 if grey else 8  # turned, and converted
+    row = layout.across * layout.block_width * layout.samples * sample
+    rows = min(layout.block_height, 2 * layout.height + 256)
+    together = min(max(row * rows, GROUP_BYTES), row * (layout.height + rows))
+    unpacked = max(SLICE_BYTES, row) if row * rows > GROUP_BYTES else together
+    copies = 4 if layout.bits in (8, 16, 32, 64) else 16
+    # libtiff is given a file of the blocks, and fills a picture with them.
+    whole = 0 if COMPRESSIONS[layout.compression] in ("none", "deflate", "lzma") else 3 * together
+    band = _BAND_OF_FLOATS if stretched or layout.photometric == YCBCR else _BAND["PNG"]
+    at_work = copies * unpacked + whole + band * min(pixels, BAND_PIXELS)
+    return max(pixels * filled + at_work, pixels * shown + at_work // 4)  # not all is given back at once

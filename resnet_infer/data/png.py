@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from resnet_infer.data.kinds import UnsupportedError
-from resnet_infer.data.samples import Range
+from resnet_infer.data.samples import Range, bands, new_picture, put_rows
 from resnet_infer.data.strict import strict_load
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -33,10 +35,10 @@ def read_png(content: bytes, check_size: Callable[[int, int], None]) -> Image.Im
     `info` has `exif` where there is any, and `transparency` of a palette. Raises `UnsupportedError` for a form that is
     not read; a damaged file raises anything else.
     """
-    kept, exif, key = [SIGNATURE], b"", None
+    kept, exif, key = [memoryview(SIGNATURE)], b"", None
     for name, start, end in _chunks(content):
         if name in _NEEDED:
-            kept.append(content[start:end])
+            kept.append(memoryview(content)[start:end])
             if name == b"tRNS" and end - start in (14, 18):
                 key = np.frombuffer(content, ">u2", (end - start - 12) // 2, start + 8)
         elif name == b"eXIf" or (name in (b"tEXt", b"zTXt") and content.startswith(_EXIF_TEXT, start + 8)):
@@ -45,15 +47,14 @@ def read_png(content: bytes, check_size: Callable[[int, int], None]) -> Image.Im
             raise UnsupportedError("PNG as iPhone applications have it (CgBI)")
         elif name.isalpha() and name[:1].isupper():
             raise UnsupportedError(f"PNG with the necessary chunk {name.decode()}")
-    file = b"".join(kept)
-    picture = PngImageFile(io.BytesIO(file))
+    picture = PngImageFile(cast(IO[bytes], _Parts(kept)))
     check_size(*picture.size)
-    depth, colour = file[24], file[25]
+    head = bytes(kept[1])
+    depth, colour, interlaced = head[16], head[17], head[20] != 0
     key = key if key is not None and len(key) == {0: 1, 2: 3}.get(colour) else None
-    low = _low_bytes(file) if key is not None and (depth, colour) == (16, 2) else None
-    interlaced = file[28] != 0
+    low = _low_bytes(kept) if key is not None and (depth, colour) == (16, 2) else None
     strict_load(picture)
-    _check_rows(picture, file, interlaced=interlaced)
+    _check_rows(picture, content, depth, colour, interlaced=interlaced)
     result = picture if colour == 3 else _shown(picture, key, depth, low)
     if exif:
         result.info["exif"] = exif
@@ -72,7 +73,41 @@ def _chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
         start = end
 
 
-def _check_rows(picture: Image.Image, file: bytes, *, interlaced: bool) -> None:
+class _Parts(io.RawIOBase):
+    """A file that consists of these parts, which are not copied."""
+
+    def __init__(self, parts: Sequence[memoryview]) -> None:
+        self._parts = parts
+        self._ends = list(accumulate(map(len, parts)))
+        self._position = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        """All of so many bytes, or those that are left."""
+        stop = self._ends[-1] if size < 0 else min(self._position + size, self._ends[-1])
+        found: list[memoryview] = []
+        while self._position < stop:
+            index = bisect_right(self._ends, self._position)
+            begin = self._ends[index] - len(self._parts[index])
+            found.append(self._parts[index][self._position - begin : stop - begin])
+            self._position += len(found[-1])
+        return b"".join(found)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._ends[-1]}[whence]
+        self._position = max(base + offset, 0)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+
+def _check_rows(picture: Image.Image, file: bytes, depth: int, colour: int, *, interlaced: bool) -> None:
     """Raise `OSError` where the data end rightly, but before the last row: PIL leaves the rest at zero.
 
     To count the data takes as long as to decompress them, so it is done only where the last row is zero or, as an
@@ -81,7 +116,7 @@ def _check_rows(picture: Image.Image, file: bytes, *, interlaced: bool) -> None:
     width, height = picture.size
     if not interlaced and any(picture.crop((0, height - 1, width, height)).tobytes()):
         return
-    bits = file[24] * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[file[25]]
+    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
     passes = _PASSES if interlaced else ((0, 0, 1, 1),)
     sizes = (
         ((width - left + right - 1) // right, (height - top + down - 1) // down) for left, top, right, down in passes
@@ -89,10 +124,12 @@ def _check_rows(picture: Image.Image, file: bytes, *, interlaced: bool) -> None:
     missing = sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sizes if columns > 0)
     inflate = zlib.decompressobj()
     for name, start, end in _chunks(file):
-        data = file[start + 8 : end - 4] if name == b"IDAT" else b""
-        while data and missing > 0:
-            missing -= len(inflate.decompress(data, _INFLATED_BYTES))
-            data = inflate.unconsumed_tail
+        data = memoryview(file)[start + 8 : max(min(end, len(file)) - 4, 0)] if name == b"IDAT" else b""
+        for first in range(0, len(data), _INFLATED_BYTES):
+            part: bytes | memoryview = data[first : first + _INFLATED_BYTES]
+            while part and missing > 0:
+                missing -= len(inflate.decompress(part, _INFLATED_BYTES))
+                part = inflate.unconsumed_tail
     if missing > 0 and missing > len(inflate.flush()):
         raise OSError("the data end before the last row")
 
@@ -110,39 +147,47 @@ def _exif(name: bytes, data: bytes) -> bytes:
         return b""
 
 
-def _low_bytes(file: bytes) -> NDArray[np.uint8]:
-    """The low bytes of 16-bit RGB (height, width, 3): PIL unpacks them as if they were the high ones."""
-    picture = PngImageFile(io.BytesIO(file))
+def _low_bytes(parts: Sequence[memoryview]) -> Image.Image:
+    """The low bytes of 16-bit RGB: PIL unpacks them as if they were the high ones."""
+    picture = PngImageFile(cast(IO[bytes], _Parts(parts)))
     picture.tile = [(*picture.tile[0][:3], "RGB;16L")]  # type: ignore[list-item]  # PIL 10 has tuples
     strict_load(picture)
-    return np.asarray(picture)
+    return picture
 
 
-def _shown(picture: Image.Image, key: NDArray[Any] | None, depth: int, low: NDArray[np.uint8] | None) -> Image.Image:
+def _shown(picture: Image.Image, key: NDArray[Any] | None, depth: int, low: Image.Image | None) -> Image.Image:
     """In 8 bits, with the transparent colour `key`, which has as many bits as the file's samples, made white."""
     picture.info.pop("transparency", None)
     if depth < 16 and key is None:
         return picture
-    samples = np.asarray(picture)
-    range_ = Range(255 if picture.mode in ("RGB", "RGBA", "LA") else 2**16 - 1)
-    if key is not None and depth < 16:
-        levels = 255 // (2**depth - 1)
-        wanted = key % 2**depth * levels
-        pixels = samples.astype(np.uint8) * (255 if samples.dtype == bool else 1)
-        transparent = (pixels.reshape(*pixels.shape[:2], -1) == wanted).all(-1)
-    elif picture.mode in ("RGB", "RGBA", "LA"):
-        pixels = samples
-        transparent = None if low is None else (samples.astype(np.uint16) << 8 | low == key).all(-1)
-        colours = pixels if picture.mode == "RGB" else pixels[..., :-1]
-        range_.add(colours)
-    else:
-        range_.add(samples)
-        pixels = (samples >> 8).astype(np.uint8)
-        transparent = None if key is None else samples == key
-    if transparent is not None and transparent.any():
-        pixels = pixels.copy()
-        pixels[transparent] = 255
-    result = Image.fromarray(pixels)
+    width, height = picture.size
+    narrow = picture.mode in ("RGB", "RGBA", "LA")
+    channels = len(picture.getbands())
+    colours = channels - (picture.mode in ("RGBA", "LA"))
+    range_ = Range(255 if narrow else 2**16 - 1)
+    result = picture if narrow else new_picture("L", width, height)
+    for top, bottom in bands(width, height):
+        box = (0, top, width, bottom)
+        samples = np.asarray(picture.crop(box)).reshape(bottom - top, width, channels)
+        transparent = None
+        if depth < 16:
+            assert key is not None
+            wanted = key % 2**depth * (255 // (2**depth - 1))
+            pixels = samples.astype(np.uint8) * (255 if samples.dtype == bool else 1)
+            transparent = (pixels == wanted).all(-1)
+        else:
+            range_.add(samples[..., :colours], before=top * width * colours, of=height * width * colours)
+            pixels = samples if narrow else (samples >> 8).astype(np.uint8)
+            if low is not None:
+                transparent = (samples.astype(np.uint16) << 8 | np.asarray(low.crop(box)) == key).all(-1)
+            elif key is not None and not narrow:
+                transparent = samples[..., 0] == key
+        if transparent is not None and transparent.any():
+            pixels = pixels.copy()
+            pixels[transparent] = 255
+            put_rows(result, top, pixels)
+        elif not narrow:
+            put_rows(result, top, pixels)
     if note := range_.note():
         result.info["note"] = note
     return result

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from resnet_infer.data.kinds import UnsupportedError, UnusableError
 
 Bytes: TypeAlias = NDArray[np.uint8]
 _ROWS_PIXELS = 2**20
-"""Pixels that are worked on at a time."""
+"""Pixels that are stretched at a time."""
+BAND_PIXELS = 2**18
+"""Pixels of a part of a picture that is copied to be worked on."""
 SMALL_SHARE = 10
 """A picture is noted that uses less than one part in this of its range."""
 OUTLIERS = 100
@@ -33,10 +36,13 @@ class Range:
         self._step = 0
         self._some: list[NDArray[Any]] = []
 
-    def add(self, samples: NDArray[Any]) -> None:
-        """Take these into account too, or evenly some of many."""
-        self._step = self._step or _step(samples.size)
-        some = samples.reshape(-1)[:: self._step]
+    def add(self, samples: NDArray[Any], *, before: int = 0, of: int | None = None) -> None:
+        """Take these into account too, or evenly some of many.
+
+        They may be a part of `of` samples, which `before` others precede: it is the same whatever the parts.
+        """
+        self._step = self._step or _step(of or samples.size)
+        some = samples.reshape(-1)[-before % self._step :: self._step]
         self._some.append(some[(some != 0) & (some != self._full)])
 
     def note(self) -> str | None:
@@ -58,6 +64,26 @@ def _most(parts: Sequence[NDArray[Any]]) -> tuple[float, float]:
     every = np.sort(np.concatenate(parts)) if parts else np.empty(0)
     spare = every.size // OUTLIERS + 1
     return (float(every[spare]), float(every[-1 - spare])) if every.size > 2 * spare else (0.0, 0.0)
+
+
+def bands(width: int, height: int) -> Iterator[tuple[int, int]]:
+    """The first row, and that after the last, of parts of a picture that are small enough to be copied."""
+    step = max(BAND_PIXELS // max(width, 1), 1)
+    return ((top, min(top + step, height)) for top in range(0, height, step))
+
+
+def new_picture(mode: str, width: int, height: int) -> Image.Image:
+    """A picture for `put_rows` to fill."""
+    return Image.new(mode, (width, height), None)
+
+
+def put_rows(picture: Image.Image, top: int, rows: Bytes) -> None:
+    """Put pixels (rows, width, channels), or grey without channels, into a picture from the row `top` on.
+
+    So there is one copy of the pixels: a picture that is made of an array is a second one.
+    """
+    part = Image.fromarray(rows[..., 0] if rows.ndim == 3 and rows.shape[2] == 1 else rows)
+    picture.paste(part, (0, top))
 
 
 def high_bits(samples: NDArray[Any], bits: int) -> NDArray[np.uint8]:
@@ -102,10 +128,10 @@ def stretched(samples: NDArray[Any]) -> tuple[NDArray[np.uint8], str | None]:
     if not np.isfinite(high - low):
         raise UnsupportedError("a picture with samples beyond all bounds")
     grey = np.empty(samples.shape, np.uint8)
-    for index, part in enumerate(parts):
-        offset = np.nan_to_num(part.astype(np.float64), nan=0, posinf=high, neginf=low) - low
+    for top, bottom in bands(samples.shape[1], len(samples)):
+        offset = np.nan_to_num(samples[top:bottom].astype(np.float64), nan=0, posinf=high, neginf=low) - low
         scaled = offset * 256 // (high - low + 1) if whole else np.rint(offset * 255 / (high - low))
-        grey[index * step : index * step + len(part)] = scaled.astype(np.uint8)
+        grey[top:bottom] = scaled.astype(np.uint8)
     return grey, _note(parts, (least, most), (low, high))
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnet_infer.data.kinds import UnsupportedError
-from resnet_infer.data.samples import Range, high_bits, over_white, stretched
+from resnet_infer.data.samples import Range, bands, high_bits, new_picture, over_white, put_rows, stretched
 from resnet_infer.data.tiff import Directory
 from resnet_infer.data.tiff_layout import (
     CMYK,
@@ -41,22 +41,23 @@ def read_tiff(content: bytes, check_size: Callable[[int, int], None]) -> Image.I
     groups = row_groups(content, directory, layout, wanted)
     range_ = Range(2**16 - 1)
     if layout.format == UNSIGNED and layout.bits <= 16:
-        to_colours = _colours(directory, layout)
-        shape = (layout.height, layout.width, 1 if layout.photometric in (0, 1) else 3)
-        pixels = np.empty(shape, np.uint8)
-        for top, samples in groups:
+        to_colours, colours = _colours(directory, layout), layout.colours
+        picture = new_picture("L" if layout.photometric in (0, 1) else "RGB", layout.width, layout.height)
+        for top, samples, (first, rows) in groups:
             if layout.bits == 16 and layout.photometric != PALETTE:
-                range_.add(samples[..., : layout.colours])
-            pixels[top : top + len(samples)] = to_colours(samples)
+                row = layout.width * colours
+                range_.add(samples[..., :colours], before=(top - first) * row, of=rows * row)
+            for begin, end in bands(layout.width, len(samples)):
+                put_rows(picture, top + begin, to_colours(samples[begin:end]))
         note = range_.note()
     else:
         grey = np.empty((layout.height, layout.width), f"{ {1: 'u', 2: 'i', 3: 'f'}[layout.format] }{layout.bits // 8}")
-        for top, samples in groups:
+        for top, samples, _ in groups:
             grey[top : top + len(samples)] = samples[..., 0]
         pixels, note = stretched(grey)
         if layout.photometric == WHITE_IS_ZERO:
             np.invert(pixels, out=pixels)
-    picture = Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
+        picture = Image.fromarray(pixels)
     if note:
         picture.info["note"] = note
     return picture

@@ -1,4 +1,4 @@
-"""The samples of a TIFF as arrays, a few rows of blocks at a time.
+"""The samples of a TIFF as arrays, a few rows at a time.
 
 libtiff, through PIL, only decompresses: it is given the blocks as strips of a plain picture of one sample per pixel.
 Predictors, byte order, planes, tiles and depths are undone here, so that they do not depend on which forms PIL reads.
@@ -10,7 +10,8 @@ import io
 import lzma
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,11 @@ from resnet_infer.data.tiff_layout import COMPRESSIONS, FLOAT, SIGNED, YCBCR, La
 
 Samples = NDArray[np.generic]
 GROUP_BYTES = 2**22
-"""About how much is decompressed at a time; a block is never parted."""
+"""About how many bytes of small blocks are decompressed at a time."""
+SLICE_BYTES = 2**20
+"""About how many bytes of a row of larger blocks are unpacked at a time."""
+_PIECE = 2**18
+"""Compressed bytes that are worked on at a time."""
 MAX_BLOCK_BYTES = 2**31
 """Most bytes of a row of blocks."""
 SMALL_BLOCKS = 2**25
@@ -33,21 +38,39 @@ _ZSTD = bytes.fromhex("28b52ffd200109000061")
 """The letter a, by Zstandard."""
 
 
-def row_groups(content: bytes, directory: Directory, layout: Layout, wanted: int) -> Iterator[tuple[int, Samples]]:
-    """The first rows and the samples (rows, width, wanted) of groups of rows, from the top.
+class Rows(NamedTuple):
+    """Some rows of a picture."""
+
+    top: int
+    samples: Samples
+    """(rows, width, samples)"""
+    group: tuple[int, int]
+    """The first row, and the number of rows, of the whole blocks that they are of."""
+
+
+def row_groups(content: bytes, directory: Directory, layout: Layout, wanted: int) -> Iterator[Rows]:
+    """The samples of all rows, from the top.
 
     Of a pixel's samples the first `wanted` are given. The dtype is the narrowest that holds a sample: uint8 or uint16
     of up to 16 bits, else that of the file. Colours that are stored at fewer places than light are repeated. Raises
     `ValueError` and the errors of decoders for damaged files.
     """
     blocks = _Blocks(content, directory, layout)
-    planes = wanted if layout.planar else 1
-    step = max(GROUP_BYTES // (blocks.row_bytes * blocks.rows * layout.across), 1)
+    planes = range(wanted if layout.planar else 1)
+    size = blocks.row_bytes * blocks.rows * layout.across
+    step = max(GROUP_BYTES // size, 1)
     for first in range(0, layout.down, step):
         last = min(first + step, layout.down)
-        parts = [blocks.read(plane, first, last) for plane in range(planes)]
-        group = parts[0][..., :wanted] if planes == 1 else np.concatenate(parts, axis=-1)
-        yield first * layout.block_height, group
+        top = first * layout.block_height
+        group = top, min(last * layout.block_height, layout.height) - top
+        parts: Iterable[tuple[Samples, ...]]
+        if size <= GROUP_BYTES:
+            parts = [tuple(blocks.read(plane, first, last) for plane in planes)]
+        else:
+            parts = zip(*(blocks.slices(plane, first) for plane in planes), strict=True)
+        for same in parts:
+            yield Rows(top, same[0][..., :wanted] if len(same) == 1 else np.concatenate(same, axis=-1), group)
+            top += len(same[0])
 
 
 class _Blocks:
@@ -80,10 +103,7 @@ class _Blocks:
         layout = self._layout
         begin = (plane * layout.down + first) * layout.across
         numbers = range(begin, begin + (last - first) * layout.across)
-        rows = self.rows * len(numbers)
-        if not layout.tiled and last == layout.down:  # the last strip may be shorter
-            left = layout.height - (layout.down - 1) * layout.block_height
-            rows -= self.rows - (-(-left // layout.subsampling[1]) if self._sampled else left)
+        rows = self.rows * (len(numbers) - 1) + self._last_rows(last)
         samples = self._samples(numbers, rows)
         if layout.tiled:
             tiles = samples.reshape(last - first, layout.across, layout.block_height, layout.block_width, -1)
@@ -93,20 +113,66 @@ class _Blocks:
         top = first * layout.block_height
         return samples[: layout.height - top, : layout.width]
 
+    def slices(self, plane: int, row: int) -> Iterator[Samples]:
+        """The same of one row of blocks, some rows at a time."""
+        layout = self._layout
+        begin = (plane * layout.down + row) * layout.across
+        rows = self._last_rows(row + 1)
+        takes = [self._open(number, rows) for number in range(begin, begin + layout.across)]
+        step = max(SLICE_BYTES // (self.row_bytes * layout.across), 1)
+        left = layout.height - row * layout.block_height
+        for first in range(0, rows, step):  # also those below the picture: they are to be there
+            parts = [self._finish(take(min(step, rows - first)), first) for take in takes]
+            samples = (parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1))[:left, : layout.width]
+            if left > 0:
+                yield samples
+            left -= len(samples)
+
+    def _last_rows(self, last: int) -> int:
+        """Rows of the blocks in the row before `last`: the last strip may be shorter."""
+        layout = self._layout
+        if layout.tiled or last < layout.down:
+            return self.rows
+        left = layout.height - (layout.down - 1) * layout.block_height
+        return -(-left // layout.subsampling[1]) if self._sampled else left
+
     def _samples(self, numbers: Sequence[int], rows: int) -> Samples:
         """The samples (rows, block width, parts) of blocks, one below the other."""
+        if self._way in ("jpeg", "fax", "libtiff", "zstd"):
+            return self._finish(np.asarray(self._picture(numbers, rows)))
+        stored = np.empty((rows, self.row_bytes), np.uint8)
+        for index, number in enumerate(numbers):
+            target = stored[index * self.rows : (index + 1) * self.rows]
+            target[:] = self._open(number, len(target))(len(target))
+        return self._finish(stored)
+
+    def _open(self, number: int, rows: int) -> Callable[[int], NDArray[np.generic]]:
+        """What gives, for a number of rows, the next ones of a block, decompressed: (rows, row_bytes), or samples."""
+        if self._way in ("jpeg", "fax", "libtiff", "zstd"):
+            return _from_picture(self._picture([number], rows))
+        data = self._data(number, rows * self.row_bytes)
+        read = _READERS[self._way](data, self._layout.reversed_bits)
+
+        def take(count: int) -> NDArray[np.generic]:
+            size = count * self.row_bytes
+            found = read(size)
+            if len(found) < size:
+                raise ValueError("image file is truncated")
+            return np.frombuffer(found, np.uint8).reshape(count, self.row_bytes)
+
+        return take
+
+    def _finish(self, stored: NDArray[np.generic], first: int = 0) -> Samples:
+        """Samples (rows, block width, parts) of decompressed rows, of which the uppermost is row `first` of a block."""
         layout = self._layout
-        if self._way == "jpeg":
-            return self._jpeg(numbers, rows)
-        if self._way == "fax":
-            levels = np.asarray(self._by_libtiff(numbers, layout.block_width, rows, bits=1))
-            return levels.astype(np.uint8)[..., None]
-        stored = self._bytes(numbers, rows)
+        if self._way in ("jpeg", "fax"):
+            return stored.astype(np.uint8, copy=False).reshape(len(stored), layout.block_width, self._parts)
+        octets = stored.view(np.uint8)
         if self._sampled:
-            return self._repeat_colours(stored)
+            return self._repeat_colours(octets, first)
         if layout.predictor == 3:
-            return self._undo_float_predictor(stored)
-        samples = self._unpack(stored).reshape(rows, layout.block_width, self._parts)
+            return self._undo_float_predictor(octets)
+        samples = self._unpack(octets).reshape(len(octets), layout.block_width, self._parts)
         if layout.predictor == 2:
             whole = samples.view(f"u{samples.itemsize}")
             samples = np.add.accumulate(whole, axis=1, dtype=whole.dtype).view(samples.dtype)
@@ -124,31 +190,20 @@ class _Blocks:
             raise ValueError("image file is truncated")
         return memoryview(self._content)[start:stop]
 
-    def _bytes(self, numbers: Sequence[int], rows: int) -> NDArray[np.uint8]:
-        """The decompressed bytes (rows, row_bytes) of blocks."""
-        if self._way in ("libtiff", "zstd"):
-            return np.asarray(self._by_libtiff(numbers, self.row_bytes, rows))
-        stored = np.empty((rows, self.row_bytes), np.uint8)
-        for index, number in enumerate(numbers):
-            target = stored[index * self.rows : (index + 1) * self.rows]
-            data: bytes | memoryview = self._data(number, target.size)
-            if self._layout.reversed_bits:
-                data = _REVERSED[np.frombuffer(data, np.uint8)].tobytes()
-            if self._way == "deflate":
-                data = zlib.decompressobj().decompress(data, target.size)
-            elif self._way == "lzma":
-                data = lzma.LZMADecompressor().decompress(data, target.size)
-            if len(data) < target.size:
-                raise ValueError("image file is truncated")
-            target[:] = np.frombuffer(data, np.uint8, target.size).reshape(target.shape)
-        return stored
+    def _picture(self, numbers: Sequence[int], rows: int) -> Image.Image:
+        """Blocks, one below the other, as libtiff decompresses them."""
+        if self._way == "jpeg":
+            return self._jpeg(numbers, rows)
+        if self._way == "fax":
+            return self._by_libtiff(numbers, self._layout.block_width, rows, bits=1)
+        return self._by_libtiff(numbers, self.row_bytes, rows)
 
     def _by_libtiff(
         self, numbers: Sequence[int], width: int, rows: int, bits: int = 8, parts: int = 1, photometric: int = 1
     ) -> Image.Image:
         """Blocks as the strips of a picture, decompressed by libtiff."""
         layout = self._layout
-        data = [bytes(self._data(number, 0)) for number in numbers]
+        data = [self._data(number, 0) for number in numbers]
         tags: dict[int, tuple[int, Sequence[int]]] = {
             256: (4, [width]),
             257: (4, [rows]),
@@ -174,7 +229,7 @@ class _Blocks:
                 raise UnsupportedError("TIFF with Zstandard, which PIL was built without,") from None
             raise
 
-    def _jpeg(self, numbers: Sequence[int], rows: int) -> Samples:
+    def _jpeg(self, numbers: Sequence[int], rows: int) -> Image.Image:
         from resnet_infer.data.jpeg import unsupported_coding
 
         for number in numbers[:1]:
@@ -182,8 +237,7 @@ class _Blocks:
                 raise UnsupportedError(f"TIFF with {what}")
         photometric = {1: 1, 2: 1, 3: YCBCR if self._layout.photometric == YCBCR else 2, 4: 5}[self._parts]
         width = self._layout.block_width
-        picture = self._by_libtiff(numbers, width, rows, parts=self._parts, photometric=photometric)
-        return np.asarray(picture).reshape(rows, width, self._parts)
+        return self._by_libtiff(numbers, width, rows, parts=self._parts, photometric=photometric)
 
     def _unpack(self, stored: NDArray[np.uint8]) -> Samples:
         """Whole samples (rows, samples) from the bytes of rows."""
@@ -213,8 +267,11 @@ class _Blocks:
         floats = np.ascontiguousarray(weights).view(f">f{size}")[..., 0].astype(f"f{size}")
         return floats.reshape(len(stored), layout.block_width, self._parts)
 
-    def _repeat_colours(self, stored: NDArray[np.uint8]) -> Samples:
-        """YCbCr (rows, width, 3) from units of several Y, one Cb and one Cr (TIFF 6.0, section 21)."""
+    def _repeat_colours(self, stored: NDArray[np.uint8], first: int) -> Samples:
+        """YCbCr (rows, width, 3) from units of several Y, one Cb and one Cr (TIFF 6.0, section 21).
+
+        The uppermost units are in row `first` of a block.
+        """
         across, down = self._layout.subsampling
         units = stored.reshape(len(stored), -1, across * down + 2)
         light = units[..., :-2].reshape(*units.shape[:2], down, across).swapaxes(1, 2)
@@ -225,12 +282,84 @@ class _Blocks:
         # Of each block the rows and columns beyond its size are filled up.
         height = self._layout.block_height
         if self.rows * down != height:
-            kept = np.arange(len(rows)) % (self.rows * down) < height
+            kept = np.arange(first * down, first * down + len(rows)) % (self.rows * down) < height
             rows = rows[kept]
         return rows[:, : self._layout.block_width]
 
 
-def _plain_tiff(tags: dict[int, tuple[int, Sequence[int]]], blocks: Sequence[bytes], tables: bytes) -> bytes:
+Read = Callable[[int], bytes | memoryview]
+"""Gives as many bytes of a block as are asked for, or fewer at its end."""
+
+
+def _pieces(data: memoryview, reversed_bits: bool) -> Iterator[bytes | memoryview]:
+    for start in range(0, len(data), _PIECE):
+        piece = data[start : start + _PIECE]
+        yield _REVERSED[np.frombuffer(piece, np.uint8)].tobytes() if reversed_bits else piece
+
+
+def _plain(data: memoryview, reversed_bits: bool) -> Read:
+    position = 0
+
+    def read(size: int) -> bytes | memoryview:
+        nonlocal position
+        position += size
+        found = data[position - size : position]
+        return b"".join(_pieces(found, reversed_bits)) if reversed_bits else found
+
+    return read
+
+
+def _deflate(data: memoryview, reversed_bits: bool) -> Read:
+    inflate, pieces, left = zlib.decompressobj(), _pieces(data, reversed_bits), b""
+
+    def read(size: int) -> bytes:
+        nonlocal left
+        found: list[bytes] = []
+        while size > 0 and not inflate.eof:
+            piece = left or next(pieces, b"")
+            found.append(inflate.decompress(piece, size))  # it may hold some back, though all was taken
+            if not piece and not found[-1]:
+                break
+            size, left = size - len(found[-1]), inflate.unconsumed_tail
+        return b"".join(found)
+
+    return read
+
+
+def _lzma(data: memoryview, reversed_bits: bool) -> Read:
+    unpack, pieces = lzma.LZMADecompressor(), _pieces(data, reversed_bits)
+
+    def read(size: int) -> bytes:
+        found: list[bytes] = []
+        while size > 0 and not unpack.eof:
+            piece = next(pieces, b"") if unpack.needs_input else b""
+            if unpack.needs_input and not piece:
+                break
+            found.append(unpack.decompress(piece, size))
+            size -= len(found[-1])
+        return b"".join(found)
+
+    return read
+
+
+_READERS: dict[str, Callable[[memoryview, bool], Read]] = {"none": _plain, "deflate": _deflate, "lzma": _lzma}
+"""What decompresses a block, by the way."""
+
+
+def _from_picture(picture: Image.Image) -> Callable[[int], NDArray[np.generic]]:
+    top = 0
+
+    def take(count: int) -> NDArray[np.generic]:
+        nonlocal top
+        top += count
+        return np.asarray(picture.crop((0, top - count, picture.width, top)))
+
+    return take
+
+
+def _plain_tiff(
+    tags: dict[int, tuple[int, Sequence[int]]], blocks: Sequence[bytes | memoryview], tables: bytes
+) -> bytes:
     """A little-endian TIFF of these strips. `tables` are those that JPEG strips share."""
     position, offsets = 8 + len(tables), []
     for block in blocks:
@@ -260,9 +389,11 @@ def _decoded(file: bytes, size: tuple[int, int]) -> Image.Image:
     from PIL.TiffImagePlugin import TiffImageFile
 
     picture = TiffImageFile(io.BytesIO(file))
-    picture.im = Image.new(picture.mode, size).im  # given its memory, it does not warn about the size
+    pixels = Image.new(picture.mode, size)
+    picture.im = pixels.im  # given its memory, it does not warn about the size
     picture.load()
-    return picture
+    assert picture.im is pixels.im
+    return pixels  # without the file
 
 
 def _has_zstd() -> bool:

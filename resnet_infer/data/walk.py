@@ -14,6 +14,7 @@ from pathlib import Path
 
 from resnet_infer.data.suffixes import READABLE, UNREADABLE, is_picture, suffix, unreadable_format
 from resnet_infer.errors import PictureError
+from resnet_infer.inputs import is_handed_over, open_input
 
 UNSUPPORTED, OTHER, SPECIAL, CLOSED, HIDDEN = (
     "not supported",
@@ -27,8 +28,6 @@ SHOWN = 8
 """Most suffixes that are named for each reason."""
 HEAD = 4096
 """Bytes that tell a format."""
-_HANDED_OVER = ("/dev/fd/", "/dev/stdin", "/proc/")
-"""Where a shell puts what it hands over, as in `classify <(...)`."""
 _PART = re.compile(r"\..*\.[0-9a-f]{8}\.part")
 """Names of results that are being written (`files.atomic_path`)."""
 
@@ -148,7 +147,7 @@ def _named(name: str, passed: Passed) -> Iterator[str | FoundError]:
         regular = stat.S_ISREG(os.stat(name).st_mode)
     except (OSError, ValueError):  # said by whoever reads it
         regular = True
-    if regular or name.startswith(_HANDED_OVER):
+    if regular or is_handed_over(name):
         yield name
     else:
         yield FoundError(name, "not a regular file", hint=f"hand it over: resnet-infer classify - < {name}")
@@ -193,7 +192,7 @@ def _judge(path: str, name: str, passed: Passed) -> str | FoundError | None:
 def _sniff(path: str) -> tuple[str, bool]:
     from resnet_infer.data.image import format_of
 
-    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as file:
+    with open_input(path) as file:
         return format_of(file.read(HEAD))
 
 

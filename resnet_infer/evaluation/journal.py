@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from resnet_infer.errors import DataError, ResnetInferError, UsageError
 from resnet_infer.evaluation.outputs import whole_file
 from resnet_infer.evaluation.record import Given, Record
 from resnet_infer.files import unwritable
+from resnet_infer.inputs import open_input
 
 MAGIC = "resnet-infer evaluation"
 OPTION = "--resume"
@@ -100,8 +102,8 @@ class Journal:
 
 def is_journal(path: Path) -> bool:
     """Whether the file begins as those of `Journal` do."""
-    with open(path, "rb") as file:
-        return _is_head(_parse(file.readline()))
+    with open_input(path) as file, io.BufferedReader(file) as lines:
+        return _is_head(_parse(lines.readline()))
 
 
 def _lock(path: Path, stack: ExitStack) -> None:

@@ -49,7 +49,7 @@ def require_free(outputs: Sequence[Output], inputs: Iterable[Path | str | None])
                 raise UsageError(
                     f"{option} would overwrite {other_path}, which is read", hint=f"name another file with {option}"
                 )
-        _require_writable(output)
+        require_writable(output)
         if path.is_file() and path.stat().st_size and not output.ours(path):
             raise UsageError(
                 f"{path} is there already and is no {output.kind}", hint=f"name another file with {option}"
@@ -88,8 +88,8 @@ def _same(one: Path, other: Path) -> bool:
     return os.path.realpath(one) == os.path.realpath(other)
 
 
-def _require_writable(output: Output) -> None:
-    """By a nameless file in the folder, or in the nearest one above it that is there."""
+def require_writable(output: Output) -> None:
+    """Raise `ResnetInferError` where nothing can be written: by a nameless file in the folder, or the one above it."""
     path = Path(os.path.realpath(output.path))
     if path.exists() and not path.is_file():  # a device or a pipe
         return

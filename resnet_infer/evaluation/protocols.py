@@ -14,14 +14,8 @@ from PIL import Image
 from resnet_infer.classifier import Classifier
 from resnet_infer.data.datasets import Content, Sample
 from resnet_infer.data.image import read_image, require_resizable
-from resnet_infer.data.preprocess import (
-    Pixels,
-    centre_crop,
-    resize_shorter_side,
-    ten_crops,
-    whole_views,
-)
-from resnet_infer.errors import UsageError, did_you_mean
+from resnet_infer.data.preprocess import Pixels, centre_crop, resize_shorter_side, ten_crops, whole_views
+from resnet_infer.errors import PictureError, UsageError, did_you_mean
 from resnet_infer.flow import batch_limit
 from resnet_infer.models.spec import InputSpec, Interpolation, ModelSpec
 
@@ -73,7 +67,10 @@ class OpenPicture:
         if key not in self._resized:
             image = self.image(spec.exif)
             require_resizable(image, side, self.name)
-            self._resized[key] = resize_shorter_side(image, side, spec.interpolation)
+            try:
+                self._resized[key] = resize_shorter_side(image, side, spec.interpolation)
+            except MemoryError as error:
+                raise PictureError(f"{self.name}: there is not enough memory to resize it") from error
         return self._resized[key]
 
 

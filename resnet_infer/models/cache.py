@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from resnet_infer.console import printable
 from resnet_infer.errors import ModelError, ResnetInferError
 from resnet_infer.files import atomic_path, remedy
 from resnet_infer.models.download import cache_folder, sha256
+from resnet_infer.models.locks import locked
 
 DIGEST = ".sha256"
 """Suffix of the file beside another that has its digest."""
@@ -49,12 +51,14 @@ def kept(target: Path, make: Callable[[], None]) -> Path:
     if is_good(target):
         return target
     if target.exists() and state(target) == "without digest" and not os.access(target.parent, os.W_OK):
-        _LOG.warning("%s has no digest and lies where nothing can be written, so it is used unverified", target)
+        _LOG.warning(
+            "%s has no digest and lies where nothing can be written, so it is used unverified", printable(str(target))
+        )
         return target
     with _locked(target):
         if not is_good(target):
             if target.exists():
-                _LOG.warning("%s %s, so it is made again", target, _FAULTS[state(target)])
+                _LOG.warning("%s %s, so it is made again", printable(str(target)), _FAULTS[state(target)])
             make()
             seal(target)
     return target
@@ -144,16 +148,9 @@ def _entries(folder: Path) -> list[Path]:
 
 def _locked(target: Path) -> AbstractContextManager[object]:
     """Wait for the lock on `target`. Raises `ModelError` where there can be none."""
-    from filelock import FileLock, Timeout
-
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(target.with_name(f".{target.name}.lock"))
-        try:
-            return lock.acquire(timeout=0)
-        except Timeout:
-            _LOG.warning("another process is making %s: waiting for it", os.path.basename(target))
-            return lock.acquire()
+        return locked(target, f"making {target.name}")
     except OSError as error:
         raise ModelError(
             f"cannot write into the cache, {target.parent}: {error.strerror or error}",

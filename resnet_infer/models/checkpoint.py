@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from resnet_infer.errors import ModelError
 from resnet_infer.files import atomic_path
+from resnet_infer.inputs import require_regular
 from resnet_infer.models.spec import METADATA_KEY, ModelSpec
 
 Weights = Mapping[str, NDArray[Any]]
@@ -61,6 +62,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     from safetensors import SafetensorError, safe_open
 
     try:
+        require_regular(path)
         with safe_open(path, "numpy") as file:
             notes = dict(file.metadata() or {})
             if METADATA_KEY not in notes:

@@ -8,15 +8,16 @@ import os
 import re
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
 from resnet_infer import __version__
+from resnet_infer.console import printable
 from resnet_infer.errors import ModelError, UsageError
 from resnet_infer.files import remedy
+from resnet_infer.models.locks import locked
 from resnet_infer.progress import progress
 
 CACHE_VARIABLE = "RESNET_INFER_CACHE"
@@ -57,7 +58,7 @@ def download(
         if _present(source):
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(source):
+        with locked(source.target, f"downloading {source.title}"):
             if not _present(source):
                 _fetch(source)
     except OSError as error:
@@ -114,23 +115,11 @@ def _present(source: _Source) -> bool:
         return True
     _LOG.warning(
         "%s has SHA-256 %s, not %s: it is replaced",
-        source.target,
+        printable(str(source.target)),
         found[: len(source.sha256_prefix)],
         source.sha256_prefix,
     )
     return False
-
-
-def _locked(source: _Source) -> AbstractContextManager[object]:
-    """Wait for the lock on the target; leaving the `with` block releases it."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(source.target.with_name(f".{source.target.name}.lock"))
-    try:
-        return lock.acquire(timeout=0)
-    except Timeout:
-        _LOG.warning("another process is downloading %s: waiting for it", source.title)
-        return lock.acquire()
 
 
 def _fetch(source: _Source) -> None:
@@ -173,7 +162,7 @@ def _receive(source: _Source) -> None:
                     f"the download of {source.title} from {source.host} failed {failures} times in a row: {error}",
                     hint=f"try again later: it goes on where it stopped; or, {source.by_hand}",
                 ) from error
-            _LOG.warning("download of %s: %s; trying again", source.title, error)
+            _LOG.warning("download of %s: %s; trying again", source.title, printable(str(error)))
             time.sleep(PAUSES[failures - 1])
 
 

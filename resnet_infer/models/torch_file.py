@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize
 
 from resnet_infer.errors import MissingExtraError, ModelError, UsageError
+from resnet_infer.inputs import open_input, read_bytes
 from resnet_infer.models.torch_pickle import CODES, STORAGES, Global, Storage, decode, refusal, unpickle
 
 _KNOWN_ENTRIES = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model_state", "model", "net")
@@ -66,7 +67,7 @@ def read_weights(path: Path, entry: str | None = None) -> StoredWeights:
     `MissingExtraError` for a torch file of before 1.6 where torch is not installed; `UsageError` if there is no such
     `entry`, or if there are several networks and no custom tells which one is meant.
     """
-    with _explained(path, "cannot be read"), open(path, "rb") as file:
+    with _explained(path, "cannot be read"), open_input(path) as file:
         head = file.read(9)
     # safetensors comes first: the length that it begins with can look like either of the others.
     if head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
@@ -224,7 +225,7 @@ def _entries(
 def _read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
     with _explained(path, "is a damaged safetensors file"):
         tensors = {}
-        for name, view in deserialize(path.read_bytes()):  # type: ignore[no-untyped-call]
+        for name, view in deserialize(read_bytes(path)):  # type: ignore[no-untyped-call]
             if view["dtype"] not in CODES:
                 raise ModelError(f"{path}: {name} has type {view['dtype']}, which no weight of a ResNet has")
             tensors[name] = decode(view["data"], view["dtype"]).reshape(view["shape"])

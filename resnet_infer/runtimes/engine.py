@@ -16,6 +16,7 @@ from typing import Any
 from resnet_infer import strict_json
 from resnet_infer.errors import ModelError
 from resnet_infer.files import atomic_path
+from resnet_infer.inputs import read_bytes, read_text
 from resnet_infer.models import spec_fields
 from resnet_infer.models.spec import ModelSpec
 
@@ -80,7 +81,7 @@ class EngineInfo:
     def load(cls, path: Path) -> EngineInfo:
         """Read a sidecar. Raises `ModelError` if it is damaged or was written by a newer version."""
         try:
-            value = spec_fields.parse(path.read_text(encoding="utf-8"))
+            value = spec_fields.parse(read_text(path))
             if spec_fields.whole(value["format"], "format", 1, 10**9) > FORMAT:
                 raise ModelError(
                     f"{path} has format {value['format']}, this version reads up to {FORMAT}",
@@ -153,7 +154,7 @@ def read_engine(path: Path) -> tuple[bytes, EngineInfo]:
             hint="copy both files together, or export the engine again",
         )
     info = EngineInfo.load(sidecar)
-    content = path.read_bytes()
+    content = read_bytes(path)
     if hashlib.sha256(content).hexdigest() != info.engine_sha256:
         raise ModelError(
             f"{path} is damaged, or {sidecar.name} belongs to another engine: the SHA-256 differs",

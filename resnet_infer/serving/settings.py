@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_infer.errors import UsageError
+from resnet_infer.inputs import read_text
 
 PREFIX = "RESNET_INFER_SERVE_"
 """`RESNET_INFER_SERVE_MAX_QUEUE` is `Settings.max_queue`."""
@@ -171,7 +172,7 @@ def _read_keys(given: str, file: str | None) -> tuple[str, ...]:
     keys = [given.strip()]
     if file:
         try:
-            lines = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines()]
+            lines = [line.strip() for line in read_text(file).splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{file}: the keys cannot be read ({error})") from error
         found = [line for line in lines if line and not line.startswith("#")]

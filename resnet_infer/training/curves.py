@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from resnet_infer.errors import DataError, UsageError
 from resnet_infer.extras import needs
 from resnet_infer.files import atomic_path
+from resnet_infer.inputs import read_bytes, read_text
 from resnet_infer.models.checkpoint import SUFFIX, load_checkpoint
 from resnet_infer.models.download import cache_folder
 from resnet_infer.models.spec import ModelSpec
@@ -74,7 +76,7 @@ def read_run(folder: Path) -> Run:
     rows: dict[int, tuple[float, float | None]] = {}
     rates: dict[int, float] = {}
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with io.StringIO(read_bytes(path).decode(), newline="") as file:
             reader = csv.DictReader(file)
             if missing := [name for name in _NEEDED if name not in (reader.fieldnames or ())]:
                 raise DataError(f"{path} has no column {', '.join(missing)} in its first line")
@@ -265,7 +267,7 @@ def _drops(recipe: Path, rates: Mapping[int, float]) -> tuple[int, ...]:
     if not recipe.exists():
         return ()
     try:
-        schedule = json.loads(recipe.read_text(encoding="utf-8"))["schedule"]
+        schedule = json.loads(read_text(recipe))["schedule"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{recipe} is damaged ({type(error).__name__}: {error})") from error
     if schedule not in ("step", "plateau"):

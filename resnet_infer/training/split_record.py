@@ -18,6 +18,7 @@ from resnet_infer.data.datasets import Sample
 from resnet_infer.data.datasets.tree import read_file
 from resnet_infer.errors import DataError
 from resnet_infer.files import atomic_path
+from resnet_infer.inputs import read_bytes
 from resnet_infer.training.splits import Splits
 
 FILE = "split.csv"
@@ -69,7 +70,7 @@ class SplitRecord:
         """What `write` left there. Raises `DataError` if it is missing or damaged."""
         path = folder / FILE
         try:
-            text = path.read_bytes().decode("utf-8", "surrogateescape")
+            text = read_bytes(path).decode("utf-8", "surrogateescape")
             header, *rows = map(tuple, csv.reader(io.StringIO(text, newline="")))
         except (OSError, ValueError, csv.Error) as error:
             raise DataError(f"{path} cannot be read ({error})") from error

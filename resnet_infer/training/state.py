@@ -20,6 +20,7 @@ from resnet_infer import strict_json
 from resnet_infer.console import note
 from resnet_infer.errors import DataError, ResnetInferError, TrainingError, UsageError
 from resnet_infer.files import atomic_path, remedy, unwritable
+from resnet_infer.inputs import read_bytes
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from resnet_infer.models.network import ResNet, weights_of
 from resnet_infer.models.spec import ModelSpec
@@ -140,7 +141,7 @@ class RunFolder:
                 raise UsageError(f"{self.best} is not of this run, which would replace it", hint=hint)
         table = self.folder / "metrics.csv"
         if table.exists():
-            with open(table, newline="", encoding="utf-8", errors="replace") as file:
+            with io.StringIO(read_bytes(table).decode("utf-8", "replace"), newline="") as file:
                 if next(csv.reader(file), None) not in (None, [*COLUMNS]):
                     raise UsageError(f"{table} is no table of a run, which would replace it", hint=hint)
 
@@ -154,7 +155,7 @@ class RunFolder:
         state = State(**_with_infinity(json.loads(checkpoint.notes[NOTE])["state"]))
         self._saved = f"{self.last} keeps iteration {state.iteration}"
         if (self.folder / "metrics.csv").exists():
-            with open(self.folder / "metrics.csv", newline="") as file:
+            with io.StringIO(read_bytes(self.folder / "metrics.csv").decode(), newline="") as file:
                 rows = [tuple(row) for row in csv.reader(file)][1:]
             # An epoch that was noted but not saved is trained, and noted, again.
             self.rows = [row for row in rows if int(row[1]) <= state.iteration]

@@ -155,3 +155,28 @@ def test_a_model_of_others_is_not_replaced(cli: Cli, folder: Path, arguments: tu
     assert done.code == 2
     assert (folder / "theirs.onnx").read_bytes() == b"\x08\x07\x12\x04onnx"
     assert "is there already and is no" in done.err
+
+
+@pytest.mark.parametrize(("command", "option"), [pair for pair in CALLS if pair[1] != "--timing-cache"])
+def test_a_place_that_cannot_be_written_is_said_before_the_work(
+    cli: Cli, folder: Path, command: str, option: str
+) -> None:
+    """So early that the model is not looked for: there is none of that name."""
+    if command == "train":
+        pytest.importorskip("torch", reason="training needs torch (the extra `train`)")
+    arguments, suffix = {
+        "classify": (["photo.jpg", "-m", "absent"], ".csv"),
+        "export": (["absent"], ".onnx"),
+        "import": (["absent.pth", "--arch", "resnet20"], ".safetensors"),
+        "evaluate": (["absent", "data.csv"], ".html"),
+        "benchmark": (["absent", *(["--scenario", "offline"] if option == "--logs" else [])], ".json"),
+        "train": (["absent"], ""),
+        "curves": (["absent"], ".png"),
+    }[command]
+    before = contents(folder)
+    for place in (f"labels.txt/result{suffix}", f"labels.txt/below/result{suffix}"):
+        done = cli(command, *arguments, option, place)
+        assert (done.code, done.out) == (1, "")
+        assert f"cannot write {place}" in done.err
+        assert "absent" not in done.err
+    assert contents(folder) == before

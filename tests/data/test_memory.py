@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from resnet_infer.data.memory import SMALL, resizing_bytes
 from resnet_infer.errors import UsageError
 
 WIDTH, HEIGHT = 1800, 1600
+BYTES_PER_PIXEL = 16
+"""Most that any format takes at that size, with the parts that are worked on."""
 MEASURE = """
 import ctypes, json, sys
 from pathlib import Path
@@ -119,6 +122,8 @@ def files(width: int, height: int) -> dict[str, bytes]:
         made[f"webp {name}"] = saved(picture, "WEBP", method=0, exif=turned, **options)
     for name, picture in (("rgb", rgb), ("grey", grey), ("rgba", rgba), ("1", grey.convert("1"))):
         made[f"bmp {name}"] = saved(picture, "BMP")
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
+    made["png noise"] = saved(noise, "PNG", compress_level=0)  # the file is as large as the picture
     made["gif"] = saved(palette, "GIF")
     made["gif transparent"] = saved(palette, "GIF", transparency=3)
     for name, samples, dtype, photometric, more in (
@@ -145,6 +150,9 @@ def test_no_format_takes_more_than_is_said(tmp_path: Path) -> None:
     assert found.keys() >= made.keys()
     over = {name: (said, taken) for name, (said, taken) in found.items() if name in made and taken > said + SMALL}
     assert not over
+    much = {name: taken / (WIDTH * HEIGHT) for name, (_, taken) in found.items() if name in made}
+    few = {"large narrow", "large wide"}
+    assert {name: taken for name, taken in much.items() if taken > BYTES_PER_PIXEL and name not in few} == {}
     # Nor very much less, in the commonest forms: what is not needed cannot be used by others.
     for name in ("rgb plain", "rgb progressive", "png rgb", "tiff lzw"):
         said, taken = found[f"large {name}"]
@@ -166,3 +174,20 @@ def test_the_largest_copy_that_is_made_is_counted() -> None:
         assert is_resizable(width, height, 256)
         scale = 256 / min(width, height)
         assert resizing_bytes(width, height, 256) >= 8 * int(width * scale) * int(height * scale)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="the peak of a child is asked of the system")
+def test_fifty_million_pixels_take_less_than_a_gigabyte(tmp_path: Path) -> None:
+    code = "import sys; from resnet_infer.cli.main import main; main()"
+    peaks = {}
+    for name, content in files(8660, 5774).items():
+        path = tmp_path / "picture"
+        path.write_bytes(content)
+        child = subprocess.Popen([sys.executable, "-c", code, "classify", str(path)], stdout=subprocess.DEVNULL)
+        _, status, used = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        assert child.returncode == 0, name
+        peaks[name] = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    assert {name: peak for name, peak in peaks.items() if peak >= 10**9} == {}

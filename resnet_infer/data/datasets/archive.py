@@ -12,6 +12,7 @@ from pathlib import Path
 from resnet_infer.data.datasets.tree import DirectoryTree, MemoryTree, SingleFile, Tree, is_hidden
 from resnet_infer.data.suffixes import is_picture
 from resnet_infer.errors import DataError
+from resnet_infer.inputs import open_input
 
 _DAMAGE = (
     tarfile.TarError,
@@ -47,7 +48,7 @@ def open_tree(source: Path) -> Tree:
 
 
 def _archive_kind(source: Path) -> str | None:
-    with open(source, "rb") as file:
+    with open_input(source) as file:
         head = file.read(512)
     if head.startswith(b"PK\x03\x04"):
         return "zip"

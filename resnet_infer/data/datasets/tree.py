@@ -9,8 +9,10 @@ from functools import partial
 from pathlib import PurePath
 from typing import Protocol
 
+from resnet_infer.data.image import picture_bytes
 from resnet_infer.data.suffixes import is_picture, unreadable_format
 from resnet_infer.errors import DataError, PictureError
+from resnet_infer.inputs import read_bytes as read_whole
 
 _CLUTTER = frozenset(
     {"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
@@ -201,9 +203,9 @@ def decode_text(data: bytes, where: str) -> str:
 
 
 def read_file(path: str) -> bytes:
+    """The bytes of a file; of a large one that has the name of a picture and is none, the first ones."""
     try:
-        with open(path, "rb", buffering=0) as file:  # a buffer costs as much as reading a small picture
-            return file.read()
+        return picture_bytes(path) if is_picture(path) else read_whole(path)
     except OSError as error:
         raise PictureError(f"{path}: {error.strerror or error}") from error
 
