@@ -10,7 +10,19 @@ import resnet_infer
 
 PACKAGE = Path(resnet_infer.__file__).parent
 ROOMS = (
-    ("errors", "extras", "files", "strict_json", "console", "progress", "metrics", "cpu", "page"),
+    (
+        "errors",
+        "extras",
+        "files",
+        "strict_json",
+        "console",
+        "progress",
+        "metrics",
+        "cpu",
+        "threads",
+        "lifetime",
+        "page",
+    ),
     ("models",),
     ("data",),
     ("runtimes",),

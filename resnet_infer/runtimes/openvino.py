@@ -13,6 +13,7 @@ import numpy as np
 from resnet_infer.data.loader import usable_cores
 from resnet_infer.errors import ModelError, RuntimeUnavailableError
 from resnet_infer.extras import needs
+from resnet_infer.lifetime import keep_in_child
 from resnet_infer.models.spec import METADATA_KEY, ModelSpec
 from resnet_infer.runtimes.base import Images, Logits, Runtime, parse_device
 from resnet_infer.runtimes.signature import OUTPUT, Tensor, require_signature
@@ -38,7 +39,7 @@ with needs("openvino", "the runtime openvino"), _without_telemetry():
 # One for the whole process. A core's CPU plugin gives the thread that loads it a stack for signals and, when the core
 # goes, puts back the one it had found: of two cores freed in the order they came, the second puts back the first's,
 # which is no longer mapped, and the next signal (a child that ends, say) kills the process.
-CORE = openvino.Core()
+CORE = keep_in_child(openvino.Core())
 
 _HALF = frozenset({"bf16", "f16"})
 _LAYERS = frozenset({"Convolution", "FullyConnected", "MatMul"})
@@ -111,9 +112,7 @@ class OpenVinoRuntime(Runtime):
             self._idle.append(request)
         return logits
 
-    def close(self) -> None:
-        """Free the network and its requests."""
-        super().close()
+    def _free(self) -> None:
         self._idle.clear()
         self._compiled = None
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from resnet_infer import lifetime
+
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime  # only after the variable is set
@@ -59,7 +61,9 @@ def open_session(model: str | bytes, options: Any, *, providers: Sequence[Any] =
     from going on with the CPU, and saying so on stdout, where a provider does not start.
     """
     settings = {} if fallback else {"enable_fallback": 0}
-    return onnxruntime.InferenceSession(model, options, providers=list(providers), **settings)
+    with lifetime.CALLS:
+        session = onnxruntime.InferenceSession(model, options, providers=list(providers), **settings)
+    return lifetime.keep_in_child(session)
 
 
 def device_value(shape: Sequence[int], dtype: type[np.generic], device: tuple[str, int]) -> Any:
