@@ -16,15 +16,17 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from functools import wraps
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from resnet_infer.errors import ResnetInferError
+from resnet_infer.errors import ResnetInferError, UsageError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 Kept = TypeVar("Kept")
 
@@ -87,6 +89,40 @@ class Calls:
 
 CALLS = Calls()
 atexit.register(CALLS.end)
+
+
+def in_one_process(
+    generator: Callable[Arguments, Generator[Result, None, None]],
+) -> Callable[Arguments, Generator[Result, None, None]]:
+    """A generator with threads of its own, which a forked child refuses to go on with, and leaves alone when it ends.
+
+    Where the end of the program keeps threads from being started, that too is an error of this package.
+    """
+
+    @wraps(generator)
+    def guarded(*arguments: Arguments.args, **options: Arguments.kwargs) -> Generator[Result, None, None]:
+        owner = os.getpid()
+        inner = keep_in_child(generator(*arguments, **options))
+        try:
+            for result in inner:
+                yield result
+                if os.getpid() != owner:
+                    raise UsageError(
+                        "it was begun in another process, from which this one was forked, and its threads are there",
+                        hint="begin it in the process that reads it",
+                    )
+        except RuntimeError as error:
+            if threading.main_thread().is_alive() or "interpreter shutdown" not in str(error):
+                raise
+            raise ResnetInferError(
+                "the program is ending, and can start no threads for pictures",
+                hint="answer them one by one with `classify`, or before the end",
+            ) from error
+        finally:
+            if os.getpid() == owner:
+                inner.close()
+
+    return guarded
 
 
 class _Helper:

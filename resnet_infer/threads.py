@@ -15,4 +15,4 @@ def require_threads(number: object, what: str = "threads", *, least: int = 1) ->
     if number is None:
         return
     if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= MOST_THREADS:
-        raise UsageError(f"{what}: a whole number from {least} to {MOST_THREADS} is needed, not {number!r}"[:200])
+        raise UsageError(f"the number of {what} is a whole one from {least} to {MOST_THREADS}, not {number!r:.40}")

@@ -10,19 +10,8 @@ import resnet_infer
 
 PACKAGE = Path(resnet_infer.__file__).parent
 ROOMS = (
-    (
-        "errors",
-        "extras",
-        "files",
-        "strict_json",
-        "console",
-        "progress",
-        "metrics",
-        "cpu",
-        "threads",
-        "lifetime",
-        "page",
-    ),
+    ("errors", "extras", "files", "strict_json", "console", "progress", "metrics", "cpu", "page"),
+    ("heap", "lifetime", "threads"),
     ("models",),
     ("data",),
     ("runtimes",),

@@ -13,6 +13,7 @@ import typer
 from resnet_infer import strict_json
 from resnet_infer.cli.options import Device, Json, Runtime, Threads, choice, introduce_default
 from resnet_infer.console import note
+from resnet_infer.threads import MOST_THREADS
 
 if TYPE_CHECKING:
     from resnet_infer.data.datasets import Dataset
@@ -68,7 +69,7 @@ def evaluate(
     device: Device = "auto",
     batch: Annotated[int, typer.Option("--batch", "-b", min=1, help="Most views in one call of the runtime.")] = 32,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Threads that decode beside a GPU; default: all cores.")
+        int | None, typer.Option(min=1, max=MOST_THREADS, help="Threads that decode beside a GPU; default: all cores.")
     ] = None,
     threads: Threads = None,
     on_error: Annotated[

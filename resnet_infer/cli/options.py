@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from resnet_infer.console import note
+from resnet_infer.threads import MOST_THREADS
 
 
 def choice(*values: str) -> Callable[[str | None], str | None]:
@@ -65,7 +66,11 @@ Device = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(min=1, help="Threads inside the runtime; default: all cores, and one for each of many pictures."),
+    typer.Option(
+        min=1,
+        max=MOST_THREADS,
+        help="Threads inside the runtime; default: all cores, and one for each of many pictures.",
+    ),
 ]
 Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the result to this file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -20,6 +20,7 @@ from resnet_infer.console import note
 from resnet_infer.errors import ResnetInferError, UsageError
 from resnet_infer.extras import needs
 from resnet_infer.serving.settings import Settings, load_keys, variable
+from resnet_infer.threads import MOST_THREADS
 
 
 def _with_variables(command: Callable[..., None]) -> Callable[..., None]:
@@ -44,9 +45,15 @@ def serve(
     device: Device = "auto",
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="Threads inside the runtime; default: all cores when idle, one a request under load."),
+        typer.Option(
+            min=1,
+            max=MOST_THREADS,
+            help="Threads inside the runtime; default: all cores when idle, one a request under load.",
+        ),
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one for every GPU, or one.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=MOST_THREADS, help="Processes; default: one for every GPU, or one.")
+    ] = None,
     max_batch: Annotated[
         int | None, typer.Option(min=1, help="Most crops in one call of the runtime; default: 8, or 32 on a GPU.")
     ] = None,

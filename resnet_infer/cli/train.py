@@ -12,6 +12,7 @@ import typer
 
 from resnet_infer.cli.options import choice
 from resnet_infer.console import note
+from resnet_infer.threads import MOST_THREADS
 
 RUN_FILES = ("last.safetensors", "best.safetensors", "recipe.json", "metrics.csv", "curves.png")
 """What a run writes into its folder."""
@@ -152,7 +153,9 @@ def train(
             help="Keep pictures decoded in memory, or decode them in worker processes.",
         ),
     ] = "auto",
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode; default: one a core.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, max=MOST_THREADS, help="Processes that decode; default: one a core.")
+    ] = None,
     save_every: Annotated[float, typer.Option(min=0, help="Seconds between saves inside an epoch.")] = 300.0,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write the table of epochs for TensorBoard too.")

@@ -8,6 +8,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial, wraps
+from inspect import signature
 from pathlib import Path
 from stat import S_ISDIR
 from types import TracebackType
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from resnet_infer import lifetime
 from resnet_infer.errors import ModelError, RuntimeUnavailableError, UsageError, did_you_mean
+from resnet_infer.heap import give_back
 from resnet_infer.models.spec import ModelSpec
 
 Images = NDArray[np.uint8]
@@ -110,11 +112,15 @@ class Runtime(ABC):
         return {"runtime": self.name, "device": self.device}
 
     def close(self) -> None:
-        """Free what is held in memory and on the device; what a forked child inherited belongs to its parent."""
+        """Free what is held, and give the memory back to the system.
+
+        What a forked child inherited belongs to its parent, and is only let go of.
+        """
         if not self.closed:
             self.closed = True
             if not self._inherited:
                 self._free()
+                give_back()
 
     def _free(self) -> None:  # noqa: B027  # most hold nothing that has to be dropped
         """Drop what the instance holds."""
@@ -159,7 +165,9 @@ class Runtime(ABC):
                 if isinstance(item, _File):
                     item.require_same()
             arguments, options = _mapped(_path, arguments, options)
-            fresh = type(self)(*arguments, **{**options, **({"device": "cpu"} if "device" in options else {})})
+            if "device" in signature(type(self)).parameters:
+                options["device"] = "cpu"  # where `auto` led
+            fresh = type(self)(*arguments, **options)
             vars(self).update({**vars(fresh), "spec": self.spec, "closed": self.closed})
         self._inherited = False
 

@@ -17,6 +17,7 @@ from resnet_infer.lifetime import keep_in_child
 from resnet_infer.models.spec import METADATA_KEY, ModelSpec
 from resnet_infer.runtimes.base import Images, Logits, Runtime, parse_device
 from resnet_infer.runtimes.signature import OUTPUT, Tensor, require_signature
+from resnet_infer.threads import require_threads
 
 
 @contextmanager
@@ -59,6 +60,7 @@ class OpenVinoRuntime(Runtime):
     name = "openvino"
 
     def __init__(self, model: Path, *, device: str = "auto", threads: int | None = None, bf16: bool = False) -> None:
+        require_threads(threads)
         if parse_device(device)[0] == "cuda":
             raise RuntimeUnavailableError(
                 f"{device} was asked for, and the runtime openvino has only the CPU", hint="use --runtime onnxruntime"

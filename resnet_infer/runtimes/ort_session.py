@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from resnet_infer import lifetime
+from resnet_infer.threads import require_threads
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
@@ -41,8 +42,9 @@ def session_options(
 
     `threads` is the number of threads inside an operator, by default one per core. `optimize=False` runs the graph as
     it is written. `spin=False` lets idle threads sleep. `silent` keeps errors from stderr, too: the caller reports
-    them.
+    them. Raises `UsageError` for a number of threads that cannot be.
     """
+    require_threads(threads)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4 if silent else 3
     if threads is not None:

@@ -16,6 +16,7 @@ from resnet_infer.extras import needs
 from resnet_infer.lifetime import in_child
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint
 from resnet_infer.runtimes.base import Images, Logits, Runtime, parse_device
+from resnet_infer.threads import require_threads
 
 with needs("train", "the torch runtime"):
     import torch
@@ -59,6 +60,7 @@ class TorchRuntime(Runtime):
         channels_last: bool = False,
         compile: bool = False,
     ) -> None:
+        require_threads(threads)
         if precision not in _DTYPES:
             raise UsageError(
                 f"the torch runtime has no precision {precision!r}" + did_you_mean(str(precision), _DTYPES),
