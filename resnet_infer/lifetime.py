@@ -112,7 +112,7 @@ def in_one_process(
                         hint="begin it in the process that reads it",
                     )
         except RuntimeError as error:
-            if threading.main_thread().is_alive() or "interpreter shutdown" not in str(error):
+            if threading.main_thread().is_alive() or "shutdown" not in str(error):
                 raise
             raise ResnetInferError(
                 "the program is ending, and can start no threads for pictures",

@@ -119,7 +119,8 @@ class Runtime(ABC):
         if not self.closed:
             self.closed = True
             if not self._inherited:
-                self._free()
+                with lifetime.CALLS:
+                    self._free()
                 give_back()
 
     def _free(self) -> None:  # noqa: B027  # most hold nothing that has to be dropped

@@ -94,8 +94,9 @@ class TorchRuntime(Runtime):
         pixels = torch.tensor(images, device=self.device).float() / 255
         x = ((pixels - self.mean) / self.std).permute(0, 3, 1, 2).to(self._dtype)
         with _own_threads(self.threads), _products(self.precision, self.device), _no_autocast(self.device):
-            logits: Logits = self._forward(x.contiguous(memory_format=self._format)).float().cpu().numpy()
-        return logits
+            logits = self._forward(x.contiguous(memory_format=self._format)).float().cpu().numpy()
+        # A copy: torch frees its own memory outside of Python, where no daemon thread may be when the program ends.
+        return np.array(logits)
 
     def _transfer(self, images: Images) -> bool:
         if self.device == "cpu":
