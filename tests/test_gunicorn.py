@@ -59,37 +59,37 @@ def test_gunicorn_with_a_preloaded_classifier(runtime: str, kind: str, requests:
     pytest.importorskip(runtime)
     (tmp_path / "app.py").write_text(GUNICORN.format(model=zoo.SMALL, runtime=runtime))
     (tmp_path / "settings.py").write_text(CONFIGURATION)
-    listening = socket.create_server(("127.0.0.1", 0))
-    options = f"-b fd://{listening.fileno()} -w 2 --preload --max-requests 15 -k {kind} --threads {4 if kind == 'gthread' else 1}"
-    pictures = [path.read_bytes() for path in sorted(PICTURES.glob("*.jpg"))[:4]]
-    with Classifier(zoo.SMALL, runtime=runtime) as classifier:
-        expected = [repr(classifier.classify(picture)) for picture in pictures]
-    with open(tmp_path / "log", "wb") as log:
-        master = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "-c", "settings.py", *options.split(), "app:app"],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
-            pass_fds=[listening.fileno()],
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        for number in range(requests):
-            connection = HTTPConnection(*listening.getsockname(), timeout=60)
-            connection.request("POST", "/", pictures[number % 4])
-            assert connection.getresponse().read().decode() == expected[number % 4]
-            connection.close()
-        leaving = (tmp_path / "log").read_text().count("Autorestarting")
-        while (
-            len((tmp_path / "ended").read_text().split()) < leaving
-        ):  # whoever ends Python already is killed by SIGTERM
-            time.sleep(0.05)
-        master.send_signal(signal.SIGTERM)
-        assert master.wait(60) == 0, (tmp_path / "log").read_text()
-    finally:
-        master.kill()
-        master.wait()
-        listening.close()
-    ended = (tmp_path / "ended").read_text().split()
-    assert len(ended) >= requests // 15 - 1
-    assert set(ended) == {"0"}, (tmp_path / "log").read_text()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        options = f"-b fd://{listening.fileno()} -w 2 --preload --max-requests 15 -k {kind}"
+        options += " --threads 4" if kind == "gthread" else ""
+        pictures = [path.read_bytes() for path in sorted(PICTURES.glob("*.jpg"))[:4]]
+        with Classifier(zoo.SMALL, runtime=runtime) as classifier:
+            expected = [repr(classifier.classify(picture)) for picture in pictures]
+        with open(tmp_path / "log", "wb") as log:
+            master = subprocess.Popen(
+                [sys.executable, "-m", "gunicorn", "-c", "settings.py", *options.split(), "app:app"],
+                cwd=tmp_path,
+                env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
+                pass_fds=[listening.fileno()],
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            for number in range(requests):
+                connection = HTTPConnection(*listening.getsockname(), timeout=60)
+                connection.request("POST", "/", pictures[number % 4])
+                assert connection.getresponse().read().decode() == expected[number % 4]
+                connection.close()
+            leaving = (tmp_path / "log").read_text().count("Autorestarting")
+            while (
+                len((tmp_path / "ended").read_text().split()) < leaving
+            ):  # whoever ends Python already is killed by SIGTERM
+                time.sleep(0.05)
+            master.send_signal(signal.SIGTERM)
+            assert master.wait(60) == 0, (tmp_path / "log").read_text()
+        finally:
+            master.kill()
+            master.wait()
+        ended = (tmp_path / "ended").read_text().split()
+        assert len(ended) >= requests // 15 - 1
+        assert set(ended) == {"0"}, (tmp_path / "log").read_text()
