@@ -248,7 +248,7 @@ class Classifier:
         )
 
     def close(self) -> None:
-        """Free the runtime."""
+        """Free the runtime, and give its memory back to the system."""
         self.runtime.close()
 
     def __enter__(self) -> Classifier:

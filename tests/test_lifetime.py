@@ -434,3 +434,41 @@ time.sleep(0.1)
 """
     )
     assert (code, out, err) == (0, "", "")
+
+
+CLOSING = """
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+def opened(count):
+    many = [Classifier(SMALL, runtime=sys.argv[1], threads=1) for _ in range(count)]
+    for one in many: one.runtime(IMAGES)
+    most = resident()
+    for one in many: one.close()
+    return most
+
+opened(1)
+before = resident()
+print(json.dumps([before, opened(30), resident()]))
+"""
+
+
+@linux
+def test_what_is_closed_gives_its_memory_back() -> None:
+    before, most, after = result(CLOSING, "onnxruntime")
+    assert most > before + 30
+    assert after < before + 10
+
+
+IDLE = """
+many = [Classifier(SMALL, threads=3, spin=json.loads(sys.argv[1])) for _ in range(20)]
+for one in many: one.runtime(IMAGES)
+begin = time.process_time()
+time.sleep(1)
+print(time.process_time() - begin)
+"""
+
+
+def test_threads_that_do_not_spin_sleep() -> None:
+    """The option of the runtime is one of `Classifier` too."""
+    assert result(IDLE, "false") < 0.05
