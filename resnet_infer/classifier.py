@@ -23,6 +23,7 @@ from resnet_infer.flow import batch_limit, flow
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.base import Runtime
 from resnet_infer.runtimes.registry import open_runtime
+from resnet_infer.threads import require_threads
 
 Crops = Literal[1, 10]
 
@@ -76,10 +77,10 @@ class Classifier:
     """A model, ready to classify.
 
     `model` is a path (`.onnx`, `.safetensors`) or a model's name; None means $RESNET_INFER_MODEL or `zoo.DEFAULT`.
-    `runtime`, `device` and `threads` are as in `open_runtime`. With all threads on one batch a single picture is
-    answered soonest. `throughput` is for many: on a CPU, as many batches at a time as there are cores, each on one
-    thread (or `threads`), so that no core ever waits for another; a `Runtime` given as the model should then have one
-    thread. Instances are context managers.
+    `runtime`, `device`, `threads` and `options` (`spin=False`, say) are as in `open_runtime`. With all threads on one
+    batch a single picture is answered soonest. `throughput` is for many: on a CPU, as many batches at a time as there
+    are cores, each on one thread (or `threads`), so that no core ever waits for another; a `Runtime` given as the model
+    should then have one thread. Instances are context managers.
     """
 
     def __init__(
@@ -90,17 +91,19 @@ class Classifier:
         device: str = "auto",
         threads: int | None = None,
         throughput: bool = False,
+        **options: Any,
     ) -> None:
-        if threads is not None and threads < 1:
-            raise UsageError(f"there is at least one thread, not {threads}")
+        require_threads(threads)
         one_thread = 1 if throughput else None
         if isinstance(model, Runtime):
-            if (runtime, device, threads) != ("auto", "auto", None):
-                raise UsageError("a runtime that is open already has its device and threads")
+            if (runtime, device, threads, options) != ("auto", "auto", None, {}):
+                raise UsageError("a runtime that is open already has its device, threads and options")
             self.runtime = model
         else:
             source = zoo.checkpoint(model) if runtime == "torch" else zoo.artifact(model)
-            self.runtime = open_runtime(source, runtime=runtime, device=device, threads=threads or one_thread)
+            self.runtime = open_runtime(
+                source, runtime=runtime, device=device, threads=threads or one_thread, **options
+            )
         lanes = usable_cores() // (threads or 1) if throughput and self.runtime.device == "cpu" else 1
         self.lanes = max(lanes, 1)
 
@@ -141,6 +144,7 @@ class Classifier:
         """
         if batch_size < 1 or top_k < 1:
             raise UsageError("the batch size and top-k are at least 1")
+        require_threads(workers, "workers")
         _check_crops(crops)
         return flow(
             pictures,
@@ -245,7 +249,7 @@ class Classifier:
         )
 
     def close(self) -> None:
-        """Free the runtime."""
+        """Free the runtime, and give its memory back to the system."""
         self.runtime.close()
 
     def __enter__(self) -> Classifier:

@@ -24,6 +24,7 @@ from resnet_infer.classifier import Answer, Crops, Picture, Prediction
 from resnet_infer.data.image import picture_bytes
 from resnet_infer.data.loader import parallel_map
 from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError
+from resnet_infer.threads import require_threads
 
 KEY_VARIABLE = "RESNET_INFER_API_KEY"
 _UNREADABLE = (400, 413, 415, 422)
@@ -55,6 +56,7 @@ class Client:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError(f"{url} is no URL of a service", hint="it looks like http://127.0.0.1:3000")
+        require_threads(connections, "connections")
         self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
         self.timeout, self.connections = timeout, connections
         self._kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection

@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 from resnet_infer.data.loader import UntilError, parallel_map
 from resnet_infer.errors import PictureError
+from resnet_infer.lifetime import in_one_process
 
 LANE_PIXELS = 8 * 224**2
 """Of a batch, where several are inferred at a time on a CPU: on one thread a larger one is no faster."""
@@ -28,6 +29,7 @@ Views = TypeVar("Views")
 Result = TypeVar("Result")
 
 
+@in_one_process
 def flow(
     items: Iterable[Item],
     prepare: Callable[[Item], Views | PictureError],

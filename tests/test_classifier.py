@@ -377,10 +377,10 @@ def test_softmax_is_a_distribution_that_a_shift_does_not_change(rows: list[list[
 
 def test_a_runtime_that_is_open_takes_no_options() -> None:
     runtime = Classifier().runtime
-    for options in ({"device": "cpu"}, {"threads": 1}, {"runtime": "torch"}):
+    for options in ({"device": "cpu"}, {"threads": 1}, {"runtime": "torch"}, {"spin": False}):
         with pytest.raises(UsageError, match="already has its device"):
             Classifier(runtime, **options)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="at least one thread"):
+    with pytest.raises(UsageError, match="threads is a whole one from 1"):
         Classifier(threads=0)
 
 

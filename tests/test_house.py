@@ -11,6 +11,7 @@ import resnet_infer
 PACKAGE = Path(resnet_infer.__file__).parent
 ROOMS = (
     ("errors", "extras", "files", "inputs", "strict_json", "console", "progress", "metrics", "cpu", "page"),
+    ("heap", "lifetime", "threads"),
     ("models",),
     ("data",),
     ("runtimes",),

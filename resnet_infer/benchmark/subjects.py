@@ -22,6 +22,7 @@ from resnet_infer.evaluation.naming import shown_names
 from resnet_infer.runtimes.base import parse_device
 from resnet_infer.runtimes.measure import Subject
 from resnet_infer.runtimes.registry import split_runtime
+from resnet_infer.threads import require_threads
 
 PHOTOS = 32
 """Most photographs that are read: spread over all that are there."""
@@ -59,15 +60,16 @@ def entries(
 
     `RUNTIME:MODEL` goes before `runtime`. Files are called by their names, with as many of the folders above as tell
     them apart; what is named twice has a number from the second time on. Checkpoints and published weights are
-    exported first, once. Raises `UsageError` for numbers below 1 and a device that cannot be, `ModelError` for a model
-    that does not exist.
+    exported first, once. Raises `UsageError` for numbers and a device that cannot be, `ModelError` for a model that
+    does not exist.
     """
     if not models or not batches or not threads:
         raise UsageError("at least one model, batch size and number of threads is needed")
-    for what, numbers in (("a batch", batches), ("a number of threads", threads)):
-        for number in numbers:
-            if number is not None and number < 1:
-                raise UsageError(f"{what} is at least 1, not {number}")
+    for number in batches:
+        if number < 1:
+            raise UsageError(f"a batch is at least 1, not {number}")
+    for count in threads:
+        require_threads(count)
     parse_device(device)
     found = []
     arguments = [argument or zoo.default_model() or zoo.DEFAULT for argument in models]

@@ -11,7 +11,6 @@ import typer
 from resnet_infer import strict_json
 from resnet_infer.cli.options import (
     MOST,
-    MOST_THREADS,
     Device,
     Json,
     Output,
@@ -21,12 +20,15 @@ from resnet_infer.cli.options import (
     number,
 )
 from resnet_infer.console import note, show
+from resnet_infer.threads import MOST_THREADS
 
 if TYPE_CHECKING:
     from resnet_infer.benchmark.result import Benchmark
 
 Number = TypeVar("Number", int, float)
 
+MOST_CLIENTS = 4096
+"""Of a closed loop: each has a thread that mostly waits."""
 MOST_RATE = 1_000_000
 """Requests a second: more than one machine asks."""
 
@@ -93,7 +95,7 @@ def benchmark(
     crops: Annotated[
         str | None, typer.Option(metavar="1|10", callback=choice("1", "10"), help="Of a scenario: views of a picture.")
     ] = None,
-    clients: Annotated[int | None, typer.Option(min=1, max=MOST_THREADS, help="Of closed-loop; default: 8.")] = None,
+    clients: Annotated[int | None, typer.Option(min=1, max=MOST_CLIENTS, help="Of closed-loop; default: 8.")] = None,
     bound: Annotated[
         float | None,
         typer.Option(

@@ -13,7 +13,6 @@ import typer
 from resnet_infer import strict_json
 from resnet_infer.cli.options import (
     MOST,
-    MOST_THREADS,
     Device,
     Json,
     Runtime,
@@ -24,6 +23,7 @@ from resnet_infer.cli.options import (
 )
 from resnet_infer.console import note, show
 from resnet_infer.inputs import read_text
+from resnet_infer.threads import MOST_THREADS
 
 if TYPE_CHECKING:
     from resnet_infer.data.datasets import Dataset

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from resnet_infer.console import note
+from resnet_infer.threads import MOST_THREADS
 
 
 def choice(*values: str) -> Callable[[str | None], str | None]:
@@ -29,8 +30,6 @@ def choice(*values: str) -> Callable[[str | None], str | None]:
 
 MOST = 10**9
 """Of a batch, of pictures, of repetitions: more than any machine has room or time for."""
-MOST_THREADS = 4096
-"""And processes: more than any machine has cores for."""
 LARGEST_SEED = 2**63 - 1
 """That every generator takes."""
 

@@ -17,7 +17,6 @@ import typer
 
 from resnet_infer.cli.options import (
     MOST,
-    MOST_THREADS,
     Device,
     ModelArgument,
     Runtime,
@@ -27,6 +26,7 @@ from resnet_infer.console import note
 from resnet_infer.errors import ResnetInferError, UsageError
 from resnet_infer.extras import needs
 from resnet_infer.serving.settings import Settings, load_keys, variable
+from resnet_infer.threads import MOST_THREADS
 
 
 def _with_variables(command: Callable[..., None]) -> Callable[..., None]:

@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from resnet_infer.cli.options import MOST, MOST_THREADS, choice, number
+from resnet_infer.cli.options import MOST, choice, number
 from resnet_infer.console import note, show
 from resnet_infer.inputs import read_text
+from resnet_infer.threads import MOST_THREADS
 
 RUN_FILES = ("last.safetensors", "best.safetensors", "recipe.json", "metrics.csv", "curves.png")
 """What a run writes into its folder."""

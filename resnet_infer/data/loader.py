@@ -8,6 +8,9 @@ from collections.abc import Callable, Generator, Iterable
 from itertools import chain, islice
 from typing import Generic, TypeVar
 
+from resnet_infer.lifetime import in_one_process
+from resnet_infer.threads import require_threads
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -55,6 +58,7 @@ class UntilError(Generic[Item]):
                 del error  # its traceback holds this frame
 
 
+@in_one_process
 def parallel_map(
     function: Callable[[Item], Result], items: Iterable[Item], *, workers: int | None = None, ahead: int = 64
 ) -> Generator[Result, None, None]:
@@ -66,6 +70,7 @@ def parallel_map(
     raised at once. `items` may be endless; it is read as results are taken, two at first whatever `ahead` is. Closing
     the generator ends the threads.
     """
+    require_threads(workers, "workers")
     source = UntilError(items)
     first = list(islice(source, 2))
     if len(first) < 2:  # a thread would bring nothing

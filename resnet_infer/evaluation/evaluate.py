@@ -29,6 +29,7 @@ from resnet_infer.evaluation.served import CONNECTIONS, open_service
 from resnet_infer.evaluation.wording import plural
 from resnet_infer.metrics import difference
 from resnet_infer.models.spec import Measured
+from resnet_infer.threads import require_threads
 
 
 def evaluate(
@@ -78,6 +79,8 @@ def evaluate(
         raise UsageError("an ensemble has at least two models")
     if not (models or url) or batch_size < 1:
         raise UsageError("there is at least one model, and the batch size is at least 1")
+    require_threads(threads)
+    require_threads(workers, "workers")
     dataset = _open_data(data, split, missing_ok=skip_unreadable)
     with ExitStack() as stack:
 

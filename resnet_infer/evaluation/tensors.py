@@ -26,6 +26,7 @@ class ServiceRuntime(Runtime):
     """
 
     name = "service"
+    in_child = "as it is"
 
     def __init__(self, client: Client, told: Mapping[str, Any], spec: ModelSpec) -> None:
         self.client = client

@@ -21,6 +21,7 @@ class NullRuntime(Runtime):
     """
 
     name = "null"
+    in_child = "as it is"
 
     def __init__(self, model: Path | Checkpoint, *, device: str = "auto") -> None:
         parse_device(device)

@@ -127,7 +127,7 @@ class OnnxRuntime(Runtime):
             ) from error
         return logits
 
-    def transfer(self, images: Images) -> bool:
+    def _transfer(self, images: Images) -> bool:
         if self.device == "cpu":
             return False
         self._bound(images.shape).upload(images)
@@ -144,9 +144,7 @@ class OnnxRuntime(Runtime):
             del self._buffers[next(iter(self._buffers))]
         return buffers
 
-    def close(self) -> None:
-        """Free the session and its buffers."""
-        super().close()
+    def _free(self) -> None:
         self._buffers.clear()
         self.session = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +14,11 @@ import numpy as np
 from resnet_infer.data.loader import usable_cores
 from resnet_infer.errors import ModelError, RuntimeUnavailableError
 from resnet_infer.extras import needs
+from resnet_infer.lifetime import in_child, keep_in_child
 from resnet_infer.models.spec import METADATA_KEY, ModelSpec
 from resnet_infer.runtimes.base import Images, Logits, Runtime, parse_device
 from resnet_infer.runtimes.signature import OUTPUT, Tensor, require_signature
+from resnet_infer.threads import require_threads
 
 
 @contextmanager
@@ -38,8 +41,41 @@ with needs("openvino", "the runtime openvino"), _without_telemetry():
 # One for the whole process. A core's CPU plugin gives the thread that loads it a stack for signals and, when the core
 # goes, puts back the one it had found: of two cores freed in the order they came, the second puts back the first's,
 # which is no longer mapped, and the next signal (a child that ends, say) kills the process.
-CORE = openvino.Core()
+CORE = keep_in_child(openvino.Core())
 
+
+class _Threads:
+    """Whether OpenVINO has threads in stock that are not there.
+
+    Those of a network that was freed it keeps for the next one. In a forked child they are gone, and whoever is given
+    them waits for ever.
+    """
+
+    def __init__(self) -> None:
+        self._freed = self._lost = False
+        in_child(self._lose)
+
+    def watch(self, compiled: Any) -> None:
+        weakref.finalize(compiled, self._free).atexit = False
+
+    def _free(self) -> None:
+        self._freed = True
+
+    def _lose(self) -> None:
+        self._lost, self._freed = self._lost or self._freed, False
+
+    def require(self) -> None:
+        """Raise `RuntimeUnavailableError` where a network cannot be compiled."""
+        if self._lost:
+            raise RuntimeUnavailableError(
+                "OpenVINO does not work in this process: it was forked from one in which a network of OpenVINO had "
+                "been closed",
+                hint="start processes with spawn or forkserver, close none before they are forked, or use the runtime "
+                "onnxruntime",
+            )
+
+
+_THREADS = _Threads()
 _HALF = frozenset({"bf16", "f16"})
 _LAYERS = frozenset({"Convolution", "FullyConnected", "MatMul"})
 
@@ -53,11 +89,16 @@ class OpenVinoRuntime(Runtime):
     By itself OpenVINO computes float layers in bfloat16 where the processor can. Here all of a network is computed in
     float32, but for what the artifact has in INT8, and what was compiled is asked whether it is. `bf16` lets
     bfloat16 be used, which is faster and no longer FP32; it raises `RuntimeUnavailableError` where there is none.
+
+    In a process that was forked after a network of OpenVINO had been closed, none can be opened: that too raises
+    `RuntimeUnavailableError`.
     """
 
     name = "openvino"
 
     def __init__(self, model: Path, *, device: str = "auto", threads: int | None = None, bf16: bool = False) -> None:
+        require_threads(threads)
+        _THREADS.require()
         if parse_device(device)[0] == "cuda":
             raise RuntimeUnavailableError(
                 f"{device} was asked for, and the runtime openvino has only the CPU", hint="use --runtime onnxruntime"
@@ -87,6 +128,7 @@ class OpenVinoRuntime(Runtime):
             )
             self._output = outputs.index(logits)
             self._compiled: Any = CORE.compile_model(graph, "CPU", settings)
+            _THREADS.watch(self._compiled)
         except UnicodeDecodeError as error:
             raise ModelError(f"{model} is damaged: a name or its metadata is no UTF-8 ({error.reason})") from error
         except RuntimeError as error:
@@ -111,9 +153,7 @@ class OpenVinoRuntime(Runtime):
             self._idle.append(request)
         return logits
 
-    def close(self) -> None:
-        """Free the network and its requests."""
-        super().close()
+    def _free(self) -> None:
         self._idle.clear()
         self._compiled = None
 

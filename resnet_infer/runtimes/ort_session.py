@@ -15,6 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from resnet_infer import lifetime
+from resnet_infer.threads import require_threads
+
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime  # only after the variable is set
@@ -39,8 +42,9 @@ def session_options(
 
     `threads` is the number of threads inside an operator, by default one per core. `optimize=False` runs the graph as
     it is written. `spin=False` lets idle threads sleep. `silent` keeps errors from stderr, too: the caller reports
-    them.
+    them. Raises `UsageError` for a number of threads that cannot be.
     """
+    require_threads(threads)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4 if silent else 3
     if threads is not None:
@@ -59,7 +63,9 @@ def open_session(model: str | bytes, options: Any, *, providers: Sequence[Any] =
     from going on with the CPU, and saying so on stdout, where a provider does not start.
     """
     settings = {} if fallback else {"enable_fallback": 0}
-    return onnxruntime.InferenceSession(model, options, providers=list(providers), **settings)
+    with lifetime.CALLS:
+        session = onnxruntime.InferenceSession(model, options, providers=list(providers), **settings)
+    return lifetime.keep_in_child(session)
 
 
 def device_value(shape: Sequence[int], dtype: type[np.generic], device: tuple[str, int]) -> Any:

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from resnet_infer.errors import ModelError, RuntimeUnavailableError, UsageError, did_you_mean, first_line
 from resnet_infer.extras import needs
+from resnet_infer.lifetime import in_child
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint
 from resnet_infer.runtimes.base import Images, Logits, Runtime, parse_device
+from resnet_infer.threads import require_threads
 
 with needs("train", "the torch runtime"):
     import torch
@@ -45,6 +47,7 @@ class TorchRuntime(Runtime):
 
     name = "torch"
     on_calling_thread = True
+    in_child = "new thread"
 
     def __init__(
         self,
@@ -57,6 +60,7 @@ class TorchRuntime(Runtime):
         channels_last: bool = False,
         compile: bool = False,
     ) -> None:
+        require_threads(threads)
         if precision not in _DTYPES:
             raise UsageError(
                 f"the torch runtime has no precision {precision!r}" + did_you_mean(str(precision), _DTYPES),
@@ -90,10 +94,11 @@ class TorchRuntime(Runtime):
         pixels = torch.tensor(images, device=self.device).float() / 255
         x = ((pixels - self.mean) / self.std).permute(0, 3, 1, 2).to(self._dtype)
         with _own_threads(self.threads), _products(self.precision, self.device), _no_autocast(self.device):
-            logits: Logits = self._forward(x.contiguous(memory_format=self._format)).float().cpu().numpy()
-        return logits
+            logits = self._forward(x.contiguous(memory_format=self._format)).float().cpu().numpy()
+        # A copy: torch frees its own memory outside of Python, where no daemon thread may be when the program ends.
+        return np.array(logits)
 
-    def transfer(self, images: Images) -> bool:
+    def _transfer(self, images: Images) -> bool:
         if self.device == "cpu":
             return False
         torch.tensor(images, device=self.device)
@@ -111,9 +116,7 @@ class TorchRuntime(Runtime):
                 hint="install a C++ compiler, or leave `compile` out",
             ) from error
 
-    def close(self) -> None:
-        """Free the module."""
-        super().close()
+    def _free(self) -> None:
         del self.network, self._forward
 
     def describe(self) -> dict[str, Any]:
@@ -173,6 +176,12 @@ class _Borrowed(Generic[Value]):
 
     def __init__(self, get: Callable[[], Value], put: Callable[[Value], object], *, by_thread: bool = False) -> None:
         self.get, self._put, self._by_thread = get, put, by_thread
+        self.used = False
+        self._forget()
+        in_child(self._forget)
+
+    def _forget(self) -> None:
+        """Also in a child that was just forked, where the calls of the parent's threads do not end."""
         self._lock = Lock()
         self._running = 0
         self._before: Value | None = None
@@ -183,6 +192,7 @@ class _Borrowed(Generic[Value]):
             if not self._running:
                 self._before = self.get()
             self._running += 1
+            self.used = True
             self._put(value)
         try:
             yield
@@ -194,6 +204,18 @@ class _Borrowed(Generic[Value]):
 
 
 _threads = _Borrowed(torch.get_num_threads, torch.set_num_threads, by_thread=True)
+
+
+def _renew_pool() -> None:
+    """In a child that was just forked: let torch leave the threads be that `set_num_threads` began in the parent.
+
+    A child that ends otherwise waits for them, in memory that may be gone: SIGSEGV.
+    """
+    if _threads.used:
+        torch.set_num_threads(torch.get_num_threads())
+
+
+in_child(_renew_pool)
 
 
 def _own_threads(threads: int | None) -> AbstractContextManager[None]:

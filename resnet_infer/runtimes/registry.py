@@ -12,6 +12,7 @@ from resnet_infer.errors import ModelError, UsageError, did_you_mean
 from resnet_infer.models.checkpoint import SUFFIX as CHECKPOINT
 from resnet_infer.models.checkpoint import Checkpoint
 from resnet_infer.runtimes.base import Runtime
+from resnet_infer.threads import require_threads
 
 RUNTIMES = {".onnx": "onnxruntime", ".engine": "tensorrt"}
 """Suffix of an artifact -> the runtime that opens it."""
@@ -45,8 +46,10 @@ def open_runtime(
     """Load `model` with the runtime named, or with the one for its suffix: an artifact's own, torch for a checkpoint.
 
     `threads` are the CPU's: a runtime that uses none passes over them. `options` are the runtime's own, see its class.
-    Raises `UsageError` for an unknown runtime or option and `ModelError` for a file that the runtime does not open.
+    Raises `UsageError` for an unknown runtime or option, and for a number of threads that cannot be; `ModelError` for a
+    file that the runtime does not open.
     """
+    require_threads(threads)
     name = _runtime_of(model, runtime)
     opener = runtime_class(model, runtime)
     known = [item.name for item in signature(opener).parameters.values() if item.kind is item.KEYWORD_ONLY]

@@ -183,7 +183,7 @@ class TensorRTRuntime(Runtime):
                     logits[start : start + len(part)] = self._answer(part)
         return logits
 
-    def transfer(self, images: Images) -> bool:
+    def _transfer(self, images: Images) -> bool:
         with self._lock, self._gpu.current():
             for start in range(0, len(images), self.info.batch[2]):
                 part = self._engine.images[: len(images[start : start + self.info.batch[2]])]
@@ -218,10 +218,8 @@ class TensorRTRuntime(Runtime):
         while self._sizes:
             self._sizes.popitem()[1].close()
 
-    def close(self) -> None:
-        """Free the engine, its graphs and its buffers."""
+    def _free(self) -> None:
         with self._lock:
-            super().close()
             self._gpu.close()
 
     def describe(self) -> dict[str, Any]:

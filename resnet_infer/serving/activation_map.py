@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from resnet_infer.data.synthetic import natural_noise
 from resnet_infer.errors import ModelError
 from resnet_infer.extras import needs
+from resnet_infer.lifetime import CALLS
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.base import Images
 from resnet_infer.serving.onnx_file import Graph, Node, add_outputs, read_graph
@@ -55,7 +56,8 @@ class ActivationMaps:
 
     def __call__(self, view: Images, classes: Sequence[int]) -> NDArray[np.float32]:
         """The maps (classes, h, w) of one view, uint8 (1, height, width, 3), in units of logits."""
-        (maps,) = self._session.run([self._features], {self._input: view})
+        with CALLS:
+            (maps,) = self._session.run([self._features], {self._input: view})
         result: NDArray[np.float32] = np.einsum("kc,chw->khw", self._weight[list(classes)], maps[0].astype(np.float32))
         return result
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 
 from resnet_infer.data.kinds import UnusableError
+from resnet_infer.heap import give_back
 from resnet_infer.serving.work import RefusedError
 
 JSON_FACTOR, TENSOR_FACTOR = 8, 13
@@ -17,22 +16,6 @@ JSON_FACTOR, TENSOR_FACTOR = 8, 13
 
 LARGE = 1 << 25
 """Bytes that are given back to the system at once: the C library would keep them for its next one."""
-
-
-def _trimmer() -> Callable[[int], object]:
-    try:
-        trim: Callable[[int], object] = ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):  # another C library, which gives them back by itself or never
-        return lambda keep: None
-    return trim
-
-
-_trim = _trimmer()
-
-
-def give_back() -> None:
-    """Let the system have what was freed; it takes about a millisecond."""
-    _trim(0)
 
 
 class Memory:

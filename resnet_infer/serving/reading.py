@@ -16,8 +16,8 @@ from starlette.requests import ClientDisconnect, Request
 
 from resnet_infer.classifier import Crops
 from resnet_infer.errors import did_you_mean
+from resnet_infer.heap import give_back
 from resnet_infer.serving.guard import HttpError, Receive
-from resnet_infer.serving.memory import give_back
 from resnet_infer.serving.settings import Settings
 
 RAW = ("", "application/octet-stream", "application/x-www-form-urlencoded")

@@ -11,6 +11,7 @@ from typing import Any
 
 from resnet_infer.errors import UsageError
 from resnet_infer.inputs import read_text
+from resnet_infer.threads import require_threads
 
 PREFIX = "RESNET_INFER_SERVE_"
 """`RESNET_INFER_SERVE_MAX_QUEUE` is `Settings.max_queue`."""
@@ -56,7 +57,9 @@ class Settings:
     access_log: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("threads", "workers", "max_batch", "max_queue", "max_pixels", "max_pictures"):
+        for name in ("threads", "workers"):
+            require_threads(getattr(self, name), name)
+        for name in ("max_batch", "max_queue", "max_pixels", "max_pictures"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name.replace('_', '-')} is at least 1, not {value}")

@@ -22,6 +22,7 @@ from resnet_infer.models.architectures import Architecture
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint
 from resnet_infer.models.spec import InputSpec, ModelSpec
 from resnet_infer.progress import progress
+from resnet_infer.threads import require_threads
 from resnet_infer.training import device as devices
 from resnet_infer.training.augment import Draws, Order
 from resnet_infer.training.distributed import World, synchronise
@@ -60,6 +61,9 @@ class Options:
     tensorboard: bool = False
     stop_within: float | None = None
     """Seconds after which the process of a run that was asked to stop is ended, whatever hangs; None: never."""
+
+    def __post_init__(self) -> None:
+        require_threads(self.workers, "workers", least=0)
 
 
 class Trainer:

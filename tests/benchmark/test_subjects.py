@@ -62,7 +62,7 @@ def test_a_file_with_a_colon_in_its_name_is_a_file(tmp_path: Path, monkeypatch: 
         ([], [1], [None], "at least one model"),
         ([None], [], [None], "at least one model"),
         ([None], [8, 0], [None], "a batch is at least 1, not 0"),
-        ([None], [1], [1, -2], "a number of threads is at least 1, not -2"),
+        ([None], [1], [1, -2], "the number of threads is a whole one from 1"),
     ],
 )
 def test_nonsense_is_a_usage_error(

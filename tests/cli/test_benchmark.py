@@ -95,7 +95,7 @@ def test_what_fails_is_said_and_the_others_go_on(cli: Cli, tmp_path: Path) -> No
         (("resnet51",), 1, "resnet51"),
         (("-b", "0"), 2, "a batch is at least 1, not 0"),
         (("-b", "1,x"), 2, "--batch takes numbers"),
-        (("--threads", "0"), 2, "a number of threads is at least 1"),
+        (("--threads", "0"), 2, "the number of threads is a whole one from 1 to"),
         (("--rounds", "0"), 2, "--rounds"),
         (("--seconds", "-1"), 2, "--seconds"),
         (("--runtime", "onxruntime"), 2, "did you mean onnxruntime"),

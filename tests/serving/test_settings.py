@@ -20,7 +20,7 @@ NUMBER = st.floats(1e-3, 1e6, allow_nan=False)
     st.builds(
         Settings,
         model=st.none() | st.text("abc/.-é ", min_size=1),
-        threads=st.none() | WHOLE,
+        threads=st.none() | st.integers(1, 256),
         max_wait_ms=NUMBER,
         max_queue=WHOLE,
         timeout=NUMBER,
