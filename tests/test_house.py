@@ -10,7 +10,8 @@ import resnet_infer
 
 PACKAGE = Path(resnet_infer.__file__).parent
 ROOMS = (
-    ("errors", "extras", "files", "strict_json", "console", "progress", "metrics", "cpu", "page"),
+    ("errors", "extras", "files", "strict_json", "console", "progress", "metrics", "page"),
+    ("cgroups", "cpu", "host_memory"),
     ("models",),
     ("data",),
     ("runtimes",),
@@ -28,6 +29,22 @@ TORCH = {"models/network.py", "models/torch_file.py", "runtimes/pytorch.py", "cl
 """Outside training/, the only files that import torch; the last ones inside a function."""
 REPORTING = {"onnxruntime": {"runtimes/ort_session.py"}, "openvino": {"runtimes/openvino.py"}}
 """Packages that report to their makers unless they are told not to -> the files that import them, and tell them."""
+
+
+ASKED = {
+    "cpu_count": {"cpu.py"},
+    "process_cpu_count": {"cpu.py"},
+    "sched_getaffinity": {"cpu.py"},
+    "sysconf": {"host_memory.py"},
+    "/proc/meminfo": {"host_memory.py"},
+    "cfs_quota": {"cgroups.py"},
+    "cpu.max": {"cgroups.py"},
+    "memory.max": {"cgroups.py"},
+    "/sys/fs/cgroup": set(),
+}
+"""What tells how many cores or how much memory there is -> the files that may ask it; all others ask those."""
+POOLS = {"ThreadPoolExecutor", "ProcessPoolExecutor", "ThreadPool", "Pool"}
+"""What has as many threads or processes as the machine has cores, unless it is told a number."""
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
@@ -89,6 +106,29 @@ def test_what_reports_to_its_maker_is_imported_only_where_that_is_ended() -> Non
         for name in {str(name).partition(".")[0] for name in (*imports(tree), *by_name)} & found.keys():
             found[name].add(path)
     assert found == REPORTING
+
+
+def test_one_module_says_how_many_cores_and_how_much_memory_there_are() -> None:
+    found: dict[str, set[str]] = {what: set() for what in ASKED}
+    for path, tree in modules():
+        for node in ast.walk(tree):
+            text = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else None
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                text = node.value
+            for what in ASKED:
+                if text is not None and what in text and not (what == "cpu_count" and "process_cpu_count" in text):
+                    found[what].add(path)
+    assert found == ASKED
+
+
+def test_every_pool_is_told_how_many_workers_it_has() -> None:
+    silent = []
+    for path, tree in modules():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in POOLS:
+                told = node.args or any(item.arg in ("max_workers", "processes") for item in node.keywords)
+                silent += [] if told else [f"{path}:{node.lineno}"]
+    assert not silent
 
 
 def test_the_public_names() -> None:

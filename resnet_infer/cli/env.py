@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import platform
 
 from resnet_infer import __version__, strict_json
+from resnet_infer.cgroups import cpu_quota
 from resnet_infer.cli.options import Json
 from resnet_infer.console import pairs
-from resnet_infer.cpu import processor
+from resnet_infer.cpu import machine_cores, processor, usable_cores
 from resnet_infer.extras import DISTRIBUTIONS, EXTRAS, install_command
 from resnet_infer.extras import installed as find_installed
 
@@ -29,7 +29,9 @@ def env(as_json: Json = False) -> None:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": processor(),
-        "cores": os.cpu_count(),
+        "cores": machine_cores(),
+        "usable_cores": usable_cores(),
+        "cpu_quota": cpu_quota(),
         "packages": installed,
         "devices": devices,
         "missing": missing,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from resnet_infer import console
-from resnet_infer.data.loader import usable_cores
+from resnet_infer.cpu import usable_cores
 from resnet_infer.errors import ResnetInferError
 from resnet_infer.models.download import cache_folder
 from resnet_infer.models.spec import Precision

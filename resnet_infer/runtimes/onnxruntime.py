@@ -60,8 +60,8 @@ class OnnxRuntime(Runtime):
 
     `model` is a path or a serialised model; `device` is `auto`, `cpu`, `cuda` or `cuda:N`. `auto` takes CUDA if it
     starts, but for INT8 that was placed for a CPU; a device that is named is used or `RuntimeUnavailableError` is
-    raised. `threads` is the number of threads inside an operator, by default one per core. `optimize=False` runs the
-    graph exactly as it is written.
+    raised. `threads` is the number of threads inside an operator, by default `cpu.compute_threads`. `optimize=False`
+    runs the graph exactly as it is written.
 
     `spin=False` lets threads sleep as soon as they have nothing to do: several sessions in a process otherwise take
     each other's cores by waiting. `provider` names what runs on the GPU: `cuda`, or `tensorrt` with CUDA for what it
@@ -156,7 +156,7 @@ class OnnxRuntime(Runtime):
         return {
             **super().describe(),
             "version": ort_session.VERSION,
-            "threads": threads or "all cores",
+            "threads": threads,
             "provider": self.provider,
             "precision": self.precision,
             "spin": self.spin,

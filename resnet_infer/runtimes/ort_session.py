@@ -19,6 +19,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime  # only after the variable is set
 
+from resnet_infer.cpu import compute_threads
+
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
@@ -37,14 +39,14 @@ def session_options(
 ) -> Any:
     """Make the options of a session.
 
-    `threads` is the number of threads inside an operator, by default one per core. `optimize=False` runs the graph as
-    it is written. `spin=False` lets idle threads sleep. `silent` keeps errors from stderr, too: the caller reports
-    them.
+    `threads` is the number of threads inside an operator, by default `cpu.compute_threads`: ONNX Runtime itself would
+    count the machine's cores. `optimize=False` runs the graph as it is written. `spin=False` lets idle threads sleep.
+    `silent` keeps errors from stderr, too: the caller reports them.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4 if silent else 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or compute_threads()
+    options.inter_op_num_threads = 1  # operators run one after the other
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if not spin:
