@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+from errno import ENOMEM
 from pathlib import Path
 
 from resnet_infer.cgroups import memory_left, memory_limit
+from resnet_infer.errors import OutOfMemoryError, first_line
 
+_SHORTAGE = re.compile(r"std::bad_alloc|can't allocate memory|cannot allocate memory", re.IGNORECASE)
+"""How compiled libraries say so, in errors that are no `MemoryError`."""
 UNTOLD = 1 << 40
 """Bytes that count as free where the system does not tell."""
 
@@ -28,6 +33,21 @@ def free_memory() -> int:
     """Return the bytes of memory that this process may still take; what nobody tells counts as 1 TiB."""
     found = [size for size in (_available(), memory_left()) if size is not None]
     return min(found, default=total_memory() or UNTOLD)
+
+
+def out_of_memory(error: Exception) -> OutOfMemoryError | None:
+    """Return what to say of an error that memory ran out, by whatever library it was raised; None for another error."""
+    told = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == ENOMEM)
+    if not told and not _SHORTAGE.search(str(error)):
+        return None
+    size = total_memory()
+    has = f"; this process may have {size / 1e9:.1f} GB" if size else ""
+    cause = f" ({first_line(error)})" if str(error) else ""
+    return OutOfMemoryError(
+        f"memory ran out{cause}{has}",
+        hint="give it smaller or fewer pictures at a time (--batch), end other programs, or raise the limit of its "
+        "container or control group",
+    )
 
 
 def _available() -> int | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from resnet_infer import __version__, cpu
 from resnet_infer.cgroups import cpu_quota, memory_limit
-from resnet_infer.extras import DISTRIBUTIONS, installed
+from resnet_infer.extras import DISTRIBUTIONS, all_installed
 from resnet_infer.host_memory import physical_memory
 
 FLAGS = frozenset(
@@ -50,7 +50,7 @@ GPU_FIELDS = (
 
 def environment() -> dict[str, Any]:
     """Machine, system, versions and load at this moment; to be called before the measurement begins. For JSON."""
-    packages = [found for names in PACKAGES if (found := installed(names))]
+    packages = [found for names in PACKAGES for found in all_installed(names)]
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "resnet-infer": __version__,

@@ -92,12 +92,23 @@ class _Commands(TyperGroup):
                 _drop_stdout()
                 fail("cannot write the result: no space left")
                 raise typer.Exit(1) from error
+            if (known := _known(error)) is not None:
+                fail(known.message, known.hint)
+                raise typer.Exit(known.exit_code) from error
             fail(
                 f"{type(error).__name__}: {error}",
                 "this should not happen; run again as `resnet-infer --debug ...` and report the traceback",
             )
             code = 1
         raise typer.Exit(code)
+
+
+def _known(error: Exception) -> ResnetInferError | None:
+    """What to say of an error that any command may meet: memory that ran out, a package that does not load."""
+    from resnet_infer.extras import explain
+    from resnet_infer.host_memory import out_of_memory
+
+    return out_of_memory(error) or (explain(error, "the command") if isinstance(error, ImportError) else None)
 
 
 def _drop_stdout() -> None:

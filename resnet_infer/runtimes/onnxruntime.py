@@ -16,7 +16,7 @@ from resnet_infer.errors import (
     did_you_mean,
     first_line,
 )
-from resnet_infer.extras import needs
+from resnet_infer.extras import install_command, needs
 from resnet_infer.models.spec import METADATA_KEY, ModelSpec
 from resnet_infer.runtimes.base import Images, Logits, Runtime, parse_device
 from resnet_infer.runtimes.signature import Tensor, require_signature
@@ -221,8 +221,7 @@ def _open(
             wanted = device if provider == "auto" else f"the provider {provider}"
             raise RuntimeUnavailableError(
                 f"{wanted} was asked for, and {reason}",
-                hint="check the driver with nvidia-smi; CUDA comes with: pip uninstall onnxruntime; pip install "
-                '"resnet-infer[gpu]"',
+                hint=f"check the driver with nvidia-smi; CUDA comes with: {install_command('gpu')}",
             )
         note(f"no CUDA, so the CPU is used: {reason}")
     return ort_session.open_session(model, options), "cpu", "cpu"

@@ -35,10 +35,10 @@ def _without_telemetry() -> Iterator[None]:
 with needs("openvino", "the runtime openvino"), _without_telemetry():
     import openvino
 
-# One for the whole process. A core's CPU plugin gives the thread that loads it a stack for signals and, when the core
-# goes, puts back the one it had found: of two cores freed in the order they came, the second puts back the first's,
-# which is no longer mapped, and the next signal (a child that ends, say) kills the process.
-CORE = openvino.Core()
+    # One for the whole process. A core's CPU plugin gives the thread that loads it a stack for signals and, when the
+    # core goes, puts back the one it had found: of two cores freed in the order they came, the second puts back the
+    # first's, which is no longer mapped, and the next signal (a child that ends, say) kills the process.
+    CORE = openvino.Core()
 
 _HALF = frozenset({"bf16", "f16"})
 _LAYERS = frozenset({"Convolution", "FullyConnected", "MatMul"})

@@ -4,7 +4,7 @@ On its first import ONNX Runtime (from 1.32 on) writes an identifier of the mach
 events about the process over the network. The variable `ORT_DISABLE_TELEMETRY` must be set before that import, so
 nothing else in the package may import it. Who wants the reports sets the variable to 0.
 
-Import this module inside `extras.needs`: a missing ONNX Runtime raises `ModuleNotFoundError` here.
+Import this module inside `extras.needs`: a missing or broken ONNX Runtime raises whatever it does here.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 
 VERSION: str = onnxruntime.__version__
+FOLDER: str = os.path.dirname(onnxruntime.__file__)
 
 
 def available_providers() -> list[str]:
