@@ -50,7 +50,7 @@ DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """Module -> the distributions that may bring it. Two of them write into the same folder: together they break it."""
-_ALWAYS: Mapping[str, str] = MappingProxyType(
+_OTHERS: Mapping[str, str] = MappingProxyType(
     {
         "numpy": "numpy",
         "PIL": "pillow",
@@ -59,10 +59,15 @@ _ALWAYS: Mapping[str, str] = MappingProxyType(
         "filelock": "filelock",
         "platformdirs": "platformdirs",
         "typer": "typer",
+        "starlette": "starlette",
+        "uvicorn": "uvicorn",
+        "pydantic": "pydantic",
+        "circus": "circus",
+        "tensorboard": "tensorboard",
     }
 )
-"""Module -> the distribution that brings it, of those that every installation has."""
-_ABI = re.compile(r"numpy.*(multiarray|umath|failed to import|abi|size changed)|compiled (using|against)", re.I)
+"""Module -> the distribution that brings it, of those that every installation has, and of what extras bring in turn."""
+_ABI = re.compile(r"numpy.*(multiarray|umath|failed to import|abi\b|size changed)|(compiled|built).*numpy", re.I)
 _LIBRARY = re.compile(r"[\w.+-]+\.(?:so|dll|dylib)\b[\w.]*")
 
 
@@ -131,7 +136,7 @@ def explain(error: Exception, purpose: str = "this", extra: str | None = None) -
     module = _culprit(error)
     if module is None:
         return None
-    names = _names(DISTRIBUTIONS.get(module) or (_ALWAYS[module],))
+    names = _names(DISTRIBUTIONS.get(module) or (_OTHERS[module],))
     missing = isinstance(error, ModuleNotFoundError) and _package(error.name) == module
     blocked = sys.modules.get(module, sys) is None
     if missing and (blocked or not names) and extra and module in EXTRAS[extra]:
@@ -140,6 +145,8 @@ def explain(error: Exception, purpose: str = "this", extra: str | None = None) -
             hint=f"install it with: {install_command(extra)}",
         )
     cause = first_line(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {first_line(error)}"
+    if not str(error):
+        cause = "its compiled part does not start, as one that was built for another version of numpy"
     if _is_emptied(module):
         cause = "of its files only an empty folder is left"
     return BrokenPackageError(
@@ -152,7 +159,7 @@ def _way_out(error: Exception, module: str, names: Sequence[str], cause: str, ex
     if len(names) > 1:
         return conflict(module) or ""
     if not names:
-        command = install_command(extra) if extra else f"pip install {_ALWAYS.get(module, module)}"
+        command = install_command(extra) if extra else f"pip install {_OTHERS.get(module, module)}"
         return f"install it with: {command}"
     if isinstance(error, ModuleNotFoundError) and _package(error.name) != module:
         return f"what it needs itself comes with: pip install {names[0]}"
@@ -176,11 +183,11 @@ def _is_emptied(module: str) -> bool:
 
 
 def _culprit(error: Exception) -> str | None:
-    """The known package that was being imported: the first one into which the traceback leads from our last module."""
+    """The known package that was being imported: the last one into which the traceback leads from our last module."""
     trace, found = error.__traceback__, None
     while trace is not None:
         name = str(trace.tb_frame.f_globals.get("__name__"))
-        found = None if name.partition(".")[0] == "resnet_infer" else found or _package(name)
+        found = None if name.partition(".")[0] == "resnet_infer" else _package(name) or found
         trace = trace.tb_next
     if found is not None:
         return found
@@ -192,4 +199,4 @@ def _culprit(error: Exception) -> str | None:
 
 def _package(name: object) -> str | None:
     top = str(name or "").partition(".")[0]
-    return top if top in DISTRIBUTIONS or top in _ALWAYS else None
+    return top if top in DISTRIBUTIONS or top in _OTHERS else None

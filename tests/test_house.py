@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import resnet_infer
+from resnet_infer.extras import EXTRAS
 
 PACKAGE = Path(resnet_infer.__file__).parent
 ROOMS = (
@@ -129,6 +130,56 @@ def test_every_pool_is_told_how_many_workers_it_has() -> None:
                 told = node.args or any(item.arg in ("max_workers", "processes") for item in node.keywords)
                 silent += [] if told else [f"{path}:{node.lineno}"]
     assert not silent
+
+
+def loads(tree: ast.Module) -> Iterator[tuple[str, bool]]:
+    """What a module imports, and whether `needs` says what is wrong with it: around the import, or just before it."""
+
+    def visit(body: list[ast.stmt], guarded: bool) -> Iterator[tuple[str, bool]]:
+        for node in body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                own = ast.Module([node], [])
+                yield from ((name, guarded) for name in imports(own))
+                if isinstance(node, ast.ImportFrom):
+                    yield from ((f"{node.module}.{alias.name}", guarded) for alias in node.names)
+            elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                continue
+            elif isinstance(node, ast.With):
+                inside = guarded or any("needs(" in ast.unparse(item.context_expr) for item in node.items)
+                yield from visit(node.body, inside)
+                guarded = inside
+            elif isinstance(node, ast.Try):
+                anything = any(one.type is None or ast.unparse(one.type) == "Exception" for one in node.handlers)
+                yield from visit(node.body, guarded or anything)
+                for part in (node.orelse, node.finalbody, *(one.body for one in node.handlers)):
+                    yield from visit(part, guarded)
+            else:
+                for part in ("body", "orelse"):
+                    inner = getattr(node, part, None)
+                    yield from visit(inner, guarded) if isinstance(inner, list) else ()
+
+    return visit(tree.body, False)
+
+
+def test_no_optional_package_is_met_without_the_one_that_says_what_is_wrong_with_it() -> None:
+    """A module is open if importing it, or calling it, may meet one bare: what imports it in turn has to be guarded."""
+    optional = {module for modules in EXTRAS.values() for module in modules}
+    optional |= {"starlette", "uvicorn", "circus", "pynvml", "pydantic", "_bentoml_sdk", "torchvision", "psutil"}
+    found = {f"resnet_infer.{path[:-3].replace('/', '.')}": list(loads(tree)) for path, tree in modules()}
+    bare: set[str] = set()
+    while True:
+        more = {
+            module
+            for module, names in found.items()
+            if any(not guarded and (name.partition(".")[0] in optional or name in bare) for name, guarded in names)
+        }
+        if more == bare:
+            break
+        bare = more
+    rooms = {module for module in bare if room(module) in ("training", "serving")}
+    assert bare - rooms == {"resnet_infer.models.network", "resnet_infer.runtimes.ort_session"}
+    assert rooms, "the walk finds nothing"
+    assert not {"resnet_infer.serving.service", "resnet_infer.training.curves"} & rooms
 
 
 def test_the_public_names() -> None:
