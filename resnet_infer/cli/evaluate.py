@@ -68,7 +68,7 @@ def evaluate(
     device: Device = "auto",
     batch: Annotated[int, typer.Option("--batch", "-b", min=1, help="Most views in one call of the runtime.")] = 32,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Threads that decode beside a GPU; default: all cores.")
+        int | None, typer.Option(min=1, help="Threads that decode beside a GPU; default: all usable cores.")
     ] = None,
     threads: Threads = None,
     on_error: Annotated[

@@ -65,7 +65,9 @@ Device = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(min=1, help="Threads inside the runtime; default: all cores, and one for each of many pictures."),
+    typer.Option(
+        min=1, help="Threads inside the runtime; default: all usable cores, and one for each of many pictures."
+    ),
 ]
 Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the result to this file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

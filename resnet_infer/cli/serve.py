@@ -44,7 +44,9 @@ def serve(
     device: Device = "auto",
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="Threads inside the runtime; default: all cores when idle, one a request under load."),
+        typer.Option(
+            min=1, help="Threads inside the runtime; default: all usable cores when idle, one a request under load."
+        ),
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one for every GPU, or one.")] = None,
     max_batch: Annotated[

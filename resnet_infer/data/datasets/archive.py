@@ -122,7 +122,7 @@ class _Files:
         self._total += size
         if self._total > self._most:
             raise DataError(
-                f"{self.source}: up to {path} its pictures and lists are {_shown(self._total)} unpacked, and of the "
+                f"{self.source} says that its pictures and lists up to {path} take {_shown(self._total)}, and of the "
                 f"memory that is free {_shown(self._most)} may be used; an archive is read into memory",
                 hint="unpack it and give the folder",
             )
