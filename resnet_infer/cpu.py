@@ -47,6 +47,17 @@ def compute_threads() -> int:
     return min(usable_cores(), len(shared) or machine_cores())
 
 
+def limit_libraries() -> None:
+    """Let numpy's and torch's libraries begin with no more threads than this process may use.
+
+    For a process of our own, before they are imported: they start a thread for every core of the machine. Variables
+    that are set already stay as they are, and so does everything where all cores may be used.
+    """
+    if (usable := usable_cores()) < machine_cores():
+        for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
+            os.environ.setdefault(name, str(usable))
+
+
 def _affinity() -> set[int]:
     """The numbers of the cores that this process may run on; none where the system does not say."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()

@@ -98,6 +98,21 @@ def test_a_service_has_threads_for_what_the_quota_allows(half: None) -> None:
         deployment.close()
 
 
+def test_libraries_of_a_command_begin_with_as_many_threads(half: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+    for name in names:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    cpu.limit_libraries()
+    assert [os.environ[name] for name in names] == ["1", "1", "7"]
+    for name in names:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(cpu, "cpu_quota", lambda: None)
+    cpu.limit_libraries()
+    assert not set(names) & set(os.environ)
+
+
 def test_pictures_are_decoded_in_as_many_threads(half: None) -> None:
     names = set(parallel_map(lambda _: threading.current_thread().name, range(100)))
     assert len(names) == 1

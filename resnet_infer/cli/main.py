@@ -15,7 +15,8 @@ from typer.core import TyperGroup
 
 from resnet_infer import __version__
 from resnet_infer.console import fail, note
-from resnet_infer.errors import ResnetInferError
+from resnet_infer.cpu import limit_libraries
+from resnet_infer.errors import ModelError, ResnetInferError
 
 COMMANDS = {
     "classify": "Say what is in pictures.",
@@ -104,7 +105,15 @@ class _Commands(TyperGroup):
 
 
 def _known(error: Exception) -> ResnetInferError | None:
-    """What to say of an error that any command may meet: memory that ran out, a package that does not load."""
+    """What to say of an error that any command may meet: memory that ran out, a package that does not load.
+
+    And of a graph that protobuf does not write: its `EncodeError` is not ours to import.
+    """
+    if type(error).__name__ == "EncodeError" and type(error).__module__.startswith("google.protobuf"):
+        return ModelError(
+            f"the ONNX graph cannot be written ({error})",
+            hint="an ONNX file takes 2 GB at most, and only text in UTF-8",
+        )
     from resnet_infer.extras import explain
     from resnet_infer.host_memory import out_of_memory
 
@@ -147,4 +156,5 @@ def main() -> None:
     """Run the command line; exit with 0, 1 (something failed), 2 (usage) or 130 (Ctrl-C)."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    limit_libraries()
     app()

@@ -132,6 +132,14 @@ def test_memory_that_runs_out_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch
         cli("--debug", "inspect")
 
 
+def test_a_graph_that_protobuf_does_not_write_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = pytest.importorskip("google.protobuf.message", reason="protobuf comes with onnx (the extra `export`)")
+    failing(monkeypatch, message.EncodeError("Failed to serialize proto"))
+    done = cli("inspect")
+    assert done.code == 1
+    assert done.err.startswith("error: the ONNX graph cannot be written (Failed to serialize proto)")
+
+
 def test_a_package_of_every_installation_that_does_not_load_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     error = ImportError("libjpeg.so.62: cannot open shared object file: No such file or directory", name="PIL._imaging")
     failing(monkeypatch, error)
