@@ -34,8 +34,8 @@ from paired import COMMAND, PYTHON, RESULTS, each, save
 from untrained import resnet50
 
 from resnet_infer.benchmark.statistics import paired_ratio
+from resnet_infer.cpu import usable_cores
 from resnet_infer.data.image import read_image
-from resnet_infer.data.loader import usable_cores
 from resnet_infer.data.preprocess import centre_crop
 from resnet_infer.models.download import cache_folder
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime

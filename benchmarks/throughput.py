@@ -23,8 +23,8 @@ import numpy as np
 from paired import COMMAND, PYTHON, Pair, each, save, seconds
 from untrained import resnet50
 
+from resnet_infer.cpu import usable_cores
 from resnet_infer.data.image import read_image
-from resnet_infer.data.loader import usable_cores
 from resnet_infer.data.preprocess import centre_crop
 from resnet_infer.flow import batch_limit
 from resnet_infer.models.spec import ModelSpec

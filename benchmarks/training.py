@@ -34,7 +34,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from resnet_infer.data.loader import usable_cores
+from resnet_infer.cpu import usable_cores
 from resnet_infer.models.architectures import architecture
 from resnet_infer.models.network import ResNet
 from resnet_infer.training.device import choose_precision, describe

@@ -16,8 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.style import context
 from matplotlib.ticker import LogLocator, NullLocator
 
-from resnet_infer.cpu import processor
-from resnet_infer.data.loader import usable_cores
+from resnet_infer.cpu import processor, usable_cores
 from resnet_infer.evaluation.result import Result
 from resnet_infer.files import atomic_path
 from resnet_infer.models.spec import ModelSpec

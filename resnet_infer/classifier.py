@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_infer import zoo
+from resnet_infer.cpu import usable_cores
 from resnet_infer.data.image import MAX_PIXELS, is_resizable, read_image, require_resizable
-from resnet_infer.data.loader import usable_cores
 from resnet_infer.data.memory import resizing_bytes
 from resnet_infer.data.preprocess import Pixels, centre_crop, ten_crops
 from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError

@@ -77,6 +77,14 @@ class MissingExtraError(ResnetInferError):
     """An optional dependency is not installed. The hint is the exact command that installs it."""
 
 
+class BrokenPackageError(MissingExtraError):
+    """A package is installed and cannot be imported. The message has the cause, the hint a command that may help."""
+
+
+class OutOfMemoryError(ResnetInferError):
+    """The memory of this machine, or what this process may have of it, does not suffice."""
+
+
 class ParityError(ResnetInferError):
     """An artifact does not give its source's answers."""
 

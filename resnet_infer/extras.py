@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from types import MappingProxyType
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType, ModuleType
 
-from resnet_infer.errors import MissingExtraError
+from resnet_infer.errors import BrokenPackageError, MissingExtraError, ResnetInferError, first_line
 
 EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -24,7 +26,19 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+        "onnxruntime": (
+            "onnxruntime",
+            "onnxruntime-gpu",
+            "onnxruntime-openvino",
+            "onnxruntime-directml",
+            "onnxruntime-qnn",
+            "onnxruntime-rocm",
+            "onnxruntime-migraphx",
+            "onnxruntime-training",
+            "onnxruntime-silicon",
+            "ort-nightly",
+            "ort-nightly-gpu",
+        ),
         "tensorrt": ("tensorrt",),
         "cuda": ("cuda-bindings",),
         "openvino": ("openvino",),
@@ -35,39 +49,154 @@ DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "mlperf_loadgen": ("mlcommons-loadgen",),
     }
 )
-"""Module -> the distributions that may bring it."""
+"""Module -> the distributions that may bring it. Two of them write into the same folder: together they break it."""
+_OTHERS: Mapping[str, str] = MappingProxyType(
+    {
+        "numpy": "numpy",
+        "PIL": "pillow",
+        "safetensors": "safetensors",
+        "rich": "rich",
+        "filelock": "filelock",
+        "platformdirs": "platformdirs",
+        "typer": "typer",
+        "starlette": "starlette",
+        "uvicorn": "uvicorn",
+        "pydantic": "pydantic",
+        "circus": "circus",
+        "tensorboard": "tensorboard",
+    }
+)
+"""Module -> the distribution that brings it, of those that every installation has, and of what extras bring in turn."""
+_ABI = re.compile(r"numpy.*(multiarray|umath|failed to import|abi\b|size changed)|(compiled|built).*numpy", re.I)
+_LIBRARY = re.compile(r"[\w.+-]+\.(?:so|dll|dylib)\b[\w.]*")
+
+
+def all_installed(distributions: Sequence[str]) -> list[str]:
+    """Return name and version of each of these that is installed; none is imported."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = []
+    for name in distributions:
+        with contextlib.suppress(PackageNotFoundError):
+            found.append(f"{name} {version(name)}")
+    return found
 
 
 def installed(distributions: tuple[str, ...]) -> str | None:
-    """Name and version of the first of these that is installed; it is not imported."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    for name in distributions:
-        try:
-            return f"{name} {version(name)}"
-        except PackageNotFoundError:
-            continue
-    return None
+    """Return name and version of the first of these that is installed; it is not imported."""
+    return next(iter(all_installed(distributions)), None)
 
 
 def install_command(extra: str) -> str:
-    """The command that installs an extra."""
-    return f'pip install "resnet-infer[{extra}]"'
+    """Return the command that installs an extra.
+
+    What stands in its way is uninstalled first. Distributions of one module share files, so uninstalling one of two
+    takes those of the other with it, whose metadata then keeps pip from installing it.
+    """
+    install = f'pip install "resnet-infer[{extra}]"'
+    if "onnxruntime" not in EXTRAS[extra]:
+        return install
+    wheels = _names(DISTRIBUTIONS["onnxruntime"])
+    wrong = wheels if len(wheels) > 1 or (extra == "gpu" and wheels != ["onnxruntime-gpu"]) else []
+    return f"pip uninstall -y {' '.join(wrong)} && {install}" if wrong else install
+
+
+def conflict(module: str) -> str | None:
+    """Return what is wrong where several distributions of one module are installed, and the way out; None if not."""
+    names = _names(DISTRIBUTIONS[module])
+    if len(names) < 2:
+        return None
+    commands = sorted(install_command(extra) for extra, modules in EXTRAS.items() if module in modules)
+    return (
+        f"{' and '.join(names)} write into the same folder, {module}, so that what is imported is a mixture: "
+        f"uninstall all of them, then install one, with {' or '.join(commands)}"
+    )
 
 
 @contextlib.contextmanager
 def needs(extra: str, purpose: str) -> Iterator[None]:
-    """Around an import: a missing package becomes a `MissingExtraError` with the command that installs it.
+    """Around imports: a package that is missing or broken becomes an error with the command that helps.
 
-    `purpose` completes "... needs the package x", e.g. "export to ONNX".
+    `purpose` completes "... needs the package x", e.g. "export to ONNX". Raises `MissingExtraError` for a package of
+    the extra that is not installed, and `BrokenPackageError` for whatever an installed one raises.
     """
     try:
         yield
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing not in EXTRAS[extra]:
+    except ResnetInferError:
+        raise
+    except Exception as error:  # libraries that do not load raise anything
+        found = explain(error, purpose, extra)
+        if found is None:
             raise
-        raise MissingExtraError(
-            f"{purpose} needs the package {missing}, which is not installed",
+        raise found from error
+
+
+def explain(error: Exception, purpose: str = "this", extra: str | None = None) -> ResnetInferError | None:
+    """Return what to say of an error that importing another package raised; None if it is none of a known package."""
+    module = _culprit(error)
+    if module is None:
+        return None
+    names = _names(DISTRIBUTIONS.get(module) or (_OTHERS[module],))
+    missing = isinstance(error, ModuleNotFoundError) and _package(error.name) == module
+    blocked = sys.modules.get(module, sys) is None
+    if missing and (blocked or not names) and extra and module in EXTRAS[extra]:
+        return MissingExtraError(
+            f"{purpose} needs the package {module}, which is not installed",
             hint=f"install it with: {install_command(extra)}",
-        ) from error
+        )
+    cause = first_line(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {first_line(error)}"
+    if not str(error):
+        cause = "its compiled part does not start, as one that was built for another version of numpy"
+    if _is_emptied(module):
+        cause = "of its files only an empty folder is left"
+    return BrokenPackageError(
+        f"{purpose} needs the package {module}, which cannot be imported ({cause})",
+        hint=_way_out(error, module, names, cause, extra),
+    )
+
+
+def _way_out(error: Exception, module: str, names: Sequence[str], cause: str, extra: str | None) -> str:
+    if len(names) > 1:
+        return conflict(module) or ""
+    if not names:
+        command = install_command(extra) if extra else f"pip install {_OTHERS.get(module, module)}"
+        return f"install it with: {command}"
+    if isinstance(error, ModuleNotFoundError) and _package(error.name) != module:
+        return f"what it needs itself comes with: pip install {names[0]}"
+    if _ABI.search(cause):
+        return f"it was built for another version of numpy: pip install --upgrade {names[0]} numpy"
+    reinstall = f"pip install --force-reinstall --no-deps {names[0]}"
+    if library := _LIBRARY.search(cause):
+        return f"{library[0]} is missing, damaged or of another version; the package comes anew with: {reinstall}"
+    return f"it is too old, damaged or installed in part: pip install --upgrade {names[0]}, or {reinstall}"
+
+
+def _names(distributions: Sequence[str]) -> list[str]:
+    return [found.partition(" ")[0] for found in all_installed(distributions)]
+
+
+def _is_emptied(module: str) -> bool:
+    """Whether only a folder is there, which Python imports as a package without content."""
+    found = sys.modules.get(module)
+    # Without a file; some packages (`cuda`) are meant to be so.
+    return found is not None and getattr(found, "__file__", None) is None and module != "cuda"
+
+
+def _culprit(error: Exception) -> str | None:
+    """The known package that was being imported: the last one into which the traceback leads from our last module."""
+    trace, found = error.__traceback__, None
+    while trace is not None:
+        name = str(trace.tb_frame.f_globals.get("__name__"))
+        found = None if name.partition(".")[0] == "resnet_infer" else _package(name) or found
+        trace = trace.tb_next
+    if found is not None:
+        return found
+    if isinstance(error, ImportError):
+        return _package(error.name)
+    owner = error.obj if isinstance(error, AttributeError) else None
+    return _package(owner.__name__) if isinstance(owner, ModuleType) else None
+
+
+def _package(name: object) -> str | None:
+    top = str(name or "").partition(".")[0]
+    return top if top in DISTRIBUTIONS or top in _OTHERS else None

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
+from resnet_infer.cpu import machine_cores
 from resnet_infer.errors import UsageError
 
-MOST_THREADS = max(256, os.cpu_count() or 1)
+MOST_THREADS = max(256, machine_cores())
 """Threads that wait for work by spinning take each other's cores: 256 open in seconds, 4,096 not in minutes."""
 
 

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import resnet_infer
+from resnet_infer.extras import EXTRAS
 
 PACKAGE = Path(resnet_infer.__file__).parent
 ROOMS = (
-    ("errors", "extras", "files", "inputs", "strict_json", "console", "progress", "metrics", "cpu", "page"),
+    ("errors", "extras", "files", "inputs", "strict_json", "console", "progress", "metrics", "page"),
+    ("cgroups", "cpu", "host_memory"),
     ("heap", "lifetime", "threads"),
     ("models",),
     ("data",),
@@ -29,6 +31,22 @@ TORCH = {"models/network.py", "models/torch_file.py", "runtimes/pytorch.py", "cl
 """Outside training/, the only files that import torch; the last ones inside a function."""
 REPORTING = {"onnxruntime": {"runtimes/ort_session.py"}, "openvino": {"runtimes/openvino.py"}}
 """Packages that report to their makers unless they are told not to -> the files that import them, and tell them."""
+
+
+ASKED = {
+    "cpu_count": {"cpu.py"},
+    "process_cpu_count": {"cpu.py"},
+    "sched_getaffinity": {"cpu.py"},
+    "sysconf": {"host_memory.py"},
+    "/proc/meminfo": {"host_memory.py"},
+    "cfs_quota": {"cgroups.py"},
+    "cpu.max": {"cgroups.py"},
+    "memory.max": {"cgroups.py"},
+    "/sys/fs/cgroup": set(),
+}
+"""What tells how many cores or how much memory there is -> the files that may ask it; all others ask those."""
+POOLS = {"ThreadPoolExecutor", "ProcessPoolExecutor", "ThreadPool", "Pool"}
+"""What has as many threads or processes as the machine has cores, unless it is told a number."""
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
@@ -90,6 +108,85 @@ def test_what_reports_to_its_maker_is_imported_only_where_that_is_ended() -> Non
         for name in {str(name).partition(".")[0] for name in (*imports(tree), *by_name)} & found.keys():
             found[name].add(path)
     assert found == REPORTING
+
+
+def test_one_module_says_how_many_cores_and_how_much_memory_there_are() -> None:
+    found: dict[str, set[str]] = {what: set() for what in ASKED}
+    for path, tree in modules():
+        for node in ast.walk(tree):
+            text = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else None
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                text = node.value
+            for what in ASKED:
+                if text is not None and what in text and not (what == "cpu_count" and "process_cpu_count" in text):
+                    found[what].add(path)
+    assert found == ASKED
+
+
+def test_every_pool_is_told_how_many_workers_it_has() -> None:
+    silent = []
+    for path, tree in modules():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in POOLS:
+                told = node.args or any(item.arg in ("max_workers", "processes") for item in node.keywords)
+                silent += [] if told else [f"{path}:{node.lineno}"]
+    assert not silent
+
+
+def loads(tree: ast.Module) -> Iterator[tuple[str, bool]]:
+    """What a module imports, and whether `needs` says what is wrong with it: around the import, or just before it."""
+
+    def visit(body: list[ast.stmt], guarded: bool) -> Iterator[tuple[str, bool]]:
+        for node in body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                own = ast.Module([node], [])
+                yield from ((name, guarded) for name in imports(own))
+                if isinstance(node, ast.ImportFrom):
+                    yield from ((f"{node.module}.{alias.name}", guarded) for alias in node.names)
+            elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                continue
+            elif isinstance(node, ast.With):
+                inside = guarded or any("needs(" in ast.unparse(item.context_expr) for item in node.items)
+                yield from visit(node.body, inside)
+                guarded = inside
+            elif isinstance(node, ast.Try):
+                anything = any(one.type is None or ast.unparse(one.type) == "Exception" for one in node.handlers)
+                yield from visit(node.body, guarded or anything)
+                for part in (node.orelse, node.finalbody, *(one.body for one in node.handlers)):
+                    yield from visit(part, guarded)
+            else:
+                for part in ("body", "orelse"):
+                    inner = getattr(node, part, None)
+                    yield from visit(inner, guarded) if isinstance(inner, list) else ()
+
+    return visit(tree.body, False)
+
+
+def test_no_optional_package_is_met_without_the_one_that_says_what_is_wrong_with_it() -> None:
+    """A module is open if importing it, or calling it, may meet one bare: what imports it in turn has to be guarded."""
+    web = {"bentoml", "starlette", "uvicorn", "circus", "pynvml", "pydantic", "_bentoml_sdk"}
+    found = {f"resnet_infer.{path[:-3].replace('/', '.')}": list(loads(tree)) for path, tree in modules()}
+
+    def bare(packages: set[str]) -> set[str]:
+        met: set[str] = set()
+        while True:
+            more = {
+                module
+                for module, names in found.items()
+                if any(not guarded and (name.partition(".")[0] in packages or name in met) for name, guarded in names)
+            }
+            if more == met:
+                return met
+            met = more
+
+    others = {module for modules in EXTRAS.values() for module in modules} - web - {"torch"}
+    assert bare(others) == {"resnet_infer.runtimes.ort_session"}
+    # The commands `train` and `serve` have met torch and BentoML before they import these rooms.
+    trained, served = bare({"torch"}), bare(web)
+    assert {room(module) for module in trained} == {"training", "models"}
+    assert "resnet_infer.models.network" in trained
+    assert {room(module) for module in served} == {"serving"}
+    assert "resnet_infer.serving.service" not in served
 
 
 def test_the_public_names() -> None:

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from resnet_infer import __version__, cpu
-from resnet_infer.data.loader import usable_cores
-from resnet_infer.extras import DISTRIBUTIONS, installed
+from resnet_infer.cgroups import cpu_quota, memory_limit
+from resnet_infer.extras import DISTRIBUTIONS, all_installed
+from resnet_infer.host_memory import physical_memory
 
 FLAGS = frozenset(
     ("avx2", "f16c", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni",
@@ -49,7 +50,7 @@ GPU_FIELDS = (
 
 def environment() -> dict[str, Any]:
     """Machine, system, versions and load at this moment; to be called before the measurement begins. For JSON."""
-    packages = [found for names in PACKAGES if (found := installed(names))]
+    packages = [found for names in PACKAGES for found in all_installed(names)]
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "resnet-infer": __version__,
@@ -57,11 +58,13 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": cpu.processor(),
         "flags": sorted(cpu.flags() & FLAGS),
-        "cores": os.cpu_count(),
-        "usable_cores": usable_cores(),
+        "cores": cpu.machine_cores(),
+        "usable_cores": cpu.usable_cores(),
+        "cpu_quota": cpu_quota(),
         "governor": cpu.governor(),
         "mhz": cpu.megahertz(),
-        "memory_gb": _memory(),
+        "memory_gb": _gigabytes(physical_memory()),
+        "memory_limit_gb": _gigabytes(memory_limit()),
         "load_average": _load(),
         "gpus": gpus(),
         "packages": dict(found.split(" ", 1) for found in packages),
@@ -94,11 +97,8 @@ def gpus() -> list[dict[str, str]]:
     return [dict(zip(GPU_FIELDS, (item.strip() for item in line), strict=False)) for line in lines]
 
 
-def _memory() -> float | None:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
-    except (AttributeError, ValueError, OSError):
-        return None
+def _gigabytes(size: int | None) -> float | None:
+    return None if size is None else round(size / 1e9, 1)
 
 
 def _load() -> list[float] | None:

@@ -36,7 +36,7 @@ def device_in_use(device: str) -> int | None:
         return None
     try:
         import pynvml
-    except ImportError:
+    except Exception:  # none, or one that does not load
         return None
     try:
         pynvml.nvmlInit()

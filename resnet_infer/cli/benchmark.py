@@ -46,7 +46,7 @@ def benchmark(
     runtime: Runtime = "auto",
     device: Device = "auto",
     threads: Annotated[
-        str | None, typer.Option(metavar="N,N,...", help="Threads inside the runtime; default: all cores.")
+        str | None, typer.Option(metavar="N,N,...", help="Threads inside the runtime; default: all usable cores.")
     ] = None,
     photos: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Photographs to decode; default: JPEGs made from numbers.")

@@ -87,7 +87,8 @@ def evaluate(
         int, typer.Option("--batch", "-b", min=1, max=MOST, help="Most views in one call of the runtime.")
     ] = 32,
     workers: Annotated[
-        int | None, typer.Option(min=1, max=MOST_THREADS, help="Threads that decode beside a GPU; default: all cores.")
+        int | None,
+        typer.Option(min=1, max=MOST_THREADS, help="Threads that decode beside a GPU; default: all usable cores."),
     ] = None,
     threads: Threads = None,
     on_error: Annotated[

@@ -15,7 +15,8 @@ from typer.core import TyperGroup
 from resnet_infer import __version__
 from resnet_infer.cli.signals import end_like_ctrl_c, ended_by, exit_code
 from resnet_infer.console import fail, note, printable
-from resnet_infer.errors import ResnetInferError
+from resnet_infer.cpu import limit_libraries
+from resnet_infer.errors import ModelError, ResnetInferError
 from resnet_infer.files import REMEDIES
 
 COMMANDS = {
@@ -93,11 +94,6 @@ class _Commands(TyperGroup):
             # The reader (`head`, a pager) has gone.
             _drop_stdout()
             code = 1
-        except MemoryError:
-            if debug:
-                raise
-            fail("there is not enough memory", "fewer threads, a smaller batch or smaller files take less")
-            code = 1
         except Exception as error:  # the last line of defence: no traceback for a user
             if debug or hasattr(error, "show"):  # usage errors, which typer shows itself
                 _make_printable(error)
@@ -108,6 +104,9 @@ class _Commands(TyperGroup):
                 where = "cannot write the result" if error.filename is None else str(error.filename)
                 fail(f"{where}: {(error.strerror or str(error)).lower()}", todo)
                 raise typer.Exit(1) from error
+            if (known := _known(error)) is not None:
+                fail(known.message, known.hint)
+                raise typer.Exit(known.exit_code) from error
             fail(
                 f"{type(error).__name__}: {error}",
                 "this should not happen; run again as `resnet-infer --debug ...` and report the traceback",
@@ -120,6 +119,22 @@ def _make_printable(error: Exception) -> None:
     """Of a usage error: what it says of arguments, which may be names of files."""
     if isinstance(message := getattr(error, "message", None), str):
         error.message = "\n".join(map(printable, message.split("\n")))  # type: ignore[attr-defined]
+
+
+def _known(error: Exception) -> ResnetInferError | None:
+    """What to say of an error that any command may meet: memory that ran out, a package that does not load.
+
+    And of a graph that protobuf does not write: its `EncodeError` is not ours to import.
+    """
+    if type(error).__name__ == "EncodeError" and type(error).__module__.startswith("google.protobuf"):
+        return ModelError(
+            f"the ONNX graph cannot be written ({error})",
+            hint="an ONNX file takes 2 GB at most, and only text in UTF-8",
+        )
+    from resnet_infer.extras import explain
+    from resnet_infer.host_memory import out_of_memory
+
+    return out_of_memory(error) or (explain(error, "the command") if isinstance(error, ImportError) else None)
 
 
 def _drop_stdout() -> None:
@@ -162,4 +177,5 @@ def main() -> None:
     end_like_ctrl_c()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    limit_libraries()
     app()

@@ -82,7 +82,7 @@ Threads = Annotated[
     typer.Option(
         min=1,
         max=MOST_THREADS,
-        help="Threads inside the runtime; default: all cores, and one for each of many pictures.",
+        help="Threads inside the runtime; default: all usable cores, and one for each of many pictures.",
     ),
 ]
 Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the result to this file.")]

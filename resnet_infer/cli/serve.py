@@ -54,7 +54,7 @@ def serve(
         typer.Option(
             min=1,
             max=MOST_THREADS,
-            help="Threads inside the runtime; default: all cores when idle, one a request under load.",
+            help="Threads inside the runtime; default: all usable cores when idle, one a request under load.",
         ),
     ] = None,
     workers: Annotated[

@@ -15,7 +15,6 @@ from resnet_infer.converters.fold import plain
 from resnet_infer.converters.histogram import Histogram
 from resnet_infer.converters.placement import Net, Target, place
 from resnet_infer.converters.ranges import Grid, Method, Range, find_range
-from resnet_infer.data.loader import usable_cores
 from resnet_infer.errors import DataError, ModelError, UsageError, did_you_mean, first_line
 from resnet_infer.extras import needs
 from resnet_infer.files import atomic_path
@@ -202,7 +201,7 @@ class _Meter:
             for name in self._tensors
             if name not in present
         )
-        options = ort_session.session_options(threads=usable_cores(), silent=True)
+        options = ort_session.session_options(silent=True)
         try:
             self._session = ort_session.open_session(model.SerializeToString(), options)
         except Exception as error:  # ONNX Runtime's exceptions share no base class but this

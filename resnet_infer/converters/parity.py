@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_infer.errors import ParityError
+from resnet_infer.extras import needs
 from resnet_infer.models.checkpoint import Checkpoint
 from resnet_infer.runtimes.base import Images, Logits, Runtime
 
@@ -260,7 +261,8 @@ def exact_graph(model: Path | bytes) -> Predict64:
         if not graphs:
             if find_spec("onnx") is None:
                 raise NotCoveredError("it needs the extra `export`")
-            import onnx
+            with needs("export", "comparing with float64"):
+                import onnx
 
             from resnet_infer.converters.float64 import Float64Graph
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from resnet_infer import console
-from resnet_infer.data.loader import usable_cores
+from resnet_infer.cpu import usable_cores
 from resnet_infer.errors import ResnetInferError
+from resnet_infer.extras import needs
 from resnet_infer.models.download import cache_folder
 from resnet_infer.models.spec import Precision
 from resnet_infer.runtimes.measure import ROUNDS, Subject, Timing, measure
@@ -106,7 +107,8 @@ def _providers() -> Collection[str]:
     """What the installed ONNX Runtime was built with."""
     if find_spec("onnxruntime") is None:
         return ()
-    from resnet_infer.runtimes import ort_session
+    with needs("cpu", "measuring what is fastest"):
+        from resnet_infer.runtimes import ort_session
 
     return ort_session.available_providers()
 

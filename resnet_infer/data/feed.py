@@ -173,11 +173,15 @@ def _dataset(source: Path, split: str | None, prefer: Sequence[str], labelled: b
         dataset = _load(found, Request(f"{source.name}/{chosen}" if chosen else source.name, chosen, None))
         say(dataset.remarks())
         return dataset
-    except DataError:
+    except DataError as error:
         several = found is not None and len(found.splits) > 1
-        if not any_picture or several or not _pictures(source):
+        if not any_picture or several:
             raise
-        return None
+        reason = error.with_traceback(None)  # its frames hold what was read of an archive
+    found = None
+    if not _pictures(source):
+        raise reason
+    return None
 
 
 def _load(found: Recognised, request: Request) -> Dataset:

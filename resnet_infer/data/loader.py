@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from itertools import chain, islice
 from typing import Generic, TypeVar
 
+from resnet_infer.cpu import usable_cores
 from resnet_infer.lifetime import in_one_process
 from resnet_infer.threads import require_threads
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-def usable_cores() -> int:
-    """The cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class UntilError(Generic[Item]):

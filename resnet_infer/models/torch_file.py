@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize
 
 from resnet_infer.errors import MissingExtraError, ModelError, UsageError
+from resnet_infer.extras import needs
 from resnet_infer.inputs import open_input, read_bytes
 from resnet_infer.models.torch_pickle import CODES, STORAGES, Global, Storage, decode, refusal, unpickle
 
@@ -239,12 +240,11 @@ SAFE_TORCH = (2, 10)
 def _read_legacy(path: Path, entry: str | None) -> StoredWeights:
     """A bare pickle of before torch 1.6, through torch's own restricted unpickler."""
     try:
-        import torch
-    except ImportError as error:
-        raise MissingExtraError(
-            f"{path} has the form that torch.save wrote before torch 1.6; only torch can read it",
-            hint='pip install "resnet-infer[train]", or load it and save it again with a newer torch elsewhere',
-        ) from error
+        with needs("train", f"{path} has the form that torch.save wrote before torch 1.6; reading it"):
+            import torch
+    except MissingExtraError as error:
+        error.hint = f"{error.hint}, or load it and save it again with a newer torch elsewhere"
+        raise
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     if tarfile.is_tarfile(path) or version < SAFE_TORCH:
         raise ModelError(

@@ -16,7 +16,7 @@ from resnet_infer.errors import (
     did_you_mean,
     first_line,
 )
-from resnet_infer.extras import needs
+from resnet_infer.extras import install_command, needs
 from resnet_infer.models.spec import METADATA_KEY, ModelSpec
 from resnet_infer.runtimes.base import Images, Logits, Runtime, parse_device
 from resnet_infer.runtimes.signature import Tensor, require_signature
@@ -60,8 +60,8 @@ class OnnxRuntime(Runtime):
 
     `model` is a path or a serialised model; `device` is `auto`, `cpu`, `cuda` or `cuda:N`. `auto` takes CUDA if it
     starts, but for INT8 that was placed for a CPU; a device that is named is used or `RuntimeUnavailableError` is
-    raised. `threads` is the number of threads inside an operator, by default one per core. `optimize=False` runs the
-    graph exactly as it is written.
+    raised. `threads` is the number of threads inside an operator, by default `cpu.compute_threads`. `optimize=False`
+    runs the graph exactly as it is written.
 
     `spin=False` lets threads sleep as soon as they have nothing to do: several sessions in a process otherwise take
     each other's cores by waiting. `provider` names what runs on the GPU: `cuda`, or `tensorrt` with CUDA for what it
@@ -154,7 +154,7 @@ class OnnxRuntime(Runtime):
         return {
             **super().describe(),
             "version": ort_session.VERSION,
-            "threads": threads or "all cores",
+            "threads": threads,
             "provider": self.provider,
             "precision": self.precision,
             "spin": self.spin,
@@ -219,8 +219,7 @@ def _open(
             wanted = device if provider == "auto" else f"the provider {provider}"
             raise RuntimeUnavailableError(
                 f"{wanted} was asked for, and {reason}",
-                hint="check the driver with nvidia-smi; CUDA comes with: pip uninstall onnxruntime; pip install "
-                '"resnet-infer[gpu]"',
+                hint=f"check the driver with nvidia-smi; CUDA comes with: {install_command('gpu')}",
             )
         note(f"no CUDA, so the CPU is used: {reason}")
     return ort_session.open_session(model, options), "cpu", "cpu"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_infer.data.loader import usable_cores
+from resnet_infer.cpu import compute_threads, usable_cores
 from resnet_infer.errors import ModelError, RuntimeUnavailableError
 from resnet_infer.extras import needs
 from resnet_infer.lifetime import in_child, keep_in_child
@@ -38,10 +38,10 @@ def _without_telemetry() -> Iterator[None]:
 with needs("openvino", "the runtime openvino"), _without_telemetry():
     import openvino
 
-# One for the whole process. A core's CPU plugin gives the thread that loads it a stack for signals and, when the core
-# goes, puts back the one it had found: of two cores freed in the order they came, the second puts back the first's,
-# which is no longer mapped, and the next signal (a child that ends, say) kills the process.
-CORE = keep_in_child(openvino.Core())
+    # One for the whole process. A core's CPU plugin gives the thread that loads it a stack for signals and, when the
+    # core goes, puts back the one it had found: of two cores freed in the order they came, the second puts back the
+    # first's, which is no longer mapped, and the next signal (a child that ends, say) kills the process.
+    CORE = keep_in_child(openvino.Core())
 
 
 class _Threads:
@@ -84,7 +84,8 @@ class OpenVinoRuntime(Runtime):
     """An `.onnx` artifact of ours, compiled by OpenVINO for the CPU. It writes no files and reports to nobody.
 
     `device` is `auto` or `cpu`, both the CPU; others raise `RuntimeUnavailableError`. `threads` is the number of
-    threads of a call, by default one per core; as many calls run at a time as the cores have room for, others wait.
+    threads of a call, by default `cpu.compute_threads`; as many calls run at a time as the cores have room for, others
+    wait.
 
     By itself OpenVINO computes float layers in bfloat16 where the processor can. Here all of a network is computed in
     float32, but for what the artifact has in INT8, and what was compiled is asked whether it is. `bf16` lets
@@ -108,15 +109,15 @@ class OpenVinoRuntime(Runtime):
         if bf16 and "BF16" not in CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise RuntimeUnavailableError("bf16 was asked for, and this processor has none", hint="leave `bf16` out")
         streams = max(usable_cores() // threads, 1) if threads else 1
+        self.threads = threads or compute_threads()
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
             "NUM_STREAMS": streams,
+            "INFERENCE_NUM_THREADS": streams * self.threads,
             # Pinned, the threads of several processes would share the first cores and leave the others idle.
             "ENABLE_CPU_PINNING": False,
         }
-        if threads:
-            settings["INFERENCE_NUM_THREADS"] = streams * threads
         try:
             graph = CORE.read_model(model)
             spec = _spec(graph, str(model))
@@ -135,7 +136,6 @@ class OpenVinoRuntime(Runtime):
             raise ModelError(f"{model}: OpenVINO cannot load it ({_reason(error)})") from error
         self.computes = _computes(self._compiled, str(model), half=bf16)
         self.precision = "bf16" if bf16 and spec.precision != "int8" else spec.precision
-        self.threads = threads
         self._idle: list[Any] = []
         super().__init__(spec, "cpu", (images.shape[1], images.shape[2]))
 
@@ -162,7 +162,7 @@ class OpenVinoRuntime(Runtime):
         return {
             **super().describe(),
             "version": openvino.__version__.partition("-")[0],
-            "threads": self.threads or "all cores",
+            "threads": self.threads,
             "precision": self.precision,
             "computes": self.computes,
         }

@@ -4,7 +4,7 @@ On its first import ONNX Runtime (from 1.32 on) writes an identifier of the mach
 events about the process over the network. The variable `ORT_DISABLE_TELEMETRY` must be set before that import, so
 nothing else in the package may import it. Who wants the reports sets the variable to 0.
 
-Import this module inside `extras.needs`: a missing ONNX Runtime raises `ModuleNotFoundError` here.
+Import this module inside `extras.needs`: a missing or broken ONNX Runtime raises whatever it does here.
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime  # only after the variable is set
 
+from resnet_infer.cpu import compute_threads, machine_cores, usable_cores
+
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 
 VERSION: str = onnxruntime.__version__
+FOLDER: str = os.path.dirname(onnxruntime.__file__)
 
 
 def available_providers() -> list[str]:
@@ -40,15 +43,18 @@ def session_options(
 ) -> Any:
     """Make the options of a session.
 
-    `threads` is the number of threads inside an operator, by default one per core. `optimize=False` runs the graph as
-    it is written. `spin=False` lets idle threads sleep. `silent` keeps errors from stderr, too: the caller reports
-    them. Raises `UsageError` for a number of threads that cannot be.
+    `threads` is the number of threads inside an operator, by default `cpu.compute_threads`: ONNX Runtime itself would
+    count the machine's cores. `optimize=False` runs the graph as it is written. `spin=False` lets idle threads sleep.
+    `silent` keeps errors from stderr, too: the caller reports them. Raises `UsageError` for a number of threads that
+    cannot be.
     """
     require_threads(threads)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4 if silent else 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    # Where it may use all cores its own number is the same, and its threads then stay on theirs.
+    if threads is not None or usable_cores() < machine_cores():
+        options.intra_op_num_threads = threads or compute_threads()
+    options.inter_op_num_threads = 1  # operators run one after the other
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if not spin:

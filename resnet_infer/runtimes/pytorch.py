@@ -11,6 +11,7 @@ from typing import Any, Generic, Literal, TypeVar, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_infer.cpu import usable_cores
 from resnet_infer.errors import ModelError, RuntimeUnavailableError, UsageError, did_you_mean, first_line
 from resnet_infer.extras import needs
 from resnet_infer.lifetime import in_child
@@ -38,7 +39,8 @@ class TorchRuntime(Runtime):
     As it comes it is the reference: float32, batch normalisation apart. The options make it as fast as torch is:
     `precision`; `fused` folds batch normalisation into the convolutions; `channels_last` keeps weights and maps in
     NHWC; `compile` hands the module to `torch.compile`, which needs a C++ compiler and compiles again for other
-    batches. `device` is as in `OnnxRuntime`; `threads` is torch's number of threads during a call.
+    batches. `device` is as in `OnnxRuntime`; `threads` is torch's number of threads during a call,
+    by default as many as the program has set, and no more than there are usable cores.
 
     What the program has set for torch stays as it is and changes no answer: number of threads, random numbers, default
     dtype and device, autocast, precision of products. Threads of the program that compute with torch for the very
@@ -73,7 +75,7 @@ class TorchRuntime(Runtime):
         device = _device(device)
         if precision == "tf32" and device == "cpu":
             raise UsageError("a CPU has no tf32", hint="use fp32, bf16 or fp16, or a GPU")
-        self.threads = threads
+        self.threads, self._cores = threads, usable_cores()
         self.precision, self.fused, self.channels_last, self.compiled = precision, fused, channels_last, compile
         self._dtype = _DTYPES[precision]
         self._format = torch.channels_last if channels_last else torch.contiguous_format
@@ -93,10 +95,14 @@ class TorchRuntime(Runtime):
         # A copy: torch warns of arrays that are read-only, as those made of pictures are.
         pixels = torch.tensor(images, device=self.device).float() / 255
         x = ((pixels - self.mean) / self.std).permute(0, 3, 1, 2).to(self._dtype)
-        with _own_threads(self.threads), _products(self.precision, self.device), _no_autocast(self.device):
+        with _own_threads(self._count()), _products(self.precision, self.device), _no_autocast(self.device):
             logits = self._forward(x.contiguous(memory_format=self._format)).float().cpu().numpy()
         # A copy: torch frees its own memory outside of Python, where no daemon thread may be when the program ends.
         return np.array(logits)
+
+    def _count(self) -> int:
+        """Threads of a call: those asked for, or as many as the program has set if there are cores for them."""
+        return self.threads or min(torch.get_num_threads(), self._cores)
 
     def _transfer(self, images: Images) -> bool:
         if self.device == "cpu":
@@ -124,7 +130,7 @@ class TorchRuntime(Runtime):
         return {
             **super().describe(),
             "version": torch.__version__,
-            "threads": self.threads or torch.get_num_threads(),
+            "threads": self._count(),
             "precision": self.precision,
             "fused": self.fused,
             "channels_last": self.channels_last,
@@ -146,7 +152,8 @@ class Float64Network:
     def __call__(self, images: Images) -> NDArray[np.float64]:
         """Logits (N, classes) of `images`, uint8 (N, height, width, 3)."""
         pixels = (torch.tensor(images).double() / 255 - self._mean) / self._std
-        logits: NDArray[np.float64] = self._network(pixels.permute(0, 3, 1, 2).contiguous()).numpy()
+        with _own_threads(min(torch.get_num_threads(), usable_cores())):
+            logits: NDArray[np.float64] = self._network(pixels.permute(0, 3, 1, 2).contiguous()).numpy()
         return logits
 
 
@@ -218,9 +225,9 @@ def _renew_pool() -> None:
 in_child(_renew_pool)
 
 
-def _own_threads(threads: int | None) -> AbstractContextManager[None]:
-    """This number of torch's threads, None for as many as the program has set."""
-    return nullcontext() if threads in (None, torch.get_num_threads()) else _threads(threads)
+def _own_threads(threads: int) -> AbstractContextManager[None]:
+    """This number of torch's threads."""
+    return nullcontext() if threads == torch.get_num_threads() else _threads(threads)
 
 
 class _Precisions(_Borrowed[tuple[str, ...]]):

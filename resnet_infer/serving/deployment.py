@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from resnet_infer import zoo
 from resnet_infer.classifier import Classifier, Crops, Picture, Prediction
-from resnet_infer.data.loader import usable_cores
+from resnet_infer.cpu import usable_cores
 from resnet_infer.errors import AnswerError, ModelError, PictureError
 from resnet_infer.models.digest import model_digest
 from resnet_infer.models.spec import ModelSpec

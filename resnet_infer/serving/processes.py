@@ -21,6 +21,8 @@ from types import FrameType
 from typing import Any
 
 from resnet_infer import strict_json
+from resnet_infer.errors import MissingExtraError
+from resnet_infer.extras import needs
 from resnet_infer.runtimes.base import parse_device
 from resnet_infer.serving.guard import Traffic
 from resnet_infer.serving.settings import Settings
@@ -56,8 +58,9 @@ def _takes_gpu(settings: Settings) -> bool:
     if (settings.model or "").endswith(".engine"):
         return True
     try:
-        from resnet_infer.runtimes import ort_session
-    except ModuleNotFoundError:
+        with needs("cpu", "a service"):
+            from resnet_infer.runtimes import ort_session
+    except MissingExtraError:  # opening the model will say so
         return False
     return ort_session.CUDA in ort_session.available_providers()
 

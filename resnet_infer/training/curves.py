@@ -165,7 +165,8 @@ def check_output(output: Path) -> None:
 
 
 def _plot(axes: Axes, runs: Sequence[Run], top: float, end: int) -> None:
-    from matplotlib.ticker import MultipleLocator
+    with needs("report", "drawing curves"):
+        from matplotlib.ticker import MultipleLocator
 
     scale, unit = (1e4, " (1e4)") if end >= 10_000 else (1, "")
     for drop in sorted({drop for run in runs for drop in run.drops}):
@@ -211,7 +212,8 @@ def _label(axes: Axes, runs: Sequence[Run], top: float, scale: float) -> None:
 
 def _explain(axes: Axes, runs: Sequence[Run]) -> None:
     """What the kinds of lines mean: at the upper right, or below where the curves have not come down."""
-    from matplotlib.lines import Line2D
+    with needs("report", "drawing curves"):
+        from matplotlib.lines import Line2D
 
     kinds: list[tuple[str, dict[str, Any]]] = [("training error", {"linestyle": "--", "linewidth": 0.9})]
     if any(run.validated for run in runs):

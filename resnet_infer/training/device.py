@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -66,21 +65,19 @@ def memory_errors(batch_size: int) -> Iterator[None]:
         ) from error
 
 
-def free_memory() -> int:
-    """Bytes of memory that this process may still take; what the kernel does not tell counts as 1 TiB."""
-    free = 1 << 40
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), free)
-    with contextlib.suppress(OSError, ValueError):  # "max", where a container has no limit, is a ValueError
-        group = Path("/sys/fs/cgroup")
-        most, taken = (int((group / f"memory.{name}").read_text(encoding="ascii")) for name in ("max", "current"))
-        free = min(free, max(0, most - taken))
-    return free
+@contextlib.contextmanager
+def bounded_threads() -> Iterator[None]:
+    """Let torch have no more threads than this process has cores: by itself it counts those of the machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, cpu.usable_cores()))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def describe(device: torch.device) -> str:
     """The machine, for a model's provenance."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{cpu.processor()}, {torch.get_num_threads()} threads"
+    return f"{cpu.processor()}, {min(torch.get_num_threads(), cpu.usable_cores())} threads"

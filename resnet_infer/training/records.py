@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_infer.errors import MissingExtraError, ResnetInferError
+from resnet_infer.extras import needs
 from resnet_infer.training.curves import draw, read_run
 from resnet_infer.training.state import COLUMNS
 
@@ -26,15 +27,16 @@ def leave_curves(folder: Path, log: Callable[[str], None]) -> None:
 
 def summary_writer() -> Any:
     """torch's class that writes for TensorBoard. Raises `MissingExtraError` without the package tensorboard."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "tensorboard":
-            raise
-        raise MissingExtraError(
-            "--tensorboard needs the package tensorboard, which is not installed",
-            hint="install it with: pip install tensorboard",
-        ) from error
+    with needs("train", "--tensorboard"):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "tensorboard":
+                raise
+            raise MissingExtraError(
+                "--tensorboard needs the package tensorboard, which is not installed",
+                hint="install it with: pip install tensorboard",
+            ) from error
     return SummaryWriter
 
 

@@ -17,8 +17,8 @@ from resnet_infer.console import note
 from resnet_infer.data.datasets import Sample
 from resnet_infer.data.loader import parallel_map
 from resnet_infer.errors import PictureError, TrainingError
+from resnet_infer.host_memory import free_memory
 from resnet_infer.models.spec import InputSpec
-from resnet_infer.training import device as devices
 from resnet_infer.training.augment import MIRROR, Draws, Order, Picks, boxes, crop_boxes, mirrored
 from resnet_infer.training.recipes import Recipe
 from resnet_infer.training.views import served_view
@@ -64,7 +64,7 @@ def open_source(
     whole = recipe.augmentation in WHOLE
     if data_in != "files":
         threads = max(1, workers)
-        limit = min(MEMORY_LIMIT, devices.free_memory()) if data_in == "auto" else devices.free_memory()
+        limit = min(MEMORY_LIMIT, free_memory()) if data_in == "auto" else free_memory()
         kept = _decode(samples, geometry, whole, limit, data_in == "auto", threads)
         if isinstance(kept, np.ndarray):
             return InMemory(kept, samples, geometry, recipe, order, device)

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from resnet_infer.console import note
+from resnet_infer.cpu import usable_cores
 from resnet_infer.data.datasets import Dataset, Sample
-from resnet_infer.data.loader import usable_cores
 from resnet_infer.errors import DataError, PictureError, UsageError
 from resnet_infer.models.architectures import Architecture
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint
@@ -137,7 +137,7 @@ class Trainer:
         Raises `TrainingError` if the loss stops being finite, memory or disk run out, or the run is asked to stop;
         `PictureError`, naming all of them, if there are pictures that cannot be read.
         """
-        with self.run_folder.locked(self.world):
+        with self.run_folder.locked(self.world), devices.bounded_threads():
             try:
                 return self._run()
             except PictureError as error:

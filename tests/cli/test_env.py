@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import platform
+import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import pytest
 
@@ -38,7 +40,9 @@ def test_it_tells_versions_machine_and_devices(cli: Cli) -> None:
     report = json.loads(done.out)
     assert report["resnet-infer"] == __version__
     assert report["python"] == platform.python_version()
-    assert report["cores"] >= 1
+    assert 1 <= report["usable_cores"] <= report["cores"]
+    assert report["memory_gb"] is None or report["memory_gb"] > 0
+    assert report["problems"] == []
     assert report["processor"]
     assert set(report["packages"]) == {module for modules in EXTRAS.values() for module in modules}
     for found in filter(None, report["packages"].values()):
@@ -62,8 +66,11 @@ def test_the_table_tells_the_same(cli: Cli) -> None:
         assert any(line.endswith(command) for line in lines)
 
 
-def test_what_is_missing_comes_with_the_command_that_installs_it(cli: Cli, installed: Callable[..., None]) -> None:
+def test_what_is_missing_comes_with_the_command_that_installs_it(
+    cli: Cli, installed: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     installed()
+    monkeypatch.setattr("resnet_infer.cli.env.find_spec", lambda _: None)
     report = json.loads(cli("env", "--json").out)
     assert set(report["packages"].values()) == {None}
     assert report["devices"] == []
@@ -72,7 +79,7 @@ def test_what_is_missing_comes_with_the_command_that_installs_it(cli: Cli, insta
     }
     done = cli("env")
     assert done.code == 0
-    assert "none: no runtime is installed" in done.out
+    assert "none: no runtime can be used" in done.out
     assert done.out.count("not installed") == len(report["packages"])
 
 
@@ -108,3 +115,46 @@ def test_one_package_of_two_is_not_enough(cli: Cli, installed: Callable[..., Non
         openvino="2026.4",
     )
     assert json.loads(cli("env", "--json").out)["missing"] == {'pip install "resnet-infer[gpu]"': ["cuda"]}
+
+
+def test_a_quota_and_a_limit_are_shown(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnet_infer.cli.env.machine_cores", lambda: 64)
+    monkeypatch.setattr("resnet_infer.cli.env.usable_cores", lambda: 2)
+    monkeypatch.setattr("resnet_infer.cli.env.cpu_quota", lambda: 1.5)
+    monkeypatch.setattr("resnet_infer.cli.env.memory_limit", lambda: 2_000_000_000)
+    report = json.loads(cli("env", "--json").out)
+    assert [report[key] for key in ("cores", "usable_cores", "cpu_quota", "memory_limit_gb")] == [64, 2, 1.5, 2]
+    out = cli("env").out
+    assert "64, of which 2 may be used; the control group's quota is 1.5" in out
+    assert "the control group's limit is 2 GB" in out
+
+
+def test_two_wheels_of_onnx_runtime_are_named_with_the_way_out(cli: Cli, installed: Callable[..., None]) -> None:
+    pytest.importorskip("onnxruntime", reason="tells what is imported (the extra `cpu` or `gpu`)")
+    installed(onnxruntime="1.26.0", onnxruntime_gpu="1.27.0")
+    report = json.loads(cli("env", "--json").out)
+    assert report["packages"]["onnxruntime"] == "onnxruntime 1.26.0, onnxruntime-gpu 1.27.0"
+    assert "CPUExecutionProvider" in report["onnxruntime"]["providers"]
+    (problem,) = report["problems"]
+    both = "pip uninstall -y onnxruntime onnxruntime-gpu && "
+    for extra in ("cpu", "gpu"):
+        assert f'{both}pip install "resnet-infer[{extra}]"' in problem
+    assert f'{both}pip install "resnet-infer[gpu]"' in report["missing"]
+    assert problem in cli("env").out
+
+
+def test_a_runtime_that_does_not_load_is_a_problem_and_no_error(
+    cli: Cli, installed: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('libcublas.so.12: cannot open shared object file')")
+    installed(onnxruntime_gpu="1.27.0")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "onnxruntime" or "ort_session" in name]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("resnet_infer.runtimes.ort_session", raising=False)
+    done = cli("env", "--json")
+    report = json.loads(done.out)
+    assert (done.code, report["devices"], report["onnxruntime"]) == (0, [], None)
+    (problem,) = report["problems"]
+    assert "libcublas.so.12" in problem
+    assert "pip install --force-reinstall --no-deps onnxruntime-gpu" in problem

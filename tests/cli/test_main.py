@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -107,6 +108,45 @@ def test_a_traceback_comes_only_when_asked_for(cli: Cli) -> None:
     assert (debug.code, debug.out) == (1, "")
     assert debug.err.startswith("Traceback (most recent call last):")
     assert debug.err.endswith(plain.err)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        MemoryError("Unable to allocate 7.28 TiB for an array"),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:113] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+)
+def test_memory_that_runs_out_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    failing(monkeypatch, error)
+    done = cli("inspect")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("error: memory ran out")
+    assert str(error) in done.err
+    assert "fewer pictures" in done.err
+    assert "this should not happen" not in done.err
+    with pytest.raises(type(error)):
+        cli("--debug", "inspect")
+
+
+def test_a_graph_that_protobuf_does_not_write_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = pytest.importorskip("google.protobuf.message", reason="protobuf comes with onnx (the extra `export`)")
+    failing(monkeypatch, message.EncodeError("Failed to serialize proto"))
+    done = cli("inspect")
+    assert done.code == 1
+    assert done.err.startswith("error: the ONNX graph cannot be written (Failed to serialize proto)")
+
+
+def test_a_package_of_every_installation_that_does_not_load_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = ImportError("libjpeg.so.62: cannot open shared object file: No such file or directory", name="PIL._imaging")
+    failing(monkeypatch, error)
+    done = cli("inspect")
+    assert done.code == 1
+    assert done.err.startswith(f"error: the command needs the package PIL, which cannot be imported ({error})")
+    assert "pip install --force-reinstall --no-deps pillow" in done.err
 
 
 class OddError(Exception):

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resnet_infer.data.loader import parallel_map, usable_cores
+from resnet_infer.cpu import usable_cores
+from resnet_infer.data.loader import parallel_map
 
 
 def decoders() -> list[threading.Thread]:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from resnet_infer import zoo
+from resnet_infer.cpu import compute_threads
 from resnet_infer.data.synthetic import natural_noise
 from resnet_infer.errors import ModelError, RuntimeUnavailableError, UsageError
 from resnet_infer.models.spec import METADATA_KEY
@@ -46,7 +47,7 @@ def test_it_knows_its_spec_its_size_and_its_device(runtime: OnnxRuntime) -> None
         "runtime": "onnxruntime",
         "device": "cpu",
         "version": onnxruntime.__version__,
-        "threads": "all cores",
+        "threads": compute_threads(),
         "provider": "cpu",
         "precision": "fp32",
         "spin": True,

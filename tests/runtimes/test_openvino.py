@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from resnet_infer import zoo
 from resnet_infer.classifier import Classifier, Picture
+from resnet_infer.cpu import compute_threads
 from resnet_infer.errors import MissingExtraError, ModelError, RuntimeUnavailableError, UsageError
 from resnet_infer.runtimes.registry import open_runtime
 from tests.conftest import PICTURES
@@ -74,7 +75,7 @@ def test_it_says_how_it_runs(runtime: OpenVinoRuntime) -> None:
     assert about == {
         "runtime": "openvino",
         "device": "cpu",
-        "threads": "all cores",
+        "threads": compute_threads(),
         "precision": "fp32",
         "computes": "f32",
     }
@@ -164,7 +165,7 @@ def test_many_threads_get_their_own_answers(
 
         with ThreadPoolExecutor(lanes) as pool:
             list(pool.map(ask, range(lanes)))
-        assert opened.describe()["threads"] == (threads or "all cores")
+        assert opened.describe()["threads"] == (threads or compute_threads())
 
 
 def test_lanes_of_a_classifier_answer_as_one_after_the_other() -> None:

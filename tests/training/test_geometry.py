@@ -125,9 +125,9 @@ def test_every_picture_decides_whether_all_are_alike() -> None:
 
 def test_what_does_not_fit_into_memory_stays_in_files_or_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = grain([(50, 50), (50, 40)], 20)
-    monkeypatch.setattr(sources.devices, "free_memory", lambda: 20 * 45 * 50 * 3)
+    monkeypatch.setattr(sources, "free_memory", lambda: 20 * 45 * 50 * 3)
     assert isinstance(opened(samples, "memory"), FromFiles)
-    monkeypatch.setattr(sources.devices, "free_memory", lambda: 20 * 45 * 50 * 3 - 1)
+    monkeypatch.setattr(sources, "free_memory", lambda: 20 * 45 * 50 * 3 - 1)
     with pytest.raises(TrainingError, match="do not fit") as error:
         opened(samples, "memory")
     assert "--data-in files" in str(error.value)

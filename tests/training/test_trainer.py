@@ -12,8 +12,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs torch (the extra `train`)")
 
+from resnet_infer.cpu import usable_cores  # noqa: E402
 from resnet_infer.data.datasets import Dataset  # noqa: E402
-from resnet_infer.data.loader import usable_cores  # noqa: E402
 from resnet_infer.errors import DataError, PictureError, TrainingError, UsageError  # noqa: E402
 from resnet_infer.models.architectures import architecture  # noqa: E402
 from resnet_infer.models.checkpoint import load_checkpoint  # noqa: E402

@@ -1,19 +1,36 @@
-"""Opening a source: a directory, an archive read into memory, or a lone file."""
+"""Opening a source: a directory, an archive read into memory, or a lone file.
+
+Of an archive pictures and the lists of known data sets are read, and nothing else: what it says of its files' sizes is
+added up against the memory that is free before their bytes are unpacked.
+"""
 
 from __future__ import annotations
 
 import lzma
 import posixpath
+import shutil
+import sys
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Collection
+from io import BytesIO
 from pathlib import Path
+from typing import IO
 
+from resnet_infer.data.datasets import cifar, imagenet, tiny_imagenet, wordnet
 from resnet_infer.data.datasets.tree import DirectoryTree, MemoryTree, SingleFile, Tree, is_hidden
 from resnet_infer.data.suffixes import is_picture
 from resnet_infer.errors import DataError
+from resnet_infer.host_memory import free_memory
 from resnet_infer.inputs import open_input
 
+LISTS = frozenset({*cifar.FILES, *imagenet.TRUTH, *wordnet.LISTS, tiny_imagenet.IDS, "val_annotations.txt"})
+"""Names of files beside pictures that tell what they show."""
+SHARE = 0.8
+"""Of the memory that is free, what an archive may take: the pictures are still to be decoded."""
+_ZSTANDARD = b"\x28\xb5\x2f\xfd"
+_MAGIC = (b"\x1f\x8b", b"\xfd7zXZ\0", b"BZh", _ZSTANDARD)
 _DAMAGE = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -28,9 +45,10 @@ _DAMAGE = (
 
 
 def open_tree(source: Path) -> Tree:
-    """A directory, a tar (plain, gz, bz2, xz) or zip archive, or any other file. Raises `DataError`.
+    """A directory, a tar (plain, gz, bz2, xz; zst from Python 3.14 on) or zip archive, or any other file.
 
-    Of an archive all files are read into memory; nothing is unpacked to disk.
+    Of an archive pictures and lists are read into memory; nothing is unpacked to disk. Raises `DataError`, also for
+    one that would take more memory than is free.
     """
     if not source.exists():
         raise DataError(f"{source} does not exist")
@@ -52,13 +70,19 @@ def _archive_kind(source: Path) -> str | None:
         head = file.read(512)
     if head.startswith(b"PK\x03\x04"):
         return "zip"
-    if head.startswith((b"\x1f\x8b", b"\xfd7zXZ\0", b"BZh")) or head[257:262] == b"ustar":
+    if head.startswith(_ZSTANDARD) and sys.version_info < (3, 14):
+        version = ".".join(map(str, sys.version_info[:2]))
+        raise DataError(
+            f"{source} is packed with Zstandard, which Python {version} does not read",
+            hint="unpack it and give the folder, or pack it as .tar.gz",
+        )
+    if head.startswith(_MAGIC) or head[257:262] == b"ustar":
         return "tar"
     # Names decide for what has lost its first bytes.
     name = source.name.lower()
     if name.endswith(".zip"):
         return "zip"
-    return "tar" if name.endswith((".tar", ".tgz", ".txz", ".tbz2")) or ".tar." in name else None
+    return "tar" if name.endswith((".tar", ".tgz", ".txz", ".tbz2", ".tzst")) or ".tar." in name else None
 
 
 class _StrictInfo(tarfile.TarInfo):
@@ -74,9 +98,72 @@ class _StrictInfo(tarfile.TarInfo):
             raise tarfile.ReadError(f"{error} at byte {archive.offset}") from error
 
 
+class _Files:
+    """What is kept of an archive, by path; of several files of one path the last counts, as when it is unpacked."""
+
+    def __init__(self, source: Path, also: Collection[str] = ()) -> None:
+        """`also` are files to be read whatever they are called."""
+        self.source, self._also = source, also
+        self.contents: dict[str, bytes | None] = {}
+        self.folders: set[str] = set()
+        self._sizes: dict[str, int] = {}
+        self._total = 0
+        self._most = int(SHARE * free_memory())
+
+    def admit(self, path: str, size: int) -> bool:
+        """List a file of `size` bytes, and tell whether it is to be read.
+
+        Raises `DataError` if memory cannot hold it and those before it.
+        """
+        self.drop(path)
+        self.contents[path] = None
+        if not _is_wanted(path) and path not in self._also:
+            return False
+        self._sizes[path] = size
+        self._total += size
+        if self._total > self._most:
+            raise DataError(
+                f"{self.source} says that its pictures and lists up to {path} take {_shown(self._total)}, and of the "
+                f"memory that is free {_shown(self._most)} may be used; an archive is read into memory",
+                hint="unpack it and give the folder",
+            )
+        return True
+
+    def drop(self, path: str) -> None:
+        """Forget the file of that path, if there is one."""
+        self._total -= self._sizes.pop(path, 0)
+        self.contents.pop(path, None)
+
+    def tree(self) -> MemoryTree:
+        return MemoryTree(str(self.source), self.contents, frozenset(self.folders))
+
+
+def _unpack(content: IO[bytes]) -> bytes:
+    """A member's bytes, in the memory of one copy: `read` alone takes three of a large one."""
+    buffer = BytesIO()
+    shutil.copyfileobj(content, buffer, 1 << 20)
+    return buffer.getvalue()
+
+
+def _shown(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
+
+
+def _is_wanted(path: str) -> bool:
+    return is_picture(path) or posixpath.basename(path) in LISTS
+
+
 def _read_tar(source: Path) -> MemoryTree:
-    files: dict[str, bytes] = {}
-    folders: set[str] = set()
+    files, left = _tar_files(source, frozenset())
+    if left:  # links by the name of a picture to files by other names
+        del files
+        files, _ = _tar_files(source, left)
+    return files.tree()
+
+
+def _tar_files(source: Path, also: frozenset[str]) -> tuple[_Files, frozenset[str]]:
+    """What is kept, and the files that were left and are linked to by names of pictures or lists."""
+    files = _Files(source, also)
     links: dict[str, str] = {}
     with tarfile.open(source, tarinfo=_StrictInfo) as archive:
         for member in archive:
@@ -84,41 +171,51 @@ def _read_tar(source: Path) -> MemoryTree:
             if path is None:
                 continue
             if member.isdir():
-                folders.add(path)
-            elif member.islnk():
-                links[path] = posixpath.normpath(member.linkname)
-            elif member.issym():
-                links[path] = posixpath.normpath(posixpath.join(posixpath.dirname(path), member.linkname))
-            elif content := archive.extractfile(member):
-                files[path] = content.read()
+                files.folders.add(path)
+                continue
+            links.pop(path, None)
+            if member.islnk() or member.issym():
+                files.drop(path)
+                folder = posixpath.dirname(path) if member.issym() else ""
+                links[path] = posixpath.normpath(posixpath.join(folder, member.linkname))
+            elif member.isfile() and files.admit(path, member.size) and (content := archive.extractfile(member)):
+                files.contents[path] = _unpack(content)
         # The checksum of a compressed file is compared at its very end, past the end mark of the tar.
         while archive.fileobj and archive.fileobj.read(1 << 20):
             pass
+    left = set()
     for path in links:
         target, seen = path, set[str]()
         while target in links and target not in seen:
             seen.add(target)
             target = links[target]
-        if target in files:
-            files[path] = files[target]
+        if target in files.contents:
+            files.contents[path] = files.contents[target]
+            if files.contents[target] is None and _is_wanted(path):
+                left.add(target)
         elif is_picture(path):
             raise DataError(f"{source}: {path} is a link to {links[path]}, which is no file in the archive")
-    return MemoryTree(str(source), files, frozenset(folders))
+    return files, frozenset(left)
 
 
 def _read_zip(source: Path) -> MemoryTree:
-    files: dict[str, bytes] = {}
-    folders: set[str] = set()
+    files = _Files(source)
+    members: dict[str, zipfile.ZipInfo] = {}
     with zipfile.ZipFile(source) as archive:
         for member in archive.infolist():
             path = _clean(member.filename.replace("\\", "/"), source)  # Windows
             if path is None:
                 continue
             if member.is_dir():
-                folders.add(path)
-            else:
-                files[path] = archive.read(member)
-    return MemoryTree(str(source), files, frozenset(folders))
+                files.folders.add(path)
+                continue
+            members.pop(path, None)
+            if files.admit(path, member.file_size):
+                members[path] = member
+        for path, member in members.items():
+            with archive.open(member) as content:
+                files.contents[path] = _unpack(content)
+    return files.tree()
 
 
 def _clean(name: str, source: Path) -> str | None:

@@ -44,6 +44,9 @@ _VERSIONS = (
     _Version(("train",), ("test",), "meta", labels="fine_labels", names="fine_label_names"),
 )
 
+FILES = frozenset(name for version in _VERSIONS for name in (*version.train, *version.test, version.class_file))
+"""The names of all files of all versions."""
+
 
 def recognise(tree: Tree) -> Recognised | None:
     """Splits train and test; CIFAR-100 with its 100 fine classes. Pictures are kept in memory, 3,072 bytes each."""

@@ -12,6 +12,7 @@ from resnet_infer.data.suffixes import is_picture
 from resnet_infer.errors import DataError
 
 ANNOTATIONS = "val/val_annotations.txt"
+IDS = "wnids.txt"
 
 
 def recognise(tree: Tree) -> Recognised | None:
@@ -20,15 +21,15 @@ def recognise(tree: Tree) -> Recognised | None:
     Classes are in the order of their sorted WordNet ids.
     """
     there, files = tree.list()
-    if "wnids.txt" not in files or "val_annotations.txt" not in tree.list("val")[1]:
+    if IDS not in files or "val_annotations.txt" not in tree.list("val")[1]:
         return None
     return Recognised(("train", "val") if "train" in there else ("val",), lambda request: _load(tree, request))
 
 
 def _load(tree: Tree, request: Request) -> Dataset:
     require_order(request.class_order, "string", tree.where)
-    wnids = sorted(line.strip() for line in read_lines(tree, "wnids.txt"))
-    require_distinct(wnids, f"{tree.where}/wnids.txt")
+    wnids = sorted(line.strip() for line in read_lines(tree, IDS))
+    require_distinct(wnids, f"{tree.where}/{IDS}")
     if request.split == "train":
         if missing := sorted(set(wnids) - set(tree.list("train")[0])):
             raise DataError(f"{tree.where}/train lacks {some(missing)}, which wnids.txt has")

@@ -72,9 +72,12 @@ class DirectoryTree:
 
 
 class MemoryTree:
-    """An unpacked archive. `files` maps paths to contents; `folders` names folders that may be empty."""
+    """An unpacked archive. `files` maps paths to contents; `folders` names folders that may be empty.
 
-    def __init__(self, where: str, files: Mapping[str, bytes], folders: frozenset[str] = frozenset()) -> None:
+    The content is None of a file that was left in the archive: it is listed and cannot be read.
+    """
+
+    def __init__(self, where: str, files: Mapping[str, bytes | None], folders: frozenset[str] = frozenset()) -> None:
         self.where, self._files, self._folders = where, files, folders
         listings: dict[str, tuple[set[str], set[str]]] = {"": (set(), set())}
         for path in files:
@@ -91,8 +94,11 @@ class MemoryTree:
         return self._listings.get(folder, ([], []))
 
     def reader(self, path: str) -> Callable[[], bytes]:
+        content = self._files[path]
+        if content is None:
+            return partial(_left_in_archive, f"{self.where}/{path}")
         # Holds this file's bytes alone, so that what the data set leaves out can be freed.
-        return partial(bytes, self._files[path])
+        return partial(bytes, content)
 
     def below(self, folder: str) -> MemoryTree:
         start = f"{folder}/"
@@ -208,6 +214,10 @@ def read_file(path: str) -> bytes:
         return picture_bytes(path) if is_picture(path) else read_whole(path)
     except OSError as error:
         raise PictureError(f"{path}: {error.strerror or error}") from error
+
+
+def _left_in_archive(path: str) -> bytes:
+    raise PictureError(f"{path} was left in its archive: it is neither a picture nor a list of a known data set")
 
 
 def _parent(path: str) -> str:
