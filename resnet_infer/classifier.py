@@ -139,6 +139,12 @@ class Classifier:
         take no more than is of use there (`batch_limit`). Unreadable pictures, and those whose logits are not finite,
         give an `Answer` with its `error`; the others of their batch are answered. Memory is bounded however many
         pictures there are. An error of `pictures` is raised after the answers to all pictures before it.
+
+        `pictures` may wait for answers, as those of a camera or of a queue do: where the next one has not come, what
+        has come is answered within a twentieth of a second and the time that the answers take. For that, `pictures`
+        that are no list or tuple are read in a thread of their own, with the context variables of the caller. A source
+        that is bound to its thread must allow that (`sqlite3.connect(..., check_same_thread=False)`). Closing the
+        stream does not wait for a picture that does not come.
         """
         if batch_size < 1 or top_k < 1:
             raise UsageError("the batch size and top-k are at least 1")
@@ -151,6 +157,7 @@ class Classifier:
             rows=crops,
             batch_size=batch_limit(batch_size, self.spec.input.crop, self.lanes),
             workers=workers,
+            live=True,
         )
 
     def probabilities(self, views: Sequence[Pixels], *, allow_nan: bool = False) -> NDArray[np.float64]:
