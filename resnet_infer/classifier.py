@@ -19,7 +19,7 @@ from resnet_infer.data.image import MAX_PIXELS, read_image
 from resnet_infer.data.loader import usable_cores
 from resnet_infer.data.memory import resizing_bytes
 from resnet_infer.data.preprocess import Pixels, centre_crop, ten_crops
-from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError
+from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError, bare
 from resnet_infer.flow import batch_limit, flow
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.base import Runtime
@@ -43,7 +43,8 @@ class Answer:
     """What the model says of one picture, most probable class first; or why there is no answer.
 
     `error` is a `PictureError` for a picture that cannot be read, an `AnswerError` where the network's logits for it
-    are not finite. `note` is a sentence on why the answer may mean little, where the picture can hardly be seen.
+    are not finite; it has no traceback, so that it holds nothing of the picture. `note` is a sentence on why the answer
+    may mean little, where the picture can hardly be seen.
     """
 
     source: str
@@ -212,7 +213,7 @@ class Classifier:
             )
             require_resizable(image, side, picture.source)
         except PictureError as error:
-            return error
+            return bare(error)
         views = centre_crop(image, self.spec.input) if crops == 1 else ten_crops(image, self.spec.input)
         return Prepared(views, image.info.get("note"))
 

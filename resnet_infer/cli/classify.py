@@ -19,7 +19,7 @@ import typer
 from resnet_infer import strict_json
 from resnet_infer.cli.options import Device, Model, Output, Runtime, Threads, choice, introduce_default
 from resnet_infer.console import bar, fail, note, printable
-from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError
+from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError, bare
 
 if TYPE_CHECKING:
     from resnet_infer.classifier import Answer, Classifier, Picture
@@ -338,7 +338,7 @@ def _pictures(inputs: list[str], passed: Passed) -> Iterator[Picture | Answer]:
             try:
                 yield Picture("stdin", _stdin())
             except PictureError as error:
-                yield Answer("stdin", error=error)
+                yield Answer("stdin", error=bare(error))
         elif _URL.match(argument) and not os.path.lexists(argument):
             yield Answer(
                 argument,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from resnet_infer.data.datasets import Dataset, Sample
 from resnet_infer.data.loader import parallel_map
-from resnet_infer.errors import PictureError
+from resnet_infer.errors import PictureError, bare
 from resnet_infer.evaluation.protocols import OpenPicture, Probabilities, Scorer
 from resnet_infer.evaluation.record import Given, Record
 from resnet_infer.flow import batch_limit, flow
@@ -165,7 +165,7 @@ class _Preparing:
                 resize.append(thread_time() - picture.decode_seconds - start)
             return _Prepared(picture.digest, views, picture.decode_seconds, resize)
         except PictureError as error:
-            return error
+            return bare(error)
 
 
 class _Answering:
@@ -220,7 +220,7 @@ def _broken(samples: Iterable[Sample], scorers: Sequence[Scorer]) -> Iterator[Pi
             for exif in rules:
                 picture.image(exif)
         except PictureError as error:
-            return error
+            return bare(error)
         return None
 
     with closing(parallel_map(read, samples)) as found:
