@@ -51,6 +51,10 @@ class ModelError(ResnetInferError):
     """A checkpoint or artifact that is missing, damaged, foreign, or of another version."""
 
 
+class UnwritableError(ModelError):
+    """The cache cannot be written, or there is no place for it."""
+
+
 class PictureError(ResnetInferError):
     """A picture that cannot be read. The message names the file."""
 

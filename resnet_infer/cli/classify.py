@@ -18,7 +18,7 @@ import typer
 
 from resnet_infer import strict_json
 from resnet_infer.cli.options import Device, Model, Output, Runtime, Threads, choice, introduce_default
-from resnet_infer.console import bar, fail, note, printable
+from resnet_infer.console import bar, encoding_of, fail, is_terminal, note, printable
 from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError, bare
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def classify(
 
             path = stack.enter_context(atomic_path(output))
             target = stack.enter_context(open(path, "w", encoding="utf-8", errors="backslashreplace"))
-        if many and not target.isatty():
+        if many and not is_terminal(target):
             answers = stack.enter_context(_watched(answers, inputs))
         told = _Told()
         WRITERS[form](told.through(asked.merged(answers)), target)
@@ -257,7 +257,7 @@ def _watched(answers: Iterator[Answer], inputs: list[str]) -> Iterator[Iterator[
     from resnet_infer.progress import progress
 
     total = None
-    if sys.stderr.isatty():
+    if is_terminal(sys.stderr):
         from resnet_infer.classifier import Picture
         from resnet_infer.data.walk import Passed
 
@@ -280,7 +280,7 @@ def _table(answers: Iterable[Answer], stream: TextIO) -> None:
         if answer.error:
             lines.append(f"  not read: {answer.error.message.removeprefix(f'{lines[0]}: ')}")
         for item in answer.predictions:
-            drawn = bar(item.probability, encoding=stream.encoding)
+            drawn = bar(item.probability, encoding=encoding_of(stream))
             lines.append(f"  {item.label:<{width}}  {100 * item.probability:5.1f}%  {drawn}".rstrip())
         stream.write("\n" * bool(number) + "\n".join(lines) + "\n")
 
@@ -303,7 +303,7 @@ def _dumps(answer: Answer, stream: TextIO) -> str:
     """JSON, escaped where the stream cannot show it or a file's name is no text."""
     text = strict_json.dumps(answer.to_json(), ensure_ascii=False)
     try:
-        text.encode(stream.encoding or "ascii")
+        text.encode(encoding_of(stream))
     except UnicodeEncodeError:
         return strict_json.dumps(answer.to_json())
     return text
@@ -361,7 +361,10 @@ def _stdin() -> bytes:
 
     if sys.stdin is None:
         raise PictureError("stdin: standard input is closed")
-    content = sys.stdin.buffer.read()
+    try:
+        content: bytes = sys.stdin.buffer.read()
+    except (OSError, ValueError, AttributeError) as error:  # a folder; closed; an object that has text only
+        raise PictureError(f"stdin: {getattr(error, 'strerror', None) or 'standard input cannot be read'}") from error
     if second_picture(content):
         raise PictureError(
             "stdin: more than one picture came on standard input",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from errno import ENOSPC
+from contextlib import suppress
+from errno import EBADF, EDQUOT, EFBIG, ENOSPC
 from importlib import import_module
 from io import TextIOWrapper
 from keyword import iskeyword
@@ -88,9 +89,12 @@ class _Commands(TyperGroup):
         except Exception as error:  # the last line of defence: no traceback for a user
             if debug or hasattr(error, "show"):  # usage errors, which typer shows itself
                 raise
-            if isinstance(error, OSError) and error.errno == ENOSPC:
+            if isinstance(error, OSError) and error.errno in _UNWRITABLE and error.filename is None:
                 _drop_stdout()
-                fail("cannot write the result: no space left")
+                _fail_to_write(error)
+                raise typer.Exit(1) from error
+            if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):  # tempfile's own words
+                fail("there is no temporary folder that can be written", "set TMPDIR to a folder that can be written")
                 raise typer.Exit(1) from error
             fail(
                 f"{type(error).__name__}: {error}",
@@ -100,11 +104,22 @@ class _Commands(TyperGroup):
         raise typer.Exit(code)
 
 
+def _fail_to_write(error: OSError) -> None:
+    """Say why stdout takes nothing."""
+    reason = "no space left" if error.errno == ENOSPC else error.strerror or str(error)
+    fail(f"cannot write the result: {reason}")
+
+
 def _drop_stdout() -> None:
     """Keep the interpreter from complaining when it flushes what stdout no longer takes."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with suppress(OSError, ValueError, AttributeError):  # a stream that has no descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+_UNWRITABLE = {ENOSPC, EDQUOT, EFBIG, EBADF}
+"""How writing to stdout fails, or to a file that is nobody's result."""
+_WITHOUT_STDOUT = {"classify", "serve"}
+"""Commands that may have nothing to write there; they look themselves."""
 _HELP = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
     cls=_Commands,
@@ -133,7 +148,57 @@ def options(
 
 
 def main() -> None:
-    """Run the command line; exit with 0, 1 (something failed), 2 (usage) or 130 (Ctrl-C)."""
+    """Run the command line; exit with 0, 1 (something failed), 2 (usage) or 130 (Ctrl-C).
+
+    Where a standard stream is closed or takes nothing, a result that cannot be written is an error in a line, and what
+    would be said on stderr is not said.
+    """
+    _occupy_descriptors()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    app()
+    if sys.stderr is None:  # typer says there what is wrong with a command
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    code = _run()
+    try:
+        sys.stderr.flush()
+    except OSError:  # the interpreter would try again, and exit with 120
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command line and write out what it has said; the exit code."""
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    if sys.stdout is None and command not in _WITHOUT_STDOUT:
+        fail("standard output is closed", "send it to a file, or to /dev/null")
+        return 1
+    try:
+        try:
+            app()
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        _drop_stdout()
+        if not isinstance(error, BrokenPipeError):
+            _fail_to_write(error)
+        return 1
+    return code
+
+
+def _occupy_descriptors() -> None:
+    """Put the null device where a standard stream is closed: the next file that is opened would get its number.
+
+    Then whatever a library prints would be written into that file.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            os.set_inheritable(number, True)

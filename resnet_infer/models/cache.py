@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from resnet_infer.errors import ModelError, ResnetInferError
+from resnet_infer.errors import ModelError, ResnetInferError, UnwritableError
 from resnet_infer.files import atomic_path
 from resnet_infer.models.download import cache_folder, sha256
 
@@ -41,21 +41,38 @@ class Cached:
 def kept(target: Path, make: Callable[[], None]) -> Path:
     """Return the file of the cache that is `target`; `make` writes it where it is missing or damaged.
 
-    Of several processes one makes it and the others wait. Raises what `make` raises, and `ModelError` where what was
-    made cannot be read.
+    Of several processes one makes it and the others wait. Raises what `make` raises, `UnwritableError` where the cache
+    cannot be written, and `ModelError` where what was made cannot be read.
     """
     if is_good(target):
         return target
-    if target.exists() and state(target) == "without digest" and not os.access(target.parent, os.W_OK):
+    if os.path.exists(target) and state(target) == "without digest" and not os.access(target.parent, os.W_OK):
         _LOG.warning("%s has no digest and lies where nothing can be written, so it is used unverified", target)
         return target
     with _locked(target):
         if not is_good(target):
-            if target.exists():
+            if os.path.exists(target):
                 _LOG.warning("%s %s, so it is made again", target, _FAULTS[state(target)])
-            make()
-            seal(target)
+            try:
+                make()
+                seal(target)
+            except ResnetInferError as error:
+                if isinstance(cause := error.__cause__, OSError) and _is_in(cause.filename, target.parent):
+                    raise _unwritable(target, cause) from error
+                raise
     return target
+
+
+def _is_in(name: object, folder: Path) -> bool:
+    """Whether an `OSError` is about a file of the folder, or the folder."""
+    return isinstance(name, str) and folder.resolve() in (Path(name).resolve(), *Path(name).resolve().parents)
+
+
+def _unwritable(target: Path, error: OSError) -> UnwritableError:
+    return UnwritableError(
+        f"cannot write into the cache, {target.parent}: {error.strerror or error}",
+        hint="free some space, or set RESNET_INFER_CACHE to a folder that can be written",
+    )
 
 
 def is_good(path: Path) -> bool:
@@ -140,7 +157,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _locked(target: Path) -> AbstractContextManager[object]:
-    """Wait for the lock on `target`. Raises `ModelError` where there can be none."""
+    """Wait for the lock on `target`. Raises `UnwritableError` where there can be none."""
     from filelock import FileLock, Timeout
 
     try:
@@ -152,10 +169,7 @@ def _locked(target: Path) -> AbstractContextManager[object]:
             _LOG.warning("another process is making %s: waiting for it", os.path.basename(target))
             return lock.acquire()
     except OSError as error:
-        raise ModelError(
-            f"cannot write into the cache, {target.parent}: {error.strerror or error}",
-            hint="free some space, or set RESNET_INFER_CACHE to a folder that can be written",
-        ) from error
+        raise _unwritable(target, error) from error
 
 
 __all__ = ["Cached", "clear", "is_good", "kept", "listed", "seal", "state"]

@@ -16,7 +16,7 @@ from resnet_infer.errors import DataError, UsageError
 from resnet_infer.extras import needs
 from resnet_infer.files import atomic_path
 from resnet_infer.models.checkpoint import SUFFIX, load_checkpoint
-from resnet_infer.models.download import cache_folder
+from resnet_infer.models.download import library_folder
 from resnet_infer.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -132,7 +132,8 @@ def draw_panels(panels: Mapping[str, Sequence[Run]], output: Path) -> None:
     """As `draw`, with plots side by side on the same scale; the keys are their titles."""
     check_output(output)
     # Or matplotlib writes its list of fonts below the home folder.
-    os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
+    if "MPLCONFIGDIR" not in os.environ and (folder := library_folder("matplotlib")):
+        os.environ["MPLCONFIGDIR"] = str(folder)
     with needs("report", "drawing curves"):
         import matplotlib
         from matplotlib.figure import Figure
