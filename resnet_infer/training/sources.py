@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -153,10 +155,18 @@ class InMemory:
             yield images, self.labels[places], draws
 
 
+def may_have_children() -> bool:
+    """Whether this process may start others that load pictures.
+
+    Not a daemonic one, as those of `multiprocessing.Pool` and Celery are, nor a frozen program, which may start itself.
+    """
+    return not multiprocessing.current_process().daemon and not getattr(sys, "frozen", False)
+
+
 class FromFiles:
     """Pictures decoded and cropped by worker processes, which run ahead of the steps, also past the end of an epoch.
 
-    Those that are `decoded` already are cropped by threads.
+    Those that are `decoded` already are cropped by threads, and so are all where there may be no processes.
     """
 
     def __init__(
@@ -172,11 +182,12 @@ class FromFiles:
     ) -> None:
         self.samples, self.geometry, self.recipe, self.order = samples, geometry, recipe, order
         self.device, self.workers, self.decoded = device, workers, decoded
+        self.without_processes = bool(workers) and not decoded and not may_have_children()
 
     def batches(self, start: int, stop: int, crop: int) -> Iterator[Batch]:
         cropping = _Decoding(self.samples, self.geometry, self.recipe, crop)
         steps = _Steps(self.order, start, stop)
-        if self.decoded:
+        if self.decoded or self.without_processes:
             ahead = PREFETCH * self.workers
             with contextlib.closing(
                 parallel_map(cropping.__getitem__, steps, workers=self.workers, ahead=ahead)

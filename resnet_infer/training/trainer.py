@@ -20,6 +20,7 @@ from resnet_infer.data.loader import usable_cores
 from resnet_infer.errors import DataError, UsageError
 from resnet_infer.models.architectures import Architecture
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint
+from resnet_infer.models.network import torch_defaults
 from resnet_infer.models.spec import InputSpec, ModelSpec
 from resnet_infer.progress import progress
 from resnet_infer.training import device as devices
@@ -31,7 +32,7 @@ from resnet_infer.training.recipes import Recipe
 from resnet_infer.training.records import leave_curves, scalars
 from resnet_infer.training.result import measured_on, trained_spec
 from resnet_infer.training.schedule import Phase, Schedule
-from resnet_infer.training.sources import WHOLE, DataIn, open_source
+from resnet_infer.training.sources import WHOLE, DataIn, FromFiles, open_source
 from resnet_infer.training.split_record import SplitRecord
 from resnet_infer.training.splits import Splits, to_choose
 from resnet_infer.training.start import frozen_modules, initial_network, optimiser, require_values_to_normalise
@@ -66,6 +67,7 @@ class Trainer:
     what an uninterrupted one would have seen.
     """
 
+    @torch_defaults()
     def __init__(
         self,
         arch: Architecture,
@@ -78,7 +80,9 @@ class Trainer:
         world: World | None = None,
         log: Callable[[str], None] = note,
     ) -> None:
-        """`start` gives the first weights. Raises `DataError` or `UsageError` if data, network and recipe disagree."""
+        """`start` gives the first weights. What the program has set for torch changes no run, see `torch_defaults`.
+
+        Raises `DataError` or `UsageError` if data, network and recipe disagree."""
         if np.isnan(options.save_every):
             raise UsageError("the seconds between saves are a number")
         self.world = world or World(torch.device("cpu"))
@@ -123,6 +127,7 @@ class Trainer:
         self._views = [Views(self._share(part)) if part else None for part in (self.choosing, self.measuring)]
         self.state = State()
 
+    @torch_defaults()
     def run(self) -> ModelSpec:
         """Train to the last iteration, going on where an unfinished run in the folder stopped, and measure `best`.
 
@@ -165,6 +170,8 @@ class Trainer:
                 self.options.data_in,
                 self.options.workers if self.options.workers is not None else self.world.fair(usable_cores()),
             )
+            if isinstance(self.source, FromFiles) and self.source.without_processes:
+                self.log("this process may have no processes of its own, so threads decode the pictures")
             if self.device.type == "cuda":
                 torch.backends.cudnn.benchmark = True
             with StopSignals() as self.signals, self._scalars() as self.show:
