@@ -70,7 +70,8 @@ class _Commands(TyperGroup):
         debug = ctx.params.get("debug", False)
         try:
             result = super().invoke(ctx)
-            print(end="", flush=True)
+            if sys.stdout is not None:
+                sys.stdout.flush()
             return result
         except (typer.Exit, typer.Abort):
             raise
@@ -181,6 +182,9 @@ def _run() -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError as error:
+        said = getattr(error.__context__, "exit_code", None)
+        if isinstance(said, int):  # of a mistake in the command, which typer could not say on stderr
+            return said
         _drop_stdout()
         if not isinstance(error, BrokenPipeError):
             _fail_to_write(error)
