@@ -32,6 +32,12 @@ def is_terminal(stream: object) -> bool:
         return False
 
 
+def flush(stream: object) -> None:
+    """Write out what a text stream holds back; nothing for None, or an object that holds nothing back."""
+    if write_out := getattr(stream, "flush", None):
+        write_out()
+
+
 def encoding_of(stream: object) -> str:
     """The encoding of a text stream; ASCII where it does not name one."""
     return getattr(stream, "encoding", None) or "ascii"

@@ -18,7 +18,7 @@ import typer
 
 from resnet_infer import strict_json
 from resnet_infer.cli.options import Device, Model, Output, Runtime, Threads, choice, introduce_default
-from resnet_infer.console import bar, encoding_of, fail, is_terminal, note, printable
+from resnet_infer.console import bar, encoding_of, fail, flush, is_terminal, note, printable
 from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError, bare
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def classify(
             answers = stack.enter_context(_watched(answers, inputs))
         told = _Told()
         WRITERS[form](told.through(asked.merged(answers)), target)
-        target.flush()
+        flush(target)
     told.note()
     if what := str(passed):
         note(f"not read: {what}")
@@ -296,7 +296,7 @@ def _json(answers: Iterable[Answer], stream: TextIO) -> None:
 def _jsonl(answers: Iterable[Answer], stream: TextIO) -> None:
     for answer in answers:
         stream.write(_dumps(answer, stream) + "\n")
-        stream.flush()  # a reader need not wait for a full buffer
+        flush(stream)  # a reader need not wait for a full buffer
 
 
 def _dumps(answer: Answer, stream: TextIO) -> str:

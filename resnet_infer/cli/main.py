@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from resnet_infer import __version__
-from resnet_infer.console import fail, note
+from resnet_infer.console import fail, flush, note
 from resnet_infer.errors import ResnetInferError
 
 COMMANDS = {
@@ -70,8 +70,7 @@ class _Commands(TyperGroup):
         debug = ctx.params.get("debug", False)
         try:
             result = super().invoke(ctx)
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            flush(sys.stdout)
             return result
         except (typer.Exit, typer.Abort):
             raise
@@ -90,6 +89,9 @@ class _Commands(TyperGroup):
         except Exception as error:  # the last line of defence: no traceback for a user
             if debug or hasattr(error, "show"):  # usage errors, which typer shows itself
                 raise
+            if isinstance(error, ValueError) and getattr(sys.stdout, "closed", False):
+                fail("cannot write the result: standard output is closed")
+                raise typer.Exit(1) from error
             if isinstance(error, OSError) and error.errno in _UNWRITABLE and error.filename is None:
                 _drop_stdout()
                 _fail_to_write(error)
@@ -179,8 +181,7 @@ def _run() -> int:
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        flush(sys.stdout)
     except OSError as error:
         said = getattr(error.__context__, "exit_code", None)
         if isinstance(said, int):  # of a mistake in the command, which typer could not say on stderr
