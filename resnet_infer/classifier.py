@@ -18,7 +18,7 @@ from resnet_infer.cpu import usable_cores
 from resnet_infer.data.image import MAX_PIXELS, is_resizable, read_image, require_resizable
 from resnet_infer.data.memory import resizing_bytes
 from resnet_infer.data.preprocess import Pixels, centre_crop, ten_crops
-from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError
+from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError, bare
 from resnet_infer.flow import batch_limit, flow
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.base import Runtime
@@ -43,7 +43,8 @@ class Answer:
     """What the model says of one picture, most probable class first; or why there is no answer.
 
     `error` is a `PictureError` for a picture that cannot be read, an `AnswerError` where the network's logits for it
-    are not finite. `note` is a sentence on why the answer may mean little, where the picture can hardly be seen.
+    are not finite; it has no traceback, so that it holds nothing of the picture. `note` is a sentence on why the answer
+    may mean little, where the picture can hardly be seen.
     """
 
     source: str
@@ -141,6 +142,12 @@ class Classifier:
         take no more than is of use there (`batch_limit`). Unreadable pictures, and those whose logits are not finite,
         give an `Answer` with its `error`; the others of their batch are answered. Memory is bounded however many
         pictures there are. An error of `pictures` is raised after the answers to all pictures before it.
+
+        `pictures` may wait for answers, as those of a camera or of a queue do: where the next one has not come, what
+        has come is answered within a twentieth of a second and the time that the answers take. For that, `pictures`
+        that are no list or tuple are read in a thread of their own, with the context variables of the caller. A source
+        that is bound to its thread must allow that (`sqlite3.connect(..., check_same_thread=False)`). Closing the
+        stream does not wait for a picture that does not come.
         """
         if batch_size < 1 or top_k < 1:
             raise UsageError("the batch size and top-k are at least 1")
@@ -154,6 +161,7 @@ class Classifier:
             rows=crops,
             batch_size=batch_limit(batch_size, self.spec.input.crop, self.lanes),
             workers=workers,
+            live=True,
         )
 
     def probabilities(self, views: Sequence[Pixels], *, allow_nan: bool = False) -> NDArray[np.float64]:
@@ -211,7 +219,7 @@ class Classifier:
         except MemoryError:
             return PictureError(f"{picture.source}: there is not enough memory to resize it")
         except PictureError as error:
-            return error
+            return bare(error)
         return Prepared(views, image.info.get("note"))
 
     def predictions(self, logits: NDArray[np.float32], top_k: int) -> tuple[Prediction, ...]:

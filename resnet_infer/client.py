@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from resnet_infer import strict_json
 from resnet_infer.classifier import Answer, Crops, Picture, Prediction
+from resnet_infer.data.arrivals import live_map
 from resnet_infer.data.image import picture_bytes
-from resnet_infer.data.loader import parallel_map
 from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError
 from resnet_infer.threads import require_threads
 
@@ -82,11 +82,12 @@ class Client:
         """Answers in the order of `pictures`; unreadable ones give an `Answer` with its `error`.
 
         Raises `UsageError` at once, and `ServiceError`. Memory is bounded however many pictures there are. An error of
-        `pictures`, or of the service, is raised after the answers to all pictures before it.
+        `pictures`, or of the service, is raised after the answers to all pictures before it. `pictures` that keep
+        their reader waiting are read as in `Classifier.stream`.
         """
         _check(crops, top_k)
         ask = partial(self.ask, crops=crops, top_k=top_k)
-        return parallel_map(ask, pictures, workers=self.connections, ahead=2 * self.connections)
+        return live_map(ask, pictures, workers=self.connections, ahead=2 * self.connections)
 
     def ask(self, picture: Picture, *, crops: Crops = 1, top_k: int = 5) -> Answer:
         """The answer to one picture, or why it has none. Raises `UsageError` and `ServiceError`."""

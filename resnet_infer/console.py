@@ -9,13 +9,44 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 def note(message: str) -> None:
-    """A line for the person at the terminal; never part of a result. Further lines of it are indented."""
-    print(_paragraph(message), file=sys.stderr, flush=True)
+    """A line for the person at the terminal; never part of a result. Further lines of it are indented.
+
+    Nothing where stderr is closed or takes nothing more: that is no reason to stop.
+    """
+    if sys.stderr is None:  # `print` would take stdout
+        return
+    # What a program around this one has put there may lack any method; `ValueError`: it was closed.
+    text = _paragraph(message)
+    with suppress(OSError, ValueError, AttributeError):
+        try:
+            print(text, file=sys.stderr, flush=True)
+        except UnicodeEncodeError:
+            print(text.encode("ascii", "backslashreplace").decode(), file=sys.stderr, flush=True)
+
+
+def is_terminal(stream: object) -> bool:
+    """Whether a standard stream is a terminal; not where it is closed, or an object that cannot say."""
+    try:
+        return bool(stream.isatty())  # type: ignore[attr-defined]
+    except (AttributeError, OSError, ValueError):
+        return False
+
+
+def flush(stream: object) -> None:
+    """Write out what a text stream holds back; nothing for None, or an object that holds nothing back."""
+    if write_out := getattr(stream, "flush", None):
+        write_out()
+
+
+def encoding_of(stream: object) -> str:
+    """The encoding of a text stream; ASCII where it does not name one."""
+    return getattr(stream, "encoding", None) or "ascii"
 
 
 def fail(message: str, hint: str | None = None) -> None:
@@ -44,7 +75,7 @@ def bar(fraction: float, width: int = 24, *, encoding: str | None = None) -> str
     """A bar of block characters, to an eighth of a character; ASCII where `encoding` has none (default: stdout's)."""
     eighths = round(min(max(fraction, 0.0), 1.0) * width * 8)
     try:
-        _EIGHTHS.encode(encoding or sys.stdout.encoding or "ascii")
+        _EIGHTHS.encode(encoding or encoding_of(sys.stdout))
     except (UnicodeEncodeError, LookupError):
         return "#" * (eighths // 8)
     return ("█" * (eighths // 8) + _EIGHTHS[eighths % 8]).rstrip()

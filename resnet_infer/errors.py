@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
+
+Error = TypeVar("Error", bound=BaseException)
 
 
 class ResnetInferError(Exception):
@@ -17,6 +20,12 @@ class ResnetInferError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+
+
+def bare(error: Error) -> Error:
+    """`error` without its traceback, cause and context, for one that is kept: their frames hold what was being read."""
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    return error
 
 
 def first_line(error: Exception) -> str:
@@ -40,6 +49,10 @@ class UsageError(ResnetInferError):
 
 class ModelError(ResnetInferError):
     """A checkpoint or artifact that is missing, damaged, foreign, or of another version."""
+
+
+class UnwritableError(ModelError):
+    """The cache cannot be written, or there is no place for it."""
 
 
 class PictureError(ResnetInferError):

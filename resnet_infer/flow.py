@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
-from itertools import chain, islice
+from contextlib import closing, nullcontext
+from itertools import chain
 from threading import Lock
 from time import perf_counter
 from typing import Generic, TypeVar
 
-from resnet_infer.data.loader import UntilError, parallel_map
+from resnet_infer.data.arrivals import LIMIT, arriving
+from resnet_infer.data.loader import Quiet, UntilError, stage
 from resnet_infer.errors import PictureError
 from resnet_infer.lifetime import in_one_process
 
@@ -39,6 +40,7 @@ def flow(
     rows: int = 1,
     batch_size: int = 32,
     workers: int | None = None,
+    live: bool = False,
 ) -> Generator[Result, None, None]:
     """A result for every item, in order: `prepare` decodes one, in threads; `infer` answers several.
 
@@ -48,26 +50,34 @@ def flow(
 
     An error of `items`, or one that `prepare` raises, comes after the results of all items before it; one that `infer`
     raises after those of the earlier batches.
+
+    With `live`, `items` that are no list or tuple are read in a thread of their own. Where they keep it waiting, what
+    has come is answered in smaller batches.
     """
-    if lanes > 1:
-        # A lane decodes and infers a few pictures from end to end, so that cores do not hand work to each other.
-        groups = _groups(items, max(batch_size // rows, 1), max(FIRST_ROWS // rows, 1), lanes)
-        with closing(parallel_map(_Lane(prepare, infer, lanes), groups, workers=lanes, ahead=2 * lanes)) as done:
-            for part, error in done:
-                yield from part
-                if error is not None:
-                    raise error
-        return
+    most = max(batch_size // rows, 1)
+    ahead = 2 * most + 8
+    with arriving(items, min(LIMIT, ahead // 2)) if live else nullcontext(items) as source:
+        if lanes > 1:
+            # A lane decodes and infers a few pictures from end to end, so that cores do not hand work to each other.
+            groups = _groups(source, most, max(FIRST_ROWS // rows, 1), lanes)
+            with closing(stage(_Lane(prepare, infer, lanes), groups, workers=lanes, ahead=2 * lanes)) as done:
+                for group in done:
+                    if not isinstance(group, Quiet):
+                        part, error = group
+                        yield from part
+                        if error is not None:
+                            raise error
+            return
 
-    def prepared(item: Item) -> tuple[Item, Views | PictureError]:
-        return item, prepare(item)
+        def prepared(item: Item) -> tuple[Item, Views | PictureError]:
+            return item, prepare(item)
 
-    ahead = 2 * max(batch_size // rows, 1) + 8
-    with closing(parallel_map(prepared, items, workers=workers, ahead=ahead)) as ready:
-        batches = _batches(ready, rows, batch_size)
-        with closing(parallel_map(infer, batches, workers=1, ahead=2)) as answered:
-            for results in answered:
-                yield from results
+        with closing(stage(prepared, source, workers=workers, ahead=ahead)) as ready:
+            batches = _batches(ready, rows, batch_size)
+            with closing(stage(infer, batches, workers=1, ahead=2)) as answered:
+                for results in answered:
+                    if not isinstance(results, Quiet):
+                        yield from results
 
 
 def batch_limit(batch_size: int, side: int, lanes: int) -> int:
@@ -120,30 +130,56 @@ class _Lane(Generic[Item, Views, Result]):
         return round_of_turns <= FULL * (prepare + infer) and self._turn.acquire(timeout=PATIENCE * round_of_turns)
 
 
-def _groups(items: Iterable[Item], size: int, first: int, lanes: int) -> Iterator[list[Item]]:
-    """`first` items at a time, later up to `size`; where there are too few to fill every lane, an equal share each."""
+def _groups(items: Iterable[Item | Quiet], size: int, first: int, lanes: int) -> Iterator[list[Item] | Quiet]:
+    """`first` items at a time, later up to `size`; where there are too few to fill every lane, an equal share each.
+
+    Before `QUIET` comes what there is.
+    """
     source = UntilError(items)
-    head = list(islice(source, lanes * min(first, size)))
-    least = -(-len(head) // lanes)
+    head: list[Item | Quiet] = []
+    for item in source:
+        head.append(item)
+        if isinstance(item, Quiet) or len(head) == lanes * min(first, size):
+            break
+    least = max(-(-sum(not isinstance(item, Quiet) for item in head) // lanes), 1)
     whole = chain(iter(head), source)  # an iterator of a list lets go of it at its end
     del head
     taken = 0
-    while group := list(islice(whole, max(least, min(size, taken // (SHARE * lanes))))):
-        if source.interrupted:
-            break
-        taken += len(group)
+    group: list[Item] = []
+    for item in whole:
+        if not isinstance(item, Quiet):
+            group.append(item)
+        if isinstance(item, Quiet) or len(group) >= max(least, min(size, taken // (SHARE * lanes))):
+            if source.interrupted:
+                break
+            taken += len(group)
+            if group:
+                yield group
+            if isinstance(item, Quiet):
+                yield item
+            group = []
+    if group and not source.interrupted:
         yield group
     source.settle()
 
 
 def _batches(
-    prepared: Iterable[tuple[Item, Views | PictureError]], rows: int, batch_size: int
-) -> Iterator[list[tuple[Item, Views | PictureError]]]:
-    """Groups of as many readable items as fit into `batch_size` rows; unreadable ones keep their place."""
+    prepared: Iterable[tuple[Item, Views | PictureError] | Quiet], rows: int, batch_size: int
+) -> Iterator[list[tuple[Item, Views | PictureError]] | Quiet]:
+    """Groups of as many readable items as fit into `batch_size` rows; unreadable ones keep their place.
+
+    Before `QUIET` comes what there is.
+    """
     batch: list[tuple[Item, Views | PictureError]] = []
     used = 0
     source = UntilError(prepared)
     for item in source:
+        if isinstance(item, Quiet):
+            if batch:
+                yield batch
+            batch, used = [], 0
+            yield item
+            continue
         taken = 0 if isinstance(item[1], PictureError) else rows
         if batch and (used + taken > batch_size or len(batch) >= 2 * batch_size):
             yield batch

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from resnet_infer.console import printable
+from resnet_infer.console import is_terminal, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -30,7 +30,7 @@ def progress(title: str, total: int | None, unit: str, *, done: int = 0) -> Iter
     images/s. `done` units were finished before, by an earlier run. A call costs well under a microsecond and belongs
     to one thread. Where stderr is no terminal nothing is drawn and nothing imported.
     """
-    if sys.stderr is None or not sys.stderr.isatty():
+    if not is_terminal(sys.stderr):
         yield _ignore
         return
     bar = _bar(unit)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from resnet_infer import __version__
 from resnet_infer.console import note
-from resnet_infer.errors import ModelError, did_you_mean
+from resnet_infer.errors import ModelError, UnwritableError, did_you_mean
 from resnet_infer.extras import needs
 from resnet_infer.models.builtin_files import FOLDER, require_whole
 from resnet_infer.models.checkpoint import SUFFIX as CHECKPOINT
@@ -81,7 +81,11 @@ def source(model: str | Path | None) -> Checkpoint | Path:
 
 
 def artifact(model: str | Path | None) -> Path:
-    """The artifact that answers for `model`. A checkpoint is exported, and proven, once; then it lies in the cache."""
+    """The artifact that answers for `model`. A checkpoint is exported, and proven, once; then it lies in the cache.
+
+    Where the cache cannot be written, a checkpoint is exported for this process alone. Raises `ModelError`, and
+    `UnwritableError` where there is no place for it at all.
+    """
     name = _name(model)
     path = _existing(name)
     weights = None if path or name in BUILT_IN else _published(name)
@@ -90,10 +94,18 @@ def artifact(model: str | Path | None) -> Path:
     path = path or find(name)
     if path.suffix != CHECKPOINT:
         return path
-    from resnet_infer.models.download import cache_folder, sha256
+    from resnet_infer.models.download import cache_folder, scratch_folder, sha256
 
     name = f"{path.stem}-{sha256(path)[:16]}-{__version__}.onnx"
-    return _kept(cache_folder() / "artifacts" / name, lambda target: _export(path, target))
+    try:
+        return _kept(cache_folder() / "artifacts" / name, lambda target: _export(path, target))
+    except UnwritableError as error:
+        folder = scratch_folder()
+        if folder is None:
+            raise
+        note(f"note: {error.message}; so the artifact is made for this run alone ({error.hint})")
+        _export(path, folder / name)
+        return folder / name
 
 
 def cached_file(weights: PublishedWeights) -> Path:
@@ -171,7 +183,7 @@ def _make_checkpoint(weights: PublishedWeights, target: Path) -> None:
     from resnet_infer.models.download import download
 
     source = cached_file(weights)
-    if not source.exists():
+    if not os.path.exists(source):
         note(f"downloading {weights.name} ({weights.licence}) from {weights.url}")
     download(weights.url, source, sha256_prefix=weights.sha256_prefix, title=weights.name)
     save_checkpoint(import_weights(source).checkpoint, target)

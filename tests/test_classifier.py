@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import queue
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -408,6 +410,23 @@ def test_answers_before_an_error_of_the_source_are_given_before_it(
     with pytest.raises(OSError, match="the bucket is gone"):
         answers.extend(stream)
     assert [answer.source for answer in answers] == [picture.source for picture in pictures]
+
+
+@pytest.mark.parametrize("crops", [1, 10])
+@pytest.mark.parametrize("batch_size", [1, 32])
+@pytest.mark.parametrize("throughput", [False, True])
+def test_a_source_may_wait_for_each_answer(throughput: bool, batch_size: int, crops: Literal[1, 10]) -> None:
+    asked: queue.Queue[Picture | None] = queue.Queue()
+    pictures = [[*GOOD, *BAD][number % 9] for number in range(12)]
+    asked.put(pictures[0])
+    classifier = Classifier(Quadrants(), throughput=throughput)
+    answers = []
+    for answer in classifier.stream(iter(partial(asked.get, timeout=20), None), crops=crops, batch_size=batch_size):
+        answers.append(answer)
+        asked.put(pictures[len(answers)] if len(answers) < len(pictures) else None)
+    whole = list(classifier.stream(pictures, crops=crops, batch_size=batch_size))
+    assert [answer.source for answer in answers] == [answer.source for answer in whole]
+    assert [answer.to_json() for answer in answers] == [answer.to_json() for answer in whole]
 
 
 @pytest.mark.parametrize("counts", [(1, 3), (1, 10), (10, 1, 1), (2, 2, 1), (0, 1), (0, 0)])

@@ -42,8 +42,9 @@ SHORTENED = "shortened: not an official result"
 
 def perform(asked: Asked) -> Outcome:
     """Run the scenario in a process of its own, which ends with this one. Raises its errors."""
+    start = command("resnet_infer.benchmark.mlperf")
     module()
-    process = subprocess.Popen(command("resnet_infer.benchmark.mlperf"), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(start, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None
     assert process.stdout is not None
     try:
@@ -82,7 +83,8 @@ def main() -> None:
         result = ResnetInferError(f"{type(error).__name__}: {error}")
     with answer:
         pickle.dump(result, answer)
-    sys.stderr.flush()
+    with suppress(OSError, AttributeError):  # None where it is closed
+        sys.stderr.flush()
     os._exit(0)  # LoadGen may still be running
 
 

@@ -27,16 +27,17 @@ class Worker:
     """A subject in a process of its own. `about` is its first answer, see `open_bench`. A context manager.
 
     While nobody asks it blocks on a pipe, and uses no core. Raises `FailedError` for whatever the process could not
-    do, and where it crashed.
+    do, and where it crashed; `RuntimeUnavailableError` where none can be started, see `interpreter`.
     """
 
     def __init__(self, entry: Entry, pictures: Pictures, timeout: float = TIMEOUT) -> None:
         self._timeout = timeout
+        start = command("resnet_infer.benchmark.worker")
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         started = time.monotonic()
         try:
             self._process = subprocess.Popen(
-                command("resnet_infer.benchmark.worker"),
+                start,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,

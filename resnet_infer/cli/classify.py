@@ -18,8 +18,8 @@ import typer
 
 from resnet_infer import strict_json
 from resnet_infer.cli.options import MOST, Device, Model, Output, Runtime, Threads, choice, introduce_default
-from resnet_infer.console import bar, fail, note, printable
-from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError
+from resnet_infer.console import bar, encoding_of, fail, flush, is_terminal, note, printable
+from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError, bare
 
 if TYPE_CHECKING:
     from resnet_infer.classifier import Answer, Classifier, Picture
@@ -111,10 +111,10 @@ def classify(
             answers = stack.enter_context(closing(stream))
         told = _Told()
         target: TextIO = stack.enter_context(_kept(output, told)) if output else sys.stdout
-        if many and not target.isatty():
+        if many and not is_terminal(target):
             answers = stack.enter_context(_watched(answers, inputs))
         WRITERS[form](told.through(asked.merged(answers)), target)
-        target.flush()
+        flush(target)
     told.note()
     if what := str(passed):
         note(f"not read: {what}")
@@ -279,7 +279,7 @@ def _watched(answers: Iterator[Answer], inputs: list[str]) -> Iterator[Iterator[
     from resnet_infer.progress import progress
 
     total = None
-    if sys.stderr.isatty():
+    if is_terminal(sys.stderr):
         from resnet_infer.classifier import Picture
         from resnet_infer.data.walk import Passed
 
@@ -303,7 +303,7 @@ def _table(answers: Iterable[Answer], stream: TextIO) -> None:
         if answer.error:
             lines.append(f"  not read: {printable(answer.error.message).removeprefix(f'{lines[0]}: ')}")
         for label, item in zip(labels, answer.predictions, strict=True):
-            drawn = bar(item.probability, encoding=stream.encoding)
+            drawn = bar(item.probability, encoding=encoding_of(stream))
             lines.append(f"  {label:<{width}}  {100 * item.probability:5.1f}%  {drawn}".rstrip())
         stream.write("\n" * bool(number) + "\n".join(lines) + "\n")
 
@@ -324,14 +324,14 @@ def _json(answers: Iterable[Answer], stream: TextIO) -> None:
 def _jsonl(answers: Iterable[Answer], stream: TextIO) -> None:
     for answer in answers:
         stream.write(_dumps(answer, stream) + "\n")
-        stream.flush()  # a reader need not wait for a full buffer
+        flush(stream)  # a reader need not wait for a full buffer
 
 
 def _dumps(answer: Answer, stream: TextIO) -> str:
     """JSON, escaped where the stream cannot show it or a file's name is no text."""
     text = strict_json.dumps(answer.to_json(), ensure_ascii=False)
     try:
-        text.encode(stream.encoding or "ascii")
+        text.encode(encoding_of(stream))
     except UnicodeEncodeError:
         return strict_json.dumps(answer.to_json())
     return text
@@ -366,7 +366,7 @@ def _pictures(inputs: list[str], passed: Passed) -> Iterator[Picture | Answer]:
             try:
                 yield Picture("stdin", _stdin())
             except PictureError as error:
-                yield Answer("stdin", error=error)
+                yield Answer("stdin", error=bare(error))
         elif _URL.match(argument) and not os.path.lexists(argument):
             yield Answer(
                 argument,
@@ -392,8 +392,8 @@ def _stdin() -> bytes:
         raise PictureError("stdin: standard input is closed")
     try:
         content = piped_bytes(sys.stdin.buffer)
-    except OSError as error:
-        raise PictureError(f"stdin: {error.strerror or error}") from error
+    except (OSError, ValueError, AttributeError) as error:  # a folder; closed; an object that has text only
+        raise PictureError(f"stdin: {getattr(error, 'strerror', None) or 'standard input cannot be read'}") from error
     if second_picture(content):
         raise PictureError(
             "stdin: more than one picture came on standard input",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
+from errno import EBADF
 from importlib import import_module
 from io import TextIOWrapper
 from keyword import iskeyword
@@ -14,7 +16,7 @@ from typer.core import TyperGroup
 
 from resnet_infer import __version__
 from resnet_infer.cli.signals import end_like_ctrl_c, ended_by, exit_code
-from resnet_infer.console import fail, note, printable
+from resnet_infer.console import fail, flush, note, printable
 from resnet_infer.cpu import limit_libraries
 from resnet_infer.errors import ModelError, ResnetInferError
 from resnet_infer.files import REMEDIES
@@ -78,7 +80,7 @@ class _Commands(TyperGroup):
         debug = ctx.params.get("debug", False)
         try:
             result = super().invoke(ctx)
-            print(end="", flush=True)
+            flush(sys.stdout)
             return result
         except (typer.Exit, typer.Abort):
             raise
@@ -98,11 +100,18 @@ class _Commands(TyperGroup):
             if debug or hasattr(error, "show"):  # usage errors, which typer shows itself
                 _make_printable(error)
                 raise
-            if isinstance(error, OSError) and (todo := REMEDIES.get(error.errno or 0)):
-                if error.filename is None:
-                    _drop_stdout()
-                where = "cannot write the result" if error.filename is None else str(error.filename)
-                fail(f"{where}: {(error.strerror or str(error)).lower()}", todo)
+            if isinstance(error, ValueError) and getattr(sys.stdout, "closed", False):
+                fail("cannot write the result: standard output is closed")
+                raise typer.Exit(1) from error
+            if isinstance(error, OSError) and error.errno in _UNWRITABLE and error.filename is None:
+                _drop_stdout()
+                _fail_to_write(error)
+                raise typer.Exit(1) from error
+            if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):  # tempfile's own words
+                fail("there is no temporary folder that can be written", "set TMPDIR to a folder that can be written")
+                raise typer.Exit(1) from error
+            if isinstance(error, OSError) and error.filename is not None and (todo := REMEDIES.get(error.errno or 0)):
+                fail(f"{error.filename}: {(error.strerror or str(error)).lower()}", todo)
                 raise typer.Exit(1) from error
             if (known := _known(error)) is not None:
                 fail(known.message, known.hint)
@@ -137,11 +146,22 @@ def _known(error: Exception) -> ResnetInferError | None:
     return out_of_memory(error) or (explain(error, "the command") if isinstance(error, ImportError) else None)
 
 
+def _fail_to_write(error: OSError) -> None:
+    """Say why stdout takes nothing, and what to do about it."""
+    reason = (error.strerror or str(error)).lower()
+    fail(f"cannot write the result: {reason}", REMEDIES.get(error.errno or 0))
+
+
 def _drop_stdout() -> None:
     """Keep the interpreter from complaining when it flushes what stdout no longer takes."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with suppress(OSError, ValueError, AttributeError):  # a stream that has no descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+_UNWRITABLE = {*REMEDIES, EBADF}
+"""How writing to stdout fails, or to a file that is nobody's result."""
+_WITHOUT_STDOUT = {"classify", "serve"}
+"""Commands that may have nothing to write there; they look themselves."""
 _HELP = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
     cls=_Commands,
@@ -173,9 +193,59 @@ def main() -> None:
     """Run the command line; exit with 0, 1 (something failed), 2 (usage), or 128 and the number of a signal.
 
     That is 130 after Ctrl-C, 143 after SIGTERM.
+    Where a standard stream is closed or takes nothing, a result that cannot be written is an error in a line, and what
+    would be said on stderr is not said.
     """
     end_like_ctrl_c()
+    limit_libraries()
+    _occupy_descriptors()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    limit_libraries()
-    app()
+    if sys.stderr is None:  # typer says there what is wrong with a command
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    code = _run()
+    try:
+        sys.stderr.flush()
+    except OSError:  # the interpreter would try again, and exit with 120
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command line and write out what it has said; the exit code."""
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    if sys.stdout is None and command not in _WITHOUT_STDOUT:
+        fail("standard output is closed", "send it to a file, or to /dev/null")
+        return 1
+    try:
+        try:
+            app()
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        flush(sys.stdout)
+    except OSError as error:
+        said = getattr(error.__context__, "exit_code", None)
+        if isinstance(said, int):  # of a mistake in the command, which typer could not say on stderr
+            return said
+        _drop_stdout()
+        if not isinstance(error, BrokenPipeError):
+            _fail_to_write(error)
+        return 1
+    return code
+
+
+def _occupy_descriptors() -> None:
+    """Put the null device where a standard stream is closed: the next file that is opened would get its number.
+
+    Then whatever a library prints would be written into that file.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            os.set_inheritable(number, True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +15,7 @@ import typer
 from resnet_infer import strict_json
 from resnet_infer.cli.options import Json
 from resnet_infer.console import pairs, show, table
+from resnet_infer.errors import UnwritableError
 
 if TYPE_CHECKING:
     from resnet_infer.models.published import PublishedWeights
@@ -103,12 +106,14 @@ def _published(weights: PublishedWeights) -> tuple[_Entry, ModelSpec]:
     from resnet_infer.models.published import find_published, spec_of
 
     spec = spec_of(weights)
-    places = {
-        "artifact": zoo.cached_artifact(weights),
-        "checkpoint": zoo.cached_checkpoint(weights),
-        "download": zoo.cached_file(weights),
-    }
-    files = {kind: path for kind, path in places.items() if path.exists()}
+    files = {}
+    with suppress(UnwritableError):  # there is no cache, so nothing lies in it
+        places = {
+            "artifact": zoo.cached_artifact(weights),
+            "checkpoint": zoo.cached_checkpoint(weights),
+            "download": zoo.cached_file(weights),
+        }
+        files = {kind: path for kind, path in places.items() if os.path.exists(path)}
     also_called = (weights.arch,) if find_published(weights.arch) is weights else ()
     assert spec.architecture is not None
     shapes = spec.architecture.plan().shapes().values()

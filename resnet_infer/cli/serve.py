@@ -91,6 +91,7 @@ def serve(
 
     from resnet_infer import zoo
     from resnet_infer.runtimes.base import parse_device
+    from resnet_infer.runtimes.processes import interpreter
 
     if model and os.path.exists(model):
         model = os.path.abspath(model)
@@ -113,6 +114,7 @@ def serve(
         access_log=access_log,
     )
     parse_device(device)
+    interpreter()  # BentoML starts its processes with it
     keys = load_keys(settings)
     introduce_default(model, "resnet-infer serve")
     zoo.checkpoint(model) if runtime == "torch" else zoo.artifact(model)

@@ -181,10 +181,11 @@ def train(
     """Ctrl-C and SIGTERM save, and exit with 130 and 143; the same command with the run's folder as -o goes on."""
     from resnet_infer.errors import UsageError
     from resnet_infer.extras import needs
-    from resnet_infer.models.download import cache_folder
+    from resnet_infer.models.download import library_folder
 
-    # Or torch leaves a folder for its compiler in the temporary one.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "torch"))
+    # Or torch leaves a folder for its compiler in the temporary one, named after the user, who may have no name.
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ and (folder := library_folder("torch")):
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
     with needs("train", "training"):
         import torch  # noqa: F401 (said here so that the error comes before the data is read)
     from resnet_infer import zoo

@@ -22,6 +22,7 @@ from resnet_infer.models.graph import set_spec
 from resnet_infer.models.spec import Precision
 from resnet_infer.progress import progress
 from resnet_infer.runtimes.measure import Subject
+from resnet_infer.runtimes.processes import interpreter
 from resnet_infer.runtimes.registry import open_runtime
 
 with needs("cpu", "measuring what is fastest"):
@@ -35,8 +36,10 @@ def make_fastest(
 
     `precisions` are those to try; by default FP32, INT8 if there are calibration pictures, FP16 if there is a GPU.
     The table of what was tried goes to stderr, and with the runtime and threads that were best into the evidence and
-    the artifact's provenance. Raises `ParityError` if only one precision was to be tried and costs too much.
+    the artifact's provenance. Raises `ParityError` if only one precision was to be tried and costs too much, and
+    `RuntimeUnavailableError` where no process can be started to time them.
     """
+    interpreter()  # before much is made that cannot be timed
     wanted = tuple(precisions or _worth_trying(order))
     if len(wanted) == 1:
         check(replace(order, precision=wanted[0]))

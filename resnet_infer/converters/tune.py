@@ -12,7 +12,7 @@ from resnet_infer import console
 from resnet_infer.cpu import usable_cores
 from resnet_infer.errors import ResnetInferError
 from resnet_infer.extras import needs
-from resnet_infer.models.download import cache_folder
+from resnet_infer.models.download import library_folder
 from resnet_infer.models.spec import Precision
 from resnet_infer.runtimes.measure import ROUNDS, Subject, Timing, measure
 from resnet_infer.runtimes.registry import RUNTIMES
@@ -75,7 +75,7 @@ def candidates(
     TensorRT builds for it.
     """
     count = cores or usable_cores()
-    cache = engine_cache or cache_folder() / "engines"
+    cache = engine_cache or library_folder("engines")
     return [
         Candidate(f"{artifact.precision}, {name}", artifact.precision, subject)
         for artifact in artifacts
@@ -84,7 +84,7 @@ def candidates(
 
 
 def _ways(
-    path: Path, places: Collection[Place], threads: Sequence[int], engine_cache: Path
+    path: Path, places: Collection[Place], threads: Sequence[int], engine_cache: Path | None
 ) -> Iterator[tuple[str, Subject]]:
     if RUNTIMES.get(path.suffix) != "onnxruntime":
         yield path.suffix[1:], Subject(path)
@@ -99,7 +99,7 @@ def _ways(
                 if _has_openvino():
                     yield f"openvino, {shown}", Subject(path, runtime="openvino", device="cpu", threads=number)
         else:
-            cache = {"engine_cache": engine_cache} if place == "tensorrt" else {}
+            cache = {"engine_cache": engine_cache} if engine_cache and place == "tensorrt" else {}
             yield f"onnxruntime {place}", Subject(path, device="cuda", options={"provider": place, **cache})
 
 

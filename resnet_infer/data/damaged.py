@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TypeVar
 
 from resnet_infer.data.loader import parallel_map
-from resnet_infer.errors import PictureError
+from resnet_infer.errors import PictureError, bare
 
 NAMED = 20
 """Pictures that a message names; after so many the search ends."""
@@ -25,7 +25,7 @@ def unreadable(
         try:
             read(item)
         except PictureError as error:
-            return error
+            return bare(error)
         return None
 
     with closing(parallel_map(error_of, items, workers=workers)) as found:

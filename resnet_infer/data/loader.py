@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
+from enum import Enum
 from itertools import chain, islice
 from typing import Generic, TypeVar
 
@@ -13,6 +15,12 @@ from resnet_infer.threads import require_threads
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+class Quiet(Enum):
+    """What comes between items where the next one keeps its readers waiting, see `Arriving`."""
+
+    QUIET = "give out what there is"
 
 
 class UntilError(Generic[Item]):
@@ -62,15 +70,27 @@ def parallel_map(
     An exception of `function` is raised when its turn comes, and so is one of `items`: first come the results of all
     items before it. After an interrupt of `items` (`KeyboardInterrupt`, `SystemExit`) nothing new is begun: first come
     the results of the items that are done or being worked on. An interrupt of the thread that waits for a result is
-    raised at once. `items` may be endless; it is read as results are taken, two at first whatever `ahead` is. Closing
-    the generator ends the threads.
+    raised at once. `items` may be endless; it is read as results are taken, two at first whatever `ahead` is, and while
+    it is read no result is given out (`Arriving` is for items that keep their reader waiting). Closing the generator
+    ends the threads.
     """
+    with closing(stage(function, items, workers=workers, ahead=ahead)) as results:
+        for result in results:
+            if not isinstance(result, Quiet):
+                yield result
+
+
+def stage(
+    function: Callable[[Item], Result], items: Iterable[Item | Quiet], *, workers: int | None = None, ahead: int = 64
+) -> Generator[Result | Quiet, None, None]:
+    """What `parallel_map` is. `QUIET` among `items` is handed on after the results of all items before it."""
     require_threads(workers, "workers")
     source = UntilError(items)
     first = list(islice(source, 2))
     if len(first) < 2:  # a thread would bring nothing
         if not source.interrupted:
-            yield from map(function, first)
+            for item in first:
+                yield item if isinstance(item, Quiet) else function(item)
         source.settle()
         return
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -81,6 +101,11 @@ def parallel_map(
     with ThreadPoolExecutor(workers or usable_cores(), thread_name_prefix="decode") as pool:
         try:
             for item in whole:
+                if isinstance(item, Quiet):
+                    while pending:
+                        yield pending.popleft().result()
+                    yield item
+                    continue
                 pending.append(pool.submit(function, item))
                 while pending and (len(pending) >= ahead or pending[0].done()):
                     yield pending.popleft().result()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from resnet_infer.data.damaged import NAMED, in_one, unreadable
 from resnet_infer.data.datasets import Dataset, Sample
-from resnet_infer.errors import PictureError
+from resnet_infer.errors import PictureError, bare
 from resnet_infer.evaluation.protocols import OpenPicture, Probabilities, Scorer
 from resnet_infer.evaluation.record import Given, Record
 from resnet_infer.flow import batch_limit, flow
@@ -161,7 +161,7 @@ class _Preparing:
                 resize.append(thread_time() - picture.decode_seconds - start)
             return _Prepared(picture.digest, views, picture.decode_seconds, resize)
         except PictureError as error:
-            return error
+            return bare(error)
 
 
 class _Answering:

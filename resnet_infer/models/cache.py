@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from resnet_infer.console import printable
-from resnet_infer.errors import ModelError, ResnetInferError
+from resnet_infer.errors import ModelError, ResnetInferError, UnwritableError
 from resnet_infer.files import atomic_path, remedy
 from resnet_infer.models.download import cache_folder, sha256
 from resnet_infer.models.locks import locked
@@ -45,23 +45,40 @@ class Cached:
 def kept(target: Path, make: Callable[[], None]) -> Path:
     """Return the file of the cache that is `target`; `make` writes it where it is missing or damaged.
 
-    Of several processes one makes it and the others wait. Raises what `make` raises, and `ModelError` where what was
-    made cannot be read.
+    Of several processes one makes it and the others wait. Raises what `make` raises, `UnwritableError` where the cache
+    cannot be written, and `ModelError` where what was made cannot be read.
     """
     if is_good(target):
         return target
-    if target.exists() and state(target) == "without digest" and not os.access(target.parent, os.W_OK):
+    if os.path.exists(target) and state(target) == "without digest" and not os.access(target.parent, os.W_OK):
         _LOG.warning(
             "%s has no digest and lies where nothing can be written, so it is used unverified", printable(str(target))
         )
         return target
     with _locked(target):
         if not is_good(target):
-            if target.exists():
+            if os.path.exists(target):
                 _LOG.warning("%s %s, so it is made again", printable(str(target)), _FAULTS[state(target)])
-            make()
-            seal(target)
+            try:
+                make()
+                seal(target)
+            except ResnetInferError as error:
+                if isinstance(cause := error.__cause__, OSError) and _is_in(cause.filename, target.parent):
+                    raise _unwritable(target, cause) from error
+                raise
     return target
+
+
+def _is_in(name: object, folder: Path) -> bool:
+    """Whether an `OSError` is about a file of the folder, or the folder."""
+    return isinstance(name, str) and folder.resolve() in (Path(name).resolve(), *Path(name).resolve().parents)
+
+
+def _unwritable(target: Path, error: OSError) -> UnwritableError:
+    return UnwritableError(
+        f"cannot write into the cache, {target.parent}: {error.strerror or error}",
+        hint=remedy(error, "set RESNET_INFER_CACHE to a folder that can be written"),
+    )
 
 
 def is_good(path: Path) -> bool:
@@ -147,15 +164,12 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _locked(target: Path) -> AbstractContextManager[object]:
-    """Wait for the lock on `target`. Raises `ModelError` where there can be none."""
+    """Wait for the lock on `target`. Raises `UnwritableError` where there can be none."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         return locked(target, f"making {target.name}")
     except OSError as error:
-        raise ModelError(
-            f"cannot write into the cache, {target.parent}: {error.strerror or error}",
-            hint=remedy(error, "set RESNET_INFER_CACHE to a folder that can be written"),
-        ) from error
+        raise _unwritable(target, error) from error
 
 
 __all__ = ["Cached", "clear", "is_good", "kept", "listed", "seal", "state"]

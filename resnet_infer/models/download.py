@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -15,7 +16,7 @@ from urllib.parse import urlsplit
 
 from resnet_infer import __version__
 from resnet_infer.console import printable
-from resnet_infer.errors import ModelError, UsageError
+from resnet_infer.errors import ModelError, UnwritableError, UsageError
 from resnet_infer.files import remedy
 from resnet_infer.models.locks import locked
 from resnet_infer.progress import progress
@@ -32,12 +33,56 @@ _LOG = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """`$RESNET_INFER_CACHE`, else the folder that the platform gives a user's caches. It need not exist."""
-    if chosen := os.environ.get(CACHE_VARIABLE):
-        return Path(chosen).expanduser()
-    from platformdirs import user_cache_path
+    """`$RESNET_INFER_CACHE`, else the folder that the platform gives a user's caches. It need not exist.
 
-    return user_cache_path("resnet-infer", appauthor=False)
+    Raises `UnwritableError` for a user without a home folder (one of `docker run --user` that no passwd file names).
+    """
+    chosen = os.environ.get(CACHE_VARIABLE)
+    try:
+        if chosen:
+            return Path(chosen).expanduser()
+        from platformdirs import user_cache_path
+
+        folder = user_cache_path("resnet-infer", appauthor=False)
+    except RuntimeError as error:  # pathlib's and platformdirs' word for it
+        raise _homeless(chosen) from error
+    if "~" in folder.parts:  # how older versions of platformdirs leave it
+        raise _homeless(chosen)
+    return folder
+
+
+def _homeless(chosen: str | None) -> UnwritableError:
+    what = f"{CACHE_VARIABLE} is {chosen}, and" if chosen else "there is no place for the cache:"
+    return UnwritableError(
+        f"{what} this user has no home folder", hint=f"set {CACHE_VARIABLE} to a folder that can be written, or HOME"
+    )
+
+
+def library_folder(name: str) -> Path | None:
+    """Where another library may keep what it makes: in the cache; where that cannot be written, in a temporary folder.
+
+    The temporary one is removed when the process ends. None where there can be neither.
+    """
+    with suppress(OSError, UnwritableError):
+        folder = cache_folder() / name
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    return scratch_folder()
+
+
+def scratch_folder() -> Path | None:
+    """A new folder that is removed when the process ends, in memory if nowhere else; None where there can be none."""
+    import atexit
+    import shutil
+    import tempfile
+
+    for place in (None, "/dev/shm"):
+        with suppress(OSError):
+            folder = tempfile.mkdtemp(prefix="resnet-infer-", dir=place)
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            return Path(folder)
+    return None
 
 
 def download(
@@ -260,4 +305,4 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-__all__ = ["cache_folder", "download", "sha256"]
+__all__ = ["cache_folder", "download", "library_folder", "scratch_folder", "sha256"]

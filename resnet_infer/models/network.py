@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 import numpy as np
@@ -131,12 +132,33 @@ def set_norm_statistics(network: ResNet, batches: Iterable[Tensor]) -> None:
     network.train(training)
 
 
+@contextlib.contextmanager
+def torch_defaults() -> Iterator[None]:
+    """What a program may have set for torch is as torch sets it: gradients, default dtype and device, autocast.
+
+    It is put back at the end. The default dtype is that of all threads. For a block, or as a decorator of a function.
+    """
+    dtype = torch.get_default_dtype()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        if torch.get_default_device().type != "cpu":  # to say so of every call takes time
+            stack.enter_context(torch.device("cpu"))
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        stack.callback(torch.set_default_dtype, dtype)
+        torch.set_default_dtype(torch.float32)
+        yield
+
+
 def weights_of(network: ResNet) -> dict[str, NDArray[np.float32]]:
     """The network's weights and statistics as a checkpoint holds them."""
     state = network.state_dict()
     return {name: state[name].detach().float().cpu().contiguous().numpy() for name in network.arch.plan().shapes()}
 
 
+@torch_defaults()
 def untrained_checkpoint(spec: ModelSpec, images: NDArray[np.uint8], seed: int = 0) -> Checkpoint:
     """Random weights that tell `images` (uint8 NHWC) apart, for benchmarks and for tests of speed and parity.
 

@@ -109,7 +109,8 @@ def measure(
     In each round every subject is started, warmed up, timed for at least `seconds` and ended; every second round goes
     backwards. One that fails, crashes or takes longer than `timeout` seconds for a sample says so in its `Timing` and
     is left out from then on; so is, without a failure, one that took `give_up` times as long as the fastest of a round.
-    `advance` is told of every sample done or left out: there are `len(subjects) * rounds`.
+    `advance` is told of every sample done or left out: there are `len(subjects) * rounds`. Raises
+    `RuntimeUnavailableError` where no process can be started, see `interpreter`.
     """
     if batch < 1 or rounds < 1:
         raise UsageError(f"the batch size and the number of rounds are at least 1, not {batch} and {rounds}")

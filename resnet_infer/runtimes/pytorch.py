@@ -24,7 +24,7 @@ with needs("train", "the torch runtime"):
     from torch import nn
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-    from resnet_infer.models.network import ResNet
+    from resnet_infer.models.network import ResNet, torch_defaults
 
 Value = TypeVar("Value")
 TorchPrecision = Literal["fp32", "tf32", "fp16", "bf16"]
@@ -141,6 +141,7 @@ class TorchRuntime(Runtime):
 class Float64Network:
     """A checkpoint as its module in float64 on the CPU: what float32 is judged by."""
 
+    @torch_defaults()
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._network = _network(checkpoint, fused=False).double()
         self._mean, self._std = (
@@ -148,6 +149,7 @@ class Float64Network:
             for value in (checkpoint.spec.input.mean, checkpoint.spec.input.std)
         )
 
+    @torch_defaults()
     @torch.inference_mode()
     def __call__(self, images: Images) -> NDArray[np.float64]:
         """Logits (N, classes) of `images`, uint8 (N, height, width, 3)."""

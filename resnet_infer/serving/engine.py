@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Literal, TypeVar
 
-from resnet_infer.errors import ResnetInferError
+from resnet_infer.errors import ResnetInferError, bare
 from resnet_infer.serving.deployment import Deployment, Question
 from resnet_infer.serving.work import Done, RefusedError
 
@@ -172,7 +172,7 @@ async def gather(futures: Sequence[asyncio.Future[Done[Any]]]) -> list[Done[Any]
             except RefusedError:
                 raise
             except ResnetInferError as error:
-                results.append(error)
+                results.append(bare(error))
     except BaseException:
         for future in futures:
             if not future.cancel() and not future.cancelled():

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import math
 import random
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from datetime import datetime, timezone
@@ -15,6 +14,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 
 from resnet_infer import strict_json
+from resnet_infer.console import note
 from resnet_infer.serving.memory import JSON_FACTOR, TENSOR_FACTOR, Memory
 from resnet_infer.serving.metrics import Metrics
 from resnet_infer.serving.settings import ApiKeys, Settings
@@ -324,4 +324,4 @@ def log(record: MutableMapping[str, Any], scope: Scope, status: int, seconds: fl
         "ms": round(1000 * seconds, 1),
         **{name: value for name, value in record.items() if name not in ("id", "route")},
     }
-    print(strict_json.dumps(line), file=sys.stderr, flush=True)
+    note(strict_json.dumps(line))

@@ -18,7 +18,7 @@ from resnet_infer.extras import needs
 from resnet_infer.files import atomic_path
 from resnet_infer.inputs import read_bytes, read_text
 from resnet_infer.models.checkpoint import SUFFIX, load_checkpoint
-from resnet_infer.models.download import cache_folder
+from resnet_infer.models.download import library_folder
 from resnet_infer.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -134,7 +134,8 @@ def draw_panels(panels: Mapping[str, Sequence[Run]], output: Path) -> None:
     """As `draw`, with plots side by side on the same scale; the keys are their titles."""
     check_output(output)
     # Or matplotlib writes its list of fonts below the home folder.
-    os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
+    if "MPLCONFIGDIR" not in os.environ and (folder := library_folder("matplotlib")):
+        os.environ["MPLCONFIGDIR"] = str(folder)
     with needs("report", "drawing curves"):
         import matplotlib
         from matplotlib.figure import Figure

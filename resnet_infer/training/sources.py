@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Protocol
@@ -151,10 +153,19 @@ class InMemory:
             yield images, self.labels[places], draws
 
 
+def may_have_children() -> bool:
+    """Whether this process may start others that load pictures.
+
+    Not a daemonic one, as those of `multiprocessing.Pool` and Celery are, nor a frozen program, which may start itself.
+    """
+    return not multiprocessing.current_process().daemon and not getattr(sys, "frozen", False)
+
+
 class FromFiles:
     """Pictures decoded and cropped by worker processes, which run ahead of the steps, also past the end of an epoch.
 
-    Threads do it for pictures that are `decoded` already, and where there is too little shared memory for processes.
+    Threads do it for pictures that are `decoded` already, where there may be no processes, and where there is too
+    little shared memory for them.
     """
 
     def __init__(
@@ -171,7 +182,8 @@ class FromFiles:
     ) -> None:
         self.samples, self.geometry, self.recipe, self.order = samples, geometry, recipe, order
         self.device, self.workers, self.log = device, workers, log
-        self.decoded, self.processes = decoded, workers > 0 and not decoded
+        self.without_processes = bool(workers) and not decoded and not may_have_children()
+        self.decoded, self.processes = decoded, workers > 0 and not decoded and not self.without_processes
 
     def batches(self, start: int, stop: int, crop: int, stopping: Callable[[], bool] = _never) -> Iterator[Batch]:
         """Raises `WorkersLostError` if worker processes die or give nothing."""

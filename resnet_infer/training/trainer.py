@@ -20,6 +20,7 @@ from resnet_infer.data.datasets import Dataset, Sample
 from resnet_infer.errors import DataError, PictureError, UsageError
 from resnet_infer.models.architectures import Architecture
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint
+from resnet_infer.models.network import torch_defaults
 from resnet_infer.models.spec import InputSpec, ModelSpec
 from resnet_infer.progress import progress
 from resnet_infer.threads import require_threads
@@ -32,7 +33,7 @@ from resnet_infer.training.recipes import Recipe
 from resnet_infer.training.records import leave_curves, scalars
 from resnet_infer.training.result import measured_on, trained_spec
 from resnet_infer.training.schedule import Phase, Schedule
-from resnet_infer.training.sources import WHOLE, Batch, DataIn, open_source
+from resnet_infer.training.sources import WHOLE, Batch, DataIn, FromFiles, open_source
 from resnet_infer.training.split_record import SplitRecord
 from resnet_infer.training.splits import Splits, to_choose
 from resnet_infer.training.start import frozen_modules, initial_network, optimiser, require_values_to_normalise
@@ -73,6 +74,7 @@ class Trainer:
     what an uninterrupted one would have seen.
     """
 
+    @torch_defaults()
     def __init__(
         self,
         arch: Architecture,
@@ -85,7 +87,9 @@ class Trainer:
         world: World | None = None,
         log: Callable[[str], None] = note,
     ) -> None:
-        """`start` gives the first weights. Raises `DataError` or `UsageError` if data, network and recipe disagree."""
+        """`start` gives the first weights. What the program has set for torch changes no run, see `torch_defaults`.
+
+        Raises `DataError` or `UsageError` if data, network and recipe disagree."""
         if np.isnan(options.save_every):
             raise UsageError("the seconds between saves are a number")
         self.world = world or World(torch.device("cpu"))
@@ -131,6 +135,7 @@ class Trainer:
         self._test = Views(self._share(data.test)) if data.test else None
         self.state, self.signals = State(), StopSignals()
 
+    @torch_defaults()
     def run(self) -> ModelSpec:
         """Train to the last iteration, going on where an unfinished run in the folder stopped, and measure `best`.
 
@@ -179,6 +184,8 @@ class Trainer:
                 self.options.workers if self.options.workers is not None else self.world.fair(usable_cores()),
                 self.log,
             )
+            if isinstance(self.source, FromFiles) and self.source.without_processes:
+                self.log("this process may have no processes of its own, so threads decode the pictures")
             if self.device.type == "cuda":
                 torch.backends.cudnn.benchmark = True
             self.signals = StopSignals(self.options.stop_within, self.run_folder.kept)
