@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from resnet_infer.console import note
+from resnet_infer.cpu import compute_threads
 from resnet_infer.errors import (
     ModelError,
     ResnetInferError,
@@ -150,7 +151,7 @@ class OnnxRuntime(Runtime):
 
     def describe(self) -> dict[str, Any]:
         """Besides version and threads: `provider`, `precision` as it is run, `spin`, `optimize`."""
-        threads = self.session.get_session_options().intra_op_num_threads
+        threads = self.session.get_session_options().intra_op_num_threads or compute_threads()
         return {
             **super().describe(),
             "version": ort_session.VERSION,
