@@ -86,7 +86,7 @@ class TestLegacyFile:
             "import", str(source), "--arch", "resnet20", absent=("torch",), cache=tmp_path / "cache"
         )
         assert (code, out) == (1, "")
-        assert "only torch can read it" in notes
+        assert "the form that torch.save wrote before torch 1.6; reading it needs" in notes
         assert 'pip install "resnet-infer[train]"' in notes
 
 

@@ -19,6 +19,8 @@ from resnet_infer import zoo
 from tests.conftest import PICTURES, ROOT
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends signals")
+LISTEN = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+"""Or the signal stays ignored where the tests run under nohup."""
 COMMAND = "from resnet_infer.cli.main import main; main()"
 PAUSE = """
 import os, sys, time
@@ -70,7 +72,7 @@ def folder(tmp_path: Path) -> Path:
 
 def start(folder: Path, code: str, arguments: Iterable[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", code, *arguments],
+        [sys.executable, "-W", "error", "-c", LISTEN + code, *arguments],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
