@@ -79,7 +79,7 @@ WAYS: dict[str, Keep] = {
 }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     kind=st.sampled_from(sorted(FILES)),
     way=st.sampled_from(sorted(WAYS)),
