@@ -43,7 +43,7 @@ def pictures(count: int) -> list[bytes]:
 @pytest.mark.parametrize("count", [300, pytest.param(4000, marks=pytest.mark.slow)])
 def test_concurrent_requests_are_never_mixed_up(make_service: Make, count: int) -> None:
     """Every third with ten crops, every fifth in a form, every seventh one of a list: the answer of `classify`."""
-    service = make_service(max_queue=10**6, timeout=300)
+    service = make_service(max_queue=10**6, timeout=3000)
     contents = pictures(count)
     expected: dict[tuple[int, int], list[float]] = {}
     with Classifier(throughput=True) as classifier:
@@ -61,6 +61,7 @@ def test_concurrent_requests_are_never_mixed_up(make_service: Make, count: int) 
         if number % 7 == 0:
             files = [("images", CAT), ("images", contents[number]), ("images", b"damaged")]
             done = await service.client.post("/classify", params=params, files=files)
+            assert done.status_code == 200, done.text
             answers = done.json()["answers"]
             assert [answer.get("status") for answer in answers] == [None, None, 422]
             return number, crops, answers[1]
