@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish that the loop grants between two steps."""
+"""Ctrl-C, SIGTERM and SIGHUP as a wish that the loop grants between two steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from typing import Any
 
 from resnet_infer.errors import TrainingError
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ALWAYS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = ALWAYS + tuple(getattr(signal, name) for name in ("SIGHUP",) if hasattr(signal, name))
+"""SIGHUP is what a terminal sends that is closed."""
 WITHIN = 60.0
 """Seconds within which `resnet-infer train` ends after the first signal, whatever hangs."""
 
@@ -42,7 +44,9 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._remember) for number in SIGNALS}
+            for number in SIGNALS:
+                if number in ALWAYS or signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                    self._before[number] = signal.signal(number, self._remember)
         return self
 
     def __exit__(
