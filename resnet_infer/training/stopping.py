@@ -59,7 +59,9 @@ class StopSignals:
         self._restore()
         if self.within is not None:
             # Not cancelled when the run has stopped: the end of the process may hang too.
-            threading.Thread(target=self._end, args=(number, self.within), daemon=True, name="end").start()
+            end = threading.Thread(target=self._end, args=(number, self.within), daemon=True, name="end")
+            with contextlib.suppress(RuntimeError):  # where no more threads can be started, the run still stops
+                end.start()
 
     def _end(self, number: int, within: float) -> None:
         time.sleep(within)

@@ -251,6 +251,16 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+def test_a_signal_is_remembered_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with StopSignals(within=60) as signals:
+        signal.raise_signal(signal.SIGTERM)
+        assert signals.caught == signal.SIGTERM
+
+
 def hangs_itself(folder: str, run: str) -> None:
     """As storage that is gone does to whoever reads from it."""
     mark = Path(run).with_name("hangs")
