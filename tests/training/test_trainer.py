@@ -142,7 +142,7 @@ def test_running_out_of_memory_says_what_to_lower(folder: Path, tmp_path: Path, 
         raise error
 
     one._step = fail  # type: ignore[method-assign]
-    with pytest.raises(TrainingError, match="out of memory.*; nothing is saved yet") as raised:
+    with pytest.raises(TrainingError, match=r"out of memory.*; nothing is saved yet") as raised:
         one.run()
     assert "--batch-size (now 16)" in str(raised.value)
 
