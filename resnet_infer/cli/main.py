@@ -131,7 +131,7 @@ def _make_printable(error: Exception) -> None:
 
 
 def _known(error: Exception) -> ResnetInferError | None:
-    """What to say of an error that any command may meet: memory that ran out, a package that does not load.
+    """What to say of an error that any command may meet: memory or threads that ran out, a package that does not load.
 
     And of a graph that protobuf does not write: its `EncodeError` is not ours to import.
     """
@@ -139,6 +139,11 @@ def _known(error: Exception) -> ResnetInferError | None:
         return ModelError(
             f"the ONNX graph cannot be written ({error})",
             hint="an ONNX file takes 2 GB at most, and only text in UTF-8",
+        )
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return ResnetInferError(
+            "the system lets this process start no more threads",
+            hint="raise the limit of processes (ulimit -u, Docker: --pids-limit), or take fewer --threads or --workers",
         )
     from resnet_infer.extras import explain
     from resnet_infer.host_memory import out_of_memory

@@ -178,7 +178,10 @@ def train(
         ),
     ] = None,
 ) -> None:
-    """Ctrl-C and SIGTERM save, and exit with 130 and 143; the same command with the run's folder as -o goes on."""
+    """Ctrl-C, SIGTERM and SIGHUP save, and exit with 130, 143 and 129.
+
+    The same command with the run's folder as -o goes on.
+    """
     from resnet_infer.errors import UsageError
     from resnet_infer.extras import needs
     from resnet_infer.models.download import library_folder

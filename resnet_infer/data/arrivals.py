@@ -78,9 +78,10 @@ class Arriving(Generic[Item]):
 
     def _begin(self) -> None:
         if not self._begun:
-            self._begun = self._reading = True
-            _READ.add(self)
+            self._reading = True
             self._thread.start()
+            self._begun = True
+            _READ.add(self)
 
     def _wait(self) -> bool:
         """For an item or the end; whether neither has come in time."""

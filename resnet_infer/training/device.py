@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 
 from resnet_infer import cpu
 from resnet_infer.errors import TrainingError, UsageError
+from resnet_infer.host_memory import out_of_memory
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _FAST_BF16 = frozenset({"avx512_bf16", "amx_bf16"})
@@ -50,18 +51,18 @@ def compiled(network: nn.Module, device: torch.device, wanted: bool | None) -> n
 
 
 @contextlib.contextmanager
-def memory_errors(batch_size: int) -> Iterator[None]:
-    """Say what to lower when memory runs out."""
+def memory_errors(batch_size: int, kept: Callable[[], str]) -> Iterator[None]:
+    """Say what to lower when memory runs out, of the device or of the machine, and what is `kept`."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, OSError) as error:
         text = str(error)
-        if isinstance(error, RuntimeError) and "out of memory" not in text and "can't allocate memory" not in text:
+        if "out of memory" not in text and out_of_memory(error) is None:
             raise
         raise TrainingError(
-            f"out of memory: {text.splitlines()[0] if text else 'the pictures do not fit'}",
+            f"out of memory: {text.splitlines()[0] if text else 'the pictures do not fit'}; {kept()}",
             hint=f"lower --batch-size (now {batch_size}) or --crop, take --precision bf16, or leave the pictures in"
-            " their files with --data-in files; the last checkpoint is kept",
+            " their files with --data-in files",
         ) from error
 
 

@@ -24,7 +24,7 @@ from resnet_infer.models.spec import InputSpec
 from resnet_infer.training.augment import MIRROR, Draws, Order, Picks, boxes, crop_boxes, mirrored
 from resnet_infer.training.recipes import Recipe
 from resnet_infer.training.views import served_view
-from resnet_infer.training.workers import PREFETCH, NoSharedMemoryError, Refused, from_processes, prefetch, shared
+from resnet_infer.training.workers import PREFETCH, NoWorkersError, Refused, from_processes, prefetch, shared
 
 DataIn = Literal["auto", "memory", "files"]
 MEMORY_LIMIT = 4 << 30
@@ -165,7 +165,7 @@ class FromFiles:
     """Pictures decoded and cropped by worker processes, which run ahead of the steps, also past the end of an epoch.
 
     Threads do it for pictures that are `decoded` already, where there may be no processes, and where there is too
-    little shared memory for them.
+    little shared memory for them, or too few open files.
     """
 
     def __init__(
@@ -192,12 +192,9 @@ class FromFiles:
                 for batch in self._arrived(self._from_processes(start, stop, crop, stopping)):
                     yield batch
                     start += 1
-            except NoSharedMemoryError as error:
+            except NoWorkersError as error:
                 self.processes = False
-                self.log(
-                    f"{error.message}: threads decode instead, which may be slower; more shared memory (Docker: "
-                    "--shm-size) or fewer --workers bring the processes back"
-                )
+                self.log(f"{error.message}: threads decode instead, which may be slower; {error.hint}")
             else:
                 return
         cropping = _Decoding(self.samples, self.geometry, self.recipe, crop)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish that the loop grants between two steps."""
+"""Ctrl-C, SIGTERM and SIGHUP as a wish that the loop grants between two steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from typing import Any
 
 from resnet_infer.errors import TrainingError
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ALWAYS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = ALWAYS + tuple(getattr(signal, name) for name in ("SIGHUP",) if hasattr(signal, name))
+"""SIGHUP is what a terminal sends that is closed."""
 WITHIN = 60.0
 """Seconds within which `resnet-infer train` ends after the first signal, whatever hangs."""
 
@@ -42,7 +44,9 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._remember) for number in SIGNALS}
+            for number in SIGNALS:
+                if number in ALWAYS or signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                    self._before[number] = signal.signal(number, self._remember)
         return self
 
     def __exit__(
@@ -55,7 +59,9 @@ class StopSignals:
         self._restore()
         if self.within is not None:
             # Not cancelled when the run has stopped: the end of the process may hang too.
-            threading.Thread(target=self._end, args=(number, self.within), daemon=True, name="end").start()
+            end = threading.Thread(target=self._end, args=(number, self.within), daemon=True, name="end")
+            with contextlib.suppress(RuntimeError):  # where no more threads can be started, the run still stops
+                end.start()
 
     def _end(self, number: int, within: float) -> None:
         time.sleep(within)

@@ -163,7 +163,7 @@ class Trainer:
             )
         for warning in (*self.data.warnings, *self._says_what_is_kept()):
             self.log(warning)
-        with devices.memory_errors(self.recipe.batch_size):
+        with devices.memory_errors(self.recipe.batch_size, self.run_folder.kept):
             if checkpoint:
                 self.state = self.run_folder.restore(checkpoint, self.network, self.optimizer)
                 self.schedule.restore(self.state.schedule)

@@ -1,14 +1,19 @@
-"""Batches made by worker processes, which may be killed, get stuck, or find no shared memory to put them into."""
+"""Batches made by worker processes, which may be killed, get stuck, or find no shared memory to put them into.
+
+Or the system lets this process have no more processes, or no more open files: each tensor on its way is one.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from time import monotonic
 from typing import Any
 
@@ -18,6 +23,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
 
 from resnet_infer.errors import ResnetInferError, TrainingError
+from resnet_infer.training.stopping import SIGNALS
 
 PREFETCH = 4
 """Batches that each worker is ahead, where there is room for them."""
@@ -27,14 +33,23 @@ LOOK_EVERY = 1
 """Seconds after which who waits for a batch looks whether it should still wait."""
 SHARED = "/dev/shm"
 """Where Linux keeps shared memory; Docker gives a container 64 MiB of it."""
+_STARTING = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+"""Why the system starts no process: their number, memory, open files."""
 _HANDLER_SET = "_SIGCHLD_handler_set"
 """torch's note to itself that its handler of SIGCHLD is installed."""
-_TIMED_OUT, _NO_ROOM = "timed out", "unable to allocate shared memory"
-"""What torch says when no batch has come in time, and when shared memory is used up."""
+_TIMED_OUT, _NO_ROOM, _NO_FILES = "timed out", "unable to allocate shared memory", "Too many open files"
+"""What torch says when no batch has come in time, and when shared memory or the numbers of open files are used up."""
+TENSORS = 4
+"""Of a batch: each has an open file as long as it is on its way."""
+OTHER_FILES = 64
+"""Open files that are left for what else a run opens."""
+_MORE_MEMORY = "more shared memory (Docker: --shm-size) or fewer --workers bring the processes back"
+_MORE_FILES = "a higher limit of open files (ulimit -n) or fewer --workers bring the processes back"
+_MORE_PROCESSES = "a higher limit of processes (ulimit -u, Docker: --pids-limit) or fewer --workers bring them back"
 
 
-class NoSharedMemoryError(ResnetInferError):
-    """There is too little shared memory for the batches on their way. The message says how much there is."""
+class NoWorkersError(ResnetInferError):
+    """Worker processes cannot be started, or cannot hand over what they make. The hint says what lets them."""
 
 
 class WorkersLostError(TrainingError):
@@ -56,19 +71,38 @@ class NoRoom(Refused):
 def prefetch(batch_bytes: int, workers: int) -> int:
     """How many batches each worker may be ahead, so that they and those in use fit into shared memory.
 
-    Raises `NoSharedMemoryError` if not even one does.
+    And into the numbers of open files. Raises `NoWorkersError` if not even one does.
     """
+    files = free_files()
+    # A worker has three pipes; one batch is in use, one goes to the device.
+    of_files = PREFETCH if files is None else ((files - OTHER_FILES - 6 * workers) // TENSORS - 2) // workers
+    if of_files < 1:
+        raise NoWorkersError(
+            f"this process may open {files} more files, too few for {workers} worker processes", hint=_MORE_FILES
+        )
     room = free_shared_memory()
     if room is None:
-        return PREFETCH
-    ahead = min(PREFETCH, (room // max(1, batch_bytes) - 2) // workers)  # one is in use, one goes to the device
+        return min(PREFETCH, of_files)
+    ahead = min(PREFETCH, of_files, (room // max(1, batch_bytes) - 2) // workers)
     if ahead < 1:
         need = batch_bytes * (workers + 2)
-        raise NoSharedMemoryError(
+        raise NoWorkersError(
             f"{SHARED} has {room / 2**20:.0f} MiB free, and batches of {batch_bytes / 2**20:.1f} MiB from {workers} "
-            f"worker processes need {need / 2**20:.0f} MiB"
+            f"worker processes need {need / 2**20:.0f} MiB",
+            hint=_MORE_MEMORY,
         )
     return ahead
+
+
+def free_files() -> int | None:
+    """How many more files this process may open; None where the system does not tell."""
+    try:
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return None if most == resource.RLIM_INFINITY else max(0, most - len(os.listdir("/proc/self/fd")))
+    except (ImportError, OSError, ValueError):
+        return None
 
 
 def free_shared_memory() -> int | None:
@@ -102,7 +136,7 @@ def from_processes(
     """What `dataset` gives for each item of `sampler`, in order, made by worker processes.
 
     Ends before its end if `stopping`, at once whatever the workers do. No worker outlives it. Raises
-    `WorkersLostError`, and `NoSharedMemoryError` for a `NoRoom`.
+    `WorkersLostError`, and `NoWorkersError` for a `NoRoom`.
     """
     loader: DataLoader[Any] = DataLoader(
         dataset,
@@ -116,9 +150,17 @@ def from_processes(
         generator=torch.Generator(),
     )
     others = {child.pid for child in multiprocessing.active_children()}
-    with _child_signal_put_back():
-        batches = iter(loader)
-    own = [child for child in multiprocessing.active_children() if child.pid not in others]
+    try:
+        with _child_signal_put_back():
+            batches = iter(loader)
+    except BaseException as error:
+        _kill(_children_but(others))  # those that were started
+        if isinstance(error, OSError) and error.errno in _STARTING:
+            why = (error.strerror or str(error)).lower()
+            hint = _MORE_FILES if error.errno in (errno.EMFILE, errno.ENFILE) else _MORE_PROCESSES
+            raise NoWorkersError(f"{workers} worker processes cannot be started ({why})", hint=hint) from error
+        raise
+    own = _children_but(others)
     done = False
     try:
         while not stopping():
@@ -130,13 +172,22 @@ def from_processes(
             if batch is None:
                 return
             if isinstance(batch, NoRoom):
-                raise NoSharedMemoryError(str(batch))
+                raise NoWorkersError(str(batch), hint=_MORE_MEMORY)
             yield batch
     finally:
         if not done:
-            for child in own:
-                child.kill()  # one that is stuck or was halted heeds nothing else
+            _kill(own)
         del batches
+
+
+def _children_but(others: Container[int | None]) -> list[BaseProcess]:
+    return [child for child in multiprocessing.active_children() if child.pid not in others]
+
+
+def _kill(children: Iterable[BaseProcess]) -> None:
+    """End processes that heed no signal but this one, be it that they are stuck or were halted."""
+    for child in children:
+        child.kill()
 
 
 def _next(batches: Iterator[Any], workers: list[Any], stopping: Callable[[], bool]) -> Any:
@@ -149,6 +200,8 @@ def _next(batches: Iterator[Any], workers: list[Any], stopping: Callable[[], boo
             dead = [child for child in workers if child.exitcode is not None]
             if dead:
                 raise _lost(dead[0].exitcode) from error
+            if _NO_FILES in str(error):
+                raise NoWorkersError("this process has as many open files as it may have", hint=_MORE_FILES) from error
             if _TIMED_OUT not in str(error):
                 raise
         if stopping():
@@ -195,9 +248,9 @@ def _child_signal_put_back() -> Iterator[None]:
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal, but the batches on the way are still wanted.
+    """Ctrl-C, or the end of the terminal, reaches each of its processes, but the batches on the way are still wanted.
 
     A worker ends when it is told to or when its parent is gone.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -130,6 +131,18 @@ def test_memory_that_runs_out_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch
     assert "this should not happen" not in done.err
     with pytest.raises(type(error)):
         cli("--debug", "inspect")
+
+
+def test_threads_that_cannot_be_started_are_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Any) -> None:
+        raise RuntimeError("can't start new thread")  # as CPython says it under `ulimit -u`
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    done = cli("classify", PICTURES, "-m", "resnet20-cifar10")
+    assert done.code == 1
+    assert "error: the system lets this process start no more threads" in done.err
+    assert "ulimit -u" in done.err
+    assert "Traceback" not in done.err
 
 
 def test_a_graph_that_protobuf_does_not_write_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import sys
 import tarfile
@@ -135,6 +136,53 @@ def test_a_size_that_is_only_claimed(mode: str, name: str, kind: bytes, tmp_path
     assert str(path) in caught.value.message
     if is_picture(name) and kind == tarfile.REGTYPE:
         assert "unpack it and give the folder" in str(caught.value.hint)
+
+
+def header(kind: bytes, size: int, name: str = "cat/2.jpg") -> bytes:
+    """A header whose size may be negative, which `tarfile` does not write."""
+    member = tarfile.TarInfo(name)
+    member.type = kind
+    block = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    block[124:136] = size.to_bytes(12, "big", signed=True)
+    block[124] |= 0x80
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+@pytest.mark.parametrize("size", [-1, -512, -1024, -1 << 40])
+def test_a_negative_size_leads_nowhere(kind: bytes, size: int, tmp_path: Path) -> None:
+    """One of -512 makes the header its own successor."""
+    source = pack(tmp_path, "tar", [("cat/1.jpg", b"1" * 512)])
+    source.write_bytes(source.read_bytes()[:1024] + header(kind, size) + bytes(1024))
+    with pytest.raises(DataError, match=r"is damaged or no archive .*negative size"):
+        open_tree(source)
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE])
+def test_a_name_that_would_fill_the_memory(kind: bytes, tmp_path: Path) -> None:
+    source = tmp_path / "set.tar.gz"
+    with gzip.open(source, "wb", compresslevel=1) as packed:
+        packed.write(header(kind, 64 * MB) + bytes(64 * MB))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="a header says that it takes 64,000,000 bytes"):
+            open_tree(source)
+        assert tracemalloc.get_traced_memory()[1] < 8 * MB
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_names_may_be_long(form: int, tmp_path: Path) -> None:
+    source = tmp_path / "set.tar"
+    name = "/".join(["x" * 200] * 5) + "/1.jpg"
+    with tarfile.open(source, "w", format=form) as packed:
+        member = tarfile.TarInfo(name)
+        member.size = 3
+        packed.addfile(member, io.BytesIO(b"abc"))
+    assert contents(open_tree(source)) == {name: b"abc"}
 
 
 def test_a_picture_that_is_a_link_to_a_file_by_another_name(tmp_path: Path) -> None:

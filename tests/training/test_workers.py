@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import shutil
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from multiprocessing.popen_fork import Popen
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from resnet_infer.training import sources, workers  # noqa: E402
 from resnet_infer.training.augment import Order  # noqa: E402
 from resnet_infer.training.sources import FromFiles  # noqa: E402
 from resnet_infer.training.splits import open_splits  # noqa: E402
-from resnet_infer.training.stopping import Stopped  # noqa: E402
+from resnet_infer.training.stopping import Stopped, StopSignals  # noqa: E402
 from resnet_infer.training.trainer import Options, Trainer  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
 from tests.training.processes import start  # noqa: E402
@@ -78,11 +80,71 @@ def test_no_more_is_under_way_than_fits(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(workers, "free_shared_memory", lambda room=room: room)
         try:
             ahead = workers.prefetch(100, 4)
-        except workers.NoSharedMemoryError:
+        except workers.NoWorkersError:
             assert room < 100 * 6
             continue
         assert 1 <= ahead <= workers.PREFETCH
         assert 100 * (4 * ahead + 2) <= room
+
+
+@pytest.mark.parametrize("files", range(0, 400, 20))
+def test_no_more_is_under_way_than_files_may_be_open(monkeypatch: pytest.MonkeyPatch, files: int) -> None:
+    monkeypatch.setattr(workers, "free_shared_memory", lambda: 1 << 40)
+    monkeypatch.setattr(workers, "free_files", lambda: files)
+    try:
+        ahead = workers.prefetch(100, 8)
+    except workers.NoWorkersError:
+        assert files < workers.OTHER_FILES + 8 * 6 + workers.TENSORS * (8 + 2)
+    else:
+        assert workers.OTHER_FILES + 8 * 6 + workers.TENSORS * (8 * ahead + 2) <= files
+
+
+@pytest.mark.parametrize(
+    ("error", "way_out"),
+    [
+        (BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)), "ulimit -u"),
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "ulimit -n"),
+    ],
+    ids=["processes", "files"],
+)
+def test_threads_decode_where_no_more_processes_can_be_started(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, way_out: str
+) -> None:
+    """The first worker has started when the second cannot: it does not outlive the attempt."""
+    fork, said, forked = Popen.__init__, list[str](), list[Any]()
+
+    def limited(self: Any, process: Any) -> None:
+        if forked:
+            raise error
+        forked.append(self)
+        fork(self, process)
+
+    monkeypatch.setattr(Popen, "__init__", limited)
+    assert seen(source(folder, 2, said.append).batches(0, 4, 16)) == seen(source(folder, 0).batches(0, 4, 16))
+    assert len(said) == 1
+    assert "threads decode instead" in said[0]
+    assert way_out in said[0]
+    forked[0].wait(timeout=5)
+    assert not multiprocessing.active_children()
+
+
+def test_open_files_that_are_used_up_on_the_way_lose_no_batch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another part of the program has taken them."""
+
+    def two_of(batches: Iterator[Any]) -> Iterator[Any]:
+        yield next(batches)
+        yield next(batches)
+        raise RuntimeError("Too many open files. Communication with the workers is no longer possible.")
+
+    class Used(workers.DataLoader):  # type: ignore[type-arg,valid-type,misc]
+        def __iter__(self) -> Iterator[Any]:
+            return two_of(super().__iter__())
+
+    monkeypatch.setattr(workers, "DataLoader", Used)
+    said: list[str] = []
+    assert seen(source(folder, 2, said.append).batches(0, 6, 16)) == seen(source(folder, 0).batches(0, 6, 16))
+    assert len(said) == 1
+    assert "ulimit -n" in said[0]
 
 
 def in_a_small_shared_memory(*command: object) -> subprocess.CompletedProcess[str]:
@@ -158,7 +220,7 @@ def test_workers_that_give_nothing_end_the_run(folder: Path, tmp_path: Path, mon
     assert not multiprocessing.active_children()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("action", [hang, lambda: os.kill(os.getpid(), signal.SIGSTOP)], ids=["hangs", "halted"])
 def test_a_signal_ends_a_run_whose_workers_hang(
     folder: Path, tmp_path: Path, number: signal.Signals, action: Callable[[], object]
@@ -173,6 +235,30 @@ def test_a_signal_ends_a_run_whose_workers_hang(
     del error
     assert not multiprocessing.active_children()
     assert (tmp_path / "last.safetensors").exists()
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as signals:
+            signal.raise_signal(signal.SIGHUP)
+            assert not signals.caught
+            signal.raise_signal(signal.SIGTERM)
+            assert signals.caught == signal.SIGTERM
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_is_remembered_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with StopSignals(within=60) as signals:
+        signal.raise_signal(signal.SIGTERM)
+        assert signals.caught == signal.SIGTERM
 
 
 def hangs_itself(folder: str, run: str) -> None:

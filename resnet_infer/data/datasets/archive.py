@@ -29,6 +29,11 @@ LISTS = frozenset({*cifar.FILES, *imagenet.TRUTH, *wordnet.LISTS, tiny_imagenet.
 """Names of files beside pictures that tell what they show."""
 SHARE = 0.8
 """Of the memory that is free, what an archive may take: the pictures are still to be decoded."""
+MAX_HEADER = 1 << 20
+"""Most bytes of a tar's header that has a name or other attributes of the file after it."""
+_ABOUT_OTHERS = frozenset(
+    {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE}
+)
 _ZSTANDARD = b"\x28\xb5\x2f\xfd"
 _MAGIC = (b"\x1f\x8b", b"\xfd7zXZ\0", b"BZh", _ZSTANDARD)
 _DAMAGE = (
@@ -86,7 +91,19 @@ def _archive_kind(source: Path) -> str | None:
 
 
 class _StrictInfo(tarfile.TarInfo):
-    """`tarfile` takes a damaged header for the end of the archive; here only the end mark is the end."""
+    """`tarfile` takes a damaged header for the end of the archive; here only the end mark is the end.
+
+    It also believes every size: a negative one leads back, for ever, and a name may fill the memory.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _StrictInfo:
+        info = super().frombuf(buf, encoding, errors)
+        if info.size < 0:
+            raise tarfile.ReadError(f"{info.name} has a negative size")
+        if info.type in _ABOUT_OTHERS and info.size > MAX_HEADER:
+            raise tarfile.ReadError(f"a header says that it takes {info.size:,} bytes, of which {MAX_HEADER:,} may be")
+        return info
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> _StrictInfo:
