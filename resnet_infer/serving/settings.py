@@ -21,7 +21,7 @@ PACKED = "model.onnx"
 """The model in a bento, as bentofile.yaml names it."""
 
 _OF_KUBERNETES = re.compile(r"(\w+?_)??(SERVICE_(HOST|PORT(_\w+)?)|PORT(_[0-9]+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)?)")
-"""Behind the prefix: what Kubernetes sets for a Service whose name begins as our variables do, as resnet-infer-serve."""
+"""Behind the prefix: what Kubernetes sets for a Service whose name begins as ours, like resnet-infer-serve."""
 _ADDRESS = re.compile("(tcp|udp|sctp)://")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
