@@ -23,8 +23,8 @@ _NEEDED = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 _EXIF_TEXT = b"Raw profile type exif"
 """The name of the text that ImageMagick writes EXIF into."""
 _MAX_EXIF = 2**20
-_MOST_PARTS = 10_000
-"""Most stretches of chunks that are needed, with others between them."""
+_MOST_CHUNKS = 100_000
+"""Each takes PIL as long as some kB of pixels; encoders write about 8 kB or more into one."""
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 """Of the passes of an interlaced picture: the first column and row, and the steps across and down."""
 _INFLATED_BYTES = 2**20
@@ -39,7 +39,9 @@ def read_png(content: bytes, check_size: Callable[[int, int], None]) -> Image.Im
     """
     kept, exif, key = [memoryview(SIGNATURE)], b"", None
     first, last = 0, -1  # of the part that may go on
-    for name, start, end in _chunks(content):
+    for number, (name, start, end) in enumerate(_chunks(content)):
+        if number == _MOST_CHUNKS:
+            raise UnsupportedError(f"PNG of more than {_MOST_CHUNKS:,} chunks")
         if name in _NEEDED:
             if start != last:
                 kept.append(memoryview(content)[start:end])
@@ -47,8 +49,6 @@ def read_png(content: bytes, check_size: Callable[[int, int], None]) -> Image.Im
             else:  # without a part for each: there may be millions
                 kept[-1] = memoryview(content)[first:end]
             last = end
-            if len(kept) > _MOST_PARTS:
-                raise UnsupportedError(f"PNG of more than {_MOST_PARTS:,} parts")
             if name == b"tRNS" and end - start in (14, 18):
                 key = np.frombuffer(content, ">u2", (end - start - 12) // 2, start + 8)
         elif name == b"eXIf" or (name in (b"tEXt", b"zTXt") and content.startswith(_EXIF_TEXT, start + 8)):

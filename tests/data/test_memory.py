@@ -215,6 +215,12 @@ def test_what_a_file_has_besides_its_picture_takes_no_more_than_is_said(tmp_path
     assert found.keys() >= made.keys()
     over = {name: found[name] for name in made if found[name][1] > found[name][0] + len(made[name]) + 2 * SMALL}
     assert over == {}
+    refused = (
+        "JPEG of more than 20,000 segments",
+        "GIF of more than 10,000 extensions",
+        "PNG of more than 100,000 chunks",
+    )
+    assert [run.stderr.count(reason) for reason in refused] == [4, 2, 3], run.stderr
 
 
 def test_a_picture_in_many_parts_is_the_same() -> None:
