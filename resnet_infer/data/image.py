@@ -42,6 +42,9 @@ _LARGE = 1 << 24
 HEAD = 4096
 """Bytes that tell a format."""
 
+_MOST_EXTENSIONS = 10_000
+"""Most of a GIF before its first frame: PIL keeps what they say."""
+
 CheckSize = Callable[[int, int], None]
 Reserve = Callable[[int, int, int], None]
 """Told of the bytes that decoding takes at most, the width and the height, before it is begun."""
@@ -230,8 +233,12 @@ def _read_gif(content: bytes, check_size: CheckSize) -> Image.Image:
 
     width, height, flags = struct.unpack_from("<HHB", content, 6)
     position = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+    extensions = 0
     while content[position] != 0x2C:  # the first frame's descriptor
         if content[position] == 0x21:  # an extension: its label, then blocks that begin with their size
+            extensions += 1
+            if extensions > _MOST_EXTENSIONS:
+                raise UnsupportedError(f"GIF of more than {_MOST_EXTENSIONS:,} extensions before its first frame")
             position += 2
             while content[position]:
                 position += content[position] + 1

@@ -68,6 +68,8 @@ _MARKER = re.compile(rb"\xff+([\x02-\xcf\xd9-\xfe])")
 """A marker behind a scan, but for restarts and others without a length."""
 _MOST_SEGMENTS = 100_000
 """So many are looked through for scans."""
+_MOST_HEAD_SEGMENTS = 20_000
+"""Most segments and filling bytes before the first scan: PIL keeps or visits each. Photos have up to a thousand."""
 
 
 @dataclass
@@ -119,8 +121,11 @@ class _Header:
 
 
 def _read_header(content: bytes) -> _Header:
-    header, position = _Header(), 2
+    header, position, segments = _Header(), 2, 0
     while position + 4 <= len(content):
+        segments += 1
+        if segments > _MOST_HEAD_SEGMENTS:
+            raise UnsupportedError(f"JPEG of more than {_MOST_HEAD_SEGMENTS:,} segments before its first scan")
         if content[position] != 0xFF:
             break
         marker = content[position + 1]
@@ -152,14 +157,17 @@ def unsupported_coding(content: bytes) -> str | None:
     return _read_header(content).coding
 
 
-def pixel_bytes(content: bytes) -> int:
-    """Most bytes of a pixel that reading takes at a time: pictures, and coefficients where there are several scans."""
+def pixel_bytes(content: bytes) -> tuple[int, int]:
+    """Most bytes of a pixel that reading takes at a time, and the bytes before the first scan.
+
+    Those of a pixel are pictures, and coefficients where there are several scans.
+    """
     header = _read_header(content)
     components = len(header.components)
     picture = 1 if components == 1 else 4
     coefficients = 0 if header.has_one_scan else 2 * components
     converted = picture + max(picture, 4 * (components != 3))  # turned, and then converted
-    return max(converted, picture + coefficients) + 1
+    return max(converted, picture + coefficients) + 1, header.scan
 
 
 def read_jpeg(content: bytes, check_size: Callable[[int, int], None]) -> Image.Image:

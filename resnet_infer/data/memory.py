@@ -19,20 +19,25 @@ _PNG_GREY = 6
 _BAND_OF_FLOATS = 128
 """The same where that is computed in floating point."""
 _JPEG = 13
+_JPEG_HEAD, _WEBP_CHUNKS = 5, 7
+"""Of a byte before the first scan, where EXIF is joined; and of a byte of chunks, which a WebP may have many of."""
 
 
 def decoding_bytes(kind: str, content: bytes, width: int, height: int) -> int:
     """The most that `read_image` takes at a time for a picture of that format and size, besides the file itself."""
     pixels = width * height
-    if kind == "JPEG" and pixels <= SMALL:  # to know better would take longer than it is worth
+    if kind == "JPEG" and pixels <= SMALL and len(content) <= SMALL:  # to know better would take longer
         return SMALL + _JPEG * pixels
     if kind == "JPEG":
         from resnet_infer.data.jpeg import pixel_bytes
 
-        return SMALL + pixels * pixel_bytes(content)
+        pixel, before = pixel_bytes(content)
+        return SMALL + pixels * pixel + _JPEG_HEAD * before
     if kind == "TIFF":
         return SMALL + _of_tiff(content, pixels)
     pixel, band = _PIXEL[kind], _BAND[kind]
+    # Where there are more bytes than a picture has, they are something else.
+    other = _WEBP_CHUNKS * max(len(content) - pixels, 0) if kind == "WebP" else 0
     if kind == "PNG":
         head = content[: content.find(b"IDAT")]
         depth, colour = content[24:26]
@@ -40,7 +45,7 @@ def decoding_bytes(kind: str, content: bytes, width: int, height: int) -> int:
         transparent = colour & 4 or b"tRNS" in head
         pixel = pixel if colour in (2, 4, 6) or several else _PNG_GREY
         band = band if transparent or depth == 16 or several else 0
-    return SMALL + pixels * pixel + band * min(pixels, BAND_PIXELS)
+    return SMALL + pixels * pixel + band * min(pixels, BAND_PIXELS) + other
 
 
 def resizing_bytes(width: int, height: int, side: int) -> int:
@@ -59,7 +64,7 @@ def _of_tiff(content: bytes, pixels: int) -> int:
 
     layout = read_layout(Directory(content))
     if layout.compression == 6:  # a JPEG file
-        return len(content) + pixels * _JPEG
+        return (1 + _JPEG_HEAD) * len(content) + pixels * _JPEG
     sample = -(-layout.bits // 8)
     stretched = layout.format != UNSIGNED or layout.bits > 16
     grey = layout.photometric in (0, 1)

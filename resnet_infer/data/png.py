@@ -23,6 +23,8 @@ _NEEDED = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 _EXIF_TEXT = b"Raw profile type exif"
 """The name of the text that ImageMagick writes EXIF into."""
 _MAX_EXIF = 2**20
+_MOST_CHUNKS = 100_000
+"""Each takes PIL as long as some kB of pixels; encoders write about 8 kB or more into one."""
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 """Of the passes of an interlaced picture: the first column and row, and the steps across and down."""
 _INFLATED_BYTES = 2**20
@@ -36,9 +38,17 @@ def read_png(content: bytes, check_size: Callable[[int, int], None]) -> Image.Im
     not read; a damaged file raises anything else.
     """
     kept, exif, key = [memoryview(SIGNATURE)], b"", None
-    for name, start, end in _chunks(content):
+    first, last = 0, -1  # of the part that may go on
+    for number, (name, start, end) in enumerate(_chunks(content)):
+        if number == _MOST_CHUNKS:
+            raise UnsupportedError(f"PNG of more than {_MOST_CHUNKS:,} chunks")
         if name in _NEEDED:
-            kept.append(memoryview(content)[start:end])
+            if start != last:
+                kept.append(memoryview(content)[start:end])
+                first = start
+            else:  # without a part for each: there may be millions
+                kept[-1] = memoryview(content)[first:end]
+            last = end
             if name == b"tRNS" and end - start in (14, 18):
                 key = np.frombuffer(content, ">u2", (end - start - 12) // 2, start + 8)
         elif name == b"eXIf" or (name in (b"tEXt", b"zTXt") and content.startswith(_EXIF_TEXT, start + 8)):
@@ -49,7 +59,7 @@ def read_png(content: bytes, check_size: Callable[[int, int], None]) -> Image.Im
             raise UnsupportedError(f"PNG with the necessary chunk {name.decode()}")
     picture = PngImageFile(cast(IO[bytes], _Parts(kept)))
     check_size(*picture.size)
-    head = bytes(kept[1])
+    head = bytes(kept[1][:33])
     depth, colour, interlaced = head[16], head[17], head[20] != 0
     key = key if key is not None and len(key) == {0: 1, 2: 3}.get(colour) else None
     low = _low_bytes(kept) if key is not None and (depth, colour) == (16, 2) else None

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 Order = Literal["<", ">"]
 TIFF = re.compile(rb"II[*+]\0|MM\0[*+]")
@@ -13,7 +16,9 @@ ORIENTATION = 274
 _TAG_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 18: 8}
 """Bytes of one value, by a tag's type."""
 _CODES = {1: "B", 3: "H", 4: "L", 6: "b", 7: "B", 8: "h", 9: "l", 13: "L", 16: "Q", 18: "Q"}
-"""The `struct` code of a whole number, by a tag's type."""
+"""The code of a whole number in `struct`, by a tag's type."""
+_FEW = 16
+"""Values that are read of a tag of which a picture needs few: a damaged or hostile file has any number."""
 
 
 class Tag(NamedTuple):
@@ -52,26 +57,33 @@ class Directory:
     def first_value(self, tag: Tag) -> int:
         return self._number(tag.field[: _TAG_SIZES.get(tag.type, 0)])
 
-    def content(self, tag: Tag) -> bytes:
-        """The bytes of all values. Raises `ValueError` where they are not in the file, or of an unknown type."""
+    def content(self, tag: Tag) -> memoryview:
+        """The bytes of all values, not copied. Raises `ValueError` where they are not there, or of unknown type."""
         size = tag.length * _TAG_SIZES.get(tag.type, 0)
         start = self._number(tag.field)
-        found = tag.field[:size] if size <= len(tag.field) else self.data[start : start + size]
+        found = memoryview(tag.field)[:size] if size <= len(tag.field) else memoryview(self.data)[start : start + size]
         if not size or len(found) < size:
             raise ValueError(f"the values of tag {tag.number} are not in the file")
         return found
 
-    def numbers(self, tag: Tag) -> tuple[int, ...]:
-        """All values as whole numbers. Raises `ValueError` as `content` does, and where they are none."""
+    def array(self, tag: Tag) -> NDArray[Any]:
+        """All values as whole numbers, not copied. Raises `ValueError` as `content` does, and where they are none."""
         if tag.type not in _CODES:
             raise ValueError(f"tag {tag.number} is not a whole number")
-        return struct.unpack(f"{self.order}{tag.length}{_CODES[tag.type]}", self.content(tag))
+        code = _CODES[tag.type]
+        kind = f"{'u' if code.isupper() else 'i'}{_TAG_SIZES[tag.type]}"
+        return np.frombuffer(self.content(tag), np.dtype(kind).newbyteorder(self.order))
+
+    def numbers(self, tag: Tag) -> tuple[int, ...]:
+        """The first 16 values. Raises `ValueError` as `array` does."""
+        return tuple(map(int, self.array(tag)[:_FEW]))
 
     def fractions(self, tag: Tag) -> tuple[float, ...]:
-        """All values of a tag of unsigned fractions. Raises `ValueError` as `content` does, and where they are none."""
+        """The first 16 unsigned fractions. Raises `ValueError` as `content` does, and where they are none."""
         if tag.type != 5:
             raise ValueError(f"tag {tag.number} is not a fraction")
-        parts = struct.unpack(f"{self.order}{2 * tag.length}L", self.content(tag))
+        few = min(tag.length, _FEW)
+        parts = struct.unpack_from(f"{self.order}{2 * few}L", self.content(tag))
         return tuple(above / below for above, below in zip(parts[::2], parts[1::2], strict=True) if below)
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import struct
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from resnet_infer.data.kinds import UnsupportedError
 from resnet_infer.data.tiff import Directory, Order, Tag
@@ -94,8 +98,9 @@ class Layout:
     block_width: int
     block_height: int
     tiled: bool
-    offsets: tuple[int, ...]
-    counts: tuple[int, ...]
+    offsets: NDArray[Any]
+    counts: NDArray[Any]
+    """Where each block begins, and its bytes; these may be missing. Neither is copied from the file."""
     subsampling: tuple[int, int]
     tags: dict[int, Tag]
 
@@ -131,6 +136,9 @@ def read_layout(directory: Directory) -> Layout:
             raise ValueError(f"tag {number} is missing")
         return found[0] if found else default or 0
 
+    def every(*numbers: int) -> NDArray[Any]:
+        return next((directory.array(tags[number]) for number in numbers if number in tags), np.empty(0, np.uint32))
+
     width, height = value(256), value(257)
     compression = value(259, 1)
     samples = value(277, 3 if compression == 6 else 1)
@@ -151,7 +159,6 @@ def read_layout(directory: Directory) -> Layout:
     format_ = UNSIGNED if format_ == 4 else format_  # of no stated meaning
     tiled = 322 in tags or 324 in tags
     shape = (value(322), value(323)) if tiled else (width, min(value(278, height) or height, height))
-    offsets = values(324) if 324 in tags else values(273)
     layout = Layout(
         order=directory.order,
         width=width,
@@ -168,8 +175,8 @@ def read_layout(directory: Directory) -> Layout:
         block_width=shape[0],
         block_height=shape[1],
         tiled=tiled,
-        offsets=offsets,
-        counts=values(325) if 325 in tags else values(279),
+        offsets=every(324, 273),
+        counts=every(325, 279),
         subsampling=_subsampling(photometric, values(530, (2, 2))),
         tags=tags,
     )
@@ -268,7 +275,7 @@ def _check_blocks(layout: Layout) -> None:
     if layout.block_width < 1 or layout.block_height < 1:
         raise ValueError("its tiles have no size")
     needed = layout.across * layout.down * (layout.samples if layout.planar else 1)
-    if len(layout.offsets) < needed or (layout.counts and len(layout.counts) < needed):
+    if len(layout.offsets) < needed or 0 < len(layout.counts) < needed:
         raise ValueError("not all of its blocks are there")
-    if any(not offset for offset in layout.offsets[:needed]):
+    if not layout.offsets[:needed].all():
         raise UnsupportedError("TIFF with blocks left out (sparse)")

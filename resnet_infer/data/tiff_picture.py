@@ -91,8 +91,10 @@ def _opaque_colours(directory: Directory, layout: Layout) -> Callable[[Samples],
 
 
 def _palette(directory: Directory, layout: Layout) -> Callable[[Samples], Bytes]:
-    stored = directory.numbers(layout.tags[320]) if 320 in layout.tags else ()
-    table = np.array(stored[: len(stored) // 3 * 3], np.uint16).reshape(3, -1).T
+    stored = directory.array(layout.tags[320]) if 320 in layout.tags else np.empty(0, np.uint16)
+    if len(stored) > 3 << 16:
+        raise ValueError(f"its palette has {len(stored) // 3} colours")
+    table = stored[: len(stored) // 3 * 3].astype(np.uint16).reshape(3, -1).T
     # Levels are 16-bit ones by the standard; where none is above 255, the writer meant 8-bit ones.
     table = (table >> 8 if table.max(initial=0) > 255 else table).astype(np.uint8)
 

@@ -95,7 +95,7 @@ class _Blocks:
             raise ValueError("its blocks are far larger than the picture")
         if size > MAX_BLOCK_BYTES:
             raise MemoryError("blocks of a TIFF")
-        if sum(layout.counts) > len(content) + len(layout.counts):
+        if layout.counts.sum(dtype=float) > len(content) + len(layout.counts):
             raise ValueError("its blocks overlap")
 
     def read(self, plane: int, first: int, last: int) -> Samples:
@@ -180,9 +180,9 @@ class _Blocks:
 
     def _data(self, number: int, size: int) -> memoryview:
         """The stored bytes of a block; where the file does not say how many, `size`, or all that follow."""
-        start, counts = self._layout.offsets[number], self._layout.counts
+        start, counts = int(self._layout.offsets[number]), self._layout.counts
         if self._way != "none":
-            size = counts[number] if counts else len(self._content)
+            size = int(counts[number]) if len(counts) else len(self._content)
         elif start + size > len(self._content):  # not counted by the tag, which many writers get wrong
             raise ValueError("image file is truncated")
         stop = min(start + size, len(self._content))
@@ -221,7 +221,7 @@ class _Blocks:
         for number in (292, 293) if self._way == "fax" else (530,) if photometric == YCBCR else ():
             if number in layout.tags:
                 tags[number] = (layout.tags[number].type, self._directory.numbers(layout.tags[number]))
-        tables = self._directory.content(layout.tags[347]) if self._way == "jpeg" and 347 in layout.tags else b""
+        tables = bytes(self._directory.content(layout.tags[347])) if self._way == "jpeg" and 347 in layout.tags else b""
         try:
             return _decoded(_plain_tiff(tags, data, tables), (width, rows))
         except OSError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,6 +20,9 @@ KEY_VARIABLE, ADMIN_KEY_VARIABLE = "RESNET_INFER_API_KEY", "RESNET_INFER_ADMIN_K
 PACKED = "model.onnx"
 """The model in a bento, as bentofile.yaml names it."""
 
+_OF_KUBERNETES = re.compile(r"(\w+?_)??(SERVICE_(HOST|PORT(_\w+)?)|PORT(_[0-9]+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)?)")
+"""Behind the prefix: what Kubernetes sets for a Service whose name begins as ours, like resnet-infer-serve."""
+_ADDRESS = re.compile("(tcp|udp|sctp)://")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
@@ -93,7 +97,7 @@ class Settings:
         for name, text in environment.items():
             if name in known and text:
                 given[known[name].name] = _parse(name, text, str(known[name].type))
-            elif name.startswith(PREFIX) and name not in known:
+            elif name.startswith(PREFIX) and name not in known and not _is_of_kubernetes(name, text):
                 from resnet_infer.errors import did_you_mean
 
                 raise UsageError(f"there is no setting {name}" + did_you_mean(name, known))
@@ -110,6 +114,12 @@ def packed_model() -> str | None:
 def variable(setting: str) -> str:
     """The environment variable of a setting."""
     return PREFIX + setting.upper()
+
+
+def _is_of_kubernetes(name: str, text: str) -> bool:
+    """Whether it is none of ours; `..._PORT` itself only with an address, or it is a mistake to be told."""
+    found = _OF_KUBERNETES.fullmatch(name, len(PREFIX))
+    return found is not None and (found[2] != "PORT" or _ADDRESS.match(text) is not None)
 
 
 def _parse(name: str, text: str, kind: str) -> Any:

@@ -38,10 +38,20 @@ def test_other_variables_do_not_matter_and_empty_ones_mean_the_default() -> None
     assert Settings.from_environment(environment) == Settings()
 
 
+@pytest.mark.parametrize("service", ["SERVE", "SERVE_CATS", "SERVE_MODEL"])
+def test_what_kubernetes_sets_for_a_service_of_that_name_stops_nothing(service: str) -> None:
+    port = {"": "tcp://10.0.0.7:3000", "_PROTO": "tcp", "_PORT": "3000", "_ADDR": "10.0.0.7"}
+    environment = {"SERVICE_HOST": "10.0.0.7", "SERVICE_PORT": "3000", "SERVICE_PORT_HTTP": "3000", "PORT": port[""]}
+    environment |= {f"PORT_3000_TCP{part}": text for part, text in port.items()}
+    environment = {f"RESNET_INFER_{service}_{name}": text for name, text in environment.items()}
+    assert Settings.from_environment({**environment, "RESNET_INFER_SERVE_TIMEOUT": "5"}) == Settings(timeout=5)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
     [
         ("MAX_QUEU", "5", "did you mean RESNET_INFER_SERVE_MAX_QUEUE"),
+        ("PORT", "3000", "there is no setting RESNET_INFER_SERVE_PORT"),
         ("MAX_QUEUE", "many", "a whole number, not 'many'"),
         ("MAX_QUEUE", "0", "at least 1"),
         ("TIMEOUT", "nan", "more than 0"),
