@@ -74,6 +74,7 @@ class Client:
         content = picture if isinstance(picture, bytes) else Path(picture)
         source = "picture" if isinstance(picture, bytes) else str(picture)
         answer = self.ask(Picture(source, content), crops=crops, top_k=top_k)
+        del picture, content  # an error that is kept holds this frame
         if answer.error:
             raise answer.error
         return list(answer.predictions)

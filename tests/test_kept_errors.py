@@ -18,6 +18,7 @@ from PIL import Image
 
 from resnet_infer.classifier import Classifier, Picture
 from resnet_infer.data.datasets import Dataset, Sample
+from resnet_infer.errors import PictureError
 from resnet_infer.evaluation.protocols import LocalScorer
 from resnet_infer.evaluation.record import Record
 from resnet_infer.evaluation.run import Entrant, Member, run
@@ -103,8 +104,6 @@ def test_a_kept_error_holds_nothing(kind: str, way: str, cuts: list[float], flip
 def test_an_error_of_the_service_holds_nothing() -> None:
     import asyncio
 
-    from resnet_infer.errors import PictureError
-
     async def failing() -> list[object]:
         future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         try:
@@ -123,3 +122,17 @@ def test_the_error_that_classify_raises_is_whole(crops: Literal[1, 10]) -> None:
     with pytest.raises(Exception, match=r"^picture: ") as raised, suppress(ZeroDivisionError):
         CLASSIFIER.classify(b"\xff\xd8\xff" + bytes(100), crops=crops)
     assert raised.value.__traceback__
+
+
+def test_an_error_that_classify_raises_holds_no_picture() -> None:
+    contents = [b"\xff\xd8\xff" + bytes([number]) * 100 for number in range(3)]
+    before = [sys.getrefcount(content) for content in contents]
+    kept = []
+    for number in range(len(contents)):
+        try:
+            CLASSIFIER.classify(contents[number])
+        except PictureError as error:
+            kept.append(error)
+    gc.collect()
+    assert len(kept) == len(contents)
+    assert [sys.getrefcount(content) for content in contents] == before

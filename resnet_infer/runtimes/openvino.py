@@ -42,6 +42,9 @@ with needs("openvino", "the runtime openvino"), _without_telemetry():
     # core goes, puts back the one it had found: of two cores freed in the order they came, the second puts back the
     # first's, which is no longer mapped, and the next signal (a child that ends, say) kills the process.
     CORE = keep_in_child(openvino.Core())
+    # Its first use sets up a table under a lock of C++, with pauses for other threads: two at once, as in the first
+    # calls of two threads, wait for each other for ever. A module is imported by one thread.
+    openvino.Type.u8.to_dtype()
 
 
 class _Threads:

@@ -123,7 +123,8 @@ class TorchRuntime(Runtime):
             ) from error
 
     def _free(self) -> None:
-        del self.network, self._forward
+        # All tensors: torch takes the interpreter anew after each that it frees.
+        del self.network, self._forward, self.mean, self.std
 
     def describe(self) -> dict[str, Any]:
         """Besides version and threads: `precision`, `fused`, `channels_last`, `compiled`."""

@@ -243,6 +243,22 @@ os.kill(os.getpid(), signal.SIGUSR1)
     assert _script(code, tmp_path) == "arrived\n"
 
 
+def test_threads_whose_first_calls_come_at_once_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    code = """
+import os, threading
+from resnet_infer.runtimes import openvino as ours
+together = threading.Barrier(8)
+def first():
+    together.wait()
+    ours.openvino.Type.u8.to_dtype()  # what a call begins with
+threads = [threading.Thread(target=first) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print("done")
+"""
+    assert _script(code, tmp_path) == "done\n"
+
+
 def test_nothing_is_reported_and_no_file_is_left(tmp_path: Path) -> None:
     code = """
 import json, sys

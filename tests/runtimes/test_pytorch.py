@@ -88,6 +88,13 @@ def test_nothing_is_kept_for_a_backward_pass(make_checkpoint: Make, photos: Phot
             assert torch.equal(value, before[name]), name
 
 
+def test_a_closed_one_holds_no_tensors(make_checkpoint: Make) -> None:
+    runtime = TorchRuntime(make_checkpoint(), device="cpu")
+    runtime.close()
+    # Freed later, on a daemon thread at the end of the program, each would end it with SIGABRT.
+    assert not [name for name, value in vars(runtime).items() if isinstance(value, (torch.Tensor, torch.nn.Module))]
+
+
 def test_a_missing_or_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"nowhere\.safetensors does not exist"):
         TorchRuntime(tmp_path / "nowhere.safetensors")
