@@ -59,11 +59,14 @@ class Calls:
     """The calls that are in a library's code: a context manager around each of them, for any number of threads."""
 
     def __init__(self) -> None:
+        self._running = 0
         self.forget()
 
     def forget(self) -> None:
         """In a child that was just forked: the parent's threads, and what they hold, are not there."""
-        self._changed = threading.Condition(threading.Lock())
+        self.cut_off = self._running > 0
+        """Whether other threads were in calls when this process was forked."""
+        self._changed = threading.Condition()  # reentrant, for signal handlers that make a call
         self._running = 0
         self._ends: int | None = None
 

@@ -14,7 +14,7 @@ import numpy as np
 from resnet_infer.cpu import compute_threads, usable_cores
 from resnet_infer.errors import ModelError, RuntimeUnavailableError
 from resnet_infer.extras import needs
-from resnet_infer.lifetime import in_child, keep_in_child
+from resnet_infer.lifetime import CALLS, in_child, keep_in_child
 from resnet_infer.models.spec import METADATA_KEY, ModelSpec
 from resnet_infer.runtimes.base import Images, Logits, Runtime, parse_device
 from resnet_infer.runtimes.signature import OUTPUT, Tensor, require_signature
@@ -48,10 +48,10 @@ with needs("openvino", "the runtime openvino"), _without_telemetry():
 
 
 class _Threads:
-    """Whether OpenVINO has threads in stock that are not there.
+    """Whether OpenVINO counts on threads that are not there.
 
     Those of a network that was freed it keeps for the next one. In a forked child they are gone, and whoever is given
-    them waits for ever.
+    them waits for ever; so does who needs a lock that one of them held in a call.
     """
 
     def __init__(self) -> None:
@@ -65,16 +65,16 @@ class _Threads:
         self._freed = True
 
     def _lose(self) -> None:
-        self._lost, self._freed = self._lost or self._freed, False
+        self._lost, self._freed = self._lost or self._freed or CALLS.cut_off, False
 
     def require(self) -> None:
         """Raise `RuntimeUnavailableError` where a network cannot be compiled."""
         if self._lost:
             raise RuntimeUnavailableError(
                 "OpenVINO does not work in this process: it was forked from one in which a network of OpenVINO had "
-                "been closed",
-                hint="start processes with spawn or forkserver, close none before they are forked, or use the runtime "
-                "onnxruntime",
+                "been closed, or other threads were classifying",
+                hint="start processes with spawn or forkserver, or before any thread classifies and any network is "
+                "closed, or use the runtime onnxruntime",
             )
 
 
