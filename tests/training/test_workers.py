@@ -220,6 +220,15 @@ def test_workers_that_give_nothing_end_the_run(folder: Path, tmp_path: Path, mon
     assert not multiprocessing.active_children()
 
 
+@pytest.fixture
+def hangups() -> Iterator[None]:
+    """SIGHUP is heard, also where the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangups")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("action", [hang, lambda: os.kill(os.getpid(), signal.SIGSTOP)], ids=["hangs", "halted"])
 def test_a_signal_ends_a_run_whose_workers_hang(
