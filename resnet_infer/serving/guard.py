@@ -178,6 +178,8 @@ class _Request:
     def _check_key(self) -> None:
         keys, path = self.guard.keys, self.scope["path"]
         is_admin = path.startswith(ADMIN)
+        if is_admin and self.scope["method"] != "POST":  # all that is there; a route of another method is to be let in
+            raise HttpError(405, "this needs the method POST", headers=[("Allow", "POST")])
         if is_admin and not keys.has_admin:
             raise HttpError(403, "this needs an admin key, and the service has none", reason="key")
         if not is_admin and (not keys or path in OPEN or path.startswith("/web/")):

@@ -117,3 +117,12 @@ def test_one_key_is_not_both(tmp_path: Path) -> None:
         load_keys(Settings(api_key_file=str(file)), {"RESNET_INFER_ADMIN_KEY": "b"})
     keys = load_keys(Settings(admin_key_file=str(file)), {"RESNET_INFER_API_KEY": "c"})
     assert [keys.match(b"a"), keys.match(b"a", admin=True), keys.match(b"c")] == [False, True, True]
+
+
+@pytest.mark.parametrize("admin", [(), ("admin",)])
+@pytest.mark.parametrize("method", ["GET", "PUT", "TRACE", "DELETE"])
+def test_another_method_is_said_to_be_another(make_service: Make, admin: tuple[str, ...], method: str) -> None:
+    service = make_service(admin=admin)
+    for headers in ([], [("X-API-Key", "admin")]):
+        answer = service.run(service.client.request(method, "/admin/reload", headers=headers))
+        assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
