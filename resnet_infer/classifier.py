@@ -213,7 +213,11 @@ class Classifier:
 
         try:
             image = read_image(
-                picture.content, picture.source, exif=self.spec.input.exif, max_pixels=max_pixels, reserve=admit
+                picture.content,
+                picture.source,
+                exif=self.spec.input.exif,
+                max_pixels=max_pixels,
+                reserve=admit if reserve else None,  # the estimate takes time of its own
             )
             require_resizable(image, side, picture.source)
             views = centre_crop(image, self.spec.input) if crops == 1 else ten_crops(image, self.spec.input)

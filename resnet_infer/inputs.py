@@ -24,10 +24,10 @@ def open_input(path: str | Path) -> FileIO:
     Raises `OSError`, whose `strerror` is "not a regular file" for a named pipe, a socket and a device: these are not
     opened, for that alone may block or do something.
     """
-    require_regular(path)
-    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
     if is_handed_over(path):
         return FileIO(str(path))
+    _require(os.stat(path).st_mode, path)
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
     # It may have been replaced since it was looked at.
     descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     try:

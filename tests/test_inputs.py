@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -24,27 +21,12 @@ from resnet_infer.data.datasets.tree import read_file
 from resnet_infer.data.image import read_image
 from resnet_infer.errors import PictureError
 from tests.conftest import PICTURES, ROOT, Outcome
+from tests.deadline import within
 
 Cli = Callable[..., Outcome]
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes and devices by name are of POSIX")
 CAT = PICTURES / "cat.jpg"
 HUGE = 8 << 30
-
-
-@contextmanager
-def within(seconds: int) -> Iterator[None]:
-    """Fail where the block hangs."""
-
-    def fail(number: int, frame: FrameType | None) -> None:
-        raise AssertionError("it hangs")
-
-    before = signal.signal(signal.SIGALRM, fail)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -18,6 +15,7 @@ from resnet_infer.models.checkpoint import Checkpoint, save_checkpoint
 from resnet_infer.serving.settings import Settings
 from resnet_infer.training.recipes import Recipe
 from tests.conftest import PICTURES, Outcome
+from tests.deadline import within
 
 pytest.importorskip("torch", reason="training needs torch (the extra `train`)")
 pytest.importorskip("bentoml", reason="serving needs BentoML (the extra `serve`)")
@@ -44,20 +42,6 @@ def options() -> list[tuple[str, str]]:
 
 def begin(*_: Any, **__: Any) -> Any:
     raise Stubbed
-
-
-@contextmanager
-def within(seconds: int, what: str) -> Iterator[None]:
-    def late(number: int, frame: FrameType | None) -> None:
-        pytest.fail(f"{what} still works after {seconds} seconds")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(scope="module")
