@@ -34,13 +34,42 @@ _FRAMING = (b"content-length", b"transfer-encoding")
 
 
 class _Outlet:
-    """The transport as a request sees it: closed within the body, it is closed when the client can see the answer."""
+    """The transport as a request sees it.
+
+    The head of an answer is sent with the first piece of its body, as ASGI asks for (HTTP, "Response Start"): a call
+    of the system for each would cost as much as reading the request. Closed within the request's body, the transport is
+    closed when the client can see the answer.
+    """
 
     def __init__(self, protocol: BoundedProtocol, transport: asyncio.Transport) -> None:
-        self._protocol = protocol
-        self.write, self.is_closing = transport.write, transport.is_closing
+        self._protocol, self._transport = protocol, transport
+        self.is_closing = transport.is_closing
+        self._head = b""
+        self._begun = False
+
+    def write(self, data: bytes) -> None:
+        if self._begun:
+            if self._head:
+                head, self._head = self._head, b""
+                if len(data) > MAX_HEAD:  # to copy it would cost more
+                    self._transport.write(head)
+                else:
+                    data = head + data
+            self._transport.write(data)
+        elif self._protocol.has_begun:
+            self._begun, self._head = True, data
+        else:  # 100 Continue
+            self._transport.write(data)
+
+    def flush(self) -> None:
+        """Send a head that has no body, and be ready for the next answer."""
+        self._begun = False
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)
 
     def close(self) -> None:
+        self.flush()
         self._protocol.end()
 
 
@@ -79,7 +108,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._outlet: Any = _Outlet(self, transport)
+        self._outlet = _Outlet(self, transport)
         self._timer = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -182,7 +211,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         scope: Any = self.scope
         scope[LEFT] = []
-        self.cycle.transport = self._outlet
+        self.cycle.transport = cast(Any, self._outlet)
         self._unanswered.append(self.cycle)
         if self._timer is not None:
             self._timer.cancel()
@@ -206,7 +235,13 @@ class BoundedProtocol(HttpToolsProtocol):
     def _should_upgrade(self) -> bool:
         return False
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the answer that is being written has a head already."""
+        return bool(self._unanswered) and self._unanswered[0].response_started
+
     def on_response_complete(self) -> None:
+        self._outlet.flush()
         self._unanswered.popleft()
         super().on_response_complete()
 

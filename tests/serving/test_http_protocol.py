@@ -231,6 +231,41 @@ def test_an_answer_within_the_body_is_seen_by_a_client_that_sends_all_first(boun
             assert [status for status, _ in answers(read_all(connection))] == [b"200"]
 
 
+def test_head_and_body_of_an_answer_are_sent_in_one_piece(bounded: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer without a body (to HEAD) is sent as well, and a large one is not copied."""
+    pieces: list[bytes] = []
+    make = http_protocol._Outlet
+
+    class Watched:
+        def __init__(self, transport: Any) -> None:
+            self._transport, self.is_closing = transport, transport.is_closing
+
+        def write(self, data: bytes) -> None:
+            pieces.append(data)
+            self._transport.write(data)
+
+    monkeypatch.setattr(http_protocol, "_Outlet", lambda protocol, transport: make(protocol, Watched(transport)))
+    last = b" HTTP/1.1\r\nHost: x\r\n%b\r\n"
+    with closing(bounded.connect()) as connection:
+        waits = b"Expect: 100-continue\r\nContent-Length: 1\r\n"
+        connection.sendall(b"HEAD /a" + last % b"" + b"GET /b" + last % b"" + b"POST /c" + last % waits)
+        while len(pieces) < 3:
+            time.sleep(0.01)
+        connection.sendall(b"x" + b"GET /large" + last % b"Connection: close\r\n")
+        received = read_all(connection)
+    assert received == b"".join(pieces)
+    assert [piece.partition(b"\r\n\r\n")[2][:50] for piece in pieces] == [
+        b"",
+        b"GET /b  ",
+        b"",
+        b"POST /c  x",
+        b"",
+        b"",
+    ]
+    assert [piece[9:12] for piece in pieces[:5]] == [b"200", b"200", b"100", b"200", b"200"]
+    assert len(pieces[5]) == LARGE
+
+
 @contextmanager
 def still_served(server: Server) -> Iterator[None]:
     yield
