@@ -12,6 +12,9 @@ from resnet_infer.errors import ResnetInferError
 _CONTROLS = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """What would work on a terminal, of the characters that JSON leaves as they are: they are escaped there, too."""
 
+_PLAIN = json.JSONEncoder(allow_nan=False)
+"""For what has no options: `json.dumps` would make one for every call."""
+
 
 def dumps(
     value: Any, *, indent: int | None = None, ensure_ascii: bool = True, default: Callable[[Any], Any] | None = None
@@ -22,6 +25,8 @@ def dumps(
     Raises `ResnetInferError` where a number is NaN or infinite: other programs could not read the text.
     """
     try:
+        if indent is None and ensure_ascii and default is None:
+            return _PLAIN.encode(value)
         text = json.dumps(value, indent=indent, ensure_ascii=ensure_ascii, default=default, allow_nan=False)
         if ensure_ascii:
             return text
