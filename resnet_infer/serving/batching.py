@@ -64,7 +64,7 @@ class Batcher(Generic[Item, Result]):
         max_queue: int = 256,
         name: str = "batcher",
         on_batch: Callable[[int, float], None] = lambda rows, seconds: None,
-        on_waiting: Callable[[int], None] = lambda change: None,
+        on_waiting: Callable[[int], None] | None = None,
     ) -> None:
         if min(workers, lanes, max_rows, max_queue) < 1 or max_wait < 0:
             raise UsageError("workers, lanes, rows and the queue are at least 1, and the wait is not negative")
@@ -169,6 +169,8 @@ class Batcher(Generic[Item, Result]):
                 self._make_ready(job)
 
     def _tell_waiting(self) -> None:
+        if self._on_waiting is None:
+            return
         change = self.waiting_rows - self._told
         if change:
             self._told += change

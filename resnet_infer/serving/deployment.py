@@ -67,7 +67,7 @@ class Deployment:
         device: str | None = None,
         on_batch: Callable[[int, float], None] | None = None,
         memory: Memory | None = None,
-        on_waiting: Callable[[int], None] = lambda change: None,
+        on_waiting: Callable[[int], None] | None = None,
     ) -> None:
         self.settings = settings
         self.memory = memory or Memory(settings.max_memory)

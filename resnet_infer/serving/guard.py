@@ -106,6 +106,7 @@ class Guard:
             self.traffic.requests.discard(request)
             self.metrics.active(-1)
             request.release()
+            request.forget()
             seconds = time.monotonic() - begin
             record = scope[RECORD]
             status = request.status or GONE
@@ -246,6 +247,13 @@ class _Request:
         """Nothing of the body is in memory any more."""
         self.guard.traffic.memory.release(self._size * self._weight)
         self._size = 0
+
+    def forget(self) -> None:
+        """Let go of all that leads back here: picked up by the garbage collector only, it would fill the caches."""
+        del self.scope[LIMIT]
+        if LEFT in self.scope:
+            self.scope[LEFT].clear()
+        self._end = None
 
     def limit(self, seconds: float) -> None:
         """Let it end with a 503 then, if it is not answered."""

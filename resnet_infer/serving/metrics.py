@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,11 @@ class Metrics:
         for outcome in RELOADS:
             self._reloads.labels(outcome)
         self._by_answer: dict[tuple[str, int], tuple[Any, Any]] = {}
+        self._in_progress = 0
         self._current: tuple[str, ...] = ()
-        if MULTIPROCESS not in os.environ:
+        self._is_shared = MULTIPROCESS in os.environ
+        if not self._is_shared:  # read when they are asked for, rather than written at every change
+            self._active.set_function(lambda: self._in_progress)
             ProcessCollector(registry=self._registry)
 
     def request(self, route: str, status: int, seconds: float) -> None:
@@ -100,11 +103,14 @@ class Metrics:
 
     def active(self, change: int) -> None:
         """A request has begun (1) or ended (-1)."""
-        self._active.inc(change)
+        self._in_progress += change
+        if self._is_shared:
+            self._active.inc(change)
 
-    def waiting(self, change: int) -> None:
-        """So many rows more, or fewer, wait."""
-        self._queue.inc(change)
+    @property
+    def waiting(self) -> Callable[[int], None] | None:
+        """To be told of so many rows more, or fewer, that wait; None where the model's are asked for."""
+        return self._queue.inc if self._is_shared else None
 
     def picture(self, timings: Timings | None, *, failed: bool = False, count: int = 1) -> None:
         """Pictures that were answered, or None for some that could not be read or, with `failed`, not answered."""
@@ -132,13 +138,15 @@ class Metrics:
         self._current = (spec.name, spec.precision, runtime.name, runtime.device)
         self._model.labels(*self._current).set(1)
         self._opened.set(time.time())
+        if not self._is_shared:
+            self._queue.set_function(lambda: deployment.batcher.waiting_rows)
 
     def render(self) -> bytes:
         """The text that Prometheus reads."""
         from prometheus_client import CollectorRegistry, generate_latest
 
         registry = self._registry
-        if MULTIPROCESS in os.environ:
+        if self._is_shared:
             from prometheus_client.multiprocess import MultiProcessCollector
 
             registry = CollectorRegistry()

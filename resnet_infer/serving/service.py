@@ -116,7 +116,7 @@ class ResNetInfer:
 
     async def _start(self) -> None:
         # Threads that decode hold the interpreter only briefly; at the default of 5 ms the others wait for nothing.
-        sys.setswitchinterval(0.0005)
+        sys.setswitchinterval(0.0015)
         try:
             await ENGINE.start()
         except RefusedError:

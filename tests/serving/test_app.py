@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import gc
 import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -390,3 +392,40 @@ def test_a_request_is_a_line_in_the_log_if_that_is_wanted(
         ("refused", 400, "/classify"),
     ]
     assert {"time", "ms", "queue_ms", "decode_ms", "inference_ms", "pictures"} <= set(lines[0])
+
+
+def test_a_request_leaves_nothing_for_the_garbage_collector(make_service: Make) -> None:
+    """Bodies and connections in cycles would stay until a collection, and slow everything down."""
+    url = make_service().listen()
+    requests: list[tuple[str, str, dict[str, Any]]] = [
+        ("POST", "/classify", {"content": CAT}),
+        ("POST", "/classify?crops=10", {"content": CAT}),
+        ("POST", "/classify", {"files": [("images", CAT), ("images", b"damaged")]}),
+        ("POST", "/classify", {"json": {"image": base64.b64encode(CAT).decode()}}),
+        ("POST", "/classify", {"content": b"damaged"}),
+        ("POST", "/classify?top=1", {"content": CAT}),
+        ("POST", "/nowhere", {"content": CAT}),
+        ("GET", "/model", {}),
+        ("GET", "/v2/models/resnet20-cifar10", {}),
+        ("HEAD", "/livez", {}),
+    ]
+    ours = {"resnet_infer", "starlette", "uvicorn", "multipart", "python_multipart"}  # httpx leaves things of its own
+
+    def ask_all() -> None:
+        with httpx.Client(base_url=url) as client:
+            for method, path, options in requests:
+                client.request(method, path, **options)
+
+    ask_all()
+    gc.collect()
+    gc.disable()
+    try:
+        ask_all()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = [type(thing) for thing in gc.garbage if type(thing).__module__.partition(".")[0] in ours]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not left
