@@ -232,7 +232,8 @@ class Classifier:
 
         Raises `AnswerError` if they are not finite.
         """
-        probabilities = softmax(logits).mean(axis=0)
+        each = softmax(logits)
+        probabilities = each[0] if len(each) == 1 else each.mean(axis=0)
         if np.isnan(probabilities[0]):
             raise self._no_answer("picture")
         return self._top(probabilities, top_k)
@@ -256,9 +257,10 @@ class Classifier:
 
     def _top(self, probabilities: NDArray[np.float64], top_k: int) -> tuple[Prediction, ...]:
         order = np.argsort(-probabilities, kind="stable")[:top_k]
-        ids = self.spec.class_ids
+        classes, ids = self.spec.classes, self.spec.class_ids
         return tuple(
-            Prediction(self.spec.classes[i], float(probabilities[i]), int(i), ids[i] if ids else None) for i in order
+            Prediction(classes[i], probability, i, ids[i] if ids else None)
+            for i, probability in zip(order.tolist(), probabilities[order].tolist(), strict=True)
         )
 
     def close(self) -> None:
@@ -281,10 +283,12 @@ def _check_crops(crops: int) -> None:
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     """Probabilities over the last axis, in float64; all of them NaN where any of the logits is not finite."""
+    finite = np.isfinite(logits)
     with np.errstate(invalid="ignore"):
-        shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-        result: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
-    finite = np.isfinite(logits).all(axis=-1)
+        result: NDArray[np.float64] = logits.astype(np.float64)
+        result -= np.maximum.reduce(result, axis=-1, keepdims=True)
+        np.exp(result, out=result)
+        result /= np.add.reduce(result, axis=-1, keepdims=True)
     if not finite.all():
-        result[~finite] = np.nan
+        result[~finite.all(axis=-1)] = np.nan
     return result

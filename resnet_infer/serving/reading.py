@@ -56,8 +56,8 @@ class Asked:
 
 async def read_question(request: Request, settings: Settings) -> Asked:
     """Pictures and options of a request. Raises `HttpError` (400, 413 or 415) for one that makes no sense."""
-    kind, _, _ = request.headers.get("content-type", "").partition(";")
-    kind = kind.strip().lower()
+    named = next((value for name, value in request.scope["headers"] if name == b"content-type"), b"")
+    kind = named.partition(b";")[0].strip().lower().decode("latin-1")
     options: dict[str, Any] = {}
     if request.scope["query_string"]:
         options.update(_once(request.query_params.multi_items()))
