@@ -11,10 +11,10 @@ from contextlib import closing
 from functools import partial
 from typing import Any
 
-from resnet_infer.benchmark import load
-from resnet_infer.benchmark.http_client import HttpClient, post
-from resnet_infer.benchmark.load import Load
-from resnet_infer.benchmark.system import Told, Verdict
+from resnet_infer.benchmarking.load import loops
+from resnet_infer.benchmarking.load.http_client import HttpClient, post
+from resnet_infer.benchmarking.load.loops import Load
+from resnet_infer.benchmarking.load.system import Told, Verdict
 
 __all__ = ["Load", "closed_loop", "open_loop", "post", "steady_rate"]
 
@@ -49,14 +49,14 @@ def closed_loop(
 ) -> Load:
     """`connections` requests in progress all the time, for so many seconds, or so many in all."""
     with closing(_Requests(url)) as system:
-        return load.closed_loop(system, requests, clients=connections, seconds=seconds, count=count)
+        return loops.closed_loop(system, requests, clients=connections, seconds=seconds, count=count)
 
 
 def steady_rate(url: str, requests: Sequence[bytes], *, connections: int, seconds: float, settle: float) -> float:
     """Answers a second with `connections` requests in progress, after `settle` seconds. All must be successes."""
     with closing(_Requests(url)) as system:
         begin = time.perf_counter() + settle
-        found = load.closed_loop(system, requests, clients=connections, seconds=settle + seconds)
+        found = loops.closed_loop(system, requests, clients=connections, seconds=settle + seconds)
         if set(found.statuses) != {200}:
             raise RuntimeError(f"{url} answered {dict(found.statuses)} to {connections} connections")
         return sum(begin <= moment <= begin + seconds for moment in system.answered) / seconds
@@ -68,6 +68,6 @@ def open_loop(url: str, requests: Sequence[bytes], *, rate: float, seconds: floa
     What is not answered until then counts as status 0. The rate of the result is that of the seconds asked for.
     """
     with closing(_Requests(url, timeout=seconds + patience)) as system:
-        found = load.open_loop(system, requests, rate=rate, seconds=seconds, poisson=False, patience=patience)
+        found = loops.open_loop(system, requests, rate=rate, seconds=seconds, poisson=False, patience=patience)
     found.seconds = seconds
     return found

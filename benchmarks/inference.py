@@ -19,8 +19,8 @@ from typing import Any
 from paired import PYTHON, each, save
 from untrained import resnet50
 
-from resnet_infer.benchmark.statistics import paired_ratio
-from resnet_infer.models.download import cache_folder
+from resnet_infer.benchmarking.latency.statistics import paired_ratio
+from resnet_infer.models.weights.download import cache_folder
 
 SECONDS = 0.1
 ROUNDS = {1: 100, 8: 40}
@@ -69,8 +69,8 @@ def int8(source: Path) -> Path:
     if not target.exists():
         import onnx
 
-        from resnet_infer.converters.calibrate import calibrate
-        from resnet_infer.converters.quantize import cpu_weight_bits, quantize
+        from resnet_infer.converters.precision.calibration import calibrate
+        from resnet_infer.converters.precision.int8 import cpu_weight_bits, quantize
         from resnet_infer.data.synthetic import natural_noise
 
         model = onnx.load(source)

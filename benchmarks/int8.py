@@ -22,8 +22,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from paired import PYTHON, Pair, each, save
 from untrained import resnet50
 
-from resnet_infer.converters.calibrate import calibrate
-from resnet_infer.converters.quantize import cpu_weight_bits, quantize
+from resnet_infer.converters.precision.calibration import calibrate
+from resnet_infer.converters.precision.int8 import cpu_weight_bits, quantize
 from resnet_infer.data.image import read_image
 from resnet_infer.data.preprocess import Pixels, centre_crop
 from resnet_infer.models.spec import METADATA_KEY, ModelSpec

@@ -17,7 +17,7 @@ from paired import save
 from serving import int8
 from untrained import resnet50
 
-from resnet_infer.benchmark.scenarios import Asked, run_scenario
+from resnet_infer.benchmarking.scenarios import Asked, run_scenario
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.zoo import SMALL
 

@@ -98,7 +98,7 @@ def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     from importlib.metadata import version
 
-    from resnet_infer.cpu import processor
+    from resnet_infer.utils.cpu import processor
 
     return {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),

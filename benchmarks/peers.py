@@ -28,7 +28,7 @@ from serving import int8
 from untrained import resnet50
 
 from resnet_infer.models.checkpoint import SUFFIX
-from resnet_infer.models.download import cache_folder
+from resnet_infer.models.weights.download import cache_folder
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
 
 HERE = Path(__file__).parent

@@ -33,12 +33,12 @@ from http_load import closed_loop, post, steady_rate
 from paired import COMMAND, PYTHON, RESULTS, each, save
 from untrained import resnet50
 
-from resnet_infer.benchmark.statistics import paired_ratio
-from resnet_infer.cpu import usable_cores
+from resnet_infer.benchmarking.latency.statistics import paired_ratio
 from resnet_infer.data.image import read_image
 from resnet_infer.data.preprocess import centre_crop
-from resnet_infer.models.download import cache_folder
+from resnet_infer.models.weights.download import cache_folder
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
+from resnet_infer.utils.cpu import usable_cores
 from resnet_infer.zoo import SMALL, built_in
 
 HERE = Path(__file__).parent
@@ -95,8 +95,8 @@ def int8(source: Path, photos: list[Path]) -> Path:
     if not target.exists():
         import onnx
 
-        from resnet_infer.converters.calibrate import calibrate
-        from resnet_infer.converters.quantize import cpu_weight_bits, quantize
+        from resnet_infer.converters.precision.calibration import calibrate
+        from resnet_infer.converters.precision.int8 import cpu_weight_bits, quantize
 
         with OnnxRuntime(source, device="cpu") as runtime:
             geometry = runtime.spec.input

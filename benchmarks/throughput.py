@@ -23,12 +23,12 @@ import numpy as np
 from paired import COMMAND, PYTHON, Pair, each, save, seconds
 from untrained import resnet50
 
-from resnet_infer.cpu import usable_cores
 from resnet_infer.data.image import read_image
 from resnet_infer.data.preprocess import centre_crop
-from resnet_infer.flow import batch_limit
+from resnet_infer.lanes import batch_limit
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
+from resnet_infer.utils.cpu import usable_cores
 from resnet_infer.zoo import SMALL, built_in
 
 BATCH = 32

@@ -34,14 +34,14 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from resnet_infer.cpu import usable_cores
 from resnet_infer.models.architectures import architecture
 from resnet_infer.models.network import ResNet
 from resnet_infer.training.device import choose_precision, describe
 from resnet_infer.training.distributed import join_world
+from resnet_infer.training.input.splits import Splits, open_splits
+from resnet_infer.training.loop.trainer import Options, Trainer
 from resnet_infer.training.recipes import Stage, get_recipe
-from resnet_infer.training.splits import Splits, open_splits
-from resnet_infer.training.trainer import Options, Trainer
+from resnet_infer.utils.cpu import usable_cores
 
 BATCH = 128
 WARM_UP = 20

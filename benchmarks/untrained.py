@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_infer.converters.export import export_onnx
+from resnet_infer.converters.source import export_onnx
 from resnet_infer.data.image import read_image
 from resnet_infer.data.preprocess import centre_crop
 from resnet_infer.models.architectures import architecture
 from resnet_infer.models.checkpoint import SUFFIX, save_checkpoint
-from resnet_infer.models.download import cache_folder
 from resnet_infer.models.imagenet_classes import imagenet_classes
 from resnet_infer.models.spec import InputSpec, ModelSpec
+from resnet_infer.models.weights.download import cache_folder
 
 
 def resnet50(photos: Path) -> Path:

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from training_runs import is_finished, train
 
-from resnet_infer.console import fail, note
 from resnet_infer.errors import MissingExtraError, ResnetInferError, UsageError
-from resnet_infer.files import atomic_path
 from resnet_infer.models.architectures import Architecture, architecture, count_parameters
 from resnet_infer.models.checkpoint import load_checkpoint
 from resnet_infer.training.curves import Run, draw_panels, read_run
+from resnet_infer.utils.console import fail, note
+from resnet_infer.utils.files import atomic_path
 
 RECIPE = "cifar10-paper"
 NETWORKS = ("plain20", "plain56", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110")

@@ -23,12 +23,12 @@ from pathlib import Path
 from training_runs import is_finished, train
 
 from resnet_infer import zoo
-from resnet_infer.cpu import processor
 from resnet_infer.data.image import SUFFIXES
-from resnet_infer.files import atomic_path
-from resnet_infer.metrics import interval
 from resnet_infer.models.checkpoint import SUFFIX, load_checkpoint
 from resnet_infer.models.spec import Measured
+from resnet_infer.utils.cpu import processor
+from resnet_infer.utils.files import atomic_path
+from resnet_infer.utils.metrics import interval
 
 SCRATCH_RATES = (0.02, 0.05, 0.1)
 BATCH = 32

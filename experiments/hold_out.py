@@ -22,18 +22,18 @@ import torch
 from numpy.typing import NDArray
 
 from resnet_infer.data.datasets import Dataset, Sample
-from resnet_infer.files import atomic_path
 from resnet_infer.models.architectures import architecture
 from resnet_infer.models.checkpoint import SUFFIX, load_checkpoint
 from resnet_infer.models.network import ResNet
 from resnet_infer.models.spec import Measured
 from resnet_infer.training.distributed import World
-from resnet_infer.training.evaluate import count_errors
+from resnet_infer.training.error_rates import count_errors
+from resnet_infer.training.input.splits import Splits, hold_out
+from resnet_infer.training.input.views import Views
+from resnet_infer.training.loop.state import load_weights
+from resnet_infer.training.loop.trainer import Options, Trainer
 from resnet_infer.training.recipes import get_recipe
-from resnet_infer.training.splits import Splits, hold_out
-from resnet_infer.training.state import load_weights
-from resnet_infer.training.trainer import Options, Trainer
-from resnet_infer.training.views import Views
+from resnet_infer.utils.files import atomic_path
 
 CLASSES = ("0 degrees", "36 degrees", "72 degrees", "108 degrees", "144 degrees")
 SIDE = 16

@@ -17,17 +17,17 @@ from pathlib import Path
 from typing import get_args
 
 from resnet_infer import zoo
-from resnet_infer.console import note
-from resnet_infer.converters.calibrate import calibrate
-from resnet_infer.converters.export import open_source
-from resnet_infer.converters.guard import measure
-from resnet_infer.converters.lower import logits_of
-from resnet_infer.converters.placement import Target
-from resnet_infer.converters.quantize import cpu_weight_bits, quantize
-from resnet_infer.converters.ranges import Method
+from resnet_infer.converters.precision.calibration import calibrate
+from resnet_infer.converters.precision.int8 import cpu_weight_bits, quantize
+from resnet_infer.converters.precision.lower import logits_of
+from resnet_infer.converters.precision.placement import Target
+from resnet_infer.converters.precision.ranges import Method
+from resnet_infer.converters.source import open_source
 from resnet_infer.data.feed import open_feed
-from resnet_infer.files import atomic_path
-from resnet_infer.metrics import difference, ranks
+from resnet_infer.utils.console import note
+from resnet_infer.utils.files import atomic_path
+from resnet_infer.utils.metrics import difference, ranks
+from resnet_infer.verification.gates import measure
 
 
 def main() -> None:

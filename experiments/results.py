@@ -24,19 +24,19 @@ from results_page import Disagreement, Page, Row, write
 from variants import variants
 
 from resnet_infer import zoo
-from resnet_infer.converters.calibrate import calibrate
-from resnet_infer.converters.export import open_source
-from resnet_infer.converters.parity import TOLERANCE
-from resnet_infer.converters.quantize import cpu_weight_bits, quantize
-from resnet_infer.converters.ranges import Method
+from resnet_infer.converters.precision.calibration import calibrate
+from resnet_infer.converters.precision.int8 import cpu_weight_bits, quantize
+from resnet_infer.converters.precision.ranges import Method
+from resnet_infer.converters.source import open_source
 from resnet_infer.data.datasets import Dataset
 from resnet_infer.data.feed import open_feed
 from resnet_infer.data.preprocess import centre_crop
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.evaluation.result import Evaluation, Result
-from resnet_infer.metrics import difference
-from resnet_infer.progress import progress
 from resnet_infer.runtimes.registry import open_runtime
+from resnet_infer.utils.metrics import difference
+from resnet_infer.utils.progress import progress
+from resnet_infer.verification.parity import TOLERANCE
 
 SPLIT = "val"
 TIMED = {"1-crop": 1500, "10-crop": 200, "multi-scale": 100}

@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.style import context
 from matplotlib.ticker import LogLocator, NullLocator
 
-from resnet_infer.cpu import processor, usable_cores
 from resnet_infer.evaluation.result import Result
-from resnet_infer.files import atomic_path
 from resnet_infer.models.spec import ModelSpec
+from resnet_infer.utils.cpu import processor, usable_cores
+from resnet_infer.utils.files import atomic_path
 
 TRAINED = ("recipe", "data", "date", "iterations")
 """What tells a training run from others; where it was trained and how it may be used is added later."""

@@ -20,18 +20,18 @@ from typing import get_args
 import onnx
 
 from resnet_infer import zoo
-from resnet_infer.converters.calibrate import calibrate
-from resnet_infer.converters.export import open_source
-from resnet_infer.converters.fp16 import to_fp16
-from resnet_infer.converters.placement import Target
-from resnet_infer.converters.quantize import cpu_weight_bits, quantize
-from resnet_infer.converters.ranges import Method
+from resnet_infer.converters.precision.calibration import calibrate
+from resnet_infer.converters.precision.fp16 import to_fp16
+from resnet_infer.converters.precision.int8 import cpu_weight_bits, quantize
+from resnet_infer.converters.precision.placement import Target
+from resnet_infer.converters.precision.ranges import Method
+from resnet_infer.converters.source import open_source
 from resnet_infer.data.feed import open_feed
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.evaluation.result import Result
-from resnet_infer.files import atomic_path
 from resnet_infer.models.checkpoint import save_checkpoint
-from resnet_infer.progress import progress
+from resnet_infer.utils.files import atomic_path
+from resnet_infer.utils.progress import progress
 
 
 def main() -> None:

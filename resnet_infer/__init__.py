@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from resnet_infer._version import __version__
+
 if TYPE_CHECKING:
     from resnet_infer.classifier import Answer, Classifier, Picture, Prediction
     from resnet_infer.errors import ResnetInferError
     from resnet_infer.models.spec import ModelSpec
 
-__version__ = "0.1.0"
 __all__ = ["Answer", "Classifier", "ModelSpec", "Picture", "Prediction", "ResnetInferError", "__version__"]
 
 _HOMES = {

@@ -14,16 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_infer import zoo
-from resnet_infer.cpu import usable_cores
+from resnet_infer.data.formats.memory import resizing_bytes
 from resnet_infer.data.image import MAX_PIXELS, is_resizable, read_image, require_resizable
-from resnet_infer.data.memory import resizing_bytes
 from resnet_infer.data.preprocess import Pixels, centre_crop, ten_crops
 from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError, bare
-from resnet_infer.flow import batch_limit, flow
+from resnet_infer.lanes import batch_limit, flow
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.base import Runtime
 from resnet_infer.runtimes.registry import open_runtime
-from resnet_infer.threads import require_threads
+from resnet_infer.utils.cpu import usable_cores
+from resnet_infer.utils.threads import require_threads
 
 Crops = Literal[1, 10]
 

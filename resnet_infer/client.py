@@ -19,12 +19,12 @@ from urllib.parse import quote, urlencode, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_infer import strict_json
 from resnet_infer.classifier import Answer, Crops, Picture, Prediction
 from resnet_infer.data.arrivals import live_map
 from resnet_infer.data.image import picture_bytes
 from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError
-from resnet_infer.threads import require_threads
+from resnet_infer.utils import strict_json
+from resnet_infer.utils.threads import require_threads
 
 KEY_VARIABLE = "RESNET_INFER_API_KEY"
 _UNREADABLE = (400, 413, 415, 422)

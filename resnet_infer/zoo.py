@@ -7,17 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnet_infer import __version__
-from resnet_infer.console import note
+from resnet_infer._version import __version__
 from resnet_infer.errors import ModelError, UnwritableError, did_you_mean
-from resnet_infer.extras import needs
-from resnet_infer.models.builtin_files import FOLDER, require_whole
+from resnet_infer.models.builtin import FOLDER, require_whole
 from resnet_infer.models.checkpoint import SUFFIX as CHECKPOINT
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint
 from resnet_infer.runtimes.registry import RUNTIMES
+from resnet_infer.utils.console import note
+from resnet_infer.utils.extras import needs
 
 if TYPE_CHECKING:
-    from resnet_infer.models.published import PublishedWeights
+    from resnet_infer.models.weights.published import PublishedWeights
 
 DEFAULT, SMALL = "resnet18-tinyimagenet", "resnet20-cifar10"
 BUILT_IN = {DEFAULT: "200 of ImageNet's 1,000 classes", SMALL: "CIFAR-10's ten classes"}
@@ -94,7 +94,7 @@ def artifact(model: str | Path | None) -> Path:
     path = path or find(name)
     if path.suffix != CHECKPOINT:
         return path
-    from resnet_infer.models.download import cache_folder, scratch_folder, sha256
+    from resnet_infer.models.weights.download import cache_folder, scratch_folder, sha256
 
     name = f"{path.stem}-{sha256(path)[:16]}-{__version__}.onnx"
     try:
@@ -110,7 +110,7 @@ def artifact(model: str | Path | None) -> Path:
 
 def cached_file(weights: PublishedWeights) -> Path:
     """Where the published file lies once it is downloaded."""
-    from resnet_infer.models.download import cache_folder
+    from resnet_infer.models.weights.download import cache_folder
 
     return cache_folder() / "downloads" / weights.filename
 
@@ -127,7 +127,7 @@ def cached_artifact(weights: PublishedWeights) -> Path:
 
 def unknown_model(name: str) -> ModelError:
     """The error for a name that nothing is called."""
-    from resnet_infer.models.published import PUBLISHED
+    from resnet_infer.models.weights.published import PUBLISHED
 
     names = [*BUILT_IN, *dict.fromkeys(name for row in PUBLISHED for name in (row.arch, row.name))]
     return ModelError(
@@ -137,7 +137,7 @@ def unknown_model(name: str) -> ModelError:
 
 
 def _derived(folder: str, weights: PublishedWeights, suffix: str) -> Path:
-    from resnet_infer.models.download import cache_folder
+    from resnet_infer.models.weights.download import cache_folder
 
     return cache_folder() / folder / f"{weights.name}-{weights.sha256_prefix}-{__version__}{suffix}"
 
@@ -160,7 +160,7 @@ def _existing(name: str) -> Path | None:
 
 
 def _published(name: str) -> PublishedWeights | None:
-    from resnet_infer.models.published import find_published
+    from resnet_infer.models.weights.published import find_published
 
     return find_published(name)
 
@@ -172,15 +172,15 @@ def _fetch(weights: PublishedWeights) -> Path:
 
 def _kept(target: Path, make: Callable[[Path], None]) -> Path:
     """The file of the cache, whose digest is compared; made where it is missing or damaged."""
-    from resnet_infer.models.cache import kept
+    from resnet_infer.models.weights.cache import kept
 
     return kept(target, lambda: make(target))
 
 
 def _make_checkpoint(weights: PublishedWeights, target: Path) -> None:
-    from resnet_infer.converters.import_weights import import_weights
+    from resnet_infer.converters.importers.weights import import_weights
     from resnet_infer.models.checkpoint import save_checkpoint
-    from resnet_infer.models.download import download
+    from resnet_infer.models.weights.download import download
 
     source = cached_file(weights)
     if not os.path.exists(source):
@@ -199,7 +199,7 @@ def _make_artifact(name: str, weights: PublishedWeights, target: Path) -> None:
 
 
 def _export(path: Path, target: Path) -> None:
-    from resnet_infer.converters.export import export_onnx
+    from resnet_infer.converters.source import export_onnx
 
     note(f"exporting {path} once to {target}")
     note(str(export_onnx(load_checkpoint(path), target)))

@@ -21,8 +21,8 @@ from resnet_infer.data.datasets import Dataset, Sample
 from resnet_infer.errors import PictureError
 from resnet_infer.evaluation.protocols import LocalScorer
 from resnet_infer.evaluation.record import Record
-from resnet_infer.evaluation.run import Entrant, Member, run
-from resnet_infer.serving.engine import gather
+from resnet_infer.evaluation.runner import Entrant, Member, run
+from resnet_infer.serving.inference.model_manager import gather
 from tests.evaluation.conftest import Reds
 
 Keep = Callable[[list[bytes]], Iterable[BaseException | None]]

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import resnet_infer
-from resnet_infer import strict_json
 from resnet_infer.classifier import Classifier, Picture, softmax
 from resnet_infer.errors import AnswerError, ResnetInferError
+from resnet_infer.utils import strict_json
 from tests.conftest import PICTURES, Outcome
 from tests.not_finite import black, write_model
 

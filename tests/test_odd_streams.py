@@ -16,9 +16,9 @@ from PIL import Image
 
 from resnet_infer import Classifier, Picture, zoo
 from resnet_infer.cli.main import app
-from resnet_infer.console import bar, encoding_of, fail, is_terminal, note
-from resnet_infer.models.download import download, sha256
-from resnet_infer.progress import progress
+from resnet_infer.models.weights.download import download, sha256
+from resnet_infer.utils.console import bar, encoding_of, fail, is_terminal, note
+from resnet_infer.utils.progress import progress
 from tests.conftest import PICTURES
 
 ARTIFACT = zoo.built_in(zoo.SMALL, ".onnx")
@@ -121,8 +121,8 @@ def fetch(folder: Path) -> None:
 
 
 def measure(folder: Path) -> None:
-    from resnet_infer.runtimes.measure import Subject
-    from resnet_infer.runtimes.measure import measure as time_calls
+    from resnet_infer.benchmarking.latency.side_by_side import Subject
+    from resnet_infer.benchmarking.latency.side_by_side import measure as time_calls
 
     assert time_calls([Subject(ARTIFACT, device="cpu", threads=1)], 1, rounds=1, seconds=0.02)[0].failure is None
 
@@ -146,7 +146,7 @@ def evaluate(folder: Path) -> None:
 
 def train(folder: Path) -> None:
     pytest.importorskip("torch", reason="training needs torch (the extra `train`)")
-    from resnet_infer.console import note as log
+    from resnet_infer.utils.console import note as log
     from tests.training.runs import trainer
 
     trainer(album(folder), folder / "run", log=log, iterations=2, batch_size=4, validation=3).run()

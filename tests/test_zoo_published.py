@@ -16,9 +16,9 @@ from safetensors.numpy import save
 
 from resnet_infer import zoo
 from resnet_infer.errors import MissingExtraError, ModelError
-from resnet_infer.models import published
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint
-from resnet_infer.models.published import PublishedWeights
+from resnet_infer.models.weights import published
+from resnet_infer.models.weights.published import PublishedWeights
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
 from tests.conftest import PICTURES
 

@@ -18,17 +18,17 @@ from tempfile import TemporaryDirectory
 
 import onnx
 
-from resnet_infer.converters.calibrate import calibrate
-from resnet_infer.converters.export import export_onnx, open_source
-from resnet_infer.converters.make import CALIBRATION_PICTURES, TRAINING
-from resnet_infer.converters.quantize import quantize
+from resnet_infer.converters.export import CALIBRATION_PICTURES, TRAINING
+from resnet_infer.converters.precision.calibration import calibrate
+from resnet_infer.converters.precision.int8 import quantize
+from resnet_infer.converters.source import export_onnx, open_source
 from resnet_infer.data.feed import open_feed
 from resnet_infer.evaluation.evaluate import evaluate
-from resnet_infer.files import atomic_path
-from resnet_infer.models.builtin_files import FOLDER, LIST, line
+from resnet_infer.models.builtin import FOLDER, LIST, line
 from resnet_infer.models.checkpoint import SUFFIX, Checkpoint, load_checkpoint, save_checkpoint
 from resnet_infer.models.graph import get_spec, set_spec
 from resnet_infer.models.spec import Measured
+from resnet_infer.utils.files import atomic_path
 from resnet_infer.zoo import built_in
 
 HALF_COST, INT8_COST = 0.1, 0.5

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from resnet_infer.classifier import Picture
-from resnet_infer.serving.deployment import Deployment, Question
+from resnet_infer.serving.inference.deployment import Deployment, Question
 from resnet_infer.serving.settings import Settings
 
 sys.setswitchinterval(0.0005)

@@ -14,12 +14,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from resnet_infer import __version__
+from resnet_infer._version import __version__
 from resnet_infer.cli.signals import end_like_ctrl_c, ended_by, exit_code
-from resnet_infer.console import fail, flush, note, printable
-from resnet_infer.cpu import limit_libraries
 from resnet_infer.errors import ModelError, ResnetInferError
-from resnet_infer.files import REMEDIES
+from resnet_infer.utils.console import fail, flush, note, printable
+from resnet_infer.utils.cpu import limit_libraries
+from resnet_infer.utils.files import REMEDIES
 
 COMMANDS = {
     "classify": "Say what is in pictures.",
@@ -36,7 +36,7 @@ COMMANDS = {
     "cache": "List, verify or clear what was downloaded and exported for models by name.",
     "env": "Show versions, devices and runtimes, and what is missing.",
 }
-"""Command -> what it does. The command `x` is the function `x` of the module `resnet_infer.cli.x`.
+"""Command -> what it does. The command `x` is the function `x` of the module `resnet_infer.cli.commands.x`.
 
 The name of a command that is a keyword of Python has an underscore after it there.
 """
@@ -53,7 +53,7 @@ class _Commands(TyperGroup):
             return None
         one = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
         place = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
-        function = getattr(import_module(f"resnet_infer.cli.{place}"), place)
+        function = getattr(import_module(f"resnet_infer.cli.commands.{place}"), place)
         one.command(cmd_name, help=COMMANDS[cmd_name], context_settings=_HELP)(function)
         return typer.main.get_command(one)
 
@@ -145,8 +145,8 @@ def _known(error: Exception) -> ResnetInferError | None:
             "the system lets this process start no more threads",
             hint="raise the limit of processes (ulimit -u, Docker: --pids-limit), or take fewer --threads or --workers",
         )
-    from resnet_infer.extras import explain
-    from resnet_infer.host_memory import out_of_memory
+    from resnet_infer.utils.extras import explain
+    from resnet_infer.utils.host_memory import out_of_memory
 
     return out_of_memory(error) or (explain(error, "the command") if isinstance(error, ImportError) else None)
 

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from resnet_infer.console import note
-from resnet_infer.threads import MOST_THREADS
+from resnet_infer.utils.console import note
+from resnet_infer.utils.threads import MOST_THREADS
 
 
 def choice(*values: str) -> Callable[[str | None], str | None]:
@@ -46,7 +46,7 @@ def introduce_default(model: str | None, instead: str) -> None:
     from importlib.util import find_spec
 
     from resnet_infer import zoo
-    from resnet_infer.extras import install_command
+    from resnet_infer.utils.extras import install_command
 
     if not model and zoo.default_model() is None:
         # Published weights are exported here, once.

@@ -1,110 +1,273 @@
-"""A checkpoint or an FP32 artifact in, a proven artifact out."""
+"""What `export` does: a proven FP32 graph, lowered, guarded, written; and for TensorRT an engine built of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from resnet_infer.converters.foreign_precision import precision_of_graph
-from resnet_infer.converters.parity import Parity, compare, open_reference, require
+from resnet_infer.converters.precision.calibration import Calibration, calibrate
+from resnet_infer.converters.precision.fp16 import ON_CPU
+from resnet_infer.converters.precision.lower import Lowered, lower_to_fp16, lower_to_int8
+from resnet_infer.converters.precision.placement import Target
+from resnet_infer.converters.precision.ranges import Method
+from resnet_infer.converters.source import PARITY_PICTURES, Source, open_source
+from resnet_infer.data.feed import Feed, open_feed
 from resnet_infer.data.synthetic import natural_noise
-from resnet_infer.errors import ModelError, UsageError, first_line
-from resnet_infer.extras import needs
-from resnet_infer.files import atomic_path
+from resnet_infer.errors import DataError, UsageError
 from resnet_infer.models.checkpoint import Checkpoint
-from resnet_infer.models.graph import build_graph
-from resnet_infer.models.spec import ModelSpec
+from resnet_infer.models.graph import reading_graph, set_spec
+from resnet_infer.models.spec import Measured, ModelSpec, Precision
 from resnet_infer.runtimes.base import Images
-from resnet_infer.runtimes.onnxruntime import OnnxRuntime
+from resnet_infer.utils.console import note
+from resnet_infer.utils.extras import needs
+from resnet_infer.utils.files import atomic_path
+from resnet_infer.utils.progress import progress
+from resnet_infer.verification.gates import Gate, choose_gate
 
-with needs("export", "writing an ONNX graph"):
-    import onnx
+with needs("export", "making an artifact"):
     from onnx import ModelProto
+with needs("cpu", "making an artifact"):
+    from resnet_infer.runtimes import ort_session
 
-PARITY_PICTURES = 17
-"""One alone, and two batches of eight."""
+if TYPE_CHECKING:
+    from resnet_infer.converters.tensorrt.build import BuildOptions
+
+CALIBRATION_PICTURES = 512
+CHECK_PICTURES = 1000
+TRAINING = ("train",)
+HELD_OUT = ("val", "test")
+"""Splits that pictures are taken from, where a data set has several: to calibrate, and to see what INT8 costs."""
+LEAST_PICTURES = 16
+"""Fewer say nothing about a cost."""
+CALIBRATION_SUFFIX = ".calibration.json"
 
 
 @dataclass(frozen=True)
-class Source:
-    """The FP32 graph that artifacts are made from, and its proof; an artifact needed none."""
+class Pictures:
+    """Where pictures come from. `calibration` is a data set, a folder, or a file with ranges measured before.
 
-    graph: ModelProto
-    spec: ModelSpec
-    parity: Parity | None
-
-
-def export_onnx(
-    checkpoint: Checkpoint, target: Path, *, dynamic_size: bool = False, images: Images | None = None
-) -> Parity:
-    """Write the fused FP32 graph to `target` and prove that it answers as the checkpoint does.
-
-    `images` (uint8 NHWC) are the pictures to compare on, by default synthetic ones. Raises `ParityError`, and
-    leaves nothing under the final name, if the answers differ.
+    `check` are those on which the lower precision is compared with FP32; by default what calibration left of its own.
     """
-    with atomic_path(target) as temporary:
-        temporary.write_bytes(build_graph(checkpoint, dynamic_size=dynamic_size).SerializeToString())
-        return prove(checkpoint, temporary, str(target), dynamic_size=dynamic_size, images=images)
+
+    calibration: Path | None = None
+    calibration_count: int = CALIBRATION_PICTURES
+    check: Path | None = None
+    check_count: int = CHECK_PICTURES
 
 
-def open_source(model: Checkpoint | Path, *, dynamic_size: bool = False) -> Source:
-    """The FP32 graph of a checkpoint, proven, or the one that an FP32 artifact holds.
+@dataclass(frozen=True)
+class Order:
+    """What is to be made. `max_drop` is in points of top-1 error; see `lower_to_int8` for the others."""
 
-    Raises `ParityError` as `export_onnx` does, `ModelError` for a file that is no artifact, `UsageError` for one of
-    a lower precision, or if its size cannot be left open.
+    precision: Precision = "fp32"
+    target: Target = "cpu"
+    method: Method = "mse"
+    weight_bits: int | None = None
+    float_layers: Sequence[str] = ()
+    max_drop: float | None = None
+    dynamic_size: bool = False
+    pictures: Pictures = Pictures()
+    engine: BuildOptions | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Made:
+    """An artifact, and the evidence that it answers as its source does."""
+
+    path: Path
+    precision: Precision
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        size = self.path.stat().st_size
+        return {"artifact": str(self.path), "bytes": size, "precision": self.precision, **self.evidence}
+
+
+def make(model: Checkpoint | Path, target: Path, order: Order) -> Made:
+    """Make the artifact `target`, an engine if it ends in `.engine`, and say on stderr what was proven.
+
+    INT8 leaves its calibration beside it, `NAME.calibration.json`, to be used again. Raises `ParityError`, and leaves
+    nothing under the final name, if the artifact does not answer as its source does, or costs more than asked for;
+    `ModelError` for an ONNX file whose graph is damaged.
     """
-    if isinstance(model, Checkpoint):
-        graph = build_graph(model, dynamic_size=dynamic_size)
-        parity = prove(model, graph.SerializeToString(), model.spec.name, dynamic_size=dynamic_size)
-        return Source(graph, model.spec, parity)
-    graph, spec = read_artifact(model)
-    if spec.precision != "fp32":
-        raise UsageError(
-            f"{model} is {spec.precision} already", hint="give the checkpoint or FP32 artifact that it was made from"
-        )
-    computed = precision_of_graph(graph, str(model)) if spec.architecture is None else "fp32"
-    if computed != "fp32":
-        raise ModelError(f"{model} says fp32 and computes in {computed}", hint="adopt the graph it was made from again")
-    own = spec.provenance.get("operators")
-    if own:
-        raise UsageError(
-            f"{model} holds {', '.join(own)}, which only ONNX Runtime knows: no other artifact can be made of it",
-            hint="adopt the graph from before ONNX Runtime optimised it",
-        )
-    if dynamic_size:
-        raise UsageError(f"{model} has its size already", hint="give the checkpoint to leave height and width open")
-    return Source(graph, spec, None)
+    with reading_graph(model) if isinstance(model, Path) else nullcontext():
+        return _make(model, target, order)
 
 
-def read_artifact(path: Path) -> tuple[ModelProto, ModelSpec]:
-    """The graph and the spec of an artifact of ours, which ONNX Runtime opens. Raises `ModelError` for other files."""
+def _make(model: Checkpoint | Path, target: Path, order: Order) -> Made:
+    engine = target.suffix == ".engine"
+    half = True
+    if engine:
+        from resnet_infer.converters.tensorrt import export as tensorrt
+
+        half = tensorrt.graph_for(order.precision, tensorrt.require_tensorrt(order.device)).half
+    check(order)
+    source = open_source(model, dynamic_size=order.dynamic_size)
+    evidence: dict[str, Any] = {}
+    if source.parity:
+        note(str(source.parity))
+        evidence["parity"] = source.parity.to_json()
+    graph, calibration = source.graph, None
+    if order.precision == "int8":
+        graph, calibration = _int8(source, order, evidence)
+    elif order.precision == "fp16":
+        # TensorRT 8 makes its own FP16 of the FP32 graph; what FP16 costs is the same question.
+        lowered = _fp16(source, order, evidence)
+        graph = lowered if half else source.graph
+    if engine:
+        crop = source.spec.input.crop
+        _build(graph, target, order, natural_noise(PARITY_PICTURES, crop, crop), evidence)
+    else:
+        with atomic_path(target) as temporary:
+            temporary.write_bytes(graph.SerializeToString())
+    if calibration:
+        path = target.with_suffix(CALIBRATION_SUFFIX)
+        calibration.save(path)
+        evidence["calibration"] = {
+            "file": str(path),
+            "pictures": len(calibration.pictures),
+            "sha256": calibration.sha256,
+        }
+    return Made(target, order.precision, evidence)
+
+
+def check(order: Order) -> None:
+    """Before anything slow. Raises `UsageError`."""
+    data = order.pictures.calibration
+    if order.precision == "int8":
+        if data is None:
+            raise UsageError(
+                "INT8 needs pictures: what range the values inside the network have is measured on them",
+                hint="give some hundred pictures like those it will see with --calibration-data",
+            )
+        return
+    for given, option in ((data, "--calibration-data"), (order.float_layers, "--float-layers")):
+        if given:
+            raise UsageError(f"{option} is for --precision int8, not {order.precision}")
+    if order.precision == "fp32" and (order.max_drop is not None or order.pictures.check):
+        raise UsageError("FP32 costs nothing that could be measured: leave --max-drop and --check-data out")
+
+
+def _int8(source: Source, order: Order, evidence: dict[str, Any]) -> tuple[ModelProto, Calibration]:
+    data = order.pictures.calibration
+    assert data
+    calibration = feed = None
+    if data.name.endswith(".json"):
+        calibration = Calibration.load(data)
+        calibration.require(source.graph)
+    else:
+        feed = open_feed(data, source.spec, count=order.pictures.calibration_count, prefer=TRAINING)
+    # Before the slow part, because it may fail.
+    pictures, gate = _compared_on(source.spec, order, feed)
+    if calibration is None:
+        assert feed
+        with progress("calibrating", len(feed), "pictures") as advance:
+            calibration = calibrate(source.graph, feed.crops(), advance=advance)
+    lowered = lower_to_int8(
+        source.graph,
+        calibration,
+        pictures,
+        gate,
+        target=order.target,
+        method=order.method,
+        weight_bits=order.weight_bits,
+        float_layers=order.float_layers,
+    )
+    return _told(lowered, pictures, evidence), calibration
+
+
+def _fp16(source: Source, order: Order, evidence: dict[str, Any]) -> ModelProto:
+    if ort_session.CUDA not in ort_session.available_providers():
+        note(ON_CPU)
+    pictures, gate = _compared_on(source.spec, order, None)
+    return _told(lower_to_fp16(source.graph, pictures, gate), pictures, evidence)
+
+
+def _compared_on(spec: ModelSpec, order: Order, feed: Feed | None) -> tuple[Feed, Gate]:
+    """The pictures to compare on, and what is asked of the comparison. `feed` are those that calibrate."""
+    wanted = order.pictures
+    if wanted.check:
+        used = feed.names if feed and wanted.check == wanted.calibration else ()
+        found = _labelled_if_possible(wanted.check, spec, wanted.check_count, HELD_OUT, order.max_drop is not None)
+        if set(used) & set(found.names) and found.name == (feed and feed.name):
+            note("some of the pictures to compare on calibrate too, so the cost may be a little more than is measured")
+        if len(found) < LEAST_PICTURES:
+            raise UsageError(
+                f"--check-data has {len(found)} pictures; it takes {LEAST_PICTURES} to tell what INT8 costs"
+            )
+    elif feed:
+        found = _rest(spec, order, feed)
+    else:
+        found = open_feed(None, spec)
+        note("without pictures the cost is measured on synthetic ones: --check-data gives real ones")
+    return found, choose_gate(order.precision, order.max_drop, found.labels is not None)
+
+
+def _rest(spec: ModelSpec, order: Order, feed: Feed) -> Feed:
+    """The pictures of the calibration data that do not calibrate; if they are too few, those that do."""
+    data = order.pictures.calibration
+    assert data
+    count = order.pictures.check_count
     try:
-        graph = onnx.load(path)
-    except Exception as error:  # protobuf's and onnx's share no base class but this
-        raise ModelError(f"{path} is no ONNX model, or damaged ({first_line(error)})") from error
-    with OnnxRuntime(path, device="cpu", threads=1, optimize=False) as opened:
-        return graph, opened.spec
+        rest = _labelled_if_possible(data, spec, count, TRAINING, order.max_drop is not None, feed.names)
+    except DataError:
+        rest = None
+    if rest and len(rest) >= LEAST_PICTURES:
+        return rest
+    note("the pictures that calibrate are those to compare on too, so the cost may be a little more than is measured")
+    return _labelled_if_possible(data, spec, len(feed), TRAINING, order.max_drop is not None)
 
 
-def prove(
-    checkpoint: Checkpoint,
-    graph: Path | bytes,
-    what: str,
-    *,
-    dynamic_size: bool = False,
-    images: Images | None = None,
-) -> Parity:
-    """Compare the fused graph with the checkpoint, at a second size too if the size is open. Raises `ParityError`."""
-    crop = checkpoint.spec.input.crop
-    if images is None:
-        images = natural_noise(PARITY_PICTURES, crop, crop)
-    with (
-        open_reference(checkpoint, dynamic_size=dynamic_size) as reference,
-        OnnxRuntime(graph, device="cpu") as candidate,
-    ):
-        parity = compare(reference, candidate, images)
-        require(parity, what)
-        if dynamic_size:
-            other = natural_noise(PARITY_PICTURES, crop + 32, crop + 17)
-            require(compare(reference, candidate, other), what)
-    return parity
+def _labelled_if_possible(
+    source: Path, spec: ModelSpec, count: int, prefer: Sequence[str], required: bool, exclude: Sequence[str] = ()
+) -> Feed:
+    try:
+        return open_feed(source, spec, count=count, prefer=prefer, exclude=exclude, labelled=True)
+    except DataError as error:
+        if required:
+            raise
+        note(f"compared without labels: {error.message}")
+        return open_feed(source, spec, count=count, prefer=prefer, exclude=exclude)
+
+
+def _told(lowered: Lowered, pictures: Feed, evidence: dict[str, Any]) -> ModelProto:
+    """Say what was found, and write the error, where it was measured, into the spec."""
+    cost = lowered.cost
+    note(f"{lowered.spec.precision} against fp32 on {pictures.source}: {cost}")
+    for name, reason in lowered.float_layers.items():
+        note(f"left in float: {name} ({reason})")
+    evidence["accuracy"] = {"pictures_from": pictures.source, **lowered.to_json()}
+    if cost.difference:
+        errors = cost.difference.model
+        # The lowered graph is run by ONNX Runtime, whatever its artifact is for.
+        name = Path(pictures.source).name
+        measured = Measured(name, "1-crop", cost.pictures, errors.top1, errors.top5, "onnxruntime")
+        set_spec(lowered.model, lowered.spec.with_(measured=(measured,)))
+    return lowered.model
+
+
+def _build(graph: ModelProto, target: Path, order: Order, images: Images, evidence: dict[str, Any]) -> None:
+    from resnet_infer.converters.tensorrt import export as tensorrt
+
+    content = graph.SerializeToString()
+
+    def prove(engine: Path) -> None:
+        parity = tensorrt.prove(engine, content, images, device=order.device)
+        note(str(parity))
+        evidence["engine_parity"] = parity.to_json()
+
+    with progress("building the engine", None, "steps") as advance:
+        info = tensorrt.build_engine(
+            content,
+            target,
+            precision=order.precision,
+            options=order.engine,
+            device=order.device,
+            progress=advance,
+            prove=prove,
+        )
+    evidence["engine"] = {name: value for name, value in info.to_json().items() if name != "spec"}

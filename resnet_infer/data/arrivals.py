@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
-from resnet_infer.data.loader import Quiet, stage
-from resnet_infer.lifetime import in_child, in_one_process
+from resnet_infer.utils.lifetime import in_child, in_one_process
+from resnet_infer.utils.parallel import Quiet, stage
 
 PATIENCE = 0.05
 """Seconds that an item waits for others to be answered with, where the others have not come."""

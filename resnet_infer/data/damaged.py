@@ -7,8 +7,8 @@ from contextlib import closing
 from itertools import islice
 from typing import TypeVar
 
-from resnet_infer.data.loader import parallel_map
 from resnet_infer.errors import PictureError, bare
+from resnet_infer.utils.parallel import parallel_map
 
 NAMED = 20
 """Pictures that a message names; after so many the search ends."""

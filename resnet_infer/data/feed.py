@@ -19,13 +19,13 @@ from resnet_infer.data.datasets.archive import open_tree
 from resnet_infer.data.datasets.classes import some
 from resnet_infer.data.datasets.formats import Recognised, Request, choose_split
 from resnet_infer.data.datasets.tree import walk
+from resnet_infer.data.formats.suffixes import is_picture, suffix, unreadable_format
 from resnet_infer.data.image import require_resizable
-from resnet_infer.data.loader import parallel_map
 from resnet_infer.data.preprocess import Pixels, centre_crop
-from resnet_infer.data.suffixes import is_picture, suffix, unreadable_format
 from resnet_infer.data.synthetic import natural_noise
 from resnet_infer.errors import DataError, PictureError, UsageError
 from resnet_infer.models.spec import InputSpec, ModelSpec
+from resnet_infer.utils.parallel import parallel_map
 
 SYNTHETIC = 128
 """Pictures made from numbers, if no other count is asked for."""

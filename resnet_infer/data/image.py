@@ -19,15 +19,15 @@ from typing import IO, Any
 
 from PIL import Image
 
-from resnet_infer.data.jpeg import read_jpeg
-from resnet_infer.data.kinds import READ, UnsupportedError, UnusableError, named_kind, other_kind
-from resnet_infer.data.memory import decoding_bytes
-from resnet_infer.data.samples import bands
-from resnet_infer.data.strict import strict_load
-from resnet_infer.data.suffixes import READABLE
-from resnet_infer.data.tiff import TIFF, orientation
+from resnet_infer.data.formats.jpeg import read_jpeg
+from resnet_infer.data.formats.kinds import READ, UnsupportedError, UnusableError, named_kind, other_kind
+from resnet_infer.data.formats.memory import decoding_bytes
+from resnet_infer.data.formats.samples import bands
+from resnet_infer.data.formats.strict import strict_load
+from resnet_infer.data.formats.suffixes import READABLE
+from resnet_infer.data.formats.tiff.directory import TIFF, orientation
 from resnet_infer.errors import PictureError, ResnetInferError, UnsupportedPictureError
-from resnet_infer.inputs import open_input, read_open
+from resnet_infer.utils.inputs import open_input, read_open
 
 SUFFIXES = frozenset(READABLE)
 """What a folder is searched for; the content decides how a file is read."""
@@ -195,7 +195,7 @@ def _most(picture: Image.Image) -> float:
 
 
 def _read_png(content: bytes, check_size: CheckSize) -> Image.Image:
-    from resnet_infer.data.png import read_png
+    from resnet_infer.data.formats.png import read_png
 
     return read_png(content, check_size)
 
@@ -222,7 +222,7 @@ def _read_webp(content: bytes, check_size: CheckSize) -> Image.Image:
 
 
 def _read_bmp(content: bytes, check_size: CheckSize) -> Image.Image:
-    from resnet_infer.data.bmp import read_bmp
+    from resnet_infer.data.formats.bmp import read_bmp
 
     return read_bmp(content, check_size)
 
@@ -254,7 +254,7 @@ def _read_gif(content: bytes, check_size: CheckSize) -> Image.Image:
 
 
 def _read_tiff(content: bytes, check_size: CheckSize) -> Image.Image:
-    from resnet_infer.data.tiff_picture import read_tiff
+    from resnet_infer.data.formats.tiff.picture import read_tiff
 
     return read_tiff(content, check_size)
 

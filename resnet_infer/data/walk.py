@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from resnet_infer.data.suffixes import READABLE, UNREADABLE, is_picture, suffix, unreadable_format
+from resnet_infer.data.formats.suffixes import READABLE, UNREADABLE, is_picture, suffix, unreadable_format
 from resnet_infer.errors import PictureError
-from resnet_infer.inputs import is_handed_over, open_input
+from resnet_infer.utils.inputs import is_handed_over, open_input
 
 UNSUPPORTED, OTHER, SPECIAL, CLOSED, HIDDEN = (
     "not supported",

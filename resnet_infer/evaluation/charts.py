@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_infer.evaluation.result import Bin, Rate
-from resnet_infer.page import cut, round_axis, svg
+from resnet_infer.reporting.html import cut, round_axis, svg
 
 MOST_CLASSES = 40
 """A confusion matrix of more classes is drawn by groups."""

@@ -14,22 +14,22 @@ from resnet_infer.data.class_map import StatedOrder
 from resnet_infer.data.datasets import Dataset
 from resnet_infer.data.datasets.classes import some
 from resnet_infer.errors import DataError, PictureError, UsageError
-from resnet_infer.evaluation.binding import bound_to, require_same_pictures
-from resnet_infer.evaluation.doubts import doubts
-from resnet_infer.evaluation.identity import belongs, identity
+from resnet_infer.evaluation.data_identity import belongs, identity
 from resnet_infer.evaluation.journal import Journal
-from resnet_infer.evaluation.naming import distinct_models, distinct_protocols, is_model, shown_names
-from resnet_infer.evaluation.opening import OpenModel, Row, make_rows, open_labelled, open_model
 from resnet_infer.evaluation.paper import Figure, Table, published
 from resnet_infer.evaluation.protocols import Scorer, as_bytes
 from resnet_infer.evaluation.record import Record
 from resnet_infer.evaluation.result import Answered, Evaluation, Result
-from resnet_infer.evaluation.run import Seconds, run
-from resnet_infer.evaluation.served import CONNECTIONS, open_service
-from resnet_infer.evaluation.wording import plural
-from resnet_infer.metrics import difference
+from resnet_infer.evaluation.run_identity import bound_to, require_same_pictures
+from resnet_infer.evaluation.runner import Seconds, run
+from resnet_infer.evaluation.sanity_checks import doubts
+from resnet_infer.evaluation.targets.local import OpenModel, Row, make_rows, open_labelled, open_model
+from resnet_infer.evaluation.targets.names import distinct_models, distinct_protocols, is_model, shown_names
+from resnet_infer.evaluation.targets.service import CONNECTIONS, open_service
 from resnet_infer.models.spec import Measured
-from resnet_infer.threads import require_threads
+from resnet_infer.reporting.text import plural
+from resnet_infer.utils.metrics import difference
+from resnet_infer.utils.threads import require_threads
 
 
 def evaluate(

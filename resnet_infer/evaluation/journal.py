@@ -10,12 +10,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO
 
-from resnet_infer import strict_json
 from resnet_infer.errors import DataError, ResnetInferError, UsageError
-from resnet_infer.evaluation.outputs import whole_file
 from resnet_infer.evaluation.record import Given, Record
-from resnet_infer.files import unwritable
-from resnet_infer.inputs import open_input
+from resnet_infer.models.outputs import whole_file
+from resnet_infer.utils import strict_json
+from resnet_infer.utils.files import unwritable
+from resnet_infer.utils.inputs import open_input
 
 MAGIC = "resnet-infer evaluation"
 OPTION = "--resume"

@@ -16,7 +16,7 @@ from resnet_infer.data.datasets import Content, Sample
 from resnet_infer.data.image import read_image, require_resizable
 from resnet_infer.data.preprocess import Pixels, centre_crop, resize_shorter_side, ten_crops, whole_views
 from resnet_infer.errors import PictureError, UsageError, did_you_mean
-from resnet_infer.flow import batch_limit
+from resnet_infer.lanes import batch_limit
 from resnet_infer.models.spec import InputSpec, Interpolation, ModelSpec
 
 PROTOCOLS = ("native", "1-crop", "10-crop", "multi-scale")

@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from resnet_infer import __version__
+from resnet_infer._version import __version__
 from resnet_infer.data.datasets import Sample
 from resnet_infer.errors import PictureError
 from resnet_infer.evaluation.charts import MOST_CLASSES, Interval, confusion, intervals, reliability
-from resnet_infer.evaluation.outputs import whole_file
 from resnet_infer.evaluation.paper import PAPER, comparison
 from resnet_infer.evaluation.result import Evaluation, Rate, Result
-from resnet_infer.evaluation.wording import plural
-from resnet_infer.page import box, document, html_table
+from resnet_infer.models.outputs import whole_file
+from resnet_infer.reporting.html import box, document, html_table
+from resnet_infer.reporting.text import plural
 
 OPTION = "--report"
 WORST = 15

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from resnet_infer.data.datasets import Dataset
 from resnet_infer.evaluation.paper import Figure, Table
 from resnet_infer.evaluation.record import Record
-from resnet_infer.evaluation.run import Seconds, Unreadable
-from resnet_infer.metrics import Difference, interval
+from resnet_infer.evaluation.runner import Seconds, Unreadable
 from resnet_infer.models.spec import Measured, ModelSpec
+from resnet_infer.utils.metrics import Difference, interval
 
 BINS = 15
 """Of the reliability plot and the expected calibration error."""

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_infer.errors import ModelError
-from resnet_infer.files import atomic_path
-from resnet_infer.inputs import require_regular
 from resnet_infer.models.spec import METADATA_KEY, ModelSpec
+from resnet_infer.utils.files import atomic_path
+from resnet_infer.utils.inputs import require_regular
 
 Weights = Mapping[str, NDArray[Any]]
 SUFFIX = ".safetensors"

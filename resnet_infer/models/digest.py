@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from resnet_infer.models.checkpoint import Checkpoint
-from resnet_infer.models.download import sha256
+from resnet_infer.models.weights.download import sha256
 
 
 def model_digest(source: Path | Checkpoint) -> str:

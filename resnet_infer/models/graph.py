@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_infer import __version__
+from resnet_infer._version import __version__
 from resnet_infer.errors import ModelError, ResnetInferError, UsageError, first_line
-from resnet_infer.extras import needs
 from resnet_infer.models.architectures import (
     NORM_EPSILON,
     NORM_PARAMETERS,
@@ -30,6 +29,7 @@ from resnet_infer.models.architectures import (
 )
 from resnet_infer.models.checkpoint import Checkpoint, check_weights
 from resnet_infer.models.spec import METADATA_KEY, ModelSpec
+from resnet_infer.utils.extras import needs
 
 with needs("export", "writing an ONNX graph"):
     import onnx

@@ -10,11 +10,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_infer import strict_json
 from resnet_infer.errors import ModelError, UsageError, first_line
-from resnet_infer.metrics import interval
 from resnet_infer.models import spec_fields as fields
 from resnet_infer.models.architectures import Architecture
+from resnet_infer.utils import strict_json
+from resnet_infer.utils.metrics import interval
 
 Interpolation = Literal["bilinear", "bicubic", "lanczos", "box", "hamming", "nearest"]
 """The resize filters of PIL, which antialias when shrinking (all but `nearest`)."""

@@ -17,10 +17,10 @@ from typing import Any, ClassVar, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_infer import lifetime
 from resnet_infer.errors import ModelError, RuntimeUnavailableError, UsageError, did_you_mean
-from resnet_infer.heap import give_back
 from resnet_infer.models.spec import ModelSpec
+from resnet_infer.utils import lifetime
+from resnet_infer.utils.heap import give_back
 
 Images = NDArray[np.uint8]
 Logits = NDArray[np.float32]

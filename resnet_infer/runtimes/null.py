@@ -10,8 +10,8 @@ from resnet_infer.models.checkpoint import SUFFIX as CHECKPOINT
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.base import Images, Logits, Runtime, parse_device
-from resnet_infer.runtimes.engine import SUFFIX as ENGINE
-from resnet_infer.runtimes.engine import EngineInfo, sidecar_path
+from resnet_infer.runtimes.tensorrt.engine_file import SUFFIX as ENGINE
+from resnet_infer.runtimes.tensorrt.engine_file import EngineInfo, sidecar_path
 
 
 class NullRuntime(Runtime):

@@ -7,8 +7,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from resnet_infer.console import note
-from resnet_infer.cpu import compute_threads
 from resnet_infer.errors import (
     ModelError,
     ResnetInferError,
@@ -17,10 +15,12 @@ from resnet_infer.errors import (
     did_you_mean,
     first_line,
 )
-from resnet_infer.extras import install_command, needs
 from resnet_infer.models.spec import METADATA_KEY, ModelSpec
 from resnet_infer.runtimes.base import Images, Logits, Runtime, parse_device
 from resnet_infer.runtimes.signature import Tensor, require_signature
+from resnet_infer.utils.console import note
+from resnet_infer.utils.cpu import compute_threads
+from resnet_infer.utils.extras import install_command, needs
 
 with needs("cpu", "running an ONNX model"):
     from resnet_infer.runtimes import ort_session

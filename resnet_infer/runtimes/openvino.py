@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from resnet_infer.cpu import compute_threads, usable_cores
 from resnet_infer.errors import ModelError, RuntimeUnavailableError
-from resnet_infer.extras import needs
-from resnet_infer.lifetime import CALLS, in_child, keep_in_child
 from resnet_infer.models.spec import METADATA_KEY, ModelSpec
 from resnet_infer.runtimes.base import Images, Logits, Runtime, parse_device
 from resnet_infer.runtimes.signature import OUTPUT, Tensor, require_signature
-from resnet_infer.threads import require_threads
+from resnet_infer.utils.cpu import compute_threads, usable_cores
+from resnet_infer.utils.extras import needs
+from resnet_infer.utils.lifetime import CALLS, in_child, keep_in_child
+from resnet_infer.utils.threads import require_threads
 
 
 @contextmanager

@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from resnet_infer import lifetime
-from resnet_infer.threads import require_threads
+from resnet_infer.utils import lifetime
+from resnet_infer.utils.threads import require_threads
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime  # only after the variable is set
 
-from resnet_infer.cpu import compute_threads, machine_cores, usable_cores
+from resnet_infer.utils.cpu import compute_threads, machine_cores, usable_cores
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"

@@ -11,13 +11,13 @@ from typing import Any, Generic, Literal, TypeVar, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_infer.cpu import usable_cores
 from resnet_infer.errors import ModelError, RuntimeUnavailableError, UsageError, did_you_mean, first_line
-from resnet_infer.extras import needs
-from resnet_infer.lifetime import in_child
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint
 from resnet_infer.runtimes.base import Images, Logits, Runtime, parse_device
-from resnet_infer.threads import require_threads
+from resnet_infer.utils.cpu import usable_cores
+from resnet_infer.utils.extras import needs
+from resnet_infer.utils.lifetime import in_child
+from resnet_infer.utils.threads import require_threads
 
 with needs("train", "the torch runtime"):
     import torch

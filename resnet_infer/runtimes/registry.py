@@ -12,7 +12,7 @@ from resnet_infer.errors import ModelError, UsageError, did_you_mean
 from resnet_infer.models.checkpoint import SUFFIX as CHECKPOINT
 from resnet_infer.models.checkpoint import Checkpoint
 from resnet_infer.runtimes.base import Runtime
-from resnet_infer.threads import require_threads
+from resnet_infer.utils.threads import require_threads
 
 RUNTIMES = {".onnx": "onnxruntime", ".engine": "tensorrt"}
 """Suffix of an artifact -> the runtime that opens it."""
@@ -22,7 +22,7 @@ _OPENS = {".onnx": ("onnxruntime", "openvino"), ".engine": ("tensorrt",), CHECKP
 _CLASSES = {
     "onnxruntime": ("resnet_infer.runtimes.onnxruntime", "OnnxRuntime"),
     "openvino": ("resnet_infer.runtimes.openvino", "OpenVinoRuntime"),
-    "tensorrt": ("resnet_infer.runtimes.tensorrt", "TensorRTRuntime"),
+    "tensorrt": ("resnet_infer.runtimes.tensorrt.runtime", "TensorRTRuntime"),
     "torch": ("resnet_infer.runtimes.pytorch", "TorchRuntime"),
 }
 """Runtime -> the module that has its class; imported when it is opened."""

@@ -6,9 +6,9 @@ import threading
 import time
 from collections import deque
 
-from resnet_infer.data.kinds import UnusableError
-from resnet_infer.heap import give_back
-from resnet_infer.serving.work import RefusedError
+from resnet_infer.data.formats.kinds import UnusableError
+from resnet_infer.serving.inference.jobs import RefusedError
+from resnet_infer.utils.heap import give_back
 
 JSON_FACTOR, TENSOR_FACTOR = 8, 13
 """Memory that a body of JSON takes at most while it is read, in bodies: with pictures in base64, with numbers."""

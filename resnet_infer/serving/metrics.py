@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from resnet_infer.serving.deployment import Deployment
-from resnet_infer.serving.work import Timings
+from resnet_infer.serving.inference.deployment import Deployment
+from resnet_infer.serving.inference.jobs import Timings
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)

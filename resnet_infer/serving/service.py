@@ -15,9 +15,9 @@ import sys
 from dataclasses import replace
 from typing import Annotated, Any, Literal, cast
 
-from resnet_infer.console import fail, note
 from resnet_infer.errors import ResnetInferError
-from resnet_infer.extras import needs
+from resnet_infer.utils.console import fail, note
+from resnet_infer.utils.extras import needs
 
 # Or BentoML reports to its maker that a service starts. Set before it looks, in whatever process this is imported.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
@@ -29,14 +29,17 @@ with needs("serve", "a service"):
     from starlette.responses import JSONResponse
 
 from resnet_infer import zoo
-from resnet_infer.serving import http_protocol
-from resnet_infer.serving.app import Api
-from resnet_infer.serving.deployment import Deployment
-from resnet_infer.serving.engine import Engine
-from resnet_infer.serving.guard import RECORD, App, Guard, HttpError, Message, Receive, Scope, Send, Traffic
+from resnet_infer.serving.http import protocol
+from resnet_infer.serving.http.app import Api
+from resnet_infer.serving.http.middleware import RECORD, App, Guard, HttpError, Message, Receive, Scope, Send, Traffic
+from resnet_infer.serving.http.requests import SPARSE, Asked, decode, read_body, require_sparse, with_options
+from resnet_infer.serving.inference.deployment import Deployment
+from resnet_infer.serving.inference.jobs import RefusedError
+from resnet_infer.serving.inference.model_manager import Engine
 from resnet_infer.serving.memory import Memory
 from resnet_infer.serving.metrics import Metrics
-from resnet_infer.serving.processes import (
+from resnet_infer.serving.settings import Settings, load_keys, packed_model
+from resnet_infer.serving.supervisor import (
     address,
     devices,
     drain_on_signals,
@@ -47,9 +50,6 @@ from resnet_infer.serving.processes import (
     stop_service,
     supervise,
 )
-from resnet_infer.serving.reading import SPARSE, Asked, decode, read_body, require_sparse, with_options
-from resnet_infer.serving.settings import Settings, load_keys, packed_model
-from resnet_infer.serving.work import RefusedError
 
 SETTINGS = Settings.from_environment()
 if SETTINGS.model is None and zoo.default_model() is None:
@@ -73,7 +73,7 @@ MEMORY = Memory(SETTINGS.max_memory)
 TRAFFIC = Traffic(MEMORY)
 KEYS = load_keys(SETTINGS)
 ENGINE = Engine(_open, METRICS.model)
-http_protocol.install(METRICS.unparsed)
+protocol.install(METRICS.unparsed)
 follow_supervisor(SETTINGS.timeout + 5)
 API = Api(ENGINE, SETTINGS, KEYS, METRICS, TRAFFIC, reload_others if len(DEVICES) > 1 else lambda: None)
 

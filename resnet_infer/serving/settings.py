@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from resnet_infer.errors import UsageError
-from resnet_infer.inputs import read_text
-from resnet_infer.threads import require_threads
+from resnet_infer.utils.inputs import read_text
+from resnet_infer.utils.threads import require_threads
 
 PREFIX = "RESNET_INFER_SERVE_"
 """`RESNET_INFER_SERVE_MAX_QUEUE` is `Settings.max_queue`."""

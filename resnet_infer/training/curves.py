@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_infer.errors import DataError, UsageError
-from resnet_infer.extras import needs
-from resnet_infer.files import atomic_path
-from resnet_infer.inputs import read_bytes, read_text
 from resnet_infer.models.checkpoint import SUFFIX, load_checkpoint
-from resnet_infer.models.download import library_folder
 from resnet_infer.models.spec import ModelSpec
+from resnet_infer.models.weights.download import library_folder
+from resnet_infer.utils.extras import needs
+from resnet_infer.utils.files import atomic_path
+from resnet_infer.utils.inputs import read_bytes, read_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from resnet_infer import cpu
 from resnet_infer.errors import TrainingError, UsageError
-from resnet_infer.host_memory import out_of_memory
+from resnet_infer.utils import cpu
+from resnet_infer.utils.host_memory import out_of_memory
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _FAST_BF16 = frozenset({"avx512_bf16", "amx_bf16"})

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from resnet_infer import __version__
+from resnet_infer._version import __version__
 from resnet_infer.cli.main import COMMANDS
 from resnet_infer.errors import MissingExtraError, ModelError, ParityError, ResnetInferError, UsageError
 from tests.conftest import PICTURES, ROOT, Outcome

@@ -16,9 +16,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from resnet_infer import strict_json, zoo
-from resnet_infer.console import fail, note, pairs, printable, show, table
+from resnet_infer import zoo
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from resnet_infer.utils import strict_json
+from resnet_infer.utils.console import fail, note, pairs, printable, show, table
 from tests.conftest import PICTURES, Outcome
 
 Cli = Callable[..., Outcome]

@@ -20,7 +20,7 @@ from resnet_infer.data.datasets import archive as archives
 from resnet_infer.data.datasets import open_dataset
 from resnet_infer.data.datasets.archive import LISTS, open_tree
 from resnet_infer.data.datasets.tree import DirectoryTree, Tree, walk
-from resnet_infer.data.suffixes import is_picture
+from resnet_infer.data.formats.suffixes import is_picture
 from resnet_infer.errors import DataError, PictureError
 
 MB = 1_000_000

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resnet_infer.data.arrivals import Arriving, live_map
-from resnet_infer.data.loader import Quiet
-from resnet_infer.flow import flow
+from resnet_infer.lanes import flow
+from resnet_infer.utils.parallel import Quiet
 
 
 def readers() -> list[threading.Thread]:

@@ -14,7 +14,7 @@ from PIL import Image
 from resnet_infer.data.class_map import StatedOrder, map_classes, same_classes
 from resnet_infer.data.datasets import Dataset, Sample, open_all
 from resnet_infer.errors import DataError
-from resnet_infer.evaluation.opening import open_labelled
+from resnet_infer.evaluation.targets.local import open_labelled
 from resnet_infer.models.imagenet_classes import imagenet_classes
 from resnet_infer.models.spec import InputSpec, ModelSpec
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from resnet_infer.data.datasets import Dataset, open_all, open_dataset
 from resnet_infer.data.datasets.formats import canonical_split, folder_split
-from resnet_infer.data.suffixes import OTHER, READABLE, UNREADABLE
+from resnet_infer.data.formats.suffixes import OTHER, READABLE, UNREADABLE
 from resnet_infer.errors import DataError
 
 SPELLINGS = {

@@ -23,7 +23,7 @@ from resnet_infer.data.preprocess import centre_box, centre_crop, resize_shorter
 from resnet_infer.errors import PictureError
 from resnet_infer.evaluation.protocols import OpenPicture
 from resnet_infer.models.spec import InputSpec, Interpolation
-from resnet_infer.training.views import served_view
+from resnet_infer.training.input.views import served_view
 
 FILTERS: dict[Interpolation, Image.Resampling] = {
     "nearest": Image.Resampling.NEAREST,

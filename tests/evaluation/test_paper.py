@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from resnet_infer.evaluation.identity import KNOWN
+from resnet_infer.evaluation.data_identity import KNOWN
 from resnet_infer.evaluation.paper import PAPER, TABLES, comparison, published
 from resnet_infer.evaluation.protocols import PROTOCOLS
 from resnet_infer.models.architectures import architecture, published_names

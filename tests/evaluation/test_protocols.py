@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnet_infer.classifier import Classifier
-from resnet_infer.converters.export import export_onnx
+from resnet_infer.converters.source import export_onnx
 from resnet_infer.data.datasets import Sample
 from resnet_infer.data.image import read_image
 from resnet_infer.data.preprocess import whole_views

@@ -24,7 +24,7 @@ from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.evaluation.report import page, write_report
 from resnet_infer.evaluation.result import BINS, Answered, Evaluation
 from tests.evaluation.conftest import Reds
-from tests.evaluation.test_run import measure, scorer
+from tests.evaluation.test_runner import measure, scorer
 
 VOID = {"meta", "img", "br"}
 

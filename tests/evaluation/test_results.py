@@ -103,7 +103,7 @@ def test_every_precision_and_protocol_has_a_row_with_evaluates_errors(
 def test_an_artifact_of_another_network_is_no_tie(
     results: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path, networks: tuple[Path, Path]
 ) -> None:
-    from resnet_infer.converters.export import export_onnx
+    from resnet_infer.converters.source import export_onnx
     from resnet_infer.models.checkpoint import load_checkpoint
 
     one, two = networks

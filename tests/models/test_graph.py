@@ -8,7 +8,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from resnet_infer import __version__
+from resnet_infer._version import __version__
 from resnet_infer.errors import ModelError, UsageError
 from resnet_infer.models.checkpoint import Checkpoint
 from resnet_infer.models.graph import OPSET, build_graph

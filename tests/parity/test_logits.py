@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from resnet_infer.converters.export import export_onnx
-from resnet_infer.converters.import_weights import import_weights
-from resnet_infer.converters.input_options import InputOptions
+from resnet_infer.converters.importers.input_options import InputOptions
+from resnet_infer.converters.importers.weights import import_weights
+from resnet_infer.converters.source import export_onnx
 from resnet_infer.data.synthetic import natural_noise
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
 from tests.batch_norm import make_busy

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from resnet_infer.converters.import_weights import Imported, import_weights
-from resnet_infer.converters.input_options import InputOptions
+from resnet_infer.converters.importers.input_options import InputOptions
+from resnet_infer.converters.importers.weights import Imported, import_weights
 from resnet_infer.errors import ModelError
 from tests.batch_norm import make_busy
 from tests.parity.conftest import IMAGENET_MEAN, IMAGENET_STD, normalise

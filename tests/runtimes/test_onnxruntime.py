@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from resnet_infer import zoo
-from resnet_infer.cpu import compute_threads
 from resnet_infer.data.synthetic import natural_noise
 from resnet_infer.errors import ModelError, RuntimeUnavailableError, UsageError
 from resnet_infer.models.spec import METADATA_KEY
 from resnet_infer.runtimes.base import parse_device
+from resnet_infer.utils.cpu import compute_threads
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `cpu` or `gpu`")
 

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from resnet_infer import zoo
 from resnet_infer.classifier import Classifier, Picture
-from resnet_infer.cpu import compute_threads
 from resnet_infer.errors import MissingExtraError, ModelError, RuntimeUnavailableError, UsageError
 from resnet_infer.runtimes.registry import open_runtime
+from resnet_infer.utils.cpu import compute_threads
 from tests.conftest import PICTURES
 
 pytest.importorskip("onnxruntime", reason="what answers are compared with (the extra `cpu` or `gpu`)")
@@ -59,8 +59,8 @@ def expected(images: NDArray[np.uint8]) -> NDArray[np.float32]:
 def int8(tmp_path_factory: pytest.TempPathFactory, photos: Photos) -> Path:
     """The built-in model in INT8."""
     onnx = pytest.importorskip("onnx", reason="makes an INT8 artifact (the extra `export`)")
-    from resnet_infer.converters.calibrate import calibrate
-    from resnet_infer.converters.quantize import cpu_weight_bits, quantize
+    from resnet_infer.converters.precision.calibration import calibrate
+    from resnet_infer.converters.precision.int8 import cpu_weight_bits, quantize
 
     model = onnx.load(ARTIFACT)
     ranges = calibrate(model, ((str(i), view) for i, view in enumerate(photos(32, 32, seed=1))))
@@ -274,7 +274,7 @@ print(json.dumps([name for name in sys.modules if "telemetry" in name or name.st
 
 
 def test_a_service_answers_many_at_a_time(images: NDArray[np.uint8], expected: NDArray[np.float32]) -> None:
-    from resnet_infer.serving.deployment import Deployment
+    from resnet_infer.serving.inference.deployment import Deployment
     from resnet_infer.serving.settings import Settings
 
     deployment = Deployment(Settings(model=str(ARTIFACT), runtime="openvino", device="cpu"))

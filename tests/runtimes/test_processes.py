@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from resnet_infer import zoo
+from resnet_infer.benchmarking.latency.side_by_side import Subject, measure
 from resnet_infer.errors import RuntimeUnavailableError
-from resnet_infer.runtimes.measure import Subject, measure
 from resnet_infer.runtimes.processes import command, interpreter
 from tests.conftest import PICTURES, Outcome
 
@@ -41,8 +41,8 @@ def program(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_what_needs_a_process_says_so_and_starts_none(program: str) -> None:
-    from resnet_infer.benchmark.run import measure as benchmark
-    from resnet_infer.benchmark.subjects import Entry, Pictures
+    from resnet_infer.benchmarking.latency.paired_run import measure as benchmark
+    from resnet_infer.benchmarking.latency.subjects import Entry, Pictures
 
     ways: list[Callable[[], object]] = [
         interpreter,
@@ -90,7 +90,8 @@ with open(os.environ["STARTS"], "a") as file:
     file.write("start\\n")
 if len(open(os.environ["STARTS"]).readlines()) < 4:
     # PyInstaller sees what is imported, and not what is imported by name.
-    import resnet_infer.benchmark.worker, resnet_infer.cli.benchmark, resnet_infer.cli.classify
+    import resnet_infer.benchmarking.latency.worker, resnet_infer.cli.commands.benchmark
+    import resnet_infer.cli.commands.classify
     import resnet_infer.runtimes.onnxruntime
     from resnet_infer.cli.main import main
     main()

@@ -96,7 +96,7 @@ def test_an_engine_is_opened_by_tensorrt_with_its_own_options_and_without_thread
         def __init__(self, model: Path, *, device: str = "auto", cuda_graph: bool = True) -> None:
             given.update(model=model, device=device, cuda_graph=cuda_graph)
 
-    monkeypatch.setitem(sys.modules, "resnet_infer.runtimes.tensorrt", SimpleNamespace(TensorRTRuntime=Engine))
+    monkeypatch.setitem(sys.modules, "resnet_infer.runtimes.tensorrt.runtime", SimpleNamespace(TensorRTRuntime=Engine))
     for runtime in ("auto", "tensorrt"):
         opened: Any = open_runtime(
             tmp_path / "model.engine", runtime=runtime, device="cuda:1", threads=3, cuda_graph=False

@@ -17,15 +17,14 @@ uvicorn = pytest.importorskip("uvicorn", reason="a service needs the extra `serv
 pytest.importorskip("prometheus_client", reason="a service needs the extra `serve`")
 pytest.importorskip("onnxruntime", reason="the built-in model needs onnxruntime")
 
-from resnet_infer.serving.app import build_app  # noqa: E402
-from resnet_infer.serving.deployment import Deployment  # noqa: E402
-from resnet_infer.serving.engine import Engine  # noqa: E402
-from resnet_infer.serving.http_protocol import bounded  # noqa: E402
+from resnet_infer.serving.http.app import build_app  # noqa: E402
+from resnet_infer.serving.http.protocol import bounded  # noqa: E402
+from resnet_infer.serving.inference.deployment import Deployment  # noqa: E402
+from resnet_infer.serving.inference.model_manager import Engine  # noqa: E402
 from resnet_infer.serving.memory import Memory  # noqa: E402
 from resnet_infer.serving.metrics import Metrics  # noqa: E402
 from resnet_infer.serving.settings import ApiKeys, Settings, load_keys  # noqa: E402
-
-from .browsing import Open  # noqa: E402
+from tests.serving.browsing import Open  # noqa: E402
 
 Result = TypeVar("Result")
 

@@ -20,7 +20,7 @@ pytest.importorskip("bentoml", reason="a service needs the extra `serve`")
 yaml = pytest.importorskip("yaml", reason="bentoml brings it")
 httpx = pytest.importorskip("httpx", reason="the client of these tests")
 
-from .servers import Server, free_port  # noqa: E402
+from tests.serving.servers import Server, free_port  # noqa: E402
 
 
 def test_the_bento_asks_for_what_the_package_asks_for() -> None:

@@ -20,8 +20,7 @@ from resnet_infer.classifier import Classifier, Picture
 from resnet_infer.client import Client, ServiceError
 from resnet_infer.errors import PictureError, UsageError
 from tests.conftest import PICTURES, Outcome
-
-from .conftest import Service
+from tests.serving.conftest import Service
 
 Cli = Callable[..., Outcome]
 Make = Callable[..., Service]

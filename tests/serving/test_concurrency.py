@@ -17,8 +17,7 @@ from PIL import Image
 from resnet_infer.classifier import Classifier, Picture
 from resnet_infer.zoo import SMALL, built_in
 from tests.conftest import PICTURES
-
-from .conftest import Service
+from tests.serving.conftest import Service
 
 Make = Callable[..., Service]
 CAT = (PICTURES / "cat.jpg").read_bytes()

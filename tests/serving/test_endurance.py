@@ -23,8 +23,7 @@ if not Path("/proc/self/status").exists():
     pytest.skip("memory is read from /proc", allow_module_level=True)
 
 from benchmarks.http_load import Load, closed_loop, open_loop, post
-
-from .servers import Server, serving
+from tests.serving.servers import Server, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -11,8 +11,7 @@ import pytest
 
 from resnet_infer.errors import UsageError
 from resnet_infer.serving.settings import ApiKeys, Settings, load_keys
-
-from .conftest import Service
+from tests.serving.conftest import Service
 
 Make = Callable[..., Service]
 NAMES = [f"key-{number}" for number in range(6)]

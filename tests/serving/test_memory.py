@@ -19,15 +19,14 @@ from PIL import Image
 httpx = pytest.importorskip("httpx", reason="the client of these tests")
 pytest.importorskip("bentoml", reason="a service needs the extra `serve`")
 
-from resnet_infer.data.kinds import UnusableError  # noqa: E402
+from resnet_infer.data.formats.kinds import UnusableError  # noqa: E402
+from resnet_infer.serving.inference.jobs import RefusedError  # noqa: E402
 from resnet_infer.serving.memory import Memory  # noqa: E402
-from resnet_infer.serving.work import RefusedError  # noqa: E402
 from resnet_infer.zoo import SMALL, built_in  # noqa: E402
 from tests.conftest import PICTURES  # noqa: E402
-from tests.data.test_memory import files  # noqa: E402
-
-from .conftest import Service  # noqa: E402
-from .servers import serving  # noqa: E402
+from tests.data.formats.test_memory import files  # noqa: E402
+from tests.serving.conftest import Service  # noqa: E402
+from tests.serving.servers import serving  # noqa: E402
 
 Make = Callable[..., Service]
 CAT = (PICTURES / "cat.jpg").read_bytes()

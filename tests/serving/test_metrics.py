@@ -22,13 +22,12 @@ import pytest
 httpx = pytest.importorskip("httpx", reason="the client of these tests")
 parser = pytest.importorskip("prometheus_client.parser", reason="a service needs the extra `serve`")
 
-from resnet_infer.serving import http_protocol  # noqa: E402
-from resnet_infer.serving.batching import Batcher  # noqa: E402
-from resnet_infer.serving.work import RefusedError  # noqa: E402
+from resnet_infer.serving.http import protocol  # noqa: E402
+from resnet_infer.serving.inference.batching import Batcher  # noqa: E402
+from resnet_infer.serving.inference.jobs import RefusedError  # noqa: E402
 from tests.conftest import PICTURES  # noqa: E402
-
-from .conftest import Service  # noqa: E402
-from .servers import serving  # noqa: E402
+from tests.serving.conftest import Service  # noqa: E402
+from tests.serving.servers import serving  # noqa: E402
 
 CAT = (PICTURES / "cat.jpg").read_bytes()
 TEXT = base64.b64encode(CAT).decode()
@@ -325,7 +324,7 @@ def test_there_are_processes_reloads_and_no_times_of_creation(running: Running) 
 
 def test_what_nobody_answers_is_counted(make_service: Callable[..., Service], monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections without a request, and with half a head."""
-    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
     running = Running(make_service(keys=("key",)).listen(), list, typed=False)
     assert running.talk(b"") == 0
     assert running.talk(b"GET / HTTP/1.1\r\nX: ") == 408

@@ -28,9 +28,8 @@ if not Path("/proc").is_dir():
 from resnet_infer.classifier import Classifier  # noqa: E402
 from resnet_infer.zoo import SMALL, built_in  # noqa: E402
 from tests.conftest import PICTURES  # noqa: E402
-from tests.data.test_jpeg import of_scans  # noqa: E402
-
-from .servers import Server, serving  # noqa: E402
+from tests.data.formats.test_jpeg import of_scans  # noqa: E402
+from tests.serving.servers import Server, serving  # noqa: E402
 
 CAT = (PICTURES / "cat.jpg").read_bytes()
 HEADERS = {"X-API-Key": "secret"}

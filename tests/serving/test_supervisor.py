@@ -21,8 +21,7 @@ if not Path("/proc/net/tcp").exists():
     pytest.skip("the processes of a service are found in /proc", allow_module_level=True)
 
 from tests.conftest import PICTURES, ROOT  # noqa: E402
-
-from .servers import Server, free_port, serving  # noqa: E402
+from tests.serving.servers import Server, free_port, serving  # noqa: E402
 
 CAT = (PICTURES / "cat.jpg").read_bytes()
 NOBODY = 65534

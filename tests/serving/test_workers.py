@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnet_infer.serving.batching import Batcher
+from resnet_infer.serving.inference.batching import Batcher
 
 
 def prepare(item: int) -> Any:

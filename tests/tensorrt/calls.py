@@ -68,11 +68,12 @@ class Mistaken(MetaPathFinder):
 
 def run(model: Path, folder: Path, precision: Precision) -> None:
     """Every call that an export and a classification make. The dummies answer, so only exceptions tell something."""
-    from resnet_infer.converters import engine_build, tensorrt
-    from resnet_infer.converters.engine_graph import EngineGraph
-    from resnet_infer.converters.engine_layers import Layer
-    from resnet_infer.runtimes import tensorrt as runtime_module
-    from resnet_infer.runtimes.tensorrt import TensorRTRuntime
+    from resnet_infer.converters.tensorrt import build
+    from resnet_infer.converters.tensorrt import export as tensorrt
+    from resnet_infer.converters.tensorrt.engine_graph import EngineGraph
+    from resnet_infer.converters.tensorrt.engine_layers import Layer
+    from resnet_infer.runtimes.tensorrt import runtime as runtime_module
+    from resnet_infer.runtimes.tensorrt.runtime import TensorRTRuntime
 
     def to_bytes(memory: Any) -> bytes:
         assert isinstance(memory, tensorrt_bindings.IHostMemory)
@@ -82,7 +83,7 @@ def run(model: Path, folder: Path, precision: Precision) -> None:
         assert information == "{} "  # the dummy's one string
         return [Layer("conv", precision, True)]
 
-    vars(engine_build).update(to_bytes=to_bytes, read_layers=read_layers)
+    vars(build).update(to_bytes=to_bytes, read_layers=read_layers)
     vars(runtime_module).update(
         require_signature=lambda spec, inputs, outputs, label: None
     )  # the dummy's tensors fit nothing
@@ -99,7 +100,7 @@ def run(model: Path, folder: Path, precision: Precision) -> None:
         )
     parser_errors(model, precision)
     if hasattr(tensorrt_bindings, "IProgressMonitor"):
-        monitor = engine_build._make_monitor(
+        monitor = build._make_monitor(
             tensorrt_bindings, lambda count, title=None: steps.append(title), threading.Event()
         )
         monitor.phase_start("phase", "parent", 3)
@@ -116,8 +117,8 @@ def run(model: Path, folder: Path, precision: Precision) -> None:
 
 def parser_errors(model: Path, precision: Precision) -> None:
     """What is asked of a parser that does not understand. The dummy's always does, so it is made to say no."""
-    from resnet_infer.converters.engine_build import Build, BuildOptions
-    from resnet_infer.converters.engine_graph import read_graph
+    from resnet_infer.converters.tensorrt.build import Build, BuildOptions
+    from resnet_infer.converters.tensorrt.engine_graph import read_graph
     from resnet_infer.errors import ModelError
 
     parser = tensorrt_bindings.OnnxParser

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from resnet_infer.converters.engine_graph import read_graph
+from resnet_infer.converters.tensorrt.engine_graph import read_graph
 
 if TYPE_CHECKING:
     from tests.tensorrt.machine import Machine

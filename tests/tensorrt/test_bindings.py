@@ -98,7 +98,7 @@ def test_every_call_is_one_that_the_bindings_take(tensorrt: str, cuda: str, dumm
 
 @pytest.mark.parametrize("cuda", ["cuda-12.9.10", "cuda-13.2.0"])
 def test_without_a_driver_the_real_bindings_give_a_clear_error(cuda: str) -> None:
-    code = "from resnet_infer.runtimes.cuda import Gpu; Gpu()"
+    code = "from resnet_infer.runtimes.tensorrt.cuda import Gpu; Gpu()"
     result = run(["-c", code], (cuda,), None)
     if result.returncode == 0:
         pytest.skip("there is a driver here")

@@ -18,7 +18,12 @@ from tests.conftest import ROOT
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
-        *("torch._dynamo", "torch.distributed.run", "resnet_infer.cli.train", "resnet_infer.training.trainer"),
+        *(
+            "torch._dynamo",
+            "torch.distributed.run",
+            "resnet_infer.cli.commands.train",
+            "resnet_infer.training.loop.trainer",
+        ),
         *("matplotlib.backends.backend_agg", "matplotlib.style"),
     ]
 )

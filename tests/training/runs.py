@@ -10,9 +10,9 @@ import numpy as np
 
 from resnet_infer.models.architectures import architecture
 from resnet_infer.models.checkpoint import load_checkpoint
+from resnet_infer.training.input.splits import open_splits
+from resnet_infer.training.loop.trainer import Options, Trainer
 from resnet_infer.training.recipes import Recipe, get_recipe
-from resnet_infer.training.splits import open_splits
-from resnet_infer.training.trainer import Options, Trainer
 
 
 def recipe(name: str = "cifar10-short", **changes: object) -> Recipe:

@@ -13,16 +13,16 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs torch (the extra `train`)")
 
-from resnet_infer.cli.train import train as command  # noqa: E402
+from resnet_infer.cli.commands.train import train as command  # noqa: E402
 from resnet_infer.errors import TrainingError, UsageError  # noqa: E402
 from resnet_infer.models.architectures import architecture  # noqa: E402
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint  # noqa: E402
 from resnet_infer.models.network import ResNet  # noqa: E402
+from resnet_infer.training.input.sources import open_source  # noqa: E402
+from resnet_infer.training.input.splits import open_splits  # noqa: E402
+from resnet_infer.training.loop.start import choose_architecture, require_values_to_normalise  # noqa: E402
+from resnet_infer.training.loop.trainer import Options, Trainer  # noqa: E402
 from resnet_infer.training.recipes import RECIPES, Recipe, get_recipe, parse_stages  # noqa: E402
-from resnet_infer.training.sources import open_source  # noqa: E402
-from resnet_infer.training.splits import open_splits  # noqa: E402
-from resnet_infer.training.start import choose_architecture, require_values_to_normalise  # noqa: E402
-from resnet_infer.training.trainer import Options, Trainer  # noqa: E402
 from tests.conftest import Outcome  # noqa: E402
 from tests.training.runs import trainer  # noqa: E402
 

@@ -10,12 +10,12 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch (the extra `train`)")
 
 from resnet_infer.models.spec import InputSpec  # noqa: E402
-from resnet_infer.training.augment import Order, colour_shifts  # noqa: E402
-from resnet_infer.training.prepare import Preparation  # noqa: E402
+from resnet_infer.training.input.augment import Order, colour_shifts  # noqa: E402
+from resnet_infer.training.input.normalise import Preparation  # noqa: E402
+from resnet_infer.training.input.pixel_statistics import measure  # noqa: E402
+from resnet_infer.training.input.splits import open_splits  # noqa: E402
+from resnet_infer.training.input.views import views  # noqa: E402
 from resnet_infer.training.recipes import get_recipe  # noqa: E402
-from resnet_infer.training.splits import open_splits  # noqa: E402
-from resnet_infer.training.statistics import measure  # noqa: E402
-from resnet_infer.training.views import views  # noqa: E402
 from tests.training.runs import rows, trainer  # noqa: E402
 
 

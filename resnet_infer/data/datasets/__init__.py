@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from resnet_infer.console import note, printable
 from resnet_infer.data.datasets import cifar, folders, imagenet, manifest, tiny_imagenet
 from resnet_infer.data.datasets.archive import open_tree
 from resnet_infer.data.datasets.beside import labels_beside
@@ -16,8 +15,9 @@ from resnet_infer.data.datasets.dataset import Content, Dataset, Sample, Skipped
 from resnet_infer.data.datasets.formats import Recognised, Request, choose_split, is_split
 from resnet_infer.data.datasets.required import require_classes
 from resnet_infer.data.datasets.tree import Tree
-from resnet_infer.data.suffixes import is_picture
+from resnet_infer.data.formats.suffixes import is_picture
 from resnet_infer.errors import DataError
+from resnet_infer.utils.console import note, printable
 
 FORMATS = (
     ("a list of pictures and labels (CSV, TSV, JSON Lines)", manifest.recognise),

@@ -20,10 +20,10 @@ from typing import IO
 
 from resnet_infer.data.datasets import cifar, imagenet, tiny_imagenet, wordnet
 from resnet_infer.data.datasets.tree import DirectoryTree, MemoryTree, SingleFile, Tree, is_hidden
-from resnet_infer.data.suffixes import is_picture
+from resnet_infer.data.formats.suffixes import is_picture
 from resnet_infer.errors import DataError
-from resnet_infer.host_memory import free_memory
-from resnet_infer.inputs import open_input
+from resnet_infer.utils.host_memory import free_memory
+from resnet_infer.utils.inputs import open_input
 
 LISTS = frozenset({*cifar.FILES, *imagenet.TRUTH, *wordnet.LISTS, tiny_imagenet.IDS, "val_annotations.txt"})
 """Names of files beside pictures that tell what they show."""

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from resnet_infer.data.formats.suffixes import shown
 from resnet_infer.data.image import read_image
-from resnet_infer.data.suffixes import shown
 
 SHOWN = 5
 """Classes that a remark names."""

@@ -27,7 +27,14 @@ from resnet_infer.data.datasets.formats import (
 )
 from resnet_infer.data.datasets.tree import RUN_FILES, Tree, holds_pictures, join, run_folders, walk
 from resnet_infer.data.datasets.wordnet import describe
-from resnet_infer.data.suffixes import READABLE, UNREADABLE, is_picture, may_be_picture, suffix, unreadable_format
+from resnet_infer.data.formats.suffixes import (
+    READABLE,
+    UNREADABLE,
+    is_picture,
+    may_be_picture,
+    suffix,
+    unreadable_format,
+)
 from resnet_infer.errors import DataError
 
 DETECTION = (

@@ -23,7 +23,7 @@ from resnet_infer.data.datasets.places import Located, locate
 from resnet_infer.data.datasets.table import Line, Table, read_table
 from resnet_infer.data.datasets.tree import DirectoryTree, SingleFile, Tree, read_bytes, read_file, read_lines
 from resnet_infer.data.datasets.wordnet import describe
-from resnet_infer.data.suffixes import is_picture
+from resnet_infer.data.formats.suffixes import is_picture
 from resnet_infer.errors import DataError
 
 MAX_CLASSES = 1_000_000

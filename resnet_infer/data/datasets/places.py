@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from resnet_infer.data.datasets.classes import some
 from resnet_infer.data.datasets.tree import DirectoryTree
-from resnet_infer.data.suffixes import READABLE, UNREADABLE
+from resnet_infer.data.formats.suffixes import READABLE, UNREADABLE
 from resnet_infer.errors import DataError
 
 DEPTH = 2

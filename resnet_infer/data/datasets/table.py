@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from resnet_infer.data.datasets.tree import decode_text
-from resnet_infer.data.suffixes import is_picture
+from resnet_infer.data.formats.suffixes import is_picture
 from resnet_infer.errors import DataError
 
 Line = tuple[int, list[str]]

@@ -8,7 +8,7 @@ from resnet_infer.data.datasets.dataset import Dataset, Sample
 from resnet_infer.data.datasets.formats import Recognised, Request
 from resnet_infer.data.datasets.tree import Tree, join, read_lines
 from resnet_infer.data.datasets.wordnet import describe
-from resnet_infer.data.suffixes import is_picture
+from resnet_infer.data.formats.suffixes import is_picture
 from resnet_infer.errors import DataError
 
 ANNOTATIONS = "val/val_annotations.txt"

@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import PurePath
 from typing import Protocol
 
+from resnet_infer.data.formats.suffixes import is_picture, unreadable_format
 from resnet_infer.data.image import picture_bytes
-from resnet_infer.data.suffixes import is_picture, unreadable_format
 from resnet_infer.errors import DataError, PictureError
-from resnet_infer.inputs import read_bytes as read_whole
+from resnet_infer.utils.inputs import read_bytes as read_whole
 
 _CLUTTER = frozenset(
     {"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}

@@ -1,0 +1,147 @@
+"""`export --target auto`: what this machine might run fastest is made and timed, and the best that passes is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from resnet_infer.benchmarking.candidates import Artifact, Place, Trial, candidates, choose, report, time_candidates
+from resnet_infer.benchmarking.latency.side_by_side import Subject
+from resnet_infer.converters.export import CALIBRATION_SUFFIX, Made, Order, check, make
+from resnet_infer.converters.source import read_artifact
+from resnet_infer.data.feed import open_feed
+from resnet_infer.errors import ModelError, ParityError, UsageError
+from resnet_infer.models.checkpoint import Checkpoint
+from resnet_infer.models.graph import set_spec
+from resnet_infer.models.spec import Precision
+from resnet_infer.runtimes.processes import interpreter
+from resnet_infer.runtimes.registry import open_runtime
+from resnet_infer.utils.console import note
+from resnet_infer.utils.extras import needs
+from resnet_infer.utils.files import atomic_path
+from resnet_infer.utils.progress import progress
+from resnet_infer.verification.comparison import compare
+
+with needs("cpu", "measuring what is fastest"):
+    from resnet_infer.runtimes import ort_session
+
+
+def make_fastest(
+    model: Checkpoint | Path, target: Path, order: Order, batch: int, precisions: Collection[Precision] | None = None
+) -> Made:
+    """Make `target`, an ONNX file, in the precision that answers batches of `batch` pictures soonest on this machine.
+
+    `precisions` are those to try; by default FP32, INT8 if there are calibration pictures, FP16 if there is a GPU.
+    The table of what was tried goes to stderr, and with the runtime and threads that were best into the evidence and
+    the artifact's provenance. Raises `ParityError` if only one precision was to be tried and costs too much, and
+    `RuntimeUnavailableError` where no process can be started to time them.
+    """
+    interpreter()  # before much is made that cannot be timed
+    wanted = tuple(precisions or _worth_trying(order))
+    if len(wanted) == 1:
+        check(replace(order, precision=wanted[0]))
+    if wanted == ("fp32",) and order.max_drop is not None:
+        raise UsageError("only FP32 can be tried, and it costs nothing that --max-drop could limit")
+    rejected: dict[str, str] = {}
+    made: dict[Path, Made] = {}
+    artifacts = []
+    with TemporaryDirectory() as scratch:
+        for name, own, places in _variants(order, wanted):
+            path = Path(scratch) / f"{name}.onnx"
+            try:
+                made[path] = make(model, path, own)
+            except (ParityError, ModelError) as error:
+                if len(wanted) == 1:
+                    raise
+                rejected[name] = error.message
+                note(f"{own.precision} is out: {error.message}")
+                continue
+            artifacts.append(Artifact(path, own.precision, places))
+        found = candidates(artifacts)
+        with progress("timing", None, "runs") as advance:
+            trials = time_candidates(found, batch, advance=advance)
+        best = choose(trials, made)
+        while (difference := _difference(best.candidate.subject)) is not None:
+            failed = replace(best, timing=replace(best.timing, failure=difference))
+            trials = [failed if item is best else item for item in trials]
+            best = choose(trials, made)
+        table = report(trials, made, best)
+        for line in (f"batches of {batch}:", *table.splitlines()):
+            note(line)
+        chosen = made[best.candidate.artifact]
+        tuned = _tuned(best, batch)
+        if best.candidate.subject.runtime != "auto":
+            note(f"it is fastest when it is run with --runtime {best.candidate.subject.runtime}")
+        graph, spec = read_artifact(chosen.path)
+        set_spec(graph, spec.with_(provenance={**spec.provenance, "tuned": tuned}))
+        with atomic_path(target) as temporary:
+            temporary.write_bytes(graph.SerializeToString())
+        evidence = {**chosen.evidence, "tuned": tuned, "trials": [item.to_json() for item in trials]}
+        evidence["rejected"] = rejected
+        calibration = chosen.path.with_suffix(CALIBRATION_SUFFIX)
+        if calibration.exists():
+            kept = target.with_suffix(CALIBRATION_SUFFIX)
+            with atomic_path(kept) as temporary:
+                temporary.write_bytes(calibration.read_bytes())
+            evidence["calibration"] = {**evidence["calibration"], "file": str(kept)}
+    return Made(target, chosen.precision, evidence)
+
+
+def _gpu() -> bool:
+    return ort_session.CUDA in ort_session.available_providers()
+
+
+def _worth_trying(order: Order) -> list[Precision]:
+    found: list[Precision] = ["fp32"]
+    if _gpu():
+        found.append("fp16")
+    if order.pictures.calibration:
+        found.append("int8")
+    else:
+        note("INT8 is not tried: it needs pictures, --calibration-data")
+    return found
+
+
+def _variants(order: Order, wanted: Collection[Precision]) -> list[tuple[str, Order, tuple[Place, ...]]]:
+    """Names, orders and where they are meant to run."""
+    gpu: tuple[Place, ...] = ("cuda", "tensorrt")
+    found: list[tuple[str, Order, tuple[Place, ...]]] = []
+    for precision in wanted:
+        if precision == "int8":
+            found.append(("int8-cpu", replace(order, precision=precision, target="cpu"), ("cpu",)))
+            if _gpu():
+                found.append(("int8-gpu", replace(order, precision=precision, target="tensorrt"), ("tensorrt",)))
+            continue
+        own = replace(order, precision=precision, float_layers=())
+        own = replace(own, pictures=replace(order.pictures, calibration=None))
+        if precision == "fp32":
+            own = replace(own, max_drop=None, pictures=replace(own.pictures, check=None))
+        found.append((precision, own, ("cpu", *gpu)))
+    return found
+
+
+def _difference(subject: Subject) -> str | None:
+    """How a runtime other than the one that the artifact was proven with answers otherwise than that, if it does."""
+    if subject.runtime == "auto":
+        return None
+    with (
+        open_runtime(subject.model, device=subject.device) as proven,
+        open_runtime(subject.model, runtime=subject.runtime, device=subject.device, threads=subject.threads) as other,
+    ):
+        found = compare(other, proven, open_feed(None, proven.spec))
+    return None if found.passed else f"it answers otherwise than {proven.name}: {'; '.join(found.failures)}"
+
+
+def _tuned(best: Trial, batch: int) -> dict[str, Any]:
+    subject = best.candidate.subject
+    return {
+        "batch": batch,
+        "runtime": best.timing.opened.get("runtime", subject.runtime),
+        "device": subject.device,
+        "threads": subject.threads,
+        "options": {name: str(value) for name, value in (subject.options or {}).items()},
+        "ms": round(best.timing.ms, 3),
+    }

@@ -1,0 +1,128 @@
+"""Arguments -> what is measured, and the pictures it is measured with."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from resnet_infer import zoo
+from resnet_infer.benchmarking.latency.side_by_side import Subject
+from resnet_infer.data.datasets.archive import open_tree
+from resnet_infer.data.datasets.tree import pictures
+from resnet_infer.data.feed import spread
+from resnet_infer.data.image import read_image
+from resnet_infer.data.synthetic import natural_noise
+from resnet_infer.errors import DataError, UsageError
+from resnet_infer.evaluation.targets.names import shown_names
+from resnet_infer.runtimes.base import parse_device
+from resnet_infer.runtimes.registry import split_runtime
+from resnet_infer.utils.threads import require_threads
+
+PHOTOS = 32
+"""Most photographs that are read: spread over all that are there."""
+SYNTHETIC = 8
+SIDES = 375, 500
+"""Height and width of pictures made from numbers: those of an average photograph of ImageNet."""
+QUALITY = 90
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the result: an artifact, how it is run, and how many pictures it is given in a call.
+
+    `name` tells the artifact, and the runtime where it was named, from the others of its run.
+    """
+
+    name: str
+    subject: Subject
+    batch: int
+
+    def to_json(self) -> dict[str, Any]:
+        subject = self.subject.to_json()
+        return {"model": self.name, "artifact": subject.pop("model"), **subject, "batch": self.batch}
+
+
+def entries(
+    models: Sequence[str | None],
+    batches: Sequence[int],
+    *,
+    runtime: str = "auto",
+    device: str = "auto",
+    threads: Sequence[int | None] = (None,),
+) -> list[Entry]:
+    """Every model with every number of threads and every batch size, in this order; None is the default model.
+
+    `RUNTIME:MODEL` goes before `runtime`. Files are called by their names, with as many of the folders above as tell
+    them apart; what is named twice has a number from the second time on. Checkpoints and published weights are
+    exported first, once. Raises `UsageError` for numbers and a device that cannot be, `ModelError` for a model that
+    does not exist.
+    """
+    if not models or not batches or not threads:
+        raise UsageError("at least one model, batch size and number of threads is needed")
+    for number in batches:
+        if number < 1:
+            raise UsageError(f"a batch is at least 1, not {number}")
+    for count in threads:
+        require_threads(count)
+    parse_device(device)
+    found = []
+    arguments = [argument or zoo.default_model() or zoo.DEFAULT for argument in models]
+    seen: Counter[str] = Counter()
+    for argument, shown in zip(arguments, shown_names(arguments), strict=True):
+        named, model = split_runtime(argument)
+        chosen = named or runtime
+        path = zoo.checkpoint_file(model) if chosen == "torch" else zoo.artifact(model)
+        name = shown or argument
+        seen[name] += 1
+        if seen[name] > 1:
+            name += f" #{seen[name]}"
+        for count in threads:
+            subject = Subject(path.resolve(), chosen, device, count)
+            found += [Entry(name, subject, batch) for batch in batches]
+    return found
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Encoded pictures, and where they are from."""
+
+    source: str
+    contents: tuple[bytes, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        total = sum(map(len, self.contents))
+        return {
+            "source": self.source,
+            "count": len(self.contents),
+            "mean_kb": round(total / len(self.contents) / 1e3, 1),
+        }
+
+
+def photographs(folder: Path) -> Pictures:
+    """At most `PHOTOS` pictures of a folder or archive. Raises `DataError` or `PictureError`."""
+    tree = open_tree(folder)
+    names = list(pictures(tree))
+    if not names:
+        raise DataError(f"{folder} has no pictures")
+    contents = []
+    for index in spread(len(names), PHOTOS, seed=0):
+        content = tree.reader(names[index])()
+        read_image(content, f"{folder}: {names[index]}")
+        contents.append(content)
+    return Pictures(str(folder), tuple(contents))
+
+
+def synthetic() -> Pictures:
+    """JPEGs of pictures made from numbers."""
+    contents = []
+    for pixels in natural_noise(SYNTHETIC, *SIDES):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG", quality=QUALITY)
+        contents.append(file.getvalue())
+    return Pictures(f"synthetic JPEGs, {SIDES[1]}x{SIDES[0]}", tuple(contents))

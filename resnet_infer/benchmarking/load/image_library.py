@@ -1,0 +1,103 @@
+"""The pictures that a load is made of, as files: what a query asks about, from its first byte on."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from resnet_infer.data.class_map import map_classes
+from resnet_infer.data.datasets import Sample
+from resnet_infer.data.datasets.archive import open_tree
+from resnet_infer.data.datasets.tree import pictures
+from resnet_infer.data.feed import spread
+from resnet_infer.data.synthetic import natural_noise
+from resnet_infer.errors import DataError, UsageError
+from resnet_infer.evaluation.targets.local import open_labelled
+from resnet_infer.models.spec import ModelSpec
+from resnet_infer.utils.parallel import parallel_map
+
+SYNTHETIC = 64
+"""Pictures made from numbers, if no other count is asked for."""
+JPEG_QUALITY = 90
+
+
+class Library:
+    """Pictures by number, in memory from `load` to `unload`.
+
+    `labels` (N,) are classes of the model, None where the pictures have none.
+    """
+
+    def __init__(self, name: str, samples: Sequence[Sample], labels: NDArray[np.int64] | None = None) -> None:
+        self.name, self.labels = name, labels
+        self._samples = samples
+        self._loaded: dict[int, bytes] = {}
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, number: int) -> bytes:
+        """The file of a picture that is loaded."""
+        return self._loaded[number]
+
+    def load(self, numbers: Sequence[int]) -> None:
+        """Raises `PictureError` for a file that cannot be read."""
+        self._loaded.update(zip(numbers, parallel_map(self._file, numbers), strict=True))
+
+    def unload(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            self._loaded.pop(number, None)
+
+    def some(self, count: int) -> list[bytes]:
+        """The files of `count` pictures, spread over all of them, in mixed order; of all if there are fewer."""
+        chosen = np.random.default_rng(0).permutation(spread(len(self), count, seed=0)).tolist()
+        return list(parallel_map(self._file, chosen))
+
+    def _file(self, number: int) -> bytes:
+        """Where a data set has no files but pixels, these as PNG, which loses nothing."""
+        content = self._samples[number].read()
+        if isinstance(content, bytes):
+            return content
+        buffer = io.BytesIO()
+        Image.fromarray(content).save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
+
+
+def open_library(
+    source: Path | None, spec: ModelSpec, *, labelled: bool = False, synthetic: int = SYNTHETIC
+) -> Library:
+    """The pictures of a data set, or of any folder or archive; or `synthetic` JPEGs made from numbers.
+
+    With `labelled` the labels become classes of the model, as in an evaluation. Raises `DataError`, and `UsageError`
+    for labels without a data set.
+    """
+    if source is None:
+        if labelled:
+            raise UsageError("accuracy is measured on a labelled data set", hint="name one with --data")
+        height, width = spec.input.resize * 3 // 2, spec.input.resize * 2
+        samples = [Sample(f"synthetic {seed}", 0, partial(_jpeg, height, width, seed)) for seed in range(synthetic)]
+        return Library(f"{synthetic:,} synthetic JPEGs of {width}x{height}", samples)
+    try:
+        dataset = open_labelled(source, None)
+    except DataError:
+        tree = open_tree(source)
+        samples = [] if labelled else [Sample(name, 0, tree.reader(name)) for name in pictures(tree)]
+        if not samples:
+            raise
+        return Library(f"{source.name}, {len(samples):,} pictures", samples)
+    labels = None
+    if labelled:
+        own = np.array([sample.label for sample in dataset.samples], np.int64)
+        labels = map_classes(dataset, spec).indices[own]
+    return Library(f"{dataset.name}, {len(dataset.samples):,} pictures", dataset.samples, labels)
+
+
+def _jpeg(height: int, width: int, seed: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(natural_noise(1, height, width, seed=seed)[0]).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()

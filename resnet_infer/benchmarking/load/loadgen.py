@@ -1,0 +1,257 @@
+"""MLPerf LoadGen drives a system: its own settings, its own logs, its own verdict.
+
+LoadGen 6.0.17 carries the settings and random seeds of MLPerf Inference v6.1 (`mlperf.conf`); those of the version
+that is installed are used, and both are in its logs.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from array import array
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from resnet_infer.benchmarking.load.image_library import Library
+from resnet_infer.benchmarking.load.loops import GIVE_UP
+from resnet_infer.benchmarking.load.system import System, Verdict
+from resnet_infer.errors import ResnetInferError
+from resnet_infer.utils.extras import needs
+
+SCENARIOS = {
+    "single-stream": "SingleStream",
+    "multi-stream": "MultiStream",
+    "server": "Server",
+    "offline": "Offline",
+}
+MODEL = "resnet50"
+"""The rules of its benchmark hold whatever classifies."""
+SERVER_BOUND_MS = 15.0
+SHORT_SECONDS = 10.0
+SHORT_COUNTS = {"SingleStream": 64, "MultiStream": 662, "Server": 662, "Offline": 1}
+"""Fewest queries in a shortened run: what LoadGen needs to be sure of the 90th or 99th percentile."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run of LoadGen. `seconds` is the length of a shortened one, `official` takes the official length.
+
+    `rate` is the server's queries a second, or what offline is expected to do. `latency` is the seconds that a query
+    is expected to take, one at a time. `bound_ms` None is the official one.
+    """
+
+    scenario: str
+    official: bool = False
+    accuracy: bool = False
+    seconds: float = SHORT_SECONDS
+    rate: float = 1.0
+    latency: float = 0.01
+    bound_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Log:
+    """What LoadGen wrote: every entry of its detailed log, and its verdict with the reasons against it.
+
+    `valid` is None in accuracy mode, where it judges nothing.
+    """
+
+    entries: Mapping[str, Any]
+    valid: bool | None
+    reasons: tuple[str, ...]
+
+    def latency_ms(self, percentile: str) -> float | None:
+        """A percentile of the queries' latency, as "99.90": of a query of several pictures, until it has them all."""
+        names = [f"result_{percentile}_percentile_{of}latency_ns" for of in ("per_query_", "")]
+        return _ms(next((self.entries[name] for name in names if name in self.entries), None))
+
+    def early_stopping_ms(self, scenario: str) -> float | None:
+        """The figure that MLPerf publishes for single-stream and multi-stream; None of too few queries.
+
+        It is the upper end of a one-sided 99% interval of the 90th percentile, or of the 99th.
+        """
+        name = {"single-stream": "early_stopping_latency_ss", "multi-stream": "early_stopping_latency_ms"}[scenario]
+        return _ms(self.entries.get(name) or None)
+
+
+def _ms(nanoseconds: int | None) -> float | None:
+    return None if nanoseconds is None else nanoseconds / 1e6
+
+
+def module() -> Any:
+    """LoadGen. Raises `MissingExtraError`."""
+    with needs("benchmark", "MLPerf's scenarios"):
+        import mlperf_loadgen
+    return mlperf_loadgen
+
+
+def settings(plan: Plan, folder: Path, pictures: int) -> Any:
+    """LoadGen's settings: its `mlperf.conf`, a `user.conf` in `folder` for what depends on the system, and the plan.
+
+    With fewer `pictures` than the official sample count, that is lowered to them. LoadGen reads its `mlperf.conf` once
+    in a process; raises `ResnetInferError` where it does not.
+    """
+    loadgen = module()
+    name = SCENARIOS[plan.scenario]
+    # Queries are made beforehand, for twice the duration at the latency expected: too few would end the run.
+    expected = max(1000 * plan.latency / 2, 0.001)
+    user = folder / "user.conf"
+    user.write_text(
+        f"*.SingleStream.target_latency = {expected:.6f}\n*.MultiStream.target_latency = {expected:.6f}\n"
+        f"*.Server.target_qps = {plan.rate:.3f}\n*.Offline.target_qps = {plan.rate:.3f}\n",
+        encoding="utf-8",
+    )
+    made = loadgen.TestSettings()
+    if made.FromConfig(str(user), MODEL, name, 1) != 0 or not made.qsl_rng_seed:
+        raise ResnetInferError("LoadGen did not read its own settings", hint="reinstall the package mlcommons-loadgen")
+    made.scenario = getattr(loadgen.TestScenario, name)
+    made.mode = loadgen.TestMode.AccuracyOnly if plan.accuracy else loadgen.TestMode.PerformanceOnly
+    if not plan.official:
+        made.min_duration_ms = int(1000 * plan.seconds)
+        made.min_query_count = SHORT_COUNTS[name]
+    if plan.bound_ms is not None:
+        made.server_target_latency_ns = int(1e6 * plan.bound_ms)
+    made.performance_sample_count_override = min(made.performance_sample_count_override, pictures)
+    return made
+
+
+def run(system: System, library: Library, plan: Plan, folder: Path) -> tuple[Log, Counter[str]]:
+    """Run LoadGen, with its logs in `folder`; its log, and what was not answered, by why.
+
+    Failures count as answers to LoadGen, which knows no others. Raises `ResnetInferError` if the system stops
+    answering; LoadGen then still runs, and ends with the process. It can be run once in a process.
+    """
+    loadgen = module()
+    driver = _Driver(loadgen, system, library, plan)
+    sut = loadgen.ConstructSUT(driver.issue, lambda: None)
+    made = settings(plan, folder, len(library))
+    qsl = loadgen.ConstructQSL(len(library), made.performance_sample_count_override, driver.load, library.unload)
+    logs = loadgen.LogSettings()
+    logs.log_output.outdir = str(folder)
+    logs.enable_trace = False
+    audit = folder / "audit.config"  # one in the working directory would change the settings
+    audit.unlink(missing_ok=True)
+
+    def test() -> None:
+        try:
+            loadgen.StartTestWithLogSettings(sut, qsl, made, logs, str(audit))
+        finally:
+            driver.ended.set()
+
+    threading.Thread(target=test, name="loadgen", daemon=True).start()
+    while not driver.ended.wait(0.2):
+        pass
+    if driver.error is not None:
+        raise driver.error
+    loadgen.DestroyQSL(qsl)
+    loadgen.DestroySUT(sut)
+    return read_log(folder), driver.failures
+
+
+class _Driver:
+    """Hands LoadGen's queries to the system, and its verdicts to LoadGen."""
+
+    def __init__(self, loadgen: Any, system: System, library: Library, plan: Plan) -> None:
+        self.failures: Counter[str] = Counter()
+        self.ended = threading.Event()
+        self.error: Exception | None = None
+        self._loadgen, self._system, self._library = loadgen, system, library
+        self._accuracy = plan.accuracy
+        # Offline all is asked at once; what has no hurry waits here and not in the system.
+        at_once = system.at_once if plan.scenario == "offline" or plan.accuracy else 0
+        self._places = threading.Semaphore(at_once) if at_once else None
+        self._lock, self._silent = threading.Lock(), 0
+
+    def load(self, numbers: list[int]) -> None:
+        self._guard(partial(self._library.load, numbers))
+
+    def issue(self, samples: Sequence[Any]) -> None:
+        self._guard(partial(self._submit, [(sample.id, sample.index) for sample in samples]))
+
+    def _guard(self, work: Any) -> None:
+        """LoadGen does not survive an exception."""
+        try:
+            work()
+        except Exception as error:
+            self.error = error
+            self.ended.set()
+
+    def _submit(self, samples: list[tuple[int, int]]) -> None:
+        if self._places is None:
+            ids = [identifier for identifier, _ in samples]
+            self._system.submit([self._library[index] for _, index in samples], partial(self._tell, ids))
+            return
+        for identifier, index in samples:
+            self._places.acquire()
+            if self.ended.is_set():
+                return
+            self._system.submit([self._library[index]], partial(self._tell, [identifier]))
+
+    def _tell(self, ids: Sequence[int], place: int, verdict: Verdict) -> None:
+        if verdict.status != 200 or not verdict.top:
+            self._fail(verdict)
+        response = self._loadgen.QuerySampleResponse
+        if self._accuracy:
+            data = array("q", [verdict.top[0] if verdict.top else -1])
+            address, length = data.buffer_info()
+            self._loadgen.QuerySamplesComplete([response(ids[place], address, length * data.itemsize)])
+        else:
+            self._loadgen.QuerySamplesComplete([response(ids[place], 0, 0)])
+        if verdict.status:
+            self._silent = 0
+        if self._places is not None:
+            self._places.release()
+
+    def _fail(self, verdict: Verdict) -> None:
+        with self._lock:
+            self.failures[f"{verdict.status}: {verdict.error}" if verdict.status else verdict.error] += 1
+            self._silent += verdict.status == 0
+            if self._silent >= GIVE_UP and self.error is None:
+                self.error = ResnetInferError(
+                    f"the service stopped answering: {verdict.error}", hint="look at its log, and start it again"
+                )
+                self.ended.set()
+
+
+CONDITIONS = {
+    "result_perf_constraints_met": "the latency is not within its bound",
+    "result_min_duration_met": "it ended before the shortest duration",
+    "result_min_queries_met": "it had too few queries",
+    "early_stopping_met": "too few queries, or too many late ones, to be sure of the percentile (early stopping)",
+}
+
+
+def read_log(folder: Path) -> Log:
+    """LoadGen's detailed log, which says what its summary says. Raises `ResnetInferError` for one without an end."""
+    path = folder / "mlperf_log_detail.txt"
+    entries: dict[str, Any] = {}
+    reasons: list[str] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        _, found, text = line.partition(":::MLLOG ")
+        if not found:
+            continue
+        entry = json.loads(text)
+        entries[entry["key"]] = entry["value"]
+        if entry["metadata"].get("is_error"):
+            reasons.append(f"{entry['key']}: {entry['value']}")
+    if "power_end" not in entries:
+        raise ResnetInferError(f"{path} has no end: LoadGen did not finish")
+    reasons += [text for key, text in CONDITIONS.items() if entries.get(key) is False]
+    if advice := str(entries.get("result_invalid_reason", "")).strip():
+        reasons.append(f"LoadGen says: {advice}")
+    verdict = entries.get("result_validity")
+    valid = None if verdict is None else verdict == "VALID" and not reasons
+    return Log(entries, valid, tuple(reasons))
+
+
+def read_answers(folder: Path) -> dict[int, int]:
+    """The class given to every picture, by its number, from LoadGen's accuracy log."""
+    text = (folder / "mlperf_log_accuracy.json").read_text(encoding="utf-8")
+    return {
+        int(item["qsl_idx"]): int.from_bytes(bytes.fromhex(item["data"]), "little", signed=True)
+        for item in json.loads(text)
+    }

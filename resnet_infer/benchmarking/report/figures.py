@@ -1,0 +1,232 @@
+"""Results -> the drawings of the page: what goes into which, and what the lines are called."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from statistics import median
+from typing import Any, NamedTuple
+
+from resnet_infer.benchmarking.latency.statistics import enough, told
+from resnet_infer.benchmarking.report.charts import Dot, Series, colour, distribution, load, pareto, throughput
+from resnet_infer.runtimes.registry import split_runtime
+
+Row = Mapping[str, Any]
+TAIL = 99
+"""The percentile at which a drawn distribution ends, so that a single call does not stretch it."""
+
+
+class Key(NamedTuple):
+    """What a line of a drawing stands for; rows that differ in their batch alone have the same."""
+
+    model: str
+    runtime: str
+    device: str
+    threads: int | None
+    run: int
+    artifact: str
+
+    @classmethod
+    def of(cls, run: int, row: Row) -> Key:
+        """`run` is the place of the row's document."""
+        opened = row.get("opened") or {}
+        runtime, device = (str(opened.get(name) or row.get(name) or "") for name in ("runtime", "device"))
+        return cls(row["model"], runtime, device, row.get("threads"), run, str(row.get("artifact") or ""))
+
+
+def legends(keys: Iterable[Key]) -> dict[Key, str]:
+    """A name for each: the model's, and of the rest what it takes to tell it from others with the same."""
+    found: dict[Key, str] = {key: key.model for key in keys}
+    for model in {key.model for key in found}:
+        alike = [key for key in found if key.model == model]
+        for field in Key._fields[1:]:
+            told = len({found[key] for key in alike}) == len(alike)
+            if not told and len({getattr(key, field) for key in alike}) > 1:
+                for key in alike:
+                    found[key] += f", {_words(key, field)}"
+    return found
+
+
+def _words(key: Key, field: str) -> str:
+    if field == "threads":
+        return "all threads" if key.threads is None else f"{key.threads} thread{'s' * (key.threads > 1)}"
+    return f"run {key.run + 1}" if field == "run" else str(getattr(key, field)) or f"no {field}"
+
+
+def figures(documents: Sequence[Mapping[str, Any]], errors: Mapping[str, Any] | None) -> str:
+    """Every drawing that the results allow, as HTML; see `report.page`."""
+    rows = [
+        (Key.of(run, row), row)
+        for run, item in enumerate(documents)
+        for row in item.get("results") or ()
+        if "inference" in row["stages"]
+    ]
+    drawn = [(key, row) for key, row in rows if key.runtime != "null"]
+    names = legends(key for key, _ in drawn)
+    parts = [
+        *_distributions(drawn, names),
+        *_throughput(drawn, names),
+        *_loads(documents),
+        *_errors(drawn, names, errors),
+    ]
+    return f'<div class="charts">{"".join(parts)}</div>'
+
+
+def _figure(title: str, drawing: str, keys: Sequence[str] = (), below: str = "") -> str:
+    legend = "".join(f'<span><i class="{colour(place)}"></i>{escape(key)}</span>' for place, key in enumerate(keys))
+    return (
+        f"<figure><figcaption>{escape(title)}</figcaption>"
+        + (f'<div class="scroll">{drawing}</div>' if drawing else "")
+        + (f'<div class="keys">{legend}</div>' if legend else "")
+        + (f'<p class="soft">{escape(below)}</p>' if below else "")
+        + "</figure>"
+    )
+
+
+def _distributions(rows: Sequence[tuple[Key, Row]], names: Mapping[Key, str]) -> Iterable[str]:
+    """One for each batch size: models are told apart, not sizes."""
+    for batch in sorted({row["batch"] for _, row in rows}):
+        series = []
+        for key, row in rows:
+            if row["batch"] == batch:
+                values = row["stages"]["inference"]["quantiles_ms"]
+                step = 100 / (len(values) - 1)
+                calls = row["stages"]["inference"]["calls"]
+                points = [
+                    (value, place * step)
+                    for place, value in enumerate(values)
+                    if place * step <= TAIL and enough(calls, place * step)
+                ]
+                series.append(Series(names[key], points))
+        title = f"Latency of inference, batch {batch}"
+        few = [item.label for item in series if len(item.points) < 2]
+        drawing = distribution(series) if len(few) < len(series) else ""
+        below = f"Too few calls for a distribution: {', '.join(few)}." if few else ""
+        yield _figure(title, drawing, [item.label for item in series], below)
+
+
+def _throughput(rows: Sequence[tuple[Key, Row]], names: Mapping[Key, str]) -> Iterable[str]:
+    found: dict[Key, list[tuple[float, float]]] = {}
+    for key, row in rows:
+        found.setdefault(key, []).append((row["batch"], row["stages"]["inference"]["pictures_per_second"]))
+    series = [Series(names[key], sorted(points)) for key, points in found.items()]
+    if any(len(item.points) > 1 for item in series):
+        yield _figure("Throughput of inference", throughput(series), [item.label for item in series])
+
+
+def _loads(documents: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    for run, item in enumerate(documents):
+        trials = [trial for trial in item.get("rates") or () if trial.get("rate")]
+        rates = sorted({trial["rate"] for trial in trials})
+        series = []
+        for name in ("p50_ms", "p90_ms", "p99_ms"):
+            # Where queries fail, none of the highest percentiles is finite.
+            middle = {rate: median(_ms(trial, name) for trial in trials if trial["rate"] == rate) for rate in rates}
+            points = [(rate, ms) for rate, ms in middle.items() if ms < float("inf")]
+            if points:
+                series.append(Series(name.removesuffix("_ms"), points))
+        failed = sorted({trial["rate"] for trial in trials if trial.get("errors", trial.get("p99_ms") is None)})
+        if rates:
+            bound = (item.get("figures") or {}).get("bound_ms")
+            system = (item.get("system") or {}).get("name", "")
+            title = ", ".join(filter(None, ("Latency against rate", f"run {run + 1}" * (len(documents) > 1), system)))
+            below = "A failed query counts as one that took forever: percentiles that it reaches are missing. "
+            below += f"Queries failed (a cross) at {', '.join(f'{rate:,.6g}' for rate in failed)} a second."
+            drawing = load(series, bound, failed)
+            yield _figure(title, drawing, [line.label for line in series], below if failed else "")
+
+
+def _ms(trial: Mapping[str, Any], name: str) -> float:
+    value = told(trial, name)
+    return float("inf") if value is None else float(value)
+
+
+def _errors(
+    rows: Sequence[tuple[Key, Row]], names: Mapping[Key, str], errors: Mapping[str, Any] | None
+) -> Iterable[str]:
+    """Every model at the smallest batch, with its error by the first protocol that it was evaluated by.
+
+    Both are of the same runtime and precision.
+    """
+    if errors is None:
+        return
+    known: dict[str, list[Mapping[str, Any]]] = {}
+    for result in errors.get("results", ()):
+        known.setdefault(result["model"], []).append(result)
+    least = min((row["batch"] for _, row in rows), default=1)
+    smallest = [(key, row) for key, row in rows if row["batch"] == least]
+    meant = {key: _evaluated(key, known) for key, _ in smallest}
+    files: dict[str, set[str]] = {}
+    for key, results in meant.items():
+        for result in results:
+            files.setdefault(result, set()).add(_file(key))
+    dots, missing, unclear, elsewhere = [], [], [], []
+    for key, row in smallest:
+        own = known.get(meant[key][0], []) if meant[key] else []
+        same = [item for item in own if _computed(item) == _ran(key, row)]
+        if not meant[key]:
+            missing.append(names[key])
+        elif len(meant[key]) > 1 or len(files[meant[key][0]]) > 1:
+            unclear.append(names[key])
+        elif not same:
+            others = dict.fromkeys(_how(*_computed(item)) for item in own)
+            elsewhere.append(f"{names[key]} (runs by {_how(*_ran(key, row))}, evaluated by {', '.join(others)})")
+        else:
+            top1 = same[0]["top1"]
+            low, high = top1["interval"]
+            label = f"{names[key]}, by {_how(*_computed(same[0]))}"
+            dots.append(Dot(names[key], row["stages"]["inference"]["ms"]["p50"], top1["error"], (low, high), label))
+    below = "The dashed line joins those that no other beats in both." if dots else ""
+    if missing:
+        below += f" Without an error: {', '.join(missing)}."
+    if elsewhere:
+        below += f" Left out, as their errors are of another runtime or precision: {'; '.join(elsewhere)}."
+    if unclear:
+        below += f" Left out, as the names in the evaluation fit several models: {', '.join(unclear)}."
+    if dots or unclear or elsewhere:
+        title = f"Error against latency, batch {least}, on {(errors.get('data') or {}).get('name', 'the data')}"
+        yield _figure(title, pareto(dots) if dots else "", below=below.strip())
+
+
+def _computed(result: Mapping[str, Any]) -> tuple[str, str]:
+    """Runtime and precision that an error was measured with; empty where the evaluation does not say."""
+    runtime = result.get("runtime") or {}
+    return str(runtime.get("runtime") or ""), str(runtime.get("precision") or result.get("precision") or "")
+
+
+def _ran(key: Key, row: Row) -> tuple[str, str]:
+    """Runtime and precision that a latency was measured with."""
+    return key.runtime, str((row.get("opened") or {}).get("precision") or row.get("precision") or "")
+
+
+def _how(runtime: str, precision: str) -> str:
+    return f"{runtime or 'an unknown runtime'} in {precision or 'an unknown precision'}"
+
+
+def _evaluated(key: Key, known: Iterable[str]) -> list[str]:
+    """The evaluated models that a row may be: the one of its name, or else those whose path its artifact's ends with.
+
+    Their runtime is that of the row, if they name one.
+    """
+    name = re.sub(r" #\d+$", "", key.model)
+    if name in known:
+        return [name]
+    path = _parts(key.artifact)
+    found = []
+    for result in known:
+        runtime, model = split_runtime(result)
+        parts = _parts(model or "")
+        if runtime in (None, key.runtime) and path[-len(parts) :] == parts:
+            found.append(result)
+    return found
+
+
+def _file(key: Key) -> str:
+    """What tells an artifact from others. One that was made has its content in its name, and lies anywhere."""
+    file = _parts(key.artifact)[-1]
+    return key.artifact if _parts(re.sub(r" #\d+$", "", key.model).rpartition(":")[2])[-1] == file else file
+
+
+def _parts(path: str) -> list[str]:
+    return path.replace("\\", "/").split("/")

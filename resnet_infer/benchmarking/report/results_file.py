@@ -1,0 +1,39 @@
+"""Results as files of JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from resnet_infer.errors import DataError
+from resnet_infer.utils import strict_json
+from resnet_infer.utils.files import atomic_path
+from resnet_infer.utils.inputs import read_text
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises `DataError` if there is none."""
+    try:
+        found = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: no JSON can be read from it ({error})") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path} holds JSON, and not that of a result")
+    return found
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """A result of `benchmark`. Raises `DataError` if the file holds something else."""
+    found = read(path)
+    settings = found.get("settings")
+    if "scenario" not in found and not (isinstance(settings, dict) and "warm_up" in settings):
+        raise DataError(f"{path} is no result of `benchmark`", hint="those are written by -o")
+    return found
+
+
+def write(found: Mapping[str, Any], path: Path) -> None:
+    """Raises `ResnetInferError` where the file cannot be written."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(strict_json.dumps(found, indent=2) + "\n", encoding="utf-8")

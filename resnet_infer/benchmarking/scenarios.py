@@ -1,0 +1,247 @@
+"""Loads on a system, by name: MLPerf LoadGen's scenarios, closed and open loops, and the rate sweep."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from types import MappingProxyType
+from typing import Any
+
+from resnet_infer.benchmarking.load.image_library import Library, open_library
+from resnet_infer.benchmarking.load.lateness import ALLOWED
+from resnet_infer.benchmarking.load.loadgen import SCENARIOS as LOADGEN
+from resnet_infer.benchmarking.load.loadgen import SERVER_BOUND_MS
+from resnet_infer.benchmarking.load.loops import Load, closed_loop, open_loop
+from resnet_infer.benchmarking.load.mlperf import perform
+from resnet_infer.benchmarking.load.rate_sweep import LENGTHENED, RUNS, Found, Trial, judge, sweep
+from resnet_infer.benchmarking.load.scenario import Asked, Outcome
+from resnet_infer.benchmarking.load.system import System, open_system
+from resnet_infer.errors import ResnetInferError, UsageError, did_you_mean
+from resnet_infer.utils.console import note
+
+__all__ = ["SCENARIOS", "Asked", "Outcome", "run_scenario"]
+
+SCENARIOS: Mapping[str, str] = MappingProxyType(
+    {
+        "single-stream": "LoadGen: one query after the other; the 90th percentile of their latency",
+        "multi-stream": "LoadGen: eight pictures a query, one query after the other; the 99th percentile",
+        "server": "LoadGen: queries at random times, 99% of them answered within 15 ms",
+        "offline": "LoadGen: everything at once; pictures a second",
+        "closed-loop": "a number of clients, each of which asks again when it has its answer",
+        "open-loop": "queries at random times at a given rate, late ones and all",
+        "sweep": "the highest rate of an open loop whose 99th percentile stays within a bound",
+    }
+)
+SECONDS = 10.0
+SWEEP_SECONDS = 5.0
+PICTURES = 1024
+"""Most pictures that a loop keeps in memory and asks about in turn."""
+WARM_SECONDS = 1.0
+CLIENTS = 8
+
+
+def run_scenario(asked: Asked) -> Outcome:
+    """Run the scenario and say what came of it.
+
+    Failed and refused queries are counted in the outcome. Raises `UsageError` for what makes no sense, `ModelError`,
+    `DataError`, `MissingExtraError` for LoadGen, and `ServiceError` for a service that is not there.
+    """
+    if asked.scenario not in SCENARIOS:
+        raise UsageError(
+            f"there is no scenario {asked.scenario!r}" + did_you_mean(asked.scenario, SCENARIOS),
+            hint=f"known are {', '.join(SCENARIOS)}",
+        )
+    _check(asked)
+    if asked.scenario in LOADGEN:
+        return perform(asked)
+    loops: Mapping[str, Callable[[Asked, System, Library], Outcome]] = {
+        "closed-loop": _closed_loop,
+        "open-loop": _open_loop,
+        "sweep": _sweep,
+    }
+    with _switching_often(), closing(open_system(asked)) as system:
+        return loops[asked.scenario](asked, system, open_library(asked.data, system.spec))
+
+
+def _check(asked: Asked) -> None:
+    loadgen = asked.scenario in LOADGEN
+    if asked.scenario == "open-loop" and not asked.rates:
+        raise UsageError("an open loop has a rate", hint="give one with --rate; or look for it: --scenario sweep")
+    if asked.rates and asked.scenario not in ("open-loop", "server"):
+        raise UsageError(f"{asked.scenario} has no rate of its own", hint="rates are for open-loop and server")
+    if (asked.accuracy or asked.official) and not loadgen:
+        raise UsageError("accuracy and official runs are LoadGen's", hint=f"its scenarios: {', '.join(LOADGEN)}")
+    if asked.clients is not None and asked.scenario != "closed-loop":
+        raise UsageError(f"{asked.scenario} has no clients", hint="they are of closed-loop")
+    if asked.output is not None and not loadgen:
+        raise UsageError(f"{asked.scenario} writes no logs", hint=f"these do: {', '.join(LOADGEN)}")
+    if asked.accuracy and (asked.seconds is not None or asked.rates or asked.official):
+        raise UsageError("accuracy is of every picture once, without a length, a rate or official settings")
+    for name, value in (
+        ("bound", asked.bound_ms),
+        ("length of a run", asked.seconds),
+        *(("rate", r) for r in asked.rates),
+    ):
+        if value is not None and not 0 < value < math.inf:
+            raise UsageError(f"the {name} is a number above 0, not {value:g}")
+    if asked.clients is not None and asked.clients < 1:
+        raise UsageError(f"there is at least one client, not {asked.clients}")
+
+
+@contextmanager
+def _switching_often() -> Iterator[None]:
+    """So that threads that decode hold the interpreter only briefly."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(0.0005)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+def _closed_loop(asked: Asked, system: System, library: Library) -> Outcome:
+    pictures = library.some(PICTURES)
+    clients = CLIENTS if asked.clients is None else asked.clients
+    closed_loop(system, pictures, clients=clients, seconds=WARM_SECONDS)
+    load = closed_loop(system, pictures, clients=clients, seconds=asked.seconds or SECONDS)
+    valid, reasons = _judged(asked, [judge(clients, load, (asked.bound_ms or float("inf")) / 1000)], "clients")
+    length = {"clients": clients, "seconds": round(load.seconds, 2), **_bound(asked)}
+    figures = {**length, **load.to_json(), **_statuses([load])}
+    notes = ("a closed loop never asks faster than it is answered: its latencies leave out the time spent in a queue",)
+    return _outcome(asked, system, library, figures, valid=valid, reasons=reasons, notes=notes)
+
+
+def _open_loop(asked: Asked, system: System, library: Library) -> Outcome:
+    pictures = library.some(PICTURES)
+    closed_loop(system, pictures, clients=2, seconds=WARM_SECONDS)
+    seconds = asked.seconds or SECONDS
+    bound = (asked.bound_ms or float("inf")) / 1000
+    trials = []
+    for number, rate in enumerate(asked.rates):
+        load = open_loop(system, pictures, rate=rate, seconds=seconds, seed=number)
+        trials.append(judge(rate, load, bound))
+        if load.gone:
+            break
+    valid, reasons = _judged(asked, trials, "/s")
+    figures = {"seconds": seconds, **_bound(asked), **_statuses([item.load for item in trials])}
+    rates = [item.to_json() for item in trials]
+    if asked.bound_ms is None:
+        for line in rates:
+            del line["within"], line["late_percent"]
+    return _outcome(asked, system, library, figures, valid=valid, reasons=reasons, rates=rates)
+
+
+def _sweep(asked: Asked, system: System, library: Library) -> Outcome:
+    pictures = library.some(PICTURES)
+    bound_ms = asked.bound_ms or SERVER_BOUND_MS
+    closed_loop(system, pictures, clients=2, seconds=WARM_SECONDS)
+    first = closed_loop(system, pictures, clients=system.at_once, seconds=2 * WARM_SECONDS)
+    if not first.statuses[200]:
+        raise ResnetInferError(f"no picture is answered: {next(iter(first.errors), 'it takes too long')}")
+    seconds = asked.seconds or SWEEP_SECONDS
+    note(
+        f"sweep: {RUNS} runs of {seconds:g} s or longer at different rates, and more of them until the rate is known "
+        f"well or {LENGTHENED * RUNS * seconds:,.0f} s are over"
+    )
+    found = sweep(
+        lambda rate, seconds, seed: open_loop(system, pictures, rate=rate, seconds=seconds, seed=seed),
+        bound_ms / 1000,
+        capacity=first.rate,
+        seconds=seconds,
+    )
+    where, reasons = found.crossing, _doubts_of_sweep(found, bound_ms)
+    ends = (None, None) if where is None else (where.low, where.high)
+    figures = {
+        "rate": None if where is None else round(where.rate, 2),
+        "rate_95": None if where is None else [None if end is None else round(end, 2) for end in ends],
+        "bound_ms": bound_ms,
+        "capacity": round(first.rate, 2),
+        "runs": found.runs,
+        "seconds": round(found.seconds, 1),
+        **_statuses([trial.load for trial in found.trials]),
+    }
+    notes = [
+        f"a Poisson process; at the rate 1% of the queries take longer than {bound_ms:g} ms; rate 95 is its interval"
+    ]
+    for lower, higher in found.reversals():
+        notes.append(
+            f"{higher.rate:.4g}/s measured better than {lower.rate:.4g}/s ({higher.late.share:.2%} late, "
+            f"{lower.late.share:.2%}): chance, or a machine that is not quiet"
+        )
+    lines = [trial.to_json() for trial in found.trials]
+    return _outcome(
+        asked, system, library, figures, valid=not reasons, reasons=reasons, notes=tuple(notes), rates=lines
+    )
+
+
+def _doubts_of_sweep(found: Found, bound_ms: float) -> tuple[str, ...]:
+    """Why a sweep has no rate that surely keeps the bound; nothing where it has."""
+    if found.gone:
+        return ("the service stopped answering",)
+    if found.crossing is not None and found.crossing.low is not None:
+        return ()
+    if found.crossing is not None:
+        return (
+            f"these runs do not tell which rate keeps 99% within {bound_ms:g} ms; let them last longer (--seconds)",
+        )
+    if all(trial.late.share <= ALLOWED for trial in found.trials):
+        return (f"every rate up to {found.trials[-1].rate:.4g}/s kept 99% within {bound_ms:g} ms",)
+    best = min(found.trials, key=lambda trial: (trial.load.failures > 0, trial.load.percentile(0.99)))
+    return (f"no rate keeps 99% within {bound_ms:g} ms; nearest came {_words(best)}",)
+
+
+def _judged(asked: Asked, trials: list[Trial], unit: str) -> tuple[bool | None, tuple[str, ...]]:
+    """Whether all trials kept the bound, if there is one, without a failure; and why not."""
+    valid, reasons = _failures([trial.load for trial in trials])
+    if asked.bound_ms is None:
+        return valid, reasons
+    for verdict, words in (
+        (False, "the 99th percentile is above {bound:g} ms at {rates}"),
+        (
+            None,
+            "too few queries to be sure that 99% are within {bound:g} ms at {rates}; let it last longer (--seconds)",
+        ),
+    ):
+        those = [trial for trial in trials if trial.within is verdict and not trial.load.failures]
+        if those:
+            gap = " " * unit.isalpha()
+            rates = ", ".join(f"{trial.rate:g}{gap}{unit}" for trial in those)
+            valid, reasons = False, (*reasons, words.format(bound=asked.bound_ms, rates=rates))
+    return (True if valid is None else valid), reasons
+
+
+def _bound(asked: Asked) -> dict[str, float]:
+    return {} if asked.bound_ms is None else {"bound_ms": asked.bound_ms}
+
+
+def _words(trial: Trial) -> str:
+    if trial.load.failures:
+        return f"{trial.rate:.3g}/s, where {trial.load.failures:,} queries failed"
+    return f"{trial.rate:.3g}/s, where it took {1000 * trial.load.percentile(0.99):.3g} ms"
+
+
+def _failures(loads: list[Load]) -> tuple[bool | None, tuple[str, ...]]:
+    total: dict[str, int] = {}
+    for load in loads:
+        for why, count in load.errors.items():
+            total[why] = total.get(why, 0) + count
+    reasons = [f"{count:,} queries failed: {why}" for why, count in total.items()]
+    if any(load.gone for load in loads):
+        reasons.append("the service stopped answering, which ended the run")
+    return (False if reasons else None), tuple(reasons)
+
+
+def _statuses(loads: list[Load]) -> dict[str, Any]:
+    total: dict[str, int] = {}
+    for load in loads:
+        for status, count in load.statuses.items():
+            name = {200: "answered", 503: "refused", 0: "no answer"}.get(status, str(status))
+            total[name] = total.get(name, 0) + count
+    return {"statuses": {name: count for name, count in total.items() if count}}
+
+
+def _outcome(asked: Asked, system: System, library: Library, figures: Mapping[str, Any], **more: Any) -> Outcome:
+    data = {"name": library.name, "pictures": len(library)}
+    return Outcome(asked.scenario, system.describe(), data, figures, **more)

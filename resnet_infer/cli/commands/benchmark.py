@@ -1,0 +1,278 @@
+"""`resnet-infer benchmark`"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from resnet_infer.cli.options import (
+    MOST,
+    Device,
+    Json,
+    Output,
+    Runtime,
+    choice,
+    introduce_default,
+    number,
+)
+from resnet_infer.utils import strict_json
+from resnet_infer.utils.console import note, show
+from resnet_infer.utils.threads import MOST_THREADS
+
+if TYPE_CHECKING:
+    from resnet_infer.benchmarking.latency.measured import Benchmark
+
+Number = TypeVar("Number", int, float)
+
+MOST_CLIENTS = 4096
+"""Of a closed loop: each has a thread that mostly waits."""
+MOST_RATE = 1_000_000
+"""Requests a second: more than one machine asks."""
+
+
+def benchmark(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL]...",
+            help="Checkpoints, artifacts or names (torch:MODEL: run by torch), side by side; default: a built-in one.",
+            show_default=False,
+        ),
+    ] = None,
+    batch: Annotated[str, typer.Option("--batch", "-b", metavar="N,N,...", help="Pictures in a call.")] = "1",
+    runtime: Runtime = "auto",
+    device: Device = "auto",
+    threads: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="Threads inside the runtime; default: all usable cores.")
+    ] = None,
+    photos: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Photographs to decode; default: JPEGs made from numbers.")
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="How often each has its turn; default: 20.")
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            max=MOST,
+            callback=number,
+            help="How long a stage is called in a turn; default: 0.2. Of a scenario: how long it lasts; of a sweep: "
+            "how long each of its runs lasts at least; default: 5.",
+        ),
+    ] = None,
+    null: Annotated[
+        bool, typer.Option("--null", help="Also a runtime that does nothing: what measuring costs.")
+    ] = False,
+    as_json: Json = False,
+    output: Output = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Write a page with distributions and curves.")
+    ] = None,
+    errors: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="For the page: what `evaluate --json` printed.")
+    ] = None,
+    include: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE.json", help="For the page: results of other runs; repeatable.")
+    ] = None,
+    scenario: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A load instead: single-stream, multi-stream, server, offline, closed-loop, open-loop or sweep.",
+        ),
+    ] = None,
+    url: Annotated[str | None, typer.Option(metavar="URL", help="Of a scenario: ask the service there.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DATA", help="Of a scenario: pictures; for accuracy, labelled ones.")
+    ] = None,
+    accuracy: Annotated[bool, typer.Option("--accuracy", help="Of LoadGen: the accuracy mode.")] = False,
+    official: Annotated[bool, typer.Option("--official", help="Of LoadGen: the official, long settings.")] = False,
+    rate: Annotated[str | None, typer.Option(metavar="R,R,...", help="Of a scenario: queries a second.")] = None,
+    crops: Annotated[
+        str | None, typer.Option(metavar="1|10", callback=choice("1", "10"), help="Of a scenario: views of a picture.")
+    ] = None,
+    clients: Annotated[int | None, typer.Option(min=1, max=MOST_CLIENTS, help="Of closed-loop; default: 8.")] = None,
+    bound: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MS", min=0, max=MOST, callback=number, help="Of a scenario: the latency that is allowed."
+        ),
+    ] = None,
+    logs: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Of LoadGen: keep its logs here.")] = None,
+) -> None:
+    from resnet_infer.benchmarking.report.results_file import read, read_result, write
+    from resnet_infer.errors import UsageError
+    from resnet_infer.runtimes.registry import split_runtime
+
+    others = [read_result(path) for path in include or ()]
+    evaluated = read(errors) if errors else None
+    if report and (include or errors):  # before anything is measured
+        from resnet_infer.benchmarking.report.page import require_drawable
+
+        for path, item in zip(include or (), others, strict=True):
+            require_drawable(path, [item])
+    if (include or errors) and not report:
+        raise UsageError("--errors and --include are for the page", hint="add --report FILE.html")
+    own = {"--batch": batch != "1", "--rounds": rounds, "--photos": photos, "--null": null}
+    load: dict[str, Any] = {
+        "--url": url,
+        "--data": data,
+        "--accuracy": accuracy,
+        "--official": official,
+        "--rate": rate,
+        "--crops": crops,
+        "--clients": clients,
+        "--bound": bound,
+        "--logs": logs,
+    }
+    wrong = [name for name, value in (own if scenario else load).items() if value is not None and value is not False]
+    if wrong:
+        raise UsageError(
+            f"{', '.join(wrong)} {'does not go' if len(wrong) == 1 else 'do not go'} "
+            f"{'with' if scenario else 'without'} --scenario"
+        )
+    named_models = [split_runtime(model)[1] for model in models or ()]
+    _require_free(output, report, logs, [*(include or ()), errors, photos, data, *named_models])
+    if not url:
+        introduce_default(models[0] if models else None, "resnet-infer benchmark")
+    failed: list[str] = []
+    if scenario:
+        if len(models or ()) > 1:
+            raise UsageError("a scenario is run on one model")
+        from resnet_infer.benchmarking.environment import environment
+        from resnet_infer.benchmarking.scenarios import Asked, run_scenario
+
+        counts = _numbers("--threads", threads, int, MOST_THREADS) or (None,)
+        if len(counts) > 1:
+            raise UsageError("a scenario is run with one number of threads")
+        named, model = split_runtime(models[0] if models else None)
+        around = environment()
+        doubts = _warn(around)
+        outcome = run_scenario(
+            Asked(
+                scenario=scenario,
+                model=model,
+                url=url,
+                runtime=named or runtime,
+                device=device,
+                threads=counts[0],
+                data=data,
+                accuracy=accuracy,
+                official=official,
+                seconds=seconds,
+                rates=_numbers("--rate", rate, float, MOST_RATE),
+                crops=int(crops or 1),
+                clients=clients,
+                bound_ms=bound,
+                output=logs,
+            )
+        )
+        found = {**outcome.to_json(), "warnings": doubts, "environment": around}
+        shown, failed = outcome.table(), [scenario] if outcome.valid is False else []
+    else:
+        measured = _measure(models, batch, runtime, device, threads, photos, rounds, seconds, null)
+        from resnet_infer.benchmarking.latency.measured import tables
+
+        found = measured.to_json()
+        shown, failed = tables(found), [item.entry.name for item in measured.failed]
+    if as_json:
+        print(strict_json.dumps(found, indent=2))
+    else:
+        show(shown)
+    if output:
+        write(found, output)
+    if report:
+        from resnet_infer.benchmarking.report.page import write_report
+
+        if errors:
+            require_drawable(errors, [found, *others], evaluated)
+        write_report([found, *others], report, evaluated)
+        note(f"wrote {report}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _measure(
+    models: list[str] | None,
+    batch: str,
+    runtime: str,
+    device: str,
+    threads: str | None,
+    photos: Path | None,
+    rounds: int | None,
+    seconds: float | None,
+    null: bool,
+) -> Benchmark:
+    from resnet_infer.benchmarking.environment import environment
+    from resnet_infer.benchmarking.latency.measured import Benchmark
+    from resnet_infer.benchmarking.latency.paired_run import ROUNDS, SECONDS, measure, steps
+    from resnet_infer.benchmarking.latency.subjects import entries, photographs, synthetic
+    from resnet_infer.runtimes.registry import split_runtime
+    from resnet_infer.utils.progress import progress
+
+    batches = _numbers("--batch", batch, int, MOST)
+    arguments: list[str | None] = [*models] if models else [None]
+    asked = entries(
+        arguments,
+        batches,
+        runtime=runtime,
+        device=device,
+        threads=_numbers("--threads", threads, int, MOST_THREADS) or (None,),
+    )
+    if null:
+        from resnet_infer import zoo
+
+        model = split_runtime(arguments[0])[1] or zoo.default_model() or zoo.DEFAULT
+        nothing: list[str | None] = [f"null:{model}"]
+        asked += entries(nothing, batches)
+    rounds, seconds = ROUNDS if rounds is None else rounds, SECONDS if seconds is None else seconds
+    around = environment()
+    doubts = _warn(around)
+    pictures = photographs(photos) if photos else synthetic()
+    with progress("benchmarking", steps(len(asked), rounds), "steps") as advance:
+        measured = measure(asked, pictures, rounds=rounds, seconds=seconds, advance=advance)
+    for item in measured:
+        if item.warm and not item.warm["warm_up"]["stable"]:
+            doubts.append(f"{item.entry.name}, batch {item.entry.batch}: the times of its calls did not become stable")
+            note(f"warning: {doubts[-1]}")
+    return Benchmark(measured, pictures, rounds, seconds, around, doubts)
+
+
+def _require_free(output: Path | None, report: Path | None, logs: Path | None, inputs: list[Path | str | None]) -> None:
+    """Before anything is measured: what cannot be written would cost the run."""
+    from resnet_infer.models.outputs import Output, is_html, require_free
+
+    def is_json(path: Path) -> bool:
+        with open(path, "rb") as file:
+            return file.read(1024).lstrip().startswith(b"{")
+
+    outputs = [Output("-o", output, "result", is_json)] if output else []
+    outputs += [Output("--report", report, "page", is_html)] if report else []
+    outputs += [Output("--logs", logs / "mlperf_log_summary.txt", "log")] if logs else []
+    require_free(outputs, inputs)
+
+
+def _warn(around: dict[str, Any]) -> list[str]:
+    from resnet_infer.benchmarking.environment import warnings
+
+    lines = warnings(around)
+    for line in lines:
+        note(f"warning: {line}")
+    return lines
+
+
+def _numbers(option: str, text: str | None, kind: Callable[[str], Number], most: int) -> tuple[Number, ...]:
+    from resnet_infer.errors import UsageError
+
+    try:
+        numbers = () if text is None else tuple(kind(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"{option} takes numbers with commas between them, not {text!r}") from error
+    for value in numbers:
+        if not value <= most:
+            raise UsageError(f"each number of {option} is at most {most:,}, not {value:g}")
+    return numbers

@@ -1,0 +1,402 @@
+"""`resnet-infer classify`"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO, cast
+
+import typer
+
+from resnet_infer.cli.options import MOST, Device, Model, Output, Runtime, Threads, choice, introduce_default
+from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError, bare
+from resnet_infer.utils import strict_json
+from resnet_infer.utils.console import bar, encoding_of, fail, flush, is_terminal, note, printable
+
+if TYPE_CHECKING:
+    from resnet_infer.classifier import Answer, Classifier, Picture
+    from resnet_infer.client import Client
+    from resnet_infer.data.walk import Passed
+
+FORMATS = ("table", "json", "jsonl", "csv")
+SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
+"""The form that a file's name asks for; the table has any other name."""
+COLUMNS = ("source", "rank", "label", "probability", "index", "id", "error")
+"""Of the CSV. A picture that could not be read has one row, with its error."""
+BATCH = 32
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def classify(
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Files, directories, globs, or - for a picture on stdin.")
+    ],
+    model: Model = None,
+    crops: Annotated[
+        str, typer.Option(metavar="1|10", callback=choice("1", "10"), help="Views of a picture: the centre, or ten.")
+    ] = "1",
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=MOST, help="Classes to show.")] = 5,
+    runtime: Runtime = "auto",
+    device: Device = "auto",
+    batch: Annotated[
+        int | None,
+        typer.Option("--batch", "-b", min=1, max=MOST, help="Most crops in one call of the runtime; default: 32."),
+    ] = None,
+    threads: Threads = None,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="table|json|jsonl|csv",
+            callback=choice(*FORMATS),
+            help="The form; default: what the name after -o ends in, else a table.",
+        ),
+    ] = None,
+    output: Output = None,
+    on_error: Annotated[
+        str,
+        typer.Option(
+            metavar="fail|skip", callback=choice("fail", "skip"), help="Exit code after unreadable pictures: 1, or 0."
+        ),
+    ] = "fail",
+    url: Annotated[str | None, typer.Option(metavar="URL", help="Ask the service there, with its model.")] = None,
+) -> None:
+    if url and (model, runtime, device, batch, threads) != (None, "auto", "auto", None, None):
+        raise UsageError(
+            "the service at --url has its own model, runtime, device, batches and threads", hint="leave these out"
+        )
+    if not all(inputs):
+        raise UsageError("an empty name is no picture", hint="the current folder is .")
+    if output == Path("-"):
+        output = None
+    form = _form(format, output)
+    if output:
+        _require_free(output, inputs, model)
+    elif sys.stdout is None:
+        raise ResnetInferError("standard output is closed", hint="name a file with -o")
+    from resnet_infer.data.walk import Passed
+
+    passed = Passed()
+    asked = _Asked(_pictures(inputs, passed))
+    many = asked.several()
+    if many:
+        # Threads that decode hold the interpreter only briefly; at the default of 5 ms they wait longer than they work.
+        sys.setswitchinterval(0.0005)
+    views = cast(Literal[1, 10], int(crops))
+    with ExitStack() as stack:
+        answers: Iterator[Answer] = iter(())
+        if asked.any():  # else there is no reason to load, or even download, a model
+            answering: Classifier | Client
+            if url:
+                from resnet_infer.client import Client
+
+                answering = stack.enter_context(Client(url))
+                stream = answering.stream(asked, crops=views, top_k=top_k)
+            else:
+                from resnet_infer.classifier import Classifier
+
+                introduce_default(model, "-m")
+                answering = Classifier(model, runtime=runtime, device=device, threads=threads, throughput=many)
+                stack.enter_context(answering)
+                stream = answering.stream(asked, crops=views, top_k=top_k, batch_size=max(batch or BATCH, views))
+            answers = stack.enter_context(closing(stream))
+        told = _Told()
+        target: TextIO = stack.enter_context(_kept(output, told)) if output else sys.stdout
+        if many and not is_terminal(target):
+            answers = stack.enter_context(_watched(answers, inputs))
+        WRITERS[form](told.through(asked.merged(answers)), target)
+        flush(target)
+    told.note()
+    if what := str(passed):
+        note(f"not read: {what}")
+    if told.unanswered or (told.unreadable and on_error == "fail"):
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _kept(output: Path, told: _Told) -> Iterator[TextIO]:
+    """A file to write the result to. If that does not come to its end, the answers so far are kept beside it."""
+    from resnet_infer.utils.files import atomic_path, part_of, parts_of
+
+    for part in parts_of(output):
+        note(f"note: {part} has answers of another run, which was stopped or killed, or is still going on")
+    kept: list[Path] = []
+
+    def keep() -> Path | None:
+        kept.extend([part_of(output)] if told.answered else [])
+        return kept[0] if kept else None
+
+    try:
+        with (
+            atomic_path(output, keep=keep) as path,
+            open(path, "w", encoding="utf-8", errors="backslashreplace") as file,
+        ):
+            yield file
+    except BaseException:
+        if kept:
+            note(f"{told.answered:,} answers are kept in {kept[0]}")
+        raise
+
+
+def _form(format: str | None, output: Path | None) -> str:
+    """The form of the result, by `--format` or by the name of its file."""
+    by_name = SUFFIXES.get(output.suffix.lower()) if output else None
+    if format and by_name and format != by_name:
+        note(f"note: {output} gets the form {format}, as --format says, not {by_name}")
+    return format or by_name or "table"
+
+
+def _require_free(output: Path, inputs: list[str], model: str | None) -> None:
+    """Raise `UsageError` for a place where something other than a result is, or would be looked for."""
+    from resnet_infer.data.formats.suffixes import is_picture, unreadable_format
+    from resnet_infer.models.outputs import Output, require_free
+
+    if is_picture(output.name) or unreadable_format(output.name):
+        raise UsageError(f"{output} is the name of a picture, and -o names the result", hint="e.g. -o answers.csv")
+    require_free([Output("-o", output, "result of classify", _is_result)], [*inputs, model])
+
+
+def _is_result(path: Path) -> bool:
+    """Whether the file begins as one of the four forms does."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        head = file.read(1 << 16)
+    first, _, rest = head.partition("\n")
+    if first == "[":
+        return _is_answer(rest.partition("\n")[0].strip().removesuffix(","))
+    return (
+        first in (",".join(COLUMNS), ",".join(COLUMNS[:-1])) or head == "[]\n" or _is_answer(first) or _is_table(head)
+    )
+
+
+def _is_answer(line: str) -> bool:
+    """Whether a line is an answer in JSON."""
+    try:
+        answer = json.loads(line)
+    except ValueError:  # one with many classes is longer than what is read of it
+        return re.match(r'\{"source": ".*", "predictions": \[\{"', line) is not None
+    return isinstance(answer, dict) and "source" in answer and bool({"predictions", "error"} & set(answer))
+
+
+def _is_table(head: str) -> bool:
+    """Whether the first answer of a table has a bar as long as its percentage says, or is an error of a picture."""
+    from resnet_infer.data.formats.suffixes import is_picture, unreadable_format
+
+    first, *lines = head.splitlines()[:2] or [""]
+    if lines and lines[0].startswith("  not read: "):
+        return first == "stdin" or is_picture(first) or unreadable_format(first) is not None
+    found = re.fullmatch(r"  \S.*  +(\d+\.\d)%  (\S+)", lines[0]) if lines else None
+    if not found:
+        return False
+    nearest = [float(found[1]) / 100 + step / 2000 for step in (-1, 0, 1)]
+    return found[2] in {bar(value, encoding=encoding) for value in nearest for encoding in ("utf-8", "ascii")}
+
+
+class _Told:
+    """What the user is told beside the answers: errors at once, each on its line of stderr; notes once, at the end."""
+
+    def __init__(self) -> None:
+        self.answered = self.unreadable = self.unanswered = 0
+        self._noted, self._first_note = 0, ""
+
+    def through(self, answers: Iterable[Answer]) -> Iterator[Answer]:
+        """Pass `answers` on, telling and counting."""
+        for answer in answers:
+            if isinstance(answer.error, AnswerError):
+                self.unanswered += 1
+                fail(answer.error.message, answer.error.hint if self.unanswered == 1 else None)  # it is the model's
+            elif answer.error:
+                self.unreadable += 1
+                fail(answer.error.message, answer.error.hint)
+            if answer.note:
+                self._noted += 1
+                self._first_note = self._first_note or f"{answer.source}: {answer.note}"
+            yield answer
+            self.answered += 1
+
+    def note(self) -> None:
+        """Say the first note, and how many more pictures have one."""
+        if self._noted:
+            note(f"note: {self._first_note}" + f" (and {self._noted - 1} more pictures like it)" * (self._noted > 1))
+
+
+class _Asked:
+    """The pictures among `items`, and where the errors between them belong.
+
+    It is read by the stream that answers the pictures; `merged` puts answers and errors into the order of `items`.
+    """
+
+    def __init__(self, items: Iterator[Picture | Answer]) -> None:
+        self._items = items
+        self._order: deque[Answer | None] = deque()  # None: the next answer of the stream
+        self._ahead: list[Picture] = []
+
+    def several(self) -> bool:
+        """Whether there is more than one picture. Reads two."""
+        self._ahead = list(islice(self._read(), 2))
+        return len(self._ahead) > 1
+
+    def any(self) -> bool:
+        """Whether there is a picture, after `several`."""
+        return bool(self._ahead)
+
+    def __iter__(self) -> Iterator[Picture]:
+        ahead, self._ahead = self._ahead, []
+        return chain(iter(ahead), self._read())
+
+    def merged(self, answers: Iterator[Answer]) -> Iterator[Answer]:
+        for answer in answers:
+            yield from self._errors()
+            self._order.popleft()
+            yield answer
+        yield from self._errors()
+
+    def _read(self) -> Iterator[Picture]:
+        from resnet_infer.classifier import Picture
+
+        for item in self._items:
+            self._order.append(None if isinstance(item, Picture) else item)
+            if isinstance(item, Picture):
+                yield item
+
+    def _errors(self) -> Iterator[Answer]:
+        while self._order and (error := self._order[0]) is not None:
+            self._order.popleft()
+            yield error
+
+
+@contextmanager
+def _watched(answers: Iterator[Answer], inputs: list[str]) -> Iterator[Iterator[Answer]]:
+    """A progress bar over the answers, where stderr is a terminal: the pictures are counted for it."""
+    from resnet_infer.utils.progress import progress
+
+    total = None
+    if is_terminal(sys.stderr):
+        from resnet_infer.classifier import Picture
+        from resnet_infer.data.walk import Passed
+
+        listed = _pictures([name for name in inputs if name != "-"], Passed())
+        total = inputs.count("-") + sum(isinstance(item, Picture) for item in listed)
+    with progress("classifying", total, "pictures") as advance:
+
+        def counted() -> Iterator[Answer]:
+            for answer in answers:
+                advance(1)
+                yield answer
+
+        yield counted()
+
+
+def _table(answers: Iterable[Answer], stream: TextIO) -> None:
+    for number, answer in enumerate(answers):
+        labels = [printable(item.label) for item in answer.predictions]
+        width = max(map(len, labels), default=0)
+        lines = [printable(answer.source)]
+        if answer.error:
+            lines.append(f"  not read: {printable(answer.error.message).removeprefix(f'{lines[0]}: ')}")
+        for label, item in zip(labels, answer.predictions, strict=True):
+            drawn = bar(item.probability, encoding=encoding_of(stream))
+            lines.append(f"  {label:<{width}}  {100 * item.probability:5.1f}%  {drawn}".rstrip())
+        stream.write("\n" * bool(number) + "\n".join(lines) + "\n")
+
+
+def _json(answers: Iterable[Answer], stream: TextIO) -> None:
+    separator = "["
+    try:
+        for answer in answers:
+            stream.write(f"{separator}\n  {_dumps(answer, stream)}")
+            separator = ","
+    except BaseException:
+        with suppress(OSError, ValueError):  # what is kept is JSON, too
+            stream.write("[]\n" if separator == "[" else "\n]\n")
+        raise
+    stream.write("[]\n" if separator == "[" else "\n]\n")
+
+
+def _jsonl(answers: Iterable[Answer], stream: TextIO) -> None:
+    for answer in answers:
+        stream.write(_dumps(answer, stream) + "\n")
+        flush(stream)  # a reader need not wait for a full buffer
+
+
+def _dumps(answer: Answer, stream: TextIO) -> str:
+    """JSON, escaped where the stream cannot show it or a file's name is no text."""
+    text = strict_json.dumps(answer.to_json(), ensure_ascii=False)
+    try:
+        text.encode(encoding_of(stream))
+    except UnicodeEncodeError:
+        return strict_json.dumps(answer.to_json())
+    return text
+
+
+def _csv(answers: Iterable[Answer], stream: TextIO) -> None:
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for answer in answers:
+        if answer.error:
+            writer.writerow((answer.source, *[""] * (len(COLUMNS) - 2), answer.error.message))
+        for rank, item in enumerate(answer.predictions, start=1):
+            row = (answer.source, rank, item.label, f"{item.probability:.6f}", item.index, item.id or "", "")
+            writer.writerow(row)
+
+
+WRITERS: dict[str, Callable[[Iterable[Answer], TextIO], None]] = {
+    "table": _table,
+    "json": _json,
+    "jsonl": _jsonl,
+    "csv": _csv,
+}
+
+
+def _pictures(inputs: list[str], passed: Passed) -> Iterator[Picture | Answer]:
+    """The pictures that the arguments name, in the order given, and the errors of what cannot be one."""
+    from resnet_infer.classifier import Answer, Picture
+    from resnet_infer.data.walk import FoundError, search
+
+    for argument in inputs:
+        if argument == "-":
+            try:
+                yield Picture("stdin", _stdin())
+            except PictureError as error:
+                yield Answer("stdin", error=bare(error))
+        elif _URL.match(argument) and not os.path.lexists(argument):
+            yield Answer(
+                argument,
+                error=PictureError(
+                    printable(f"{argument}: pictures are not fetched from the web"),
+                    hint=f"curl -sSfL {argument} | resnet-infer classify -",
+                ),
+            )
+        else:
+            for found in search(argument, passed):
+                if isinstance(found, FoundError):
+                    yield Answer(found.source, error=PictureError(printable(found.message), hint=found.hint))
+                else:
+                    yield Picture(str(Path(found)), Path(found))
+
+
+def _stdin() -> bytes:
+    """The one picture on standard input. Raises `PictureError` where there are several, or none can come."""
+    from resnet_infer.data.image import piped_bytes
+    from resnet_infer.data.several import second_picture
+
+    if sys.stdin is None:
+        raise PictureError("stdin: standard input is closed")
+    try:
+        content = piped_bytes(sys.stdin.buffer)
+    except (OSError, ValueError, AttributeError) as error:  # a folder; closed; an object that has text only
+        raise PictureError(f"stdin: {getattr(error, 'strerror', None) or 'standard input cannot be read'}") from error
+    if second_picture(content):
+        raise PictureError(
+            "stdin: more than one picture came on standard input",
+            hint="name the files, or hand over one at a time",
+        )
+    return content

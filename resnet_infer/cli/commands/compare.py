@@ -1,0 +1,212 @@
+"""`resnet-infer compare`"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resnet_infer.cli.options import LARGEST_SEED, MOST, Json, choice, number
+from resnet_infer.utils import strict_json
+from resnet_infer.utils.console import pairs, show, table
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from resnet_infer.data.feed import Feed
+    from resnet_infer.runtimes.base import Runtime
+    from resnet_infer.verification.comparison import Comparison
+    from resnet_infer.verification.layers import LayerReport
+    from resnet_infer.verification.parity import Predict64
+
+RUNTIMES = ("auto", "onnxruntime", "openvino", "tensorrt", "torch")
+MODEL_HELP = "A checkpoint (.safetensors), an artifact (.onnx, .engine) or a model's name."
+DEVICE_HELP = "Where {} runs: auto, cpu or cuda[:N]. A device that is named is used, or the command fails."
+HELD_OUT = ("val", "test")
+"""The split of a data set that is taken unasked."""
+SHOWN = 10
+"""Pictures with two answers that the table names."""
+
+
+def compare(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
+    reference: Annotated[
+        str,
+        typer.Argument(
+            metavar="REFERENCE", help="What it is to answer like; as MODEL, but a built-in stands for its checkpoint."
+        ),
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DATA]", help="Pictures: a folder, archive or data set; default: made from numbers."),
+    ] = None,
+    runtime: Annotated[
+        str,
+        typer.Option(metavar="|".join(RUNTIMES), callback=choice(*RUNTIMES), help="What runs MODEL; auto: as is."),
+    ] = "auto",
+    reference_runtime: Annotated[
+        str,
+        typer.Option(metavar="|".join(RUNTIMES), callback=choice(*RUNTIMES), help="What runs REFERENCE."),
+    ] = "auto",
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help=DEVICE_HELP.format("MODEL"))] = "auto",
+    reference_device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda[:N]", help=DEVICE_HELP.format("REFERENCE"))
+    ] = "auto",
+    count: Annotated[
+        int,
+        typer.Option("--pictures", "-n", min=2, max=MOST, help="Pictures, evenly spread over the data; all if fewer."),
+    ] = 128,
+    split: Annotated[
+        str | None,
+        typer.Option(metavar="train|val|test", help="Part of a data set; default: the first of val and test."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Chooses other pictures.")] = 0,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=MOST,
+            callback=number,
+            help="Largest |logit delta| that passes, as a fraction of the spread of the reference's logits; default: "
+            "limits that fit the lower precision of the two.",
+        ),
+    ] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Show where two ONNX graphs part, layer by layer.")] = False,
+    as_json: Json = False,
+) -> None:
+    from resnet_infer import zoo
+    from resnet_infer.data.feed import open_feed
+    from resnet_infer.utils.progress import progress
+    from resnet_infer.verification import comparison as comparing
+
+    if split is not None and data is None:
+        raise typer.BadParameter("--split needs DATA")
+    if reference in zoo.BUILT_IN:
+        reference = str(zoo.checkpoint_file(reference))
+    limits = None if tolerance is None else comparing.Limits(delta=tolerance)
+    graphs = _graphs(model, reference) if layers else None
+    with _open(model, runtime, device) as first, _open(reference, reference_runtime, reference_device) as second:
+        comparing.require_comparable(first.spec, second.spec)
+        pictures = partial(open_feed, data, second.spec, seed=seed, split=split, prefer=HELD_OUT)
+        feed = pictures(count=count)
+        with progress("comparing", len(feed), "images") as advance:
+            exact = _exact(reference, reference_runtime) if comparing.lower_precision(first, second) == "fp32" else None
+            found = comparing.compare(first, second, feed, limits=limits, exact=exact, advance=advance)
+        precision = comparing.lower_precision(first, second)
+        infos = [
+            {"name": item.spec.name, "precision": comparing.precision_of(item)} | item.describe()
+            for item in (first, second)
+        ]
+    parting = _layers(graphs, pictures, precision) if graphs else None
+    if as_json:
+        result = {"model": infos[0], "reference": infos[1], "precision": precision, **found.to_json()}
+        result["data"] = {"source": feed.source, "name": feed.name, "seed": seed}
+        if parting:
+            result["layers"] = parting.to_json()
+        print(strict_json.dumps(result, indent=2))
+    else:
+        names = ("{name} ({precision}, {runtime} on {device})".format(**info) for info in infos)
+        show(pairs([*zip(("model", "reference"), names, strict=True), *_rows(found, feed)]))
+        if parting:
+            show(f"\n{_layer_table(parting)}")
+        show("\n" + "\n".join(["PASS" if found.passed else "FAIL", *(f"  {reason}" for reason in found.failures)]))
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+def _open(model: str, runtime: str, device: str) -> Runtime:
+    """A model as it is: an artifact by its runtime, a checkpoint as literally as can be; or by the runtime named."""
+    from resnet_infer import zoo
+    from resnet_infer.models.checkpoint import SUFFIX, load_checkpoint
+    from resnet_infer.runtimes.registry import open_runtime
+
+    if runtime == "torch":
+        return open_runtime(zoo.checkpoint(model), runtime=runtime, device=device)
+    path = zoo.find(model) if runtime == "auto" else zoo.artifact(model)
+    if path.suffix == SUFFIX:
+        if device not in ("auto", "cpu"):
+            return open_runtime(path, device=device)
+        from resnet_infer.verification.parity import reference_runtime
+
+        return reference_runtime(load_checkpoint(path))[0]
+    # Threads that wait by spinning would take the cores of the other model.
+    options = {"spin": False} if path.suffix == ".onnx" and runtime != "openvino" else {}
+    return open_runtime(path, runtime=runtime, device=device, **options)
+
+
+def _exact(model: str, runtime: str) -> Predict64 | None:
+    """A model in float64, None for an engine, which has no graph."""
+    from resnet_infer import zoo
+    from resnet_infer.models.checkpoint import SUFFIX, load_checkpoint
+    from resnet_infer.verification.parity import exact_graph, exact_network
+
+    path = zoo.checkpoint_file(model) if runtime == "torch" else zoo.find(model)
+    if path.suffix == SUFFIX:
+        return exact_network(load_checkpoint(path))
+    return exact_graph(path) if path.suffix == ".onnx" else None
+
+
+def _graphs(model: str, reference: str) -> tuple[ModelProto, ModelProto]:
+    from resnet_infer import zoo
+    from resnet_infer.verification.layers import open_graph
+
+    return open_graph(zoo.find(model)), open_graph(zoo.find(reference))
+
+
+def _layers(graphs: tuple[ModelProto, ModelProto], pictures: Callable[..., Feed], precision: str) -> LayerReport:
+    from resnet_infer.utils.progress import progress
+    from resnet_infer.verification.layers import LAYER_LIMITS, PICTURES, compare_layers
+
+    feed = pictures(count=PICTURES)
+    with progress("comparing layers", len(feed), "images") as advance:
+        return compare_layers(*graphs, feed=feed, limit=LAYER_LIMITS[precision], advance=advance)
+
+
+def _rows(found: Comparison, feed: Feed) -> list[tuple[str, str]]:
+    rows = [
+        ("pictures", f"{found.pictures:,} of {feed.name}"),
+        ("logit delta", f"{found.relative_max:.1e} of the spread at most, {found.relative_mean:.1e} on average"),
+        ("in absolute terms", f"{found.max_delta:.2e} at most, {found.mean_delta:.2e} on average"),
+        ("logit error", f"{found.error:.2g} of the variance, {found.largest_error:.2g} on the worst picture"),
+        ("top-1 agreement", f"{100 * found.agreement:.2f}%; {100 * found.clear_agreement:.2f}% of {found.clear} clear"),
+        ("limits", str(found.limits)),
+    ]
+    if found.deviation:
+        exact = found.deviation
+        rows.insert(
+            3,
+            (
+                "against float64",
+                f"{exact.relative_delta:.1e} of the spread at most, the reference itself {exact.own_error:.1e} "
+                f"({exact.exact_pictures} pictures in float64)",
+            ),
+        )
+    if found.disagreements:
+        lines = [
+            f"{item.picture}: {item.model}, and by the reference {item.reference} (margin {item.margin:.2f})"
+            for item in found.disagreements[:SHOWN]
+        ]
+        if len(found.disagreements) > SHOWN:
+            lines.append(f"and {len(found.disagreements) - SHOWN} more")
+        rows.append(("different answers", "\n".join(lines)))
+    return rows
+
+
+def _layer_table(report: LayerReport) -> str:
+    header = ("layer", "operator", "relative delta", "max |delta|", "cosine", "")
+    rows = [
+        (
+            *(layer.name, layer.operator, f"{layer.relative:.2e}", f"{layer.max_delta:.2e}", f"{layer.cosine:.6f}"),
+            f"<- the first over {report.limit:g}" if layer is report.first else "",
+        )
+        for layer in report.layers
+    ]
+    lines = [table(header, rows)]
+    if report.unmatched:
+        lines.append(f"{len(report.unmatched)} layers of the reference have no counterpart")
+    if report.first is None:
+        lines.append(f"no layer differs by more than {report.limit:g}")
+    return "\n".join(lines)

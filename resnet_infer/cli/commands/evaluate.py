@@ -1,0 +1,237 @@
+"""`resnet-infer evaluate`"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from resnet_infer.cli.options import (
+    MOST,
+    Device,
+    Json,
+    Runtime,
+    Threads,
+    choice,
+    introduce_default,
+    number,
+)
+from resnet_infer.utils import strict_json
+from resnet_infer.utils.console import note, show
+from resnet_infer.utils.inputs import read_text
+from resnet_infer.utils.threads import MOST_THREADS
+
+if TYPE_CHECKING:
+    from resnet_infer.data.datasets import Dataset
+
+SHOWN = 20
+"""Most unreadable pictures that are named on stderr; `--json` has all."""
+
+
+def evaluate(
+    context: typer.Context,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL]... DATA",
+            help="Checkpoints, artifacts or names (torch:MODEL: run by torch), and labelled pictures: CIFAR, ImageNet,"
+            " Tiny ImageNet, a folder or archive of class folders, or a CSV (path,label). No MODEL: the default, or"
+            " that of --url.",
+            show_default=False,
+        ),
+    ] = None,
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--protocol",
+            "-p",
+            metavar="native|1-crop|10-crop|multi-scale",
+            help="Views of a picture; may be repeated. Default: native where the crop is all of it, else 1-crop.",
+        ),
+    ] = None,
+    scales: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="Of multi-scale: shorter sides; default: the paper's.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(metavar="URL", help="Also the model of the service there.")] = None,
+    ensemble: Annotated[bool, typer.Option("--ensemble", help="Also the average of all models.")] = False,
+    reference: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Compare with this model, with McNemar's test.")
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            min=-100,
+            max=100,
+            callback=number,
+            help="Exit 1 if a top-1 error is more than X points above the reference's.",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of the data; default: test, else val, where it has several.")
+    ] = None,
+    class_order: Annotated[
+        str | None,
+        typer.Option(
+            metavar="numbers|string|natural|FILE",
+            help="Which class of the model is which, where the data's class names do not say it.",
+        ),
+    ] = None,
+    runtime: Runtime = "auto",
+    device: Device = "auto",
+    batch: Annotated[
+        int, typer.Option("--batch", "-b", min=1, max=MOST, help="Most views in one call of the runtime.")
+    ] = 32,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=MOST_THREADS, help="Threads that decode beside a GPU; default: all usable cores."),
+    ] = None,
+    threads: Threads = None,
+    on_error: Annotated[
+        str,
+        typer.Option(
+            metavar="fail|skip",
+            callback=choice("fail", "skip"),
+            help="Pictures that cannot be read, or that a CSV lists and are not there: an error, or not counted.",
+        ),
+    ] = "fail",
+    resume: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep answers here as they come, and go on from them.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Write a page with curves, confusions and mistakes.")
+    ] = None,
+    paper: Annotated[bool, typer.Option("--paper", help="Only show the paper's tables of errors.")] = False,
+    as_json: Json = False,
+) -> None:
+    from resnet_infer.errors import AnswerError, ParityError, UsageError
+
+    if paper:
+        _show_paper(context, as_json)
+        return
+    if not arguments:
+        raise UsageError("say what to evaluate on", hint="resnet-infer evaluate MODEL DATA")
+    from resnet_infer.evaluation.evaluate import evaluate as measure
+
+    *models, data = arguments
+    _require_free(report, resume, [*models, data, reference, class_order])
+    if not url:
+        introduce_default(models[0] if models else None, "resnet-infer evaluate")
+    # As in `classify`: threads that decode hold the interpreter only briefly.
+    sys.setswitchinterval(0.0005)
+    try:
+        with ExitStack() as stack:
+
+            def started(dataset: Dataset, done: int) -> Callable[[int], None]:
+                from resnet_infer.utils.progress import progress
+
+                if done:
+                    note(f"{done:,} of {len(dataset.samples):,} pictures are answered in {resume}")
+                return stack.enter_context(progress("evaluating", len(dataset.samples), "pictures", done=done))
+
+            found = measure(
+                models or ([] if url else [None]),
+                Path(data),
+                protocols=protocol or (),
+                scales=_scales(scales),
+                url=url,
+                ensemble=ensemble,
+                reference=reference,
+                max_drop=max_drop,
+                split=split,
+                class_order=_class_order(class_order),
+                runtime=runtime,
+                device=device,
+                threads=threads,
+                batch_size=batch,
+                workers=workers,
+                skip_unreadable=on_error == "skip",
+                resume=resume,
+                started=started,
+            )
+    except KeyboardInterrupt as stop:
+        if stop.args:
+            note(str(stop))
+        raise
+    for item in found.unreadable[:SHOWN]:
+        note(f"skipped {item.error.message}")
+    for warning in found.warnings:
+        note(f"warning: {warning}")
+    if as_json:
+        print(strict_json.dumps(found.to_json(), indent=2))
+    else:
+        from resnet_infer.cli.tables import evaluation_table
+
+        show(evaluation_table(found))
+    if report:
+        from resnet_infer.evaluation.report import write_report
+
+        write_report(found, report)
+        note(f"wrote {report}")
+    if missing := sum(int((item.answered.top1 < 0).sum()) for item in found.results):
+        raise AnswerError(f"{missing:,} of the answers are not finite numbers; their pictures count as wrong above")
+    if too_much := found.too_much:
+        raise ParityError(
+            f"more than {max_drop:+g} points of top-1 error against {reference}: "
+            + "; ".join(f"{item.name}, {item.protocol}: {item.difference}" for item in too_much)
+        )
+
+
+def _show_paper(context: typer.Context, as_json: bool) -> None:
+    """The paper's tables, and nothing else: raises `UsageError` if anything else is asked for."""
+    from resnet_infer.errors import UsageError
+
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name not in ("paper", "as_json") and source is not None and source.name == "COMMANDLINE":
+            raise UsageError(
+                f"--paper shows the paper's tables and evaluates nothing, so {parameter.opts[0]} does not go with it",
+                hint="give it alone, or with --json",
+            )
+    if as_json:
+        from resnet_infer.evaluation.paper import TABLES
+
+        print(strict_json.dumps([item.to_json() for item in TABLES], indent=2))
+    else:
+        from resnet_infer.cli.tables import paper_tables
+
+        show(paper_tables())
+
+
+def _require_free(report: Path | None, resume: Path | None, inputs: list[str | None]) -> None:
+    """Raise `UsageError` or `ResnetInferError` before any work is done for a result that could not be kept."""
+    from resnet_infer.evaluation import journal
+    from resnet_infer.evaluation import report as page
+    from resnet_infer.models.outputs import Output, is_html, require_free
+    from resnet_infer.runtimes.registry import split_runtime
+
+    outputs = [Output(page.OPTION, report, "HTML page", is_html)] if report else []
+    if resume:
+        outputs.append(Output(journal.OPTION, resume, "file of answers", journal.is_journal))
+    read = [split_runtime(argument)[1] for argument in inputs if argument]
+    require_free(outputs, read)
+
+
+def _scales(text: str | None) -> tuple[int, ...] | None:
+    from resnet_infer.errors import UsageError
+
+    try:
+        return None if text is None else tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"the scales are numbers with commas between them, not {text!r}") from error
+
+
+def _class_order(text: str | None) -> Any:
+    """numbers, string, natural, or the lines of a file."""
+    from resnet_infer.errors import UsageError
+
+    if text in (None, "numbers", "string", "natural"):
+        return text
+    try:
+        return tuple(line.strip() for line in read_text(text or "", "utf-8-sig").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{text} is neither numbers, string, natural nor a file of class names ({error})") from error

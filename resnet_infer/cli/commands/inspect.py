@@ -1,0 +1,85 @@
+"""`resnet-infer inspect`"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from resnet_infer.cli.options import Json, ModelArgument
+from resnet_infer.utils import strict_json
+from resnet_infer.utils.console import pairs, show
+
+if TYPE_CHECKING:
+    from resnet_infer.models.spec import InputSpec, ModelSpec
+
+
+def inspect(model: ModelArgument = None, as_json: Json = False) -> None:
+    from resnet_infer import zoo
+    from resnet_infer.models.checkpoint import SUFFIX, load_checkpoint
+    from resnet_infer.runtimes.registry import open_runtime
+
+    path = zoo.find(model)
+    if path.suffix == SUFFIX:
+        spec = load_checkpoint(path).spec
+    else:
+        with open_runtime(path, device="cpu") as runtime:
+            spec = runtime.spec
+    if as_json:
+        print(
+            strict_json.dumps(
+                {"file": str(path), "bytes": path.stat().st_size, "spec": json.loads(spec.dumps())}, indent=2
+            )
+        )
+    else:
+        show(pairs([("file", str(path)), ("size", f"{path.stat().st_size / 1e6:.1f} MB"), *spec_rows(spec)]))
+
+
+def spec_rows(spec: ModelSpec) -> list[tuple[str, str]]:
+    """A spec as names and values to be shown."""
+    from resnet_infer.models.architectures import count_multiply_adds, count_parameters
+
+    rows = [("name", spec.name)]
+    if arch := spec.architecture:
+        options = [f"shortcut option {arch.shortcut}" if arch.shortcut else "no shortcuts"]
+        if arch.padding:
+            options.append(f"zero channels: {arch.padding}")
+        if arch.stride_in:
+            options.append(f"stride in the {arch.stride_in}")
+        work = count_multiply_adds(arch, spec.input.crop, spec.input.crop)
+        rows += [
+            ("architecture", f"{arch.name} ({', '.join(options)})"),
+            ("parameters", f"{count_parameters(arch):,}"),
+            ("multiply-adds", f"{work / 1e6:,.1f} million a picture of {spec.input.crop}x{spec.input.crop}"),
+        ]
+    names = ", ".join(spec.classes[:10]) + (", ..." if len(spec.classes) > 10 else "")
+    rows += [
+        ("precision", spec.precision),
+        ("classes", f"{len(spec.classes)}: {names}"),
+        ("input", _geometry(spec.input)),
+    ]
+    for item in spec.measured:
+        top5 = f", top-5 {item.top5_error:g}%" if item.top5_error is not None else ""
+        low, high = item.top1_interval
+        by = f", by {item.runtime}" if item.runtime else ""
+        on = f"{item.dataset}, {item.pictures:,} pictures, {item.protocol}{by}"
+        rows.append(("error", f"top-1 {item.top1_error:g}% ({low:.2f}-{high:.2f}){top5} on {on}"))
+    rows += [(key.replace("_", " "), _value(value)) for key, value in spec.provenance.items()]
+    return rows
+
+
+def _geometry(spec: InputSpec) -> str:
+    mean = "per pixel" if spec.per_pixel else ", ".join(f"{x:.4g}" for x in spec.mean)
+    return (
+        f"shorter side to {spec.resize} ({spec.interpolation}), centre crop {spec.crop}x{spec.crop}\n"
+        f"mean {mean}; std {', '.join(f'{x:.4g}' for x in spec.std)}\n"
+        f"EXIF orientation {'obeyed' if spec.exif else 'ignored'}"
+    )
+
+
+def _value(value: object) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{key.replace('_', ' ')}: {_value(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        items = [str(item) for item in value]
+        return ("\n" if any(", " in item for item in items) else ", ").join(items)
+    return str(value)

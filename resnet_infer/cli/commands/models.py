@@ -1,0 +1,147 @@
+"""`resnet-infer models`"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resnet_infer.cli.options import Json
+from resnet_infer.errors import UnwritableError
+from resnet_infer.utils import strict_json
+from resnet_infer.utils.console import pairs, show, table
+
+if TYPE_CHECKING:
+    from resnet_infer.models.spec import ModelSpec
+    from resnet_infer.models.weights.published import PublishedWeights
+
+LICENCE = "Apache-2.0"
+"""Of what comes with the package."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A model that has a name. `bytes` is the size of its weights, errors are in percent."""
+
+    name: str
+    also_called: tuple[str, ...]
+    kind: str
+    network: str
+    classes: int
+    top1_error: float | None
+    top5_error: float | None
+    bytes: int
+    licence: str
+    files: dict[str, str] = field(default_factory=dict)
+
+
+def models(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Show one model with all that is known about it.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    if name is not None:
+        _show(name, as_json)
+        return
+    entries = [entry for entry, _ in _known()]
+    if as_json:
+        print(strict_json.dumps([asdict(entry) for entry in entries], indent=2))
+        return
+    rows = [
+        (
+            *(entry.name, entry.kind, entry.network, f"{entry.classes:,}"),
+            *("-" if error is None else f"{error:.2f}%" for error in (entry.top1_error, entry.top5_error)),
+            *(f"{entry.bytes / 1e6:.1f}", entry.licence),
+        )
+        for entry in entries
+    ]
+    show(table(("name", "kind", "network", "classes", "top-1 error", "top-5 error", "MB", "licence"), rows))
+
+
+def _show(name: str, as_json: bool) -> None:
+    from resnet_infer import zoo
+    from resnet_infer.cli.commands.inspect import spec_rows
+    from resnet_infer.models.weights.published import find_published
+
+    weights = find_published(name)
+    known = {entry.name: (entry, spec) for entry, spec in _known()}
+    entry, spec = known.get(weights.name if weights else name, (None, None))
+    if entry is None or spec is None:
+        raise zoo.unknown_model(name)
+    if as_json:
+        print(strict_json.dumps({**asdict(entry), "spec": json.loads(spec.dumps())}, indent=2))
+        return
+    also = [("also called", ", ".join(entry.also_called))] if entry.also_called else []
+    first, *others = spec_rows(spec.with_(name=entry.name))
+    files = list(entry.files.items())
+    show(pairs([first, *also, ("kind", entry.kind), ("size", f"{entry.bytes / 1e6:.1f} MB"), *others, *files]))
+
+
+def _known() -> list[tuple[_Entry, ModelSpec]]:
+    from resnet_infer import zoo
+    from resnet_infer.models.weights.published import PUBLISHED
+
+    return [*map(_built_in, zoo.BUILT_IN), *map(_published, PUBLISHED)]
+
+
+def _built_in(name: str) -> tuple[_Entry, ModelSpec]:
+    from resnet_infer import zoo
+    from resnet_infer.models.checkpoint import SUFFIX
+
+    spec = zoo.checkpoint(name).spec
+    files = {kind: zoo.built_in(name, suffix) for kind, suffix in (("artifact", ".onnx"), ("checkpoint", SUFFIX))}
+    licence = str(spec.provenance.get("licence", LICENCE))
+    return _entry(name, (), "built-in", spec, files["checkpoint"].stat().st_size, licence, files), spec
+
+
+def _published(weights: PublishedWeights) -> tuple[_Entry, ModelSpec]:
+    from resnet_infer import zoo
+    from resnet_infer.models.weights.published import find_published, spec_of
+
+    spec = spec_of(weights)
+    files = {}
+    with suppress(UnwritableError):  # there is no cache, so nothing lies in it
+        places = {
+            "artifact": zoo.cached_artifact(weights),
+            "checkpoint": zoo.cached_checkpoint(weights),
+            "download": zoo.cached_file(weights),
+        }
+        files = {kind: path for kind, path in places.items() if os.path.exists(path)}
+    also_called = (weights.arch,) if find_published(weights.arch) is weights else ()
+    assert spec.architecture is not None
+    shapes = spec.architecture.plan().shapes().values()
+    size = sum(4 * math.prod(shape) for shape in shapes)
+    return _entry(
+        weights.name, also_called, "cached" if files else "downloadable", spec, size, weights.licence, files
+    ), spec
+
+
+def _entry(
+    name: str,
+    also_called: tuple[str, ...],
+    kind: str,
+    spec: ModelSpec,
+    size: int,
+    licence: str,
+    files: dict[str, Path],
+) -> _Entry:
+    measured = spec.measured[0] if spec.measured else None
+    return _Entry(
+        name=name,
+        also_called=also_called,
+        kind=kind,
+        network=spec.architecture.name if spec.architecture else "-",
+        classes=len(spec.classes),
+        top1_error=measured.top1_error if measured else None,
+        top5_error=measured.top5_error if measured else None,
+        bytes=size,
+        licence=licence,
+        files={kind: str(path) for kind, path in files.items()},
+    )

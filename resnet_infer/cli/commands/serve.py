@@ -1,0 +1,156 @@
+"""`resnet-infer serve`"""
+
+from __future__ import annotations
+
+import inspect
+import ipaddress
+import os
+import socket
+import tempfile
+from collections.abc import Callable
+from copy import copy
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+
+from resnet_infer.cli.options import (
+    MOST,
+    Device,
+    ModelArgument,
+    Runtime,
+    introduce_default,
+)
+from resnet_infer.errors import ResnetInferError, UsageError
+from resnet_infer.serving.settings import Settings, load_keys, variable
+from resnet_infer.utils.console import note
+from resnet_infer.utils.extras import needs
+from resnet_infer.utils.threads import MOST_THREADS
+
+
+def _with_variables(command: Callable[..., None]) -> Callable[..., None]:
+    """Let every option that is a setting default to its variable, which `bentoml serve` reads, too."""
+    parameters = inspect.signature(command, eval_str=True).parameters
+    for setting in fields(Settings):
+        kind, option = get_args(parameters[setting.name].annotation)
+        option = copy(option)
+        option.envvar, option.show_envvar = variable(setting.name), False
+        command.__annotations__[setting.name] = Annotated[kind, option]
+    return command
+
+
+@_with_variables
+def serve(
+    model: ModelArgument = None,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0 is every network of this machine.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="0 takes one that is free.")] = 3000,
+    runtime: Runtime = "auto",
+    device: Device = "auto",
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=MOST_THREADS,
+            help="Threads inside the runtime; default: all usable cores when idle, one a request under load.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=MOST_THREADS, help="Processes; default: one for every GPU, or one.")
+    ] = None,
+    max_batch: Annotated[
+        int | None,
+        typer.Option(min=1, max=MOST, help="Most crops in one call of the runtime; default: 8, or 32 on a GPU."),
+    ] = None,
+    max_wait_ms: Annotated[
+        float,
+        typer.Option(min=0, help="Longest that a decoded picture waits for others to be decoded."),
+    ] = 50.0,
+    max_queue: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Crops that may wait; what comes then gets 503.")
+    ] = 256,
+    timeout: Annotated[float, typer.Option(help="Longest that a request takes, in seconds.")] = 30.0,
+    max_body_mb: Annotated[float, typer.Option(help="Largest request, in MB.")] = 32.0,
+    max_memory_mb: Annotated[float, typer.Option(help="Requests and pictures held at a time, in MB.")] = 512.0,
+    max_pixels: Annotated[int, typer.Option(min=1, max=MOST, help="Largest picture.")] = 50_000_000,
+    max_pictures: Annotated[int, typer.Option(min=1, max=MOST, help="Most pictures in a request.")] = 64,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Keys, one a line, of which a request needs one; or $RESNET_INFER_API_KEY."),
+    ] = None,
+    admin_key_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Keys that open /admin/reload, one a line; or $RESNET_INFER_ADMIN_KEY."),
+    ] = None,
+    access_log: Annotated[bool, typer.Option("--access-log", help="Log a line of JSON for every request.")] = False,
+) -> None:
+    with needs("serve", "serving a model"):
+        import bentoml  # noqa: F401  # before anything else takes time
+
+    from resnet_infer import zoo
+    from resnet_infer.runtimes.base import parse_device
+    from resnet_infer.runtimes.processes import interpreter
+
+    if model and os.path.exists(model):
+        model = os.path.abspath(model)
+    settings = Settings(
+        model=model,
+        runtime=runtime,
+        device=device,
+        threads=threads,
+        workers=workers,
+        max_batch=max_batch,
+        max_wait_ms=max_wait_ms,
+        max_queue=max_queue,
+        timeout=timeout,
+        max_body_mb=max_body_mb,
+        max_memory_mb=max_memory_mb,
+        max_pixels=max_pixels,
+        max_pictures=max_pictures,
+        api_key_file=os.path.abspath(api_key_file) if api_key_file else None,
+        admin_key_file=os.path.abspath(admin_key_file) if admin_key_file else None,
+        access_log=access_log,
+    )
+    parse_device(device)
+    interpreter()  # BentoML starts its processes with it
+    keys = load_keys(settings)
+    introduce_default(model, "resnet-infer serve")
+    zoo.checkpoint(model) if runtime == "torch" else zoo.artifact(model)
+    address, port = _bind(host, port)
+    if not keys and not ipaddress.ip_address(address).is_loopback:
+        note(f"whoever reaches {host} may use this service; to change that, set RESNET_INFER_API_KEY")
+    # BentoML keeps its files in one folder, which two services must not share.
+    with tempfile.TemporaryDirectory(prefix="resnet-infer-") as home:
+        # What the processes leave when they are killed goes with that folder.
+        os.environ.update(settings.to_environment(), BENTOML_HOME=home, TMPDIR=home, BENTOML_QUIET="True")
+        from resnet_infer.serving.service import service
+        from resnet_infer.serving.supervisor import FAILED, HOME
+
+        os.environ[HOME] = home
+        before, tempfile.tempdir = tempfile.tempdir, home  # which was read from TMPDIR already
+        try:
+            service.serve_http(host=address, port=port)
+        finally:
+            tempfile.tempdir = before
+        failed = Path(home, FAILED).exists()
+    if failed:
+        raise typer.Exit(1)
+
+
+def _bind(host: str, port: int) -> tuple[str, int]:
+    """The address and the port, if they can be had. Raises `ResnetInferError` and `UsageError`."""
+    try:
+        family, kind, protocol, _, (address, *_) = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise UsageError(f"there is no address {host} ({error.strerror})", hint="give an IP address") from error
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            raise ResnetInferError(
+                f"cannot listen on {host}, port {port}: {error.strerror}", hint="give another port with --port"
+            ) from error
+        return str(address), int(probe.getsockname()[1])

@@ -1,0 +1,113 @@
+"""What `resnet-infer evaluate` prints for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from resnet_infer.evaluation.paper import PAPER, PICTURES, TABLES
+from resnet_infer.evaluation.result import Evaluation, Rate, Result
+from resnet_infer.reporting.text import plural
+from resnet_infer.utils.console import table
+
+
+def evaluation_table(found: Evaluation) -> str:
+    """Errors, differences to the reference, and times."""
+    header = ["model", "runs on", "precision", "protocol", "top-1 error", "95%", "top-5 error", "95%"]
+    columns: list[tuple[str, Callable[[Result], str]]] = [
+        ("paper", lambda item: next((str(row) for source, row in item.published if source.source == PAPER), "")),
+        (
+            "others",
+            lambda item: ", ".join(
+                f"{row} ({source.source})" for source, row in item.published if source.source != PAPER
+            ),
+        ),
+        ("recorded", _recorded),
+    ]
+    columns = [(name, cell) for name, cell in columns if any(cell(item) for item in found.results)]
+    rows = [
+        [
+            f"{item.name} (reference)" if item.is_reference else item.name,
+            item.runs_on,
+            item.precision,
+            item.protocol,
+            *_rate(item.top1),
+            *(_rate(item.top5) if item.top5 else ("", "")),
+            *(cell(item) for _, cell in columns),
+        ]
+        for item in found.results
+    ]
+    lines = [
+        f"{found.dataset.name}: {plural(found.pictures, 'picture')}"
+        + (f", {len(found.unreadable)} skipped" if found.unreadable else ""),
+        "",
+        table([*header, *(name for name, _ in columns)], rows),
+        *_published(found, [name for name, _ in columns if name != "recorded"]),
+    ]
+    compared = [item for item in found.results if item.difference]
+    if compared:
+        reference = next(item for item in found.results if item.is_reference)
+        lines += ["", f"against {reference.name}:"]
+        lines += [f"  {item.name}, {item.protocol}: {item.difference}" for item in compared]
+    return "\n".join([*lines, "", *_speed(found)])
+
+
+def _published(found: Evaluation, columns: Sequence[str]) -> list[str]:
+    """Of which pictures the published figures are."""
+    data = dict.fromkeys(source.data for item in found.results for source, _ in item.published)
+    sets = ", ".join(f"the whole {name} set ({PICTURES[name]:,} pictures)" for name in data)
+    return [f"{' and '.join(columns)}: on {sets}"] if sets else []
+
+
+def _recorded(item: Result) -> str:
+    """What the spec says, and by which runtime where that is another."""
+    if item.recorded is None:
+        return ""
+    elsewhere = item.recorded.runtime not in (None, item.runtime.get("runtime"))
+    return f"{item.recorded.top1_error:g}" + (f" (by {item.recorded.runtime})" if elsewhere else "")
+
+
+def _rate(rate: Rate) -> tuple[str, str]:
+    low, high = rate.interval
+    return str(rate), f"{low:.2f}-{high:.2f}"
+
+
+def _speed(found: Evaluation) -> list[str]:
+    seconds = found.seconds
+    if not seconds.pictures:
+        return ["no picture was left to be answered"]
+
+    def ms(value: float) -> str:
+        return f"{1000 * value:.2f}"
+
+    count = seconds.pictures
+    lines = [f"{count / seconds.wall:,.1f} pictures/s ({count:,} in {seconds.wall:.1f} s)"]
+    rows = [
+        [item.name, item.protocol, ms(seconds.decode / count), ms(item.resize_seconds), ms(item.inference_seconds)]
+        for item in found.results
+        if item.resize_seconds is not None and item.inference_seconds is not None and not item.is_ensemble
+    ]
+    stages = table(["ms a picture", "", "decode", "resize", "inference"], rows)
+    clock = "wall-clock time of the calls, waiting included" if seconds.by_clock else "CPU time"
+    return [*lines, "", stages, f"decode and resize: CPU time; inference: {clock}"] if rows else lines
+
+
+def paper_tables() -> str:
+    """The tables of `paper.TABLES`."""
+    parts = []
+    for item in TABLES:
+        columns = [name for name in ("top1", "top5") if any(getattr(row, name) is not None for row in item.rows)]
+        spread = ["over five runs"] if any(row.spread for row in item.rows) else []
+        rows = [
+            [
+                row.label + (f", {row.data} set" if row.data else ""),
+                *("-" if getattr(row, name) is None else f"{getattr(row, name):.2f}" for name in columns),
+                *([row.spread] if spread else []),
+            ]
+            for row in item.rows
+        ]
+        heads = {"top1": "top-1", "top5": "top-5"}
+        parts.append(
+            f"{item.source}. {item.title}. {item.data}, {item.protocol}, error in %\n"
+            + table(["network", *(heads[name] for name in columns), *spread], rows)
+        )
+    return "\n\n".join(parts)

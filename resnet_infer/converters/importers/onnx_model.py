@@ -1,0 +1,106 @@
+"""What a foreign ONNX classifier says about itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from resnet_infer.converters.importers.onnx_graph import Layout
+from resnet_infer.errors import ModelError, UsageError, first_line
+from resnet_infer.models.spec import METADATA_KEY
+from resnet_infer.utils.extras import needs
+from resnet_infer.utils.inputs import require_regular
+
+with needs("export", "adopting an ONNX graph"):
+    import onnx
+    from onnx.external_data_helper import load_external_data_for_model
+
+MIN_OPSET = 9
+
+
+@dataclass(frozen=True)
+class ForeignModel:
+    """A foreign classifier as it declares itself; `batch` and `sides` (height, width) are None where open."""
+
+    path: Path
+    model: onnx.ModelProto
+    input: str
+    output: str
+    layout: Layout
+    batch: int | None
+    sides: tuple[int | None, int | None]
+
+
+def read_foreign(path: Path, layout: Layout | None = None, output_name: str | None = None) -> ForeignModel:
+    """Read a classifier that takes one float input of four dimensions and three channels, weights in other files too.
+
+    `layout` is for a shape that does not tell it, `output_name` for a graph with several outputs. Raises `ModelError`
+    for another kind of graph, and `UsageError` if one of these two is needed or wrong.
+    """
+    model = _load(path)
+    graph = model.graph
+    constants = {tensor.name for tensor in graph.initializer}
+    inputs = [item for item in graph.input if item.name not in constants]
+    if len(inputs) != 1:
+        raise ModelError(
+            f"{path} has {len(inputs)} inputs ({', '.join(item.name for item in inputs) or 'none'}); "
+            "a classifier has one, the pictures"
+        )
+    images = inputs[0].type.tensor_type
+    sizes = [item.dim_value if item.dim_value > 0 else None for item in images.shape.dim]
+    shape = f"({', '.join('?' if size is None else str(size) for size in sizes)})"
+    if images.elem_type != onnx.TensorProto.FLOAT or len(sizes) != 4:
+        kind = onnx.TensorProto.DataType.Name(images.elem_type).lower()
+        raise ModelError(
+            f"{path}: its input {inputs[0].name} is {kind} of shape {shape}; only float of four dimensions is adopted"
+        )
+    batch, *rest = sizes
+    axes: dict[Layout, int] = {"nchw": 0, "nhwc": 2}
+    possible = [kind for kind, axis in axes.items() if rest[axis] in (3, None)]
+    if not possible or (layout and layout not in possible):
+        wanted = f"{layout} " if layout else ""
+        raise ModelError(f"{path}: its input {inputs[0].name} of shape {shape} takes no {wanted}pictures of 3 channels")
+    certain = [kind for kind in possible if rest[axes[kind]] == 3]
+    if layout is None:
+        if len(certain) != 1:
+            raise UsageError(
+                f"{path}: its input of shape {shape} does not tell where the channels are",
+                hint="say --layout nchw or nhwc",
+            )
+        layout = certain[0]
+    del rest[axes[layout]]
+    outputs = [item.name for item in graph.output]
+    if output_name is None and len(outputs) != 1:
+        raise UsageError(
+            f"{path} has {len(outputs)} outputs ({', '.join(outputs)})", hint="choose one: --output-name NAME"
+        )
+    if output_name is not None and output_name not in outputs:
+        raise UsageError(f"{path} has no output {output_name}; it has {', '.join(outputs)}")
+    return ForeignModel(path, model, inputs[0].name, output_name or outputs[0], layout, batch, (rest[0], rest[1]))
+
+
+def _load(path: Path) -> onnx.ModelProto:
+    try:
+        require_regular(path)
+        model = onnx.load(path, load_external_data=False)
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} does not exist") from error
+    except Exception as error:  # protobuf's and onnx's exceptions share no base class but this
+        raise ModelError(f"{path} is damaged, or no ONNX file ({first_line(error)})") from error
+    try:
+        load_external_data_for_model(model, str(path.parent))
+    except Exception as error:  # as above
+        raise ModelError(
+            f"{path}: the weights that it keeps in another file cannot be read ({first_line(error)})"
+        ) from error
+    if any(item.key == METADATA_KEY for item in model.metadata_props):
+        raise ModelError(f"{path} carries a model spec already", hint="use it as it is: -m " + str(path))
+    opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
+    if opset < MIN_OPSET:
+        raise ModelError(
+            f"{path} uses opset {opset}; {MIN_OPSET} or newer can be adopted",
+            hint="export it again, or convert it with onnx.version_converter",
+        )
+    if model.ByteSize() >= 2**31:
+        raise ModelError(f"{path} is larger than 2 GB with its weights, which one ONNX file cannot hold")
+    return model

@@ -1,0 +1,98 @@
+"""What a foreign ONNX graph computes in, and whether anything but the ONNX Runtime that wrote it can run it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from resnet_infer.converters.importers.onnx_graph import subgraphs
+from resnet_infer.errors import ModelError
+from resnet_infer.models.spec import Precision
+from resnet_infer.utils.extras import needs
+
+with needs("export", "adopting an ONNX graph"):
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+ONNX_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
+PROCESSOR_DOMAINS = ("com.microsoft.nchwc",)
+"""Operators whose weights are laid out for the vector width of one kind of processor."""
+INTEGER_OPERATORS = ("ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "MatMulIntegerToFloat", "QGemm")
+"""Operators on 8-bit integers, besides those called `QLinear...`."""
+EIGHT_BITS = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32)
+"""What is quantised in an INT8 graph: activations and weights, and biases."""
+
+
+def precision_of_graph(model: ModelProto, label: str) -> Precision:
+    """What the graph computes in: the lowest precision of any of its nodes and weights.
+
+    Raises `ModelError` for one that a spec has no name for: bfloat16, float8, and integers other than of 8 bits.
+    """
+    nodes, tensors = list(_nodes(model)), list(_tensors(model))
+    kinds = {tensor.data_type for tensor in tensors} | {
+        attribute.i
+        for node in nodes
+        if node.op_type == "Cast"
+        for attribute in node.attribute
+        if attribute.name == "to"
+    }
+    quantized = [node for node in nodes if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    types = {tensor.name: tensor.data_type for tensor in tensors}
+    widths = {types[name] for node in quantized for name in node.input[2:3] if name in types}
+    widths |= {types[node.input[0]] for node in quantized if node.op_type.startswith("D") and node.input[0] in types}
+    widths |= {item.i for node in quantized for item in node.attribute if item.name == "output_dtype" and item.i}
+    odd = sorted(TensorProto.DataType.Name(kind).lower() for kind in widths - set(EIGHT_BITS))
+    if TensorProto.BFLOAT16 in kinds:
+        odd.append("bfloat16")
+    if odd:
+        raise ModelError(
+            f"{label} computes in {odd[0]}, which is not among fp32, fp16 and int8",
+            hint="export it in float32, adopt that, and lower it with: resnet-infer export --precision fp16 or int8",
+        )
+    if quantized or any(node.op_type.startswith("QLinear") or node.op_type in INTEGER_OPERATORS for node in nodes):
+        return "int8"
+    return "fp16" if TensorProto.FLOAT16 in kinds else "fp32"
+
+
+def own_operators(model: ModelProto, label: str) -> tuple[str, ...]:
+    """Operators in the graph that are ONNX Runtime's own, as `domain.operator`.
+
+    Raises `ModelError` if one of them is made for one kind of processor.
+    """
+    found = dict.fromkeys(
+        f"{node.domain}.{node.op_type}" for node in _nodes(model) if node.domain not in _known_domains(model)
+    )
+    bound = [name for name in found if name.rpartition(".")[0] in PROCESSOR_DOMAINS]
+    if bound:
+        raise ModelError(
+            f"{label} was optimised by ONNX Runtime for the processor it was saved on ({', '.join(bound)})",
+            hint="adopt the graph that it was made from, or save it again with graph_optimization_level = "
+            "ORT_ENABLE_BASIC",
+        )
+    return tuple(found)
+
+
+def _known_domains(model: ModelProto) -> tuple[str, ...]:
+    return (*ONNX_DOMAINS, *(function.domain for function in model.functions))
+
+
+def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    yield graph
+    for node in graph.node:
+        for inner in subgraphs(node):
+            yield from _graphs(inner)
+
+
+def _nodes(model: ModelProto) -> Iterator[NodeProto]:
+    for graph in _graphs(model.graph):
+        yield from graph.node
+    for function in model.functions:
+        yield from function.node
+
+
+def _tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """Initialisers and the values of Constant nodes, these under the name of the node's output."""
+    for graph in _graphs(model.graph):
+        yield from graph.initializer
+    for node in _nodes(model):
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.name == "value":
+                yield TensorProto(name=node.output[0], data_type=attribute.t.data_type)

@@ -1,0 +1,256 @@
+"""Ranges of activations, measured on pictures in one pass."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from resnet_infer.converters.precision.canonicalise import plain
+from resnet_infer.converters.precision.histogram import Histogram
+from resnet_infer.converters.precision.placement import Net, Target, place
+from resnet_infer.converters.precision.ranges import Grid, Method, Range, find_range
+from resnet_infer.errors import DataError, ModelError, UsageError, did_you_mean, first_line
+from resnet_infer.models import spec_fields
+from resnet_infer.models.graph import INPUT
+from resnet_infer.runtimes.base import Images
+from resnet_infer.utils import strict_json
+from resnet_infer.utils.extras import needs
+from resnet_infer.utils.files import atomic_path
+from resnet_infer.utils.inputs import read_text
+
+with needs("export", "INT8 calibration"):
+    from onnx import ModelProto, TensorProto, helper, numpy_helper
+with needs("cpu", "INT8 calibration"):
+    from resnet_infer.runtimes import ort_session
+
+FORMAT = 1
+MEMORY = 256 << 20
+"""Bytes of activations at a time, if a single picture does not need more."""
+LARGEST_BATCH = 64
+MOST = 3.0e38
+"""Largest value of an activation, which is float32."""
+
+Ranges = Mapping[str, Mapping[Grid, Mapping[Method, Range]]]
+Means = Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The range of every activation that INT8 may touch, on both grids, by every method.
+
+    `pictures` are the names of the pictures that were used, in order, `sha256` is of their names and pixels, and
+    `net_sha256` of the net that was measured. `means` has the mean of each channel of every tensor that a layer with
+    weights reads.
+    """
+
+    ranges: Ranges
+    means: Means
+    pictures: tuple[str, ...]
+    sha256: str
+    net_sha256: str
+
+    def range(self, tensor: str, grid: Grid, method: Method) -> Range:
+        """Lowest and highest value of a tensor. Raises `ModelError` for one that was not measured."""
+        try:
+            return self.ranges[tensor][grid][method]
+        except KeyError as error:
+            raise ModelError(
+                f"the calibration has no range of {tensor} on the {grid} grid by {method}", hint="calibrate again"
+            ) from error
+
+    def mean(self, tensor: str) -> tuple[float, ...]:
+        """The mean of each channel of a tensor. Raises `ModelError` for one that was not measured."""
+        if tensor not in self.means:
+            raise ModelError(f"the calibration has no mean of {tensor}", hint="calibrate again")
+        return self.means[tensor]
+
+    def require(self, model: ModelProto) -> None:
+        """Raise `ModelError` unless the ranges were measured on this net."""
+        if net_sha256(model) != self.net_sha256:
+            raise ModelError("the calibration was measured on another net", hint="calibrate again, with this one")
+
+    def scaled(self, factor: float, tensors: Collection[str] | None = None) -> Calibration:
+        """A copy in which the ranges of `tensors`, by default of all, are `factor` times as wide."""
+        for name in tensors or ():
+            if name not in self.ranges:
+                raise UsageError(f"no range of {name!r} was measured" + did_you_mean(name, self.ranges))
+        ranges: Ranges = {
+            name: {
+                grid: {method: (factor * low, factor * high) for method, (low, high) in methods.items()}
+                for grid, methods in grids.items()
+            }
+            if tensors is None or name in tensors
+            else grids
+            for name, grids in self.ranges.items()
+        }
+        return replace(self, ranges=ranges)
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, atomically."""
+        text = strict_json.dumps({"format": FORMAT, **vars(self)}, ensure_ascii=False, indent=1)
+        with atomic_path(path) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Calibration:
+        """Read what `save` wrote. Raises `ModelError` for any other file, and for one of a newer version."""
+        try:
+            value = spec_fields.parse(read_text(path))
+            number = spec_fields.whole(value["format"], "format", 1, 10**9)
+            if number > FORMAT:
+                raise ModelError(
+                    f"{path} has format {number}, this version reads up to {FORMAT}",
+                    hint="upgrade with: pip install --upgrade resnet-infer",
+                )
+            ranges = {
+                str(name): {
+                    grid: {method: _range(grids[grid][method]) for method in get_args(Method)}
+                    for grid in get_args(Grid)
+                }
+                for name, grids in value["ranges"].items()
+            }
+            means = {name: _means(channels) for name, channels in value["means"].items()}
+            pictures = spec_fields.texts(value["pictures"], "pictures")
+            digests = (spec_fields.text(value[name], name) for name in ("sha256", "net_sha256"))
+            return cls(ranges, means, pictures, *digests)
+        except OSError as error:
+            raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+            raise ModelError(
+                f"{path} is no calibration, or damaged ({type(error).__name__}: {error})", hint="calibrate again"
+            ) from error
+
+
+def calibrate(
+    model: ModelProto,
+    feed: Iterable[tuple[str, Images]],
+    *,
+    batch_size: int | None = None,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Calibration:
+    """Run the FP32 net on every picture once and measure its activations.
+
+    `feed` gives names and crops, uint8 (height, width, 3). Memory is bounded whatever the number of pictures;
+    `batch_size` is by default what keeps activations below `MEMORY`. `advance` is told how many pictures were just
+    finished. Raises `DataError` if there are none, `ModelError` if the net cannot be run or has nothing to quantise.
+    """
+    meter = _Meter(plain(model))
+    pictures: list[str] = []
+    waiting: list[Images] = []
+    digest = hashlib.sha256()
+
+    def measure() -> None:
+        meter.measure(np.stack(waiting))
+        advance(len(waiting))
+        waiting.clear()
+
+    for name, pixels in feed:
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise UsageError(f"{name}: a picture is uint8 (height, width, 3), not {pixels.dtype} {pixels.shape}")
+        if waiting and waiting[0].shape != pixels.shape:
+            measure()
+        pictures.append(name)
+        digest.update(strict_json.dumps([name, pixels.shape]).encode() + pixels.tobytes())
+        waiting.append(pixels)
+        if len(waiting) >= (batch_size or meter.batch_size):
+            measure()
+    if waiting:
+        measure()
+    if not pictures:
+        raise DataError(
+            "INT8 needs pictures to measure ranges on, and there are none",
+            hint="give some hundred like those that the net will see, with --calibration-data",
+        )
+    return Calibration(meter.ranges(), meter.means(), tuple(pictures), digest.hexdigest(), net_sha256(model))
+
+
+def net_sha256(model: ModelProto) -> str:
+    """SHA-256 of a graph's nodes and weights. Names, spec and the size of its input do not count."""
+    digest = hashlib.sha256()
+    for node in model.graph.node:
+        digest.update(node.SerializeToString(deterministic=True))
+    for tensor in model.graph.initializer:
+        value = numpy_helper.to_array(tensor)
+        digest.update(strict_json.dumps([tensor.name, str(value.dtype), value.shape]).encode() + value.tobytes())
+    return digest.hexdigest()
+
+
+class _Meter:
+    """Runs a net and keeps a histogram of each activation that any placement quantises."""
+
+    def __init__(self, model: ModelProto) -> None:
+        net = Net(model)
+        origins = (origin for target in get_args(Target) for origin in place(net, target).tensors.values())
+        self._histograms = {name: Histogram() for name in dict.fromkeys(origins)}
+        self._channel_axes = {node.input[0]: 1 if node.op_type == "Conv" else -1 for node in net.weighted()}
+        self._sums: dict[str, Any] = dict.fromkeys(self._channel_axes, 0.0)
+        if not self._histograms:
+            raise ModelError("the graph has no convolution or fully connected layer that can be quantised")
+        self._pictures = 0
+        self.batch_size = 1
+        """How many pictures to measure at a time, known after the first."""
+        self._tensors = list(dict.fromkeys([*self._histograms, *self._sums]))
+        present = {item.name for item in model.graph.output}
+        model.graph.output.extend(
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+            for name in self._tensors
+            if name not in present
+        )
+        options = ort_session.session_options(silent=True)
+        try:
+            self._session = ort_session.open_session(model.SerializeToString(), options)
+        except Exception as error:  # ONNX Runtime's exceptions share no base class but this
+            raise ModelError(f"ONNX Runtime cannot load the net ({first_line(error)})") from error
+
+    def measure(self, images: Images) -> None:
+        """`images` is uint8 (N, height, width, 3)."""
+        try:
+            outputs = self._session.run(self._tensors, {INPUT: images})
+        except Exception as error:  # as above
+            raise ModelError(f"the net does not run on pictures of {images.shape} ({first_line(error)})") from error
+        for name, values in zip(self._tensors, outputs, strict=True):
+            if name in self._histograms and not self._histograms[name].add(values):
+                raise ModelError(
+                    f"{name} is not finite on the pictures, so the net has no ranges",
+                    hint="train the network, or set its batch-norm statistics, before exporting it",
+                )
+            if name in self._sums:
+                # Of each picture alone, so that the mean does not depend on the size of batches.
+                axis = self._channel_axes[name] % values.ndim
+                others = tuple(range(1, axis)) + tuple(range(axis + 1, values.ndim))
+                self._sums[name] += values.mean(axis=others).sum(axis=0, dtype=np.float64)
+        self._pictures += len(images)
+        bytes_each = sum(values.nbytes for values in outputs) // len(images)
+        self.batch_size = max(1, min(LARGEST_BATCH, MEMORY // max(1, bytes_each)))
+
+    def ranges(self) -> Ranges:
+        return {
+            name: {
+                grid: {method: find_range(histogram, grid, method) for method in get_args(Method)}
+                for grid in get_args(Grid)
+            }
+            for name, histogram in self._histograms.items()
+        }
+
+    def means(self) -> Means:
+        return {name: tuple((total / self._pictures).tolist()) for name, total in self._sums.items()}
+
+
+def _means(value: Any) -> tuple[float, ...]:
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"{value} is no list of means")
+    return tuple(spec_fields.number(item, "a mean", -MOST, MOST) for item in value)
+
+
+def _range(value: Any) -> Range:
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError(f"{value} is no range")
+    low, high = float(value[0]), float(value[1])
+    if not (-np.inf < low <= 0 <= high < np.inf):
+        raise ValueError(f"{value} is no range around zero")
+    return low, high

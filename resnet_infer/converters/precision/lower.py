@@ -1,0 +1,125 @@
+"""From a proven FP32 graph to a lower precision, guarded."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from resnet_infer.converters.precision.calibration import Calibration
+from resnet_infer.converters.precision.fp16 import to_fp16
+from resnet_infer.converters.precision.fp16_graph import emulate
+from resnet_infer.converters.precision.int8 import cpu_weight_bits, quantize
+from resnet_infer.converters.precision.int8 import layers as quantizable_layers
+from resnet_infer.converters.precision.placement import Target
+from resnet_infer.converters.precision.ranges import Method
+from resnet_infer.converters.precision.sensitivity import LayerCost, fewest_float_layers, layer_costs
+from resnet_infer.data.feed import Feed
+from resnet_infer.models.graph import get_spec
+from resnet_infer.models.spec import ModelSpec
+from resnet_infer.runtimes.base import Logits
+from resnet_infer.runtimes.onnxruntime import OnnxRuntime
+from resnet_infer.utils.extras import needs
+from resnet_infer.utils.progress import progress
+from resnet_infer.verification.gates import Cost, Gate, measure, require
+
+with needs("export", "lowering the precision of a graph"):
+    from onnx import ModelProto
+
+HALF_PICTURES = 8
+"""Pictures on which the ranges of FP16 are looked at."""
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A graph in a lower precision and what that costs. `float_layers` stayed in float, each with the reason."""
+
+    model: ModelProto
+    cost: Cost
+    gate: Gate
+    float_layers: dict[str, str]
+    layer_costs: tuple[LayerCost, ...] = ()
+
+    @property
+    def spec(self) -> ModelSpec:
+        """As the graph carries it."""
+        return get_spec(self.model)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "cost": self.cost.to_json(),
+            "gate": vars(self.gate),
+            "float_layers": self.float_layers,
+            "layer_costs": [item.to_json() for item in self.layer_costs],
+        }
+
+
+def logits_of(model: ModelProto, feed: Feed) -> Logits:
+    """The logits of a graph on all pictures of the feed, by ONNX Runtime on the CPU."""
+    with OnnxRuntime(model.SerializeToString(), device="cpu") as runtime:
+        return np.concatenate([runtime(batch) for batch in feed.batches(BATCH)])
+
+
+def lower_to_fp16(graph: ModelProto, feed: Feed, gate: Gate) -> Lowered:
+    """`graph` in half precision. Raises `ParityError` if that costs more than the gate allows on `feed`."""
+    half = to_fp16(graph, images=next(feed.batches(HALF_PICTURES)))
+    # ONNX Runtime computes FP16 in FP32 on a CPU; made explicit, the rounding of every result is there all the same.
+    cost = measure(logits_of(graph, feed), logits_of(emulate(half.model), feed), feed.labels)
+    require(cost, gate, "FP16")
+    return Lowered(half.model, cost, gate, dict(half.kept))
+
+
+def lower_to_int8(
+    graph: ModelProto,
+    calibration: Calibration,
+    feed: Feed,
+    gate: Gate,
+    *,
+    target: Target = "cpu",
+    method: Method = "mse",
+    weight_bits: int | None = None,
+    float_layers: Collection[str] = (),
+) -> Lowered:
+    """`graph` in INT8 for `target`, with `float_layers` left in float from the start.
+
+    `weight_bits` are 8, or 7 for a CPU that needs it, by default as this one does.
+    If it misses the gate on `feed`, the layers that cost most are looked for, and the fewest of them that must be are
+    left in float too. Raises `ParityError` naming them if that does not help.
+    """
+    asked = tuple(float_layers)
+    bits = weight_bits or (cpu_weight_bits() if target == "cpu" else 8)
+    reference = logits_of(graph, feed)
+
+    def build(others: Collection[str]) -> ModelProto:
+        return quantize(
+            graph,
+            calibration,
+            target=target,
+            method=method,
+            weight_bits=bits,
+            float_nodes=tuple(dict.fromkeys((*asked, *others))),
+        )
+
+    def cost_of(model: ModelProto) -> Cost:
+        return measure(reference, logits_of(model, feed), feed.labels)
+
+    model = build(())
+    cost = cost_of(model)
+    kept = dict.fromkeys(asked, "asked for")
+    if cost.passes(gate):
+        return Lowered(model, cost, gate, kept)
+    layers = [name for name in quantizable_layers(graph) if name not in asked]
+    with progress("layers", len(layers), "layers") as advance:
+        costs = layer_costs(layers, reference, lambda others: logits_of(build(others), feed), advance)
+    found = fewest_float_layers(costs, lambda names: cost_of(build(names)).passes(gate))
+    dearest = ", ".join(f"{item.layer} ({item.cost:.2g})" for item in costs[:3])
+    if found is None:
+        require(cost, gate, f"INT8 ({method}; the dearest layers, by squared error of the logits, are {dearest})")
+        raise AssertionError("a cost that missed its gate passed it")
+    model = build(found)
+    places = {item.layer: item.cost for item in costs}
+    kept.update({name: f"alone it costs {places[name]:.2g} of the logits' variance" for name in found})
+    return Lowered(model, cost_of(model), gate, kept, tuple(costs))

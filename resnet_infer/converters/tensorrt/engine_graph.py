@@ -1,0 +1,178 @@
+"""The ONNX graph that a TensorRT engine is built from: what it must be, and what it is."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from resnet_infer.errors import ModelError, UsageError, first_line
+from resnet_infer.models.spec import METADATA_KEY, ModelSpec, Precision
+from resnet_infer.utils.extras import needs
+
+with needs("export", "building a TensorRT engine"):
+    import onnx
+    from onnx import TensorProto
+
+STRONGLY_TYPED = 10
+"""The first major version of TensorRT that takes every precision from the graph's own types."""
+HALF_QUANTIZED_OPSET = 19
+"""The first opset whose QuantizeLinear and DequantizeLinear take float16."""
+
+_LOWER: Mapping[Precision, set[Precision]] = {"fp32": {"fp16", "int8"}, "fp16": {"int8"}, "int8": set()}
+
+
+@dataclass(frozen=True)
+class GraphKind:
+    """The graph that a precision wants: `half` is one in float16 (`fp16.to_fp16`), `quantized` one with Q/DQ nodes
+    (`quantize.quantize` with target "tensorrt")."""
+
+    half: bool
+    quantized: bool
+
+
+def graph_for(precision: Precision, major: int) -> GraphKind:
+    """The graph to give TensorRT of that major version for an engine of that precision.
+
+    TensorRT 10 and newer run what the graph's types say. TensorRT 8 takes the FP32 graph and may choose FP16 kernels.
+    INT8 is always the FP32 graph with Q/DQ nodes; TensorRT 10 and newer also take the float16 one, from opset 19 on,
+    which leaves what is not quantised in FP16.
+    """
+    return GraphKind(half=precision == "fp16" and major >= STRONGLY_TYPED, quantized=precision == "int8")
+
+
+@dataclass(frozen=True)
+class EngineGraph:
+    """An artifact's graph, read. `nodes` are (name, operator); `size` is (height, width), None where it is open.
+
+    `convolutions` counts those that compute in each precision, by the type of their weights and Q/DQ before them.
+    """
+
+    label: str
+    path: Path | None
+    content: bytes
+    spec: ModelSpec
+    images: str
+    logits: str
+    size: tuple[int | None, int | None]
+    nodes: tuple[tuple[str, str], ...]
+    convolutions: Mapping[Precision, int]
+    opset: int
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+    def require(self, precision: Precision, major: int) -> None:
+        """Raise `ModelError` unless the graph is one that gives an engine of that precision."""
+        kind = graph_for(precision, major)
+        found = {name for name, count in self.convolutions.items() if count}
+        if kind.quantized and "int8" not in found:
+            raise ModelError(
+                f"{self.label} has no quantised convolution, and TensorRT takes INT8 from the graph",
+                hint="quantise it first: resnet-infer export --precision int8 --calibration-data FOLDER",
+            )
+        if kind.half and "fp16" not in found:
+            raise ModelError(
+                f"{self.label} is in {_named(found)}, and TensorRT {major} takes its precision from the graph",
+                hint="convert the graph to float16 first: resnet-infer export --precision fp16",
+            )
+        lower = found & _LOWER[precision]
+        if lower:
+            raise ModelError(
+                f"{self.label} is in {_named(lower)} already, so no engine in {precision} can be made of it",
+                hint="give the checkpoint, or the FP32 artifact",
+            )
+        if "fp16" in found and kind.quantized and self.opset < HALF_QUANTIZED_OPSET:
+            raise ModelError(
+                f"{self.label} mixes float16 with Q/DQ nodes at opset {self.opset}, and they take it from opset "
+                f"{HALF_QUANTIZED_OPSET} on"
+            )
+
+
+def read_graph(model: bytes | Path) -> EngineGraph:
+    """Read an artifact. Raises `ModelError` if it is none of ours or TensorRT would not take its input."""
+    path = model if isinstance(model, Path) else None
+    label = str(path) if path else "the model"
+    if path and not path.is_file():
+        raise ModelError(f"{path} does not exist")
+    content = path.read_bytes() if path else model
+    assert isinstance(content, bytes)
+    try:
+        proto = onnx.ModelProto.FromString(content)
+    except Exception as error:  # protobuf's, which is not ours to import
+        raise ModelError(f"{label} is no ONNX model, or damaged ({first_line(error)})") from error
+    metadata = {item.key: item.value for item in proto.metadata_props}
+    if METADATA_KEY not in metadata:
+        raise ModelError(
+            f"{label} carries no model spec", hint=f"adopt it with: resnet-infer import {label} --labels FILE ..."
+        )
+    spec = ModelSpec.loads(metadata[METADATA_KEY], label)
+    graph = proto.graph
+    if (len(graph.input), len(graph.output)) != (1, 1):
+        raise ModelError(f"{label} has {len(graph.input)} inputs and {len(graph.output)} outputs, not one of each")
+    images, logits = graph.input[0], graph.output[0]
+    tensor = images.type.tensor_type
+    sides = [item.dim_value or None for item in tensor.shape.dim]
+    if tensor.elem_type != TensorProto.UINT8 or len(sides) != 4 or sides[0] or sides[3] != 3:
+        raise ModelError(f"{label}: the input {images.name} is not uint8 (N, height, width, 3)")
+    if logits.type.tensor_type.elem_type != TensorProto.FLOAT:
+        raise ModelError(f"{label}: the output {logits.name} is not float32")
+    if any(images.name in node.input and node.op_type != "Cast" for node in graph.node):
+        raise ModelError(f"{label}: TensorRT takes uint8 only where a Cast comes first")
+    return EngineGraph(
+        label=label,
+        path=path,
+        content=content,
+        spec=spec,
+        images=images.name,
+        logits=logits.name,
+        size=(sides[1], sides[2]),
+        nodes=tuple((node.name, node.op_type) for node in graph.node),
+        convolutions=_convolutions(graph),
+        opset=next((item.version for item in proto.opset_import if item.domain in ("", "ai.onnx")), 0),
+    )
+
+
+def check_batches(low: int, best: int, high: int) -> tuple[int, int, int]:
+    """The sizes of batches of an engine. Raises `UsageError` if they are not in order."""
+    if not 1 <= low <= best <= high:
+        raise UsageError(
+            f"batches of {low}, {best} and {high} pictures make no range",
+            hint="1 <= --min-batch <= --opt-batch <= --max-batch",
+        )
+    return low, best, high
+
+
+def _convolutions(graph: onnx.GraphProto) -> Mapping[Precision, int]:
+    producer = {name: node for node in graph.node for name in node.output}
+    types = {item.name: item.data_type for item in graph.initializer}
+    found: Counter[Precision] = Counter()
+    for node in graph.node:
+        if node.op_type != "Conv":
+            continue
+        if all(name in producer and producer[name].op_type == "DequantizeLinear" for name in node.input[:2]):
+            found["int8"] += 1
+        else:
+            found["fp16" if _type(node.input[1], producer, types) == TensorProto.FLOAT16 else "fp32"] += 1
+    return found
+
+
+def _type(name: str, producer: Mapping[str, onnx.NodeProto], types: Mapping[str, int]) -> int | None:
+    """The element type of weights, also behind a Constant, a Cast or a DequantizeLinear."""
+    if name in types:
+        return types[name]
+    node = producer.get(name)
+    if node is None:
+        return None
+    if node.op_type == "Cast":
+        return next((item.i for item in node.attribute if item.name == "to"), None)
+    if node.op_type == "Constant":
+        return next((item.t.data_type for item in node.attribute if item.name == "value"), None)
+    return types.get(node.input[1]) if node.op_type == "DequantizeLinear" else None
+
+
+def _named(precisions: set[Precision]) -> str:
+    return " and ".join(sorted(item.upper() for item in precisions)) or "no known precision"

@@ -1,0 +1,387 @@
+"""JPEG: decoded by PIL, and checked for what libjpeg would warn of, because PIL hides its warnings.
+
+Where a scan is too short, a decoder fills the picture up; where bytes are left, it passes over them. The check costs
+next to nothing: the file is handed over in parts, and between them it is looked whether the last row is decoded. So
+damage is noticed where it changes how many bits the pixels before it take, by more than `SPARE` bytes or so. It is not
+noticed where it does not, as most flipped bits; where it lies between two restarts; where the last few bytes are
+missing before the end marker; and, of pictures in several scans (progressive ones), wherever the end marker is there.
+libjpeg itself warns of some of these, and PIL has no way to ask it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+
+from resnet_infer.data.formats.kinds import UnsupportedError
+
+END = b"\xff\xd9"
+_RESTARTS = re.compile(rb"\xff[\xd0-\xd7]")
+_MARKERS = {
+    True: re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL),
+    False: re.compile(rb"\xff+[^\x00\xff]", re.DOTALL),
+}
+"""What ends a scan, by whether it has restarts."""
+SPARE = 4
+"""So many bytes after the last pixel are let pass, whatever they are; any number of zeros or 0xFF is."""
+_READ_AHEAD = 8
+"""Bytes that libjpeg takes before it decodes the last pixel, though it needs none of them."""
+_FILLING = b"\xfe" * _READ_AHEAD
+_MARKS = tuple(os.urandom(5))
+"""Levels that are put into a row, to see whether it has been decoded."""
+_TAILS = (0x00, 0xAA)
+"""What is put after a scan without an end: bits that are missing would be taken from it."""
+_SCANS_TAIL = 256
+"""So many of it after several scans."""
+_BAND = 256
+"""Rows that are compared at a time."""
+_LAST_ROWS = 64
+"""Rows of at least two rows of units."""
+_REWRITE = "if it looks right, write it anew, e.g. with ImageMagick: magick IN.jpg OUT.jpg"
+_FORMS = {
+    0xC3: "lossless JPEG",
+    0xC5: "hierarchical JPEG",
+    0xC6: "hierarchical JPEG",
+    0xC7: "hierarchical JPEG",
+    0xC9: "arithmetic-coded JPEG",
+    0xCA: "arithmetic-coded JPEG",
+    0xCB: "lossless JPEG",
+    0xCD: "hierarchical JPEG",
+    0xCE: "hierarchical JPEG",
+    0xCF: "hierarchical JPEG",
+    0xF7: "JPEG-LS",
+}
+"""Forms that a decoder may lack, by the marker of the frame."""
+_FRAMES = {0xC0, 0xC1, 0xC2, *_FORMS}
+MAX_SCANS = 500
+"""Most scans of a picture: each visits every block, so a small file of many costs minutes. Encoders write about 10."""
+_MARKER = re.compile(rb"\xff+([\x02-\xcf\xd9-\xfe])")
+"""A marker behind a scan, but for restarts and others without a length."""
+_MOST_SEGMENTS = 100_000
+"""So many are looked through for scans."""
+_MOST_HEAD_SEGMENTS = 20_000
+"""Most segments and filling bytes before the first scan: PIL keeps or visits each. Photos have up to a thousand."""
+
+
+@dataclass
+class _Header:
+    """What stands before the first scan."""
+
+    frame: int = 0
+    """The marker of the frame."""
+    bits: int = 8
+    height: int = 0
+    width: int = 0
+    components: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Samples of a unit across and down, by component."""
+    interval: int = 0
+    """Units between restarts, if there are any."""
+    scan: int = 0
+    """Where the data of the first scan begin."""
+    count: int = 0
+    """Components, as the file counts them."""
+    in_scan: int = 0
+    """Components of the first scan."""
+    several: bool = False
+    """Whether further pictures follow (MPO)."""
+    end: int = -1
+    """Where the end marker is, if there is one."""
+
+    @property
+    def has_one_scan(self) -> bool:
+        """Whether no more than the first scan is decoded."""
+        return self.frame in (0xC0, 0xC1) and self.in_scan == self.count
+
+    @property
+    def coding(self) -> str | None:
+        """The name of a coding that is not read."""
+        if self.frame in _FORMS:
+            return _FORMS[self.frame]
+        return f"{self.bits}-bit JPEG" if self.frame and self.bits != 8 else None
+
+    @property
+    def unsupported(self) -> str | None:
+        """The name of a form that is not read."""
+        if self.coding:
+            return self.coding
+        if self.frame and len(self.components) not in (1, 3, 4):
+            return f"JPEG of {len(self.components)} components"
+        if self.frame and self.width and not self.height:
+            return "JPEG that tells its height at its end"
+        return None
+
+
+def _read_header(content: bytes) -> _Header:
+    header, position, segments = _Header(), 2, 0
+    while position + 4 <= len(content):
+        segments += 1
+        if segments > _MOST_HEAD_SEGMENTS:
+            raise UnsupportedError(f"JPEG of more than {_MOST_HEAD_SEGMENTS:,} segments before its first scan")
+        if content[position] != 0xFF:
+            break
+        marker = content[position + 1]
+        if marker in (0xFF, 0x01) or 0xD0 <= marker <= 0xD8:  # a filling byte, or a marker that stands alone
+            position += 1 if marker == 0xFF else 2
+            continue
+        end = position + 2 + int.from_bytes(content[position + 2 : position + 4], "big")
+        part = content[position + 4 : end]
+        if marker in _FRAMES and len(part) >= 6:
+            header.frame, header.bits, header.count = marker, part[0], part[5]
+            header.height, header.width = int.from_bytes(part[1:3], "big"), int.from_bytes(part[3:5], "big")
+            header.components = {part[at]: divmod(part[at + 1], 16) for at in range(6, len(part) - 2, 3)}
+        elif marker == 0xDD and len(part) >= 2:
+            header.interval = int.from_bytes(part[:2], "big")
+        elif marker == 0xE2 and part.startswith(b"MPF"):
+            header.several = True
+        elif marker == 0xDA:
+            header.scan, header.in_scan = end, part[0] if part else 0
+            break
+        position = end
+    # The end of the file is where it nearly always is; to search takes a tenth of the time of decoding.
+    at_end = not (header.several or header.interval) and content.endswith(END)
+    header.end = len(content) - len(END) if at_end else content.find(END, header.scan)
+    return header
+
+
+def unsupported_coding(content: bytes) -> str | None:
+    """The name of the JPEG's coding, where that is one that is not read."""
+    return _read_header(content).coding
+
+
+def pixel_bytes(content: bytes) -> tuple[int, int]:
+    """Most bytes of a pixel that reading takes at a time, and the bytes before the first scan.
+
+    Those of a pixel are pictures, and coefficients where there are several scans.
+    """
+    header = _read_header(content)
+    components = len(header.components)
+    picture = 1 if components == 1 else 4
+    coefficients = 0 if header.has_one_scan else 2 * components
+    converted = picture + max(picture, 4 * (components != 3))  # turned, and then converted
+    return max(converted, picture + coefficients) + 1, header.scan
+
+
+def read_jpeg(content: bytes, check_size: Callable[[int, int], None]) -> Image.Image:
+    """Decode it in the mode that it has. A file that only lacks its end marker is whole, and takes twice the time.
+
+    Raises `UnsupportedError` for a form that is not read, or more than `MAX_SCANS` scans; a damaged file raises
+    anything else.
+    """
+    header = _read_header(content)
+    _check_scans(content, header)
+    ended = not header.scan or header.end >= 0
+    if not ended:
+        content = content.removesuffix(b"\xff")
+        header = replace(header, end=len(content))
+    try:
+        decoding = _Decoding(content if ended else content + END, header, check_size)
+        decoding.run() if ended else decoding.run_ended(_TAILS[0])
+    except (OSError, SyntaxError, ValueError, TypeError) as error:
+        if header.unsupported:
+            raise UnsupportedError(header.unsupported) from error
+        raise
+    if not ended and not _is_whole(decoding, content):
+        raise OSError("image file is truncated")
+    return decoding.picture
+
+
+def _is_whole(decoding: _Decoding, content: bytes) -> bool:
+    """Whether a picture without its end marker, once decoded, is the same whatever follows its scan."""
+    if decoding.header.frame in _FORMS or not _has_all_scans(content):
+        return False
+    once = decoding.fingerprint()
+    decoding.run_ended(_TAILS[1])
+    return decoding.fingerprint() == once
+
+
+class _Decoding:
+    """Decodes one file, again and again into the same memory."""
+
+    def __init__(self, content: bytes, header: _Header, check_size: Callable[[int, int], None]) -> None:
+        self._content, self.header = content, header
+        self.picture = picture = _Jpeg(io.BytesIO(content))
+        check_size(*picture.size)
+        self._one_scan = header.frame in (0xC0, 0xC1) and header.in_scan == len(header.components)
+        self._watched = self._one_scan and picture.width >= len(_MARKS)
+        picture.load_prepare()
+        self._tile, picture.tile = picture.tile[0], []
+        bands = len(picture.getbands())
+        self._marks = [level if bands == 1 else (level,) * bands for level in _MARKS]
+
+    def run(self, filling: bytes = _FILLING) -> None:
+        """Decode it. Raises `OSError` for damage that is noticed."""
+        end = self.header.end
+        if self._one_scan and self.header.interval:
+            end = _check_restarts(self._content, self.header)
+        if not self._watched:
+            return self._decode(self._content)
+        try:
+            return self._watch(end, filling)
+        except _TooLongError:
+            # Other pictures follow, or there is something between the scan and the end marker.
+            first = _first_end(self._content, self.header)
+            if first is None or first == end:
+                raise
+        return self._watch(first, filling)
+
+    def run_ended(self, tail: int) -> None:
+        """Decode it with bytes of `tail` between its scan and the end marker."""
+        if self._watched:
+            return self.run(bytes([tail]) * _READ_AHEAD)
+        end = self.header.end
+        return self._decode(self._content[:end] + bytes([tail]) * _SCANS_TAIL + self._content[end:])
+
+    def fingerprint(self) -> list[int]:
+        """Checksums of what the end of the file may have changed: the last rows, or of several scans all."""
+        width, height = self.picture.size
+        top = max(height - _LAST_ROWS, 0) if self._watched else 0
+        bands = [(0, first, width, min(first + _BAND, height)) for first in range(top, height, _BAND)]
+        return [zlib.crc32(self.picture.crop(band).tobytes()) for band in bands]
+
+    def _decoder(self) -> Any:
+        kind, box, _, options = self._tile
+        decoder = Image._getdecoder(self.picture.mode, kind, options, self.picture.decoderconfig)
+        decoder.setimage(self.picture.im, box)
+        return decoder
+
+    def _decode(self, content: bytes) -> None:
+        decoder = self._decoder()
+        try:
+            _decode_part(decoder, content)
+        finally:
+            decoder.cleanup()
+
+    def _watch(self, end: int, filling: bytes) -> None:
+        """Decode the file in parts. Raises `OSError` where the rows are not as far as they should be after one."""
+        if end and self._content[end - 1] == 0xFF:  # these fill up to the marker, and would make one of the filling
+            end = len(self._content[:end].rstrip(b"\xff"))
+        content, image, row = memoryview(self._content), self.picture.im, self.picture.height - 1
+        for column, level in enumerate(self._marks):
+            image.putpixel((column, row), level)
+
+        def decoded() -> bool:
+            return [image.getpixel((column, row)) for column in range(len(_MARKS))] != self._marks
+
+        decoder, position = self._decoder(), 0
+        try:
+            for stop, wanted in _stops(self._content, end):
+                used = _decode_part(decoder, content[position:stop], last=False)
+                if used is None or decoded():
+                    if wanted is False:
+                        raise _TooLongError
+                    return
+                position += used
+            filled = bytes(content[position:end]) + filling
+            used = _decode_part(decoder, filled, last=False)
+            if used is None:
+                return
+            if not decoded():
+                raise OSError("the scan ends before the last pixel")
+            _decode_part(decoder, filled[used:] + bytes(content[end:]))
+        finally:
+            decoder.cleanup()
+
+
+class _TooLongError(OSError):
+    def __init__(self) -> None:
+        super().__init__(f"the scan goes on after the last pixel, for more than {SPARE} bytes; {_REWRITE}")
+
+
+def _stops(content: bytes, end: int) -> list[tuple[int, bool | None]]:
+    """Where to look whether the picture is decoded, and whether it may be; None: if it is, it is whole."""
+    stops: list[tuple[int, bool | None]] = []
+    if not any(content[max(end - SPARE, 0) : end]):
+        filler = len(content[:end].rstrip(b"\0"))
+        # Zeros that a scan is padded with. They can be data too, of a plain picture.
+        stops = [(max(filler - SPARE, 0), False), (min(filler + SPARE + _READ_AHEAD, end), None)]
+    return [*stops, (max(end - SPARE, 0), False)]
+
+
+def _first_end(content: bytes, header: _Header) -> int | None:
+    """Where the first scan ends; None where what stands from there to the end marker is no comment and the like."""
+    found = _MARKERS[header.interval > 0].search(content, header.scan)
+    position = found.start() if found else len(content)
+    while found and (marker := content[found.end() - 1]) != END[1]:
+        if marker != 0xFE and not 0xE0 <= marker <= 0xEF:
+            return None
+        after = found.end() + int.from_bytes(content[found.end() : found.end() + 2], "big")
+        found = _MARKERS[False].match(content, after)
+    return position if found else None
+
+
+def _decode_part(decoder: Any, part: bytes | memoryview, *, last: bool = True) -> int | None:
+    """How many bytes were used; None if the picture is whole. Raises `OSError` for damage."""
+    used, error = decoder.decode(part)
+    if error < 0:
+        raise OSError("broken data stream")
+    if used >= 0 and last:
+        raise OSError("image file is truncated")
+    return None if used < 0 else used
+
+
+def _check_scans(content: bytes, header: _Header) -> None:
+    """Raise `UnsupportedError` for more than `MAX_SCANS` scans, before any of them is decoded."""
+    if header.has_one_scan:
+        return
+    octets = np.frombuffer(content, np.uint8)
+    places = np.flatnonzero(octets[:-1] == 0xFF) + 1
+    if np.count_nonzero(octets[places] == 0xDA) <= MAX_SCANS:  # quickly; what is no marker is counted, too
+        return
+    scans, position = 1, header.scan
+    for _ in range(_MOST_SEGMENTS):
+        found = _MARKER.search(content, position)
+        if found is None or found[1] == END[1:]:
+            return
+        scans += found[1] == b"\xda"
+        if scans > MAX_SCANS:
+            break
+        position = found.end() + int.from_bytes(content[found.end() : found.end() + 2], "big")
+    raise UnsupportedError(f"JPEG of more than {MAX_SCANS} scans")
+
+
+def _check_restarts(content: bytes, header: _Header) -> int:
+    """Raise `OSError` where there are more or fewer restarts in the only scan than there should be.
+
+    Returns where the data of the last one end: some encoders put one more there, which means nothing.
+    """
+    steps = list(header.components.values())
+    wide, high = (max(step[axis] for step in steps) for axis in (0, 1))
+    if len(steps) == 1:
+        wide = high = 1
+    units = -(-header.width // (8 * wide)) * -(-header.height // (8 * high))
+    found = sum(1 for _ in _RESTARTS.finditer(content, header.scan, header.end))
+    expected = -(-units // header.interval) - 1
+    if found == expected + 1 and _RESTARTS.fullmatch(content, header.end - 2, header.end):
+        return header.end - 2
+    if found != expected:
+        raise OSError(f"{found} restarts in the scan where {expected} should be")
+    return header.end
+
+
+def _has_all_scans(content: bytes) -> bool:
+    """Whether every coefficient of every component is there to its last bit."""
+    missing: set[tuple[int, int]] = set()
+    for found in re.finditer(rb"\xff([\xc0-\xc2\xda])(..)(.)", content, re.DOTALL):
+        part = content[found.start(3) : found.end(1) + int.from_bytes(found[2], "big")]
+        if found[1] != b"\xda":
+            if len(part) >= 6 and len(part) == 6 + 3 * part[5]:
+                missing = {(part[at], place) for at in range(6, len(part), 3) for place in range(64)}
+        elif len(part) == 4 + 2 * part[0] and part[-1] & 15 == 0:
+            ids = part[1:-3:2]
+            missing -= {(component, place) for component in ids for place in range(part[-3], part[-2] + 1)}
+    return not missing
+
+
+class _Jpeg(JpegImageFile):
+    def getexif(self) -> Image.Exif:
+        """Nothing: on opening, the resolution would be looked for here, and damage warned of."""
+        return Image.Exif()

@@ -1,0 +1,406 @@
+"""The samples of a TIFF as arrays, a few rows at a time.
+
+libtiff, through PIL, only decompresses: it is given the blocks as strips of a plain picture of one sample per pixel.
+Predictors, byte order, planes, tiles and depths are undone here, so that they do not depend on which forms PIL reads.
+"""
+
+from __future__ import annotations
+
+import io
+import lzma
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from resnet_infer.data.formats.kinds import UnsupportedError
+from resnet_infer.data.formats.tiff.directory import Directory
+from resnet_infer.data.formats.tiff.layout import COMPRESSIONS, FLOAT, SIGNED, YCBCR, Layout
+
+Samples = NDArray[np.generic]
+GROUP_BYTES = 2**22
+"""About how many bytes of small blocks are decompressed at a time."""
+SLICE_BYTES = 2**20
+"""About how many bytes of a row of larger blocks are unpacked at a time."""
+_PIECE = 2**18
+"""Compressed bytes that are worked on at a time."""
+MAX_BLOCK_BYTES = 2**31
+"""Most bytes of a row of blocks."""
+SMALL_BLOCKS = 2**25
+"""A row of blocks of so many bytes may be larger than the picture, as small pictures in large tiles are."""
+_REVERSED = np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)[:, ::-1], axis=1)[:, 0]
+"""Bytes with their bits in the other order."""
+_ZSTD = bytes.fromhex("28b52ffd200109000061")
+"""The letter a, by Zstandard."""
+
+
+class Rows(NamedTuple):
+    """Some rows of a picture."""
+
+    top: int
+    samples: Samples
+    """(rows, width, samples)"""
+    group: tuple[int, int]
+    """The first row, and the number of rows, of the whole blocks that they are of."""
+
+
+def row_groups(content: bytes, directory: Directory, layout: Layout, wanted: int) -> Iterator[Rows]:
+    """The samples of all rows, from the top.
+
+    Of a pixel's samples the first `wanted` are given. The dtype is the narrowest that holds a sample: uint8 or uint16
+    of up to 16 bits, else that of the file. Colours that are stored at fewer places than light are repeated. Raises
+    `ValueError` and the errors of decoders for damaged files.
+    """
+    blocks = _Blocks(content, directory, layout)
+    planes = range(wanted if layout.planar else 1)
+    size = blocks.row_bytes * blocks.rows * layout.across
+    step = max(GROUP_BYTES // size, 1)
+    for first in range(0, layout.down, step):
+        last = min(first + step, layout.down)
+        top = first * layout.block_height
+        group = top, min(last * layout.block_height, layout.height) - top
+        parts: Iterable[tuple[Samples, ...]]
+        if size <= GROUP_BYTES:
+            parts = [tuple(blocks.read(plane, first, last) for plane in planes)]
+        else:
+            parts = zip(*(blocks.slices(plane, first) for plane in planes), strict=True)
+        for same in parts:
+            yield Rows(top, same[0][..., :wanted] if len(same) == 1 else np.concatenate(same, axis=-1), group)
+            top += len(same[0])
+
+
+class _Blocks:
+    """Reads blocks and joins them."""
+
+    def __init__(self, content: bytes, directory: Directory, layout: Layout) -> None:
+        self._content, self._directory, self._layout = content, directory, layout
+        self._way = COMPRESSIONS[layout.compression]
+        self._parts = 1 if layout.planar else layout.samples
+        """Samples side by side."""
+        self._sampled = self._way != "jpeg" and layout.subsampling != (1, 1)
+        if self._sampled:
+            across, down = layout.subsampling
+            self.rows = -(-layout.block_height // down)
+            self.row_bytes = -(-layout.block_width // across) * (across * down + 2)
+        else:
+            self.rows = layout.block_height
+            bits = 8 if self._way == "jpeg" else layout.bits
+            self.row_bytes = -(-layout.block_width * self._parts * bits // 8)
+        size = self.rows * self.row_bytes * layout.across
+        if size > max(2 * layout.width * layout.height * layout.samples * layout.bits // 8, SMALL_BLOCKS):
+            raise ValueError("its blocks are far larger than the picture")
+        if size > MAX_BLOCK_BYTES:
+            raise MemoryError("blocks of a TIFF")
+        if layout.counts.sum(dtype=float) > len(content) + len(layout.counts):
+            raise ValueError("its blocks overlap")
+
+    def read(self, plane: int, first: int, last: int) -> Samples:
+        """The samples (rows, width, parts) of the rows of blocks from `first` to before `last`."""
+        layout = self._layout
+        begin = (plane * layout.down + first) * layout.across
+        numbers = range(begin, begin + (last - first) * layout.across)
+        rows = self.rows * (len(numbers) - 1) + self._last_rows(last)
+        samples = self._samples(numbers, rows)
+        if layout.tiled:
+            tiles = samples.reshape(last - first, layout.across, layout.block_height, layout.block_width, -1)
+            samples = tiles.swapaxes(1, 2).reshape(
+                len(numbers) // layout.across * layout.block_height, -1, tiles.shape[-1]
+            )
+        top = first * layout.block_height
+        return samples[: layout.height - top, : layout.width]
+
+    def slices(self, plane: int, row: int) -> Iterator[Samples]:
+        """The same of one row of blocks, some rows at a time."""
+        layout = self._layout
+        begin = (plane * layout.down + row) * layout.across
+        rows = self._last_rows(row + 1)
+        takes = [self._open(number, rows) for number in range(begin, begin + layout.across)]
+        step = max(SLICE_BYTES // (self.row_bytes * layout.across), 1)
+        left = layout.height - row * layout.block_height
+        for first in range(0, rows, step):  # also those below the picture: they are to be there
+            parts = [self._finish(take(min(step, rows - first)), first) for take in takes]
+            samples = (parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1))[:left, : layout.width]
+            if left > 0:
+                yield samples
+            left -= len(samples)
+
+    def _last_rows(self, last: int) -> int:
+        """Rows of the blocks in the row before `last`: the last strip may be shorter."""
+        layout = self._layout
+        if layout.tiled or last < layout.down:
+            return self.rows
+        left = layout.height - (layout.down - 1) * layout.block_height
+        return -(-left // layout.subsampling[1]) if self._sampled else left
+
+    def _samples(self, numbers: Sequence[int], rows: int) -> Samples:
+        """The samples (rows, block width, parts) of blocks, one below the other."""
+        if self._way in ("jpeg", "fax", "libtiff", "zstd"):
+            return self._finish(np.asarray(self._picture(numbers, rows)))
+        stored = np.empty((rows, self.row_bytes), np.uint8)
+        for index, number in enumerate(numbers):
+            target = stored[index * self.rows : (index + 1) * self.rows]
+            target[:] = self._open(number, len(target))(len(target))
+        return self._finish(stored)
+
+    def _open(self, number: int, rows: int) -> Callable[[int], NDArray[np.generic]]:
+        """What gives, for a number of rows, the next ones of a block, decompressed: (rows, row_bytes), or samples."""
+        if self._way in ("jpeg", "fax", "libtiff", "zstd"):
+            return _from_picture(self._picture([number], rows))
+        data = self._data(number, rows * self.row_bytes)
+        read = _READERS[self._way](data, self._layout.reversed_bits)
+
+        def take(count: int) -> NDArray[np.generic]:
+            size = count * self.row_bytes
+            found = read(size)
+            if len(found) < size:
+                raise ValueError("image file is truncated")
+            return np.frombuffer(found, np.uint8).reshape(count, self.row_bytes)
+
+        return take
+
+    def _finish(self, stored: NDArray[np.generic], first: int = 0) -> Samples:
+        """Samples (rows, block width, parts) of decompressed rows, of which the uppermost is row `first` of a block."""
+        layout = self._layout
+        if self._way in ("jpeg", "fax"):
+            return stored.astype(np.uint8, copy=False).reshape(len(stored), layout.block_width, self._parts)
+        octets = stored.view(np.uint8)
+        if self._sampled:
+            return self._repeat_colours(octets, first)
+        if layout.predictor == 3:
+            return self._undo_float_predictor(octets)
+        samples = self._unpack(octets).reshape(len(octets), layout.block_width, self._parts)
+        if layout.predictor == 2:
+            whole = samples.view(f"u{samples.itemsize}")
+            samples = np.add.accumulate(whole, axis=1, dtype=whole.dtype).view(samples.dtype)
+        return samples
+
+    def _data(self, number: int, size: int) -> memoryview:
+        """The stored bytes of a block; where the file does not say how many, `size`, or all that follow."""
+        start, counts = int(self._layout.offsets[number]), self._layout.counts
+        if self._way != "none":
+            size = int(counts[number]) if len(counts) else len(self._content)
+        elif start + size > len(self._content):  # not counted by the tag, which many writers get wrong
+            raise ValueError("image file is truncated")
+        stop = min(start + size, len(self._content))
+        if start >= stop:
+            raise ValueError("image file is truncated")
+        return memoryview(self._content)[start:stop]
+
+    def _picture(self, numbers: Sequence[int], rows: int) -> Image.Image:
+        """Blocks, one below the other, as libtiff decompresses them."""
+        if self._way == "jpeg":
+            return self._jpeg(numbers, rows)
+        if self._way == "fax":
+            return self._by_libtiff(numbers, self._layout.block_width, rows, bits=1)
+        return self._by_libtiff(numbers, self.row_bytes, rows)
+
+    def _by_libtiff(
+        self, numbers: Sequence[int], width: int, rows: int, bits: int = 8, parts: int = 1, photometric: int = 1
+    ) -> Image.Image:
+        """Blocks as the strips of a picture, decompressed by libtiff."""
+        layout = self._layout
+        data = [self._data(number, 0) for number in numbers]
+        tags: dict[int, tuple[int, Sequence[int]]] = {
+            256: (4, [width]),
+            257: (4, [rows]),
+            258: (3, [bits] * parts),
+            259: (3, [layout.compression]),
+            262: (3, [photometric]),
+            266: (3, [2 if layout.reversed_bits and self._way != "jpeg" else 1]),
+            273: (4, []),
+            277: (3, [parts]),
+            278: (4, [self.rows]),
+            279: (4, [len(block) for block in data]),
+        }
+        if parts == 2:
+            tags[338] = (3, [2])
+        for number in (292, 293) if self._way == "fax" else (530,) if photometric == YCBCR else ():
+            if number in layout.tags:
+                tags[number] = (layout.tags[number].type, self._directory.numbers(layout.tags[number]))
+        tables = bytes(self._directory.content(layout.tags[347])) if self._way == "jpeg" and 347 in layout.tags else b""
+        try:
+            return _decoded(_plain_tiff(tags, data, tables), (width, rows))
+        except OSError:
+            if self._way == "zstd" and not _has_zstd():
+                raise UnsupportedError("TIFF with Zstandard, which PIL was built without,") from None
+            raise
+
+    def _jpeg(self, numbers: Sequence[int], rows: int) -> Image.Image:
+        from resnet_infer.data.formats.jpeg import unsupported_coding
+
+        for number in numbers[:1]:
+            if what := unsupported_coding(bytes(self._data(number, 0))):
+                raise UnsupportedError(f"TIFF with {what}")
+        photometric = {1: 1, 2: 1, 3: YCBCR if self._layout.photometric == YCBCR else 2, 4: 5}[self._parts]
+        width = self._layout.block_width
+        return self._by_libtiff(numbers, width, rows, parts=self._parts, photometric=photometric)
+
+    def _unpack(self, stored: NDArray[np.uint8]) -> Samples:
+        """Whole samples (rows, samples) from the bytes of rows."""
+        layout = self._layout
+        bits, count = layout.bits, layout.block_width * self._parts
+        if bits in (8, 16, 32, 64):
+            kind = {FLOAT: "f", SIGNED: "i"}.get(layout.format, "u")
+            native = np.dtype(f"{kind}{bits // 8}")
+            whole: Samples = stored.view(native.newbyteorder(layout.order)).astype(native, copy=False)
+            return whole
+        if bits in (1, 2, 4):
+            shifts = np.arange(8 - bits, -1, -bits, dtype=np.uint8)
+            apart = np.unpackbits(stored, axis=1) if bits == 1 else stored[..., None] >> shifts & (2**bits - 1)
+            return apart.reshape(len(stored), -1)[:, :count]
+        digits = np.unpackbits(stored, axis=1)[:, : count * bits].reshape(len(stored), count, bits)
+        samples = np.zeros(digits.shape[:2], np.uint8 if bits < 8 else np.uint16)
+        for place in range(bits):
+            samples = samples << 1 | digits[..., place]
+        return samples
+
+    def _undo_float_predictor(self, stored: NDArray[np.uint8]) -> Samples:
+        """Adobe's technical note 3: bytes of equal weight lie together, and differences are stored."""
+        layout = self._layout
+        size = layout.bits // 8
+        steps = stored.reshape(len(stored), -1, self._parts)
+        weights = np.add.accumulate(steps, axis=1, dtype=np.uint8).reshape(len(stored), size, -1).swapaxes(1, 2)
+        floats = np.ascontiguousarray(weights).view(f">f{size}")[..., 0].astype(f"f{size}")
+        return floats.reshape(len(stored), layout.block_width, self._parts)
+
+    def _repeat_colours(self, stored: NDArray[np.uint8], first: int) -> Samples:
+        """YCbCr (rows, width, 3) from units of several Y, one Cb and one Cr (TIFF 6.0, section 21).
+
+        The uppermost units are in row `first` of a block.
+        """
+        across, down = self._layout.subsampling
+        units = stored.reshape(len(stored), -1, across * down + 2)
+        light = units[..., :-2].reshape(*units.shape[:2], down, across).swapaxes(1, 2)
+        samples = np.empty((len(stored), down, units.shape[1], across, 3), np.uint8)
+        samples[..., 0] = light
+        samples[..., 1:] = units[:, None, :, None, -2:]
+        rows = samples.reshape(len(stored) * down, -1, 3)
+        # Of each block the rows and columns beyond its size are filled up.
+        height = self._layout.block_height
+        if self.rows * down != height:
+            kept = np.arange(first * down, first * down + len(rows)) % (self.rows * down) < height
+            rows = rows[kept]
+        return rows[:, : self._layout.block_width]
+
+
+Read = Callable[[int], bytes | memoryview]
+"""Gives as many bytes of a block as are asked for, or fewer at its end."""
+
+
+def _pieces(data: memoryview, reversed_bits: bool) -> Iterator[bytes | memoryview]:
+    for start in range(0, len(data), _PIECE):
+        piece = data[start : start + _PIECE]
+        yield _REVERSED[np.frombuffer(piece, np.uint8)].tobytes() if reversed_bits else piece
+
+
+def _plain(data: memoryview, reversed_bits: bool) -> Read:
+    position = 0
+
+    def read(size: int) -> bytes | memoryview:
+        nonlocal position
+        position += size
+        found = data[position - size : position]
+        return b"".join(_pieces(found, reversed_bits)) if reversed_bits else found
+
+    return read
+
+
+def _deflate(data: memoryview, reversed_bits: bool) -> Read:
+    inflate, pieces, left = zlib.decompressobj(), _pieces(data, reversed_bits), b""
+
+    def read(size: int) -> bytes:
+        nonlocal left
+        found: list[bytes] = []
+        while size > 0 and not inflate.eof:
+            piece = left or next(pieces, b"")
+            found.append(inflate.decompress(piece, size))  # it may hold some back, though all was taken
+            if not piece and not found[-1]:
+                break
+            size, left = size - len(found[-1]), inflate.unconsumed_tail
+        return b"".join(found)
+
+    return read
+
+
+def _lzma(data: memoryview, reversed_bits: bool) -> Read:
+    unpack, pieces = lzma.LZMADecompressor(), _pieces(data, reversed_bits)
+
+    def read(size: int) -> bytes:
+        found: list[bytes] = []
+        while size > 0 and not unpack.eof:
+            piece = next(pieces, b"") if unpack.needs_input else b""
+            if unpack.needs_input and not piece:
+                break
+            found.append(unpack.decompress(piece, size))
+            size -= len(found[-1])
+        return b"".join(found)
+
+    return read
+
+
+_READERS: dict[str, Callable[[memoryview, bool], Read]] = {"none": _plain, "deflate": _deflate, "lzma": _lzma}
+"""What decompresses a block, by the way."""
+
+
+def _from_picture(picture: Image.Image) -> Callable[[int], NDArray[np.generic]]:
+    top = 0
+
+    def take(count: int) -> NDArray[np.generic]:
+        nonlocal top
+        top += count
+        return np.asarray(picture.crop((0, top - count, picture.width, top)))
+
+    return take
+
+
+def _plain_tiff(
+    tags: dict[int, tuple[int, Sequence[int]]], blocks: Sequence[bytes | memoryview], tables: bytes
+) -> bytes:
+    """A little-endian TIFF of these strips. `tables` are those that JPEG strips share."""
+    position, offsets = 8 + len(tables), []
+    for block in blocks:
+        offsets.append(position)
+        position += len(block)
+    entries, beyond = b"", b""
+    everything: dict[int, tuple[int, bytes]] = {
+        number: (kind, struct.pack(f"<{len(values)}{'H' if kind == 3 else 'L'}", *values))
+        for number, (kind, values) in {**tags, 273: (4, offsets)}.items()
+    }
+    if tables:
+        everything[347] = (7, tables)
+    start = position + 2 + 12 * len(everything) + 4
+    for number, (kind, values_) in sorted(everything.items()):
+        count = len(values_) // {3: 2, 4: 4, 7: 1}[kind]
+        if len(values_) <= 4:
+            field = values_.ljust(4, b"\0")
+        else:
+            field = struct.pack("<L", start + len(beyond))
+            beyond += values_
+        entries += struct.pack("<HHL", number, kind, count) + field
+    directory = struct.pack("<H", len(everything)) + entries + bytes(4)
+    return b"".join((b"II*\0", struct.pack("<L", position), tables, *blocks, directory, beyond))
+
+
+def _decoded(file: bytes, size: tuple[int, int]) -> Image.Image:
+    from PIL.TiffImagePlugin import TiffImageFile
+
+    picture = TiffImageFile(io.BytesIO(file))
+    pixels = Image.new(picture.mode, size)
+    picture.im = pixels.im  # given its memory, it does not warn about the size
+    picture.load()
+    assert picture.im is pixels.im
+    return pixels  # without the file
+
+
+def _has_zstd() -> bool:
+    """Whether libtiff, as PIL has it, decompresses Zstandard."""
+    tags = {256: 1, 257: 1, 258: 8, 259: 50000, 262: 1, 277: 1, 278: 1, 279: len(_ZSTD)}
+    try:
+        _decoded(_plain_tiff({number: (4, [value]) for number, value in tags.items()}, [_ZSTD], b""), (1, 1))
+    except OSError:
+        return False
+    return True

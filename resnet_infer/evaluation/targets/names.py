@@ -1,0 +1,80 @@
+"""What models are called in results: as little as tells them apart; and what was named twice."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from resnet_infer import zoo
+from resnet_infer.models.checkpoint import SUFFIX as CHECKPOINT
+from resnet_infer.runtimes.registry import RUNTIMES, split_runtime
+
+
+def shown_names(arguments: Sequence[str | None]) -> list[str | None]:
+    """A name for every argument: its file with as many of the folders above as tell it from other files.
+
+    The runtime before it stays. None, the default model, is left to its spec.
+    """
+    named = [split_runtime(argument) for argument in arguments]
+    models = [model for _, model in named]
+    parts = [Path(model).parts if model and os.path.isfile(_path(model)) else (model or "",) for model in models]
+    depths = [1] * len(parts)
+    places = {number: _identity(model) for number, model in enumerate(models) if model}
+
+    def tail(number: int) -> str:
+        return str(Path(*parts[number][-depths[number] :]))
+
+    while True:
+        alike: dict[str, set[int]] = {}
+        for number in places:
+            alike.setdefault(tail(number), set()).add(number)
+        unclear = [group for group in alike.values() if len({places[number] for number in group}) > 1]
+        deeper = [number for group in unclear for number in group if depths[number] < len(parts[number])]
+        if not deeper:
+            break
+        for number in deeper:
+            depths[number] += 1
+    return [
+        f"{runtime}:{tail(number)}" if runtime else tail(number) if models[number] else None
+        for number, (runtime, _) in enumerate(named)
+    ]
+
+
+def distinct_models(models: Sequence[str | None], runtime: str) -> tuple[list[str | None], list[str]]:
+    """`models` without those that are there already, run by the same runtime; and a sentence about each of these."""
+    kept: dict[tuple[str, str], str | None] = {}
+    dropped = []
+    for argument in models:
+        named, model = split_runtime(argument)
+        key = named or runtime, _identity(model or zoo.default_model() or zoo.DEFAULT)
+        if key in kept:
+            dropped.append(f"the model {argument or key[1]} is named twice; it is evaluated once")
+        kept.setdefault(key, argument)
+    return list(kept.values()), dropped
+
+
+def distinct_protocols(protocols: Sequence[str]) -> tuple[list[str], list[str]]:
+    """As `distinct_models`."""
+    kept = list(dict.fromkeys(protocols))
+    twice = [protocol for protocol in kept if protocols.count(protocol) > 1]
+    return kept, [f"the protocol {protocol} is named twice; it is followed once" for protocol in twice]
+
+
+def is_model(argument: str) -> bool:
+    """Whether it reads like a model: a runtime before it, a model's suffix, or a name that is known."""
+    from resnet_infer.models.weights.published import find_published
+
+    runtime, model = split_runtime(argument)
+    suffixes = (*RUNTIMES, CHECKPOINT, ".pt", ".pth")
+    known = model in zoo.BUILT_IN or bool(model and find_published(model))
+    return bool(runtime) or known or Path(argument).suffix in suffixes
+
+
+def _path(model: str) -> str:
+    return os.path.abspath(os.path.expanduser(model))
+
+
+def _identity(model: str) -> str:
+    """The place of a file, or a model's name."""
+    return _path(model) if os.path.isfile(_path(model)) else model

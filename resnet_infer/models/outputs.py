@@ -1,0 +1,104 @@
+"""Files that commands write: where they may be, and where they may not."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from resnet_infer.errors import ResnetInferError, UsageError
+from resnet_infer.models.spec import METADATA_KEY
+from resnet_infer.utils.files import atomic_path, remedy, unwritable
+
+
+@dataclass(frozen=True)
+class Output:
+    """A file that is to be written, and the option that names it.
+
+    One that is there is replaced or gone on with only if `ours` says that it is `kind`, or it is empty.
+    """
+
+    option: str
+    path: Path
+    kind: str
+    ours: Callable[[Path], bool] = lambda path: True
+
+
+def require_free(outputs: Sequence[Output], inputs: Iterable[Path | str | None]) -> None:
+    """Raise `UsageError` for an output that is a folder, an input, another output, or a file of another kind, or that
+    has the name of standard output; and `ResnetInferError` where none can be written.
+
+    An input that is no file (None, a model's name) is passed over."""
+    named = [Path(os.path.expanduser(item)) for item in inputs if item]
+    known = [path for path in named if os.path.exists(path)]
+    for number, output in enumerate(outputs):
+        path, option = output.path, output.option
+        if path.parts[:1] == ("-",):
+            raise UsageError(f"{option} names a file, and - is none", hint="leave it out, or name a file")
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder, and {option} names a file")
+        for other in outputs[:number]:
+            if _same(path, other.path):
+                raise UsageError(f"{option} and {other.option} both name {path}", hint="name two files")
+        for other_path in known:
+            if _same(path, other_path):
+                raise UsageError(
+                    f"{option} would overwrite {other_path}, which is read", hint=f"name another file with {option}"
+                )
+        require_writable(output)
+        if path.is_file() and path.stat().st_size and not output.ours(path):
+            raise UsageError(
+                f"{path} is there already and is no {output.kind}", hint=f"name another file with {option}"
+            )
+
+
+@contextmanager
+def whole_file(path: Path, option: str) -> Iterator[Path]:
+    """`atomic_path`, where `option` names the place."""
+    try:
+        with atomic_path(path) as temporary:
+            yield temporary
+    except ResnetInferError as error:
+        cause = error.__cause__
+        instead = f"choose another place with {option}"
+        hint = remedy(cause, instead) if isinstance(cause, OSError) else error.hint
+        raise ResnetInferError(error.message, hint=hint) from cause
+
+
+def has_spec(path: Path) -> bool:
+    """Whether the file is a checkpoint or an artifact of ours: it has the key of a model's spec."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(METADATA_KEY.encode()) >= 0
+
+
+def is_html(path: Path) -> bool:
+    """Whether the file begins as a page does."""
+    with open(path, "rb") as file:
+        head = file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    return head.startswith((b"<!doctype html", b"<html"))
+
+
+def _same(one: Path, other: Path) -> bool:
+    if one.exists() and other.exists():
+        return one.samefile(other)
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def require_writable(output: Output) -> None:
+    """Raise `ResnetInferError` where nothing can be written: by a nameless file in the folder, or the one above it."""
+    path = Path(os.path.realpath(output.path))
+    if path.exists() and not path.is_file():  # a device or a pipe
+        return
+    folder = next(parent for parent in path.parents if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        if path.exists():
+            with open(path, "rb"):
+                pass
+    except OSError as error:
+        raise unwritable(output.path, error, ResnetInferError, f"choose another place with {output.option}") from error

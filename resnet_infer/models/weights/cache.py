@@ -1,0 +1,175 @@
+"""The cache: what lies there, with the digest of each file beside it, so that a damaged one is noticed and made again.
+
+`x.onnx.sha256` beside `x.onnx` has its SHA-256 as `sha256sum` writes it. The digest is compared whenever a file of the
+cache is used. Downloads have theirs in their names.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from resnet_infer.errors import ModelError, ResnetInferError, UnwritableError
+from resnet_infer.models.weights.download import cache_folder, sha256
+from resnet_infer.models.weights.locks import locked
+from resnet_infer.utils.console import printable
+from resnet_infer.utils.files import atomic_path, remedy
+
+DIGEST = ".sha256"
+"""Suffix of the file beside another that has its digest."""
+KINDS = {"downloads": ".pth", "checkpoints": ".safetensors", "artifacts": ".onnx"}
+"""Folder of the cache -> suffix of the files in it."""
+_DIGEST_IN_NAME = re.compile("[0-9a-f]{8,64}")
+State = Literal["good", "damaged", "without digest"]
+_GOOD: set[tuple[str, int, int]] = set()
+"""Path, time and size of what this process has found good: it looks once."""
+_FAULTS = {"damaged": "is damaged", "without digest": "has no digest", "good": "was being replaced"}
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cached:
+    """A file of the cache: `kind` is a key of `KINDS`."""
+
+    kind: str
+    path: Path
+    bytes: int
+
+
+def kept(target: Path, make: Callable[[], None]) -> Path:
+    """Return the file of the cache that is `target`; `make` writes it where it is missing or damaged.
+
+    Of several processes one makes it and the others wait. Raises what `make` raises, `UnwritableError` where the cache
+    cannot be written, and `ModelError` where what was made cannot be read.
+    """
+    if is_good(target):
+        return target
+    if os.path.exists(target) and state(target) == "without digest" and not os.access(target.parent, os.W_OK):
+        _LOG.warning(
+            "%s has no digest and lies where nothing can be written, so it is used unverified", printable(str(target))
+        )
+        return target
+    with _locked(target):
+        if not is_good(target):
+            if os.path.exists(target):
+                _LOG.warning("%s %s, so it is made again", printable(str(target)), _FAULTS[state(target)])
+            try:
+                make()
+                seal(target)
+            except ResnetInferError as error:
+                if isinstance(cause := error.__cause__, OSError) and _is_in(cause.filename, target.parent):
+                    raise _unwritable(target, cause) from error
+                raise
+    return target
+
+
+def _is_in(name: object, folder: Path) -> bool:
+    """Whether an `OSError` is about a file of the folder, or the folder."""
+    return isinstance(name, str) and folder.resolve() in (Path(name).resolve(), *Path(name).resolve().parents)
+
+
+def _unwritable(target: Path, error: OSError) -> UnwritableError:
+    return UnwritableError(
+        f"cannot write into the cache, {target.parent}: {error.strerror or error}",
+        hint=remedy(error, "set RESNET_INFER_CACHE to a folder that can be written"),
+    )
+
+
+def is_good(path: Path) -> bool:
+    """Whether `path` is there and has the digest that lies beside it. Raises `ModelError` if it cannot be read."""
+    try:
+        about = path.stat()
+    except OSError:
+        return False
+    seen = (str(path), about.st_mtime_ns, about.st_size)
+    if seen not in _GOOD and state(path) == "good":
+        _GOOD.add(seen)
+    return seen in _GOOD
+
+
+def state(path: Path) -> State:
+    """What the digest says of a file of the cache: for a download that in its name, else the one beside it.
+
+    Raises `ModelError` if the file cannot be read.
+    """
+    wanted: str | None
+    if path.suffix == KINDS["downloads"]:
+        wanted = path.stem.rpartition("-")[2]
+        wanted = wanted if _DIGEST_IN_NAME.fullmatch(wanted) else None
+    else:
+        wanted = None
+        with suppress(OSError, UnicodeDecodeError):
+            words = path.with_name(path.name + DIGEST).read_text(encoding="utf-8").split()
+            wanted = words[0] if words and len(words[0]) == 64 else None
+    if not wanted:
+        return "without digest"
+    try:
+        return "good" if sha256(path).startswith(wanted) else "damaged"
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror or error}", hint="resnet-infer cache clear") from error
+
+
+def seal(path: Path) -> None:
+    """Write the digest of `path` beside it. Raises `ResnetInferError` where that cannot be written."""
+    with atomic_path(path.with_name(path.name + DIGEST)) as temporary:
+        temporary.write_text(f"{sha256(path)}  {path.name}\n", encoding="utf-8")
+
+
+def listed() -> Iterator[Cached]:
+    """The files in the cache, sorted; not their digests, nor what a download or an export has begun."""
+    for kind, suffix in KINDS.items():
+        for path in _entries(cache_folder() / kind):
+            if path.suffix == suffix and not path.name.startswith(".") and path.is_file():
+                yield Cached(kind, path, path.stat().st_size)
+
+
+def clear() -> int:
+    """Remove the files of the cache, their digests and what was begun; return the number of bytes.
+
+    Files of other names stay. Raises `ResnetInferError` where one cannot be removed.
+    """
+    freed = 0
+    for kind, suffix in KINDS.items():
+        folder = cache_folder() / kind
+        for path in _entries(folder):
+            ours = any(path.name.endswith(f"{suffix}{end}") for end in ("", DIGEST, ".part", ".lock"))
+            if path.is_file() and (ours or (path.name.startswith(".") and ".part" in path.name)):
+                freed += path.stat().st_size
+                try:
+                    path.unlink()
+                except OSError as error:
+                    raise ResnetInferError(f"cannot remove {path}: {error.strerror or error}") from error
+        with suppress(OSError):  # something else lies there
+            folder.rmdir()
+    return freed
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What lies in a folder of the cache, sorted. Raises `ModelError` where that cannot be listed."""
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ModelError(
+            f"cannot list the cache, {folder}: {error.strerror or error}",
+            hint="set RESNET_INFER_CACHE to a folder of its own",
+        ) from error
+
+
+def _locked(target: Path) -> AbstractContextManager[object]:
+    """Wait for the lock on `target`. Raises `UnwritableError` where there can be none."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return locked(target, f"making {target.name}")
+    except OSError as error:
+        raise _unwritable(target, error) from error
+
+
+__all__ = ["Cached", "clear", "is_good", "kept", "listed", "seal", "state"]

@@ -1,0 +1,41 @@
+"""One process at a time makes a file, and the others wait for it."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from resnet_infer.utils.console import printable
+
+PATIENCE = 1800.0
+"""Seconds after which the other process is taken to hang. The system frees the lock of one that has died."""
+_WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
+_LOG = logging.getLogger(__name__)
+
+
+def locked(target: Path, doing: str, *, patience: float = PATIENCE) -> AbstractContextManager[object]:
+    """Hold the lock beside `target`, for which is waited; leaving the `with` block releases it.
+
+    `doing` says what another process does, e.g. "making x.onnx". Where the file system has no locks, and after
+    `patience` seconds, the work is done without one: a file is still whole or absent, and at worst is made twice.
+    Raises `OSError` where nothing can be written beside `target`.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(target.with_name(f".{target.name}.lock"))
+    try:
+        try:
+            return lock.acquire(timeout=0)
+        except Timeout:
+            _LOG.warning("another process is %s: waiting for it", printable(doing))
+            return lock.acquire(timeout=patience)
+    except Timeout:
+        _LOG.warning("another process has been %s for %.0f s: waiting no longer", printable(doing), patience)
+    except NotImplementedError:
+        pass
+    except OSError as error:
+        if error.errno not in _WITHOUT_LOCKS:
+            raise
+    return nullcontext()

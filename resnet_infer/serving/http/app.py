@@ -1,0 +1,214 @@
+"""The HTTP API as an ASGI application: classify, the model, health, metrics, the page."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+
+from resnet_infer.classifier import Picture
+from resnet_infer.errors import AnswerError, ModelError, ResnetInferError
+from resnet_infer.serving.http.kserve_v2 import InferenceProtocol
+from resnet_infer.serving.http.middleware import LIMIT, RECORD, App, Guard, HttpError, Traffic
+from resnet_infer.serving.http.openapi import document
+from resnet_infer.serving.http.page import FILES, page
+from resnet_infer.serving.http.requests import Asked, read_question
+from resnet_infer.serving.http.responses import (
+    PICTURE,
+    answer_json,
+    as_json,
+    model_json,
+    require_ready,
+    unavailable,
+)
+from resnet_infer.serving.inference.batching import TO_WAIT
+from resnet_infer.serving.inference.deployment import Deployment, Question
+from resnet_infer.serving.inference.jobs import RefusedError
+from resnet_infer.serving.inference.model_manager import Engine
+from resnet_infer.serving.memory import Memory
+from resnet_infer.serving.metrics import Metrics
+from resnet_infer.serving.settings import ApiKeys, Settings
+from resnet_infer.utils import strict_json
+
+Handler = Callable[[Request], Awaitable[Response]]
+Entry = tuple[str, Handler, str]
+"""Path, handler and method."""
+NO_MAPS = "this model has no class activation map"
+logger = logging.getLogger("resnet_infer")
+
+
+class Api:
+    """Everything that the service answers, over an engine: an ASGI application. `Guard` belongs around it.
+
+    `reloaded` is called after a reload that was asked for over HTTP.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        keys: ApiKeys,
+        metrics: Metrics,
+        traffic: Traffic,
+        reloaded: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.engine, self.settings, self.keys = engine, settings, keys
+        self.metrics, self.traffic = metrics, traffic
+        self._reloaded = reloaded
+        self._document = strict_json.dumps(document(settings, bool(keys), keys.has_admin)).encode()
+        protocol = InferenceProtocol(engine, settings, traffic, metrics)
+        entries: list[Entry] = [
+            ("/classify", self.classify, "POST"),
+            *protocol.entries(),
+            ("/model", self.model, "GET"),
+            ("/livez", self.alive, "GET"),
+            ("/healthz", self.alive, "GET"),
+            ("/readyz", self.ready, "GET"),
+            ("/metrics", self.show_metrics, "GET"),
+            ("/openapi.json", self.describe, "GET"),
+            ("/admin/reload", self.reload, "POST"),
+            *((path, page, "GET") for path in FILES),
+        ]
+        self._direct = {(method, path): handler for path, handler, method in entries if "{" not in path}
+        self._router = Router([_route(*entry) for entry in entries], redirect_slashes=False, default=_not_found)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        handler = self._direct.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        try:
+            if handler is not None:  # what the router would do in four layers
+                scope[RECORD]["route"] = scope["path"]
+                response = await handler(Request(scope, receive))
+                await response(scope, receive, send)
+                return
+            scope.setdefault("app", self)  # where there is an application, the router leaves errors to it
+            await self._router(scope, receive, send)
+        except HTTPException as error:
+            raise HttpError(error.status_code, error.detail, headers=(error.headers or {}).items()) from error
+
+    async def classify(self, request: Request) -> Response:
+        asked = await read_question(request, self.settings)
+        begin = time.perf_counter()
+        if asked.timeout and asked.timeout < self.settings.timeout:
+            request.scope[LIMIT](asked.timeout)
+        deployment, answers = await self.answer(asked)
+        total = round(1000 * (time.perf_counter() - begin), 3)
+        record = request.scope[RECORD]
+        record["pictures"] = len(answers)
+        if asked.several:
+            return as_json({"model": deployment.spec.name, "answers": answers, "timings": {"total_ms": total}})
+        (answer,) = answers
+        if "error" in answer:
+            reason = answer.get("reason", "")
+            raise HttpError(answer["status"], f"{answer['source']}: {answer['error']}", reason=reason)
+        record.update(answer["timings"])
+        answer["timings"]["total_ms"] = total
+        del answer["source"]
+        return as_json({"model": deployment.spec.name, **answer})
+
+    async def answer(self, asked: Asked) -> tuple[Deployment, list[dict[str, Any]]]:
+        """An answer for every picture, and the model that gave them. Raises `HttpError`."""
+        timeout = min(asked.timeout or self.settings.timeout, self.settings.timeout)
+        due = time.monotonic() + TO_WAIT * timeout
+        questions = [
+            Question(Picture(PICTURE, item.content), asked.crops, asked.top_k, asked.maps, due)
+            for item in asked.pictures
+            if not item.error
+        ]
+        try:
+            if asked.maps:
+                await asyncio.to_thread(self.engine.current.activation_maps)
+            deployment, results = await self.engine.ask(questions, timeout)
+        except RefusedError as refused:
+            raise unavailable(refused) from refused
+        except ModelError as error:
+            raise HttpError(400, NO_MAPS) from error
+        except Exception:
+            self.metrics.picture(None, failed=True, count=len(asked.pictures))
+            raise
+        outcomes = iter(results)
+        answers = []
+        for item in asked.pictures:
+            if item.error:
+                self.metrics.picture(None)
+                answer: dict[str, Any] = {"error": item.error, "status": 400}
+            else:
+                outcome = next(outcomes)
+                if asked.maps and isinstance(outcome, ModelError):  # another model has taken over since
+                    raise HttpError(400, NO_MAPS) from outcome
+                failed = isinstance(outcome, AnswerError | ModelError)
+                self.metrics.picture(None if isinstance(outcome, ResnetInferError) else outcome.timings, failed=failed)
+                if failed:
+                    logger.error("%s", outcome)
+                answer = answer_json(outcome)
+            answers.append({"source": item.source, **answer})
+        return deployment, answers
+
+    async def model(self, request: Request) -> Response:
+        try:
+            return as_json(model_json(self.engine.current, self.settings))
+        except RefusedError as refused:
+            raise unavailable(refused) from refused
+
+    async def alive(self, request: Request) -> Response:
+        if self.engine.state == "failed":
+            raise HttpError(503, "the model could not be opened")
+        return as_json({"status": "alive"})
+
+    async def ready(self, request: Request) -> Response:
+        require_ready(self.engine, self.traffic)
+        return as_json({"status": "ready"})
+
+    async def show_metrics(self, request: Request) -> Response:
+        return Response(self.metrics.render(), headers={"Content-Type": self.metrics.content_type})
+
+    async def describe(self, request: Request) -> Response:
+        return Response(self._document, media_type="application/json")
+
+    async def reload(self, request: Request) -> Response:
+        try:
+            # Shielded, or nobody would close what is opened for a client that has left.
+            deployment = await asyncio.shield(asyncio.ensure_future(self.renew()))
+        except ResnetInferError as error:
+            logger.error("not reloaded: %s", error)
+            told = "the keys or the model cannot be read, and the old model goes on; the log says why"
+            raise HttpError(409, told) from error
+        self._reloaded()
+        return as_json({"status": "reloaded", "model": deployment.spec.name})
+
+    async def renew(self) -> Deployment:
+        """Read the keys anew, and then the model. Raises what either raises; keys that were read hold in any case."""
+        outcome = "failed"
+        try:
+            self.keys.reload()
+            deployment = await self.engine.reload()
+            outcome = "done"
+        finally:
+            self.metrics.reloaded(outcome)
+        return deployment
+
+
+def build_app(engine: Engine, settings: Settings, keys: ApiKeys, metrics: Metrics, memory: Memory | None = None) -> App:
+    """The whole service without BentoML: the guard around the API. `memory` is that of the deployments."""
+    traffic = Traffic(memory or Memory(settings.max_memory))
+    return Guard(Api(engine, settings, keys, metrics, traffic), settings, keys, metrics, traffic)
+
+
+def _route(path: str, handler: Handler, method: str) -> Route:
+    label = path.replace(":model", "")
+
+    async def endpoint(request: Request) -> Response:
+        request.scope[RECORD]["route"] = label
+        return await handler(request)
+
+    return Route(path, endpoint, methods=[method])
+
+
+async def _not_found(scope: Any, receive: Any, send: Any) -> None:
+    raise HttpError(404, "there is nothing here; /openapi.json says what there is")

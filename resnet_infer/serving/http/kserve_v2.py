@@ -1,0 +1,288 @@
+"""The Open Inference Protocol, version 2 (KServe), over REST, so that its clients can use the service.
+
+With the extensions of Triton that `tritonclient` speaks: binary tensor data, and classification.
+https://github.com/kserve/open-inference-protocol, https://github.com/triton-inference-server/server (docs/protocol)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from starlette.convertors import StringConvertor, register_url_convertor
+from starlette.requests import Request
+from starlette.responses import Response
+
+from resnet_infer._version import __version__
+from resnet_infer.errors import ModelError
+from resnet_infer.runtimes.base import Images, Logits
+from resnet_infer.serving.http.middleware import LIMIT, RECORD, HttpError, Traffic
+from resnet_infer.serving.http.requests import LARGE, read_body
+from resnet_infer.serving.http.responses import NOT_FINITE, as_json, milliseconds, require_ready, unavailable
+from resnet_infer.serving.inference.deployment import Deployment
+from resnet_infer.serving.inference.jobs import Done, RefusedError
+from resnet_infer.serving.inference.model_manager import Engine, gather
+from resnet_infer.serving.metrics import Metrics
+from resnet_infer.serving.settings import Settings
+from resnet_infer.utils import strict_json
+
+INPUT, OUTPUT = "images", "logits"
+VERSION = "1"
+HEADER_LENGTH = "inference-header-content-length"
+OBJECTS, LISTS = 1000, 500_000
+"""Most objects and lists in large JSON. That many lists, one for each pixel, keep the interpreter for half a second."""
+
+
+class _ModelName(StringConvertor):
+    """A model's name in a path; it may have slashes, and ends where the protocol goes on."""
+
+    regex = r"(?:(?!/(?:infer|ready)\Z|/versions/[^/]+(?:/|\Z))(?s:.))+"
+
+
+register_url_convertor("model", _ModelName())
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A tensor, and the form of its answer; `classes` 0 means logits."""
+
+    images: Images
+    id: str | None
+    classes: int
+    binary: bool
+    timeout: float | None
+
+
+class InferenceProtocol:
+    """The handlers of `/v2`. The model has one version, "1"."""
+
+    def __init__(self, engine: Engine, settings: Settings, traffic: Traffic, metrics: Metrics) -> None:
+        self.engine, self.settings, self.traffic, self.metrics = engine, settings, traffic, metrics
+
+    def entries(self) -> list[tuple[str, Callable[[Request], Awaitable[Response]], str]]:
+        """Path, handler and method of each."""
+        entries: list[tuple[str, Callable[[Request], Awaitable[Response]], str]] = [
+            ("/v2", self.server, "GET"),
+            ("/v2/health/live", self.live, "GET"),
+            ("/v2/health/ready", self.ready, "GET"),
+        ]
+        for model in ("/v2/models/{name:model}", "/v2/models/{name:model}/versions/{version}"):
+            entries += [
+                (model, self.metadata, "GET"),
+                (f"{model}/ready", self.model_ready, "GET"),
+                (f"{model}/infer", self.infer, "POST"),
+            ]
+        return entries
+
+    async def server(self, request: Request) -> Response:
+        extensions = ["binary_tensor_data", "classification"]
+        return as_json({"name": "resnet-infer", "version": __version__, "extensions": extensions})
+
+    async def live(self, request: Request) -> Response:
+        if self.engine.state == "failed":
+            raise HttpError(503, "the model could not be opened")
+        return as_json({"live": True})
+
+    async def ready(self, request: Request) -> Response:
+        require_ready(self.engine, self.traffic)
+        return as_json({"ready": True})
+
+    async def model_ready(self, request: Request) -> Response:
+        return as_json({"name": self._model(request).spec.name, "ready": True})
+
+    async def metadata(self, request: Request) -> Response:
+        deployment = self._model(request)
+        height, width = (side or -1 for side in deployment.runtime.size)
+        return as_json(
+            {
+                "name": deployment.spec.name,
+                "versions": [VERSION],
+                "platform": deployment.runtime.name,
+                "inputs": [{"name": INPUT, "datatype": "UINT8", "shape": [-1, height, width, 3]}],
+                "outputs": [{"name": OUTPUT, "datatype": "FP32", "shape": [-1, len(deployment.spec.classes)]}],
+            }
+        )
+
+    async def infer(self, request: Request) -> Response:
+        body = await read_body(request.receive)
+        deployment = self._model(request)
+        size = _json_size(request.headers.get(HEADER_LENGTH), len(body))
+        if size > LARGE:
+            asked = await asyncio.to_thread(_read, body, size, self._most_numbers(deployment))
+        else:
+            asked = _read(body, size)
+        timeout = min(asked.timeout or self.settings.timeout, self.settings.timeout)
+        if timeout < self.settings.timeout:
+            request.scope[LIMIT](timeout)
+
+        def send(current: Deployment) -> list[Future[Done[Any]]]:
+            _require_name(request, current)
+            self._check(asked.images, current)
+            return [current.infer(asked.images, timeout)]
+
+        try:
+            deployment, futures = await self.engine.submit(send)
+            (done,) = await gather(futures)
+        except RefusedError as refused:
+            raise unavailable(refused) from refused
+        except HttpError:
+            raise
+        except Exception:
+            self.metrics.picture(None, failed=True, count=len(asked.images))
+            raise
+        rows = len(asked.images)
+        if isinstance(done, ModelError):
+            any_size = None in deployment.runtime.size  # and such a network still has a smallest one
+            self.metrics.picture(None, failed=not any_size, count=rows)
+            if any_size:
+                raise HttpError(400, f"the model takes no pictures of {asked.images.shape[1:3]} pixels") from done
+            raise done
+        if isinstance(done, Exception):
+            self.metrics.picture(None, count=rows)
+            raise HttpError(400, f"the model does not take this: {done}")
+        if not np.isfinite(done.result).all():
+            self.metrics.picture(None, failed=True, count=rows)
+            raise HttpError(500, f"the logits of {deployment.spec.name} are not finite", reason=NOT_FINITE)
+        self.metrics.picture(done.timings, count=rows)
+        request.scope[RECORD].update(pictures=rows, **milliseconds(done.timings))
+        return _reply(asked, done.result, deployment)
+
+    def _model(self, request: Request) -> Deployment:
+        try:
+            deployment = self.engine.current
+        except RefusedError as refused:
+            raise unavailable(refused) from refused
+        _require_name(request, deployment)
+        return deployment
+
+    def _most_numbers(self, deployment: Deployment) -> int:
+        """How many numbers the pictures have that may wait."""
+        sides = deployment.runtime.size
+        pixels = self.settings.max_pixels if None in sides else math.prod(side or 1 for side in sides)
+        return 3 * pixels * self.settings.max_queue
+
+    def _check(self, images: Images, deployment: Deployment) -> None:
+        rows, *sides, channels = images.shape
+        for side, wanted in zip(sides, deployment.runtime.size, strict=True):
+            if channels != 3 or rows < 1 or (side != wanted if wanted else not 0 < side <= 16384):
+                height, width = (side or "any" for side in deployment.runtime.size)
+                raise HttpError(400, f"the shape of {INPUT} is [N, {height}, {width}, 3], not {list(images.shape)}")
+        if math.prod(images.shape[1:3]) > self.settings.max_pixels or rows > self.settings.max_queue:
+            raise HttpError(413, f"at most {self.settings.max_queue} pictures at a time", reason="size")
+
+
+def _require_name(request: Request, deployment: Deployment) -> None:
+    """Raise `HttpError`, 404, unless it is the model of the request's path."""
+    name, version = request.path_params["name"], request.path_params.get("version", VERSION)
+    if (name, version) != (deployment.spec.name, VERSION):
+        raise HttpError(404, "there is no such model; /model says what is served, in version 1")
+
+
+def _json_size(header: str | None, size: int) -> int:
+    """How much of a body of `size` bytes is JSON. Raises `HttpError`, 400."""
+    if header is None:
+        return size
+    if not (header.isascii() and header.isdigit() and len(header) < 16) or int(header) > size:
+        raise HttpError(400, "Inference-Header-Content-Length is the length of the JSON before the binary data")
+    return int(header)
+
+
+def _read(body: bytes, size: int, most: int | None = None) -> Asked:
+    """The request of `body`, whose first `size` bytes are JSON, and the others binary data.
+
+    `most` bounds the numbers in the JSON, if they are to be counted first. Raises `HttpError`, 400 or 413.
+    """
+    head = body[:size]
+    if most is not None and (head.count(b",") > most + OBJECTS or head.count(b"{") > OBJECTS):
+        raise HttpError(413, "the JSON has more parts than the pictures of a request", reason="size")
+    if most is not None and head.count(b"[") > LISTS:
+        raise HttpError(413, f"the JSON has more than {LISTS} lists; send flat or binary data", reason="size")
+    try:
+        request = json.loads(head)
+    except (ValueError, RecursionError) as error:
+        raise HttpError(400, "the body is no JSON") from error
+    try:
+        (tensor,) = request["inputs"]
+        outputs = request.get("outputs") or [{"name": OUTPUT}]
+        (output,) = outputs
+        options = {**_parameters(request), **_parameters(output)}
+        names = (tensor["name"], tensor["datatype"], output["name"])
+        shape = [int(side) for side in tensor["shape"] if isinstance(side, int) and 0 <= side < 2**31]
+        if len(shape) != len(tensor["shape"]) or len(shape) != 4:
+            raise HttpError(400, f"the shape of {INPUT} is [N, height, width, 3]")
+        if names != (INPUT, "UINT8", OUTPUT):
+            raise HttpError(400, f"the input is {INPUT}, UINT8, and the output {OUTPUT}")
+        identity = request.get("id")
+        if identity is not None and not isinstance(identity, str):
+            raise HttpError(400, "the id of a request is text")
+        return Asked(
+            _tensor(tensor, shape, memoryview(body)[size:]),
+            identity,
+            _whole(options, "classification"),
+            bool(options.get("binary_data", options.get("binary_data_output", False))),
+            _whole(options, "timeout") / 1e6 or None,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise HttpError(400, f"the request has one input, {INPUT}, with name, shape, datatype and data") from error
+
+
+def _parameters(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    parameters: Mapping[str, Any] = value.get("parameters") or {}
+    return parameters
+
+
+def _whole(options: Mapping[str, Any], name: str) -> int:
+    value = options.get(name, 0)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
+        raise HttpError(400, f"the parameter {name} is a whole number")
+    return value
+
+
+def _tensor(tensor: Mapping[str, Any], shape: list[int], binary: memoryview) -> Images:
+    count = math.prod(shape)
+    if "binary_data_size" in _parameters(tensor):
+        size = _whole(_parameters(tensor), "binary_data_size")
+        if size != len(binary) or size != count:
+            raise HttpError(400, f"{shape} are {count} bytes, not {min(size, len(binary))}")
+        return np.frombuffer(binary, np.uint8).reshape(shape)
+    values = np.asarray(tensor["data"])
+    if values.size != count or (values.size and values.dtype.kind not in "iu"):
+        raise HttpError(400, f"the data of {INPUT} are {count} whole numbers")
+    if values.size and not 0 <= values.min() <= values.max() <= 255:
+        raise HttpError(400, f"the data of {INPUT} are numbers from 0 to 255")
+    return values.astype(np.uint8).reshape(shape)
+
+
+def _reply(asked: Asked, logits: Logits, deployment: Deployment) -> Response:
+    labels = _classified(logits, asked.classes, deployment.spec.classes) if asked.classes else []
+    output: dict[str, Any] = {"name": OUTPUT, "datatype": "BYTES" if labels else "FP32"}
+    output["shape"] = [len(labels), len(labels[0])] if labels else list(logits.shape)
+    reply = {"model_name": deployment.spec.name, "model_version": VERSION, "outputs": [output]}
+    if asked.id is not None:
+        reply["id"] = asked.id
+    if not asked.binary:
+        output["data"] = [label for row in labels for label in row] or logits.ravel().tolist()
+        return as_json(reply)
+    encoded = [label.encode() for row in labels for label in row]
+    data = b"".join(len(text).to_bytes(4, "little") + text for text in encoded) or logits.astype("<f4").tobytes()
+    output["parameters"] = {"binary_data_size": len(data)}
+    head = strict_json.dumps(reply).encode()
+    return Response(
+        head + data,
+        media_type="application/octet-stream",
+        headers={"Inference-Header-Content-Length": str(len(head))},
+    )
+
+
+def _classified(logits: Logits, count: int, classes: tuple[str, ...]) -> list[list[str]]:
+    """The extension's strings `value:index:label`, highest first."""
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :count]
+    return [
+        [f"{row[index]:f}:{index}:{classes[index]}" for index in best] for row, best in zip(logits, order, strict=True)
+    ]

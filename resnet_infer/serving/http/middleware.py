@@ -1,0 +1,337 @@
+"""Around every request: its id, the key, the bounds of its body, what an error looks like, the log and the metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from datetime import datetime, timezone
+from typing import Any
+
+from starlette.requests import ClientDisconnect
+
+from resnet_infer.serving.memory import JSON_FACTOR, TENSOR_FACTOR, Memory
+from resnet_infer.serving.metrics import Metrics
+from resnet_infer.serving.settings import ApiKeys, Settings
+from resnet_infer.utils import strict_json
+from resnet_infer.utils.console import note
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+HEALTH = ("/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready")
+"""What is asked every few seconds, and not logged."""
+OPEN = (*HEALTH, "/openapi.json", "/")
+"""What needs no key: health, the description of the API, and the page (with its files, below `/web/`)."""
+ADMIN = "/admin/"
+"""What lies below needs a key of its own."""
+GONE = 499
+"""The status of a request whose client left before it was answered, in the log and the metrics."""
+RECORD = "resnet_infer.record"
+"""Where in a scope the notes of a request lie, for the log."""
+LEFT = "resnet_infer.left"
+"""Where in a scope a server has the list of functions that it calls when the client leaves before it is answered."""
+LEFT_WITH = "resnet_infer.left_with"
+"""Where in a scope the status lies with which a server itself has answered what it cannot read on."""
+LIMIT = "resnet_infer.limit"
+"""Where in a scope the function lies that bounds the seconds until the answer: what has come later is a 503."""
+TICK = 0.1
+"""Seconds between two looks for requests that are late."""
+_ID = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+
+
+class HttpError(Exception):
+    """An answer that is no success: its status, a sentence that says why, headers, and what it counts as."""
+
+    def __init__(self, status: int, message: str, *, headers: Iterable[tuple[str, str]] = (), reason: str = "") -> None:
+        super().__init__(message)
+        self.status, self.message, self.headers, self.reason = status, message, tuple(headers), reason
+
+    def to_json(self) -> dict[str, str]:
+        """What a client is told: of a failure of the service (500) also its reason, which programs can tell."""
+        told = {"error": self.message}
+        return {**told, "reason": self.reason} if self.status == 500 and self.reason else told
+
+
+class Traffic:
+    """What is in progress: requests, and the memory for them.
+
+    With `draining` no new request is taken but for its health; those in progress go on.
+    """
+
+    def __init__(self, memory: Memory) -> None:
+        self.draining = False
+        self.requests: set[_Request] = set()
+        self.memory = memory
+
+
+class Guard:
+    """ASGI middleware around the whole service.
+
+    Refuses what has no key (401) or too large a body (413), a body that does not come (408) and bodies beyond the
+    memory for all of them (503). What is not answered in `timeout` seconds from its body on, or has no client any more,
+    is ended, whatever it waits for. `HttpError` becomes JSON; what else the application raises is
+    logged, and answered with a 500 that says nothing. A request's id is its own `X-Request-ID`, if that is a plain
+    word, or made.
+    """
+
+    def __init__(self, app: App, settings: Settings, keys: ApiKeys, metrics: Metrics, traffic: Traffic) -> None:
+        self.app, self.settings, self.keys, self.metrics = app, settings, keys, metrics
+        self.traffic = traffic
+        self._watching: asyncio.AbstractEventLoop | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "websocket":  # there is none: the server answers with a 403
+                await send({"type": "websocket.close"})
+            else:
+                await self.app(scope, receive, send)
+            return
+        begin = time.monotonic()
+        headers = dict(scope["headers"])
+        request = _Request(self, scope, receive, send, headers)
+        self.traffic.requests.add(request)
+        self.metrics.active(1)
+        if self._watching is not request.loop:
+            self._watch()
+        try:
+            await request.run(headers)
+        finally:
+            self.traffic.requests.discard(request)
+            self.metrics.active(-1)
+            request.release()
+            request.forget()
+            seconds = time.monotonic() - begin
+            record = scope[RECORD]
+            status = request.status or GONE
+            self.metrics.request(record.get("route", "other"), status, seconds)
+            if self.settings.access_log and scope["path"] not in HEALTH:
+                log(record, scope, status, seconds)
+
+    def _watch(self) -> None:
+        """End requests that are overdue, now and as long as there are any: a timer for each would cost more."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for request in list(self.traffic.requests):
+            if request.due <= now:
+                request.end_late()
+        self._watching = loop if self.traffic.requests else None
+        if self._watching:
+            loop.call_later(TICK, self._watch)
+
+
+class _Request:
+    """One request on its way through the guard."""
+
+    def __init__(
+        self, guard: Guard, scope: Scope, receive: Receive, send: Send, headers: MutableMapping[bytes, bytes]
+    ) -> None:
+        self.guard, self.scope, self._receive, self._send = guard, scope, receive, send
+        given = headers.get(b"x-request-id", b"").decode("latin-1")
+        # Not `os.urandom`, which would hand the interpreter to a thread that decodes, and wait to get it back.
+        self.id = given if 0 < len(given) <= 64 and _ID.issuperset(given) else f"{random.getrandbits(64):016x}"
+        scope[RECORD] = {"id": self.id}
+        self.status = 0
+        self._size = 0
+        self._weight = _weight(scope["path"], headers)
+        scope[LIMIT] = self.limit
+        if LEFT in scope:
+            scope[LEFT].append(self._leave)
+        self.loop = asyncio.get_running_loop()
+        self.due = math.inf
+        """When what is waited for is to be there, the body or the answer, by the clock of the loop."""
+        self._task = asyncio.current_task()
+        self._asked = self._has_body = False
+        self._end: Exception | None = None
+
+    async def run(self, headers: MutableMapping[bytes, bytes]) -> None:
+        try:
+            try:
+                self._check_key()
+                if self.guard.traffic.draining and self.scope["path"] not in HEALTH:
+                    ending = [("Retry-After", "5"), ("Connection", "close")]
+                    raise HttpError(503, "not now: the service is ending", headers=ending, reason="closed")
+                await self._check_length(headers)
+                await self.guard.app(self.scope, self.receive, self.send)
+            except asyncio.CancelledError:
+                if self._end is None:
+                    raise
+                raise self._end from None
+            finally:
+                self.due = math.inf
+        except HttpError as error:
+            await self.answer(error)
+        except ClientDisconnect:
+            if not self.status:
+                self.status = self.scope.get(LEFT_WITH, GONE)
+                if self.status == GONE:  # the server counts others itself
+                    self.guard.metrics.rejected("left")
+        except Exception:
+            logging.getLogger("resnet_infer").exception("request %s failed", self.id)
+            await self.answer(HttpError(500, "something went wrong; the server's log says more"))
+
+    def _check_key(self) -> None:
+        keys, path = self.guard.keys, self.scope["path"]
+        is_admin = path.startswith(ADMIN)
+        if is_admin and self.scope["method"] != "POST":  # all that is there; a route of another method is to be let in
+            raise HttpError(405, "this needs the method POST", headers=[("Allow", "POST")])
+        if is_admin and not keys.has_admin:
+            raise HttpError(403, "this needs an admin key, and the service has none", reason="key")
+        if not is_admin and (not keys or path in OPEN or path.startswith("/web/")):
+            return
+        given = list(_keys(self.scope["headers"]))
+        if any(keys.match(key, admin=is_admin) for key in given):
+            return
+        if is_admin and any(keys.match(key) for key in given):
+            raise HttpError(403, "this needs an admin key; the one given opens the rest of the API", reason="key")
+        raise HttpError(
+            401,
+            f"this {'' if is_admin else 'service '}needs its {'admin' if is_admin else 'API'} key, "
+            "as `Authorization: Bearer KEY`",
+            headers=[("WWW-Authenticate", "Bearer")],
+            reason="key",
+        )
+
+    async def _check_length(self, headers: MutableMapping[bytes, bytes]) -> None:
+        length, limit = headers.get(b"content-length", b""), self.guard.settings.max_body
+        if not length.isdigit() or int(length) <= limit:
+            return
+        close = [("Connection", "close")]
+        if int(length) <= 2 * limit:
+            # A client that is still sending would not see the answer if the connection were closed on it.
+            while (await self.receive()).get("more_body"):
+                self.release()
+            close = []
+        raise too_large(limit, close)
+
+    async def receive(self) -> Message:
+        if not self._asked:
+            self._asked = True
+            self.due = self.loop.time() + self.guard.settings.timeout
+        message = await self._receive()
+        if message["type"] != "http.request":
+            return message
+        size = len(message.get("body", b""))
+        self._size += size
+        memory = self.guard.traffic.memory
+        fits = memory.hold(size * self._weight)
+        if self._size > self.guard.settings.max_body:
+            raise too_large(self.guard.settings.max_body, [("Connection", "close")])
+        if self._size * self._weight > memory.for_bodies:
+            limit = memory.for_bodies // self._weight
+            raise HttpError(
+                413,
+                f"JSON of more than {limit / 1e6:.3g} MB takes too much memory; send the bytes as they are",
+                headers=[("Connection", "close")],
+                reason="size",
+            )
+        if not fits:
+            raise HttpError(
+                503,
+                "too many large requests at a time",
+                headers=[("Retry-After", "1"), ("Connection", "close")],
+                reason="memory",
+            )
+        if not message.get("more_body"):
+            self._has_body = True
+            self.due = self.loop.time() + self.guard.settings.timeout
+        return message
+
+    def release(self) -> None:
+        """Nothing of the body is in memory any more."""
+        self.guard.traffic.memory.release(self._size * self._weight)
+        self._size = 0
+
+    def forget(self) -> None:
+        """Let go of all that leads back here: picked up by the garbage collector only, it would fill the caches."""
+        del self.scope[LIMIT]
+        if LEFT in self.scope:
+            self.scope[LEFT].clear()
+        self._end = None
+
+    def limit(self, seconds: float) -> None:
+        """Let it end with a 503 then, if it is not answered."""
+        self.due = self.loop.time() + seconds
+
+    def end_late(self) -> None:
+        """End it with a 503, or with a 408 if it is the body that has not come."""
+        if self._has_body:
+            again = [("Retry-After", "1")]
+            self._stop(HttpError(503, "not now: it could not be done in time", headers=again, reason="late"))
+        else:
+            close = [("Connection", "close")]
+            self._stop(HttpError(408, "the body did not come in time", headers=close, reason="idle"))
+
+    def _leave(self) -> None:
+        if not self.status:
+            self._stop(ClientDisconnect())
+
+    def _stop(self, end: Exception) -> None:
+        self.due = math.inf
+        if self._end is None and self._task is not None:
+            self._end = end
+            self._task.cancel()
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.due = math.inf
+            self.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.id.encode())]
+        await self._send(message)
+
+    async def answer(self, error: HttpError) -> None:
+        """The error as JSON, unless the answer has begun."""
+        if error.reason and error.status != 500:
+            self.guard.metrics.rejected(error.reason)
+        if self.status:
+            return
+        body = strict_json.dumps(error.to_json()).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        headers += [(name.lower().encode(), value.encode()) for name, value in error.headers]
+        await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
+
+
+def _keys(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[bytes]:
+    """Every key that a request has: a gateway may add one of its own."""
+    for name, value in headers:
+        if name == b"x-api-key":
+            yield value
+        elif name == b"authorization":
+            scheme, _, token = value.partition(b" ")
+            if scheme.lower() == b"bearer":
+                yield token.strip()
+
+
+def _weight(path: str, headers: MutableMapping[bytes, bytes]) -> int:
+    """Memory that a body takes, in bodies."""
+    if path.startswith("/v2/"):
+        json_size = headers.get(b"inference-header-content-length", b"")
+        is_small = json_size.isdigit() and len(json_size) < 6
+        return 1 if is_small else TENSOR_FACTOR
+    return JSON_FACTOR if headers.get(b"content-type", b"").lstrip().lower().startswith(b"application/json") else 1
+
+
+def too_large(limit: int, headers: Iterable[tuple[str, str]] = ()) -> HttpError:
+    """413, for a body."""
+    return HttpError(413, f"a request has at most {limit / 1e6:g} MB", headers=headers, reason="size")
+
+
+def log(record: MutableMapping[str, Any], scope: Scope, status: int, seconds: float) -> None:
+    """A line of JSON on stderr."""
+    line = {
+        "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+        "id": record["id"],
+        "method": scope["method"],
+        "path": scope["path"],
+        "status": status,
+        "ms": round(1000 * seconds, 1),
+        **{name: value for name, value in record.items() if name not in ("id", "route")},
+    }
+    note(strict_json.dumps(line))

@@ -1,0 +1,84 @@
+"""What the service says, as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import Response
+
+from resnet_infer._version import __version__
+from resnet_infer.errors import AnswerError, ModelError, ResnetInferError
+from resnet_infer.serving.http.middleware import HttpError, Traffic
+from resnet_infer.serving.inference.deployment import Deployment, Reply
+from resnet_infer.serving.inference.jobs import Done, RefusedError, Timings
+from resnet_infer.serving.inference.model_manager import Engine
+from resnet_infer.serving.settings import Settings
+from resnet_infer.utils import strict_json
+
+STAGES = {"queue": "queue", "prepare": "decode", "wait": "wait", "infer": "inference"}
+"""The stages of `Timings` as answers and the log call them."""
+PICTURE = "picture"
+"""What a picture is called in the errors of those who read it."""
+
+
+NOT_FINITE = "not_finite"
+"""The reason of a 500 for logits that are not finite."""
+
+
+def as_json(value: Any) -> Response:
+    return Response(strict_json.dumps(value).encode(), media_type="application/json")
+
+
+def unavailable(refused: RefusedError) -> HttpError:
+    """503, and when to try again."""
+    after = ("Retry-After", str(refused.retry_after))
+    return HttpError(503, f"not now: {refused.message}", headers=[after], reason=refused.reason)
+
+
+def require_ready(engine: Engine, traffic: Traffic) -> None:
+    """Raise `HttpError`, 503, unless the model is warm, requests are taken, and its threads finish what they begin."""
+    if not engine.ready or traffic.draining or engine.stalled:
+        state = "ending" if traffic.draining else engine.state if not engine.ready else "stuck"
+        raise HttpError(503, f"the service is {state}", headers=[("Retry-After", "1")])
+
+
+def milliseconds(timings: Timings) -> dict[str, float]:
+    return {f"{name}_ms": round(1000 * getattr(timings, stage), 3) for stage, name in STAGES.items()}
+
+
+def answer_json(outcome: Done[Any] | ResnetInferError) -> dict[str, Any]:
+    """The answer for one picture: its classes and times, or why there are none."""
+    if isinstance(outcome, ModelError):  # its message may have a path
+        return {"error": "the model cannot be run; the server's log says more", "status": 500}
+    if isinstance(outcome, ResnetInferError):
+        told = {"error": outcome.message.removeprefix(f"{PICTURE}: ")}
+        failed = isinstance(outcome, AnswerError)
+        return {**told, "status": 500, "reason": NOT_FINITE} if failed else {**told, "status": 422}
+    reply: Reply = outcome.result
+    predictions: list[dict[str, Any]] = [dict(vars(item)) for item in reply.predictions]
+    if reply.maps is not None:
+        for prediction, values in zip(predictions, reply.maps.round(4).tolist(), strict=True):
+            prediction["activation_map"] = values
+    note = {"note": reply.note} if reply.note else {}
+    return {"predictions": predictions, **note, "batch": outcome.batch, "timings": milliseconds(outcome.timings)}
+
+
+def model_json(deployment: Deployment, settings: Settings) -> dict[str, Any]:
+    """The spec, the digest of the weights, how they are run, and what a request may be.
+
+    No paths: provenance stays here.
+    """
+    spec, runtime = deployment.spec.to_json(), deployment.runtime.describe()
+    del spec["provenance"]
+    return {
+        **spec,
+        "sha256": deployment.sha256,
+        "runtime": {name: runtime[name] for name in ("runtime", "device", "version")},
+        "limits": {
+            "body_bytes": settings.max_body,
+            "pixels": settings.max_pixels,
+            "pictures": settings.max_pictures,
+            "seconds": settings.timeout,
+        },
+        "version": __version__,
+    }

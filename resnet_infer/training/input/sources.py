@@ -1,0 +1,267 @@
+"""Batches to train on: a whole set in memory, augmented on the device, or files decoded by worker processes."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from resnet_infer.data.datasets import Sample
+from resnet_infer.errors import PictureError, TrainingError
+from resnet_infer.models.spec import InputSpec
+from resnet_infer.training.input.augment import MIRROR, Draws, Order, Picks, boxes, crop_boxes, mirrored
+from resnet_infer.training.input.views import served_view
+from resnet_infer.training.input.workers import PREFETCH, NoWorkersError, Refused, from_processes, prefetch, shared
+from resnet_infer.training.recipes import Recipe
+from resnet_infer.utils.console import note
+from resnet_infer.utils.host_memory import free_memory
+from resnet_infer.utils.parallel import parallel_map
+
+DataIn = Literal["auto", "memory", "files"]
+MEMORY_LIMIT = 4 << 30
+"""Bytes of decoded pictures that are kept in memory unasked."""
+WHOLE = ("scale", "area")
+"""Augmentations whose crops come out of the whole picture."""
+
+Batch = tuple[Tensor, Tensor, Draws]
+"""Crops NHWC (uint8, or float32 in levels of 0 to 255), labels (int64), and the draws they were made with."""
+
+
+def _never() -> bool:
+    return False
+
+
+class Source(Protocol):
+    """Where batches to train on come from."""
+
+    def batches(self, start: int, stop: int, crop: int, stopping: Callable[[], bool] = _never) -> Iterator[Batch]:
+        """The batches of steps `start` to `stop`, crops on the device; fewer where one is waited for and `stopping`."""
+
+
+def open_source(
+    samples: Sequence[Sample],
+    geometry: InputSpec,
+    recipe: Recipe,
+    order: Order,
+    device: torch.device,
+    data_in: DataIn,
+    workers: int,
+    log: Callable[[str], None] = note,
+) -> Source:
+    """The batches of a run. Where the pictures are kept changes how fast they come, and nothing that is seen of them.
+
+    Where crops come out of the whole picture, all of it is kept; else the view of `geometry`, the largest of the run.
+    By default memory takes pictures that are small and of one size; when memory is asked for, all that fit. Raises
+    `TrainingError` if they do not.
+    """
+    whole = recipe.augmentation in WHOLE
+    if data_in != "files":
+        threads = max(1, workers)
+        limit = min(MEMORY_LIMIT, free_memory()) if data_in == "auto" else free_memory()
+        kept = _decode(samples, geometry, whole, limit, data_in == "auto", threads)
+        if isinstance(kept, np.ndarray):
+            return InMemory(kept, samples, geometry, recipe, order, device)
+        if kept is not None:
+            return FromFiles(kept, geometry, recipe, order, device, threads, decoded=True, log=log)
+        if data_in == "memory":
+            raise TrainingError(
+                f"the {len(samples)} pictures do not fit into the {limit / 2**30:.1f} GiB of memory that are free",
+                hint="leave them in their files with --data-in files",
+            )
+    return FromFiles(samples, geometry, recipe, order, device, workers, log=log)
+
+
+def _decode(
+    samples: Sequence[Sample], geometry: InputSpec, whole: bool, limit: int, alike: bool, threads: int
+) -> NDArray[np.uint8] | list[Sample] | None:
+    """Every picture `whole`, or as its view of `geometry`; None if they take more than `limit` bytes.
+
+    (N, H, W, 3) if all have one size; others None if they must be `alike`, or else samples that hold their pixels.
+    """
+
+    def pixels(sample: Sample) -> NDArray[np.uint8]:
+        return np.asarray(sample.image(exif=geometry.exif)) if whole else served_view(sample, geometry)
+
+    if not whole and len(samples) * geometry.crop**2 * 3 > limit:
+        return None
+    images: NDArray[np.uint8] | None = None
+    others: list[Sample] = []
+    taken = 0
+    with contextlib.closing(parallel_map(pixels, samples, workers=threads)) as decoded:
+        for index, picture in enumerate(decoded):
+            if images is None and not others:
+                if alike and picture.nbytes * len(samples) > limit:
+                    return None
+                if picture.nbytes * len(samples) <= limit:
+                    images = np.empty((len(samples), *picture.shape), np.uint8)
+            if images is not None and picture.shape == images.shape[1:]:
+                images[index] = picture
+                continue
+            if alike:
+                return None
+            if images is not None:
+                before = images[:index]
+                others = [_holding(sample, own.copy()) for sample, own in zip(samples, before, strict=False)]
+                images, taken = None, before.nbytes
+            taken += picture.nbytes
+            if taken > limit:
+                return None
+            others.append(_holding(samples[index], picture))
+    return others if images is None else images
+
+
+def _holding(sample: Sample, pixels: NDArray[np.uint8]) -> Sample:
+    return replace(sample, read=lambda: pixels)
+
+
+class InMemory:
+    """A whole training set on the device, uint8 pictures of one size, augmented there."""
+
+    def __init__(
+        self,
+        images: NDArray[np.uint8],
+        samples: Sequence[Sample],
+        geometry: InputSpec,
+        recipe: Recipe,
+        order: Order,
+        device: torch.device,
+    ) -> None:
+        self.geometry, self.recipe, self.order, self.device = geometry, recipe, order, device
+        self.images = torch.from_numpy(images).to(device)
+        self.labels = torch.tensor([sample.label for sample in samples]).to(device)
+
+    def batches(self, start: int, stop: int, crop: int, stopping: Callable[[], bool] = _never) -> Iterator[Batch]:
+        height, width = self.images.shape[1:3]
+        for step in range(start, stop):
+            indices, draws = self.order.picks(step)
+            places = torch.from_numpy(indices).to(self.device)
+            images = self.images[places]
+            if self.recipe.augmentation in WHOLE:
+                sizes = np.tile(np.array([width, height], np.int64), (len(images), 1))
+                mirror = mirrored(draws, self.device) if self.recipe.flip else None
+                windows = boxes(self.recipe, crop, sizes, draws)
+                images = crop_boxes(images, windows, crop, self.geometry.interpolation, mirror)
+            yield images, self.labels[places], draws
+
+
+def may_have_children() -> bool:
+    """Whether this process may start others that load pictures.
+
+    Not a daemonic one, as those of `multiprocessing.Pool` and Celery are, nor a frozen program, which may start itself.
+    """
+    return not multiprocessing.current_process().daemon and not getattr(sys, "frozen", False)
+
+
+class FromFiles:
+    """Pictures decoded and cropped by worker processes, which run ahead of the steps, also past the end of an epoch.
+
+    Threads do it for pictures that are `decoded` already, where there may be no processes, and where there is too
+    little shared memory for them, or too few open files.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        geometry: InputSpec,
+        recipe: Recipe,
+        order: Order,
+        device: torch.device,
+        workers: int,
+        *,
+        decoded: bool = False,
+        log: Callable[[str], None] = note,
+    ) -> None:
+        self.samples, self.geometry, self.recipe, self.order = samples, geometry, recipe, order
+        self.device, self.workers, self.log = device, workers, log
+        self.without_processes = bool(workers) and not decoded and not may_have_children()
+        self.decoded, self.processes = decoded, workers > 0 and not decoded and not self.without_processes
+
+    def batches(self, start: int, stop: int, crop: int, stopping: Callable[[], bool] = _never) -> Iterator[Batch]:
+        """Raises `WorkersLostError` if worker processes die or give nothing."""
+        if self.processes:
+            try:
+                for batch in self._arrived(self._from_processes(start, stop, crop, stopping)):
+                    yield batch
+                    start += 1
+            except NoWorkersError as error:
+                self.processes = False
+                self.log(f"{error.message}: threads decode instead, which may be slower; {error.hint}")
+            else:
+                return
+        cropping = _Decoding(self.samples, self.geometry, self.recipe, crop)
+        steps = _Steps(self.order, start, stop)
+        if not self.workers:
+            yield from self._arrived(map(cropping.__getitem__, steps))
+            return
+        ahead = PREFETCH * self.workers
+        with contextlib.closing(parallel_map(cropping.__getitem__, steps, workers=self.workers, ahead=ahead)) as made:
+            yield from self._arrived(made)
+
+    def _from_processes(self, start: int, stop: int, crop: int, stopping: Callable[[], bool]) -> Iterator[Any]:
+        cropping = _Decoding(self.samples, self.geometry, self.recipe, crop, share=True)
+        steps = _Steps(self.order, start, stop)
+        side = crop if self.recipe.augmentation in WHOLE else self.geometry.crop
+        ahead = prefetch(self.order.own_batch * side**2 * 3, self.workers)
+        return from_processes(cropping, steps, self.workers, ahead, self.device.type == "cuda", stopping)
+
+    def _arrived(self, batches: Iterable[Any]) -> Iterator[Batch]:
+        for batch in batches:
+            if isinstance(batch, Refused):
+                raise PictureError(batch)
+            images, labels, uniform, normal = batch
+            images, labels = (part.to(self.device, non_blocking=True) for part in (images, labels))
+            yield images, labels, Draws(uniform.numpy(), normal.numpy())
+
+
+class _Steps:
+    """The picks of steps `start` to `stop`, as a sampler."""
+
+    def __init__(self, order: Order, start: int, stop: int) -> None:
+        self.order, self.steps = order, range(start, stop)
+
+    def __iter__(self) -> Iterator[Picks]:
+        return map(self.order.picks, self.steps)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+class _Decoding:
+    """A step's picks -> its crops and labels, in a thread or a worker process."""
+
+    def __init__(
+        self, samples: Sequence[Sample], geometry: InputSpec, recipe: Recipe, crop: int, *, share: bool = False
+    ) -> None:
+        """`share`: in shared memory."""
+        self.samples, self.geometry, self.recipe, self.crop, self.share = samples, geometry, recipe, crop, share
+
+    def __getitem__(self, picks: Picks) -> tuple[Tensor, Tensor, Tensor, Tensor] | Refused:
+        """Crops, labels and both draws; or why there are none."""
+        indices, draws = picks
+        try:
+            rows = [self._crop(self.samples[index], row, draws) for row, index in enumerate(indices)]
+        except PictureError as error:
+            return Refused(error.message)
+        labels = torch.tensor([self.samples[index].label for index in indices])
+        made = torch.from_numpy(np.stack(rows)), labels, torch.from_numpy(draws.uniform), torch.from_numpy(draws.normal)
+        return shared(made) if self.share else made
+
+    def _crop(self, sample: Sample, row: int, draws: Draws) -> NDArray[np.uint8]:
+        if self.recipe.augmentation not in WHOLE:
+            return served_view(sample, self.geometry)
+        picture = sample.image(exif=self.geometry.exif)
+        own = Draws(draws.uniform[row : row + 1], draws.normal[row : row + 1])
+        left, top, width, height = boxes(self.recipe, self.crop, np.array([picture.size]), own)[0]
+        box = (left, top, min(left + width, picture.width), min(top + height, picture.height))
+        filter_ = Image.Resampling[self.geometry.interpolation.upper()]
+        pixels = np.asarray(picture.resize((self.crop, self.crop), filter_, box=box))
+        return pixels[:, ::-1] if self.recipe.flip and own.uniform[0, MIRROR] < 0.5 else pixels

@@ -1,0 +1,133 @@
+"""The pictures of a run as a table beside its checkpoints, and what is different about those of today."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import os
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from resnet_infer.data.datasets import Sample
+from resnet_infer.data.datasets.tree import read_file
+from resnet_infer.errors import DataError
+from resnet_infer.training.input.splits import Splits
+from resnet_infer.utils.files import atomic_path
+from resnet_infer.utils.inputs import read_bytes
+
+FILE = "split.csv"
+COLUMNS = ("part", "class", "bytes", "crc32", "name")
+READ_AT_MOST = 1 << 30
+"""Bytes of pictures that are read to tell them by their content; those after them are told by name, class and size."""
+NAMED = 3
+"""Pictures that a message names."""
+
+
+@dataclass(frozen=True)
+class SplitRecord:
+    """A row of `COLUMNS` for each picture, in the order of the run, which its random numbers refer to."""
+
+    rows: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def of(cls, data: Splits) -> SplitRecord:
+        """Of what is trained on and what is held out. Raises `PictureError` for a file that cannot be read."""
+        left = READ_AT_MOST
+        rows = []
+        for part, dataset in (("train", data.train), ("validation", data.validation)):
+            for sample in dataset.samples if dataset else ():
+                size, check = _file_size(sample), ""
+                if left > 0:
+                    plain = _content(sample)
+                    size, check = str(len(plain)), f"{zlib.crc32(plain):08x}"
+                    left -= len(plain)
+                rows.append((part, data.train.classes[sample.label], size, check, sample.name))
+        return cls(tuple(rows))
+
+    def repeated(self, data: Splits) -> list[tuple[str, str]]:
+        """Names of pictures of `data` that are held out and, byte by byte, trained on too; each with its equal.
+
+        `self` is the record of `data`. What was not read for it is not compared.
+        """
+        held_out = data.validation.samples if data.validation else []
+        count = len(data.train.samples)
+        first = {row[2:4]: sample for row, sample in zip(self.rows[:count], data.train.samples, strict=True) if row[3]}
+        found = []
+        for row, sample in zip(self.rows[count:], held_out, strict=True):
+            other = first.get(row[2:4])
+            if other and _content(other) == _content(sample):
+                found.append((sample.name, other.name))
+        return found
+
+    @classmethod
+    def read(cls, folder: Path) -> SplitRecord:
+        """What `write` left there. Raises `DataError` if it is missing or damaged."""
+        path = folder / FILE
+        try:
+            text = read_bytes(path).decode("utf-8", "surrogateescape")
+            header, *rows = map(tuple, csv.reader(io.StringIO(text, newline="")))
+        except (OSError, ValueError, csv.Error) as error:
+            raise DataError(f"{path} cannot be read ({error})") from error
+        if header != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
+            raise DataError(f"{path} is damaged")
+        return cls(tuple(rows))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the table, which stands in the checkpoints."""
+        return hashlib.sha256(self._text().encode("utf-8", "surrogateescape")).hexdigest()
+
+    def write(self, folder: Path) -> None:
+        with atomic_path(folder / FILE) as path:
+            path.write_bytes(self._text().encode("utf-8", "surrogateescape"))
+
+    def _text(self) -> str:
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows([COLUMNS, *self.rows])
+        return text.getvalue()
+
+    def differences(self, now: SplitRecord) -> list[str]:
+        """What is different about the pictures of `now`, one line for each kind, naming a few of them."""
+        before, after = self._named(), now._named()
+        both = [name for name in before if name in after]
+        found = {
+            "gone": [name for name in before if name not in after],
+            "new": [name for name in after if name not in before],
+            "of another class": [name for name in both if before[name][1] != after[name][1]],
+            "of other content": [name for name in both if before[name][2:] != after[name][2:]],
+            "moved between training and validation": [name for name in both if before[name][0] != after[name][0]],
+        }
+        told = [f"{len(names)} {kind} ({_some(names)})" for kind, names in found.items() if names]
+        return told or ["they come in another order"]
+
+    def _named(self) -> dict[str, tuple[str, ...]]:
+        """Part, class and content by name; a name that is there several times has a number."""
+        found: dict[str, tuple[str, ...]] = {}
+        times: Counter[str] = Counter()
+        for *values, name in self.rows:
+            times[name] += 1
+            found[name if times[name] == 1 else f"{name} (no. {times[name]})"] = tuple(values)
+        return found
+
+
+def _content(sample: Sample) -> bytes:
+    content = sample.read()
+    return content if isinstance(content, bytes) else content.tobytes()
+
+
+def _file_size(sample: Sample) -> str:
+    """Bytes of the sample's file, empty where it has none of its own."""
+    if isinstance(sample.read, partial) and sample.read.func is read_file:
+        with contextlib.suppress(OSError):
+            return str(os.stat(sample.read.args[0]).st_size)
+    return ""
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")

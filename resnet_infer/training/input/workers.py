@@ -1,0 +1,256 @@
+"""Batches made by worker processes, which may be killed, get stuck, or find no shared memory to put them into.
+
+Or the system lets this process have no more processes, or no more open files: each tensor on its way is one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from time import monotonic
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
+
+from resnet_infer.errors import ResnetInferError, TrainingError
+from resnet_infer.training.loop.signals import SIGNALS
+
+PREFETCH = 4
+"""Batches that each worker is ahead, where there is room for them."""
+PATIENCE = 600.0
+"""Seconds without a batch after which workers are taken to be stuck."""
+LOOK_EVERY = 1
+"""Seconds after which who waits for a batch looks whether it should still wait."""
+SHARED = "/dev/shm"
+"""Where Linux keeps shared memory; Docker gives a container 64 MiB of it."""
+_STARTING = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+"""Why the system starts no process: their number, memory, open files."""
+_HANDLER_SET = "_SIGCHLD_handler_set"
+"""torch's note to itself that its handler of SIGCHLD is installed."""
+_TIMED_OUT, _NO_ROOM, _NO_FILES = "timed out", "unable to allocate shared memory", "Too many open files"
+"""What torch says when no batch has come in time, and when shared memory or the numbers of open files are used up."""
+TENSORS = 4
+"""Of a batch: each has an open file as long as it is on its way."""
+OTHER_FILES = 64
+"""Open files that are left for what else a run opens."""
+_MORE_MEMORY = "more shared memory (Docker: --shm-size) or fewer --workers bring the processes back"
+_MORE_FILES = "a higher limit of open files (ulimit -n) or fewer --workers bring the processes back"
+_MORE_PROCESSES = "a higher limit of processes (ulimit -u, Docker: --pids-limit) or fewer --workers bring them back"
+
+
+class NoWorkersError(ResnetInferError):
+    """Worker processes cannot be started, or cannot hand over what they make. The hint says what lets them."""
+
+
+class WorkersLostError(TrainingError):
+    """A worker was killed, or none has given a batch for `PATIENCE` seconds."""
+
+
+class Refused(str):
+    """Why a worker has no batch, in place of the batch: as an exception it would arrive as the text of a traceback."""
+
+    __slots__ = ()
+
+
+class NoRoom(Refused):
+    """The batch is made, and there is no shared memory to hand it over."""
+
+    __slots__ = ()
+
+
+def prefetch(batch_bytes: int, workers: int) -> int:
+    """How many batches each worker may be ahead, so that they and those in use fit into shared memory.
+
+    And into the numbers of open files. Raises `NoWorkersError` if not even one does.
+    """
+    files = free_files()
+    # A worker has three pipes; one batch is in use, one goes to the device.
+    of_files = PREFETCH if files is None else ((files - OTHER_FILES - 6 * workers) // TENSORS - 2) // workers
+    if of_files < 1:
+        raise NoWorkersError(
+            f"this process may open {files} more files, too few for {workers} worker processes", hint=_MORE_FILES
+        )
+    room = free_shared_memory()
+    if room is None:
+        return min(PREFETCH, of_files)
+    ahead = min(PREFETCH, of_files, (room // max(1, batch_bytes) - 2) // workers)
+    if ahead < 1:
+        need = batch_bytes * (workers + 2)
+        raise NoWorkersError(
+            f"{SHARED} has {room / 2**20:.0f} MiB free, and batches of {batch_bytes / 2**20:.1f} MiB from {workers} "
+            f"worker processes need {need / 2**20:.0f} MiB",
+            hint=_MORE_MEMORY,
+        )
+    return ahead
+
+
+def free_files() -> int | None:
+    """How many more files this process may open; None where the system does not tell."""
+    try:
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return None if most == resource.RLIM_INFINITY else max(0, most - len(os.listdir("/proc/self/fd")))
+    except (ImportError, OSError, ValueError):
+        return None
+
+
+def free_shared_memory() -> int | None:
+    """Bytes of shared memory that are free; None where the system does not tell."""
+    if not hasattr(os, "statvfs"):
+        return None
+    with contextlib.suppress(OSError):
+        found = os.statvfs(SHARED)
+        return found.f_bavail * found.f_frsize
+    return None
+
+
+Tensors = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def shared(tensors: Tensors) -> Tensors | NoRoom:
+    """The tensors in shared memory, or that there is no room: found out by the worker, so that it can say so."""
+    try:
+        for tensor in tensors:
+            tensor.share_memory_()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        if _NO_ROOM not in str(error):
+            raise
+        return NoRoom(f"{SHARED} is full")
+    return tensors
+
+
+def from_processes(
+    dataset: Any, sampler: Iterable[Any], workers: int, ahead: int, pin: bool, stopping: Callable[[], bool]
+) -> Iterator[Any]:
+    """What `dataset` gives for each item of `sampler`, in order, made by worker processes.
+
+    Ends before its end if `stopping`, at once whatever the workers do. No worker outlives it. Raises
+    `WorkersLostError`, and `NoWorkersError` for a `NoRoom`.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        dataset,
+        sampler=sampler,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=ahead,
+        pin_memory=pin,
+        timeout=LOOK_EVERY,
+        worker_init_fn=_leave_signals_to_the_parent,
+        generator=torch.Generator(),
+    )
+    others = {child.pid for child in multiprocessing.active_children()}
+    try:
+        with _child_signal_put_back():
+            batches = iter(loader)
+    except BaseException as error:
+        _kill(_children_but(others))  # those that were started
+        if isinstance(error, OSError) and error.errno in _STARTING:
+            why = (error.strerror or str(error)).lower()
+            hint = _MORE_FILES if error.errno in (errno.EMFILE, errno.ENFILE) else _MORE_PROCESSES
+            raise NoWorkersError(f"{workers} worker processes cannot be started ({why})", hint=hint) from error
+        raise
+    own = _children_but(others)
+    done = False
+    try:
+        while not stopping():
+            try:
+                batch = _next(batches, own, stopping)
+            except StopIteration:
+                done = True
+                return
+            if batch is None:
+                return
+            if isinstance(batch, NoRoom):
+                raise NoWorkersError(str(batch), hint=_MORE_MEMORY)
+            yield batch
+    finally:
+        if not done:
+            _kill(own)
+        del batches
+
+
+def _children_but(others: Container[int | None]) -> list[BaseProcess]:
+    return [child for child in multiprocessing.active_children() if child.pid not in others]
+
+
+def _kill(children: Iterable[BaseProcess]) -> None:
+    """End processes that heed no signal but this one, be it that they are stuck or were halted."""
+    for child in children:
+        child.kill()
+
+
+def _next(batches: Iterator[Any], workers: list[Any], stopping: Callable[[], bool]) -> Any:
+    """The next batch; None if it is no longer wanted."""
+    end = monotonic() + PATIENCE
+    while True:
+        try:
+            return next(batches)
+        except RuntimeError as error:
+            dead = [child for child in workers if child.exitcode is not None]
+            if dead:
+                raise _lost(dead[0].exitcode) from error
+            if _NO_FILES in str(error):
+                raise NoWorkersError("this process has as many open files as it may have", hint=_MORE_FILES) from error
+            if _TIMED_OUT not in str(error):
+                raise
+        if stopping():
+            return None
+        if monotonic() > end:
+            raise WorkersLostError(
+                f"no batch has come from the {len(workers)} worker processes for {PATIENCE:.0f} seconds",
+                hint="the pictures' storage may hang: try --data-in memory, or --workers 0 to see what does",
+            )
+
+
+def _lost(code: int) -> WorkersLostError:
+    if code >= 0:
+        return WorkersLostError(f"a worker process ended with exit code {code}", hint="its output above says why")
+    name = signal.Signals(-code).name if -code in {*signal.Signals} else f"signal {-code}"
+    if -code == signal.SIGKILL:
+        return WorkersLostError(
+            f"a worker process was killed ({name}), as the system does when memory runs out",
+            hint="take fewer --workers (0 decodes without processes), or a smaller --batch-size",
+        )
+    if -code == signal.SIGBUS:
+        return WorkersLostError(
+            f"a worker process was ended by {name}: {SHARED} is full", hint="enlarge it (docker run --shm-size 2g)"
+        )
+    return WorkersLostError(f"a worker process was ended by {name}", hint="--workers 0 decodes without processes")
+
+
+@contextmanager
+def _child_signal_put_back() -> Iterator[None]:
+    """Give the program its handler of SIGCHLD back, in whose place a `DataLoader` puts one for ever.
+
+    That one would also raise wherever the program is when a worker dies. torch remembers that its handler is there; so
+    that is put back too, and the program's own loaders install theirs.
+    """
+    place = threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD")
+    handler, known = signal.getsignal(signal.SIGCHLD) if place else None, getattr(signal_handling, _HANDLER_SET, None)
+    try:
+        yield
+    finally:
+        if place and handler is not None and signal.getsignal(signal.SIGCHLD) is not handler:
+            signal.signal(signal.SIGCHLD, handler)
+            if known is not None:
+                setattr(signal_handling, _HANDLER_SET, known)
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C, or the end of the terminal, reaches each of its processes, but the batches on the way are still wanted.
+
+    A worker ends when it is told to or when its parent is gone.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

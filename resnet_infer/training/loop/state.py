@@ -1,0 +1,272 @@
+"""The folder of a run: checkpoints that a stopped run goes on from, and the table of its epochs."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from resnet_infer.errors import DataError, ResnetInferError, TrainingError, UsageError
+from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from resnet_infer.models.network import ResNet, weights_of
+from resnet_infer.models.spec import ModelSpec
+from resnet_infer.training.distributed import World
+from resnet_infer.training.input.split_record import SplitRecord
+from resnet_infer.utils import strict_json
+from resnet_infer.utils.console import note
+from resnet_infer.utils.files import atomic_path, remedy, unwritable
+from resnet_infer.utils.inputs import read_bytes
+
+NOTE = "resnet_infer.training"
+MOMENTUM = "momentum."
+LOCK = ".lock"
+COLUMNS = (
+    *("epoch", "iteration", "rate", "train_loss", "train_error", "val_error", "val_error_low", "val_error_high"),
+    *("pictures_per_s", "seconds"),
+)
+"""`val_error_low` and `val_error_high` are the 95% interval of `val_error`."""
+
+
+@dataclass
+class State:
+    """How far a run is. `loss`, `wrong`, `seen` and `epoch_seconds` are of the current epoch, `rate` of the last step.
+
+    An epoch that has ended and has pictures `seen` is still to be measured.
+    """
+
+    iteration: int = 0
+    rate: float = 0.0
+    seconds: float = 0.0
+    epoch_seconds: float = 0.0
+    best_error: float = float("inf")
+    best_iteration: int = 0
+    loss: float = 0.0
+    wrong: float = 0.0
+    seen: int = 0
+    schedule: list[float] = field(default_factory=list)
+    scaler: dict[str, Any] = field(default_factory=dict)
+    finished: bool = False
+
+
+class RunFolder:
+    """`last.safetensors`, `best.safetensors`, `recipe.json`, `split.csv`, `metrics.csv` and, in the end, `curves.png`.
+
+    Each is whole or absent. They are of one run: `locked` keeps another process out, and `unfinished` refuses what
+    another run left.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.last, self.best = folder / "last.safetensors", folder / "best.safetensors"
+        self.rows: list[tuple[str, ...]] = []
+        self._saved = "nothing is saved yet"
+
+    @contextlib.contextmanager
+    def locked(self, world: World) -> Iterator[None]:
+        """Keep other runs out of the folder as long as the block lasts; a process that is gone keeps nobody out.
+
+        Raises `UsageError`, in all processes of `world`, if a run is writing to it.
+        """
+        with contextlib.ExitStack() as stack:
+            busy = world.writes and not self._lock(stack)
+            if world.any(busy, 0)[0]:
+                raise UsageError(
+                    f"another run is writing to {self.folder}",
+                    hint="wait for its end, or choose another folder with -o",
+                )
+            yield
+
+    def _lock(self, stack: contextlib.ExitStack) -> bool:
+        """Hold the lock until the end of `stack`; False if another process holds it."""
+        from filelock import FileLock, Timeout
+
+        path = self.folder / LOCK
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(path).acquire(timeout=0))
+        except Timeout:
+            return False
+        except NotImplementedError:  # a file system without locks
+            note(f"{self.folder} cannot be locked: start no second run there")
+        except OSError as error:
+            raise unwritable(path, error, TrainingError, "choose another folder with -o") from error
+        return True
+
+    def begin(self, recipe: Mapping[str, Any], split: SplitRecord) -> None:
+        with self._guard():
+            split.write(self.folder)
+            with atomic_path(self.folder / "recipe.json") as path:
+                path.write_text(strict_json.dumps(recipe, indent=2) + "\n")
+            self._write_rows()
+
+    def unfinished(self, identity: Mapping[str, Any], split: SplitRecord) -> Checkpoint | None:
+        """The checkpoint to go on from. Raises `UsageError` if the folder holds a finished or a different run."""
+        hint = "choose another folder with -o"
+        if not self.last.exists():
+            self._require_nothing_else(identity, hint)
+            return None
+        checkpoint = load_checkpoint(self.last)
+        notes = json.loads(checkpoint.notes.get(NOTE, "{}"))
+        if notes.get("state", {}).get("finished"):
+            raise UsageError(f"{self.folder} holds a finished run", hint=hint)
+        before, now = notes.get("identity", {}), json.loads(strict_json.dumps(identity))
+        if before == now:
+            return checkpoint
+        told = _differences(before, now)
+        if before.get("pictures") != now["pictures"]:
+            try:
+                told += [f"of its pictures {line}" for line in SplitRecord.read(self.folder).differences(split)]
+            except DataError as error:
+                told.append(f"its pictures are others ({error.message})")
+        raise UsageError(
+            f"{self.folder} holds another run: {'; '.join(told)}",
+            hint=f"{hint}, or give the same data and values to go on with that run",
+        )
+
+    def _require_nothing_else(self, identity: Mapping[str, Any], hint: str) -> None:
+        """A run that died before its first save may have left its weights and tables, and no other's are replaced."""
+        if self.best.exists():
+            notes = json.loads(load_checkpoint(self.best).notes.get(NOTE, "{}"))
+            if notes.get("identity") != json.loads(strict_json.dumps(identity)):
+                raise UsageError(f"{self.best} is not of this run, which would replace it", hint=hint)
+        table = self.folder / "metrics.csv"
+        if table.exists():
+            with io.StringIO(read_bytes(table).decode("utf-8", "replace"), newline="") as file:
+                if next(csv.reader(file), None) not in (None, [*COLUMNS]):
+                    raise UsageError(f"{table} is no table of a run, which would replace it", hint=hint)
+
+    def restore(self, checkpoint: Checkpoint, network: ResNet, optimizer: torch.optim.Optimizer) -> State:
+        load_weights(network, checkpoint)
+        for name, parameter in network.named_parameters():
+            if MOMENTUM + name in checkpoint.extra:
+                # In the parameter's own memory format, which the fused optimiser takes for granted.
+                momentum = torch.empty_like(parameter).copy_(torch.from_numpy(checkpoint.extra[MOMENTUM + name]))
+                optimizer.state[parameter]["momentum_buffer"] = momentum.detach()
+        state = State(**_with_infinity(json.loads(checkpoint.notes[NOTE])["state"]))
+        self._saved = f"{self.last} keeps iteration {state.iteration}"
+        if (self.folder / "metrics.csv").exists():
+            with io.StringIO(read_bytes(self.folder / "metrics.csv").decode(), newline="") as file:
+                rows = [tuple(row) for row in csv.reader(file)][1:]
+            # An epoch that was noted but not saved is trained, and noted, again.
+            self.rows = [row for row in rows if int(row[1]) <= state.iteration]
+        return state
+
+    def save_last(
+        self,
+        spec: ModelSpec,
+        network: ResNet,
+        optimizer: torch.optim.Optimizer,
+        state: State,
+        identity: Mapping[str, Any],
+    ) -> None:
+        extra = {
+            MOMENTUM + name: optimizer.state[parameter]["momentum_buffer"].float().cpu().contiguous().numpy()
+            for name, parameter in network.named_parameters()
+            if optimizer.state[parameter].get("momentum_buffer") is not None
+        }
+        notes = {NOTE: strict_json.dumps({"state": _without_infinity(asdict(state)), "identity": identity})}
+        with self._guard():
+            save_checkpoint(Checkpoint(_progressed(spec, state), weights_of(network), extra, notes), self.last)
+        self._saved = f"{self.last} keeps iteration {state.iteration}"
+
+    def save_best(self, spec: ModelSpec, network: ResNet, state: State, identity: Mapping[str, Any]) -> None:
+        """Write `best`, and whose it is, until the run is finished."""
+        notes = {NOTE: strict_json.dumps({"identity": identity})}
+        with self._guard():
+            save_checkpoint(Checkpoint(_progressed(spec, state), weights_of(network), notes=notes), self.best)
+
+    def finish(self, best: Checkpoint) -> None:
+        """Write `best` with what was measured, and only then that the run is done."""
+        with self._guard():
+            save_checkpoint(replace(best, notes={}), self.best)
+            last = load_checkpoint(self.last)
+            notes = json.loads(last.notes[NOTE])
+            notes["state"]["finished"] = True
+            save_checkpoint(replace(last, notes={NOTE: strict_json.dumps(notes)}), self.last)
+
+    def add_row(self, row: tuple[str, ...]) -> None:
+        self.rows.append(row)
+        with self._guard():
+            self._write_rows()
+
+    def kept(self) -> str:
+        """What is kept of the run so far."""
+        return self._saved
+
+    def lost(self, message: str, hint: str) -> TrainingError:
+        """The error that ends a run, saying what is kept of it."""
+        return TrainingError(f"{message}; {self._saved}", hint=hint)
+
+    def _write_rows(self) -> None:
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows([COLUMNS, *self.rows])
+        with atomic_path(self.folder / "metrics.csv") as path:
+            path.write_text(text.getvalue(), newline="")
+
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[None]:
+        """Around writing: an error says what is kept."""
+        try:
+            yield
+        except ResnetInferError as error:
+            if not isinstance(error.__cause__, OSError):
+                raise
+            again = f"the same command with -o {self.folder} goes on from there"
+            hint = f"{remedy(error.__cause__, 'move the folder to another place')}; {again}"
+            raise self.lost(error.message, hint) from error
+
+
+def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
+    tensors = {name: torch.from_numpy(value) for name, value in checkpoint.weights.items()}
+    network.load_state_dict(tensors, strict=False)  # torch also counts batches, which no checkpoint holds
+
+
+def _without_infinity(state: Mapping[str, Any]) -> dict[str, Any]:
+    """With None for errors that are infinite because none was measured yet: JSON has no infinity."""
+    schedule = [None if value == math.inf else value for value in state["schedule"]]
+    return {
+        **state,
+        "schedule": schedule,
+        "best_error": None if state["best_error"] == math.inf else state["best_error"],
+    }
+
+
+def _with_infinity(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What `_without_infinity` was given."""
+    schedule = [math.inf if value is None else value for value in state["schedule"]]
+    return {
+        **state,
+        "schedule": schedule,
+        "best_error": math.inf if state["best_error"] is None else state["best_error"],
+    }
+
+
+def _progressed(spec: ModelSpec, state: State) -> ModelSpec:
+    done = {"iterations": state.iteration, "seconds": round(state.seconds)}
+    return spec.with_(provenance={**spec.provenance, **done})
+
+
+def check_place(output: Path, data: Path) -> None:
+    """Raise `UsageError` if a run in `output` would lie inside of the folder `data`, where it would become a class."""
+    place, source = (Path(os.path.realpath(path)) for path in (output, data))
+    if source.is_dir() and place.is_relative_to(source):
+        raise UsageError(
+            f"{output} lies inside of the data, {data}, and its pictures would be taken for a class",
+            hint=f"choose a folder outside of it with -o, for example -o {source.parent / 'runs' / source.name}",
+        )
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """`key was old, is new` for each value, those of the recipe one by one; pictures are told elsewhere."""
+    old, new = ({**value, **(value.get("recipe") or {}), "recipe": None, "pictures": None} for value in (before, now))
+    return [f"{key} was {old.get(key)}, is {new.get(key)}" for key in new if old.get(key) != new.get(key)]

@@ -1,0 +1,53 @@
+"""What a trained model says of itself."""
+
+from __future__ import annotations
+
+import time
+
+import resnet_infer
+from resnet_infer.data.datasets import Dataset
+from resnet_infer.models.architectures import Architecture
+from resnet_infer.models.spec import InputSpec, Measured, ModelSpec
+from resnet_infer.training.device import describe
+from resnet_infer.training.distributed import World
+from resnet_infer.training.error_rates import Counts
+from resnet_infer.training.recipes import Recipe
+
+TOP5_CLASSES = 100
+"""With fewer classes the top-5 error says little."""
+
+
+def trained_spec(
+    arch: Architecture,
+    recipe: Recipe,
+    train: Dataset,
+    geometry: InputSpec,
+    world: World,
+    precision: str,
+    start: ModelSpec | None,
+) -> ModelSpec:
+    """The spec of a model trained here. `start` is of the model whose weights it began with."""
+    provenance = {
+        "trained_by": f"resnet-infer {resnet_infer.__version__}",
+        "recipe": recipe.to_json(),
+        "data": f"{train.name}, {len(train.samples)} pictures",
+        "class_order": train.class_order,
+        "training_precision": precision,
+        "machine": describe(world.device) + (f", {world.size} processes" if world.size > 1 else ""),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+    return ModelSpec(
+        name=f"{arch.name}-{train.name.partition('/')[0].partition('.')[0]}",
+        architecture=arch,
+        classes=train.classes,
+        class_ids=train.class_ids,
+        input=geometry,
+        provenance={**provenance, "from": start.name, "start": dict(start.provenance)} if start else provenance,
+    )
+
+
+def measured_on(data: Dataset, counts: Counts, protocol: str, *, test: bool) -> Measured:
+    """The top-1 and top-5 error, in percent; of pictures of the validation split it says so."""
+    name = data.name if test else f"{data.name} (validation)"
+    top5 = round(counts.top5, 2) if len(data.classes) >= TOP5_CLASSES else None
+    return Measured(name, protocol, counts.total, round(counts.top1, 2), top5, "torch")

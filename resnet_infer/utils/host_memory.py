@@ -1,0 +1,58 @@
+"""How much memory there is for this process: what the machine has, or what its control groups leave of it."""
+
+from __future__ import annotations
+
+import os
+import re
+from errno import ENOMEM
+from pathlib import Path
+
+from resnet_infer.errors import OutOfMemoryError, first_line
+from resnet_infer.utils.cgroups import memory_left, memory_limit
+
+_SHORTAGE = re.compile(r"std::bad_alloc|can't allocate memory|cannot allocate memory", re.IGNORECASE)
+"""How compiled libraries say so, in errors that are no `MemoryError`."""
+UNTOLD = 1 << 40
+"""Bytes that count as free where the system does not tell."""
+
+
+def physical_memory() -> int | None:
+    """Return the machine's memory in bytes, whatever of it this process may use; None where it is not told."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def total_memory() -> int | None:
+    """Return the bytes of memory that this process could have if nothing else ran; None where it is not told."""
+    return min((size for size in (physical_memory(), memory_limit()) if size is not None), default=None)
+
+
+def free_memory() -> int:
+    """Return the bytes of memory that this process may still take; what nobody tells counts as 1 TiB."""
+    found = [size for size in (_available(), memory_left()) if size is not None]
+    return min(found, default=total_memory() or UNTOLD)
+
+
+def out_of_memory(error: Exception) -> OutOfMemoryError | None:
+    """Return what to say of an error that memory ran out, by whatever library it was raised; None for another error."""
+    told = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == ENOMEM)
+    if not told and not _SHORTAGE.search(str(error)):
+        return None
+    size = total_memory()
+    has = f"; this process may have {size / 1e9:.1f} GB" if size else ""
+    cause = f" ({first_line(error)})" if str(error) else ""
+    return OutOfMemoryError(
+        f"memory ran out{cause}{has}",
+        hint="give it smaller or fewer pictures at a time (--batch), end other programs, or raise the limit of its "
+        "container or control group",
+    )
+
+
+def _available() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None

@@ -1,0 +1,181 @@
+"""Run an ONNX graph in float64 with numpy: slow, and exact enough to judge what float32 makes of the same graph.
+
+Convolutions, pools and batch normalisation are written here, for speed and because ONNX's reference implementation of
+the last takes old opsets for training. Every other operator is that reference implementation. What
+has no meaning in float64, or holds another graph inside, is not covered.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from resnet_infer.errors import first_line
+from resnet_infer.utils.extras import needs
+from resnet_infer.verification.parity import NotCoveredError
+
+with needs("export", "evaluating a graph in float64"):
+    import onnx
+    from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+    from onnx.reference import ReferenceEvaluator
+
+Array = NDArray[Any]
+Operator = Callable[..., Array]
+ROUNDED = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+"""Types whose rounding is part of what a graph means."""
+
+
+class Float64Graph:
+    """A graph with one input and float32 arithmetic, to be evaluated in float64.
+
+    `output` names the tensor to be computed, by default the graph's first output. Raises `NotCoveredError` for a graph
+    that holds other graphs, operators outside ONNX's own set, or float16.
+    """
+
+    def __init__(self, model: ModelProto, output: str | None = None) -> None:
+        graph = model.graph
+        self._opsets = [item for item in model.opset_import if item.domain in ("", "ai.onnx")]
+        self._constants = {tensor.name: _constant(tensor) for tensor in graph.initializer}
+        (self._input,) = (item.name for item in graph.input if item.name not in self._constants)
+        self._output = output or graph.output[0].name
+        self._steps = [(node, self._operator(node)) for node in graph.node]
+        self._readers = Counter(name for node in graph.node for name in node.input)
+        self._readers[self._output] += 1
+
+    def __call__(self, value: Array) -> NDArray[np.float64]:
+        """The output for `value`: float64, or integers where the graph itself makes floats of them.
+
+        Raises `NotCoveredError` if an operator fails, or answers in less than float64.
+        """
+        values: dict[str, Any] = {"": None, **self._constants, self._input: value}
+        left = Counter(self._readers)
+        for node, operator in self._steps:
+            results = operator(*map(values.get, node.input))
+            for name, result in zip(node.output, results, strict=False):
+                if isinstance(result, np.ndarray) and result.dtype in (np.float32, np.float16):
+                    raise NotCoveredError(f"{node.op_type} has no float64")
+                values[name] = result
+            left.subtract(node.input)
+            for name in node.input:
+                if not left[name] and name not in self._constants:
+                    values[name] = None
+        found = values[self._output]
+        if not isinstance(found, np.ndarray) or found.dtype != np.float64:
+            raise NotCoveredError(f"its output {self._output} is no float")
+        return found
+
+    def _operator(self, node: NodeProto) -> Callable[..., Any]:
+        """What computes the node: a tuple of outputs from its inputs."""
+        if node.domain not in ("", "ai.onnx"):
+            raise NotCoveredError(f"{node.domain}.{node.op_type} is no operator of ONNX's own")
+        attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+        if any(isinstance(value, onnx.GraphProto) for value in attributes.values()):
+            raise NotCoveredError(f"{node.op_type} holds another graph")
+        own = _OWN.get(node.op_type)
+        if own is not None and len(node.output) == 1:
+            return lambda *inputs: (own(*inputs, **attributes),)
+        return self._reference(node)
+
+    def _reference(self, node: NodeProto) -> Callable[..., Any]:
+        copy = NodeProto.FromString(node.SerializeToString())
+        for item in copy.attribute:
+            if item.HasField("t"):
+                item.t.CopyFrom(numpy_helper.from_array(_constant(item.t), item.t.name))
+            elif node.op_type == "Constant" and item.name in ("value_float", "value_floats"):
+                value = np.array(helper.get_attribute_value(item), np.float64)
+                item.CopyFrom(helper.make_attribute("value", numpy_helper.from_array(value)))
+            elif item.name == "to" and node.op_type == "Cast":
+                if item.i in ROUNDED:
+                    raise NotCoveredError("it computes in float16")
+                item.i = TensorProto.DOUBLE if item.i == TensorProto.FLOAT else item.i
+        inputs = [name for name in dict.fromkeys(node.input) if name]
+        graph = helper.make_graph(
+            [copy],
+            "node",
+            [helper.make_value_info(name, onnx.TypeProto()) for name in inputs],
+            [helper.make_value_info(name, onnx.TypeProto()) for name in node.output if name],
+        )
+        evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=self._opsets))
+
+        def run(*values: Any) -> Any:
+            feed = {name: value for name, value in zip(node.input, values, strict=True) if name}
+            try:
+                found = iter(evaluator.run(None, feed))
+            except Exception as error:  # whatever a reference implementation stumbles over
+                raise NotCoveredError(f"{node.op_type} fails ({first_line(error)})") from error
+            return [next(found) if name else None for name in node.output]
+
+        return run
+
+
+def _constant(tensor: TensorProto) -> Array:
+    if tensor.data_type in ROUNDED:
+        raise NotCoveredError("it computes in float16")
+    value: Array = numpy_helper.to_array(tensor)
+    return value.astype(np.float64) if value.dtype == np.float32 else value
+
+
+def _windows(x: Array, kernel: tuple[int, ...], attributes: Mapping[str, Any], fill: float) -> Array:
+    """The windows that a kernel sees, (N, C, H', W', kh, kw). Raises `NotCoveredError` for what is rarely used."""
+    unusual = (
+        len(kernel) != 2
+        or attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")
+        or attributes.get("ceil_mode", 0)
+        or any(step != 1 for step in attributes.get("dilations", ()))
+    )
+    if unusual:
+        raise NotCoveredError("a window with another padding than zeros by number, or holes")
+    top, left, bottom, right = attributes.get("pads") or (0, 0, 0, 0)
+    down, across = attributes.get("strides") or (1, 1)
+    padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=fill)
+    return sliding_window_view(padded, kernel, axis=(2, 3))[:, :, ::down, ::across]
+
+
+def _conv(x: Array, weight: Array, bias: Array | None = None, **attributes: Any) -> Array:
+    windows = _windows(x, weight.shape[2:], attributes, 0.0)
+    groups = int(attributes.get("group", 1))
+    count, _, height, width = windows.shape[:4]
+    out = np.empty((count, len(weight), height, width), np.float64)
+    split = out.reshape(count, groups, -1, height * width)
+    kernels = weight.reshape(groups, len(weight) // groups, -1)
+    for index in range(count):
+        columns = windows[index].transpose(0, 3, 4, 1, 2).reshape(groups, -1, height * width)
+        np.matmul(kernels, columns, out=split[index])
+    if bias is not None:
+        out += bias[:, None, None]
+    return out
+
+
+def _max_pool(x: Array, **attributes: Any) -> Array:
+    found: Array = _windows(x, tuple(attributes["kernel_shape"]), attributes, -np.inf).max(axis=(4, 5))
+    return found
+
+
+def _average_pool(x: Array, **attributes: Any) -> Array:
+    kernel = tuple(attributes["kernel_shape"])
+    sums = _windows(x, kernel, attributes, 0.0).sum(axis=(4, 5))
+    counts = _windows(np.ones((1, 1, *x.shape[2:])), kernel, attributes, 0.0).sum(axis=(4, 5))
+    found: Array = sums / (np.prod(kernel) if attributes.get("count_include_pad", 0) else counts)
+    return found
+
+
+def _batch_norm(x: Array, gamma: Array, beta: Array, mean: Array, variance: Array, **attributes: Any) -> Array:
+    if attributes.get("training_mode", 0) or not attributes.get("spatial", 1):
+        raise NotCoveredError("a batch normalisation that is trained, or not per channel")
+    scale = gamma / np.sqrt(variance + attributes.get("epsilon", 1e-5))
+    shape = (-1, *[1] * (x.ndim - 2))
+    found: Array = x * scale.reshape(shape) + (beta - mean * scale).reshape(shape)
+    return found
+
+
+_OWN: Mapping[str, Operator] = {
+    "Conv": _conv,
+    "MaxPool": _max_pool,
+    "AveragePool": _average_pool,
+    "BatchNormalization": _batch_norm,
+}

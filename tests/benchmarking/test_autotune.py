@@ -1,0 +1,60 @@
+"""What `--target auto` keeps when a runtime other than the usual one is fastest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from resnet_infer.errors import MissingExtraError
+
+for module, extra in (("onnxruntime", "cpu"), ("onnx", "export"), ("torch", "train")):
+    pytest.importorskip(module, reason=f"the extra `{extra}`")
+try:
+    from resnet_infer.runtimes.openvino import OpenVinoRuntime
+except (ImportError, MissingExtraError):
+    pytest.skip("needs OpenVINO (the extra `openvino`)", allow_module_level=True)
+
+from resnet_infer.benchmarking import autotune  # noqa: E402
+from resnet_infer.benchmarking.candidates import Candidate, Trial  # noqa: E402
+from resnet_infer.benchmarking.latency.side_by_side import Timing  # noqa: E402
+from resnet_infer.converters.export import Order  # noqa: E402
+from resnet_infer.models.checkpoint import Checkpoint  # noqa: E402
+from resnet_infer.runtimes.registry import open_runtime  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def openvino_is_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
+    def timed(found: Sequence[Candidate], batch: int, **options: Any) -> list[Trial]:
+        return [
+            Trial(item, Timing(item.subject, batch, (1.0 if item.subject.runtime == "openvino" else 2.0,)))
+            for item in found
+        ]
+
+    monkeypatch.setattr(autotune, "time_candidates", timed)
+
+
+def test_the_fastest_runtime_is_in_the_provenance(
+    make_checkpoint: Callable[..., Checkpoint], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = autotune.make_fastest(make_checkpoint(), tmp_path / "best.onnx", Order(), 1, ("fp32",))
+    assert made.evidence["tuned"]["runtime"] == "openvino"
+    assert "it is fastest when it is run with --runtime openvino" in capsys.readouterr().err
+    with open_runtime(made.path, device="cpu") as opened:
+        assert opened.name == "onnxruntime"
+        assert opened.spec.provenance["tuned"] == made.evidence["tuned"]
+
+
+def test_a_runtime_that_answers_otherwise_is_not_kept_however_fast(
+    make_checkpoint: Callable[..., Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = OpenVinoRuntime._run
+    monkeypatch.setattr(OpenVinoRuntime, "_run", lambda self, images: np.float32(1.01) * run(self, images))
+    made = autotune.make_fastest(make_checkpoint(), tmp_path / "best.onnx", Order(), 1, ("fp32",))
+    assert made.evidence["tuned"]["runtime"] in ("auto", "onnxruntime")
+    failures = [item["failure"] for item in made.evidence["trials"] if item["runtime"] == "openvino"]
+    assert failures
+    assert all("it answers otherwise than onnxruntime" in failure for failure in failures)

@@ -1,0 +1,156 @@
+"""`--target auto`: what is tried, what is kept, and what is said of the rest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `cpu` or `gpu`")
+
+from resnet_infer import zoo  # noqa: E402
+from resnet_infer.benchmarking.candidates import (  # noqa: E402
+    ALIKE,
+    Artifact,
+    Candidate,
+    Trial,
+    candidates,
+    choose,
+    report,
+    time_candidates,
+)
+from resnet_infer.benchmarking.latency.side_by_side import Subject, Timing  # noqa: E402
+from resnet_infer.errors import ResnetInferError  # noqa: E402
+from resnet_infer.models.spec import Precision  # noqa: E402
+
+ARTIFACT = zoo.built_in(zoo.SMALL, ".onnx")
+FP32, FP16, INT8 = Path("a.onnx"), Path("b.onnx"), Path("c.onnx")
+PROVIDERS = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+def provide(monkeypatch: pytest.MonkeyPatch, providers: list[str], openvino: bool = False) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    monkeypatch.setattr("resnet_infer.benchmarking.candidates._has_openvino", lambda: openvino)
+
+
+def trial(
+    path: Path, precision: Precision, threads: int, rounds: Any, failure: str | None = None, runtime: str = "auto"
+) -> Trial:
+    subject = Subject(path, runtime, threads=threads)
+    return Trial(
+        Candidate(f"{precision} {threads}", precision, subject), Timing(subject, 1, tuple(rounds), {}, failure)
+    )
+
+
+def test_on_a_cpu_one_half_and_all_cores_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    provide(monkeypatch, PROVIDERS[2:])
+    for cores, threads in ((1, [1]), (2, [1, 2]), (3, [1, 3]), (16, [1, 8, 16])):
+        found = candidates([Artifact(FP32, "fp32"), Artifact(INT8, "int8", ("cpu",))], cores=cores)
+        assert [item.subject.threads for item in found] == 2 * threads
+        assert {item.subject.device for item in found} == {"cpu"}
+        assert len({item.name for item in found}) == len(found)
+        assert [item.artifact for item in found] == [FP32] * len(threads) + [INT8] * len(threads)
+
+
+def test_openvino_is_tried_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    provide(monkeypatch, PROVIDERS, openvino=True)
+    found = candidates([Artifact(FP32, "fp32", ("cuda",)), Artifact(INT8, "int8", ("cpu",))], cores=2)
+    assert [(item.name, item.subject.runtime, item.subject.threads) for item in found[1:]] == [
+        ("int8, cpu, 1 thread", "auto", 1),
+        ("int8, openvino, 1 thread", "openvino", 1),
+        ("int8, cpu, 2 threads", "auto", 2),
+        ("int8, openvino, 2 threads", "openvino", 2),
+    ]
+
+
+def test_of_what_is_as_fast_the_runtime_taken_unasked_is_kept() -> None:
+    usual = trial(INT8, "int8", 2, [10.2, 10.2, 10.2])
+    other = trial(INT8, "int8", 1, [10, 10, 10], runtime="openvino")
+    faster = trial(INT8, "int8", 2, [8, 8, 8], runtime="openvino")
+    assert choose([usual, other], {INT8}) is usual
+    assert choose([usual, other, faster], {INT8}) is faster
+
+
+def test_a_graph_is_tried_where_it_may_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    provide(monkeypatch, PROVIDERS)
+    artifacts = [
+        Artifact(FP16, "fp16"),
+        Artifact(INT8, "int8", ("tensorrt",)),
+        Artifact(Path("d.engine"), "int8"),
+    ]
+    found = candidates(artifacts, cores=1, engine_cache=tmp_path)
+    cached = {"provider": "tensorrt", "engine_cache": tmp_path}
+    assert [(item.name, item.subject) for item in found] == [
+        ("fp16, cpu, 1 thread", Subject(FP16, device="cpu", threads=1)),
+        ("fp16, onnxruntime cuda", Subject(FP16, device="cuda", options={"provider": "cuda"})),
+        ("fp16, onnxruntime tensorrt", Subject(FP16, device="cuda", options=cached)),
+        ("int8, onnxruntime tensorrt", Subject(INT8, device="cuda", options=cached)),
+        ("int8, engine", Subject(Path("d.engine"))),
+    ]
+
+
+def test_the_winner_of_a_real_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With the provider of CUDA in the list, whether it starts here or not."""
+    provide(monkeypatch, PROVIDERS[1:])
+    missing = tmp_path / "missing.onnx"
+    found = candidates([Artifact(ARTIFACT, "fp32"), Artifact(missing, "int8", ("cpu",))], cores=1)
+    trials = time_candidates(found, 2, rounds=1)
+    assert len(trials) == 3
+    best = choose(trials, [ARTIFACT, missing])
+    assert best.candidate.artifact == ARTIFACT
+    shown = report(trials, [ARTIFACT, missing], best).splitlines()
+    assert shown[1].endswith("chosen")
+    assert sum("failed: " in line and "missing.onnx does not exist" in line for line in shown) == 1
+    assert all(item.timing.rounds or item.timing.failure for item in trials)
+    assert json.loads(json.dumps(best.to_json()))["ms"] > 0
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([FP32, FP16, INT8]),
+            st.integers(1, 4),
+            st.lists(st.floats(0.9, 1.1), min_size=3, max_size=3),
+            st.sampled_from([None, None, "it crashed"]),
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+    st.sets(st.sampled_from([FP32, FP16, INT8])),
+)
+def test_the_fastest_that_passes_or_what_is_as_fast_and_better(rows: list[Any], passed: set[Path]) -> None:
+    precisions = dict(zip((FP32, FP16, INT8), get_args(Precision), strict=True))
+    trials = [trial(path, precisions[path], threads, rounds, why) for path, threads, rounds, why in rows]
+    able = [item for item in trials if item.timing.failure is None and item.candidate.artifact in passed]
+    if not able:
+        with pytest.raises(ResnetInferError, match=r"nothing can be kept; (fp32|fp16|int8)"):
+            choose(trials, passed)
+        return
+    best = choose(trials, passed)
+    assert best in able
+    fastest = min(able, key=lambda item: item.timing.ms)
+
+    def rank(item: Trial) -> tuple[int, int]:
+        return get_args(Precision).index(item.candidate.precision), item.candidate.subject.threads or 0
+
+    even = [item for item in able if item is fastest or item.timing.ratio(fastest.timing) <= ALIKE]
+    assert best in even
+    assert rank(best) == min(map(rank, even))
+
+
+def test_speed_decides_unless_it_is_even() -> None:
+    full = trial(FP32, "fp32", 2, [10, 30, 20])
+    quick = trial(INT8, "int8", 2, [5, 15, 10])
+    even = trial(INT8, "int8", 1, [9.9, 29.7, 19.8])
+    everything = {FP32, INT8}
+    assert choose([full, quick], everything) is quick
+    assert choose([full, quick], {FP32}) is full  # INT8 misses its gate
+    assert choose([full, even], everything) is full
+    assert choose([even, quick], everything) is quick
+    shown = report([full, quick], {FP32}, full).splitlines()
+    assert "costs too much accuracy" in shown[1]
+    assert "chosen" in shown[2]
