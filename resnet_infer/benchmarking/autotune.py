@@ -10,7 +10,7 @@ from typing import Any
 
 from resnet_infer.benchmarking.candidates import Artifact, Place, Trial, candidates, choose, report, time_candidates
 from resnet_infer.benchmarking.latency.side_by_side import Subject
-from resnet_infer.converters.export import CALIBRATION_SUFFIX, Made, Order, check, make
+from resnet_infer.converters.export import CALIBRATION_SUFFIX, ExportConfig, ExportResult, check, export
 from resnet_infer.converters.source import read_artifact
 from resnet_infer.data.feed import open_feed
 from resnet_infer.errors import ModelError, ParityError, UsageError
@@ -29,9 +29,13 @@ with needs("cpu", "measuring what is fastest"):
     from resnet_infer.runtimes import ort_session
 
 
-def make_fastest(
-    model: Checkpoint | Path, target: Path, order: Order, batch: int, precisions: Collection[Precision] | None = None
-) -> Made:
+def export_fastest(
+    model: Checkpoint | Path,
+    target: Path,
+    config: ExportConfig,
+    batch: int,
+    precisions: Collection[Precision] | None = None,
+) -> ExportResult:
     """Make `target`, an ONNX file, in the precision that answers batches of `batch` pictures soonest on this machine.
 
     `precisions` are those to try; by default FP32, INT8 if there are calibration pictures, FP16 if there is a GPU.
@@ -40,19 +44,19 @@ def make_fastest(
     `RuntimeUnavailableError` where no process can be started to time them.
     """
     interpreter()  # before much is made that cannot be timed
-    wanted = tuple(precisions or _worth_trying(order))
+    wanted = tuple(precisions or _worth_trying(config))
     if len(wanted) == 1:
-        check(replace(order, precision=wanted[0]))
-    if wanted == ("fp32",) and order.max_drop is not None:
+        check(replace(config, precision=wanted[0]))
+    if wanted == ("fp32",) and config.max_drop is not None:
         raise UsageError("only FP32 can be tried, and it costs nothing that --max-drop could limit")
     rejected: dict[str, str] = {}
-    made: dict[Path, Made] = {}
+    made: dict[Path, ExportResult] = {}
     artifacts = []
     with TemporaryDirectory() as scratch:
-        for name, own, places in _variants(order, wanted):
+        for name, own, places in _variants(config, wanted):
             path = Path(scratch) / f"{name}.onnx"
             try:
-                made[path] = make(model, path, own)
+                made[path] = export(model, path, own)
             except (ParityError, ModelError) as error:
                 if len(wanted) == 1:
                     raise
@@ -87,36 +91,36 @@ def make_fastest(
             with atomic_path(kept) as temporary:
                 temporary.write_bytes(calibration.read_bytes())
             evidence["calibration"] = {**evidence["calibration"], "file": str(kept)}
-    return Made(target, chosen.precision, evidence)
+    return ExportResult(target, chosen.precision, evidence)
 
 
 def _gpu() -> bool:
     return ort_session.CUDA in ort_session.available_providers()
 
 
-def _worth_trying(order: Order) -> list[Precision]:
+def _worth_trying(config: ExportConfig) -> list[Precision]:
     found: list[Precision] = ["fp32"]
     if _gpu():
         found.append("fp16")
-    if order.pictures.calibration:
+    if config.pictures.calibration:
         found.append("int8")
     else:
         note("INT8 is not tried: it needs pictures, --calibration-data")
     return found
 
 
-def _variants(order: Order, wanted: Collection[Precision]) -> list[tuple[str, Order, tuple[Place, ...]]]:
+def _variants(config: ExportConfig, wanted: Collection[Precision]) -> list[tuple[str, ExportConfig, tuple[Place, ...]]]:
     """Names, orders and where they are meant to run."""
     gpu: tuple[Place, ...] = ("cuda", "tensorrt")
-    found: list[tuple[str, Order, tuple[Place, ...]]] = []
+    found: list[tuple[str, ExportConfig, tuple[Place, ...]]] = []
     for precision in wanted:
         if precision == "int8":
-            found.append(("int8-cpu", replace(order, precision=precision, target="cpu"), ("cpu",)))
+            found.append(("int8-cpu", replace(config, precision=precision, target="cpu"), ("cpu",)))
             if _gpu():
-                found.append(("int8-gpu", replace(order, precision=precision, target="tensorrt"), ("tensorrt",)))
+                found.append(("int8-gpu", replace(config, precision=precision, target="tensorrt"), ("tensorrt",)))
             continue
-        own = replace(order, precision=precision, float_layers=())
-        own = replace(own, pictures=replace(order.pictures, calibration=None))
+        own = replace(config, precision=precision, float_layers=())
+        own = replace(own, pictures=replace(config.pictures, calibration=None))
         if precision == "fp32":
             own = replace(own, max_drop=None, pictures=replace(own.pictures, check=None))
         found.append((precision, own, ("cpu", *gpu)))

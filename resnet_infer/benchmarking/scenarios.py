@@ -9,19 +9,19 @@ from contextlib import closing, contextmanager
 from types import MappingProxyType
 from typing import Any
 
-from resnet_infer.benchmarking.load.image_library import Library, open_library
+from resnet_infer.benchmarking.load.image_library import ImageLibrary, open_image_library
 from resnet_infer.benchmarking.load.lateness import ALLOWED
 from resnet_infer.benchmarking.load.loadgen import SCENARIOS as LOADGEN
 from resnet_infer.benchmarking.load.loadgen import SERVER_BOUND_MS
 from resnet_infer.benchmarking.load.loops import Load, closed_loop, open_loop
 from resnet_infer.benchmarking.load.mlperf import perform
 from resnet_infer.benchmarking.load.rate_sweep import LENGTHENED, RUNS, Found, Trial, judge, sweep
-from resnet_infer.benchmarking.load.scenario import Asked, Outcome
+from resnet_infer.benchmarking.load.scenario import Outcome, Scenario
 from resnet_infer.benchmarking.load.system import System, open_system
 from resnet_infer.errors import ResnetInferError, UsageError, did_you_mean
 from resnet_infer.utils.console import note
 
-__all__ = ["SCENARIOS", "Asked", "Outcome", "run_scenario"]
+__all__ = ["SCENARIOS", "Outcome", "Scenario", "run_scenario"]
 
 SCENARIOS: Mapping[str, str] = MappingProxyType(
     {
@@ -42,7 +42,7 @@ WARM_SECONDS = 1.0
 CLIENTS = 8
 
 
-def run_scenario(asked: Asked) -> Outcome:
+def run_scenario(asked: Scenario) -> Outcome:
     """Run the scenario and say what came of it.
 
     Failed and refused queries are counted in the outcome. Raises `UsageError` for what makes no sense, `ModelError`,
@@ -56,16 +56,16 @@ def run_scenario(asked: Asked) -> Outcome:
     _check(asked)
     if asked.scenario in LOADGEN:
         return perform(asked)
-    loops: Mapping[str, Callable[[Asked, System, Library], Outcome]] = {
+    loops: Mapping[str, Callable[[Scenario, System, ImageLibrary], Outcome]] = {
         "closed-loop": _closed_loop,
         "open-loop": _open_loop,
         "sweep": _sweep,
     }
     with _switching_often(), closing(open_system(asked)) as system:
-        return loops[asked.scenario](asked, system, open_library(asked.data, system.spec))
+        return loops[asked.scenario](asked, system, open_image_library(asked.data, system.spec))
 
 
-def _check(asked: Asked) -> None:
+def _check(asked: Scenario) -> None:
     loadgen = asked.scenario in LOADGEN
     if asked.scenario == "open-loop" and not asked.rates:
         raise UsageError("an open loop has a rate", hint="give one with --rate; or look for it: --scenario sweep")
@@ -101,7 +101,7 @@ def _switching_often() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
-def _closed_loop(asked: Asked, system: System, library: Library) -> Outcome:
+def _closed_loop(asked: Scenario, system: System, library: ImageLibrary) -> Outcome:
     pictures = library.some(PICTURES)
     clients = CLIENTS if asked.clients is None else asked.clients
     closed_loop(system, pictures, clients=clients, seconds=WARM_SECONDS)
@@ -113,7 +113,7 @@ def _closed_loop(asked: Asked, system: System, library: Library) -> Outcome:
     return _outcome(asked, system, library, figures, valid=valid, reasons=reasons, notes=notes)
 
 
-def _open_loop(asked: Asked, system: System, library: Library) -> Outcome:
+def _open_loop(asked: Scenario, system: System, library: ImageLibrary) -> Outcome:
     pictures = library.some(PICTURES)
     closed_loop(system, pictures, clients=2, seconds=WARM_SECONDS)
     seconds = asked.seconds or SECONDS
@@ -133,7 +133,7 @@ def _open_loop(asked: Asked, system: System, library: Library) -> Outcome:
     return _outcome(asked, system, library, figures, valid=valid, reasons=reasons, rates=rates)
 
 
-def _sweep(asked: Asked, system: System, library: Library) -> Outcome:
+def _sweep(asked: Scenario, system: System, library: ImageLibrary) -> Outcome:
     pictures = library.some(PICTURES)
     bound_ms = asked.bound_ms or SERVER_BOUND_MS
     closed_loop(system, pictures, clients=2, seconds=WARM_SECONDS)
@@ -192,7 +192,7 @@ def _doubts_of_sweep(found: Found, bound_ms: float) -> tuple[str, ...]:
     return (f"no rate keeps 99% within {bound_ms:g} ms; nearest came {_words(best)}",)
 
 
-def _judged(asked: Asked, trials: list[Trial], unit: str) -> tuple[bool | None, tuple[str, ...]]:
+def _judged(asked: Scenario, trials: list[Trial], unit: str) -> tuple[bool | None, tuple[str, ...]]:
     """Whether all trials kept the bound, if there is one, without a failure; and why not."""
     valid, reasons = _failures([trial.load for trial in trials])
     if asked.bound_ms is None:
@@ -212,7 +212,7 @@ def _judged(asked: Asked, trials: list[Trial], unit: str) -> tuple[bool | None, 
     return (True if valid is None else valid), reasons
 
 
-def _bound(asked: Asked) -> dict[str, float]:
+def _bound(asked: Scenario) -> dict[str, float]:
     return {} if asked.bound_ms is None else {"bound_ms": asked.bound_ms}
 
 
@@ -242,6 +242,8 @@ def _statuses(loads: list[Load]) -> dict[str, Any]:
     return {"statuses": {name: count for name, count in total.items() if count}}
 
 
-def _outcome(asked: Asked, system: System, library: Library, figures: Mapping[str, Any], **more: Any) -> Outcome:
+def _outcome(
+    asked: Scenario, system: System, library: ImageLibrary, figures: Mapping[str, Any], **more: Any
+) -> Outcome:
     data = {"name": library.name, "pictures": len(library)}
     return Outcome(asked.scenario, system.describe(), data, figures, **more)

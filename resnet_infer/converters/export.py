@@ -59,7 +59,7 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Order:
+class ExportConfig:
     """What is to be made. `max_drop` is in points of top-1 error; see `lower_to_int8` for the others."""
 
     precision: Precision = "fp32"
@@ -75,7 +75,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Made:
+class ExportResult:
     """An artifact, and the evidence that it answers as its source does."""
 
     path: Path
@@ -87,7 +87,7 @@ class Made:
         return {"artifact": str(self.path), "bytes": size, "precision": self.precision, **self.evidence}
 
 
-def make(model: Checkpoint | Path, target: Path, order: Order) -> Made:
+def export(model: Checkpoint | Path, target: Path, config: ExportConfig) -> ExportResult:
     """Make the artifact `target`, an engine if it ends in `.engine`, and say on stderr what was proven.
 
     INT8 leaves its calibration beside it, `NAME.calibration.json`, to be used again. Raises `ParityError`, and leaves
@@ -95,32 +95,32 @@ def make(model: Checkpoint | Path, target: Path, order: Order) -> Made:
     `ModelError` for an ONNX file whose graph is damaged.
     """
     with reading_graph(model) if isinstance(model, Path) else nullcontext():
-        return _make(model, target, order)
+        return _export(model, target, config)
 
 
-def _make(model: Checkpoint | Path, target: Path, order: Order) -> Made:
+def _export(model: Checkpoint | Path, target: Path, config: ExportConfig) -> ExportResult:
     engine = target.suffix == ".engine"
     half = True
     if engine:
         from resnet_infer.converters.tensorrt import export as tensorrt
 
-        half = tensorrt.graph_for(order.precision, tensorrt.require_tensorrt(order.device)).half
-    check(order)
-    source = open_source(model, dynamic_size=order.dynamic_size)
+        half = tensorrt.graph_for(config.precision, tensorrt.require_tensorrt(config.device)).half
+    check(config)
+    source = open_source(model, dynamic_size=config.dynamic_size)
     evidence: dict[str, Any] = {}
     if source.parity:
         note(str(source.parity))
         evidence["parity"] = source.parity.to_json()
     graph, calibration = source.graph, None
-    if order.precision == "int8":
-        graph, calibration = _int8(source, order, evidence)
-    elif order.precision == "fp16":
+    if config.precision == "int8":
+        graph, calibration = _int8(source, config, evidence)
+    elif config.precision == "fp16":
         # TensorRT 8 makes its own FP16 of the FP32 graph; what FP16 costs is the same question.
-        lowered = _fp16(source, order, evidence)
+        lowered = _fp16(source, config, evidence)
         graph = lowered if half else source.graph
     if engine:
         crop = source.spec.input.crop
-        _build(graph, target, order, natural_noise(PARITY_PICTURES, crop, crop), evidence)
+        _build(graph, target, config, natural_noise(PARITY_PICTURES, crop, crop), evidence)
     else:
         with atomic_path(target) as temporary:
             temporary.write_bytes(graph.SerializeToString())
@@ -132,37 +132,37 @@ def _make(model: Checkpoint | Path, target: Path, order: Order) -> Made:
             "pictures": len(calibration.pictures),
             "sha256": calibration.sha256,
         }
-    return Made(target, order.precision, evidence)
+    return ExportResult(target, config.precision, evidence)
 
 
-def check(order: Order) -> None:
+def check(config: ExportConfig) -> None:
     """Before anything slow. Raises `UsageError`."""
-    data = order.pictures.calibration
-    if order.precision == "int8":
+    data = config.pictures.calibration
+    if config.precision == "int8":
         if data is None:
             raise UsageError(
                 "INT8 needs pictures: what range the values inside the network have is measured on them",
                 hint="give some hundred pictures like those it will see with --calibration-data",
             )
         return
-    for given, option in ((data, "--calibration-data"), (order.float_layers, "--float-layers")):
+    for given, option in ((data, "--calibration-data"), (config.float_layers, "--float-layers")):
         if given:
-            raise UsageError(f"{option} is for --precision int8, not {order.precision}")
-    if order.precision == "fp32" and (order.max_drop is not None or order.pictures.check):
+            raise UsageError(f"{option} is for --precision int8, not {config.precision}")
+    if config.precision == "fp32" and (config.max_drop is not None or config.pictures.check):
         raise UsageError("FP32 costs nothing that could be measured: leave --max-drop and --check-data out")
 
 
-def _int8(source: Source, order: Order, evidence: dict[str, Any]) -> tuple[ModelProto, Calibration]:
-    data = order.pictures.calibration
+def _int8(source: Source, config: ExportConfig, evidence: dict[str, Any]) -> tuple[ModelProto, Calibration]:
+    data = config.pictures.calibration
     assert data
     calibration = feed = None
     if data.name.endswith(".json"):
         calibration = Calibration.load(data)
         calibration.require(source.graph)
     else:
-        feed = open_feed(data, source.spec, count=order.pictures.calibration_count, prefer=TRAINING)
+        feed = open_feed(data, source.spec, count=config.pictures.calibration_count, prefer=TRAINING)
     # Before the slow part, because it may fail.
-    pictures, gate = _compared_on(source.spec, order, feed)
+    pictures, gate = _compared_on(source.spec, config, feed)
     if calibration is None:
         assert feed
         with progress("calibrating", len(feed), "pictures") as advance:
@@ -172,27 +172,27 @@ def _int8(source: Source, order: Order, evidence: dict[str, Any]) -> tuple[Model
         calibration,
         pictures,
         gate,
-        target=order.target,
-        method=order.method,
-        weight_bits=order.weight_bits,
-        float_layers=order.float_layers,
+        target=config.target,
+        method=config.method,
+        weight_bits=config.weight_bits,
+        float_layers=config.float_layers,
     )
     return _told(lowered, pictures, evidence), calibration
 
 
-def _fp16(source: Source, order: Order, evidence: dict[str, Any]) -> ModelProto:
+def _fp16(source: Source, config: ExportConfig, evidence: dict[str, Any]) -> ModelProto:
     if ort_session.CUDA not in ort_session.available_providers():
         note(ON_CPU)
-    pictures, gate = _compared_on(source.spec, order, None)
+    pictures, gate = _compared_on(source.spec, config, None)
     return _told(lower_to_fp16(source.graph, pictures, gate), pictures, evidence)
 
 
-def _compared_on(spec: ModelSpec, order: Order, feed: Feed | None) -> tuple[Feed, Gate]:
+def _compared_on(spec: ModelSpec, config: ExportConfig, feed: Feed | None) -> tuple[Feed, Gate]:
     """The pictures to compare on, and what is asked of the comparison. `feed` are those that calibrate."""
-    wanted = order.pictures
+    wanted = config.pictures
     if wanted.check:
         used = feed.names if feed and wanted.check == wanted.calibration else ()
-        found = _labelled_if_possible(wanted.check, spec, wanted.check_count, HELD_OUT, order.max_drop is not None)
+        found = _labelled_if_possible(wanted.check, spec, wanted.check_count, HELD_OUT, config.max_drop is not None)
         if set(used) & set(found.names) and found.name == (feed and feed.name):
             note("some of the pictures to compare on calibrate too, so the cost may be a little more than is measured")
         if len(found) < LEAST_PICTURES:
@@ -200,26 +200,26 @@ def _compared_on(spec: ModelSpec, order: Order, feed: Feed | None) -> tuple[Feed
                 f"--check-data has {len(found)} pictures; it takes {LEAST_PICTURES} to tell what INT8 costs"
             )
     elif feed:
-        found = _rest(spec, order, feed)
+        found = _rest(spec, config, feed)
     else:
         found = open_feed(None, spec)
         note("without pictures the cost is measured on synthetic ones: --check-data gives real ones")
-    return found, choose_gate(order.precision, order.max_drop, found.labels is not None)
+    return found, choose_gate(config.precision, config.max_drop, found.labels is not None)
 
 
-def _rest(spec: ModelSpec, order: Order, feed: Feed) -> Feed:
+def _rest(spec: ModelSpec, config: ExportConfig, feed: Feed) -> Feed:
     """The pictures of the calibration data that do not calibrate; if they are too few, those that do."""
-    data = order.pictures.calibration
+    data = config.pictures.calibration
     assert data
-    count = order.pictures.check_count
+    count = config.pictures.check_count
     try:
-        rest = _labelled_if_possible(data, spec, count, TRAINING, order.max_drop is not None, feed.names)
+        rest = _labelled_if_possible(data, spec, count, TRAINING, config.max_drop is not None, feed.names)
     except DataError:
         rest = None
     if rest and len(rest) >= LEAST_PICTURES:
         return rest
     note("the pictures that calibrate are those to compare on too, so the cost may be a little more than is measured")
-    return _labelled_if_possible(data, spec, len(feed), TRAINING, order.max_drop is not None)
+    return _labelled_if_possible(data, spec, len(feed), TRAINING, config.max_drop is not None)
 
 
 def _labelled_if_possible(
@@ -250,13 +250,13 @@ def _told(lowered: Lowered, pictures: Feed, evidence: dict[str, Any]) -> ModelPr
     return lowered.model
 
 
-def _build(graph: ModelProto, target: Path, order: Order, images: Images, evidence: dict[str, Any]) -> None:
+def _build(graph: ModelProto, target: Path, config: ExportConfig, images: Images, evidence: dict[str, Any]) -> None:
     from resnet_infer.converters.tensorrt import export as tensorrt
 
     content = graph.SerializeToString()
 
     def prove(engine: Path) -> None:
-        parity = tensorrt.prove(engine, content, images, device=order.device)
+        parity = tensorrt.prove(engine, content, images, device=config.device)
         note(str(parity))
         evidence["engine_parity"] = parity.to_json()
 
@@ -264,9 +264,9 @@ def _build(graph: ModelProto, target: Path, order: Order, images: Images, eviden
         info = tensorrt.build_engine(
             content,
             target,
-            precision=order.precision,
-            options=order.engine,
-            device=order.device,
+            precision=config.precision,
+            options=config.engine,
+            device=config.device,
             progress=advance,
             prove=prove,
         )

@@ -22,7 +22,7 @@ from resnet_infer.evaluation.record import Record
 from resnet_infer.evaluation.result import Answered, Evaluation, Result
 from resnet_infer.evaluation.run_identity import bound_to, require_same_pictures
 from resnet_infer.evaluation.runner import Seconds, run
-from resnet_infer.evaluation.sanity_checks import doubts
+from resnet_infer.evaluation.sanity_checks import sanity_checks
 from resnet_infer.evaluation.targets.local import OpenModel, Row, make_rows, open_labelled, open_model
 from resnet_infer.evaluation.targets.names import distinct_models, distinct_protocols, is_model, shown_names
 from resnet_infer.evaluation.targets.service import CONNECTIONS, open_service
@@ -232,7 +232,7 @@ def _warnings(results: Sequence[Result], dataset: Dataset, duplicates: Sequence[
         answered, where = result.answered, f"{result.name}, {result.protocol}"
         if missing := int((answered.top1 < 0).sum()):
             found.append(f"{where}: {plural(missing, 'answer')} with numbers that are not finite, counted as wrong")
-        found += [f"{where}: {doubt}" for doubt in doubts(answered.labels, answered.top1, result.spec.classes)]
+        found += [f"{where}: {doubt}" for doubt in sanity_checks(answered.labels, answered.top1, result.spec.classes)]
     for result in {item.spec.name: item for item in results if item.matched_by == "number"}.values():
         found.append(f"the data numbers its classes: 0 is taken for {result.spec.name}'s {result.spec.classes[0]}")
     if beside := dataset.unlabelled:

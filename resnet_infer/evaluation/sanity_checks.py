@@ -16,7 +16,7 @@ SHARE = 0.3
 Classes = NDArray[np.int64]
 
 
-def doubts(labels: Classes, top1: Classes, names: Sequence[str]) -> list[str]:
+def sanity_checks(labels: Classes, top1: Classes, names: Sequence[str]) -> list[str]:
     """Sentences, none if all looks well. `labels` and `top1` are classes by number, one of each for every picture."""
     if len(labels) < FEWEST:
         return []

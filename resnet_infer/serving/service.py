@@ -31,11 +31,21 @@ with needs("serve", "a service"):
 from resnet_infer import zoo
 from resnet_infer.serving.http import protocol
 from resnet_infer.serving.http.app import Api
-from resnet_infer.serving.http.middleware import RECORD, App, Guard, HttpError, Message, Receive, Scope, Send, Traffic
-from resnet_infer.serving.http.requests import SPARSE, Asked, decode, read_body, require_sparse, with_options
+from resnet_infer.serving.http.middleware import (
+    RECORD,
+    App,
+    HttpError,
+    Message,
+    Middleware,
+    Receive,
+    Scope,
+    Send,
+    Traffic,
+)
+from resnet_infer.serving.http.requests import SPARSE, ClassifyRequest, decode, read_body, require_sparse, with_options
 from resnet_infer.serving.inference.deployment import Deployment
 from resnet_infer.serving.inference.jobs import RefusedError
-from resnet_infer.serving.inference.model_manager import Engine
+from resnet_infer.serving.inference.model_manager import ModelManager
 from resnet_infer.serving.memory import Memory
 from resnet_infer.serving.metrics import Metrics
 from resnet_infer.serving.settings import Settings, load_keys, packed_model
@@ -72,7 +82,7 @@ METRICS = Metrics(shared=len(DEVICES) > 1)
 MEMORY = Memory(SETTINGS.max_memory)
 TRAFFIC = Traffic(MEMORY)
 KEYS = load_keys(SETTINGS)
-ENGINE = Engine(_open, METRICS.model)
+ENGINE = ModelManager(_open, METRICS.model)
 protocol.install(METRICS.unparsed)
 follow_supervisor(SETTINGS.timeout + 5)
 API = Api(ENGINE, SETTINGS, KEYS, METRICS, TRAFFIC, reload_others if len(DEVICES) > 1 else lambda: None)
@@ -165,7 +175,9 @@ class ResNetInfer:
         top_k: Annotated[int, Field(ge=1)] = 5,
     ) -> Classified:
         """What is in a picture."""
-        asked = with_options(Asked((decode(image, "image"),), several=False), {"crops": crops, "top_k": top_k})
+        asked = with_options(
+            ClassifyRequest((decode(image, "image"),), several=False), {"crops": crops, "top_k": top_k}
+        )
         try:
             deployment, (answer,) = await API.answer(asked)
             if "error" in answer:
@@ -208,7 +220,7 @@ class _Service(Service[Any]):
                 scope[RECORD]["route"] = scope["path"]
                 await behind(scope, await _read_first(receive), send)
 
-        return Guard(answer, SETTINGS, KEYS, METRICS, TRAFFIC)
+        return Middleware(answer, SETTINGS, KEYS, METRICS, TRAFFIC)
 
 
 service: Any = bentoml.service(

@@ -12,7 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from resnet_infer.benchmarking.load.image_library import Library, open_library
+from resnet_infer.benchmarking.load.image_library import ImageLibrary, open_image_library
 from resnet_infer.benchmarking.load.loadgen import Log, Plan, run, settings
 from resnet_infer.benchmarking.load.system import InProcess, Told, Verdict
 from resnet_infer.errors import ResnetInferError
@@ -40,14 +40,14 @@ def settings_twice(folder: Path) -> None:
 def with_the_model(plan: Plan, folder: Path) -> tuple[Log, Counter[str], int]:
     """By the built-in model; and how many pictures are still loaded."""
     with closing(InProcess()) as system:
-        library = open_library(None, system.spec)
+        library = open_image_library(None, system.spec)
         return *run(system, library, plan, folder), len(library._loaded)
 
 
 def with_numbers(plan: Plan, folder: Path, count: int, status: int = 200) -> tuple[Log, Counter[str], int]:
     """By a fake that answers with the number of the picture; and how many were asked about at a time."""
     fake = Fake(status)
-    return *run(fake, cast(Library, Numbers(count)), plan, folder), fake.most
+    return *run(fake, cast(ImageLibrary, Numbers(count)), plan, folder), fake.most
 
 
 def with_halves(plan: Plan, folder: Path, count: int) -> tuple[Log, Counter[str], int]:
@@ -64,7 +64,7 @@ def with_halves(plan: Plan, folder: Path, count: int) -> tuple[Log, Counter[str]
             threading.Thread(target=answer).start()
 
     fake = Halves(200)
-    return *run(fake, cast(Library, Numbers(count)), plan, folder), fake.most
+    return *run(fake, cast(ImageLibrary, Numbers(count)), plan, folder), fake.most
 
 
 def with_a_broken_library(folder: Path) -> None:
@@ -72,7 +72,7 @@ def with_a_broken_library(folder: Path) -> None:
         def load(self, numbers: Sequence[int]) -> None:
             raise ResnetInferError("the disk is gone")
 
-    run(Fake(200), cast(Library, Broken(10)), Plan("offline", accuracy=True), folder)
+    run(Fake(200), cast(ImageLibrary, Broken(10)), Plan("offline", accuracy=True), folder)
 
 
 class Fake:

@@ -96,8 +96,8 @@ def test_no_value_of_an_option_is_a_surprise(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for work in (
-        "resnet_infer.converters.export.make",
-        "resnet_infer.benchmarking.autotune.make_fastest",
+        "resnet_infer.converters.export.export",
+        "resnet_infer.benchmarking.autotune.export_fastest",
         "resnet_infer.benchmarking.latency.paired_run.measure",
         "resnet_infer.training.loop.trainer.Trainer.run",
         "resnet_infer.cli.commands.serve._bind",

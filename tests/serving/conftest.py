@@ -20,7 +20,7 @@ pytest.importorskip("onnxruntime", reason="the built-in model needs onnxruntime"
 from resnet_infer.serving.http.app import build_app  # noqa: E402
 from resnet_infer.serving.http.protocol import bounded  # noqa: E402
 from resnet_infer.serving.inference.deployment import Deployment  # noqa: E402
-from resnet_infer.serving.inference.model_manager import Engine  # noqa: E402
+from resnet_infer.serving.inference.model_manager import ModelManager  # noqa: E402
 from resnet_infer.serving.memory import Memory  # noqa: E402
 from resnet_infer.serving.metrics import Metrics  # noqa: E402
 from resnet_infer.serving.settings import ApiKeys, Settings, load_keys  # noqa: E402
@@ -42,7 +42,7 @@ class Service:
     def __post_init__(self) -> None:
         self.metrics = Metrics()
         memory = Memory(self.settings.max_memory)
-        self.engine = Engine(
+        self.engine = ModelManager(
             lambda: Deployment(self.settings, None, self.metrics.batch, memory, self.metrics.waiting),
             self.metrics.model,
         )

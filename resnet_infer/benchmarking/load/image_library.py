@@ -27,7 +27,7 @@ SYNTHETIC = 64
 JPEG_QUALITY = 90
 
 
-class Library:
+class ImageLibrary:
     """Pictures by number, in memory from `load` to `unload`.
 
     `labels` (N,) are classes of the model, None where the pictures have none.
@@ -68,9 +68,9 @@ class Library:
         return buffer.getvalue()
 
 
-def open_library(
+def open_image_library(
     source: Path | None, spec: ModelSpec, *, labelled: bool = False, synthetic: int = SYNTHETIC
-) -> Library:
+) -> ImageLibrary:
     """The pictures of a data set, or of any folder or archive; or `synthetic` JPEGs made from numbers.
 
     With `labelled` the labels become classes of the model, as in an evaluation. Raises `DataError`, and `UsageError`
@@ -81,7 +81,7 @@ def open_library(
             raise UsageError("accuracy is measured on a labelled data set", hint="name one with --data")
         height, width = spec.input.resize * 3 // 2, spec.input.resize * 2
         samples = [Sample(f"synthetic {seed}", 0, partial(_jpeg, height, width, seed)) for seed in range(synthetic)]
-        return Library(f"{synthetic:,} synthetic JPEGs of {width}x{height}", samples)
+        return ImageLibrary(f"{synthetic:,} synthetic JPEGs of {width}x{height}", samples)
     try:
         dataset = open_labelled(source, None)
     except DataError:
@@ -89,12 +89,12 @@ def open_library(
         samples = [] if labelled else [Sample(name, 0, tree.reader(name)) for name in pictures(tree)]
         if not samples:
             raise
-        return Library(f"{source.name}, {len(samples):,} pictures", samples)
+        return ImageLibrary(f"{source.name}, {len(samples):,} pictures", samples)
     labels = None
     if labelled:
         own = np.array([sample.label for sample in dataset.samples], np.int64)
         labels = map_classes(dataset, spec).indices[own]
-    return Library(f"{dataset.name}, {len(dataset.samples):,} pictures", dataset.samples, labels)
+    return ImageLibrary(f"{dataset.name}, {len(dataset.samples):,} pictures", dataset.samples, labels)
 
 
 def _jpeg(height: int, width: int, seed: int) -> bytes:

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from resnet_infer.benchmarking.load.image_library import Library
+from resnet_infer.benchmarking.load.image_library import ImageLibrary
 from resnet_infer.benchmarking.load.loops import GIVE_UP
 from resnet_infer.benchmarking.load.system import System, Verdict
 from resnet_infer.errors import ResnetInferError
@@ -119,7 +119,7 @@ def settings(plan: Plan, folder: Path, pictures: int) -> Any:
     return made
 
 
-def run(system: System, library: Library, plan: Plan, folder: Path) -> tuple[Log, Counter[str]]:
+def run(system: System, library: ImageLibrary, plan: Plan, folder: Path) -> tuple[Log, Counter[str]]:
     """Run LoadGen, with its logs in `folder`; its log, and what was not answered, by why.
 
     Failures count as answers to LoadGen, which knows no others. Raises `ResnetInferError` if the system stops
@@ -155,7 +155,7 @@ def run(system: System, library: Library, plan: Plan, folder: Path) -> tuple[Log
 class _Driver:
     """Hands LoadGen's queries to the system, and its verdicts to LoadGen."""
 
-    def __init__(self, loadgen: Any, system: System, library: Library, plan: Plan) -> None:
+    def __init__(self, loadgen: Any, system: System, library: ImageLibrary, plan: Plan) -> None:
         self.failures: Counter[str] = Counter()
         self.ended = threading.Event()
         self.error: Exception | None = None

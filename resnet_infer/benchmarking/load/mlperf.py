@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from resnet_infer.benchmarking.latency.statistics import told
-from resnet_infer.benchmarking.load.image_library import SYNTHETIC, Library, open_library
+from resnet_infer.benchmarking.load.image_library import SYNTHETIC, ImageLibrary, open_image_library
 from resnet_infer.benchmarking.load.loadgen import SERVER_BOUND_MS, SHORT_SECONDS, Log, Plan, module, read_answers, run
 from resnet_infer.benchmarking.load.loops import Load, closed_loop, open_loop
 from resnet_infer.benchmarking.load.rate_sweep import sweep
-from resnet_infer.benchmarking.load.scenario import Asked, Outcome
+from resnet_infer.benchmarking.load.scenario import Outcome, Scenario
 from resnet_infer.benchmarking.load.system import System, open_system
 from resnet_infer.errors import ResnetInferError, UsageError
 from resnet_infer.runtimes.processes import answer_channel, command, ending
@@ -40,7 +40,7 @@ SHORT_SWEEP = 12
 SHORTENED = "shortened: not an official result"
 
 
-def perform(asked: Asked) -> Outcome:
+def perform(asked: Scenario) -> Outcome:
     """Run the scenario in a process of its own, which ends with this one. Raises its errors."""
     start = command("resnet_infer.benchmarking.load.mlperf")
     module()
@@ -68,7 +68,7 @@ def perform(asked: Asked) -> Outcome:
 
 
 def main() -> None:
-    """In that process: a pickled `Asked` on stdin, which then stays open; a pickled `Outcome` or error on stdout."""
+    """In that process: a pickled `Scenario` on stdin, which then stays open; a pickled `Outcome` or error on stdout."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process ends this one
     answer = answer_channel()
     asked = pickle.load(sys.stdin.buffer)
@@ -93,11 +93,11 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def scenario(asked: Asked) -> Outcome:
+def scenario(asked: Scenario) -> Outcome:
     """Open the system and the pictures, measure what LoadGen wants to know beforehand, run it, read its logs."""
     with closing(open_system(asked)) as system:
         pictures = OFFICIAL_PICTURES if asked.official else SYNTHETIC
-        library = open_library(asked.data, system.spec, labelled=asked.accuracy, synthetic=pictures)
+        library = open_image_library(asked.data, system.spec, labelled=asked.accuracy, synthetic=pictures)
         folder = asked.output or Path(tempfile.mkdtemp(prefix="mlperf-"))
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -111,7 +111,7 @@ def scenario(asked: Asked) -> Outcome:
         return _outcome(asked, plan, system, library, log, failures, measured, folder)
 
 
-def make_plan(asked: Asked, system: System, library: Library) -> tuple[Plan, dict[str, Any]]:
+def make_plan(asked: Scenario, system: System, library: ImageLibrary) -> tuple[Plan, dict[str, Any]]:
     """What LoadGen is told of the system, measured where it is not asked for; and the figures that it comes from."""
     if asked.scenario == "server" and len(asked.rates) > 1:
         raise UsageError("LoadGen's server has one rate; a list of rates is for the open loop")
@@ -162,10 +162,10 @@ def _length(plan: Plan) -> str:
 
 
 def _outcome(
-    asked: Asked,
+    asked: Scenario,
     plan: Plan,
     system: System,
-    library: Library,
+    library: ImageLibrary,
     log: Log,
     failures: dict[str, int],
     measured: dict[str, Any],
@@ -241,7 +241,7 @@ def _performance(scenario: str, entries: Any) -> dict[str, Any]:
     }
 
 
-def _accuracy(library: Library, folder: Path) -> tuple[dict[str, Any], bool]:
+def _accuracy(library: ImageLibrary, folder: Path) -> tuple[dict[str, Any], bool]:
     assert library.labels is not None
     answers = read_answers(folder)
     given = np.array([answers.get(number, -1) for number in range(len(library))])

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from resnet_infer.reporting.words import pointed
+from resnet_infer.reporting.text import pointed
 from resnet_infer.utils.console import pairs, table
 
 
 @dataclass(frozen=True)
-class Asked:
+class Scenario:
     """A scenario of `scenarios.SCENARIOS`, and what it is run on.
 
     `model`, `runtime`, `device` and `threads` are as in `Classifier`; with `url` a service is asked instead. `data` is

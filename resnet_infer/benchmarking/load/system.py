@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from resnet_infer.benchmarking.load.http_client import HttpClient, post
-from resnet_infer.benchmarking.load.scenario import Asked
+from resnet_infer.benchmarking.load.scenario import Scenario
 from resnet_infer.classifier import Picture
 from resnet_infer.client import KEY_VARIABLE, Client
 from resnet_infer.errors import PictureError, ResnetInferError, UsageError
@@ -191,7 +191,7 @@ def _hear(told: Told, place: int, status: int, body: bytes) -> None:
         told(place, Verdict(status if status != 200 else 0, error="no answer of `resnet-infer serve`"))
 
 
-def open_system(asked: Asked) -> System:
+def open_system(asked: Scenario) -> System:
     """The system that is asked for. Raises `UsageError`, `ModelError` and `ServiceError`."""
     if asked.url is None:
         return InProcess(

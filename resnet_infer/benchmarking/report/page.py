@@ -12,7 +12,7 @@ from resnet_infer.benchmarking.report.figures import figures
 from resnet_infer.benchmarking.report.scenario_section import heading, section
 from resnet_infer.errors import DataError, first_line
 from resnet_infer.reporting.html import box, document, html_table
-from resnet_infer.reporting.words import facts_table, words
+from resnet_infer.reporting.text import facts_table, words
 from resnet_infer.utils.files import atomic_path
 
 Row = Mapping[str, Any]

@@ -10,7 +10,7 @@ from typing import Any
 from resnet_infer.benchmarking.latency.measured import cells, number
 from resnet_infer.benchmarking.latency.statistics import told
 from resnet_infer.reporting.html import box, html_table
-from resnet_infer.reporting.words import facts_table, pointed, words
+from resnet_infer.reporting.text import facts_table, pointed, words
 
 NAMES = {
     "top1_error": "top-1 error, %",

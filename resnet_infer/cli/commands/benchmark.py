@@ -144,7 +144,7 @@ def benchmark(
         if len(models or ()) > 1:
             raise UsageError("a scenario is run on one model")
         from resnet_infer.benchmarking.environment import environment
-        from resnet_infer.benchmarking.scenarios import Asked, run_scenario
+        from resnet_infer.benchmarking.scenarios import Scenario, run_scenario
 
         counts = _numbers("--threads", threads, int, MOST_THREADS) or (None,)
         if len(counts) > 1:
@@ -153,7 +153,7 @@ def benchmark(
         around = environment()
         doubts = _warn(around)
         outcome = run_scenario(
-            Asked(
+            Scenario(
                 scenario=scenario,
                 model=model,
                 url=url,

@@ -138,7 +138,7 @@ def export(
         )
     if output:  # said before a model is loaded, or even downloaded
         _require_free(output, [model, calibration_data, check_data])
-    from resnet_infer.converters.export import Order, Pictures, make
+    from resnet_infer.converters.export import ExportConfig, Pictures, export
 
     introduce_default(model, "resnet-infer export")
     source = zoo.source(model)
@@ -153,7 +153,7 @@ def export(
     name = stem + ("" if precision == "fp32" else f".{precision}") + chosen.suffix
     path = output or Path(f"{stem}.auto.onnx" if target == "auto" else name)
     _require_free(path, [model, calibration_data, check_data])
-    order = Order(
+    config = ExportConfig(
         precision=precision,  # type: ignore[arg-type]
         target="cpu" if target == "auto" else target,  # type: ignore[arg-type]
         method=calibration_method,  # type: ignore[arg-type]
@@ -166,11 +166,11 @@ def export(
         device=device,
     )
     if target == "auto":
-        from resnet_infer.benchmarking.autotune import make_fastest
+        from resnet_infer.benchmarking.autotune import export_fastest
 
-        made = make_fastest(source, path, order, opt_batch or 8, tried)  # type: ignore[arg-type]
+        made = export_fastest(source, path, config, opt_batch or 8, tried)  # type: ignore[arg-type]
     else:
-        made = make(source, path, order)
+        made = export(source, path, config)
     if as_json:
         print(strict_json.dumps({"format": format, **made.to_json()}))
     else:

@@ -183,10 +183,10 @@ def import_(
 def _adopt(
     source: Path, output: Path | None, name: str | None, options: InputOptions, labels: Labels | None, more: Any
 ) -> tuple[Path, dict[str, Any]]:
-    from resnet_infer.converters.importers.onnx import adopt_onnx
+    from resnet_infer.converters.importers.onnx import import_onnx
 
     target = _target(output, name or f"{source.stem}-adopted", ".onnx", source)
-    adopted = adopt_onnx(source, target, options=options, labels=labels, name=name, **more)
+    adopted = import_onnx(source, target, options=options, labels=labels, name=name, **more)
     note(str(adopted.parity))
     return target, {"assumed": adopted.assumed, "parity": adopted.parity.to_json()}
 

@@ -37,7 +37,7 @@ with needs("cpu", "adopting an ONNX graph"):
 
 
 @dataclass(frozen=True)
-class Adopted:
+class ImportedOnnx:
     """What was written, how well it answers as the original does, and what was assumed."""
 
     spec: ModelSpec
@@ -45,7 +45,7 @@ class Adopted:
     assumed: tuple[str, ...]
 
 
-def adopt_onnx(
+def import_onnx(
     path: Path,
     target: Path,
     *,
@@ -54,7 +54,7 @@ def adopt_onnx(
     layout: Layout | None = None,
     output_name: str | None = None,
     name: str | None = None,
-) -> Adopted:
+) -> ImportedOnnx:
     """Write the classifier in `path` to `target` with our input (`images`, uint8 NHWC, any batch), `logits` and spec.
 
     The original takes float32 pictures, NCHW or NHWC (`layout` where its shape does not tell), and gives (N, classes):
@@ -77,7 +77,7 @@ def _adopt(
     layout: Layout | None,
     output_name: str | None,
     name: str | None,
-) -> Adopted:
+) -> ImportedOnnx:
     source = read_foreign(path, layout, output_name)
     model = source.model
     precision, own = precision_of_graph(model, str(path)), own_operators(model, str(path))
@@ -134,7 +134,7 @@ def _adopt(
             f"{path} holds operators of ONNX Runtime's own ({', '.join(own)}): nothing else runs it, and no lower "
             "precision is made of it; the graph from before it was optimised has neither limit"
         )
-    return Adopted(spec, parity, assumed)
+    return ImportedOnnx(spec, parity, assumed)
 
 
 def _input(source: ForeignModel, options: InputOptions) -> InputSpec:

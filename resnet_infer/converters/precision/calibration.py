@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from resnet_infer.converters.precision.canonicalise import plain
+from resnet_infer.converters.precision.canonicalise import canonicalise
 from resnet_infer.converters.precision.histogram import Histogram
 from resnet_infer.converters.precision.placement import Net, Target, place
 from resnet_infer.converters.precision.ranges import Grid, Method, Range, find_range
@@ -139,7 +139,7 @@ def calibrate(
     `batch_size` is by default what keeps activations below `MEMORY`. `advance` is told how many pictures were just
     finished. Raises `DataError` if there are none, `ModelError` if the net cannot be run or has nothing to quantise.
     """
-    meter = _Meter(plain(model))
+    meter = _Meter(canonicalise(model))
     pictures: list[str] = []
     waiting: list[Images] = []
     digest = hashlib.sha256()

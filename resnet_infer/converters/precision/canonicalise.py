@@ -23,7 +23,7 @@ PER_CHANNEL_OPSET = 13
 Array = NDArray[Any]
 
 
-def plain(model: ModelProto) -> ModelProto:
+def canonicalise(model: ModelProto) -> ModelProto:
     """A plain copy that computes the same. Raises `ModelError` for an old graph that cannot be brought up to date."""
     opset = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
     if opset < PER_CHANNEL_OPSET:

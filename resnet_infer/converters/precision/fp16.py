@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_infer.converters.precision.canonicalise import plain
-from resnet_infer.converters.precision.fp16_graph import HalfGraph
+from resnet_infer.converters.precision.canonicalise import canonicalise
+from resnet_infer.converters.precision.fp16_graph import Fp16Graph
 from resnet_infer.data.synthetic import natural_noise
 from resnet_infer.errors import ModelError, UsageError, did_you_mean, first_line
 from resnet_infer.models.graph import INPUT, get_spec, set_spec
@@ -73,8 +73,8 @@ def to_fp16(model: ModelProto, *, images: Images | None = None, keep: Collection
     in `keep` that it does not have.
     """
     spec = _spec(model)
-    result = plain(model)
-    graph = HalfGraph(result)
+    result = canonicalise(model)
+    graph = Fp16Graph(result)
     known = [node.name for node in result.graph.node]
     for name in keep:
         if name not in known:
@@ -122,7 +122,7 @@ def _spec(model: ModelProto) -> ModelSpec:
     return spec
 
 
-def _keep(graph: HalfGraph, asked: Collection[str], reached: Mapping[str, float]) -> dict[str, str]:
+def _keep(graph: Fp16Graph, asked: Collection[str], reached: Mapping[str, float]) -> dict[str, str]:
     """Take the half form from every node that must stay in FP32. Returns these nodes with the reasons."""
     # Not `>`: what is no number shall count as well.
     over = {name: value for name, value in reached.items() if not value * HEADROOM <= LARGEST}
@@ -155,7 +155,7 @@ def _unfit(name: str, weight: NDArray[Any]) -> str | None:
     return f"{name} would lose {100 * lost:.2g}% of its norm" if lost > LOST else None
 
 
-def _between(graph: HalfGraph) -> dict[str, str]:
+def _between(graph: Fp16Graph) -> dict[str, str]:
     """Keep in FP32 what is light and only stands between nodes in FP32: casts would cost more than it saves."""
     kept: dict[str, str] = {}
     while True:

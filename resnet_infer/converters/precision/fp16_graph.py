@@ -21,14 +21,14 @@ _SUFFIX: Mapping[int, str] = {FLOAT: "fp32", HALF: "fp16"}
 
 
 @dataclass
-class HalfForm:
+class Fp16Form:
     """The places of a node's inputs and outputs that are float32 now and half precision in its half form."""
 
     inputs: set[int] = field(default_factory=set)
     outputs: set[int] = field(default_factory=set)
 
 
-class HalfGraph:
+class Fp16Graph:
     """The graph of a model: what of it can be in half precision, and the rewriting, in place, of what shall be.
 
     `forms` has an entry for every node, None for one that stays as it is; callers set further ones to None and then
@@ -49,7 +49,7 @@ class HalfGraph:
         """Those of the tensors that are float32."""
         return [name for name in names if self._types.get(name) == FLOAT]
 
-    def _form(self, node: NodeProto) -> HalfForm | None:
+    def _form(self, node: NodeProto) -> Fp16Form | None:
         """The node's half form, by the definition of its operator; None if there is none, or it cannot be told."""
         names = {name for name in (*node.input, *node.output) if name}
         if not names <= self._types.keys() or names & self._captured or any(_subgraphs(node)):
@@ -61,7 +61,7 @@ class HalfGraph:
         if node.op_type == "Constant" or {"dtype", "output_datatype"} & schema.attributes.keys():
             return None
         allowed = {item.type_param_str: item.allowed_type_strs for item in schema.type_constraints}
-        form = HalfForm()
+        form = Fp16Form()
         for found, formal, places in (
             (node.input, schema.inputs, form.inputs),
             (node.output, schema.outputs, form.outputs),
@@ -91,9 +91,9 @@ class _Rewriting:
         for name in captured & weights.keys():
             self.read(name, FLOAT)
 
-    def run(self, forms: list[HalfForm | None], floats: set[str]) -> None:
+    def run(self, forms: list[Fp16Form | None], floats: set[str]) -> None:
         for node, form in zip(self.graph.node, forms, strict=True):
-            form = form or HalfForm()
+            form = form or Fp16Form()
             for place, name in enumerate(node.input):
                 if name in floats:
                     node.input[place] = self.read(name, HALF if place in form.inputs else FLOAT)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_infer.converters.precision.calibration import Calibration
-from resnet_infer.converters.precision.canonicalise import plain
+from resnet_infer.converters.precision.canonicalise import canonicalise
 from resnet_infer.converters.precision.placement import Net, Target, place
 from resnet_infer.converters.precision.ranges import TINY, Grid, Method, grid_parameters
 from resnet_infer.errors import ModelError, UsageError
@@ -48,7 +48,7 @@ def cpu_weight_bits(flags: Collection[str] | None = None) -> int:
 
 def layers(model: ModelProto) -> list[str]:
     """The names of what `quantize` makes integer: convolutions, fully connected layers and residual additions."""
-    return Net(plain(model)).layers()
+    return Net(canonicalise(model)).layers()
 
 
 def quantize(
@@ -75,7 +75,7 @@ def quantize(
         )
     spec = _spec(model)
     calibration.require(model)
-    result = plain(model)
+    result = canonicalise(model)
     if target == "cpu":
         _widen(result)
     _Writer(result, calibration, target, method, WEIGHT_LIMITS[weight_bits], float_nodes).write()

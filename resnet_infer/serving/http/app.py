@@ -16,10 +16,10 @@ from starlette.routing import Route, Router
 from resnet_infer.classifier import Picture
 from resnet_infer.errors import AnswerError, ModelError, ResnetInferError
 from resnet_infer.serving.http.kserve_v2 import InferenceProtocol
-from resnet_infer.serving.http.middleware import LIMIT, RECORD, App, Guard, HttpError, Traffic
+from resnet_infer.serving.http.middleware import LIMIT, RECORD, App, HttpError, Middleware, Traffic
 from resnet_infer.serving.http.openapi import document
 from resnet_infer.serving.http.page import FILES, page
-from resnet_infer.serving.http.requests import Asked, read_question
+from resnet_infer.serving.http.requests import ClassifyRequest, read_classify_request
 from resnet_infer.serving.http.responses import (
     PICTURE,
     answer_json,
@@ -31,7 +31,7 @@ from resnet_infer.serving.http.responses import (
 from resnet_infer.serving.inference.batching import TO_WAIT
 from resnet_infer.serving.inference.deployment import Deployment, Question
 from resnet_infer.serving.inference.jobs import RefusedError
-from resnet_infer.serving.inference.model_manager import Engine
+from resnet_infer.serving.inference.model_manager import ModelManager
 from resnet_infer.serving.memory import Memory
 from resnet_infer.serving.metrics import Metrics
 from resnet_infer.serving.settings import ApiKeys, Settings
@@ -45,14 +45,14 @@ logger = logging.getLogger("resnet_infer")
 
 
 class Api:
-    """Everything that the service answers, over an engine: an ASGI application. `Guard` belongs around it.
+    """Everything that the service answers, over an engine: an ASGI application. `Middleware` belongs around it.
 
     `reloaded` is called after a reload that was asked for over HTTP.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        engine: ModelManager,
         settings: Settings,
         keys: ApiKeys,
         metrics: Metrics,
@@ -93,7 +93,7 @@ class Api:
             raise HttpError(error.status_code, error.detail, headers=(error.headers or {}).items()) from error
 
     async def classify(self, request: Request) -> Response:
-        asked = await read_question(request, self.settings)
+        asked = await read_classify_request(request, self.settings)
         begin = time.perf_counter()
         if asked.timeout and asked.timeout < self.settings.timeout:
             request.scope[LIMIT](asked.timeout)
@@ -112,7 +112,7 @@ class Api:
         del answer["source"]
         return as_json({"model": deployment.spec.name, **answer})
 
-    async def answer(self, asked: Asked) -> tuple[Deployment, list[dict[str, Any]]]:
+    async def answer(self, asked: ClassifyRequest) -> tuple[Deployment, list[dict[str, Any]]]:
         """An answer for every picture, and the model that gave them. Raises `HttpError`."""
         timeout = min(asked.timeout or self.settings.timeout, self.settings.timeout)
         due = time.monotonic() + TO_WAIT * timeout
@@ -194,10 +194,12 @@ class Api:
         return deployment
 
 
-def build_app(engine: Engine, settings: Settings, keys: ApiKeys, metrics: Metrics, memory: Memory | None = None) -> App:
+def build_app(
+    engine: ModelManager, settings: Settings, keys: ApiKeys, metrics: Metrics, memory: Memory | None = None
+) -> App:
     """The whole service without BentoML: the guard around the API. `memory` is that of the deployments."""
     traffic = Traffic(memory or Memory(settings.max_memory))
-    return Guard(Api(engine, settings, keys, metrics, traffic), settings, keys, metrics, traffic)
+    return Middleware(Api(engine, settings, keys, metrics, traffic), settings, keys, metrics, traffic)
 
 
 def _route(path: str, handler: Handler, method: str) -> Route:

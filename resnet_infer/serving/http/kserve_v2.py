@@ -27,7 +27,7 @@ from resnet_infer.serving.http.requests import LARGE, read_body
 from resnet_infer.serving.http.responses import NOT_FINITE, as_json, milliseconds, require_ready, unavailable
 from resnet_infer.serving.inference.deployment import Deployment
 from resnet_infer.serving.inference.jobs import Done, RefusedError
-from resnet_infer.serving.inference.model_manager import Engine, gather
+from resnet_infer.serving.inference.model_manager import ModelManager, gather
 from resnet_infer.serving.metrics import Metrics
 from resnet_infer.serving.settings import Settings
 from resnet_infer.utils import strict_json
@@ -49,7 +49,7 @@ register_url_convertor("model", _ModelName())
 
 
 @dataclass(frozen=True)
-class Asked:
+class InferRequest:
     """A tensor, and the form of its answer; `classes` 0 means logits."""
 
     images: Images
@@ -62,7 +62,7 @@ class Asked:
 class InferenceProtocol:
     """The handlers of `/v2`. The model has one version, "1"."""
 
-    def __init__(self, engine: Engine, settings: Settings, traffic: Traffic, metrics: Metrics) -> None:
+    def __init__(self, engine: ModelManager, settings: Settings, traffic: Traffic, metrics: Metrics) -> None:
         self.engine, self.settings, self.traffic, self.metrics = engine, settings, traffic, metrics
 
     def entries(self) -> list[tuple[str, Callable[[Request], Awaitable[Response]], str]]:
@@ -193,7 +193,7 @@ def _json_size(header: str | None, size: int) -> int:
     return int(header)
 
 
-def _read(body: bytes, size: int, most: int | None = None) -> Asked:
+def _read(body: bytes, size: int, most: int | None = None) -> InferRequest:
     """The request of `body`, whose first `size` bytes are JSON, and the others binary data.
 
     `most` bounds the numbers in the JSON, if they are to be counted first. Raises `HttpError`, 400 or 413.
@@ -221,7 +221,7 @@ def _read(body: bytes, size: int, most: int | None = None) -> Asked:
         identity = request.get("id")
         if identity is not None and not isinstance(identity, str):
             raise HttpError(400, "the id of a request is text")
-        return Asked(
+        return InferRequest(
             _tensor(tensor, shape, memoryview(body)[size:]),
             identity,
             _whole(options, "classification"),
@@ -259,7 +259,7 @@ def _tensor(tensor: Mapping[str, Any], shape: list[int], binary: memoryview) -> 
     return values.astype(np.uint8).reshape(shape)
 
 
-def _reply(asked: Asked, logits: Logits, deployment: Deployment) -> Response:
+def _reply(asked: InferRequest, logits: Logits, deployment: Deployment) -> Response:
     labels = _classified(logits, asked.classes, deployment.spec.classes) if asked.classes else []
     output: dict[str, Any] = {"name": OUTPUT, "datatype": "BYTES" if labels else "FP32"}
     output["shape"] = [len(labels), len(labels[0])] if labels else list(logits.shape)

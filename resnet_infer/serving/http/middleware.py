@@ -71,7 +71,7 @@ class Traffic:
         self.memory = memory
 
 
-class Guard:
+class Middleware:
     """ASGI middleware around the whole service.
 
     Refuses what has no key (401) or too large a body (413), a body that does not come (408) and bodies beyond the
@@ -130,7 +130,7 @@ class _Request:
     """One request on its way through the guard."""
 
     def __init__(
-        self, guard: Guard, scope: Scope, receive: Receive, send: Send, headers: MutableMapping[bytes, bytes]
+        self, guard: Middleware, scope: Scope, receive: Receive, send: Send, headers: MutableMapping[bytes, bytes]
     ) -> None:
         self.guard, self.scope, self._receive, self._send = guard, scope, receive, send
         given = headers.get(b"x-request-id", b"").decode("latin-1")

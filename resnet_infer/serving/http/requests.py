@@ -34,7 +34,7 @@ SHOWN = 40
 
 
 @dataclass(frozen=True)
-class Sent:
+class SentPicture:
     """A picture as it came, under the name that it came with; or why it is none."""
 
     source: str
@@ -43,10 +43,10 @@ class Sent:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ClassifyRequest:
     """What is asked about which pictures; `several` says that a list is expected, even of one."""
 
-    pictures: tuple[Sent, ...]
+    pictures: tuple[SentPicture, ...]
     several: bool
     crops: Crops = 1
     top_k: int = 5
@@ -54,7 +54,7 @@ class Asked:
     timeout: float | None = None
 
 
-async def read_question(request: Request, settings: Settings) -> Asked:
+async def read_classify_request(request: Request, settings: Settings) -> ClassifyRequest:
     """Pictures and options of a request. Raises `HttpError` (400, 413 or 415) for one that makes no sense."""
     named = next((value for name, value in request.scope["headers"] if name == b"content-type"), b"")
     kind = named.partition(b";")[0].strip().lower().decode("latin-1")
@@ -65,7 +65,7 @@ async def read_question(request: Request, settings: Settings) -> Asked:
         body = await read_body(request.receive)
         if not body:
             raise HttpError(400, "the body is empty; it is a picture")
-        asked = Asked((Sent("picture", body),), several=False)
+        asked = ClassifyRequest((SentPicture("picture", body),), several=False)
     elif kind == "multipart/form-data":
         asked, more = await _read_form(request, settings)
         options |= more
@@ -107,7 +107,7 @@ def require_sparse(body: bytes, most: int) -> None:
         raise HttpError(413, "the JSON has too many parts; a picture is one text in base64", reason="size")
 
 
-def with_options(asked: Asked, options: Mapping[str, Any]) -> Asked:
+def with_options(asked: ClassifyRequest, options: Mapping[str, Any]) -> ClassifyRequest:
     """The question with its options, which are text where they come from a URL or a form. Raises `HttpError`, 400."""
     for name in options:
         if name not in OPTIONS:
@@ -159,7 +159,7 @@ class _InMemory(MultiPartParser):
     spool_max_size = 0  # never rolls over
 
 
-async def _read_form(request: Request, settings: Settings) -> tuple[Asked, dict[str, Any]]:
+async def _read_form(request: Request, settings: Settings) -> tuple[ClassifyRequest, dict[str, Any]]:
     chunks: AsyncGenerator[bytes, None] = request.stream()
     parser = _InMemory(request.headers, chunks, max_files=settings.max_pictures, max_fields=len(OPTIONS))
     try:
@@ -175,17 +175,17 @@ async def _read_form(request: Request, settings: Settings) -> tuple[Asked, dict[
         await form.close()
 
 
-async def _from_form(form: FormData) -> tuple[Asked, dict[str, Any]]:
+async def _from_form(form: FormData) -> tuple[ClassifyRequest, dict[str, Any]]:
     files = [(name, value) for name, value in form.multi_items() if isinstance(value, UploadFile)]
     options = dict(_once([(name, value) for name, value in form.multi_items() if not isinstance(value, UploadFile)]))
     names = {name for name, _ in files}
     if names not in ({"image"}, {"images"}) or (names == {"image"} and len(files) > 1):
         raise HttpError(400, "a form has one file called `image`, or any number of files called `images`")
-    pictures = [Sent(file.filename or name, await file.read()) for name, file in files]
-    return Asked(tuple(pictures), several="images" in names), options
+    pictures = [SentPicture(file.filename or name, await file.read()) for name, file in files]
+    return ClassifyRequest(tuple(pictures), several="images" in names), options
 
 
-def _read_json(body: bytes, most: int) -> tuple[Asked, dict[str, Any]]:
+def _read_json(body: bytes, most: int) -> tuple[ClassifyRequest, dict[str, Any]]:
     require_sparse(body, most)
     try:
         value = json.loads(body)
@@ -194,17 +194,17 @@ def _read_json(body: bytes, most: int) -> tuple[Asked, dict[str, Any]]:
     if not isinstance(value, dict) or ("image" in value) == ("images" in value):
         raise HttpError(400, "the JSON is an object with `image`, or with a list `images`; a picture is in base64")
     if "image" in value:
-        return Asked((decode(value.pop("image"), "image"),), several=False), value
+        return ClassifyRequest((decode(value.pop("image"), "image"),), several=False), value
     images = value.pop("images")
     if not isinstance(images, list) or not images or not all(isinstance(image, str) for image in images):
         raise HttpError(400, "`images` is a list with at least one picture, each text in base64")
-    return Asked(tuple(decode(image, f"images[{i}]") for i, image in enumerate(images)), several=True), value
+    return ClassifyRequest(tuple(decode(image, f"images[{i}]") for i, image in enumerate(images)), several=True), value
 
 
-def decode(text: object, source: str) -> Sent:
+def decode(text: object, source: str) -> SentPicture:
     if not isinstance(text, str):
-        return Sent(source, error="a picture is text in base64")
+        return SentPicture(source, error="a picture is text in base64")
     try:
-        return Sent(source, base64.b64decode(text.encode("ascii"), validate=True))
+        return SentPicture(source, base64.b64decode(text.encode("ascii"), validate=True))
     except (binascii.Error, UnicodeEncodeError):
-        return Sent(source, error="the text is no base64")
+        return SentPicture(source, error="the text is no base64")

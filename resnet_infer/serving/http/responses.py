@@ -11,7 +11,7 @@ from resnet_infer.errors import AnswerError, ModelError, ResnetInferError
 from resnet_infer.serving.http.middleware import HttpError, Traffic
 from resnet_infer.serving.inference.deployment import Deployment, Reply
 from resnet_infer.serving.inference.jobs import Done, RefusedError, Timings
-from resnet_infer.serving.inference.model_manager import Engine
+from resnet_infer.serving.inference.model_manager import ModelManager
 from resnet_infer.serving.settings import Settings
 from resnet_infer.utils import strict_json
 
@@ -35,7 +35,7 @@ def unavailable(refused: RefusedError) -> HttpError:
     return HttpError(503, f"not now: {refused.message}", headers=[after], reason=refused.reason)
 
 
-def require_ready(engine: Engine, traffic: Traffic) -> None:
+def require_ready(engine: ModelManager, traffic: Traffic) -> None:
     """Raise `HttpError`, 503, unless the model is warm, requests are taken, and its threads finish what they begin."""
     if not engine.ready or traffic.draining or engine.stalled:
         state = "ending" if traffic.draining else engine.state if not engine.ready else "stuck"

@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 State = Literal["loading", "ready", "failed", "closed"]
 
 
-class Engine:
+class ModelManager:
     """Opens a deployment, keeps it, and exchanges it for a new one without losing a request.
 
     `open_deployment` is called in a thread, `opened` with what it gave when that takes over. Methods belong to the

@@ -16,7 +16,7 @@ pytest.importorskip("mlperf_loadgen", reason="needs the extra `benchmark`")
 pytest.importorskip("onnxruntime", reason="the built-in model needs onnxruntime")
 
 from resnet_infer.benchmarking.load.loadgen import Plan, module, read_answers, read_log
-from resnet_infer.benchmarking.load.scenario import Asked
+from resnet_infer.benchmarking.load.scenario import Scenario
 from resnet_infer.benchmarking.scenarios import run_scenario
 from resnet_infer.errors import MissingExtraError, ResnetInferError
 from resnet_infer.zoo import SMALL
@@ -135,7 +135,7 @@ def test_every_figure_is_that_of_loadgens_summary(
     scenario: str, first: str, options: dict[str, Any], tmp_path: Path
 ) -> None:
     """What is printed and what is in the JSON; the first figure is the one that MLPerf publishes."""
-    outcome = run_scenario(Asked(scenario, model=SMALL, runtime="null", seconds=0.3, output=tmp_path, **options))
+    outcome = run_scenario(Scenario(scenario, model=SMALL, runtime="null", seconds=0.3, output=tmp_path, **options))
     says = summary(tmp_path)
     assert next(iter(outcome.figures)) == first
     printed = {line.split("  ")[0]: line.split("  ")[-1].strip() for line in outcome.table().splitlines()}

@@ -15,8 +15,8 @@ import pytest
 pytest.importorskip("onnxruntime", reason="the built-in model needs onnxruntime")
 
 from resnet_infer.benchmarking.load.http_client import HttpClient, post
-from resnet_infer.benchmarking.load.image_library import open_library
-from resnet_infer.benchmarking.load.scenario import Asked
+from resnet_infer.benchmarking.load.image_library import open_image_library
+from resnet_infer.benchmarking.load.scenario import Scenario
 from resnet_infer.benchmarking.load.system import InProcess, Service, System, Verdict, open_system
 from resnet_infer.classifier import Classifier
 from resnet_infer.client import ServiceError
@@ -164,7 +164,7 @@ def test_a_service_that_is_not_there() -> None:
     with pytest.raises(UsageError):
         HttpClient("ftp://somewhere")
     with pytest.raises(UsageError, match="own model"):
-        open_system(Asked("offline", url="http://127.0.0.1:9", model="resnet50"))
+        open_system(Scenario("offline", url="http://127.0.0.1:9", model="resnet50"))
 
 
 def test_nothing_is_left_of_a_client_that_is_closed_at_any_moment() -> None:
@@ -211,7 +211,7 @@ def test_more_requests_than_connections_wait_their_turn() -> None:
 
 def test_the_library_of_pictures_without_data() -> None:
     with closing(InProcess()) as system:
-        library = open_library(None, system.spec, synthetic=5)
+        library = open_image_library(None, system.spec, synthetic=5)
         library.load(range(5))
         assert all(library[number][:2] == b"\xff\xd8" for number in range(5))
         assert {item.status for item in ask(system, library.some(5))} == {200}
@@ -219,6 +219,6 @@ def test_the_library_of_pictures_without_data() -> None:
         with pytest.raises(KeyError):
             library[0]
         with pytest.raises(UsageError):
-            open_library(None, system.spec, labelled=True)
-        folder = open_library(PICTURES, system.spec)
+            open_image_library(None, system.spec, labelled=True)
+        folder = open_image_library(PICTURES, system.spec)
         assert len(folder) == len(list(PICTURES.iterdir())) == len(set(folder.some(1000)))

@@ -17,11 +17,11 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="adoption needs onnxrunt
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from resnet_infer.classifier import softmax  # noqa: E402
-from resnet_infer.converters.export import Order, Pictures, make  # noqa: E402
+from resnet_infer.converters.export import ExportConfig, Pictures, export  # noqa: E402
 from resnet_infer.converters.importers import onnx_graph  # noqa: E402
 from resnet_infer.converters.importers.input_options import InputOptions  # noqa: E402
 from resnet_infer.converters.importers.labels import Labels  # noqa: E402
-from resnet_infer.converters.importers.onnx import adopt_onnx  # noqa: E402
+from resnet_infer.converters.importers.onnx import import_onnx  # noqa: E402
 from resnet_infer.converters.importers.weights_check import PHOTOGRAPHS  # noqa: E402
 from resnet_infer.errors import DataError, ModelError, ParityError, UsageError  # noqa: E402
 from resnet_infer.models.spec import METADATA_KEY, ModelSpec  # noqa: E402
@@ -127,7 +127,7 @@ def answers(path: Path, pictures: NDArray[np.uint8], layout: str = "nchw", batch
 def check(model: Any, pictures: NDArray[np.uint8], folder: Path, **shape: Any) -> Any:
     """Adopt, and compare with the original; the adopted model."""
     source, target = save(model, folder), folder / "adopted.onnx"
-    adopted = adopt_onnx(source, target, options=OPTIONS, labels=LABELS)
+    adopted = import_onnx(source, target, options=OPTIONS, labels=LABELS)
     assert adopted.parity.passed
     expected = answers(source, pictures, **shape)
     with OnnxRuntime(target, device="cpu") as runtime:
@@ -213,9 +213,9 @@ def test_names_that_are_ours_inside_a_branch_too(photos: Photos, tmp_path: Path)
 def test_an_open_size_stays_open(photos: Photos, tmp_path: Path) -> None:
     source, target = save(foreign(size="side"), tmp_path), tmp_path / "adopted.onnx"
     with pytest.raises(UsageError, match="--crop must be given"):
-        adopt_onnx(source, target, options=OPTIONS, labels=LABELS)
+        import_onnx(source, target, options=OPTIONS, labels=LABELS)
     options = InputOptions(resize=28, crop=20, mean=MEAN, std=STD)
-    adopt_onnx(source, target, options=options, labels=LABELS)
+    import_onnx(source, target, options=options, labels=LABELS)
     with OnnxRuntime(target, device="cpu") as runtime:
         assert (runtime.spec.input.crop, runtime.size) == (20, (None, None))
         for size in (20, 32):
@@ -228,7 +228,7 @@ def test_pixels_as_they_are(photos: Photos, tmp_path: Path, scale: int) -> None:
     """A graph that has its own normalisation inside takes pixels up to 1 or up to 255, and gets nothing else."""
     source, target = save(foreign(head="logits"), tmp_path), tmp_path / "adopted.onnx"
     options = InputOptions(resize=28, mean=(0,), std=(1,), scale=scale)
-    adopt_onnx(source, target, options=options, labels=LABELS)
+    import_onnx(source, target, options=options, labels=LABELS)
     assert kinds(onnx.load(target))[:3] == ["Cast", "Transpose", "Div" if scale == 1 else "Conv"]
     pictures = photos(4, SIZE)
     session = onnxruntime.InferenceSession(str(source), providers=["CPUExecutionProvider"])
@@ -242,7 +242,7 @@ def test_the_spec_and_what_is_assumed(tmp_path: Path) -> None:
     helper.set_model_props(model, {"note": "kept"})
     source, target = save(model, tmp_path), tmp_path / "adopted.onnx"
     options = InputOptions(resize=30, mean=MEAN, std=STD, interpolation="bicubic", exif=False)
-    adopted = adopt_onnx(source, target, options=options, labels=LABELS, name="mine")
+    adopted = import_onnx(source, target, options=options, labels=LABELS, name="mine")
     properties = {item.key: item.value for item in onnx.load(target).metadata_props}
     spec = ModelSpec.loads(properties[METADATA_KEY], "adopted")
     assert properties["note"] == "kept"
@@ -263,13 +263,13 @@ def test_weights_in_a_file_of_their_own_are_taken_in(photos: Photos, tmp_path: P
     source, target = tmp_path / "foreign.onnx", tmp_path / "adopted.onnx"
     onnx.save(foreign(), source, save_as_external_data=True, location="foreign.data", size_threshold=64)
     expected = answers(source, photos(3, SIZE))
-    adopt_onnx(source, target, options=OPTIONS, labels=LABELS)
+    import_onnx(source, target, options=OPTIONS, labels=LABELS)
     (tmp_path / "foreign.data").unlink()
     with OnnxRuntime(target, device="cpu") as runtime:
         np.testing.assert_allclose(softmax(runtime(photos(3, SIZE))), expected, rtol=1e-4, atol=1e-6)
     target.unlink()
     with pytest.raises(ModelError, match="keeps in another file cannot be read"):
-        adopt_onnx(source, target, options=OPTIONS, labels=LABELS)
+        import_onnx(source, target, options=OPTIONS, labels=LABELS)
 
 
 def test_one_of_several_outputs(photos: Photos, tmp_path: Path) -> None:
@@ -282,10 +282,10 @@ def test_one_of_several_outputs(photos: Photos, tmp_path: Path) -> None:
     model.graph.initializer.append(numpy_helper.from_array(np.ones(CLASSES, np.float32), "fc.b2"))
     source, target = save(model, tmp_path), tmp_path / "adopted.onnx"
     with pytest.raises(UsageError, match="3 outputs"):
-        adopt_onnx(source, target, options=OPTIONS, labels=LABELS)
+        import_onnx(source, target, options=OPTIONS, labels=LABELS)
     with pytest.raises(UsageError, match="no output other; it has probs"):
-        adopt_onnx(source, target, options=OPTIONS, labels=LABELS, output_name="other")
-    adopt_onnx(source, target, options=OPTIONS, labels=LABELS, output_name="probs")
+        import_onnx(source, target, options=OPTIONS, labels=LABELS, output_name="other")
+    import_onnx(source, target, options=OPTIONS, labels=LABELS, output_name="probs")
     adopted = onnx.load(target)
     assert "fc.b2" not in [tensor.name for tensor in adopted.graph.initializer]
     with OnnxRuntime(target, device="cpu") as runtime:
@@ -343,7 +343,7 @@ def test_what_cannot_be_adopted(
 ) -> None:
     source, target = save(model(), tmp_path), tmp_path / "adopted.onnx"
     with pytest.raises(error, match=message) as caught:
-        adopt_onnx(source, target, **{"options": OPTIONS, "labels": LABELS, **changes})
+        import_onnx(source, target, **{"options": OPTIONS, "labels": LABELS, **changes})
     assert str(source) in caught.value.message or error is DataError or "resize" in message
     assert [path.name for path in tmp_path.iterdir()] == ["foreign.onnx"]
     assert capfd.readouterr().err == ""
@@ -355,14 +355,14 @@ def test_files_that_are_no_graph(tmp_path: Path, content: bytes | None, message:
     if content is not None:
         source.write_bytes(content)
     with pytest.raises(ModelError, match=message):
-        adopt_onnx(source, tmp_path / "adopted.onnx", options=OPTIONS, labels=LABELS)
+        import_onnx(source, tmp_path / "adopted.onnx", options=OPTIONS, labels=LABELS)
 
 
 def test_a_model_that_is_ours_already(tmp_path: Path) -> None:
     target = tmp_path / "adopted.onnx"
-    adopt_onnx(save(foreign(), tmp_path), target, options=OPTIONS, labels=LABELS)
+    import_onnx(save(foreign(), tmp_path), target, options=OPTIONS, labels=LABELS)
     with pytest.raises(ModelError, match="carries a model spec already"):
-        adopt_onnx(target, tmp_path / "again.onnx", options=OPTIONS, labels=LABELS)
+        import_onnx(target, tmp_path / "again.onnx", options=OPTIONS, labels=LABELS)
 
 
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
@@ -371,7 +371,7 @@ def test_a_graph_that_takes_bgr(photos: Any, tmp_path: Path, layout: str) -> Non
     pictures = photos(8, SIZE)
     source = save(foreign(layout=layout, head="logits"), tmp_path)
     options = InputOptions(resize=28, mean=MEAN, std=STD, channels="bgr")
-    adopted = adopt_onnx(source, tmp_path / "adopted.onnx", options=options, labels=LABELS)
+    adopted = import_onnx(source, tmp_path / "adopted.onnx", options=options, labels=LABELS)
     assert adopted.parity.passed
     assert adopted.spec.input.mean.tolist() == pytest.approx(MEAN[::-1])
     expected = answers(source, pictures[..., ::-1], layout)
@@ -380,7 +380,7 @@ def test_a_graph_that_takes_bgr(photos: Any, tmp_path: Path, layout: str) -> Non
     for precision, share in (("fp16", 0.01), ("int8", 0.2)):
         target = tmp_path / f"{precision}.onnx"
         data = Pictures(calibration=PHOTOGRAPHS) if precision == "int8" else Pictures()
-        make(tmp_path / "adopted.onnx", target, Order(precision=precision, pictures=data))
+        export(tmp_path / "adopted.onnx", target, ExportConfig(precision=precision, pictures=data))
         with OnnxRuntime(target, device="cpu") as runtime:
             assert np.abs(runtime(pictures) - expected).max() < share * np.ptp(expected)
 
@@ -389,7 +389,7 @@ def test_a_graph_that_takes_bgr(photos: Any, tmp_path: Path, layout: str) -> Non
 def test_one_output_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str) -> None:
     monkeypatch.setattr(sys.modules[__name__], "CLASSES", 1)
     with pytest.raises(ModelError, match="one output") as caught:
-        adopt_onnx(
+        import_onnx(
             save(foreign(head=head), tmp_path),
             tmp_path / "adopted.onnx",
             options=OPTIONS,
@@ -406,5 +406,5 @@ def test_other_answers_are_not_let_through(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(onnx_graph, "replace_input", wrong)
     with pytest.raises(ParityError, match="does not answer as its source does"):
-        adopt_onnx(save(foreign(), tmp_path), tmp_path / "adopted.onnx", options=OPTIONS, labels=LABELS)
+        import_onnx(save(foreign(), tmp_path), tmp_path / "adopted.onnx", options=OPTIONS, labels=LABELS)
     assert [path.name for path in tmp_path.iterdir()] == ["foreign.onnx"]

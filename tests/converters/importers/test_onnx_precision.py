@@ -15,7 +15,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="adoption needs onnxrunt
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from resnet_infer.converters.importers.onnx import adopt_onnx  # noqa: E402
+from resnet_infer.converters.importers.onnx import import_onnx  # noqa: E402
 from resnet_infer.converters.importers.onnx_precision import precision_of_graph  # noqa: E402
 from resnet_infer.converters.source import open_source  # noqa: E402
 from resnet_infer.errors import ModelError, UsageError  # noqa: E402
@@ -69,7 +69,7 @@ def halved(model: Any) -> Any:
 def test_what_onnx_runtime_quantised_is_int8(photos: Photos, tmp_path: Path, form: str) -> None:
     source = quantized(save(foreign(head="logits"), tmp_path), photos(12, SIZE), form)
     target = tmp_path / "adopted.onnx"
-    adopted = adopt_onnx(source, target, options=OPTIONS, labels=LABELS)
+    adopted = import_onnx(source, target, options=OPTIONS, labels=LABELS)
     assert adopted.spec.precision == get_spec(onnx.load(target)).precision == "int8"
     assert adopted.parity.passed
     with pytest.raises(UsageError, match="is int8 already"):
@@ -80,7 +80,7 @@ def test_what_onnx_runtime_quantised_is_int8(photos: Photos, tmp_path: Path, for
     with pytest.raises(ModelError, match="says fp32 and computes in int8"):
         open_source(tmp_path / "old.onnx")
     plain = tmp_path / "fp32.onnx"
-    adopt_onnx(tmp_path / "foreign.onnx", plain, options=OPTIONS, labels=LABELS)
+    import_onnx(tmp_path / "foreign.onnx", plain, options=OPTIONS, labels=LABELS)
     with OnnxRuntime(target, device="cpu") as own, OnnxRuntime(plain, device="cpu") as other:
         assert (own.spec.precision, other.spec.precision) == ("int8", "fp32")
         assert LIMITS[lower_precision(own, other)] == LIMITS["int8"]
@@ -90,12 +90,12 @@ def test_what_onnx_runtime_quantised_is_int8(photos: Photos, tmp_path: Path, for
 def test_ranges_of_a_whole_batch_are_refused_for_what_they_are(photos: Photos, tmp_path: Path) -> None:
     source = quantized(save(foreign(head="logits"), tmp_path), photos(2, SIZE), "dynamic")
     with pytest.raises(ModelError, match="DynamicQuantizeLinear takes its range from all pictures of a batch"):
-        adopt_onnx(source, tmp_path / "adopted.onnx", options=OPTIONS, labels=LABELS)
+        import_onnx(source, tmp_path / "adopted.onnx", options=OPTIONS, labels=LABELS)
 
 
 def test_half_precision_is_fp16(photos: Photos, tmp_path: Path) -> None:
     source, target = save(halved(foreign(head="logits")), tmp_path), tmp_path / "adopted.onnx"
-    assert adopt_onnx(source, target, options=OPTIONS, labels=LABELS).spec.precision == "fp16"
+    assert import_onnx(source, target, options=OPTIONS, labels=LABELS).spec.precision == "fp16"
     with pytest.raises(UsageError, match="is fp16 already"):
         open_source(target)
 
@@ -120,7 +120,7 @@ def test_what_a_spec_has_no_name_for_is_refused(tmp_path: Path, kind: int, named
     model.graph.node.extend(nodes)
     model.graph.output[0].name = "logits"
     with pytest.raises(ModelError, match=f"computes in {named}") as caught:
-        adopt_onnx(save(model, tmp_path), tmp_path / "adopted.onnx", options=OPTIONS, labels=LABELS)
+        import_onnx(save(model, tmp_path), tmp_path / "adopted.onnx", options=OPTIONS, labels=LABELS)
     assert "export it in float32" in str(caught.value.hint)
     assert not (tmp_path / "adopted.onnx").exists()
 
@@ -162,20 +162,22 @@ def test_what_was_optimised_for_one_processor_is_refused(tmp_path: Path) -> None
     node.domain = "com.microsoft.nchwc"
     model.opset_import.append(helper.make_opsetid("com.microsoft.nchwc", 1))
     with pytest.raises(ModelError, match=r"for the processor it was saved on \(com\.microsoft\.nchwc\.Glob") as caught:
-        adopt_onnx(save(model, tmp_path), tmp_path / "adopted.onnx", options=OPTIONS, labels=LABELS)
+        import_onnx(save(model, tmp_path), tmp_path / "adopted.onnx", options=OPTIONS, labels=LABELS)
     assert "ORT_ENABLE_BASIC" in str(caught.value.hint)
 
 
 def test_operators_of_onnx_runtime_alone_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = optimised(save(foreign(head="logits"), tmp_path), "ORT_ENABLE_EXTENDED")
     target = tmp_path / "adopted.onnx"
-    adopted = adopt_onnx(source, target, options=OPTIONS, labels=LABELS)
+    adopted = import_onnx(source, target, options=OPTIONS, labels=LABELS)
     assert adopted.spec.provenance["operators"] == ["com.microsoft.FusedConv"]
     assert "float32 (com.microsoft.FusedConv is no operator of ONNX's own)" in adopted.parity.reference
     assert "operators of ONNX Runtime's own (com.microsoft.FusedConv)" in capsys.readouterr().err
     with pytest.raises(UsageError, match=r"holds com\.microsoft\.FusedConv"):
         open_source(target)
     # Less optimised, nothing is in the way.
-    plain = adopt_onnx(optimised(tmp_path / "foreign.onnx", "ORT_ENABLE_BASIC"), target, options=OPTIONS, labels=LABELS)
+    plain = import_onnx(
+        optimised(tmp_path / "foreign.onnx", "ORT_ENABLE_BASIC"), target, options=OPTIONS, labels=LABELS
+    )
     assert "float64" in plain.parity.reference
     open_source(target)

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 
 from resnet_infer import zoo  # noqa: E402
-from resnet_infer.converters.importers.onnx import adopt_onnx  # noqa: E402
+from resnet_infer.converters.importers.onnx import import_onnx  # noqa: E402
 from resnet_infer.converters.precision import fp16  # noqa: E402
 from resnet_infer.converters.precision.fp16 import to_fp16  # noqa: E402
 from resnet_infer.converters.precision.fp16_graph import emulate  # noqa: E402
@@ -202,7 +202,7 @@ def test_what_makes_no_sense_is_refused(built_in: Any) -> None:
 @pytest.mark.parametrize("head", HEADS)
 def test_adopted_graphs(tmp_path: Path, photos: Photos, head: str) -> None:
     target = tmp_path / "adopted.onnx"
-    adopt_onnx(save(foreign(head=head), tmp_path), target, options=OPTIONS, labels=LABELS)
+    import_onnx(save(foreign(head=head), tmp_path), target, options=OPTIONS, labels=LABELS)
     model = onnx.load(target)
     half = to_fp16(model)
     check_sorted(half.model.graph)
@@ -217,7 +217,7 @@ def test_adopted_graphs(tmp_path: Path, photos: Photos, head: str) -> None:
 
 def test_the_emulation_is_what_the_definition_of_onnx_gives(tmp_path: Path, photos: Photos) -> None:
     target = tmp_path / "adopted.onnx"
-    adopt_onnx(save(foreign(head="logits"), tmp_path), target, options=OPTIONS, labels=LABELS)
+    import_onnx(save(foreign(head="logits"), tmp_path), target, options=OPTIONS, labels=LABELS)
     model = onnx.load(target)
     half = to_fp16(model).model
     images = photos(4, 24)

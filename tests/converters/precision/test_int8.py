@@ -17,7 +17,7 @@ pytest.importorskip("onnxruntime", reason="INT8 needs onnxruntime (the extra `cp
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from resnet_infer import zoo  # noqa: E402
-from resnet_infer.converters.importers.onnx import adopt_onnx  # noqa: E402
+from resnet_infer.converters.importers.onnx import import_onnx  # noqa: E402
 from resnet_infer.converters.precision.calibration import Calibration, calibrate  # noqa: E402
 from resnet_infer.converters.precision.int8 import cpu_weight_bits, layers, quantize  # noqa: E402
 from resnet_infer.converters.precision.placement import Target  # noqa: E402
@@ -191,7 +191,7 @@ def test_weights_on_the_edge_of_nothing(trained: tuple[Any, Calibration], photos
 @pytest.mark.parametrize("opset", [11, 17])
 def test_an_adopted_graph(tmp_path: Path, opset: int) -> None:
     """Batch norm as nodes, constants that reshape, no names: all of its layers become integer."""
-    adopt_onnx(save(foreign(opset=opset), tmp_path), tmp_path / "adopted.onnx", options=OPTIONS, labels=LABELS)
+    import_onnx(save(foreign(opset=opset), tmp_path), tmp_path / "adopted.onnx", options=OPTIONS, labels=LABELS)
     model = onnx.load(tmp_path / "adopted.onnx")
     images = natural_noise(32, 24, 24)
     ranges = calibrate(model, ((str(index), image) for index, image in enumerate(images)))

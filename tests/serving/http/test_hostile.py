@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from resnet_infer.serving.http.middleware import HttpError
-from resnet_infer.serving.http.requests import LARGE, Asked, with_options
+from resnet_infer.serving.http.requests import LARGE, ClassifyRequest, with_options
 from resnet_infer.zoo import SMALL
 from tests.conftest import PICTURES
 from tests.serving.conftest import Service
@@ -93,7 +93,7 @@ def test_what_is_repeated_of_a_request_is_short(service: Service) -> None:
     long = "x" * 100_000
     begin = time.monotonic()
     with pytest.raises(HttpError) as refused:
-        with_options(Asked((), several=False), {long: 1})
+        with_options(ClassifyRequest((), several=False), {long: 1})
     assert time.monotonic() - begin < 0.1
     assert len(refused.value.message) < 100
     for done in (

@@ -16,7 +16,7 @@ import pytest
 
 from resnet_infer.errors import ModelError
 from resnet_infer.serving.inference.jobs import RefusedError
-from resnet_infer.serving.inference.model_manager import Engine
+from resnet_infer.serving.inference.model_manager import ModelManager
 from resnet_infer.serving.supervisor import address
 from resnet_infer.zoo import SMALL, built_in
 from tests.conftest import PICTURES
@@ -55,7 +55,7 @@ def test_a_reload_while_the_first_model_is_opened_wins() -> None:
     slow = Slow()
 
     async def exchange() -> None:
-        engine = Engine(slow)
+        engine = ModelManager(slow)
         starting = asyncio.ensure_future(engine.start())
         while not slow.all:
             await asyncio.sleep(0.001)
@@ -77,7 +77,7 @@ def test_a_model_that_is_open_only_after_the_end_is_closed() -> None:
     slow = Slow()
 
     async def leave() -> None:
-        engine = Engine(slow)
+        engine = ModelManager(slow)
         starting = asyncio.ensure_future(engine.start())
         while not slow.all:
             await asyncio.sleep(0.001)
