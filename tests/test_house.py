@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import resnet_infer
 from resnet_infer.utils.extras import EXTRAS
+from tests.conftest import ROOT
 
 PACKAGE = Path(resnet_infer.__file__).parent
 ROOMS = (
@@ -81,6 +83,24 @@ def test_rooms_import_only_from_the_left() -> None:
             if name.startswith("resnet_infer.") and place[room(name)] > place[own]:
                 wrong.append(f"{path} imports {name}")
     assert not wrong
+
+
+def test_the_page_of_the_architecture_has_the_same_rows() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\d+\. (.*)$", text, re.MULTILINE)
+    assert [tuple(re.findall(r"`(\w+)`", row)) for row in rows] == list(ROOMS)
+
+
+def test_every_package_and_file_that_the_page_names_is_there() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([a-z_]+/[a-z_/]*)", text)) - {"tests/", "resnet_infer/a/b", "tests/a/test_b"}
+    there = {
+        path.relative_to(PACKAGE).with_suffix("").as_posix()
+        for path in PACKAGE.rglob("*")
+        if path.suffix == ".py" or path.is_dir()
+    }
+    assert named
+    assert not [name for name in named if not any(f"/{one}".endswith(f"/{name.strip('/')}") for one in there)]
 
 
 def test_torch_is_imported_only_where_it_may_be() -> None:
