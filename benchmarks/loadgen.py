@@ -17,7 +17,7 @@ from paired import save
 from serving import int8
 from untrained import resnet50
 
-from resnet_infer.benchmarking.scenarios import Asked, run_scenario
+from resnet_infer.benchmarking.scenarios import Scenario, run_scenario
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.zoo import SMALL
 
@@ -26,7 +26,7 @@ SECONDS = 20.0
 
 def run(model: str, data: Path, scenario: str, **options: Any) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        asked = Asked(scenario, model=model, data=data, output=Path(folder), seconds=SECONDS, **options)
+        asked = Scenario(scenario, model=model, data=data, output=Path(folder), seconds=SECONDS, **options)
         outcome = run_scenario(asked)
     print(outcome.table(), end="\n\n")
     found = outcome.to_json()

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from resnet_infer._version import __version__
 from resnet_infer.errors import ModelError, UnwritableError, did_you_mean
-from resnet_infer.models.builtin import FOLDER, require_whole
 from resnet_infer.models.checkpoint import SUFFIX as CHECKPOINT
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint
+from resnet_infer.models.weights.builtin import FOLDER, require_whole
 from resnet_infer.runtimes.registry import RUNTIMES
 from resnet_infer.utils.console import note
 from resnet_infer.utils.extras import needs

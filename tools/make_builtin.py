@@ -24,10 +24,10 @@ from resnet_infer.converters.precision.int8 import quantize
 from resnet_infer.converters.source import export_onnx, open_source
 from resnet_infer.data.feed import open_feed
 from resnet_infer.evaluation.evaluate import evaluate
-from resnet_infer.models.builtin import FOLDER, LIST, line
 from resnet_infer.models.checkpoint import SUFFIX, Checkpoint, load_checkpoint, save_checkpoint
 from resnet_infer.models.graph import get_spec, set_spec
 from resnet_infer.models.spec import Measured
+from resnet_infer.models.weights.builtin import FOLDER, LIST, line
 from resnet_infer.utils.files import atomic_path
 from resnet_infer.zoo import built_in
 

@@ -20,7 +20,7 @@ from PIL import Image
 pytest.importorskip("mlperf_loadgen", reason="needs the extra `benchmark`")
 pytest.importorskip("onnxruntime", reason="the built-in model needs onnxruntime")
 
-from resnet_infer.benchmarking.scenarios import SCENARIOS, Asked, run_scenario
+from resnet_infer.benchmarking.scenarios import SCENARIOS, Scenario, run_scenario
 from resnet_infer.client import ServiceError
 from resnet_infer.errors import ModelError, ResnetInferError, UsageError
 from resnet_infer.evaluation.evaluate import evaluate
@@ -35,7 +35,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_single_stream_is_valid_and_says_that_it_is_shortened(tmp_path: Path) -> None:
-    outcome = run_scenario(Asked("single-stream", seconds=0.5, output=tmp_path / "logs"))
+    outcome = run_scenario(Scenario("single-stream", seconds=0.5, output=tmp_path / "logs"))
     assert outcome.valid
     assert (outcome.official, outcome.reasons) == (False, ())
     assert any("not an official result" in note for note in outcome.notes)
@@ -52,7 +52,7 @@ def test_single_stream_is_valid_and_says_that_it_is_shortened(tmp_path: Path) ->
 
 
 def test_offline_measures_what_it_tells_loadgen(tmp_path: Path) -> None:
-    outcome = run_scenario(Asked("offline", seconds=0.5, output=tmp_path))
+    outcome = run_scenario(Scenario("offline", seconds=0.5, output=tmp_path))
     assert outcome.figures["samples_per_second"] > 0
     assert outcome.figures["expected_rate"] > 0
     assert outcome.figures["samples"] >= 0.5 * outcome.figures["expected_rate"]
@@ -62,7 +62,7 @@ NOWHERE = "http://127.0.0.1:9"
 
 
 def test_a_bound_that_cannot_be_met(tmp_path: Path) -> None:
-    outcome = run_scenario(Asked("server", seconds=0.5, rates=(400.0,), bound_ms=0.01, output=tmp_path))
+    outcome = run_scenario(Scenario("server", seconds=0.5, rates=(400.0,), bound_ms=0.01, output=tmp_path))
     assert outcome.valid is False
     assert "the latency is not within its bound" in outcome.reasons
     assert any("the official one is 15 ms" in note for note in outcome.notes)
@@ -81,7 +81,7 @@ def labelled(folder: Path, photos: Callable[..., NDArray[np.uint8]]) -> Path:
 
 def test_the_accuracy_is_that_of_an_evaluation(tmp_path: Path, photos: Callable[..., NDArray[np.uint8]]) -> None:
     data = labelled(tmp_path / "data", photos)
-    outcome = run_scenario(Asked("offline", data=data, accuracy=True, output=tmp_path / "logs"))
+    outcome = run_scenario(Scenario("offline", data=data, accuracy=True, output=tmp_path / "logs"))
     (result,) = evaluate([None], data).results
     assert outcome.valid
     assert outcome.figures["wrong"] == int((result.answered.ranks > 0).sum())
@@ -91,17 +91,17 @@ def test_the_accuracy_is_that_of_an_evaluation(tmp_path: Path, photos: Callable[
 
 
 def test_loops_in_process() -> None:
-    closed = run_scenario(Asked("closed-loop", seconds=0.5, clients=3))
+    closed = run_scenario(Scenario("closed-loop", seconds=0.5, clients=3))
     assert closed.figures["errors"] == 0
     assert closed.figures["queries"] > 0
     assert closed.valid is None
-    opened = run_scenario(Asked("open-loop", seconds=0.5, rates=(20.0, 40.0)))
+    opened = run_scenario(Scenario("open-loop", seconds=0.5, rates=(20.0, 40.0)))
     assert [line["rate"] for line in opened.rates] == [20, 40]
     assert all(line["errors"] == 0 and line["p99_ms"] is None for line in opened.rates)
-    bounded = run_scenario(Asked("open-loop", seconds=0.5, rates=(20.0,), bound_ms=0.001))
+    bounded = run_scenario(Scenario("open-loop", seconds=0.5, rates=(20.0,), bound_ms=0.001))
     assert bounded.valid is False
     assert bounded.reasons == ("the 99th percentile is above 0.001 ms at 20/s",)
-    open_still = run_scenario(Asked("open-loop", seconds=0.5, rates=(20.0,), bound_ms=1e4))
+    open_still = run_scenario(Scenario("open-loop", seconds=0.5, rates=(20.0,), bound_ms=1e4))
     assert open_still.valid is False
     assert "too few queries to be sure" in open_still.reasons[0]
     assert "undecided" in open_still.table()
@@ -109,7 +109,7 @@ def test_loops_in_process() -> None:
 
 
 def test_a_sweep_says_what_it_tried() -> None:
-    outcome = run_scenario(Asked("sweep", seconds=0.2, bound_ms=0.001))
+    outcome = run_scenario(Scenario("sweep", seconds=0.2, bound_ms=0.001))
     assert outcome.valid is False
     assert outcome.figures["rate"] is None
     assert "no rate keeps 99% within 0.001 ms" in outcome.reasons[0]
@@ -120,7 +120,7 @@ def test_a_sweep_says_what_it_tried() -> None:
 
 def test_a_service_that_refuses_is_counted() -> None:
     with stub(lambda *_: (503, {"error": "the queue is full"})) as service:
-        outcome = run_scenario(Asked("open-loop", url=service.url, seconds=0.3, rates=(50.0,)))
+        outcome = run_scenario(Scenario("open-loop", url=service.url, seconds=0.3, rates=(50.0,)))
     assert outcome.valid is False
     assert outcome.figures["statuses"] == {"refused": outcome.rates[0]["queries"]}
     assert outcome.reasons == (f"{outcome.rates[0]['queries']} queries failed: the queue is full",)
@@ -139,7 +139,7 @@ def dying(after: int) -> Callable[..., tuple[int, Any] | None]:
 
 def test_a_service_that_dies_ends_a_loop() -> None:
     with stub(dying(5)) as service:
-        outcome = run_scenario(Asked("closed-loop", url=service.url, seconds=600, clients=4))
+        outcome = run_scenario(Scenario("closed-loop", url=service.url, seconds=600, clients=4))
     assert outcome.valid is False
     assert "the service stopped answering, which ended the run" in outcome.reasons
 
@@ -154,12 +154,12 @@ def test_a_service_that_dies_ends_loadgen(scenario: str, tmp_path: Path) -> None
         return (200, GOOD) if not list(tmp_path.glob("mlperf_log_detail.txt")) else None
 
     with stub(answer) as service, pytest.raises(ResnetInferError, match="stopped answering"):
-        run_scenario(Asked(scenario, url=service.url, seconds=600, output=tmp_path))
+        run_scenario(Scenario(scenario, url=service.url, seconds=600, output=tmp_path))
     assert len(calls) > 100
 
 
 def test_nothing_runs_without_a_service(tmp_path: Path) -> None:
-    for asked in (Asked("closed-loop", url=NOWHERE), Asked("single-stream", url=NOWHERE, output=tmp_path)):
+    for asked in (Scenario("closed-loop", url=NOWHERE), Scenario("single-stream", url=NOWHERE, output=tmp_path)):
         with pytest.raises(ServiceError, match="no service answers"):
             run_scenario(asked)
 
@@ -167,8 +167,8 @@ def test_nothing_runs_without_a_service(tmp_path: Path) -> None:
 WAITING = """
 import sys
 from pathlib import Path
-from resnet_infer.benchmarking.scenarios import Asked, run_scenario
-run_scenario(Asked("single-stream", seconds=300, output=Path(sys.argv[1])))
+from resnet_infer.benchmarking.scenarios import Scenario, run_scenario
+run_scenario(Scenario("single-stream", seconds=300, output=Path(sys.argv[1])))
 """
 
 
@@ -223,12 +223,12 @@ def runs(process: int) -> bool:
 def test_what_makes_no_sense(asked: dict[str, Any], says: str, tmp_path: Path) -> None:
     logs = {"output": tmp_path} if asked["scenario"] == "offline" else {}
     with pytest.raises(UsageError, match=says):
-        run_scenario(Asked(**{**logs, **asked}))
+        run_scenario(Scenario(**{**logs, **asked}))
 
 
 def test_errors_of_loadgens_process_are_raised_here(tmp_path: Path) -> None:
     with pytest.raises(ModelError):
-        run_scenario(Asked("offline", model=str(tmp_path / "missing.onnx")))
+        run_scenario(Scenario("offline", model=str(tmp_path / "missing.onnx")))
 
 
 def test_every_scenario_has_its_line() -> None:

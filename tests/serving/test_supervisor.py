@@ -175,8 +175,8 @@ CRASHING = """
 import sys
 from circus.watcher import Watcher
 from circus.sockets import CircusSocket
-from resnet_infer.serving import processes
-processes.supervise()
+from resnet_infer.serving import supervisor
+supervisor.supervise()
 from bentoml._internal.utils.circus import create_standalone_arbiter
 watcher = Watcher("service", sys.executable, ["-S", "-c", "print('begun', flush=True)"], numprocesses=1)
 create_standalone_arbiter([watcher]).start()
@@ -228,14 +228,14 @@ if sys.argv[1] == "supervisor":
     subprocess.Popen([sys.executable, "-c", os.environ["SOURCE"], "worker", sys.argv[2]])
     time.sleep(60)
 from bentoml import server_context
-from resnet_infer.serving import processes
+from resnet_infer.serving import supervisor
 server_context.worker_index = 1
-processes.LINGER = 0
+supervisor.LINGER = 0
 if "elsewhere" in sys.argv[2]:
     sys.platform = "elsewhere"
 if "stuck" in sys.argv[2]:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-processes.follow_supervisor(1)
+supervisor.follow_supervisor(1)
 print(os.getpid(), flush=True)
 time.sleep(60)
 """

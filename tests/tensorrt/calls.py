@@ -25,23 +25,27 @@ from resnet_infer.models.spec import Precision
 sys.modules["tensorrt"] = tensorrt_bindings
 
 OURS = (
-    "runtimes.cuda",
-    "runtimes.tensorrt_library",
-    "runtimes.tensorrt",
-    "converters.engine_build",
-    "converters.tensorrt",
+    "runtimes.tensorrt.cuda",
+    "runtimes.tensorrt.library",
+    "runtimes.tensorrt.runtime",
+    "converters.tensorrt.build",
+    "converters.tensorrt.export",
 )
 MISTAKES = (
-    ("runtimes.cuda", "cuStreamSynchronize", "cuStreamSynchronise"),
-    ("runtimes.cuda", '"cuMemAlloc", size', '"cuMemAlloc", size, 0'),
-    ("runtimes.tensorrt", "execute_async_v3", "execute_async_v1"),
-    ("runtimes.tensorrt", "engine.get_tensor_shape(name)", "engine.get_tensor_shape(name, 0)"),
-    ("runtimes.tensorrt", "engine.num_io_tensors", "engine.num_bindings_of_all"),
-    ("runtimes.tensorrt", "set_tensor_address(name, address)", "set_tensor_address(address, name)"),
-    ("runtimes.tensorrt", "context.set_input_shape(engine.info.images, shape)", "context.set_input_shape(shape)"),
-    ("converters.engine_build", "set_timing_cache(cache, False)", "set_timing_cache(cache)"),
-    ("converters.engine_build", "config.add_optimization_profile(", "config.add_profile("),
-    ("converters.engine_build", "error.desc()", "error.description()"),
+    ("runtimes.tensorrt.cuda", "cuStreamSynchronize", "cuStreamSynchronise"),
+    ("runtimes.tensorrt.cuda", '"cuMemAlloc", size', '"cuMemAlloc", size, 0'),
+    ("runtimes.tensorrt.runtime", "execute_async_v3", "execute_async_v1"),
+    ("runtimes.tensorrt.runtime", "engine.get_tensor_shape(name)", "engine.get_tensor_shape(name, 0)"),
+    ("runtimes.tensorrt.runtime", "engine.num_io_tensors", "engine.num_bindings_of_all"),
+    ("runtimes.tensorrt.runtime", "set_tensor_address(name, address)", "set_tensor_address(address, name)"),
+    (
+        "runtimes.tensorrt.runtime",
+        "context.set_input_shape(engine.info.images, shape)",
+        "context.set_input_shape(shape)",
+    ),
+    ("converters.tensorrt.build", "set_timing_cache(cache, False)", "set_timing_cache(cache)"),
+    ("converters.tensorrt.build", "config.add_optimization_profile(", "config.add_profile("),
+    ("converters.tensorrt.build", "error.desc()", "error.description()"),
 )
 """Module, what is written there, and the mistake: a wrong name, or wrong arguments."""
 

@@ -17,8 +17,8 @@ from tests.tensorrt.fake_driver import FakeDriver
 from tests.tensorrt.fake_tensorrt import tensorrt
 
 OURS = (
-    *("runtimes.cuda", "runtimes.tensorrt_library", "runtimes.tensorrt"),
-    *("converters.engine_build", "converters.tensorrt"),
+    *("runtimes.tensorrt.cuda", "runtimes.tensorrt.library", "runtimes.tensorrt.runtime"),
+    *("converters.tensorrt.build", "converters.tensorrt.export"),
 )
 
 

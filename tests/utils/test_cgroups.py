@@ -209,7 +209,7 @@ def test_a_real_group_with_half_a_core_lets_one_thread_compute(half_a_core: Path
     pytest.importorskip("onnxruntime", reason="opens a model (the extra `cpu` or `gpu`)")
     code = (
         "import json, os, sys; open(sys.argv[1] + '/cgroup.procs', 'w').write(str(os.getpid()))\n"
-        "from resnet_infer import cgroups, cpu\n"
+        "from resnet_infer.utils import cgroups, cpu\n"
         "from resnet_infer.classifier import Classifier\n"
         "one = Classifier('resnet20-cifar10'); many = Classifier('resnet20-cifar10', throughput=True)\n"
         "print(json.dumps([cgroups.cpu_quota(), cpu.usable_cores(), one.runtime.describe()['threads'], many.lanes]))"

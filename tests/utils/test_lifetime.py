@@ -410,7 +410,7 @@ def test_a_program_ends_as_it_should_while_daemon_threads_classify(runtime: str,
 
 AT_EXIT = """
 import atexit
-from resnet_infer import lifetime
+from resnet_infer.utils import lifetime
 classifier = Classifier(SMALL, runtime=sys.argv[1])
 expected = [classifier.classify(path) for path in PATHS]
 many = Classifier(SMALL, runtime=sys.argv[1], throughput=True)
@@ -457,7 +457,7 @@ def test_at_exit_the_last_thread_may_classify_and_is_told_why_it_cannot_stream(r
 def test_a_call_in_progress_is_waited_for_only_so_long() -> None:
     code, out, err = program(
         """
-from resnet_infer import lifetime
+from resnet_infer.utils import lifetime
 lifetime.END_SECONDS = 0.3
 def stuck():
     with lifetime.CALLS:

@@ -16,7 +16,7 @@ from PIL import Image
 pytest.importorskip("onnxruntime", reason="the check needs onnxruntime (the extra `cpu`)")
 pytest.importorskip("onnx", reason="the check needs onnx (the extra `export`)")
 
-from resnet_infer import converters
+from resnet_infer.converters import importers
 from resnet_infer.converters.importers.input_options import InputOptions
 from resnet_infer.converters.importers.norm_statistics import measure, measure_stem
 from resnet_infer.converters.importers.weights import CIFAR_INPUT, Imported, import_weights
@@ -185,11 +185,11 @@ def test_nonsense_in_the_statistics_is_a_finite_divergence(fit: Fit, mirrored: N
 
 def test_without_the_packages_nothing_is_claimed(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     path = fit(padding="split")
-    for module in ("converters.weights_check", "converters.norm_statistics", "models.graph"):
+    for module in ("converters.importers.weights_check", "converters.importers.norm_statistics", "models.graph"):
         monkeypatch.delitem(sys.modules, f"resnet_infer.{module}")
     # `from package import module` finds a module that was imported before as an attribute.
     for module in ("weights_check", "norm_statistics"):
-        monkeypatch.delattr(converters, module)
+        monkeypatch.delattr(importers, module)
     monkeypatch.setitem(sys.modules, "onnx", None)
     imported = import_weights(path, "resnet20", padding="split")
     assert imported.check is None

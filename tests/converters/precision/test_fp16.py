@@ -211,7 +211,7 @@ def test_adopted_graphs(tmp_path: Path, photos: Photos, head: str) -> None:
     left = {"softmax-flatten": ["Softmax", "Flatten", "Max", "Log"], "log-softmax": ["LogSoftmax", "Identity"]}.get(
         head, []
     )
-    operators = {node.name: node.op_type for node in fp16.plain(model).graph.node}
+    operators = {node.name: node.op_type for node in fp16.canonicalise(model).graph.node}
     assert [operators[name] for name in half.kept] == left
 
 

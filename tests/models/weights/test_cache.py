@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 
 from resnet_infer import zoo
 from resnet_infer.errors import ModelError
-from resnet_infer.models import builtin
-from resnet_infer.models.weights import cache
+from resnet_infer.models.weights import builtin, cache
 from tests.conftest import PICTURES, Outcome
 
 Cli = Callable[..., Outcome]

@@ -98,7 +98,7 @@ def test_the_driver_is_found_where_older_packages_have_it(monkeypatch: pytest.Mo
 def test_without_the_package_the_command_that_installs_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     machines.forget()
     monkeypatch.setitem(sys.modules, "cuda", None)
-    for name in ("runtimes.tensorrt", "converters.tensorrt"):
+    for name in ("runtimes.tensorrt.runtime", "converters.tensorrt.export"):
         with pytest.raises(MissingExtraError, match="needs the package cuda") as caught:
             __import__(f"resnet_infer.{name}")
         assert 'pip install "resnet-infer[gpu]"' in str(caught.value.hint)

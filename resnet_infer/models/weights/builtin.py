@@ -8,7 +8,7 @@ from pathlib import Path
 
 from resnet_infer.errors import ModelError
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parents[1] / "builtin"
 LIST = "CRC32"
 """The file with a line for each other one: its CRC-32 in hexadecimal, its size in bytes, its name."""
 _CHUNK = 1 << 20
