@@ -11,7 +11,7 @@ demo: $(DEMO)/ready
 
 test: $(DEV)/ready
 	$(DEV)/bin/python tests/tensorrt/fetch.py $(DEV)/tensorrt
-	$(DEV)/bin/python -m pytest -n auto --dist loadfile -m "not slow" --ignore tests/parity
+	$(DEV)/bin/python -m pytest -n auto --dist loadfile --durations 20 -m "not slow" --ignore tests/parity
 
 test-all: $(DEV)/ready
 	$(DEV)/bin/python tests/tensorrt/fetch.py $(DEV)/tensorrt

@@ -49,18 +49,23 @@ def test_without_tensorboard_nothing_is_trained(tmp_path: Path, cli: Cli, monkey
     assert not (tmp_path / "run").exists()
 
 
+def row(**values: str) -> list[str]:
+    """A row of the table; other columns are empty."""
+    return [values.get(name, "") for name in COLUMNS]
+
+
 def test_tensorboard_shows_the_table(folder: Path, tmp_path: Path, cli: Cli) -> None:
     """Also of a run that was stopped between a row and the save after it."""
-    pytest.importorskip("tensorboard", reason="needs the package tensorboard")
+    pytest.importorskip("tensorboard", reason="needs the package tensorboard, of the extra `test`")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     from resnet_infer.training.loop.records import scalars
 
     with scalars(tmp_path, 0) as show:
-        show(("1.00", "2", "0.1", "9.9", "90", "", "1", "1"))
-        show(("2.00", "4", "0.1", "9.9", "90", "", "1", "1"))
+        show(row(epoch="1.00", iteration="2", train_loss="9.9"))
+        show(row(epoch="2.00", iteration="4", train_loss="9.9"))
     with scalars(tmp_path, 2) as show:
-        show(("2.00", "4", "0.1", "0.5", "40", "45", "1", "1"))
+        show(row(epoch="2.00", iteration="4", train_loss="0.5", val_error="45"))
     found = EventAccumulator(str(tmp_path)).Reload()
     assert [(event.step, round(event.value, 3)) for event in found.Scalars("train_loss")] == [(2, 9.9), (4, 0.5)]
     assert [(event.step, event.value) for event in found.Scalars("val_error")] == [(4, 45)]
@@ -70,6 +75,6 @@ def test_tensorboard_shows_the_table(folder: Path, tmp_path: Path, cli: Cli) -> 
     found = EventAccumulator(str(run)).Reload()
     with open(run / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    for name in set(COLUMNS) - {"iteration", "val_error"}:
+    for name in set(COLUMNS) - {"iteration", "val_error", "val_error_low", "val_error_high"}:
         shown = {event.step: event.value for event in found.Scalars(name)}
         assert shown == pytest.approx({int(row["iteration"]): float(row[name]) for row in rows})
