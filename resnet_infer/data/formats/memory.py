@@ -29,7 +29,7 @@ def decoding_bytes(kind: str, content: bytes, width: int, height: int) -> int:
     if kind == "JPEG" and pixels <= SMALL and len(content) <= SMALL:  # to know better would take longer
         return SMALL + _JPEG * pixels
     if kind == "JPEG":
-        from resnet_infer.data.formats.jpeg import pixel_bytes
+        from resnet_infer.data.formats.jpeg_header import pixel_bytes
 
         pixel, before = pixel_bytes(content)
         return SMALL + pixels * pixel + _JPEG_HEAD * before

@@ -230,7 +230,7 @@ class _Blocks:
             raise
 
     def _jpeg(self, numbers: Sequence[int], rows: int) -> Image.Image:
-        from resnet_infer.data.formats.jpeg import unsupported_coding
+        from resnet_infer.data.formats.jpeg_header import unsupported_coding
 
         for number in numbers[:1]:
             if what := unsupported_coding(bytes(self._data(number, 0))):
