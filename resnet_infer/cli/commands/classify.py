@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TextIO, cast
 
 import typer
 
+from resnet_infer.cli.answers import COLUMNS, WRITERS
 from resnet_infer.cli.options import MOST, Device, Model, Output, Runtime, Threads, choice, introduce_default
 from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError, bare
-from resnet_infer.utils import strict_json
-from resnet_infer.utils.console import bar, encoding_of, fail, flush, is_terminal, note, printable
+from resnet_infer.utils.console import bar, fail, flush, is_terminal, note, printable
 
 if TYPE_CHECKING:
     from resnet_infer.classifier import Answer, Classifier, Picture
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 FORMATS = ("table", "json", "jsonl", "csv")
 SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
 """The form that a file's name asks for; the table has any other name."""
-COLUMNS = ("source", "rank", "label", "probability", "index", "id", "error")
-"""Of the CSV. A picture that could not be read has one row, with its error."""
 BATCH = 32
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -293,67 +290,6 @@ def _watched(answers: Iterator[Answer], inputs: list[str]) -> Iterator[Iterator[
                 yield answer
 
         yield counted()
-
-
-def _table(answers: Iterable[Answer], stream: TextIO) -> None:
-    for number, answer in enumerate(answers):
-        labels = [printable(item.label) for item in answer.predictions]
-        width = max(map(len, labels), default=0)
-        lines = [printable(answer.source)]
-        if answer.error:
-            lines.append(f"  not read: {printable(answer.error.message).removeprefix(f'{lines[0]}: ')}")
-        for label, item in zip(labels, answer.predictions, strict=True):
-            drawn = bar(item.probability, encoding=encoding_of(stream))
-            lines.append(f"  {label:<{width}}  {100 * item.probability:5.1f}%  {drawn}".rstrip())
-        stream.write("\n" * bool(number) + "\n".join(lines) + "\n")
-
-
-def _json(answers: Iterable[Answer], stream: TextIO) -> None:
-    separator = "["
-    try:
-        for answer in answers:
-            stream.write(f"{separator}\n  {_dumps(answer, stream)}")
-            separator = ","
-    except BaseException:
-        with suppress(OSError, ValueError):  # what is kept is JSON, too
-            stream.write("[]\n" if separator == "[" else "\n]\n")
-        raise
-    stream.write("[]\n" if separator == "[" else "\n]\n")
-
-
-def _jsonl(answers: Iterable[Answer], stream: TextIO) -> None:
-    for answer in answers:
-        stream.write(_dumps(answer, stream) + "\n")
-        flush(stream)  # a reader need not wait for a full buffer
-
-
-def _dumps(answer: Answer, stream: TextIO) -> str:
-    """JSON, escaped where the stream cannot show it or a file's name is no text."""
-    text = strict_json.dumps(answer.to_json(), ensure_ascii=False)
-    try:
-        text.encode(encoding_of(stream))
-    except UnicodeEncodeError:
-        return strict_json.dumps(answer.to_json())
-    return text
-
-
-def _csv(answers: Iterable[Answer], stream: TextIO) -> None:
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for answer in answers:
-        if answer.error:
-            writer.writerow((answer.source, *[""] * (len(COLUMNS) - 2), answer.error.message))
-        for rank, item in enumerate(answer.predictions, start=1):
-            row = (answer.source, rank, item.label, f"{item.probability:.6f}", item.index, item.id or "", "")
-            writer.writerow(row)
-
-
-WRITERS: dict[str, Callable[[Iterable[Answer], TextIO], None]] = {
-    "table": _table,
-    "json": _json,
-    "jsonl": _jsonl,
-    "csv": _csv,
-}
 
 
 def _pictures(inputs: list[str], passed: Passed) -> Iterator[Picture | Answer]:

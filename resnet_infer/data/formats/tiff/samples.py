@@ -6,10 +6,6 @@ Predictors, byte order, planes, tiles and depths are undone here, so that they d
 
 from __future__ import annotations
 
-import io
-import lzma
-import struct
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -20,22 +16,17 @@ from PIL import Image
 from resnet_infer.data.formats.kinds import UnsupportedError
 from resnet_infer.data.formats.tiff.directory import Directory
 from resnet_infer.data.formats.tiff.layout import COMPRESSIONS, FLOAT, SIGNED, YCBCR, Layout
+from resnet_infer.data.formats.tiff.unpack import READERS, decoded, from_picture, has_zstd, plain_tiff
 
 Samples = NDArray[np.generic]
 GROUP_BYTES = 2**22
 """About how many bytes of small blocks are decompressed at a time."""
 SLICE_BYTES = 2**20
 """About how many bytes of a row of larger blocks are unpacked at a time."""
-_PIECE = 2**18
-"""Compressed bytes that are worked on at a time."""
 MAX_BLOCK_BYTES = 2**31
 """Most bytes of a row of blocks."""
 SMALL_BLOCKS = 2**25
 """A row of blocks of so many bytes may be larger than the picture, as small pictures in large tiles are."""
-_REVERSED = np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)[:, ::-1], axis=1)[:, 0]
-"""Bytes with their bits in the other order."""
-_ZSTD = bytes.fromhex("28b52ffd200109000061")
-"""The letter a, by Zstandard."""
 
 
 class Rows(NamedTuple):
@@ -149,9 +140,9 @@ class _Blocks:
     def _open(self, number: int, rows: int) -> Callable[[int], NDArray[np.generic]]:
         """What gives, for a number of rows, the next ones of a block, decompressed: (rows, row_bytes), or samples."""
         if self._way in ("jpeg", "fax", "libtiff", "zstd"):
-            return _from_picture(self._picture([number], rows))
+            return from_picture(self._picture([number], rows))
         data = self._data(number, rows * self.row_bytes)
-        read = _READERS[self._way](data, self._layout.reversed_bits)
+        read = READERS[self._way](data, self._layout.reversed_bits)
 
         def take(count: int) -> NDArray[np.generic]:
             size = count * self.row_bytes
@@ -223,9 +214,9 @@ class _Blocks:
                 tags[number] = (layout.tags[number].type, self._directory.numbers(layout.tags[number]))
         tables = bytes(self._directory.content(layout.tags[347])) if self._way == "jpeg" and 347 in layout.tags else b""
         try:
-            return _decoded(_plain_tiff(tags, data, tables), (width, rows))
+            return decoded(plain_tiff(tags, data, tables), (width, rows))
         except OSError:
-            if self._way == "zstd" and not _has_zstd():
+            if self._way == "zstd" and not has_zstd():
                 raise UnsupportedError("TIFF with Zstandard, which PIL was built without,") from None
             raise
 
@@ -285,122 +276,3 @@ class _Blocks:
             kept = np.arange(first * down, first * down + len(rows)) % (self.rows * down) < height
             rows = rows[kept]
         return rows[:, : self._layout.block_width]
-
-
-Read = Callable[[int], bytes | memoryview]
-"""Gives as many bytes of a block as are asked for, or fewer at its end."""
-
-
-def _pieces(data: memoryview, reversed_bits: bool) -> Iterator[bytes | memoryview]:
-    for start in range(0, len(data), _PIECE):
-        piece = data[start : start + _PIECE]
-        yield _REVERSED[np.frombuffer(piece, np.uint8)].tobytes() if reversed_bits else piece
-
-
-def _plain(data: memoryview, reversed_bits: bool) -> Read:
-    position = 0
-
-    def read(size: int) -> bytes | memoryview:
-        nonlocal position
-        position += size
-        found = data[position - size : position]
-        return b"".join(_pieces(found, reversed_bits)) if reversed_bits else found
-
-    return read
-
-
-def _deflate(data: memoryview, reversed_bits: bool) -> Read:
-    inflate, pieces, left = zlib.decompressobj(), _pieces(data, reversed_bits), b""
-
-    def read(size: int) -> bytes:
-        nonlocal left
-        found: list[bytes] = []
-        while size > 0 and not inflate.eof:
-            piece = left or next(pieces, b"")
-            found.append(inflate.decompress(piece, size))  # it may hold some back, though all was taken
-            if not piece and not found[-1]:
-                break
-            size, left = size - len(found[-1]), inflate.unconsumed_tail
-        return b"".join(found)
-
-    return read
-
-
-def _lzma(data: memoryview, reversed_bits: bool) -> Read:
-    unpack, pieces = lzma.LZMADecompressor(), _pieces(data, reversed_bits)
-
-    def read(size: int) -> bytes:
-        found: list[bytes] = []
-        while size > 0 and not unpack.eof:
-            piece = next(pieces, b"") if unpack.needs_input else b""
-            if unpack.needs_input and not piece:
-                break
-            found.append(unpack.decompress(piece, size))
-            size -= len(found[-1])
-        return b"".join(found)
-
-    return read
-
-
-_READERS: dict[str, Callable[[memoryview, bool], Read]] = {"none": _plain, "deflate": _deflate, "lzma": _lzma}
-"""What decompresses a block, by the way."""
-
-
-def _from_picture(picture: Image.Image) -> Callable[[int], NDArray[np.generic]]:
-    top = 0
-
-    def take(count: int) -> NDArray[np.generic]:
-        nonlocal top
-        top += count
-        return np.asarray(picture.crop((0, top - count, picture.width, top)))
-
-    return take
-
-
-def _plain_tiff(
-    tags: dict[int, tuple[int, Sequence[int]]], blocks: Sequence[bytes | memoryview], tables: bytes
-) -> bytes:
-    """A little-endian TIFF of these strips. `tables` are those that JPEG strips share."""
-    position, offsets = 8 + len(tables), []
-    for block in blocks:
-        offsets.append(position)
-        position += len(block)
-    entries, beyond = b"", b""
-    everything: dict[int, tuple[int, bytes]] = {
-        number: (kind, struct.pack(f"<{len(values)}{'H' if kind == 3 else 'L'}", *values))
-        for number, (kind, values) in {**tags, 273: (4, offsets)}.items()
-    }
-    if tables:
-        everything[347] = (7, tables)
-    start = position + 2 + 12 * len(everything) + 4
-    for number, (kind, values_) in sorted(everything.items()):
-        count = len(values_) // {3: 2, 4: 4, 7: 1}[kind]
-        if len(values_) <= 4:
-            field = values_.ljust(4, b"\0")
-        else:
-            field = struct.pack("<L", start + len(beyond))
-            beyond += values_
-        entries += struct.pack("<HHL", number, kind, count) + field
-    directory = struct.pack("<H", len(everything)) + entries + bytes(4)
-    return b"".join((b"II*\0", struct.pack("<L", position), tables, *blocks, directory, beyond))
-
-
-def _decoded(file: bytes, size: tuple[int, int]) -> Image.Image:
-    from PIL.TiffImagePlugin import TiffImageFile
-
-    picture = TiffImageFile(io.BytesIO(file))
-    pixels = Image.new(picture.mode, size)
-    picture.im = pixels.im  # given its memory, it does not warn about the size
-    picture.load()
-    assert picture.im is pixels.im
-    return pixels  # without the file
-
-
-def _has_zstd() -> bool:
-    """Whether libtiff, as PIL has it, decompresses Zstandard."""
-    tags = {256: 1, 257: 1, 258: 8, 259: 50000, 262: 1, 277: 1, 278: 1, 279: len(_ZSTD)}
-    try:
-        _decoded(_plain_tiff({number: (4, [value]) for number, value in tags.items()}, [_ZSTD], b""), (1, 1))
-    except OSError:
-        return False
-    return True
