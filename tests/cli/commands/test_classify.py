@@ -494,7 +494,7 @@ def test_nothing_is_running_any_more_when_the_model_is_closed(cli: Cli, monkeypa
     def close(_: Classifier) -> None:
         running.append([thread.name for thread in threading.enumerate() if thread.name.startswith("decode")])
 
-    monkeypatch.setattr("resnet_infer.cli.commands.classify.bar", stop)
+    monkeypatch.setattr("resnet_infer.cli.answers.bar", stop)
     monkeypatch.setattr(Classifier, "close", close)
     assert cli("classify", *[CAT] * 500).code == 130
     assert running == [[]]
