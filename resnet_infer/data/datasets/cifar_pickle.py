@@ -55,8 +55,6 @@ class _Unpickler(pickle.Unpickler):
 class _RefusedError(Exception):
     """Name the function or class that a pickle may not load."""
 
-    pass
-
 
 def load_plain(data: bytes, where: str) -> dict[str, Any]:
     """Read the pickled dictionary: text, numbers, lists, and uint8 arrays. `where` is the file, for messages.
