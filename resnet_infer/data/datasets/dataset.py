@@ -53,8 +53,8 @@ class Skipped:
         return sum(self.suffixes.values())
 
     def __str__(self) -> str:
-        kinds = ", ".join(f"{shown(ending)} {count:,}" for ending, count in sorted(self.suffixes.items()))
         """Format the counts for a remark."""
+        kinds = ", ".join(f"{shown(ending)} {count:,}" for ending, count in sorted(self.suffixes.items()))
         return f"{self.folder} {self.count:,} of {self.read + self.count:,}: {kinds}"
 
 

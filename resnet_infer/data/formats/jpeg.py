@@ -126,7 +126,7 @@ class _Decoding:
         return self._decode(self._content[:end] + bytes([tail]) * _SCANS_TAIL + self._content[end:])
 
     def fingerprint(self) -> list[int]:
-        """Return checksums of the rows that the end of the file may change: the last ones, or all with several scans."""
+        """Return checksums of the rows that the end of the file may change: the last, or all with several scans."""
         width, height = self.picture.size
         top = max(height - _LAST_ROWS, 0) if self._watched else 0
         bands = [(0, first, width, min(first + _BAND, height)) for first in range(top, height, _BAND)]
@@ -152,7 +152,7 @@ class _Decoding:
 
         Raises `OSError` if the rows are not decoded as far as they should be after a part.
         """
-        # 0xFF bytes fill up to the marker; together with the bytes that follow here they would form a marker
+        # 0xFF bytes pad up to the marker. With the bytes appended below they would form a marker.
         if end and self._content[end - 1] == 0xFF:
             end = len(self._content[:end].rstrip(b"\xff"))
         content, image, row = memoryview(self._content), self.picture.im, self.picture.height - 1

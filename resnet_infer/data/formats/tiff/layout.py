@@ -56,7 +56,7 @@ _OTHER_COMPRESSIONS = {
 }
 """Names of compressions that are not decoded, for messages."""
 COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
-"""Colour samples per pixel by photometric interpretation: grey (white or black is 0), RGB, palette, CMYK, YCbCr, Lab."""
+"""Colour samples per pixel, by photometric interpretation: grey (two kinds), RGB, palette, CMYK, YCbCr, Lab."""
 _OTHER_COLOURS = {
     4: "a transparency mask",
     9: "ICC Lab",
