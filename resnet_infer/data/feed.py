@@ -72,7 +72,6 @@ class Feed:
 
         Raises `PictureError` for an image that cannot be read.
         """
-        """Name and crop of every picture, decoded in threads. Raises `PictureError` for one that cannot be read."""
         start = self._done
         yield from zip(self.names[:start], self._kept[:start], strict=True)
         rest = islice(self._samples, start, None)

@@ -1,4 +1,7 @@
-"""Resize and crop images: the only module that changes an image's geometry."""
+"""Resize and crop images: the only module that changes an image's geometry.
+
+The paper is He et al., "Deep Residual Learning for Image Recognition" (2015).
+"""
 
 from __future__ import annotations
 

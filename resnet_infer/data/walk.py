@@ -44,8 +44,6 @@ class FoundError(PictureError):
 class Passed:
     """Count the files that were found and not read, by reason and suffix."""
 
-    """How many files were there and not read, by reason and suffix."""
-
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def add(self, reason: str, name: str) -> None:

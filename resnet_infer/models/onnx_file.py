@@ -23,8 +23,6 @@ _VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5
 class Node:
     """Hold an operator and the names of its input and output tensors."""
 
-    """An operator, and the names of the tensors that go in and come out."""
-
     op: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -33,8 +31,6 @@ class Node:
 @dataclass(frozen=True)
 class Graph:
     """Hold the nodes of a graph in the order of execution, and the names of its outputs."""
-
-    """The nodes of a graph, in the order in which they run, and the names of its outputs."""
 
     nodes: tuple[Node, ...]
     outputs: tuple[str, ...]

@@ -60,7 +60,10 @@ def require_free(outputs: Sequence[Output], inputs: Iterable[Path | str | None])
 
 @contextmanager
 def whole_file(path: Path, option: str) -> Iterator[Path]:
-    """Write a file as `atomic_path` does. The hint of an error names `option`, which chose the path."""
+    """Yield a temporary path whose file replaces `path` at the end of the block, as `atomic_path` does.
+
+    The hint of an error names `option`, which chose the path.
+    """
     try:
         with atomic_path(path) as temporary:
             yield temporary

@@ -31,8 +31,8 @@ class InputSpec:
     """Describe the preprocessing of an image, and its normalisation inside the graph.
 
     The shorter side is resized to `resize` pixels with PIL's filter `interpolation`, and a central square of `crop`
-    pixels is cut out. The network then gets `(pixel / 255 - mean) / std`. `mean` is float32, (3,) per channel or (crop,
-    crop, 3) per pixel, and `std` float32 (3,), both in units of the full range. `exif` says whether a photo's
+    pixels is cut out. The network then gets `(pixel / 255 - mean) / std`. `mean` is float32, per channel (3,) or per
+    pixel (crop, crop, 3), and `std` float32 (3,), both in units of the full range. `exif` says whether a photo's
     orientation tag is applied when classifying (published ImageNet figures were measured without). Raises `UsageError`
     for invalid values.
     """
@@ -111,7 +111,7 @@ class InputSpec:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, InputSpec) and self.to_json() == other.to_json()
 
-    __hash__ = None  # it compares arrays
+    __hash__ = None  # type: ignore[assignment]  # compares arrays
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,9 @@ COLUMNS = "the columns are path,label or path,label,split; a first line that nam
 
 @dataclass(frozen=True)
 class _Row:
-    number: int
     """Hold one line of a list: its number, from 1, and its cells."""
+
+    number: int
     path: str
     label: str
     split: str | None

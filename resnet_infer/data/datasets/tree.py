@@ -126,8 +126,6 @@ class MemoryTree:
 class SingleFile:
     """View a single file as a folder that holds nothing else."""
 
-    """A lone file, seen as a folder that holds nothing else."""
-
     where: str
 
     def list(self, folder: str = "") -> Listing:

@@ -38,8 +38,6 @@ _LOG = logging.getLogger(__name__)
 class Cached:
     """Describe a file of the cache. `kind` is a key of `KINDS`, `bytes` the file's size."""
 
-    """A file of the cache: `kind` is a key of `KINDS`."""
-
     kind: str
     path: Path
     bytes: int

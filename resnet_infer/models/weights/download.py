@@ -143,7 +143,7 @@ class _Source:
 
     @property
     def by_hand(self) -> str:
-        """Return the hint how to do without this connection."""
+        """Return a hint that says how to do without this connection."""
         return f"to do without this connection, download {self.url} elsewhere and put it at {self.target}"
 
 

@@ -29,12 +29,6 @@ class PublishedWeights:
     crop.
     """
 
-    """A file of weights, how pictures are prepared for it, and the error its publisher measured.
-
-    `sha256_prefix`: the first 8 hexadecimal digits of the file's SHA-256. `resize` and `crop` in pixels; `mean` and
-    `std` in units of the full range. Errors in percent of ImageNet's 50,000 validation pictures, one centre crop.
-    """
-
     name: str
     arch: str
     sha256_prefix: str

@@ -43,13 +43,6 @@ class StoredWeights:
     without the names of its tensors.
     """
 
-    """The tensors of a network by name, and where in its file they were.
-
-    `entry` is the path of keys to them with dots between (`state_dict_ema`, `ema.state_dict`), None at the top.
-    `others` are the entries with other networks, and `unread` those that seem to hold an average over training in a
-    form without names. `averaged` tells whether these weights are such an average.
-    """
-
     tensors: dict[str, NDArray[Any]]
     entry: str | None = None
     others: tuple[str, ...] = ()

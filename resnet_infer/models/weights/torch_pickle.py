@@ -54,16 +54,12 @@ _LITERALS = (
 class Global:
     """Hold a name that a pickle mentions. Nothing is imported."""
 
-    """A name that a pickle mentions. It stays a name: nothing is imported."""
-
     name: str
 
 
 @dataclass(frozen=True)
 class Storage:
     """Hold the memory that tensors are views of, one-dimensional and contiguous."""
-
-    """The memory that tensors are views of, one-dimensional and contiguous."""
 
     values: NDArray[Any]
 

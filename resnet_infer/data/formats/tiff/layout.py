@@ -89,11 +89,6 @@ class Layout:
     Blocks are strips or tiles. A plane holds all `samples` of a pixel side by side or, if `planar`, one of them.
     """
 
-    """How the samples lie in the file.
-
-    Blocks are strips or tiles. A plane has all `samples` of a pixel side by side, or, if `planar`, one of them.
-    """
-
     order: Order
     width: int
     height: int
