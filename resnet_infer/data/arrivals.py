@@ -33,7 +33,7 @@ class Arriving(Generic[Item]):
     does not come while `items` are faster than their consumer: the thread has read `limit` items ahead then, and waits.
 
     An error of `items` is raised after the items before it, an interrupt (`BaseException`) at once. `items` run with
-    the context variables of the consumer's first `next`.
+    the context variables of the code that creates this object.
 
     Close it at the end. An item that is being read then is dropped, and an interrupt of `items` is raised.
     """

@@ -99,8 +99,8 @@ def walk(folder: str, passed: Passed) -> Iterator[str | FoundError]:
 
     An image is a regular file with the suffix of a format that is decoded. A file whose suffix is not one of images
     counts as well, if its first bytes are those of a decoded format. Images of other formats, and folders that cannot
-    be listed, are yielded as `FoundError`. All other files are counted in `passed`. Hidden files and folders are
-    skipped.
+    be listed, are yielded as `FoundError`. All other files, and hidden files and folders, are counted in `passed`.
+    Hidden folders are not entered.
 
     Links to folders are followed, and each folder is entered once. A link to a place inside `folder` is not followed,
     because the search reaches that place anyway.
