@@ -11,12 +11,15 @@ import pytest
 from tests.conftest import ROOT
 
 NO_VERBS = frozenset(
-    "a all an and any as at both by each every few fewer for from half he how if in it its least like many more most no "
-    "none not of on one only or other our same several since so some such than that the their these they this those to "
-    "two until what when where whether which who whose why with without".split()
+    (
+        *("a", "all", "an", "and", "any", "as", "at", "both", "by", "each", "every", "few", "fewer", "for", "from"),
+        *("half", "he", "how", "if", "in", "it", "its", "least", "like", "many", "more", "most", "no", "none", "not"),
+        *("of", "on", "one", "only", "or", "other", "our", "same", "several", "since", "so", "some", "such", "than"),
+        *("that", "the", "their", "these", "they", "this", "those", "to", "two", "until", "what", "when", "where"),
+        *("whether", "which", "who", "whose", "why", "with", "without"),
+    )
 )
-"""Words that a verb in the imperative is not; a docstring that begins with one describes instead of saying what is done.
-"""
+"""Words with which a docstring describes something instead of saying what is done."""
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
