@@ -18,7 +18,7 @@ from resnet_infer.data.formats.memory import resizing_bytes
 from resnet_infer.data.image import MAX_PIXELS, is_resizable, read_image, require_resizable
 from resnet_infer.data.preprocess import Pixels, centre_crop, ten_crops
 from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError, bare
-from resnet_infer.lanes import batch_limit, flow
+from resnet_infer.lanes import batch_limit, run_lanes
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.base import Runtime
 from resnet_infer.runtimes.registry import open_runtime
@@ -154,7 +154,7 @@ class Classifier:
             raise UsageError("the batch size and top-k are at least 1")
         require_threads(workers, "workers")
         _check_crops(crops)
-        return flow(
+        return run_lanes(
             pictures,
             partial(self.prepared, crops=crops),
             partial(self._answers, top_k=top_k),

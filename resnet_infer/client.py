@@ -63,7 +63,7 @@ class Client:
         self._host, self._port, self._path = parts.hostname, parts.port, parts.path.rstrip("/")
         key = api_key or os.environ.get(KEY_VARIABLE, "")
         self._headers: dict[str, str | bytes] = {"Authorization": b"Bearer " + key.encode()} if key else {}
-        self._idle = _Idle()
+        self._idle = _IdleConnections()
 
     def classify(self, picture: str | Path | bytes, *, crops: Crops = 1, top_k: int = 5) -> list[Prediction]:
         """The `top_k` most probable classes of one picture (a path, or the bytes of a file).
@@ -145,7 +145,7 @@ class Client:
             "parameters": {"binary_data_output": True},
         }
         head = strict_json.dumps(request).encode()
-        status, headers, body = self._patiently(
+        status, headers, body = self._request_with_retries(
             "POST",
             f"/v2/models/{quote(model, safe='')}/infer",
             head + images.tobytes(),
@@ -179,10 +179,10 @@ class Client:
 
     def _request(self, method: str, path: str, content: bytes | None = None) -> tuple[int, dict[str, Any]]:
         """Status and JSON of an answer."""
-        status, _, body = self._patiently(method, path, content)
+        status, _, body = self._request_with_retries(method, path, content)
         return status, _json_object(body)
 
-    def _patiently(
+    def _request_with_retries(
         self, method: str, path: str, content: bytes | None, extra: Mapping[str, str] | None = None
     ) -> tuple[int, Mapping[str, str], bytes]:
         """An answer as it is; a service that is busy is asked again when it says so."""
@@ -231,7 +231,7 @@ class Client:
         return ServiceError(f"{self.url} answered {status}: {reason}", status=status, hint=hint)
 
 
-class _Idle:
+class _IdleConnections:
     """Connections that nobody uses; the one used last is taken first.
 
     Safe for use from several threads. A forked child begins without any: on a socket that two processes share, each
@@ -242,7 +242,7 @@ class _Idle:
         self._lock = threading.Lock()
         self._connections: list[HTTPConnection] = []
         self._closed = False
-        _EVERY.add(self)
+        _ALL_POOLS.add(self)
 
     def forget(self) -> None:
         """In a child that was just forked: close its copies, and free the lock that a thread of the parent may hold."""
@@ -271,11 +271,11 @@ class _Idle:
             connection.close()
 
 
-_EVERY: weakref.WeakSet[_Idle] = weakref.WeakSet()
+_ALL_POOLS: weakref.WeakSet[_IdleConnections] = weakref.WeakSet()
 
 
 def _forget_all() -> None:
-    for idle in list(_EVERY):
+    for idle in list(_ALL_POOLS):
         idle.forget()
 
 

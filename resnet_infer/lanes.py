@@ -18,9 +18,9 @@ LANE_PIXELS = 8 * 224**2
 """Of a batch, where several are inferred at a time on a CPU: on one thread a larger one is no faster."""
 FIRST_ROWS = 8
 """Most of the first batches of lanes, so that first answers come soon."""
-SHARE = 8
+GROWTH_DIVISOR = 8
 """A later batch of a lane is at most this part of what it has had, so that lanes finish at about the same time."""
-FULL = 0.75
+MAX_TURN_LOAD = 0.75
 """Share of the time up to which lanes that prepare one after the other hardly wait for each other."""
 PATIENCE = 4
 """A lane waits for its turn as long as this many rounds of turns should take."""
@@ -31,7 +31,7 @@ Result = TypeVar("Result")
 
 
 @in_one_process
-def flow(
+def run_lanes(
     items: Iterable[Item],
     prepare: Callable[[Item], Views | PictureError],
     infer: Callable[[Sequence[tuple[Item, Views | PictureError]]], Sequence[Result]],
@@ -54,12 +54,12 @@ def flow(
     With `live`, `items` that are no list or tuple are read in a thread of their own. Where they keep it waiting, what
     has come is answered in smaller batches.
     """
-    most = max(batch_size // rows, 1)
-    ahead = 2 * most + 8
+    max_items = max(batch_size // rows, 1)
+    ahead = 2 * max_items + 8
     with arriving(items, min(LIMIT, ahead // 2)) if live else nullcontext(items) as source:
         if lanes > 1:
             # A lane decodes and infers a few pictures from end to end, so that cores do not hand work to each other.
-            groups = _groups(source, most, max(FIRST_ROWS // rows, 1), lanes)
+            groups = _groups(source, max_items, max(FIRST_ROWS // rows, 1), lanes)
             with closing(stage(_Lane(prepare, infer, lanes), groups, workers=lanes, ahead=2 * lanes)) as done:
                 for group in done:
                     if not isinstance(group, Quiet):
@@ -107,27 +107,29 @@ class _Lane(Generic[Item, Views, Result]):
 
     def __call__(self, group: list[Item]) -> tuple[Sequence[Result], BaseException | None]:
         """The results of the group; where an item could not be prepared, those before it, and its error."""
-        alone = self._wait()
+        has_turn = self._take_turn()
         begin = perf_counter()
         prepared = UntilError((item, self._prepare(item)) for item in group)
         try:
             ready = list(prepared)
         finally:
-            if alone:
+            if has_turn:
                 self._turn.release()
         middle = perf_counter()
         results = self._infer(ready) if ready else ()
         self._last = middle - begin, perf_counter() - middle
         return results, prepared.error
 
-    def _wait(self) -> bool:
+    def _take_turn(self) -> bool:
         """For this lane's turn, if there are turns; whether it has one."""
         if self._last is None:
             return False
         prepare, infer = self._last
         round_of_turns = self._lanes * prepare
         # Who has the turn may have met larger pictures: then others do not wait for them.
-        return round_of_turns <= FULL * (prepare + infer) and self._turn.acquire(timeout=PATIENCE * round_of_turns)
+        return round_of_turns <= MAX_TURN_LOAD * (prepare + infer) and self._turn.acquire(
+            timeout=PATIENCE * round_of_turns
+        )
 
 
 def _groups(items: Iterable[Item | Quiet], size: int, first: int, lanes: int) -> Iterator[list[Item] | Quiet]:
@@ -149,7 +151,7 @@ def _groups(items: Iterable[Item | Quiet], size: int, first: int, lanes: int) ->
     for item in whole:
         if not isinstance(item, Quiet):
             group.append(item)
-        if isinstance(item, Quiet) or len(group) >= max(least, min(size, taken // (SHARE * lanes))):
+        if isinstance(item, Quiet) or len(group) >= max(least, min(size, taken // (GROWTH_DIVISOR * lanes))):
             if source.interrupted:
                 break
             taken += len(group)

@@ -49,16 +49,16 @@ class Memory:
             with self._changed:
                 self._changed.notify_all()
 
-    def share(self, due: float) -> Share:
+    def share(self, deadline: float) -> Share:
         """A part for one picture, given back in the end of its context; `due` is by the monotonic clock."""
-        return Share(self, due)
+        return Share(self, deadline)
 
 
 class Share:
     """What one picture takes of a `Memory`. It belongs to one thread."""
 
-    def __init__(self, memory: Memory, due: float) -> None:
-        self._memory, self._due = memory, due
+    def __init__(self, memory: Memory, deadline: float) -> None:
+        self._memory, self._deadline = memory, deadline
         self.size = 0
 
     def __enter__(self) -> Share:
@@ -83,7 +83,7 @@ class Share:
                 memory._waiting.append(self)
                 try:
                     while memory._waiting[0] is not self or not self._fits(size):
-                        left = self._due - time.monotonic()
+                        left = self._deadline - time.monotonic()
                         if left <= 0:
                             raise RefusedError("memory")
                         memory._changed.wait(min(left, threading.TIMEOUT_MAX))

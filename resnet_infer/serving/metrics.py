@@ -150,7 +150,7 @@ class Metrics:
             from prometheus_client.multiprocess import MultiProcessCollector
 
             registry = CollectorRegistry()
-            living = _forget_the_dead(Path(os.environ[MULTIPROCESS]))
+            living = _drop_dead_processes(Path(os.environ[MULTIPROCESS]))
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
             registry.register(_Processes(living))
         text: bytes = generate_latest(registry)
@@ -176,7 +176,7 @@ class _Processes:
         yield from together.values()
 
 
-def _forget_the_dead(folder: Path) -> list[int]:
+def _drop_dead_processes(folder: Path) -> list[int]:
     """Drop the gauges of processes that were killed, which nobody else does; the numbers of those that live."""
     from prometheus_client.multiprocess import mark_process_dead
 

@@ -42,7 +42,14 @@ from resnet_infer.serving.http.middleware import (
     Send,
     Traffic,
 )
-from resnet_infer.serving.http.requests import SPARSE, ClassifyRequest, decode, read_body, require_sparse, with_options
+from resnet_infer.serving.http.requests import (
+    JSON_PARTS,
+    ClassifyRequest,
+    decode,
+    read_body,
+    require_few_parts,
+    with_options,
+)
 from resnet_infer.serving.inference.deployment import Deployment
 from resnet_infer.serving.inference.jobs import RefusedError
 from resnet_infer.serving.inference.model_manager import ModelManager
@@ -67,7 +74,7 @@ if SETTINGS.model is None and zoo.default_model() is None:
 DEVICES = devices(SETTINGS)
 """A process for each."""
 
-THEIRS = {"/typed/classify": ("POST",), "/schema.json": ("GET", "HEAD")}
+BENTOML_ROUTES = {"/typed/classify": ("POST",), "/schema.json": ("GET", "HEAD")}
 """What BentoML answers, and to which methods."""
 
 logger = logging.getLogger("resnet_infer")
@@ -82,10 +89,10 @@ METRICS = Metrics(shared=len(DEVICES) > 1)
 MEMORY = Memory(SETTINGS.max_memory)
 TRAFFIC = Traffic(MEMORY)
 KEYS = load_keys(SETTINGS)
-ENGINE = ModelManager(_open, METRICS.model)
+MANAGER = ModelManager(_open, METRICS.model)
 protocol.install(METRICS.unparsed)
 follow_supervisor(SETTINGS.timeout + 5)
-API = Api(ENGINE, SETTINGS, KEYS, METRICS, TRAFFIC, reload_others if len(DEVICES) > 1 else lambda: None)
+API = Api(MANAGER, SETTINGS, KEYS, METRICS, TRAFFIC, reload_others if len(DEVICES) > 1 else lambda: None)
 
 
 class ClassProbability(BaseModel):
@@ -128,7 +135,7 @@ class ResNetInfer:
         # Threads that decode hold the interpreter only briefly; at the default of 5 ms the others wait for nothing.
         sys.setswitchinterval(0.0015)
         try:
-            await ENGINE.start()
+            await MANAGER.start()
         except RefusedError:
             pass  # the service ends before the model is open
         except ResnetInferError as error:
@@ -138,7 +145,7 @@ class ResNetInfer:
             logger.exception("the model could not be opened")
             stop_service(str(error))
         else:
-            spec, runtime = ENGINE.current.spec, ENGINE.current.runtime
+            spec, runtime = MANAGER.current.spec, MANAGER.current.runtime
             place = address()
             where = f" at {place}" if place else ""
             note(f"{spec.name} ({spec.precision}, {runtime.name}, {runtime.device}) is ready{where}")
@@ -158,14 +165,14 @@ class ResNetInfer:
     @bentoml.on_shutdown
     async def stop(self) -> None:
         """Answer what was taken."""
-        await ENGINE.close()
+        await MANAGER.close()
         remove_home()
 
     async def __is_ready__(self) -> bool:
-        return ENGINE.ready and not TRAFFIC.draining and not ENGINE.stalled
+        return MANAGER.ready and not TRAFFIC.draining and not MANAGER.stalled
 
     async def __is_alive__(self) -> bool:
-        return ENGINE.state != "failed"
+        return MANAGER.state != "failed"
 
     @bentoml.api(route="/typed/classify")
     async def classify(
@@ -175,11 +182,11 @@ class ResNetInfer:
         top_k: Annotated[int, Field(ge=1)] = 5,
     ) -> Classified:
         """What is in a picture."""
-        asked = with_options(
+        request = with_options(
             ClassifyRequest((decode(image, "image"),), several=False), {"crops": crops, "top_k": top_k}
         )
         try:
-            deployment, (answer,) = await API.answer(asked)
+            deployment, (answer,) = await API.answer(request)
             if "error" in answer:
                 raise HttpError(answer["status"], answer["error"], reason=answer.get("reason", ""))
         except HttpError as error:  # what is raised here, BentoML logs with a traceback
@@ -190,13 +197,13 @@ class ResNetInfer:
 async def _read_first(receive: Receive) -> Receive:
     """`receive` for a body that has come. Raises `HttpError` and `ClientDisconnect`."""
     body = await read_body(receive)
-    require_sparse(body, SPARSE)
+    require_few_parts(body, JSON_PARTS)
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def again() -> Message:
+    async def replay() -> Message:
         return messages.pop() if messages else await receive()
 
-    return again
+    return replay
 
 
 class _Service(Service[Any]):
@@ -207,18 +214,18 @@ class _Service(Service[Any]):
     """
 
     def to_asgi(self, is_main: bool = True) -> App:
-        behind: Any = super().to_asgi(is_main)
+        bentoml_app: Any = super().to_asgi(is_main)
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "http":
-                await behind(scope, receive, send)
-            elif (methods := THEIRS.get(scope["path"])) is None:
+                await bentoml_app(scope, receive, send)
+            elif (methods := BENTOML_ROUTES.get(scope["path"])) is None:
                 await API(scope, receive, send)
             elif scope["method"] not in methods:
                 raise HttpError(405, "Method Not Allowed", headers=[("Allow", ", ".join(methods))])
             else:
                 scope[RECORD]["route"] = scope["path"]
-                await behind(scope, await _read_first(receive), send)
+                await bentoml_app(scope, await _read_first(receive), send)
 
         return Middleware(answer, SETTINGS, KEYS, METRICS, TRAFFIC)
 

@@ -20,13 +20,15 @@ KEY_VARIABLE, ADMIN_KEY_VARIABLE = "RESNET_INFER_API_KEY", "RESNET_INFER_ADMIN_K
 PACKED = "model.onnx"
 """The model in a bento, as bentofile.yaml names it."""
 
-_OF_KUBERNETES = re.compile(r"(\w+?_)??(SERVICE_(HOST|PORT(_\w+)?)|PORT(_[0-9]+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)?)")
+_KUBERNETES_VARIABLE = re.compile(
+    r"(\w+?_)??(SERVICE_(HOST|PORT(_\w+)?)|PORT(_[0-9]+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)?)"
+)
 """Behind the prefix: what Kubernetes sets for a Service whose name begins as ours, like resnet-infer-serve."""
 _ADDRESS = re.compile("(tcp|udp|sctp)://")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
-MOST = 1_000_000
+MAX_VALUE = 1_000_000
 """Seconds, milliseconds and MB: more than anyone waits or has, and no more than clocks take."""
 
 
@@ -68,12 +70,12 @@ class Settings:
             if value is not None and value < 1:
                 raise UsageError(f"{name.replace('_', '-')} is at least 1, not {value}")
         for name in ("timeout", "max_body_mb", "max_memory_mb"):
-            if not 0 < getattr(self, name) <= MOST:
+            if not 0 < getattr(self, name) <= MAX_VALUE:
                 raise UsageError(
-                    f"{name.replace('_', '-')} is more than 0 and at most {MOST:,}, not {getattr(self, name)}"
+                    f"{name.replace('_', '-')} is more than 0 and at most {MAX_VALUE:,}, not {getattr(self, name)}"
                 )
-        if not 0 <= self.max_wait_ms <= MOST:
-            raise UsageError(f"max-wait-ms is from 0 to {MOST:,}, not {self.max_wait_ms}")
+        if not 0 <= self.max_wait_ms <= MAX_VALUE:
+            raise UsageError(f"max-wait-ms is from 0 to {MAX_VALUE:,}, not {self.max_wait_ms}")
 
     @property
     def max_body(self) -> int:
@@ -97,7 +99,7 @@ class Settings:
         for name, text in environment.items():
             if name in known and text:
                 given[known[name].name] = _parse(name, text, str(known[name].type))
-            elif name.startswith(PREFIX) and name not in known and not _is_of_kubernetes(name, text):
+            elif name.startswith(PREFIX) and name not in known and not _is_kubernetes_variable(name, text):
                 from resnet_infer.errors import did_you_mean
 
                 raise UsageError(f"there is no setting {name}" + did_you_mean(name, known))
@@ -116,9 +118,9 @@ def variable(setting: str) -> str:
     return PREFIX + setting.upper()
 
 
-def _is_of_kubernetes(name: str, text: str) -> bool:
+def _is_kubernetes_variable(name: str, text: str) -> bool:
     """Whether it is none of ours; `..._PORT` itself only with an address, or it is a mistake to be told."""
-    found = _OF_KUBERNETES.fullmatch(name, len(PREFIX))
+    found = _KUBERNETES_VARIABLE.fullmatch(name, len(PREFIX))
     return found is not None and (found[2] != "PORT" or _ADDRESS.match(text) is not None)
 
 

@@ -116,10 +116,10 @@ def supervise() -> None:
     """
     os.environ[SUPERVISOR] = str(os.getpid())
     _forward_hangups()
-    _keep_to_itself()
+    _make_arbiter_private()
 
 
-def _keep_to_itself() -> None:
+def _make_arbiter_private() -> None:
     from circus.arbiter import Arbiter
 
     start, manage = Arbiter.__init__, Arbiter.manage_watchers
@@ -171,15 +171,15 @@ def follow_supervisor(seconds: float) -> None:
     parent = _supervisor()
     if parent is None:
         return
-    is_told = False
+    is_signalled = False
     if sys.platform == "linux":
-        is_told = ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGTERM) == 0 and os.getppid() == parent
+        is_signalled = ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGTERM) == 0 and os.getppid() == parent
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(CHECK_SECONDS)
         remove_home()
-        if not is_told:
+        if not is_signalled:
             os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(seconds + LINGER)
         os._exit(1)

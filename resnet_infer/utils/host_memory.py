@@ -12,7 +12,7 @@ from resnet_infer.utils.cgroups import memory_left, memory_limit
 
 _SHORTAGE = re.compile(r"std::bad_alloc|can't allocate memory|cannot allocate memory", re.IGNORECASE)
 """How compiled libraries say so, in errors that are no `MemoryError`."""
-UNTOLD = 1 << 40
+UNKNOWN_FREE = 1 << 40
 """Bytes that count as free where the system does not tell."""
 
 
@@ -32,13 +32,13 @@ def total_memory() -> int | None:
 def free_memory() -> int:
     """Return the bytes of memory that this process may still take; what nobody tells counts as 1 TiB."""
     found = [size for size in (_available(), memory_left()) if size is not None]
-    return min(found, default=total_memory() or UNTOLD)
+    return min(found, default=total_memory() or UNKNOWN_FREE)
 
 
 def out_of_memory(error: Exception) -> OutOfMemoryError | None:
     """Return what to say of an error that memory ran out, by whatever library it was raised; None for another error."""
-    told = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == ENOMEM)
-    if not told and not _SHORTAGE.search(str(error)):
+    is_shortage = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == ENOMEM)
+    if not is_shortage and not _SHORTAGE.search(str(error)):
         return None
     size = total_memory()
     has = f"; this process may have {size / 1e9:.1f} GB" if size else ""

@@ -128,11 +128,11 @@ def in_one_process(
     return guarded
 
 
-class _Helper:
+class _TaskThread:
     """A thread that does what others ask of it, one thing after the other."""
 
     def __init__(self) -> None:
-        self._asked: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
+        self._tasks: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
         try:
             threading.Thread(target=self._work, name="resnet-infer", daemon=True).start()
         except RuntimeError as error:
@@ -142,12 +142,12 @@ class _Helper:
         from concurrent.futures import Future
 
         done: Future[Result] = Future()
-        self._asked.put((function, done))
+        self._tasks.put((function, done))
         return done.result()
 
     def _work(self) -> None:
         while True:
-            function, done = self._asked.get()
+            function, done = self._tasks.get()
             try:
                 done.set_result(function())
             except BaseException as error:  # raised where the answer is waited for
@@ -157,8 +157,8 @@ class _Helper:
 
 _forker: int | None = None
 """In a forked child the thread that forked."""
-_helper: _Helper | None = None
-_helper_lock = threading.Lock()
+_task_thread: _TaskThread | None = None
+_task_thread_lock = threading.Lock()
 
 
 def on_sound_thread(function: Callable[[], Result]) -> Result:
@@ -167,17 +167,17 @@ def on_sound_thread(function: Callable[[], Result]) -> Result:
     GNU's OpenMP gives each thread that computes a team of its own, and that one's are not there: it would wait for
     them for ever. A new thread gets a new team.
     """
-    global _helper
+    global _task_thread
     if _forker != threading.get_ident():
         return function()
-    with _helper_lock:
-        _helper = _helper or _Helper()
-    return _helper(function)
+    with _task_thread_lock:
+        _task_thread = _task_thread or _TaskThread()
+    return _task_thread(function)
 
 
 def _after_fork() -> None:
-    global _forker, _helper, _helper_lock
-    _forker, _helper, _helper_lock = threading.get_ident(), None, threading.Lock()
+    global _forker, _task_thread, _task_thread_lock
+    _forker, _task_thread, _task_thread_lock = threading.get_ident(), None, threading.Lock()
     CALLS.forget()
     for thing in list(_kept):
         keep_for_ever(thing)

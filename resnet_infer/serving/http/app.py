@@ -16,7 +16,7 @@ from starlette.routing import Route, Router
 from resnet_infer.classifier import Picture
 from resnet_infer.errors import AnswerError, ModelError, ResnetInferError
 from resnet_infer.serving.http.kserve_v2 import InferenceProtocol
-from resnet_infer.serving.http.middleware import LIMIT, RECORD, App, HttpError, Middleware, Traffic
+from resnet_infer.serving.http.middleware import RECORD, SET_DEADLINE, App, HttpError, Middleware, Traffic
 from resnet_infer.serving.http.openapi import document
 from resnet_infer.serving.http.page import FILES, page
 from resnet_infer.serving.http.requests import ClassifyRequest, read_classify_request
@@ -28,8 +28,8 @@ from resnet_infer.serving.http.responses import (
     require_ready,
     unavailable,
 )
-from resnet_infer.serving.inference.batching import TO_WAIT
-from resnet_infer.serving.inference.deployment import Deployment, Question
+from resnet_infer.serving.inference.batching import QUEUE_SHARE
+from resnet_infer.serving.inference.deployment import ClassifyItem, Deployment
 from resnet_infer.serving.inference.jobs import RefusedError
 from resnet_infer.serving.inference.model_manager import ModelManager
 from resnet_infer.serving.memory import Memory
@@ -52,18 +52,18 @@ class Api:
 
     def __init__(
         self,
-        engine: ModelManager,
+        manager: ModelManager,
         settings: Settings,
         keys: ApiKeys,
         metrics: Metrics,
         traffic: Traffic,
         reloaded: Callable[[], None] = lambda: None,
     ) -> None:
-        self.engine, self.settings, self.keys = engine, settings, keys
+        self.manager, self.settings, self.keys = manager, settings, keys
         self.metrics, self.traffic = metrics, traffic
         self._reloaded = reloaded
         self._document = strict_json.dumps(document(settings, bool(keys), keys.has_admin)).encode()
-        protocol = InferenceProtocol(engine, settings, traffic, metrics)
+        protocol = InferenceProtocol(manager, settings, traffic, metrics)
         entries: list[Entry] = [
             ("/classify", self.classify, "POST"),
             *protocol.entries(),
@@ -93,15 +93,15 @@ class Api:
             raise HttpError(error.status_code, error.detail, headers=(error.headers or {}).items()) from error
 
     async def classify(self, request: Request) -> Response:
-        asked = await read_classify_request(request, self.settings)
+        parsed = await read_classify_request(request, self.settings)
         begin = time.perf_counter()
-        if asked.timeout and asked.timeout < self.settings.timeout:
-            request.scope[LIMIT](asked.timeout)
-        deployment, answers = await self.answer(asked)
+        if parsed.timeout and parsed.timeout < self.settings.timeout:
+            request.scope[SET_DEADLINE](parsed.timeout)
+        deployment, answers = await self.answer(parsed)
         total = round(1000 * (time.perf_counter() - begin), 3)
         record = request.scope[RECORD]
         record["pictures"] = len(answers)
-        if asked.several:
+        if parsed.several:
             return as_json({"model": deployment.spec.name, "answers": answers, "timings": {"total_ms": total}})
         (answer,) = answers
         if "error" in answer:
@@ -112,35 +112,35 @@ class Api:
         del answer["source"]
         return as_json({"model": deployment.spec.name, **answer})
 
-    async def answer(self, asked: ClassifyRequest) -> tuple[Deployment, list[dict[str, Any]]]:
+    async def answer(self, request: ClassifyRequest) -> tuple[Deployment, list[dict[str, Any]]]:
         """An answer for every picture, and the model that gave them. Raises `HttpError`."""
-        timeout = min(asked.timeout or self.settings.timeout, self.settings.timeout)
-        due = time.monotonic() + TO_WAIT * timeout
-        questions = [
-            Question(Picture(PICTURE, item.content), asked.crops, asked.top_k, asked.maps, due)
-            for item in asked.pictures
+        timeout = min(request.timeout or self.settings.timeout, self.settings.timeout)
+        deadline = time.monotonic() + QUEUE_SHARE * timeout
+        items = [
+            ClassifyItem(Picture(PICTURE, item.content), request.crops, request.top_k, request.maps, deadline)
+            for item in request.pictures
             if not item.error
         ]
         try:
-            if asked.maps:
-                await asyncio.to_thread(self.engine.current.activation_maps)
-            deployment, results = await self.engine.ask(questions, timeout)
+            if request.maps:
+                await asyncio.to_thread(self.manager.current.activation_maps)
+            deployment, results = await self.manager.classify(items, timeout)
         except RefusedError as refused:
             raise unavailable(refused) from refused
         except ModelError as error:
             raise HttpError(400, NO_MAPS) from error
         except Exception:
-            self.metrics.picture(None, failed=True, count=len(asked.pictures))
+            self.metrics.picture(None, failed=True, count=len(request.pictures))
             raise
         outcomes = iter(results)
         answers = []
-        for item in asked.pictures:
+        for item in request.pictures:
             if item.error:
                 self.metrics.picture(None)
                 answer: dict[str, Any] = {"error": item.error, "status": 400}
             else:
                 outcome = next(outcomes)
-                if asked.maps and isinstance(outcome, ModelError):  # another model has taken over since
+                if request.maps and isinstance(outcome, ModelError):  # another model has taken over since
                     raise HttpError(400, NO_MAPS) from outcome
                 failed = isinstance(outcome, AnswerError | ModelError)
                 self.metrics.picture(None if isinstance(outcome, ResnetInferError) else outcome.timings, failed=failed)
@@ -152,17 +152,17 @@ class Api:
 
     async def model(self, request: Request) -> Response:
         try:
-            return as_json(model_json(self.engine.current, self.settings))
+            return as_json(model_json(self.manager.current, self.settings))
         except RefusedError as refused:
             raise unavailable(refused) from refused
 
     async def alive(self, request: Request) -> Response:
-        if self.engine.state == "failed":
+        if self.manager.state == "failed":
             raise HttpError(503, "the model could not be opened")
         return as_json({"status": "alive"})
 
     async def ready(self, request: Request) -> Response:
-        require_ready(self.engine, self.traffic)
+        require_ready(self.manager, self.traffic)
         return as_json({"status": "ready"})
 
     async def show_metrics(self, request: Request) -> Response:
@@ -177,8 +177,8 @@ class Api:
             deployment = await asyncio.shield(asyncio.ensure_future(self.renew()))
         except ResnetInferError as error:
             logger.error("not reloaded: %s", error)
-            told = "the keys or the model cannot be read, and the old model goes on; the log says why"
-            raise HttpError(409, told) from error
+            message = "the keys or the model cannot be read, and the old model goes on; the log says why"
+            raise HttpError(409, message) from error
         self._reloaded()
         return as_json({"status": "reloaded", "model": deployment.spec.name})
 
@@ -187,7 +187,7 @@ class Api:
         outcome = "failed"
         try:
             self.keys.reload()
-            deployment = await self.engine.reload()
+            deployment = await self.manager.reload()
             outcome = "done"
         finally:
             self.metrics.reloaded(outcome)
@@ -195,11 +195,11 @@ class Api:
 
 
 def build_app(
-    engine: ModelManager, settings: Settings, keys: ApiKeys, metrics: Metrics, memory: Memory | None = None
+    manager: ModelManager, settings: Settings, keys: ApiKeys, metrics: Metrics, memory: Memory | None = None
 ) -> App:
     """The whole service without BentoML: the guard around the API. `memory` is that of the deployments."""
     traffic = Traffic(memory or Memory(settings.max_memory))
-    return Middleware(Api(engine, settings, keys, metrics, traffic), settings, keys, metrics, traffic)
+    return Middleware(Api(manager, settings, keys, metrics, traffic), settings, keys, metrics, traffic)
 
 
 def _route(path: str, handler: Handler, method: str) -> Route:

@@ -22,8 +22,8 @@ from starlette.responses import Response
 from resnet_infer._version import __version__
 from resnet_infer.errors import ModelError
 from resnet_infer.runtimes.base import Images, Logits
-from resnet_infer.serving.http.middleware import LIMIT, RECORD, HttpError, Traffic
-from resnet_infer.serving.http.requests import LARGE, read_body
+from resnet_infer.serving.http.middleware import RECORD, SET_DEADLINE, HttpError, Traffic
+from resnet_infer.serving.http.requests import LARGE_JSON, read_body
 from resnet_infer.serving.http.responses import NOT_FINITE, as_json, milliseconds, require_ready, unavailable
 from resnet_infer.serving.inference.deployment import Deployment
 from resnet_infer.serving.inference.jobs import Done, RefusedError
@@ -62,8 +62,8 @@ class InferRequest:
 class InferenceProtocol:
     """The handlers of `/v2`. The model has one version, "1"."""
 
-    def __init__(self, engine: ModelManager, settings: Settings, traffic: Traffic, metrics: Metrics) -> None:
-        self.engine, self.settings, self.traffic, self.metrics = engine, settings, traffic, metrics
+    def __init__(self, manager: ModelManager, settings: Settings, traffic: Traffic, metrics: Metrics) -> None:
+        self.manager, self.settings, self.traffic, self.metrics = manager, settings, traffic, metrics
 
     def entries(self) -> list[tuple[str, Callable[[Request], Awaitable[Response]], str]]:
         """Path, handler and method of each."""
@@ -85,12 +85,12 @@ class InferenceProtocol:
         return as_json({"name": "resnet-infer", "version": __version__, "extensions": extensions})
 
     async def live(self, request: Request) -> Response:
-        if self.engine.state == "failed":
+        if self.manager.state == "failed":
             raise HttpError(503, "the model could not be opened")
         return as_json({"live": True})
 
     async def ready(self, request: Request) -> Response:
-        require_ready(self.engine, self.traffic)
+        require_ready(self.manager, self.traffic)
         return as_json({"ready": True})
 
     async def model_ready(self, request: Request) -> Response:
@@ -113,35 +113,35 @@ class InferenceProtocol:
         body = await read_body(request.receive)
         deployment = self._model(request)
         size = _json_size(request.headers.get(HEADER_LENGTH), len(body))
-        if size > LARGE:
-            asked = await asyncio.to_thread(_read, body, size, self._most_numbers(deployment))
+        if size > LARGE_JSON:
+            parsed = await asyncio.to_thread(_read, body, size, self._max_numbers(deployment))
         else:
-            asked = _read(body, size)
-        timeout = min(asked.timeout or self.settings.timeout, self.settings.timeout)
+            parsed = _read(body, size)
+        timeout = min(parsed.timeout or self.settings.timeout, self.settings.timeout)
         if timeout < self.settings.timeout:
-            request.scope[LIMIT](timeout)
+            request.scope[SET_DEADLINE](timeout)
 
         def send(current: Deployment) -> list[Future[Done[Any]]]:
             _require_name(request, current)
-            self._check(asked.images, current)
-            return [current.infer(asked.images, timeout)]
+            self._check(parsed.images, current)
+            return [current.infer(parsed.images, timeout)]
 
         try:
-            deployment, futures = await self.engine.submit(send)
+            deployment, futures = await self.manager.submit(send)
             (done,) = await gather(futures)
         except RefusedError as refused:
             raise unavailable(refused) from refused
         except HttpError:
             raise
         except Exception:
-            self.metrics.picture(None, failed=True, count=len(asked.images))
+            self.metrics.picture(None, failed=True, count=len(parsed.images))
             raise
-        rows = len(asked.images)
+        rows = len(parsed.images)
         if isinstance(done, ModelError):
             any_size = None in deployment.runtime.size  # and such a network still has a smallest one
             self.metrics.picture(None, failed=not any_size, count=rows)
             if any_size:
-                raise HttpError(400, f"the model takes no pictures of {asked.images.shape[1:3]} pixels") from done
+                raise HttpError(400, f"the model takes no pictures of {parsed.images.shape[1:3]} pixels") from done
             raise done
         if isinstance(done, Exception):
             self.metrics.picture(None, count=rows)
@@ -151,17 +151,17 @@ class InferenceProtocol:
             raise HttpError(500, f"the logits of {deployment.spec.name} are not finite", reason=NOT_FINITE)
         self.metrics.picture(done.timings, count=rows)
         request.scope[RECORD].update(pictures=rows, **milliseconds(done.timings))
-        return _reply(asked, done.result, deployment)
+        return _response(parsed, done.result, deployment)
 
     def _model(self, request: Request) -> Deployment:
         try:
-            deployment = self.engine.current
+            deployment = self.manager.current
         except RefusedError as refused:
             raise unavailable(refused) from refused
         _require_name(request, deployment)
         return deployment
 
-    def _most_numbers(self, deployment: Deployment) -> int:
+    def _max_numbers(self, deployment: Deployment) -> int:
         """How many numbers the pictures have that may wait."""
         sides = deployment.runtime.size
         pixels = self.settings.max_pixels if None in sides else math.prod(side or 1 for side in sides)
@@ -193,15 +193,15 @@ def _json_size(header: str | None, size: int) -> int:
     return int(header)
 
 
-def _read(body: bytes, size: int, most: int | None = None) -> InferRequest:
+def _read(body: bytes, size: int, max_numbers: int | None = None) -> InferRequest:
     """The request of `body`, whose first `size` bytes are JSON, and the others binary data.
 
     `most` bounds the numbers in the JSON, if they are to be counted first. Raises `HttpError`, 400 or 413.
     """
     head = body[:size]
-    if most is not None and (head.count(b",") > most + OBJECTS or head.count(b"{") > OBJECTS):
+    if max_numbers is not None and (head.count(b",") > max_numbers + OBJECTS or head.count(b"{") > OBJECTS):
         raise HttpError(413, "the JSON has more parts than the pictures of a request", reason="size")
-    if most is not None and head.count(b"[") > LISTS:
+    if max_numbers is not None and head.count(b"[") > LISTS:
         raise HttpError(413, f"the JSON has more than {LISTS} lists; send flat or binary data", reason="size")
     try:
         request = json.loads(head)
@@ -259,20 +259,20 @@ def _tensor(tensor: Mapping[str, Any], shape: list[int], binary: memoryview) -> 
     return values.astype(np.uint8).reshape(shape)
 
 
-def _reply(asked: InferRequest, logits: Logits, deployment: Deployment) -> Response:
-    labels = _classified(logits, asked.classes, deployment.spec.classes) if asked.classes else []
+def _response(request: InferRequest, logits: Logits, deployment: Deployment) -> Response:
+    labels = _classified(logits, request.classes, deployment.spec.classes) if request.classes else []
     output: dict[str, Any] = {"name": OUTPUT, "datatype": "BYTES" if labels else "FP32"}
     output["shape"] = [len(labels), len(labels[0])] if labels else list(logits.shape)
-    reply = {"model_name": deployment.spec.name, "model_version": VERSION, "outputs": [output]}
-    if asked.id is not None:
-        reply["id"] = asked.id
-    if not asked.binary:
+    response = {"model_name": deployment.spec.name, "model_version": VERSION, "outputs": [output]}
+    if request.id is not None:
+        response["id"] = request.id
+    if not request.binary:
         output["data"] = [label for row in labels for label in row] or logits.ravel().tolist()
-        return as_json(reply)
+        return as_json(response)
     encoded = [label.encode() for row in labels for label in row]
     data = b"".join(len(text).to_bytes(4, "little") + text for text in encoded) or logits.astype("<f4").tobytes()
     output["parameters"] = {"binary_data_size": len(data)}
-    head = strict_json.dumps(reply).encode()
+    head = strict_json.dumps(response).encode()
     return Response(
         head + data,
         media_type="application/octet-stream",

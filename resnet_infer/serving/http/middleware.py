@@ -31,15 +31,15 @@ OPEN = (*HEALTH, "/openapi.json", "/")
 """What needs no key: health, the description of the API, and the page (with its files, below `/web/`)."""
 ADMIN = "/admin/"
 """What lies below needs a key of its own."""
-GONE = 499
+CLIENT_CLOSED_REQUEST = 499
 """The status of a request whose client left before it was answered, in the log and the metrics."""
 RECORD = "resnet_infer.record"
 """Where in a scope the notes of a request lie, for the log."""
-LEFT = "resnet_infer.left"
+ON_DISCONNECT = "resnet_infer.left"
 """Where in a scope a server has the list of functions that it calls when the client leaves before it is answered."""
-LEFT_WITH = "resnet_infer.left_with"
+SERVER_STATUS = "resnet_infer.left_with"
 """Where in a scope the status lies with which a server itself has answered what it cannot read on."""
-LIMIT = "resnet_infer.limit"
+SET_DEADLINE = "resnet_infer.limit"
 """Where in a scope the function lies that bounds the seconds until the answer: what has come later is a 503."""
 TICK = 0.1
 """Seconds between two looks for requests that are late."""
@@ -55,8 +55,8 @@ class HttpError(Exception):
 
     def to_json(self) -> dict[str, str]:
         """What a client is told: of a failure of the service (500) also its reason, which programs can tell."""
-        told = {"error": self.message}
-        return {**told, "reason": self.reason} if self.status == 500 and self.reason else told
+        body = {"error": self.message}
+        return {**body, "reason": self.reason} if self.status == 500 and self.reason else body
 
 
 class Traffic:
@@ -109,7 +109,7 @@ class Middleware:
             request.forget()
             seconds = time.monotonic() - begin
             record = scope[RECORD]
-            status = request.status or GONE
+            status = request.status or CLIENT_CLOSED_REQUEST
             self.metrics.request(record.get("route", "other"), status, seconds)
             if self.settings.access_log and scope["path"] not in HEALTH:
                 log(record, scope, status, seconds)
@@ -119,8 +119,8 @@ class Middleware:
         loop = asyncio.get_running_loop()
         now = loop.time()
         for request in list(self.traffic.requests):
-            if request.due <= now:
-                request.end_late()
+            if request.deadline <= now:
+                request.time_out()
         self._watching = loop if self.traffic.requests else None
         if self._watching:
             loop.call_later(TICK, self._watch)
@@ -130,9 +130,9 @@ class _Request:
     """One request on its way through the guard."""
 
     def __init__(
-        self, guard: Middleware, scope: Scope, receive: Receive, send: Send, headers: MutableMapping[bytes, bytes]
+        self, middleware: Middleware, scope: Scope, receive: Receive, send: Send, headers: MutableMapping[bytes, bytes]
     ) -> None:
-        self.guard, self.scope, self._receive, self._send = guard, scope, receive, send
+        self.middleware, self.scope, self._receive, self._send = middleware, scope, receive, send
         given = headers.get(b"x-request-id", b"").decode("latin-1")
         # Not `os.urandom`, which would hand the interpreter to a thread that decodes, and wait to get it back.
         self.id = given if 0 < len(given) <= 64 and _ID.issuperset(given) else f"{random.getrandbits(64):016x}"
@@ -140,44 +140,44 @@ class _Request:
         self.status = 0
         self._size = 0
         self._weight = _weight(scope["path"], headers)
-        scope[LIMIT] = self.limit
-        if LEFT in scope:
-            scope[LEFT].append(self._leave)
+        scope[SET_DEADLINE] = self.set_deadline
+        if ON_DISCONNECT in scope:
+            scope[ON_DISCONNECT].append(self._disconnect)
         self.loop = asyncio.get_running_loop()
-        self.due = math.inf
+        self.deadline = math.inf
         """When what is waited for is to be there, the body or the answer, by the clock of the loop."""
         self._task = asyncio.current_task()
-        self._asked = self._has_body = False
+        self._is_body_requested = self._has_body = False
         self._end: Exception | None = None
 
     async def run(self, headers: MutableMapping[bytes, bytes]) -> None:
         try:
             try:
                 self._check_key()
-                if self.guard.traffic.draining and self.scope["path"] not in HEALTH:
+                if self.middleware.traffic.draining and self.scope["path"] not in HEALTH:
                     ending = [("Retry-After", "5"), ("Connection", "close")]
                     raise HttpError(503, "not now: the service is ending", headers=ending, reason="closed")
                 await self._check_length(headers)
-                await self.guard.app(self.scope, self.receive, self.send)
+                await self.middleware.app(self.scope, self.receive, self.send)
             except asyncio.CancelledError:
                 if self._end is None:
                     raise
                 raise self._end from None
             finally:
-                self.due = math.inf
+                self.deadline = math.inf
         except HttpError as error:
             await self.answer(error)
         except ClientDisconnect:
             if not self.status:
-                self.status = self.scope.get(LEFT_WITH, GONE)
-                if self.status == GONE:  # the server counts others itself
-                    self.guard.metrics.rejected("left")
+                self.status = self.scope.get(SERVER_STATUS, CLIENT_CLOSED_REQUEST)
+                if self.status == CLIENT_CLOSED_REQUEST:  # the server counts others itself
+                    self.middleware.metrics.rejected("left")
         except Exception:
             logging.getLogger("resnet_infer").exception("request %s failed", self.id)
             await self.answer(HttpError(500, "something went wrong; the server's log says more"))
 
     def _check_key(self) -> None:
-        keys, path = self.guard.keys, self.scope["path"]
+        keys, path = self.middleware.keys, self.scope["path"]
         is_admin = path.startswith(ADMIN)
         if is_admin and self.scope["method"] != "POST":  # all that is there; a route of another method is to be let in
             raise HttpError(405, "this needs the method POST", headers=[("Allow", "POST")])
@@ -199,7 +199,7 @@ class _Request:
         )
 
     async def _check_length(self, headers: MutableMapping[bytes, bytes]) -> None:
-        length, limit = headers.get(b"content-length", b""), self.guard.settings.max_body
+        length, limit = headers.get(b"content-length", b""), self.middleware.settings.max_body
         if not length.isdigit() or int(length) <= limit:
             return
         close = [("Connection", "close")]
@@ -211,18 +211,18 @@ class _Request:
         raise too_large(limit, close)
 
     async def receive(self) -> Message:
-        if not self._asked:
-            self._asked = True
-            self.due = self.loop.time() + self.guard.settings.timeout
+        if not self._is_body_requested:
+            self._is_body_requested = True
+            self.deadline = self.loop.time() + self.middleware.settings.timeout
         message = await self._receive()
         if message["type"] != "http.request":
             return message
         size = len(message.get("body", b""))
         self._size += size
-        memory = self.guard.traffic.memory
+        memory = self.middleware.traffic.memory
         fits = memory.hold(size * self._weight)
-        if self._size > self.guard.settings.max_body:
-            raise too_large(self.guard.settings.max_body, [("Connection", "close")])
+        if self._size > self.middleware.settings.max_body:
+            raise too_large(self.middleware.settings.max_body, [("Connection", "close")])
         if self._size * self._weight > memory.for_bodies:
             limit = memory.for_bodies // self._weight
             raise HttpError(
@@ -240,26 +240,26 @@ class _Request:
             )
         if not message.get("more_body"):
             self._has_body = True
-            self.due = self.loop.time() + self.guard.settings.timeout
+            self.deadline = self.loop.time() + self.middleware.settings.timeout
         return message
 
     def release(self) -> None:
         """Nothing of the body is in memory any more."""
-        self.guard.traffic.memory.release(self._size * self._weight)
+        self.middleware.traffic.memory.release(self._size * self._weight)
         self._size = 0
 
     def forget(self) -> None:
         """Let go of all that leads back here: picked up by the garbage collector only, it would fill the caches."""
-        del self.scope[LIMIT]
-        if LEFT in self.scope:
-            self.scope[LEFT].clear()
+        del self.scope[SET_DEADLINE]
+        if ON_DISCONNECT in self.scope:
+            self.scope[ON_DISCONNECT].clear()
         self._end = None
 
-    def limit(self, seconds: float) -> None:
+    def set_deadline(self, seconds: float) -> None:
         """Let it end with a 503 then, if it is not answered."""
-        self.due = self.loop.time() + seconds
+        self.deadline = self.loop.time() + seconds
 
-    def end_late(self) -> None:
+    def time_out(self) -> None:
         """End it with a 503, or with a 408 if it is the body that has not come."""
         if self._has_body:
             again = [("Retry-After", "1")]
@@ -268,19 +268,19 @@ class _Request:
             close = [("Connection", "close")]
             self._stop(HttpError(408, "the body did not come in time", headers=close, reason="idle"))
 
-    def _leave(self) -> None:
+    def _disconnect(self) -> None:
         if not self.status:
             self._stop(ClientDisconnect())
 
     def _stop(self, end: Exception) -> None:
-        self.due = math.inf
+        self.deadline = math.inf
         if self._end is None and self._task is not None:
             self._end = end
             self._task.cancel()
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.due = math.inf
+            self.deadline = math.inf
             self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.id.encode())]
         await self._send(message)
@@ -288,7 +288,7 @@ class _Request:
     async def answer(self, error: HttpError) -> None:
         """The error as JSON, unless the answer has begun."""
         if error.reason and error.status != 500:
-            self.guard.metrics.rejected(error.reason)
+            self.middleware.metrics.rejected(error.reason)
         if self.status:
             return
         body = strict_json.dumps(error.to_json()).encode()

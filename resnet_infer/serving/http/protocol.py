@@ -16,7 +16,7 @@ import httptools
 from uvicorn.config import HTTP_PROTOCOLS
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from resnet_infer.serving.http.middleware import LEFT, LEFT_WITH
+from resnet_infer.serving.http.middleware import ON_DISCONNECT, SERVER_STATUS
 from resnet_infer.utils import strict_json
 
 MAX_HEAD = 1 << 16
@@ -33,7 +33,7 @@ LINGER_SECONDS = 2.0
 _FRAMING = (b"content-length", b"transfer-encoding")
 
 
-class _Outlet:
+class _ResponseTransport:
     """The transport as a request sees it.
 
     The head of an answer is sent with the first piece of its body, as ASGI asks for (HTTP, "Response Start"): a call
@@ -94,11 +94,11 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._in_head = False
         self._head = 0  # bytes of this head and its trailers that the parser has told of
-        self._told = False  # whether it told of anything in this piece
-        self._silent = 0  # bytes of whole pieces since it last did
+        self._is_parsing = False  # whether it told of anything in this piece
+        self._unreported = 0  # bytes of whole pieces since it last did
         self._held = 0  # bytes of a head in parts that count in `_heads`
-        self._offered = False  # the head that was read last has an offer
-        self._again = False  # the head that is read was read before
+        self._is_upgrade_offered = False  # the head that was read last has an offer
+        self._is_replaying = False  # the head that is read was read before
         self._dropping = False
         self._timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
@@ -108,7 +108,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._outlet = _Outlet(self, transport)
+        self._response_transport = _ResponseTransport(self, transport)
         self._timer = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -118,13 +118,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._hold(0)
         super().connection_lost(exc)
         while self._unanswered:  # uvicorn tells only the last one
-            self._leave(self._unanswered.popleft())
+            self._disconnect(self._unanswered.popleft())
 
-    def _leave(self, cycle: RequestResponseCycle) -> None:
+    def _disconnect(self, cycle: RequestResponseCycle) -> None:
         """Tell those who work on a request that nobody waits for its answer."""
         cycle.disconnected = True
         cycle.message_event.set()
-        functions: list[Callable[[], None]] = cast(Any, cycle.scope)[LEFT]
+        functions: list[Callable[[], None]] = cast(Any, cycle.scope)[ON_DISCONNECT]
         for function in functions:
             function()
 
@@ -143,7 +143,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _feed(self, piece: bytes | memoryview) -> None:
         self._unset_keepalive_if_required()
-        self._told = False
+        self._is_parsing = False
         size = len(piece)
         try:
             while piece:
@@ -152,20 +152,20 @@ class BoundedProtocol(HttpToolsProtocol):
                     break
                 except httptools.HttpParserUpgrade as upgrade:
                     piece = memoryview(piece)[upgrade.args[0] :]
-                    self._ignore_offer()
+                    self._ignore_upgrade()
         except httptools.HttpParserError:
             if self._head <= MAX_HEAD:
                 self.logger.warning("Invalid HTTP request received.")
                 self._refuse(400, "this is no HTTP request", "head")
                 return
         # Where nothing is told of a whole piece, it is within one name or value, or between messages.
-        self._silent = 0 if self._told else self._silent + size
-        if max(self._head, self._silent) > MAX_HEAD:
+        self._unreported = 0 if self._is_parsing else self._unreported + size
+        if max(self._head, self._unreported) > MAX_HEAD:
             self._refuse(431, f"the head of a request has at most {MAX_HEAD} bytes", "head")
 
-    def _ignore_offer(self) -> None:
+    def _ignore_upgrade(self) -> None:
         """Read on behind a head with an offer, which ends a parser: with one that has read the same head without."""
-        self._offered, self._again = False, True
+        self._is_upgrade_offered, self._is_replaying = False, True
         self.parser = httptools.HttpRequestParser(self)
         with suppress(AttributeError):  # httptools before 0.6.3
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
@@ -176,23 +176,23 @@ class BoundedProtocol(HttpToolsProtocol):
     # What the parser tells
 
     def on_message_begin(self) -> None:
-        self._told = True
-        if not self._again:
+        self._is_parsing = True
+        if not self._is_replaying:
             self._in_head, self._head = True, 0
             super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        if not self._again:
-            self._told = True
+        if not self._is_replaying:
+            self._is_parsing = True
             self._head += len(url)
             if self._head > MAX_HEAD:
                 raise ValueError("too long a head")
             super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._again:
+        if self._is_replaying:
             return
-        self._told = True
+        self._is_parsing = True
         self._head += len(name) + len(value) + 4
         if self._head > MAX_HEAD:
             raise ValueError("too long a head")
@@ -203,15 +203,15 @@ class BoundedProtocol(HttpToolsProtocol):
             self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        if self._again:
-            self._again = False
+        if self._is_replaying:
+            self._is_replaying = False
             return
-        self._told, self._in_head = True, False
-        self._offered = self.parser.should_upgrade()
+        self._is_parsing, self._in_head = True, False
+        self._is_upgrade_offered = self.parser.should_upgrade()
         super().on_headers_complete()
         scope: Any = self.scope
-        scope[LEFT] = []
-        self.cycle.transport = cast(Any, self._outlet)
+        scope[ON_DISCONNECT] = []
+        self.cycle.transport = cast(Any, self._response_transport)
         self._unanswered.append(self.cycle)
         if self._timer is not None:
             self._timer.cancel()
@@ -220,11 +220,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self._hold(0)
 
     def on_body(self, body: bytes) -> None:
-        self._told = True
+        self._is_parsing = True
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if self._offered:  # of the head only: `_go_on` reads the body
+        if self._is_upgrade_offered:  # of the head only: `_go_on` reads the body
             return
         super().on_message_complete()
         self.cycle.more_body = False
@@ -241,7 +241,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return bool(self._unanswered) and self._unanswered[0].response_started
 
     def on_response_complete(self) -> None:
-        self._outlet.flush()
+        self._response_transport.flush()
         self._unanswered.popleft()
         super().on_response_complete()
 
@@ -266,16 +266,16 @@ class BoundedProtocol(HttpToolsProtocol):
         self._hold(0)
         last = self.cycle
         cut = last is not None and last.more_body  # it is the body that cannot be read
-        is_told = cut and bool(self._unanswered)
-        if is_told:
+        is_notified = cut and bool(self._unanswered)
+        if is_notified:
             self._unanswered.pop()
             if self.pipeline:
                 self.pipeline.popleft()
         is_answered = not self._unanswered and not (cut and last.response_started)
-        self.refused(reason, status if is_answered and not is_told else None)
-        if is_told:
-            cast(Any, last.scope)[LEFT_WITH] = status
-            self._leave(last)
+        self.refused(reason, status if is_answered and not is_notified else None)
+        if is_notified:
+            cast(Any, last.scope)[SERVER_STATUS] = status
+            self._disconnect(last)
         if self._unanswered:
             self._unanswered[-1].keep_alive = False
             return

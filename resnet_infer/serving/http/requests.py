@@ -23,18 +23,18 @@ from resnet_infer.utils.heap import give_back
 RAW = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 """Besides `image/*`, what the body of a raw picture is called: nothing, bytes, and what curl says by itself."""
 OPTIONS = ("crops", "top_k", "activation_map", "timeout_ms")
-LARGE = 1 << 18
+LARGE_JSON = 1 << 18
 """Bytes of JSON that are better read in a thread."""
-JOINED = 1 << 22
+LARGE_BODY = 1 << 22
 """Bytes of a body whose pieces are given back to the system."""
-SPARSE = 1000
+JSON_PARTS = 1000
 """Commas, lists or objects that large JSON may have in any case."""
-SHOWN = 40
+ECHO_LENGTH = 40
 """Characters of what was sent that an error repeats."""
 
 
 @dataclass(frozen=True)
-class SentPicture:
+class UploadedImage:
     """A picture as it came, under the name that it came with; or why it is none."""
 
     source: str
@@ -46,7 +46,7 @@ class SentPicture:
 class ClassifyRequest:
     """What is asked about which pictures; `several` says that a list is expected, even of one."""
 
-    pictures: tuple[SentPicture, ...]
+    pictures: tuple[UploadedImage, ...]
     several: bool
     crops: Crops = 1
     top_k: int = 5
@@ -65,21 +65,21 @@ async def read_classify_request(request: Request, settings: Settings) -> Classif
         body = await read_body(request.receive)
         if not body:
             raise HttpError(400, "the body is empty; it is a picture")
-        asked = ClassifyRequest((SentPicture("picture", body),), several=False)
+        parsed = ClassifyRequest((UploadedImage("picture", body),), several=False)
     elif kind == "multipart/form-data":
-        asked, more = await _read_form(request, settings)
+        parsed, more = await _read_form(request, settings)
         options |= more
     elif kind == "application/json":
         body = await read_body(request.receive)
-        most = SPARSE + 16 * settings.max_pictures
-        parse = asyncio.to_thread(_read_json, body, most) if len(body) > LARGE else None
-        asked, more = await parse if parse else _read_json(body, most)
+        max_parts = JSON_PARTS + 16 * settings.max_pictures
+        parse = asyncio.to_thread(_read_json, body, max_parts) if len(body) > LARGE_JSON else None
+        parsed, more = await parse if parse else _read_json(body, max_parts)
         options |= more
     else:
-        raise HttpError(415, f"{kind[:SHOWN]} is not read; send image/*, multipart/form-data or application/json")
-    if len(asked.pictures) > settings.max_pictures:
+        raise HttpError(415, f"{kind[:ECHO_LENGTH]} is not read; send image/*, multipart/form-data or application/json")
+    if len(parsed.pictures) > settings.max_pictures:
         raise HttpError(413, f"a request has at most {settings.max_pictures} pictures", reason="size")
-    return with_options(asked, options) if options else asked
+    return with_options(parsed, options) if options else parsed
 
 
 async def read_body(receive: Receive) -> bytes:
@@ -95,23 +95,23 @@ async def read_body(receive: Receive) -> bytes:
     if len(pieces) == 1:
         return pieces[0]
     body = b"".join(pieces)
-    if len(body) >= JOINED:  # or it would be held twice: its pieces are of no use for anything else
+    if len(body) >= LARGE_BODY:  # or it would be held twice: its pieces are of no use for anything else
         del pieces, message
         give_back()
     return body
 
 
-def require_sparse(body: bytes, most: int) -> None:
+def require_few_parts(body: bytes, max_parts: int) -> None:
     """Raise `HttpError`, 413, for large JSON of more than `most` parts: its parser would keep the interpreter."""
-    if len(body) > LARGE and any(body.count(character) > most for character in (b",", b"[", b"{")):
+    if len(body) > LARGE_JSON and any(body.count(character) > max_parts for character in (b",", b"[", b"{")):
         raise HttpError(413, "the JSON has too many parts; a picture is one text in base64", reason="size")
 
 
-def with_options(asked: ClassifyRequest, options: Mapping[str, Any]) -> ClassifyRequest:
+def with_options(request: ClassifyRequest, options: Mapping[str, Any]) -> ClassifyRequest:
     """The question with its options, which are text where they come from a URL or a form. Raises `HttpError`, 400."""
     for name in options:
         if name not in OPTIONS:
-            shown = name[:SHOWN]
+            shown = name[:ECHO_LENGTH]
             raise HttpError(400, f"there is no option {shown!r}" + did_you_mean(shown, OPTIONS))
     crops = _number(options, "crops", 1)
     if crops not in (1, 10):
@@ -125,7 +125,7 @@ def with_options(asked: ClassifyRequest, options: Mapping[str, Any]) -> Classify
         raise HttpError(400, "an activation map is of one crop, not of ten")
     timeout = _number(options, "timeout_ms", 0)
     return replace(
-        asked,
+        request,
         crops=1 if crops == 1 else 10,
         top_k=_number(options, "top_k", 5),
         maps=maps,
@@ -148,7 +148,7 @@ def _once(items: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
     seen: set[str] = set()
     for name, _ in items:
         if name in seen:
-            raise HttpError(400, f"{name[:SHOWN]} is given more than once")
+            raise HttpError(400, f"{name[:ECHO_LENGTH]} is given more than once")
         seen.add(name)
     return items
 
@@ -181,12 +181,12 @@ async def _from_form(form: FormData) -> tuple[ClassifyRequest, dict[str, Any]]:
     names = {name for name, _ in files}
     if names not in ({"image"}, {"images"}) or (names == {"image"} and len(files) > 1):
         raise HttpError(400, "a form has one file called `image`, or any number of files called `images`")
-    pictures = [SentPicture(file.filename or name, await file.read()) for name, file in files]
+    pictures = [UploadedImage(file.filename or name, await file.read()) for name, file in files]
     return ClassifyRequest(tuple(pictures), several="images" in names), options
 
 
-def _read_json(body: bytes, most: int) -> tuple[ClassifyRequest, dict[str, Any]]:
-    require_sparse(body, most)
+def _read_json(body: bytes, max_parts: int) -> tuple[ClassifyRequest, dict[str, Any]]:
+    require_few_parts(body, max_parts)
     try:
         value = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -201,10 +201,10 @@ def _read_json(body: bytes, most: int) -> tuple[ClassifyRequest, dict[str, Any]]
     return ClassifyRequest(tuple(decode(image, f"images[{i}]") for i, image in enumerate(images)), several=True), value
 
 
-def decode(text: object, source: str) -> SentPicture:
+def decode(text: object, source: str) -> UploadedImage:
     if not isinstance(text, str):
-        return SentPicture(source, error="a picture is text in base64")
+        return UploadedImage(source, error="a picture is text in base64")
     try:
-        return SentPicture(source, base64.b64decode(text.encode("ascii"), validate=True))
+        return UploadedImage(source, base64.b64decode(text.encode("ascii"), validate=True))
     except (binascii.Error, UnicodeEncodeError):
-        return SentPicture(source, error="the text is no base64")
+        return UploadedImage(source, error="the text is no base64")

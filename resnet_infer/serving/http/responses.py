@@ -9,7 +9,7 @@ from starlette.responses import Response
 from resnet_infer._version import __version__
 from resnet_infer.errors import AnswerError, ModelError, ResnetInferError
 from resnet_infer.serving.http.middleware import HttpError, Traffic
-from resnet_infer.serving.inference.deployment import Deployment, Reply
+from resnet_infer.serving.inference.deployment import ClassifyResult, Deployment
 from resnet_infer.serving.inference.jobs import Done, RefusedError, Timings
 from resnet_infer.serving.inference.model_manager import ModelManager
 from resnet_infer.serving.settings import Settings
@@ -35,10 +35,10 @@ def unavailable(refused: RefusedError) -> HttpError:
     return HttpError(503, f"not now: {refused.message}", headers=[after], reason=refused.reason)
 
 
-def require_ready(engine: ModelManager, traffic: Traffic) -> None:
+def require_ready(manager: ModelManager, traffic: Traffic) -> None:
     """Raise `HttpError`, 503, unless the model is warm, requests are taken, and its threads finish what they begin."""
-    if not engine.ready or traffic.draining or engine.stalled:
-        state = "ending" if traffic.draining else engine.state if not engine.ready else "stuck"
+    if not manager.ready or traffic.draining or manager.stalled:
+        state = "ending" if traffic.draining else manager.state if not manager.ready else "stuck"
         raise HttpError(503, f"the service is {state}", headers=[("Retry-After", "1")])
 
 
@@ -51,15 +51,15 @@ def answer_json(outcome: Done[Any] | ResnetInferError) -> dict[str, Any]:
     if isinstance(outcome, ModelError):  # its message may have a path
         return {"error": "the model cannot be run; the server's log says more", "status": 500}
     if isinstance(outcome, ResnetInferError):
-        told = {"error": outcome.message.removeprefix(f"{PICTURE}: ")}
+        body = {"error": outcome.message.removeprefix(f"{PICTURE}: ")}
         failed = isinstance(outcome, AnswerError)
-        return {**told, "status": 500, "reason": NOT_FINITE} if failed else {**told, "status": 422}
-    reply: Reply = outcome.result
-    predictions: list[dict[str, Any]] = [dict(vars(item)) for item in reply.predictions]
-    if reply.maps is not None:
-        for prediction, values in zip(predictions, reply.maps.round(4).tolist(), strict=True):
+        return {**body, "status": 500, "reason": NOT_FINITE} if failed else {**body, "status": 422}
+    result: ClassifyResult = outcome.result
+    predictions: list[dict[str, Any]] = [dict(vars(item)) for item in result.predictions]
+    if result.maps is not None:
+        for prediction, values in zip(predictions, result.maps.round(4).tolist(), strict=True):
             prediction["activation_map"] = values
-    note = {"note": reply.note} if reply.note else {}
+    note = {"note": result.note} if result.note else {}
     return {"predictions": predictions, **note, "batch": outcome.batch, "timings": milliseconds(outcome.timings)}
 
 

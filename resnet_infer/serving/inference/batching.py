@@ -21,13 +21,13 @@ from resnet_infer.serving.inference.jobs import Done, Job, RefusedError, Rows, T
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-MEMORY = 20
+SPEED_WINDOW = 20
 """Batches that the measured speed remembers."""
-TO_WAIT = 0.9
+QUEUE_SHARE = 0.9
 """Part of an item's time after which it is too late to infer it: the rest is for that and for the way back."""
 STALL_SECONDS = 4.0
 """After so long, in which nothing was finished, threads that are busy count as stuck."""
-CROWD_SECONDS = 0.05
+ALONE_SECONDS = 0.05
 """How long after one item met another the next is not taken to be alone: two callers in turn are no lonely one."""
 
 
@@ -69,7 +69,7 @@ class Batcher(Generic[Item, Result]):
         if min(workers, lanes, max_rows, max_queue) < 1 or max_wait < 0:
             raise UsageError("workers, lanes, rows and the queue are at least 1, and the wait is not negative")
         self._prepare, self._infer, self._finish, self._on_batch = prepare, infer, finish, on_batch
-        self._on_waiting, self._told = on_waiting, 0
+        self._on_waiting, self._reported_rows = on_waiting, 0
         self.max_rows, self.max_wait, self.max_queue = max_rows, max_wait, max_queue
         self._lanes = self._free = lanes
         self._changed = threading.Condition()
@@ -111,7 +111,7 @@ class Batcher(Generic[Item, Result]):
         A future that is cancelled in time costs nothing more. Raises `RefusedError`, as the futures do.
         """
         now = time.monotonic()
-        jobs: list[Job[Item, Result]] = [Job(item, rows, now, now + TO_WAIT * timeout) for item, rows in items]
+        jobs: list[Job[Item, Result]] = [Job(item, rows, now, now + QUEUE_SHARE * timeout) for item, rows in items]
         rows = sum(job.rows for job in jobs)
         with self._changed:
             waiting = self.waiting_rows
@@ -171,9 +171,9 @@ class Batcher(Generic[Item, Result]):
     def _tell_waiting(self) -> None:
         if self._on_waiting is None:
             return
-        change = self.waiting_rows - self._told
+        change = self.waiting_rows - self._reported_rows
         if change:
-            self._told += change
+            self._reported_rows += change
             self._on_waiting(change)
 
     def _drop_late(self, refused: list[Job[Item, Result]]) -> bool:
@@ -214,7 +214,7 @@ class Batcher(Generic[Item, Result]):
         """Whether nothing else is to be done, and was to be done for a while."""
         now = time.monotonic()
         if self._active or self._queued or self._ready:
-            self._quiet_from = now + CROWD_SECONDS
+            self._quiet_from = now + ALONE_SECONDS
         return now >= self._quiet_from
 
     def _take_job(self) -> Job[Item, Result]:
@@ -325,7 +325,7 @@ class Batcher(Generic[Item, Result]):
         fast as that; so a standstill of the machine is not remembered, when little is taken because of it.
         """
         if self._backlog_since is not None:
-            kept = 1 - 1 / MEMORY
+            kept = 1 - 1 / SPEED_WINDOW
             self._busy_seconds = self._busy_seconds * kept + now - self._backlog_since
             self._busy_rows = self._busy_rows * kept + rows
         if rows:

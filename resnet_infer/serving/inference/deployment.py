@@ -31,21 +31,21 @@ CPU_BATCH, GPU_BATCH = 8, 32
 
 
 @dataclass(frozen=True)
-class Question:
+class ClassifyItem:
     """What is to be known of a picture: its `top_k` classes; with `maps`, for one crop only, also where they are."""
 
     picture: Picture
     crops: Crops = 1
     top_k: int = 5
     maps: bool = False
-    due: float = math.inf
+    deadline: float = math.inf
     """Until when, by the monotonic clock, it may wait for memory."""
     notes: list[str] = field(default_factory=list, compare=False)
     """What is to be said of the picture, filled in when it is decoded."""
 
 
 @dataclass(frozen=True)
-class Reply:
+class ClassifyResult:
     """The classes of a picture, and maps (classes, h, w) of where they are seen in its centre crop."""
 
     predictions: tuple[Prediction, ...]
@@ -87,7 +87,7 @@ class Deployment:
         self.classifier = Classifier(self.runtime)
         self._maps: Any = None
         self._maps_lock = threading.Lock()
-        self.batcher: Batcher[Question | Images, Reply | Logits] = Batcher(
+        self.batcher: Batcher[ClassifyItem | Images, ClassifyResult | Logits] = Batcher(
             self._prepare,
             self._infer,
             self._finish,
@@ -116,11 +116,11 @@ class Deployment:
         height, width = (side or self.spec.input.crop for side in self.runtime.size)
         return height, width
 
-    def ask(self, questions: Sequence[Question], timeout: float) -> list[Future[Done[Reply | Logits]]]:
+    def classify(self, items: Sequence[ClassifyItem], timeout: float) -> list[Future[Done[ClassifyResult | Logits]]]:
         """The replies are due in `timeout` seconds. A picture that cannot be read is its future's `PictureError`."""
-        return self.batcher.submit([(question, question.crops) for question in questions], timeout)
+        return self.batcher.submit([(item, item.crops) for item in items], timeout)
 
-    def infer(self, images: Images, timeout: float) -> Future[Done[Reply | Logits]]:
+    def infer(self, images: Images, timeout: float) -> Future[Done[ClassifyResult | Logits]]:
         """The logits of `images`, uint8 (N, height, width, 3)."""
         (future,) = self.batcher.submit([(images, len(images))], timeout)
         return future
@@ -149,10 +149,10 @@ class Deployment:
             self._one_thread.close()
         self._maps = None
 
-    def _prepare(self, item: Question | Images) -> Images:
-        if not isinstance(item, Question):
+    def _prepare(self, item: ClassifyItem | Images) -> Images:
+        if not isinstance(item, ClassifyItem):
             return item
-        with self.memory.share(item.due) as share:
+        with self.memory.share(item.deadline) as share:
             prepared = self.classifier.prepared(
                 item.picture, item.crops, max_pixels=self.settings.max_pixels, reserve=share.take
             )
@@ -165,17 +165,17 @@ class Deployment:
         runtime: Runtime = self.runtime if alone else self._one_thread
         return runtime(images)
 
-    def _finish(self, item: Question | Images, views: Images, logits: Logits) -> Reply | Logits:
-        if not isinstance(item, Question):
+    def _finish(self, item: ClassifyItem | Images, views: Images, logits: Logits) -> ClassifyResult | Logits:
+        if not isinstance(item, ClassifyItem):
             return logits
         predictions = self.classifier.predictions(logits, item.top_k)
         note = next(iter(item.notes), None)
         if not item.maps:
-            return Reply(predictions, note=note)
+            return ClassifyResult(predictions, note=note)
         maps = self.activation_maps()(views[:1], [entry.index for entry in predictions])
         if not np.isfinite(maps).all():
             raise AnswerError(f"picture: the class activation maps of {self.spec.name} are not finite")
-        return Reply(predictions, maps, note)
+        return ClassifyResult(predictions, maps, note)
 
     def _warm_up(self) -> None:
         """Let both runtimes make room for one picture and for a full batch."""

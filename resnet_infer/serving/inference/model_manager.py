@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any, Literal, TypeVar
 
 from resnet_infer.errors import ResnetInferError, bare
-from resnet_infer.serving.inference.deployment import Deployment, Question
+from resnet_infer.serving.inference.deployment import ClassifyItem, Deployment
 from resnet_infer.serving.inference.jobs import Done, RefusedError
 
 Result = TypeVar("Result")
@@ -31,7 +31,7 @@ class ModelManager:
     ) -> None:
         self._open, self._opened = open_deployment, opened
         self._current: Deployment | None = None
-        self._inbox = _Inbox()
+        self._futures = _FutureBridge()
         self._changing = asyncio.Lock()
         self._closing: set[asyncio.Future[None]] = set()
         self.state: State = "loading"
@@ -95,19 +95,19 @@ class ModelManager:
         while True:
             deployment = self.current
             try:
-                return deployment, [self._inbox.expect(future) for future in send(deployment)]
+                return deployment, [self._futures.wrap(future) for future in send(deployment)]
             except RefusedError as refused:
                 if refused.reason != "closed" or deployment is self._current:
                     raise
 
-    async def ask(
-        self, questions: Sequence[Question], timeout: float
+    async def classify(
+        self, items: Sequence[ClassifyItem], timeout: float
     ) -> tuple[Deployment, list[Done[Any] | ResnetInferError]]:
         """The reply to every question, or what it failed with.
 
         Raises `RefusedError` if the questions are not taken or one of them is not answered in time.
         """
-        deployment, futures = await self.submit(lambda current: current.ask(questions, timeout))
+        deployment, futures = await self.submit(lambda current: current.classify(items, timeout))
         results = await gather(futures)
         return deployment, results
 
@@ -121,45 +121,45 @@ class ModelManager:
             self._current = None
 
 
-class _Inbox:
+class _FutureBridge:
     """Futures of threads as those of the event loop, which is woken once for all that are done at about one time."""
 
     def __init__(self) -> None:
         self._arrived: deque[tuple[asyncio.Future[Any], Future[Any]]] = deque()
         self._woken = False
 
-    def expect(self, future: Future[Result]) -> asyncio.Future[Result]:
+    def wrap(self, future: Future[Result]) -> asyncio.Future[Result]:
         """As `asyncio.wrap_future`."""
         loop = asyncio.get_running_loop()
-        mine: asyncio.Future[Result] = loop.create_future()
+        wrapper: asyncio.Future[Result] = loop.create_future()
 
         def arrived(done: Future[Result]) -> None:
-            self._arrived.append((mine, done))
+            self._arrived.append((wrapper, done))
             if not self._woken:
                 self._woken = True
                 with suppress(RuntimeError):  # the loop was closed
                     loop.call_soon_threadsafe(self._open)
 
-        def ended(mine: asyncio.Future[Result]) -> None:
-            if mine.cancelled():
+        def ended(wrapper: asyncio.Future[Result]) -> None:
+            if wrapper.cancelled():
                 future.cancel()
 
         future.add_done_callback(arrived)
-        mine.add_done_callback(ended)
-        return mine
+        wrapper.add_done_callback(ended)
+        return wrapper
 
     def _open(self) -> None:
         self._woken = False  # before the first is taken: what arrives from here on wakes again
         while self._arrived:
-            mine, done = self._arrived.popleft()
-            if mine.done():
+            wrapper, done = self._arrived.popleft()
+            if wrapper.done():
                 continue
             if done.cancelled():
-                mine.cancel()
+                wrapper.cancel()
             elif error := done.exception():
-                mine.set_exception(error)
+                wrapper.set_exception(error)
             else:
-                mine.set_result(done.result())
+                wrapper.set_result(done.result())
 
 
 async def gather(futures: Sequence[asyncio.Future[Done[Any]]]) -> list[Done[Any] | ResnetInferError]:
