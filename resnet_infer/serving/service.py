@@ -1,8 +1,9 @@
-"""The service as BentoML runs it: `bentoml serve resnet_infer.serving.service:service`, or `resnet-infer serve`.
+"""Define the service that BentoML runs.
 
-Its settings come from the environment, see `Settings`. The HTTP API is an ASGI application in the service, with a
-batcher of its own: BentoML's own path through a method costs more than a small network does. The method below is for
-BentoML's typed clients.
+It is started by `resnet-infer serve`, or by `bentoml serve resnet_infer.serving.service:service`. The settings come
+from environment variables (`Settings`). The HTTP API is an ASGI application within the service, with a batcher of its
+own: BentoML's own path from a request to a method costs more time than a small network. The method `classify` below is
+for BentoML's typed clients only.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from resnet_infer.errors import ResnetInferError
 from resnet_infer.utils.console import fail, note
 from resnet_infer.utils.extras import needs
 
-# Or BentoML reports to its maker that a service starts. Set before it looks, in whatever process this is imported.
+# Keeps BentoML from reporting usage. It must be set before BentoML is imported, in every process.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
 with needs("serve", "a service"):
@@ -69,18 +70,20 @@ from resnet_infer.serving.supervisor import (
 )
 
 SETTINGS = Settings.from_environment()
+"""Settings of this service; in a bento, the packed model is the default."""
 if SETTINGS.model is None and zoo.default_model() is None:
     SETTINGS = replace(SETTINGS, model=packed_model())
 DEVICES = devices(SETTINGS)
-"""A process for each."""
+"""Device of each process."""
 
 BENTOML_ROUTES = {"/typed/classify": ("POST",), "/schema.json": ("GET", "HEAD")}
-"""What BentoML answers, and to which methods."""
+"""Paths that BentoML answers itself, and their methods."""
 
 logger = logging.getLogger("resnet_infer")
 
 
 def _open() -> Deployment:
+    """Open a deployment on the device of this process."""
     index = (bentoml.server_context.worker_index or 1) - 1
     return Deployment(SETTINGS, DEVICES[index % len(DEVICES)], METRICS.batch, MEMORY, METRICS.waiting)
 
@@ -96,7 +99,7 @@ API = Api(MANAGER, SETTINGS, KEYS, METRICS, TRAFFIC, reload_others if len(DEVICE
 
 
 class ClassProbability(BaseModel):
-    """A class and its probability."""
+    """Hold a class and its probability, in answers to BentoML's typed client."""
 
     label: str
     probability: float
@@ -105,26 +108,32 @@ class ClassProbability(BaseModel):
 
 
 class Classified(BaseModel):
-    """What is in a picture, most probable class first."""
+    """Hold the classes of an image, most probable first, in answers to BentoML's typed client."""
 
     model: str
     predictions: list[ClassProbability]
 
 
 class ResNetInfer:
-    """Says what is in pictures. `POST /classify` takes a picture as it is; `/openapi.json` describes the API."""
+    """Classify images. `POST /classify` takes an image's file as its body; `/openapi.json` describes the API."""
 
     @bentoml.on_deployment
     @staticmethod
     def find_model() -> None:
-        """In the supervisor, once: what is missing is said before there are processes, and exported once for all."""
+        """Find the model, in the supervisor and before there are processes.
+
+        An error is reported once, and a checkpoint is exported once for all processes.
+        """
         supervise()
         if SETTINGS.runtime != "torch":
             zoo.artifact(SETTINGS.model)
 
     @bentoml.on_startup
     async def start(self) -> None:
-        """Open the model while health is answered already; `readyz` says when it is warm."""
+        """Open the model in the background.
+
+        Liveness probes succeed meanwhile; `readyz` succeeds when the model is warm.
+        """
         self._starting = asyncio.ensure_future(self._start())
         if is_worker():
             drain_on_signals(TRAFFIC, SETTINGS.timeout + 5)
@@ -132,12 +141,13 @@ class ResNetInfer:
                 asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
 
     async def _start(self) -> None:
-        # Threads that decode hold the interpreter only briefly; at the default of 5 ms the others wait for nothing.
+        # Decoding threads run Python code only briefly: at the default of 5 ms other threads would wait for nothing.
+        """Open the model, and end the service if that fails."""
         sys.setswitchinterval(0.0015)
         try:
             await MANAGER.start()
         except RefusedError:
-            pass  # the service ends before the model is open
+            pass  # the service ended before the model was open
         except ResnetInferError as error:
             fail(error.message, error.hint)
             stop_service(error.message)
@@ -151,9 +161,11 @@ class ResNetInfer:
             note(f"{spec.name} ({spec.precision}, {runtime.name}, {runtime.device}) is ready{where}")
 
     def _hang_up(self) -> None:
+        """Reload in the background (SIGHUP)."""
         self._reloading = asyncio.ensure_future(self._reload())
 
     async def _reload(self) -> None:
+        """Reload keys and model, and write the outcome to stderr."""
         try:
             deployment = await API.renew()
             note(f"reloaded {deployment.spec.name}")
@@ -164,14 +176,16 @@ class ResNetInfer:
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
-        """Answer what was taken."""
+        """Finish the accepted requests and close the model."""
         await MANAGER.close()
         remove_home()
 
     async def __is_ready__(self) -> bool:
+        """Return whether the service accepts requests, for BentoML."""
         return MANAGER.ready and not TRAFFIC.draining and not MANAGER.stalled
 
     async def __is_alive__(self) -> bool:
+        """Return whether the process works, for BentoML."""
         return MANAGER.state != "failed"
 
     @bentoml.api(route="/typed/classify")
@@ -181,7 +195,7 @@ class ResNetInfer:
         crops: Literal[1, 10] = 1,
         top_k: Annotated[int, Field(ge=1)] = 5,
     ) -> Classified:
-        """What is in a picture."""
+        """Classify an image."""
         request = with_options(
             ClassifyRequest((decode(image, "image"),), several=False), {"crops": crops, "top_k": top_k}
         )
@@ -189,13 +203,16 @@ class ResNetInfer:
             deployment, (answer,) = await API.answer(request)
             if "error" in answer:
                 raise HttpError(answer["status"], answer["error"], reason=answer.get("reason", ""))
-        except HttpError as error:  # what is raised here, BentoML logs with a traceback
+        except HttpError as error:  # BentoML would log an error raised here with a traceback
             return cast(Classified, JSONResponse(error.to_json(), error.status, dict(error.headers)))
         return Classified(model=deployment.spec.name, predictions=answer["predictions"])
 
 
 async def _read_first(receive: Receive) -> Receive:
-    """`receive` for a body that has come. Raises `HttpError` and `ClientDisconnect`."""
+    """Return a `receive` that gives the body, which has been read and checked, in one message.
+
+    Raises `HttpError` for a body that is too large or too complex, and `ClientDisconnect`.
+    """
     body = await read_body(receive)
     require_few_parts(body, JSON_PARTS)
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
@@ -207,16 +224,18 @@ async def _read_first(receive: Receive) -> Receive:
 
 
 class _Service(Service[Any]):
-    """BentoML's service, in front of whose layers the API answers what is its own.
+    """Answer the API's own requests before BentoML's layers of middleware.
 
-    They cost as much again as the API and, for every request, a timer that lives on for its whole timeout; and what
-    the guard or the API raises within them, they log and answer with a 500.
+    Those layers double the cost of a request, and each request gets a timer that lives for its whole timeout. They also
+    log errors of the middleware or the API, and answer them with a 500.
     """
 
     def to_asgi(self, is_main: bool = True) -> App:
+        """Return the ASGI application: the API, and behind it BentoML's application."""
         bentoml_app: Any = super().to_asgi(is_main)
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            """Answer a request of the API, or hand it to BentoML."""
             if scope["type"] != "http":
                 await bentoml_app(scope, receive, send)
             elif (methods := BENTOML_ROUTES.get(scope["path"])) is None:
@@ -235,10 +254,11 @@ service: Any = bentoml.service(
     service_class=_Service,
     workers=len(DEVICES),
     threads=1,
-    # The guard and the API keep the time, measure and log their requests themselves.
+    # The middleware and the API have timeouts, metrics and a log of their own.
     traffic={"timeout": SETTINGS.timeout + 30},
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": [".*"]},
 )(ResNetInfer)
+"""The service that BentoML starts."""
 service.mount_asgi_app(API, path="/", name="api")
