@@ -1,4 +1,4 @@
-"""What a request to `/classify` asks for: raw picture, form or JSON."""
+"""Read requests to `/classify`: an image as the body, a form (RFC 7578) or JSON."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ from resnet_infer.serving.settings import Settings
 from resnet_infer.utils.heap import give_back
 
 RAW = ("", "application/octet-stream", "application/x-www-form-urlencoded")
-"""Besides `image/*`, what the body of a raw picture is called: nothing, bytes, and what curl says by itself."""
+"""Content types of an image body besides `image/*`: none, bytes, and the default of curl's --data-binary."""
 OPTIONS = ("crops", "top_k", "activation_map", "timeout_ms")
+"""Options of a request, in its query, form or JSON."""
 LARGE_JSON = 1 << 18
-"""Bytes of JSON that are better read in a thread."""
+"""Bytes from which JSON is parsed in a thread."""
 LARGE_BODY = 1 << 22
-"""Bytes of a body whose pieces are given back to the system."""
+"""Bytes from which the memory of a body's parts is returned to the system."""
 JSON_PARTS = 1000
 """Commas, lists or objects that large JSON may have in any case."""
 ECHO_LENGTH = 40
-"""Characters of what was sent that an error repeats."""
+"""Most characters of a request that an error message repeats."""
 
 
 @dataclass(frozen=True)
 class UploadedImage:
-    """A picture as it came, under the name that it came with; or why it is none."""
+    """Hold the encoded bytes of an image and the name it was sent with, or the reason why it is not an image."""
 
     source: str
     content: bytes = b""
@@ -44,7 +45,10 @@ class UploadedImage:
 
 @dataclass(frozen=True)
 class ClassifyRequest:
-    """What is asked about which pictures; `several` says that a list is expected, even of one."""
+    """Hold the images and options of a request; `timeout` is in seconds.
+
+    `several` says that the response is a list, even for one image. `maps` requests class activation maps.
+    """
 
     pictures: tuple[UploadedImage, ...]
     several: bool
@@ -55,7 +59,10 @@ class ClassifyRequest:
 
 
 async def read_classify_request(request: Request, settings: Settings) -> ClassifyRequest:
-    """Pictures and options of a request. Raises `HttpError` (400, 413 or 415) for one that makes no sense."""
+    """Return the images and options of a request.
+
+    Raises `HttpError`: 400 for a request that cannot be understood, 413 for too many images, 415 for another type.
+    """
     named = next((value for name, value in request.scope["headers"] if name == b"content-type"), b"")
     kind = named.partition(b";")[0].strip().lower().decode("latin-1")
     options: dict[str, Any] = {}
@@ -83,7 +90,7 @@ async def read_classify_request(request: Request, settings: Settings) -> Classif
 
 
 async def read_body(receive: Receive) -> bytes:
-    """As `Request.body()`, which copies also what came in one piece. Raises `ClientDisconnect`."""
+    """Return the body, without the copy that Starlette's `Request.body()` makes. Raises `ClientDisconnect`."""
     pieces: list[bytes] = []
     more = True
     while more:
@@ -95,20 +102,23 @@ async def read_body(receive: Receive) -> bytes:
     if len(pieces) == 1:
         return pieces[0]
     body = b"".join(pieces)
-    if len(body) >= LARGE_BODY:  # or it would be held twice: its pieces are of no use for anything else
+    if len(body) >= LARGE_BODY:  # otherwise the body would take its memory twice
         del pieces, message
         give_back()
     return body
 
 
 def require_few_parts(body: bytes, max_parts: int) -> None:
-    """Raise `HttpError`, 413, for large JSON of more than `most` parts: its parser would keep the interpreter."""
+    """Raise `HttpError`, 413, for large JSON of more than `max_parts` parts: parsing it would block the interpreter."""
     if len(body) > LARGE_JSON and any(body.count(character) > max_parts for character in (b",", b"[", b"{")):
         raise HttpError(413, "the JSON has too many parts; a picture is one text in base64", reason="size")
 
 
 def with_options(request: ClassifyRequest, options: Mapping[str, Any]) -> ClassifyRequest:
-    """The question with its options, which are text where they come from a URL or a form. Raises `HttpError`, 400."""
+    """Return the request with its options, which are text where they come from a URL or a form.
+
+    Raises `HttpError`, 400, for an unknown option or a value out of range.
+    """
     for name in options:
         if name not in OPTIONS:
             shown = name[:ECHO_LENGTH]
@@ -134,6 +144,7 @@ def with_options(request: ClassifyRequest, options: Mapping[str, Any]) -> Classi
 
 
 def _number(options: Mapping[str, Any], name: str, default: int) -> int:
+    """Return an option that is a whole number from 1. Raises `HttpError`, 400."""
     if name not in options:
         return default
     value = options[name]
@@ -145,6 +156,7 @@ def _number(options: Mapping[str, Any], name: str, default: int) -> int:
 
 
 def _once(items: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Return `items`, or raise `HttpError`, 400, if a name is given twice."""
     seen: set[str] = set()
     for name, _ in items:
         if name in seen:
@@ -154,12 +166,13 @@ def _once(items: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
 
 
 class _InMemory(MultiPartParser):
-    """Starlette's parser, that writes no file: the guard bounds the body already."""
+    """Parse a form without writing files. The middleware has bounded the body."""
 
-    spool_max_size = 0  # never rolls over
+    spool_max_size = 0  # never moves to a file on disk
 
 
 async def _read_form(request: Request, settings: Settings) -> tuple[ClassifyRequest, dict[str, Any]]:
+    """Return the images and options of a form. Raises `HttpError`, 400 or 413."""
     chunks: AsyncGenerator[bytes, None] = request.stream()
     parser = _InMemory(request.headers, chunks, max_files=settings.max_pictures, max_fields=len(OPTIONS))
     try:
@@ -167,7 +180,7 @@ async def _read_form(request: Request, settings: Settings) -> tuple[ClassifyRequ
     except MultiPartException as error:
         status, reason = (413, "size") if error.message.startswith("Too many files") else (400, "")
         raise HttpError(status, f"the form cannot be read: {error.message}", reason=reason) from error
-    except AssertionError as error:  # python-multipart's, for what it does not expect
+    except AssertionError as error:  # raised by python-multipart for input that it does not expect
         raise HttpError(400, "the form cannot be read") from error
     try:
         return await _from_form(form)
@@ -176,6 +189,7 @@ async def _read_form(request: Request, settings: Settings) -> tuple[ClassifyRequ
 
 
 async def _from_form(form: FormData) -> tuple[ClassifyRequest, dict[str, Any]]:
+    """Return the images and options of a parsed form. Raises `HttpError`, 400."""
     files = [(name, value) for name, value in form.multi_items() if isinstance(value, UploadFile)]
     options = dict(_once([(name, value) for name, value in form.multi_items() if not isinstance(value, UploadFile)]))
     names = {name for name, _ in files}
@@ -186,6 +200,7 @@ async def _from_form(form: FormData) -> tuple[ClassifyRequest, dict[str, Any]]:
 
 
 def _read_json(body: bytes, max_parts: int) -> tuple[ClassifyRequest, dict[str, Any]]:
+    """Return the images and options of a JSON body. Raises `HttpError`, 400 or 413."""
     require_few_parts(body, max_parts)
     try:
         value = json.loads(body)
@@ -202,6 +217,7 @@ def _read_json(body: bytes, max_parts: int) -> tuple[ClassifyRequest, dict[str, 
 
 
 def decode(text: object, source: str) -> UploadedImage:
+    """Decode an image's base64 text. An error becomes part of the result."""
     if not isinstance(text, str):
         return UploadedImage(source, error="a picture is text in base64")
     try:
