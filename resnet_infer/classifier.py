@@ -246,6 +246,7 @@ class Classifier:
         side = self.spec.input.resize
 
         def admit(decoding: int, width: int, height: int) -> None:
+            """Call `reserve` with the peak memory of decoding and resizing an image of this size."""
             if reserve and is_resizable(width, height, side):
                 reserve(max(decoding, resizing_bytes(width, height, side)))
 
@@ -292,9 +293,11 @@ class Classifier:
         return [answer(*item) for item in batch]
 
     def _no_answer(self, source: str) -> AnswerError:
+        """Return the error for an image whose logits are not finite."""
         return AnswerError(f"{source}: the logits of {self.spec.name} are not finite, so there is no answer")
 
     def _top(self, probabilities: NDArray[np.float64], top_k: int) -> tuple[Prediction, ...]:
+        """Return the `top_k` most probable classes, ties in the order of the classes."""
         order = np.argsort(-probabilities, kind="stable")[:top_k]
         classes, ids = self.spec.classes, self.spec.class_ids
         return tuple(
@@ -316,6 +319,7 @@ class Classifier:
 
 
 def _check_crops(crops: int) -> None:
+    """Raise `UsageError` unless `crops` is 1 or 10."""
     if crops not in (1, 10):
         raise UsageError(f"crops is 1 or 10, not {crops}")
 

@@ -86,6 +86,7 @@ def run_lanes(
             return
 
         def prepared(item: Item) -> tuple[Item, Views | PictureError]:
+            """Return an item with what was prepared of it."""
             return item, prepare(item)
 
         with closing(stage(prepared, source, workers=workers, ahead=ahead)) as ready:

@@ -218,6 +218,7 @@ async def _read_first(receive: Receive) -> Receive:
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
+        """Return the body, then what the client sends."""
         return messages.pop() if messages else await receive()
 
     return replay

@@ -172,7 +172,7 @@ class ApiKeys:
         self._read = read
 
     def __bool__(self) -> bool:
-        """Whether the service needs a key."""
+        """Return whether the service needs a key."""
         return bool(self._keys)
 
     @property

@@ -230,7 +230,7 @@ def address() -> str:
 
 
 def drain_on_signals(traffic: Traffic, seconds: float) -> None:
-    """On SIGTERM or SIGINT, finish the requests in progress and refuse new ones before the server stops.
+    """Stop gracefully on SIGTERM or SIGINT: finish the requests in progress, and refuse new ones.
 
     By itself the server would stop listening at once, and clients that connect while it finishes would hang. A second
     signal stops it at once. `seconds` bounds the wait for requests.

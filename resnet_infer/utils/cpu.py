@@ -1,4 +1,4 @@
-"""Tell what the operating system says about the processor, and how much of it this process may use.
+"""Query the processor from the operating system, and how many of its cores this process may use.
 
 Only this module reads the number of cores. Other libraries count all cores of the machine, even where a process may use
 only some of them.

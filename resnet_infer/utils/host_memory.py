@@ -1,4 +1,4 @@
-"""Tell how much memory this process may use: that of the machine, or what its control groups leave of it."""
+"""Measure how much memory this process may use: that of the machine, or what its control groups leave of it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Keep libraries with threads of their own safe through a fork and through the end of the process.
+"""Keep libraries that start threads safe through a fork and through the end of the process.
 
 A forked child has all of the parent's memory and only the thread that forked. The objects of the parent's libraries
 must then be neither used nor freed: a destructor would wait for threads that do not exist. So the child keeps them for
-ever, and opens what it needs anew (`Runtime` in `runtimes/base.py`).
+ever, and opens new ones when it needs them (`Runtime` in `runtimes/base.py`).
 
 Daemon threads keep running while the interpreter shuts down. One that returns from a library's code then aborts the
 process (SIGABRT). So the shutdown waits for the calls in progress, and other threads cannot begin new ones.
@@ -93,14 +93,14 @@ class Calls:
 
 
 CALLS = Calls()
-"""All calls of this process into libraries with threads of their own."""
+"""All calls of this process into libraries that start threads."""
 atexit.register(CALLS.end)
 
 
 def in_one_process(
     generator: Callable[Arguments, Generator[Result, None, None]],
 ) -> Callable[Arguments, Generator[Result, None, None]]:
-    """Decorate a generator that has threads of its own, so that a fork cannot break it.
+    """Decorate a generator that starts threads, so that a fork cannot break it.
 
     In a forked child, the generator raises `UsageError` when it is continued, and does nothing when it is closed. Where
     no thread can be started because the interpreter shuts down, it raises `ResnetInferError`.
@@ -133,7 +133,7 @@ def in_one_process(
 
 
 class _TaskThread:
-    """Run functions for other threads, one after the other, in a thread of its own."""
+    """Run functions for other threads in one dedicated thread, one after the other."""
 
     def __init__(self) -> None:
         self._tasks: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()

@@ -45,6 +45,7 @@ def progress(title: str, total: int | None, unit: str, *, done: int = 0) -> Iter
     redraw_at = 0.0
 
     def advance(count: int, title: str | None = None) -> None:
+        """Count finished units, and redraw the bar if it is time."""
         nonlocal done, redraw_at
         if title is not None:
             bar.update(task, description=printable(title))

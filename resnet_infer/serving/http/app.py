@@ -226,6 +226,7 @@ def _route(path: str, handler: Handler, method: str) -> Route:
     label = path.replace(":model", "")
 
     async def endpoint(request: Request) -> Response:
+        """Note the route for the log and the metrics, and call the handler."""
         request.scope[RECORD]["route"] = label
         return await handler(request)
 

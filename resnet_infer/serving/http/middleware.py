@@ -179,6 +179,7 @@ class _Request:
             await self.answer(HttpError(500, "something went wrong; the server's log says more"))
 
     def _check_key(self) -> None:
+        """Raise `HttpError`, 401, 403 or 405, unless the request has the key that its path needs."""
         keys, path = self.middleware.keys, self.scope["path"]
         is_admin = path.startswith(ADMIN)
         if is_admin and self.scope["method"] != "POST":  # the method of all admin routes; extend this for another
@@ -201,6 +202,7 @@ class _Request:
         )
 
     async def _check_length(self, headers: MutableMapping[bytes, bytes]) -> None:
+        """Raise `HttpError`, 413, for a body whose declared length is over the limit."""
         length, limit = headers.get(b"content-length", b""), self.middleware.settings.max_body
         if not length.isdigit() or int(length) <= limit:
             return
@@ -272,10 +274,12 @@ class _Request:
             self._stop(HttpError(408, "the body did not come in time", headers=close, reason="idle"))
 
     def _disconnect(self) -> None:
+        """End the request of a client that has left."""
         if not self.status:
             self._stop(ClientDisconnect())
 
     def _stop(self, end: Exception) -> None:
+        """Cancel the request's task, and keep the reason."""
         self.deadline = math.inf
         if self._end is None and self._task is not None:
             self._end = end

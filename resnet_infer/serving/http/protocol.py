@@ -118,17 +118,17 @@ class BoundedProtocol(HttpToolsProtocol):
         self._timer = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timers, and tell all requests in progress."""
+        """Stop the timers, and notify all requests in progress."""
         for timer in (self._timer, self._stall_timer):
             if timer is not None:
                 timer.cancel()
         self._hold(0)
         super().connection_lost(exc)
-        while self._unanswered:  # uvicorn tells the last one only
+        while self._unanswered:  # uvicorn notifies the last one only
             self._disconnect(self._unanswered.popleft())
 
     def _disconnect(self, cycle: RequestResponseCycle) -> None:
-        """Tell a request in progress that its client has left."""
+        """Notify a request in progress that its client has left."""
         cycle.disconnected = True
         cycle.message_event.set()
         functions: list[Callable[[], None]] = cast(Any, cycle.scope)[ON_DISCONNECT]
@@ -248,6 +248,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.flow.resume_reading()  # otherwise a disconnect would go unnoticed
 
     def _should_upgrade(self) -> bool:
+        """Return False: no other protocol is spoken."""
         return False
 
     @property

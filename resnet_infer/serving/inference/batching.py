@@ -171,6 +171,7 @@ class Batcher(Generic[Item, Result]):
                 self._make_ready(job)
 
     def _tell_waiting(self) -> None:
+        """Report the change of `waiting_rows` to `on_waiting`."""
         if self._on_waiting is None:
             return
         change = self.waiting_rows - self._reported_rows
@@ -203,6 +204,7 @@ class Batcher(Generic[Item, Result]):
         self._tell_waiting()
 
     def _batch_is_due(self) -> bool:
+        """Return whether a lane is free and the ready rows should be inferred."""
         if not self._ready or not self._free:
             return False
         share = math.ceil((self.waiting_rows + self._running_rows) / (self._lanes + 1))
@@ -220,6 +222,7 @@ class Batcher(Generic[Item, Result]):
         return now >= self._quiet_from
 
     def _take_job(self) -> Job[Item, Result]:
+        """Take the first queued job, to prepare it."""
         job = self._queued.popleft()
         self._queued_rows -= job.rows
         self._running_rows += job.rows
@@ -249,6 +252,7 @@ class Batcher(Generic[Item, Result]):
         return batch
 
     def _make_ready(self, job: Job[Item, Result]) -> None:
+        """Prepare a job, and queue it for a batch."""
         error: BaseException | None = None
         job.started = time.monotonic()
         try:
@@ -273,6 +277,7 @@ class Batcher(Generic[Item, Result]):
             job.fail(error)
 
     def _run(self, batch: list[Job[Item, Result]], alone: bool) -> None:
+        """Infer a batch, and complete its jobs."""
         begin = time.monotonic()
         rows = sum(job.rows for job in batch)
         inferred: list[Rows] = []

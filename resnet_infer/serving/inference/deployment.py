@@ -162,7 +162,7 @@ class Deployment:
         self._maps = None
 
     def _prepare(self, item: ClassifyItem | Images) -> Images:
-        """Decode an image within the memory limit; return a tensor as it is."""
+        """Decode an image within the memory limit, or return a tensor unchanged."""
         if not isinstance(item, ClassifyItem):
             return item
         with self.memory.share(item.deadline) as share:
@@ -180,7 +180,7 @@ class Deployment:
         return runtime(images)
 
     def _finish(self, item: ClassifyItem | Images, views: Images, logits: Logits) -> ClassifyResult | Logits:
-        """Return the classes, notes and maps for the logits of an image; return those of a tensor as they are."""
+        """Return the classes, note and maps for the logits of an image, or the logits of a tensor unchanged."""
         if not isinstance(item, ClassifyItem):
             return logits
         predictions = self.classifier.predictions(logits, item.top_k)
