@@ -99,7 +99,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._in_head = False
         self._head = 0  # bytes that the parser has reported of this head and its trailers
-        self._is_parsing = False  # whether the parser reported anything in this piece
+        self._has_reported = False  # whether the parser reported anything in this piece
         self._unreported = 0  # bytes since the parser last reported anything
         self._held = 0  # bytes of an incomplete head that count in `_heads`
         self._is_upgrade_offered = False  # the last head offers an upgrade
@@ -152,7 +152,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _feed(self, piece: bytes | memoryview) -> None:
         """Parse a piece of data."""
         self._unset_keepalive_if_required()
-        self._is_parsing = False
+        self._has_reported = False
         size = len(piece)
         try:
             while piece:
@@ -168,7 +168,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._refuse(400, "this is no HTTP request", "head")
                 return
         # A piece without any report lies within one name or value, or between messages.
-        self._unreported = 0 if self._is_parsing else self._unreported + size
+        self._unreported = 0 if self._has_reported else self._unreported + size
         if max(self._head, self._unreported) > MAX_HEAD:
             self._refuse(431, f"the head of a request has at most {MAX_HEAD} bytes", "head")
 
@@ -186,7 +186,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin a head."""
-        self._is_parsing = True
+        self._has_reported = True
         if not self._is_replaying:
             self._in_head, self._head = True, 0
             super().on_message_begin()
@@ -194,7 +194,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_url(self, url: bytes) -> None:
         """Count and keep a part of the URL."""
         if not self._is_replaying:
-            self._is_parsing = True
+            self._has_reported = True
             self._head += len(url)
             if self._head > MAX_HEAD:
                 raise ValueError("too long a head")
@@ -204,7 +204,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Count and keep a header; drop a trailer."""
         if self._is_replaying:
             return
-        self._is_parsing = True
+        self._has_reported = True
         self._head += len(name) + len(value) + 4
         if self._head > MAX_HEAD:
             raise ValueError("too long a head")
@@ -219,7 +219,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._is_replaying:
             self._is_replaying = False
             return
-        self._is_parsing, self._in_head = True, False
+        self._has_reported, self._in_head = True, False
         self._is_upgrade_offered = self.parser.should_upgrade()
         super().on_headers_complete()
         scope: Any = self.scope
@@ -234,7 +234,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Hand over a part of the body."""
-        self._is_parsing = True
+        self._has_reported = True
         super().on_body(body)
 
     def on_message_complete(self) -> None:
