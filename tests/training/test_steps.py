@@ -32,7 +32,7 @@ def test_a_step_is_sgd_with_momentum_and_decay_where_it_belongs(
     for step in range(3):
         for value in named.values():
             value.grad = torch.full_like(value, 0.01 * (step + 1))
-        one.optimizer.step()
+        one.learner.optimizer.step()
         for name, value in expected.items():
             gradient = torch.full_like(value, 0.01 * (step + 1))
             if decay_all or value.ndim > 1:
@@ -49,19 +49,19 @@ def test_the_papers_run_and_its_step(folder: Path, tmp_path: Path) -> None:
     one.run()
     assert [float(row["rate"]) for row in rows(tmp_path)] == 5 * [0.1] + 2 * [0.01] + 3 * [0.001]
     named = dict(one.network.named_parameters())
-    velocity = {name: one.optimizer.state[value]["momentum_buffer"].clone() for name, value in named.items()}
+    velocity = {name: one.learner.optimizer.state[value]["momentum_buffer"].clone() for name, value in named.items()}
     expected = {name: value.detach().clone() for name, value in named.items()}
     for value in named.values():
         value.grad = torch.zeros_like(value)
-    one.optimizer.param_groups[0]["lr"] = 0.1
+    one.learner.optimizer.param_groups[0]["lr"] = 0.1
     for _ in range(3):
-        one.optimizer.step()
+        one.learner.optimizer.step()
         for name, value in expected.items():
             velocity[name] = 0.9 * velocity[name] + 1e-4 * value
             expected[name] = value - 0.1 * velocity[name]
     for name, value in named.items():
         assert torch.allclose(value, expected[name], rtol=0, atol=2e-7), name
-    assert len(one.optimizer.param_groups) == 1
+    assert len(one.learner.optimizer.param_groups) == 1
 
 
 @pytest.mark.parametrize("mean", ["pixel", "channel"])

@@ -9,10 +9,37 @@ from typing import Any
 
 from resnet_infer.errors import MissingExtraError, ResnetInferError
 from resnet_infer.training.curves import draw, read_run
-from resnet_infer.training.loop.state import COLUMNS
+from resnet_infer.training.error_rates import Counts
+from resnet_infer.training.loop.state import COLUMNS, State
 from resnet_infer.utils.extras import needs
 
 PICTURE = "curves.png"
+
+
+def epoch_row(state: State, steps_per_epoch: int, loss: float, wrong: float, whole: Counts | None) -> tuple[str, ...]:
+    """Return the row of `COLUMNS` for the epoch that has ended: of `state`, with all its seconds.
+
+    `loss` is summed over the epoch's pictures, and `wrong` the number of wrong answers. `whole` are the answers to the
+    validation pictures, None without any.
+    """
+    return (
+        f"{state.iteration / steps_per_epoch:.2f}",
+        str(state.iteration),
+        f"{state.rate:.6f}",
+        f"{loss / state.seen:.5f}",
+        f"{100 * wrong / state.seen:.2f}",
+        *(map("{:.2f}".format, (whole.top1, *whole.interval)) if whole else ("", "", "")),
+        f"{state.seen / state.epoch_seconds:.0f}",
+        f"{state.seconds:.0f}",
+    )
+
+
+def console_line(row: Sequence[str]) -> str:
+    """Return a row of `COLUMNS` for the console: the interval stands beside its error."""
+    named = {name: value for name, value in zip(COLUMNS, row, strict=True) if value}
+    if "val_error" in named:
+        named["val_error"] += f" ({named.pop('val_error_low')}-{named.pop('val_error_high')})"
+    return "  ".join(f"{name} {value}" for name, value in named.items())
 
 
 def leave_curves(folder: Path, log: Callable[[str], None]) -> None:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import nn
 
-from resnet_infer.errors import UsageError
+from resnet_infer.data.datasets import Dataset
+from resnet_infer.errors import DataError, UsageError
 from resnet_infer.models.architectures import Architecture, architecture
 from resnet_infer.models.checkpoint import Checkpoint
 from resnet_infer.models.network import ResidualBlock, ResNet
+from resnet_infer.models.spec import InputSpec
+from resnet_infer.training.distributed import World
+from resnet_infer.training.input.sources import WHOLE
 from resnet_infer.training.recipes import Recipe
+from resnet_infer.training.schedule import Phase
 
 
 def initial_network(arch: Architecture, recipe: Recipe, start: Checkpoint | None, classes: tuple[str, ...]) -> ResNet:
@@ -58,6 +64,35 @@ def optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
         nesterov=recipe.nesterov,
         fused=True,
     )
+
+
+def fit_recipe(recipe: Recipe, arch: Architecture, train: Dataset, world: World, log: Callable[[str], None]) -> Recipe:
+    """Return the recipe, with a batch of all pictures where `train` has fewer than a batch, of which `log` is told.
+
+    Raises `DataError` if network and data have different numbers of classes, and `UsageError` if the processes of
+    `world` cannot share a batch equally.
+    """
+    if arch.num_classes != len(train.classes):
+        raise DataError(f"{train.name} has {len(train.classes)} classes, {arch.name} {arch.num_classes}")
+    count = len(train.samples)
+    if count < recipe.batch_size:
+        log(f"{train.name} has {count} pictures to train on: they are one batch")
+        recipe = replace(recipe, batch_size=max(1, count // world.size * world.size))
+    if recipe.batch_size % world.size or count < recipe.batch_size:
+        raise UsageError(f"a batch of {recipe.batch_size} is not shared equally by {world.size} processes")
+    return recipe
+
+
+def require_fitting_sizes(recipe: Recipe, arch: Architecture, phases: Sequence[Phase], model: InputSpec | None) -> None:
+    """Raise `UsageError` if the phases' sizes contradict the augmentation, the network or the starting `model`."""
+    crops = {phase.crop for phase in phases}
+    if len({(phase.resize, phase.crop) for phase in phases}) > 1 and recipe.augmentation not in WHOLE:
+        raise UsageError("stages of different sizes need the augmentation scale or area")
+    if recipe.augmentation == "scale" and max(crops) > recipe.scales[0]:
+        raise UsageError(f"scales are not below the crop, which is {max(crops)} pixels")
+    require_values_to_normalise(arch, min(crops), recipe.batch_size)
+    if model and model.per_pixel and recipe.mean == "model" and crops != {model.crop}:
+        raise UsageError(f"the mean of the starting model is a picture of {model.crop} pixels: keep that crop")
 
 
 def require_values_to_normalise(arch: Architecture, crop: int, batch_size: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import resnet_infer
 from resnet_infer.data.datasets import Dataset
@@ -15,6 +16,17 @@ from resnet_infer.training.recipes import Recipe
 
 TOP5_CLASSES = 100
 """With fewer classes the top-5 error says little."""
+
+
+def run_identity(arch: Architecture, recipe: Recipe, train: Dataset, start: ModelSpec | None) -> dict[str, Any]:
+    """Return what makes a run the same run when it is resumed, as JSON; `RunFolder` compares it."""
+    return {
+        "recipe": recipe.to_json(),
+        "network": arch.to_json(),
+        "data": f"{train.name}, {len(train.samples)} pictures",
+        "classes": list(train.classes),
+        "from": start.name if start else None,
+    }
 
 
 def trained_spec(

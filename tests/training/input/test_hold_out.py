@@ -19,7 +19,8 @@ from resnet_infer.errors import DataError
 from resnet_infer.models.architectures import architecture
 from resnet_infer.models.checkpoint import load_checkpoint
 from resnet_infer.training.input.splits import FEWEST_TO_CHOOSE, Splits, hold_out, to_choose
-from resnet_infer.training.loop.trainer import Options, Trainer
+from resnet_infer.training.loop.options import Options
+from resnet_infer.training.loop.trainer import Trainer
 from resnet_infer.training.recipes import get_recipe
 from tests.conftest import ROOT
 from tests.training.runs import rows

@@ -29,8 +29,9 @@ from resnet_infer.training.input import sources, workers  # noqa: E402
 from resnet_infer.training.input.augment import Order  # noqa: E402
 from resnet_infer.training.input.sources import FromFiles  # noqa: E402
 from resnet_infer.training.input.splits import open_splits  # noqa: E402
+from resnet_infer.training.loop.options import Options  # noqa: E402
 from resnet_infer.training.loop.signals import Stopped, StopSignals  # noqa: E402
-from resnet_infer.training.loop.trainer import Options, Trainer  # noqa: E402
+from resnet_infer.training.loop.trainer import Trainer  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
 from tests.training.processes import start  # noqa: E402
 from tests.training.runs import recipe, trainer  # noqa: E402
@@ -305,13 +306,13 @@ def test_a_run_stopped_while_it_measures_goes_on_with_the_measurement(folder: Pa
     """A signal in the middle of the first epoch's measurement; table and weights are those of a run without it."""
     trainer(folder, tmp_path / "whole").run()
     one = trainer(folder, tmp_path / "parts")
-    count = one._count
+    count = one.held_out.count
 
-    def asked(*views: Any) -> Any:
+    def interrupted(*views: Any) -> Any:
         signal.raise_signal(signal.SIGTERM)
         return count(*views)
 
-    one._count = asked  # type: ignore[method-assign]
+    one.held_out.count = interrupted  # type: ignore[method-assign]
     with pytest.raises(Stopped, match=r"stopped at iteration 4; .* keeps iteration 4"):
         one.run()
     assert not (tmp_path / "parts" / "best.safetensors").exists()
