@@ -115,6 +115,7 @@ def evaluate(
         return
     if not arguments:
         raise UsageError("say what to evaluate on", hint="resnet-infer evaluate MODEL DATA")
+    from resnet_infer.evaluation.config import EvaluationConfig
     from resnet_infer.evaluation.evaluate import evaluate as measure
 
     *models, data = arguments
@@ -136,22 +137,24 @@ def evaluate(
             found = measure(
                 models or ([] if url else [None]),
                 Path(data),
-                protocols=protocol or (),
-                scales=_scales(scales),
-                url=url,
-                ensemble=ensemble,
-                reference=reference,
-                max_drop=max_drop,
-                split=split,
-                class_order=_class_order(class_order),
-                runtime=runtime,
-                device=device,
-                threads=threads,
-                batch_size=batch,
-                workers=workers,
-                skip_unreadable=on_error == "skip",
-                resume=resume,
-                started=started,
+                EvaluationConfig(
+                    protocols=protocol or (),
+                    scales=_scales(scales),
+                    url=url,
+                    ensemble=ensemble,
+                    reference=reference,
+                    max_drop=max_drop,
+                    split=split,
+                    class_order=_class_order(class_order),
+                    runtime=runtime,
+                    device=device,
+                    threads=threads,
+                    batch_size=batch,
+                    workers=workers,
+                    skip_unreadable=on_error == "skip",
+                    resume=resume,
+                    started=started,
+                ),
             )
     except KeyboardInterrupt as stop:
         if stop.args:

@@ -1,10 +1,9 @@
-"""Arguments -> an open data set, open models, and the rows of the table that they make."""
+"""Open the models of this process that are evaluated, and lay out the rows of the results."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,16 +12,13 @@ from numpy.typing import NDArray
 from resnet_infer import zoo
 from resnet_infer.classifier import Classifier
 from resnet_infer.data.class_map import ClassMap, StatedOrder, map_classes, same_classes
-from resnet_infer.data.datasets import ClassOrder, Dataset, open_dataset
-from resnet_infer.errors import DataError, SplitError, UsageError
+from resnet_infer.data.datasets import Dataset
+from resnet_infer.errors import UsageError
 from resnet_infer.evaluation.protocols import LocalScorer, Scorer
 from resnet_infer.evaluation.runner import Entrant, Member
 from resnet_infer.models.digest import model_digest
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.registry import split_runtime
-
-DEFAULT_SPLITS = ("test", "val")
-"""Where a data set has several, the first of these that it has is taken unasked."""
 
 
 class OpenModel(Protocol):
@@ -118,32 +114,6 @@ class Row:
             order = None if model is first else same_classes(first.spec, model.spec)
             members.append(Member(scorer, order))
         return Entrant(tuple(members), first.classes.indices[labels])
-
-
-def open_labelled(data: Path, split: str | None, *, missing_ok: bool = False) -> Dataset:
-    """The data set, and of several splits the one named or the first of `DEFAULT_SPLITS`.
-
-    `missing_ok` is as in `open_dataset`. Raises `DataError`.
-    """
-    absent: SplitError | None = None
-    # Classes are told by their labels, so that any order will do where the data leaves it open.
-    orders: tuple[ClassOrder | None, ...] = (None, "string")
-    for name in (split,) if split else (None, *DEFAULT_SPLITS):
-        reason: DataError | None = None
-        for order in orders:
-            try:
-                return open_dataset(data, name, class_order=order, missing_ok=missing_ok)
-            except UsageError:  # the format has an order of its own
-                continue
-            except SplitError as error:
-                absent = absent or error
-                break
-            except DataError as error:
-                reason = error
-        if reason:
-            raise reason
-    assert absent is not None
-    raise absent
 
 
 def open_model(
