@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import resnet_infer
+from resnet_infer._version import __version__
 from resnet_infer.data.datasets import Dataset
 from resnet_infer.models.architectures import Architecture
 from resnet_infer.models.spec import InputSpec, Measured, ModelSpec
@@ -40,7 +40,7 @@ def trained_spec(
 ) -> ModelSpec:
     """The spec of a model trained here. `start` is of the model whose weights it began with."""
     provenance = {
-        "trained_by": f"resnet-infer {resnet_infer.__version__}",
+        "trained_by": f"resnet-infer {__version__}",
         "recipe": recipe.to_json(),
         "data": f"{train.name}, {len(train.samples)} pictures",
         "class_order": train.class_order,
