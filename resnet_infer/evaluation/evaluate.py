@@ -21,9 +21,9 @@ from resnet_infer.evaluation.journal import Journal
 from resnet_infer.evaluation.paper import Figure, Table, published
 from resnet_infer.evaluation.protocols import Scorer, as_bytes
 from resnet_infer.evaluation.record import Record
-from resnet_infer.evaluation.result import Answered, Evaluation, Result
-from resnet_infer.evaluation.run_identity import bound_to, require_same_pictures
-from resnet_infer.evaluation.runner import Entrant, Seconds, Unreadable, run
+from resnet_infer.evaluation.result import Answers, Evaluation, Result
+from resnet_infer.evaluation.run_identity import require_same_pictures, run_identity
+from resnet_infer.evaluation.runner import Predictor, Seconds, Unreadable, run
 from resnet_infer.evaluation.sanity_checks import sanity_checks
 from resnet_infer.evaluation.targets.local import OpenModel, Row, make_rows, open_model
 from resnet_infer.evaluation.targets.names import distinct_models, distinct_protocols, is_model, shown_names
@@ -41,7 +41,7 @@ class _Targets:
     models: list[OpenModel]
     scorers: list[Scorer]
     rows: list[Row]
-    entrants: list[Entrant]
+    predictors: list[Predictor]
 
 
 def evaluate(models: Sequence[str | None], data: Path, config: EvaluationConfig | None = None) -> Evaluation:
@@ -73,7 +73,7 @@ def evaluate(models: Sequence[str | None], data: Path, config: EvaluationConfig 
         if not record.answered.any():
             raise DataError(f"no picture of {dataset.name} can be read; the first: {unreadable[0].error.message}")
         results = _results(dataset, targets, record, seconds)
-    duplicates = same_content(dataset, record.alike())
+    duplicates = same_content(dataset, record.same_digest())
     warnings = [*repeated_models, *repeated_protocols, *_warnings(results, dataset, duplicates)]
     if journal and journal.damaged:
         lines = plural(journal.damaged, "line")
@@ -131,8 +131,8 @@ def _open_targets(
         others, base, protocols, scales=config.scales, batch_size=config.batch_size, ensemble=config.ensemble
     )
     labels = np.array([sample.label for sample in dataset.samples], np.int64)
-    entrants = [row.entrant(labels) for row in rows]
-    return _Targets([base, *others] if base else others, scorers, rows, entrants)
+    predictors = [row.predictor(labels) for row in rows]
+    return _Targets([base, *others] if base else others, scorers, rows, predictors)
 
 
 def _open_journal(
@@ -141,7 +141,7 @@ def _open_journal(
     """Open the file `resume` until the end of `stack`, and put the answers that it has into `record`."""
     if resume is None:
         return None
-    belongs_to = bound_to(dataset, targets.models, targets.rows, targets.scorers)
+    belongs_to = run_identity(dataset, targets.models, targets.rows, targets.scorers)
     journal = stack.enter_context(Journal(resume, belongs_to, record))
     require_same_pictures(dataset, record, resume)
     return journal
@@ -158,7 +158,7 @@ def _answer(
         return run(
             dataset,
             targets.scorers,
-            targets.entrants,
+            targets.predictors,
             record,
             lanes=min(model.lanes for model in targets.models),
             batch_size=max(config.batch_size, *(scorer.rows for scorer in targets.scorers)),
@@ -179,8 +179,8 @@ def _answer(
 def _results(dataset: Dataset, targets: _Targets, record: Record, seconds: Seconds) -> list[Result]:
     """Return a result for every row, compared with the row of the reference, which stands before it."""
     results: list[Result] = []
-    for number, (row, entrant) in enumerate(zip(targets.rows, targets.entrants, strict=True)):
-        answered = Answered.of(record, number, entrant.labels)
+    for number, (row, predictor) in enumerate(zip(targets.rows, targets.predictors, strict=True)):
+        answered = Answers.of(record, number, predictor.labels)
         results.append(_result(row, dataset, answered, targets.scorers, seconds, results))
     return results
 
@@ -213,7 +213,7 @@ def same_content(dataset: Dataset, groups: Sequence[Sequence[int]]) -> list[list
 def _result(
     row: Row,
     dataset: Dataset,
-    answered: Answered,
+    answered: Answers,
     scorers: Sequence[Scorer],
     seconds: Seconds,
     before: Sequence[Result],

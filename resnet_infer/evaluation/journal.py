@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from resnet_infer.errors import DataError, ResnetInferError, UsageError
-from resnet_infer.evaluation.record import Given, Record
+from resnet_infer.evaluation.record import RankedAnswer, Record
 from resnet_infer.models.outputs import whole_file
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.files import unwritable
@@ -52,7 +52,7 @@ class Journal:
             self.kept = int(record.answered.sum())
             self._held = stack.pop_all()
 
-    def append(self, index: int, digest: int, answers: Sequence[Given]) -> None:
+    def append(self, index: int, digest: int, answers: Sequence[RankedAnswer]) -> None:
         """Put down a picture's answers. Once this returns, only the machine's own end can lose them."""
         try:
             self._file.write(strict_json.dumps([index, digest, [list(answer) for answer in answers]]) + "\n")
@@ -72,15 +72,15 @@ class Journal:
                     hint="name a new file, or repeat the command that began it",
                 )
             end = file.tell()
-            entrants, count = record.ranks.shape
+            predictors, count = record.ranks.shape
             for line in file:
                 if not line.endswith(b"\n"):
                     break
                 end += len(line)
                 entry = _parse(line)
-                if _sound(entry, entrants, count):
+                if _is_valid(entry, predictors, count):
                     index, digest, answers = entry
-                    record.add(index, digest, [Given(*answer) for answer in answers])
+                    record.add(index, digest, [RankedAnswer(*answer) for answer in answers])
                 else:
                     self.damaged += 1
         if end < self.path.stat().st_size:
@@ -132,7 +132,7 @@ def _is_head(value: Any) -> bool:
     return isinstance(value, dict) and value.get("file") == MAGIC
 
 
-def _sound(entry: Any, entrants: int, count: int) -> bool:
+def _is_valid(entry: Any, predictors: int, count: int) -> bool:
     """Whether it is `[index, digest, [[rank, top1, confidence], ...]]`."""
     return (
         isinstance(entry, list)
@@ -140,7 +140,7 @@ def _sound(entry: Any, entrants: int, count: int) -> bool:
         and _whole(entry[0], 0, count)
         and _whole(entry[1], 0, 1 << 64)
         and isinstance(entry[2], list)
-        and len(entry[2]) == entrants
+        and len(entry[2]) == predictors
         and all(
             isinstance(one, list)
             and len(one) == 3

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Given(NamedTuple):
+class RankedAnswer(NamedTuple):
     """An answer. `rank` is the place of the right class, from 0; `top1` the first class, -1 if no number is finite.
 
     `confidence` is the probability of `top1`.
@@ -21,25 +21,25 @@ class Given(NamedTuple):
 
 
 class Record:
-    """The answers of `entrants` to `count` pictures; 12 bytes for each, and 8 for each picture.
+    """The answers of `predictors` to `count` pictures; 12 bytes for each, and 8 for each picture.
 
-    `ranks`, `top1` and `confidence` have shape (entrants, pictures); a rank of -1 is an answer that is not there.
+    `ranks`, `top1` and `confidence` have shape (predictors, pictures); a rank of -1 is an answer that is not there.
     `digests` (pictures,) are those of `OpenPicture`.
     """
 
-    def __init__(self, entrants: int, count: int) -> None:
-        self.ranks = np.full((entrants, count), -1, np.int32)
-        self.top1 = np.full((entrants, count), -1, np.int32)
-        self.confidence = np.zeros((entrants, count), np.float32)
+    def __init__(self, predictors: int, count: int) -> None:
+        self.ranks = np.full((predictors, count), -1, np.int32)
+        self.top1 = np.full((predictors, count), -1, np.int32)
+        self.confidence = np.zeros((predictors, count), np.float32)
         self.digests = np.zeros(count, np.uint64)
 
-    def add(self, index: int, digest: int, answers: Sequence[Given]) -> None:
+    def add(self, index: int, digest: int, answers: Sequence[RankedAnswer]) -> None:
         """Put down a picture's answers. A picture that is there already is not counted again."""
         self.digests[index] = digest
-        for entrant, (rank, top1, confidence) in enumerate(answers):
-            self.ranks[entrant, index] = rank
-            self.top1[entrant, index] = top1
-            self.confidence[entrant, index] = confidence
+        for predictor, (rank, top1, confidence) in enumerate(answers):
+            self.ranks[predictor, index] = rank
+            self.top1[predictor, index] = top1
+            self.confidence[predictor, index] = confidence
 
     @property
     def answered(self) -> NDArray[np.bool_]:
@@ -47,7 +47,7 @@ class Record:
         done: NDArray[np.bool_] = np.all(self.ranks >= 0, axis=0)
         return done
 
-    def alike(self) -> list[list[int]]:
+    def same_digest(self) -> list[list[int]]:
         """Groups of answered pictures with the same digest, by their numbers."""
         there = np.flatnonzero(self.answered)
         order = there[np.argsort(self.digests[there], kind="stable")]

@@ -52,8 +52,8 @@ class Bin:
 
 
 @dataclass(frozen=True)
-class Answered:
-    """One entrant's answers to the pictures that were counted: (pictures,) each.
+class Answers:
+    """One predictor's answers to the pictures that were counted: (pictures,) each.
 
     `pictures` are numbers in the data set; `labels` and `top1` (-1: no finite answer) are classes of the model.
     """
@@ -65,11 +65,11 @@ class Answered:
     confidence: NDArray[np.float64]
 
     @classmethod
-    def of(cls, record: Record, entrant: int, labels: NDArray[np.int64]) -> Answered:
-        """The answers of an entrant, by its number; `labels` are those of all pictures."""
+    def of(cls, record: Record, predictor: int, labels: NDArray[np.int64]) -> Answers:
+        """The answers of a predictor, by its number; `labels` are those of all pictures."""
         there = np.flatnonzero(record.answered)
-        ranks, top1 = (part[entrant, there].astype(np.int64) for part in (record.ranks, record.top1))
-        return cls(there, labels[there], ranks, top1, record.confidence[entrant, there].astype(np.float64))
+        ranks, top1 = (part[predictor, there].astype(np.int64) for part in (record.ranks, record.top1))
+        return cls(there, labels[there], ranks, top1, record.confidence[predictor, there].astype(np.float64))
 
     @property
     def right(self) -> NDArray[np.bool_]:
@@ -109,7 +109,7 @@ class Result:
     spec: ModelSpec
     runtime: Mapping[str, Any]
     matched_by: str
-    answered: Answered
+    answered: Answers
     resize_seconds: float | None
     inference_seconds: float | None
     published: Sequence[tuple[Table, Figure]]
@@ -196,7 +196,7 @@ class Evaluation:
         return int(self.record.answered.sum())
 
     @property
-    def too_much(self) -> list[Result]:
+    def over_max_drop(self) -> list[Result]:
         """Those whose top-1 error is more than `max_drop` points above the reference's."""
         if self.max_drop is None:
             return []
@@ -227,6 +227,6 @@ class Evaluation:
                 "inference_seconds": sum(seconds.inference) / count if count else None,
                 "inference_clock": "wall" if seconds.by_clock else "cpu",
             },
-            "gate": None if self.max_drop is None else {"max_drop": self.max_drop, "passed": not self.too_much},
+            "gate": None if self.max_drop is None else {"max_drop": self.max_drop, "passed": not self.over_max_drop},
             "warnings": list(self.warnings),
         }

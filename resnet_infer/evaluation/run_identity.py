@@ -22,7 +22,7 @@ CHECKED = 300
 """Most pictures that are read again before their answers are taken for granted."""
 
 
-def bound_to(
+def run_identity(
     dataset: Dataset, models: Sequence[OpenModel], rows: Sequence[Row], scorers: Sequence[Scorer]
 ) -> dict[str, Any]:
     """What answers belong to; the keys are what messages name. Raises `ServiceError` for a service that hides it."""

@@ -15,24 +15,24 @@ from resnet_infer.data.damaged import NAMED, in_one, unreadable
 from resnet_infer.data.datasets import Dataset, Sample
 from resnet_infer.errors import PictureError, bare
 from resnet_infer.evaluation.protocols import OpenPicture, Probabilities, Scorer
-from resnet_infer.evaluation.record import Given, Record
+from resnet_infer.evaluation.record import RankedAnswer, Record
 from resnet_infer.lanes import batch_limit, flow
 from resnet_infer.utils.metrics import ranks
 
 
 @dataclass(frozen=True)
 class Member:
-    """A scorer by its number; `order` is its class for every class of the entrant, None where they are the same."""
+    """A scorer by its number; `order` is its class for every class of the predictor, None where they are the same."""
 
     scorer: int
     order: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
-class Entrant:
+class Predictor:
     """Who is counted: one scorer, or an ensemble of several, whose probabilities are averaged.
 
-    `labels` (int64, pictures) are the right classes, by the entrant's numbers.
+    `labels` (int64, pictures) are the right classes, by the predictor's numbers.
     """
 
     members: tuple[Member, ...]
@@ -77,11 +77,11 @@ class _Prepared:
 
 
 @dataclass(frozen=True)
-class _Verdict:
+class _Outcome:
     index: int
     error: PictureError | None = None
     digest: int = 0
-    answers: list[Given] = field(default_factory=list)
+    answers: list[RankedAnswer] = field(default_factory=list)
     decode: float = 0.0
     resize: Sequence[float] = ()
     inference: Sequence[float] = ()
@@ -90,14 +90,14 @@ class _Verdict:
 def run(
     dataset: Dataset,
     scorers: Sequence[Scorer],
-    entrants: Sequence[Entrant],
+    predictors: Sequence[Predictor],
     record: Record,
     *,
     lanes: int,
     batch_size: int,
     workers: int | None = None,
     skip: bool = False,
-    keep: Callable[[int, int, Sequence[Given]], None] = lambda index, digest, answers: None,
+    keep: Callable[[int, int, Sequence[RankedAnswer]], None] = lambda index, digest, answers: None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> tuple[Seconds, list[Unreadable]]:
     """Put the answers to all pictures that `record` lacks into it, and say what could not be read.
@@ -112,10 +112,10 @@ def run(
     todo = ((index, dataset.samples[index]) for index in missing.tolist())
     unreadable: list[Unreadable] = []
     begin = perf_counter()
-    verdicts = flow(
+    outcomes = flow(
         todo,
         _Preparing(scorers),
-        _Answering(scorers, entrants),
+        _Answering(scorers, predictors),
         lanes=lanes,
         rows=max(scorer.rows for scorer in scorers),
         batch_size=min(
@@ -123,19 +123,19 @@ def run(
         ),
         workers=workers,
     )
-    with closing(verdicts):
-        for verdict in verdicts:
+    with closing(outcomes):
+        for outcome in outcomes:
             advance(1)
-            if verdict.error:
-                unreadable.append(Unreadable(verdict.index, verdict.error))
+            if outcome.error:
+                unreadable.append(Unreadable(outcome.index, outcome.error))
                 if not skip:
                     break
                 continue
-            record.add(verdict.index, verdict.digest, verdict.answers)
-            keep(verdict.index, verdict.digest, verdict.answers)
+            record.add(outcome.index, outcome.digest, outcome.answers)
+            keep(outcome.index, outcome.digest, outcome.answers)
             seconds.pictures += 1
-            seconds.decode += verdict.decode
-            for total, spent in ((seconds.resize, verdict.resize), (seconds.inference, verdict.inference)):
+            seconds.decode += outcome.decode
+            for total, spent in ((seconds.resize, outcome.resize), (seconds.inference, outcome.inference)):
                 for number, value in enumerate(spent):
                     total[number] += value
     seconds.wall = perf_counter() - begin
@@ -165,13 +165,13 @@ class _Preparing:
 
 
 class _Answering:
-    """Several pictures' views -> what every entrant says of them."""
+    """Several pictures' views -> what every predictor says of them."""
 
-    def __init__(self, scorers: Sequence[Scorer], entrants: Sequence[Entrant]) -> None:
-        self.scorers, self.entrants = scorers, entrants
+    def __init__(self, scorers: Sequence[Scorer], predictors: Sequence[Predictor]) -> None:
+        self.scorers, self.predictors = scorers, predictors
         self.clock = inference_clock(scorers)
 
-    def __call__(self, batch: Sequence[tuple[tuple[int, Sample], _Prepared | PictureError]]) -> list[_Verdict]:
+    def __call__(self, batch: Sequence[tuple[tuple[int, Sample], _Prepared | PictureError]]) -> list[_Outcome]:
         good = [(item[0], prepared) for item, prepared in batch if isinstance(prepared, _Prepared)]
         scores: list[Probabilities] = []
         spent = []
@@ -180,30 +180,32 @@ class _Answering:
             scores.append(scorer.score([prepared.views[number] for _, prepared in good]))
             spent.append((self.clock() - start) / len(good))
         indices = np.array([index for index, _ in good], np.int64)
-        answers = zip(*(_given(entrant, scores, indices) for entrant in self.entrants), strict=True) if good else ()
+        answers = (
+            zip(*(_ranked(predictor, scores, indices) for predictor in self.predictors), strict=True) if good else ()
+        )
         made = iter(
             [
-                _Verdict(index, None, prepared.digest, list(given), prepared.decode, prepared.resize, spent)
+                _Outcome(index, None, prepared.digest, list(given), prepared.decode, prepared.resize, spent)
                 for (index, prepared), given in zip(good, answers, strict=True)
             ]
         )
         return [
-            _Verdict(item[0], prepared) if isinstance(prepared, PictureError) else next(made)
+            _Outcome(item[0], prepared) if isinstance(prepared, PictureError) else next(made)
             for item, prepared in batch
         ]
 
 
-def _given(entrant: Entrant, scores: Sequence[Probabilities], indices: NDArray[np.int64]) -> list[Given]:
+def _ranked(predictor: Predictor, scores: Sequence[Probabilities], indices: NDArray[np.int64]) -> list[RankedAnswer]:
     parts = [
         scores[member.scorer] if member.order is None else scores[member.scorer][:, member.order]
-        for member in entrant.members
+        for member in predictor.members
     ]
     probabilities = parts[0] if len(parts) == 1 else np.mean(parts, axis=0)
     finite = np.isfinite(probabilities).all(axis=1)
     top = np.where(finite, np.where(np.isfinite(probabilities), probabilities, -1).argmax(axis=1), -1)
     confidence = np.where(finite, probabilities[np.arange(len(top)), top], 0).astype(np.float32)
-    places = ranks(probabilities, entrant.labels[indices])
-    return [Given(*values) for values in zip(places.tolist(), top.tolist(), confidence.tolist(), strict=True)]
+    places = ranks(probabilities, predictor.labels[indices])
+    return [RankedAnswer(*values) for values in zip(places.tolist(), top.tolist(), confidence.tolist(), strict=True)]
 
 
 def _broken(samples: Iterable[Sample], scorers: Sequence[Scorer]) -> Iterator[PictureError]:

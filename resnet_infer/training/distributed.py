@@ -49,7 +49,7 @@ class World:
         distributed.all_reduce(both, distributed.ReduceOp.MAX)
         return bool(both[0]), int(both[1])
 
-    def fair(self, cores: int) -> int:
+    def fair_share(self, cores: int) -> int:
         """This process's share of the cores, 16 at most."""
         return max(1, min(cores // self.size, 16))
 

@@ -71,7 +71,7 @@ def test_torch_and_onnx_give_the_same_answers(album: Path) -> None:
     assert reference.answered.ranks.tolist() == other.answered.ranks.tolist()
     assert other.difference is not None
     assert (other.difference.top1, other.difference.p) == (0, 1)
-    assert found.too_much == []
+    assert found.over_max_drop == []
 
 
 def test_an_archive_and_a_list_are_evaluated_alike(album: Path, expected: dict[str, int], tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from resnet_infer.evaluation.charts import GROUPS, confusion
 from resnet_infer.evaluation.config import EvaluationConfig
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.evaluation.report import page, write_report
-from resnet_infer.evaluation.result import BINS, Answered, Evaluation
+from resnet_infer.evaluation.result import BINS, Answers, Evaluation
 from tests.evaluation.conftest import Reds
 from tests.evaluation.test_runner import measure, scorer
 
@@ -144,7 +144,7 @@ def test_many_classes_are_drawn_in_groups() -> None:
 def test_calibration_error_is_the_mean_gap_between_confidence_and_accuracy(pairs: list[tuple[float, bool]]) -> None:
     confidence, right = np.array([pair[0] for pair in pairs]), np.array([pair[1] for pair in pairs])
     zeros = np.zeros(len(pairs), np.int64)
-    answered = Answered(zeros, zeros, (~right).astype(np.int64), zeros, confidence)
+    answered = Answers(zeros, zeros, (~right).astype(np.int64), zeros, confidence)
     gap = 0.0
     for number in range(BINS):
         inside = (confidence * BINS >= number) & ((confidence * BINS < number + 1) | (number == BINS - 1))
@@ -160,7 +160,7 @@ def test_a_model_without_mistakes_has_a_page_too(make_dataset: Callable[..., Dat
     dataset = make_dataset(labels, labels)
     record, seconds, unreadable = measure(dataset, [scorer()])
     spec = Classifier(Reds()).spec
-    answered = Answered.of(record, 0, np.array(labels))
+    answered = Answers.of(record, 0, np.array(labels))
     result = Result("reds", "1-crop", (), ("reds",), spec, {}, "name", answered, 0.0, 0.0, [])
     text = page(Evaluation(dataset, [result], record, seconds, unreadable, [], [], 0))
     Page(text)

@@ -10,8 +10,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch (the extra `train`)")
 
 from resnet_infer.models.spec import InputSpec  # noqa: E402
-from resnet_infer.training.input.augment import Order, colour_shifts  # noqa: E402
-from resnet_infer.training.input.normalise import Preparation  # noqa: E402
+from resnet_infer.training.input.augment import BatchSampler, colour_shifts  # noqa: E402
+from resnet_infer.training.input.normalise import BatchPreprocessor  # noqa: E402
 from resnet_infer.training.input.pixel_statistics import measure  # noqa: E402
 from resnet_infer.training.input.splits import open_splits  # noqa: E402
 from resnet_infer.training.input.views import views  # noqa: E402
@@ -70,13 +70,13 @@ def test_pictures_are_normalised_and_tinted(folder: Path, mean: str) -> None:
     geometry = InputSpec(32, 32, np.zeros(3), np.ones(3))
     statistics = measure(images for images, _ in views(samples, geometry))
     plain, tinted = (
-        Preparation(
+        BatchPreprocessor(
             get_recipe("cifar10-paper", augmentation="none", flip=False, colour=colour, mean=mean),
             *(geometry, samples, None, torch.device("cpu")),
         )
         for colour in (0.0, 0.1)
     )
-    some, draws = torch.randint(0, 256, (6, 32, 32, 3), dtype=torch.uint8), Order(6, 6, 0).picks(0).draws
+    some, draws = torch.randint(0, 256, (6, 32, 32, 3), dtype=torch.uint8), BatchSampler(6, 6, 0).sample(0).draws
     average, deviation = statistics.normalisation(mean)
     normalised = ((some.numpy() / 255 - average) / deviation).transpose(0, 3, 1, 2)
     assert np.abs(plain(some, draws).numpy() - normalised).max() < 1e-5

@@ -177,10 +177,10 @@ def evaluate(
         note(f"wrote {report}")
     if missing := sum(int((item.answered.top1 < 0).sum()) for item in found.results):
         raise AnswerError(f"{missing:,} of the answers are not finite numbers; their pictures count as wrong above")
-    if too_much := found.too_much:
+    if over_max_drop := found.over_max_drop:
         raise ParityError(
             f"more than {max_drop:+g} points of top-1 error against {reference}: "
-            + "; ".join(f"{item.name}, {item.protocol}: {item.difference}" for item in too_much)
+            + "; ".join(f"{item.name}, {item.protocol}: {item.difference}" for item in over_max_drop)
         )
 
 

@@ -15,7 +15,7 @@ from resnet_infer.data.class_map import ClassMap, StatedOrder, map_classes, same
 from resnet_infer.data.datasets import Dataset
 from resnet_infer.errors import UsageError
 from resnet_infer.evaluation.protocols import LocalScorer, Scorer
-from resnet_infer.evaluation.runner import Entrant, Member
+from resnet_infer.evaluation.runner import Member, Predictor
 from resnet_infer.models.digest import model_digest
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.registry import split_runtime
@@ -106,14 +106,14 @@ class Row:
     against: int | None = None
     is_reference: bool = False
 
-    def entrant(self, labels: NDArray[np.int64]) -> Entrant:
+    def predictor(self, labels: NDArray[np.int64]) -> Predictor:
         """For pictures with these labels, by the numbers of the data. Raises `DataError` for unlike models."""
         first = self.models[0]
         members = []
         for scorer, model in zip(self.scorers, self.models, strict=True):
             order = None if model is first else same_classes(first.spec, model.spec)
             members.append(Member(scorer, order))
-        return Entrant(tuple(members), first.classes.indices[labels])
+        return Predictor(tuple(members), first.classes.indices[labels])
 
 
 def open_model(

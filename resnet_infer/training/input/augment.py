@@ -15,7 +15,7 @@ from torch.nn import functional
 from resnet_infer.models.spec import Interpolation
 from resnet_infer.training.recipes import Recipe
 
-ORDER, AUGMENT, STATISTICS = 0, 1, 2
+PERMUTATION, AUGMENT, STATISTICS = 0, 1, 2
 """Streams of random numbers."""
 ASPECT = (3 / 4, 4 / 3)
 SIZE, SHAPE, ACROSS, DOWN, MIRROR = range(5)
@@ -31,7 +31,7 @@ class Draws(NamedTuple):
     normal: NDArray[np.float64]
 
 
-class Picks(NamedTuple):
+class SampledBatch(NamedTuple):
     """A step's pictures, (N,) indices into the training set, and their draws."""
 
     indices: NDArray[np.int64]
@@ -43,7 +43,7 @@ def step_generator(seed: int, stream: int, step: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64([seed, stream, step]))
 
 
-class Order:
+class BatchSampler:
     """The pictures and draws of every step, for one of several processes.
 
     Every epoch is a new permutation of `count` pictures in whole batches; those left over wait for the next one. The
@@ -57,14 +57,15 @@ class Order:
         self.own_batch = self._part.stop - self._part.start
         self._epoch, self._permutation = -1, np.empty(0, np.int64)
 
-    def picks(self, step: int) -> Picks:
+    def sample(self, step: int) -> SampledBatch:
         epoch, index = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
-            self._epoch, self._permutation = epoch, step_generator(self.seed, ORDER, epoch).permutation(self.count)
+            self._epoch = epoch
+            self._permutation = step_generator(self.seed, PERMUTATION, epoch).permutation(self.count)
         generator = step_generator(self.seed, AUGMENT, step)
         draws = Draws(generator.random((self.batch_size, 5)), generator.standard_normal((self.batch_size, 3)))
         indices = self._permutation[index * self.batch_size :][: self.batch_size]
-        return Picks(indices[self._part], Draws(*(part[self._part] for part in draws)))
+        return SampledBatch(indices[self._part], Draws(*(part[self._part] for part in draws)))
 
 
 def pad_and_crop(images: Tensor, pad: int, flip: bool, draws: Draws) -> Tensor:

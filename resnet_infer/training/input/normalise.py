@@ -29,7 +29,7 @@ class Normalise:
         return (images.to(self.device, non_blocking=True).float() / 255 - self.mean) / self.std
 
 
-class Preparation:
+class BatchPreprocessor:
     """Made for one geometry. `input` is what the spec of the model says of it."""
 
     def __init__(

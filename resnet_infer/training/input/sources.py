@@ -18,9 +18,9 @@ from torch import Tensor
 from resnet_infer.data.datasets import Sample
 from resnet_infer.errors import PictureError, TrainingError
 from resnet_infer.models.spec import InputSpec
-from resnet_infer.training.input.augment import MIRROR, Draws, Order, Picks, boxes, crop_boxes, mirrored
+from resnet_infer.training.input.augment import MIRROR, BatchSampler, Draws, SampledBatch, boxes, crop_boxes, mirrored
 from resnet_infer.training.input.views import served_view
-from resnet_infer.training.input.workers import PREFETCH, NoWorkersError, Refused, from_processes, prefetch, shared
+from resnet_infer.training.input.workers import PREFETCH, FailedBatch, NoWorkersError, from_processes, prefetch, shared
 from resnet_infer.training.recipes import Recipe
 from resnet_infer.utils.console import note
 from resnet_infer.utils.host_memory import free_memory
@@ -40,23 +40,23 @@ def _never() -> bool:
     return False
 
 
-class Source(Protocol):
+class BatchSource(Protocol):
     """Where batches to train on come from."""
 
     def batches(self, start: int, stop: int, crop: int, stopping: Callable[[], bool] = _never) -> Iterator[Batch]:
         """The batches of steps `start` to `stop`, crops on the device; fewer where one is waited for and `stopping`."""
 
 
-def open_source(
+def open_batches(
     samples: Sequence[Sample],
     geometry: InputSpec,
     recipe: Recipe,
-    order: Order,
+    sampler: BatchSampler,
     device: torch.device,
     data_in: DataIn,
     workers: int,
     log: Callable[[str], None] = note,
-) -> Source:
+) -> BatchSource:
     """The batches of a run. Where the pictures are kept changes how fast they come, and nothing that is seen of them.
 
     Where crops come out of the whole picture, all of it is kept; else the view of `geometry`, the largest of the run.
@@ -69,15 +69,15 @@ def open_source(
         limit = min(MEMORY_LIMIT, free_memory()) if data_in == "auto" else free_memory()
         kept = _decode(samples, geometry, whole, limit, data_in == "auto", threads)
         if isinstance(kept, np.ndarray):
-            return InMemory(kept, samples, geometry, recipe, order, device)
+            return InMemory(kept, samples, geometry, recipe, sampler, device)
         if kept is not None:
-            return FromFiles(kept, geometry, recipe, order, device, threads, decoded=True, log=log)
+            return FromFiles(kept, geometry, recipe, sampler, device, threads, decoded=True, log=log)
         if data_in == "memory":
             raise TrainingError(
                 f"the {len(samples)} pictures do not fit into the {limit / 2**30:.1f} GiB of memory that are free",
                 hint="leave them in their files with --data-in files",
             )
-    return FromFiles(samples, geometry, recipe, order, device, workers, log=log)
+    return FromFiles(samples, geometry, recipe, sampler, device, workers, log=log)
 
 
 def _decode(
@@ -110,16 +110,16 @@ def _decode(
                 return None
             if images is not None:
                 before = images[:index]
-                others = [_holding(sample, own.copy()) for sample, own in zip(samples, before, strict=False)]
+                others = [_with_pixels(sample, own.copy()) for sample, own in zip(samples, before, strict=False)]
                 images, taken = None, before.nbytes
             taken += picture.nbytes
             if taken > limit:
                 return None
-            others.append(_holding(samples[index], picture))
+            others.append(_with_pixels(samples[index], picture))
     return others if images is None else images
 
 
-def _holding(sample: Sample, pixels: NDArray[np.uint8]) -> Sample:
+def _with_pixels(sample: Sample, pixels: NDArray[np.uint8]) -> Sample:
     return replace(sample, read=lambda: pixels)
 
 
@@ -132,17 +132,17 @@ class InMemory:
         samples: Sequence[Sample],
         geometry: InputSpec,
         recipe: Recipe,
-        order: Order,
+        sampler: BatchSampler,
         device: torch.device,
     ) -> None:
-        self.geometry, self.recipe, self.order, self.device = geometry, recipe, order, device
+        self.geometry, self.recipe, self.sampler, self.device = geometry, recipe, sampler, device
         self.images = torch.from_numpy(images).to(device)
         self.labels = torch.tensor([sample.label for sample in samples]).to(device)
 
     def batches(self, start: int, stop: int, crop: int, stopping: Callable[[], bool] = _never) -> Iterator[Batch]:
         height, width = self.images.shape[1:3]
         for step in range(start, stop):
-            indices, draws = self.order.picks(step)
+            indices, draws = self.sampler.sample(step)
             places = torch.from_numpy(indices).to(self.device)
             images = self.images[places]
             if self.recipe.augmentation in WHOLE:
@@ -173,14 +173,14 @@ class FromFiles:
         samples: Sequence[Sample],
         geometry: InputSpec,
         recipe: Recipe,
-        order: Order,
+        sampler: BatchSampler,
         device: torch.device,
         workers: int,
         *,
         decoded: bool = False,
         log: Callable[[str], None] = note,
     ) -> None:
-        self.samples, self.geometry, self.recipe, self.order = samples, geometry, recipe, order
+        self.samples, self.geometry, self.recipe, self.sampler = samples, geometry, recipe, sampler
         self.device, self.workers, self.log = device, workers, log
         self.without_processes = bool(workers) and not decoded and not may_have_children()
         self.decoded, self.processes = decoded, workers > 0 and not decoded and not self.without_processes
@@ -197,8 +197,8 @@ class FromFiles:
                 self.log(f"{error.message}: threads decode instead, which may be slower; {error.hint}")
             else:
                 return
-        cropping = _Decoding(self.samples, self.geometry, self.recipe, crop)
-        steps = _Steps(self.order, start, stop)
+        cropping = _CropDataset(self.samples, self.geometry, self.recipe, crop)
+        steps = _Steps(self.sampler, start, stop)
         if not self.workers:
             yield from self._arrived(map(cropping.__getitem__, steps))
             return
@@ -207,15 +207,15 @@ class FromFiles:
             yield from self._arrived(made)
 
     def _from_processes(self, start: int, stop: int, crop: int, stopping: Callable[[], bool]) -> Iterator[Any]:
-        cropping = _Decoding(self.samples, self.geometry, self.recipe, crop, share=True)
-        steps = _Steps(self.order, start, stop)
+        cropping = _CropDataset(self.samples, self.geometry, self.recipe, crop, share=True)
+        steps = _Steps(self.sampler, start, stop)
         side = crop if self.recipe.augmentation in WHOLE else self.geometry.crop
-        ahead = prefetch(self.order.own_batch * side**2 * 3, self.workers)
+        ahead = prefetch(self.sampler.own_batch * side**2 * 3, self.workers)
         return from_processes(cropping, steps, self.workers, ahead, self.device.type == "cuda", stopping)
 
     def _arrived(self, batches: Iterable[Any]) -> Iterator[Batch]:
         for batch in batches:
-            if isinstance(batch, Refused):
+            if isinstance(batch, FailedBatch):
                 raise PictureError(batch)
             images, labels, uniform, normal = batch
             images, labels = (part.to(self.device, non_blocking=True) for part in (images, labels))
@@ -225,17 +225,17 @@ class FromFiles:
 class _Steps:
     """The picks of steps `start` to `stop`, as a sampler."""
 
-    def __init__(self, order: Order, start: int, stop: int) -> None:
-        self.order, self.steps = order, range(start, stop)
+    def __init__(self, sampler: BatchSampler, start: int, stop: int) -> None:
+        self.sampler, self.steps = sampler, range(start, stop)
 
-    def __iter__(self) -> Iterator[Picks]:
-        return map(self.order.picks, self.steps)
+    def __iter__(self) -> Iterator[SampledBatch]:
+        return map(self.sampler.sample, self.steps)
 
     def __len__(self) -> int:
         return len(self.steps)
 
 
-class _Decoding:
+class _CropDataset:
     """A step's picks -> its crops and labels, in a thread or a worker process."""
 
     def __init__(
@@ -244,13 +244,13 @@ class _Decoding:
         """`share`: in shared memory."""
         self.samples, self.geometry, self.recipe, self.crop, self.share = samples, geometry, recipe, crop, share
 
-    def __getitem__(self, picks: Picks) -> tuple[Tensor, Tensor, Tensor, Tensor] | Refused:
+    def __getitem__(self, batch: SampledBatch) -> tuple[Tensor, Tensor, Tensor, Tensor] | FailedBatch:
         """Crops, labels and both draws; or why there are none."""
-        indices, draws = picks
+        indices, draws = batch
         try:
             rows = [self._crop(self.samples[index], row, draws) for row, index in enumerate(indices)]
         except PictureError as error:
-            return Refused(error.message)
+            return FailedBatch(error.message)
         labels = torch.tensor([self.samples[index].label for index in indices])
         made = torch.from_numpy(np.stack(rows)), labels, torch.from_numpy(draws.uniform), torch.from_numpy(draws.normal)
         return shared(made) if self.share else made

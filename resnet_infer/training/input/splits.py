@@ -86,7 +86,7 @@ def hold_out(dataset: Dataset, count: int, seed: int) -> tuple[Dataset, Dataset]
     return rest, replace(some, name=f"{dataset.name}/held-out")
 
 
-def to_choose(splits: Splits, seed: int) -> tuple[Dataset | None, Dataset | None]:
+def divide_validation(splits: Splits, seed: int) -> tuple[Dataset | None, Dataset | None]:
     """The pictures of the validation split that choose the weights, and those that only measure them.
 
     With a test split all of them choose. Otherwise one half of each class chooses, and the other measures what was

@@ -56,13 +56,13 @@ class WorkersLostError(TrainingError):
     """A worker was killed, or none has given a batch for `PATIENCE` seconds."""
 
 
-class Refused(str):
+class FailedBatch(str):
     """Why a worker has no batch, in place of the batch: as an exception it would arrive as the text of a traceback."""
 
     __slots__ = ()
 
 
-class NoRoom(Refused):
+class SharedMemoryFull(FailedBatch):
     """The batch is made, and there is no shared memory to hand it over."""
 
     __slots__ = ()
@@ -118,7 +118,7 @@ def free_shared_memory() -> int | None:
 Tensors = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def shared(tensors: Tensors) -> Tensors | NoRoom:
+def shared(tensors: Tensors) -> Tensors | SharedMemoryFull:
     """The tensors in shared memory, or that there is no room: found out by the worker, so that it can say so."""
     try:
         for tensor in tensors:
@@ -126,7 +126,7 @@ def shared(tensors: Tensors) -> Tensors | NoRoom:
     except RuntimeError as error:
         if _NO_ROOM not in str(error):
             raise
-        return NoRoom(f"{SHARED} is full")
+        return SharedMemoryFull(f"{SHARED} is full")
     return tensors
 
 
@@ -136,7 +136,7 @@ def from_processes(
     """What `dataset` gives for each item of `sampler`, in order, made by worker processes.
 
     Ends before its end if `stopping`, at once whatever the workers do. No worker outlives it. Raises
-    `WorkersLostError`, and `NoWorkersError` for a `NoRoom`.
+    `WorkersLostError`, and `NoWorkersError` for a `SharedMemoryFull`.
     """
     loader: DataLoader[Any] = DataLoader(
         dataset,
@@ -171,7 +171,7 @@ def from_processes(
                 return
             if batch is None:
                 return
-            if isinstance(batch, NoRoom):
+            if isinstance(batch, SharedMemoryFull):
                 raise NoWorkersError(str(batch), hint=_MORE_MEMORY)
             yield batch
     finally:

@@ -11,7 +11,7 @@ from resnet_infer.data.datasets import Dataset, Sample
 from resnet_infer.models.spec import InputSpec, Measured
 from resnet_infer.training.distributed import World
 from resnet_infer.training.error_rates import Counts, count_errors
-from resnet_infer.training.input.splits import Splits, to_choose
+from resnet_infer.training.input.splits import Splits, divide_validation
 from resnet_infer.training.input.views import Views
 from resnet_infer.training.loop.summary import measured_on
 
@@ -36,9 +36,9 @@ class HeldOut:
     """
 
     def __init__(self, data: Splits, seed: int, world: World) -> None:
-        """Divide the validation pictures by `seed`, see `to_choose`."""
+        """Divide the validation pictures by `seed`, see `divide_validation`."""
         self.data, self.world = data, world
-        self.choosing, self.measuring = to_choose(data, seed)
+        self.choosing, self.measuring = divide_validation(data, seed)
         self._views = [Views(self._share(part)) if part else None for part in (self.choosing, self.measuring)]
         self._test = Views(self._share(data.test)) if data.test else None
 

@@ -14,7 +14,7 @@ class Options:
 
     - `precision`: auto, fp32, bf16 or fp16, see `choose_precision`.
     - `compile`: whether the network is compiled; None compiles it on GPUs.
-    - `data_in`: where the pictures are kept, see `open_source`.
+    - `data_in`: where the pictures are kept, see `open_batches`.
     - `workers`: processes that decode pictures; None takes one for each usable core, 16 at most; 0 decodes between
       the steps.
     - `save_every`: seconds between checkpoints within an epoch.

@@ -42,7 +42,7 @@ def console_line(row: Sequence[str]) -> str:
     return "  ".join(f"{name} {value}" for name, value in named.items())
 
 
-def leave_curves(folder: Path, log: Callable[[str], None]) -> None:
+def draw_curves(folder: Path, log: Callable[[str], None]) -> None:
     """Draw the run into its folder. A run is done without its picture too: what stands in the way is only noted."""
     try:
         draw([read_run(folder)], folder / PICTURE)

@@ -19,9 +19,9 @@ from resnet_infer.models.network import ResNet, torch_defaults
 from resnet_infer.models.spec import InputSpec, ModelSpec
 from resnet_infer.training import device as devices
 from resnet_infer.training.distributed import World
-from resnet_infer.training.input.augment import Draws, Order
-from resnet_infer.training.input.normalise import Preparation
-from resnet_infer.training.input.sources import Batch, FromFiles, Source, open_source
+from resnet_infer.training.input.augment import BatchSampler, Draws
+from resnet_infer.training.input.normalise import BatchPreprocessor
+from resnet_infer.training.input.sources import Batch, BatchSource, FromFiles, open_batches
 from resnet_infer.training.input.split_record import SplitRecord
 from resnet_infer.training.input.splits import Splits
 from resnet_infer.training.input.views import all_damaged
@@ -29,7 +29,7 @@ from resnet_infer.training.input.workers import WorkersLostError
 from resnet_infer.training.loop.held_out import HeldOut
 from resnet_infer.training.loop.learner import DivergedError, Learner
 from resnet_infer.training.loop.options import Options
-from resnet_infer.training.loop.records import console_line, epoch_row, leave_curves, scalars
+from resnet_infer.training.loop.records import console_line, draw_curves, epoch_row, scalars
 from resnet_infer.training.loop.signals import Stopped, StopSignals
 from resnet_infer.training.loop.start import fit_recipe, require_fitting_sizes
 from resnet_infer.training.loop.state import RunFolder, State, load_weights
@@ -77,10 +77,12 @@ class Trainer:
         self.log = log if self.world.writes else lambda line: None
         self.recipe = recipe = fit_recipe(recipe, arch, data.train, self.world, self.log)
         self.arch, self.device = arch, self.world.device
-        self.order = Order(len(data.train.samples), recipe.batch_size, recipe.seed, self.world.rank, self.world.size)
+        self.sampler = BatchSampler(
+            len(data.train.samples), recipe.batch_size, recipe.seed, self.world.rank, self.world.size
+        )
         self.model_input = model = start.spec.input if start else None
         size = (model.resize, model.crop) if model else (32, 32)
-        self.schedule = Schedule(recipe, self.order.steps_per_epoch, arch.depth, size)
+        self.schedule = Schedule(recipe, self.sampler.steps_per_epoch, arch.depth, size)
         require_fitting_sizes(recipe, arch, self.schedule.phases, model)
         self.learner = Learner(
             *(arch, recipe, start, data.train.classes, self.world),
@@ -124,7 +126,7 @@ class Trainer:
                 self._restore(checkpoint)
             elif self.world.writes:
                 self.run_folder.begin(self.recipe.to_json(), split)
-            self.source = self._open_source()
+            self.source = self._open_batches()
             if self.device.type == "cuda":
                 torch.backends.cudnn.benchmark = True
             self.signals = StopSignals(self.options.stop_within, self.run_folder.kept)
@@ -148,17 +150,17 @@ class Trainer:
         if self.world.writes:  # the checkpoint has the sums of all processes
             self.learner.start_epoch(self.state.loss, self.state.wrong)
 
-    def _open_source(self) -> Source:
+    def _open_batches(self) -> BatchSource:
         """Open the batches to train on, at the largest crop of the run."""
         largest = max(self.schedule.phases, key=lambda phase: phase.crop)
-        source = open_source(
+        source = open_batches(
             self.data.train.samples,
             self._geometry(largest),
             self.recipe,
-            self.order,
+            self.sampler,
             self.device,
             self.options.data_in,
-            self.options.workers if self.options.workers is not None else self.world.fair(usable_cores()),
+            self.options.workers if self.options.workers is not None else self.world.fair_share(usable_cores()),
             self.log,
         )
         if isinstance(source, FromFiles) and source.without_processes:
@@ -176,11 +178,11 @@ class Trainer:
 
     def _enter(self, phase: Phase) -> None:
         train = self.data.train
-        self.prepare = Preparation(
+        self.preprocess = BatchPreprocessor(
             *(self.recipe, self._geometry(phase), train.samples, self.model_input, self.device), self._stop_if_signalled
         )
         self.spec = trained_spec(
-            self.arch, self.recipe, train, self.prepare.input, self.world, self.learner.precision, self.start
+            self.arch, self.recipe, train, self.preprocess.input, self.world, self.learner.precision, self.start
         )
 
     def _train(self, phase: Phase) -> None:
@@ -224,12 +226,12 @@ class Trainer:
     def _epoch_ends(self) -> bool:
         """Whether the last step was the last one of an epoch or of a phase."""
         done = self.state.iteration
-        return done % self.order.steps_per_epoch == 0 or done == self.schedule.phase(done - 1).stop
+        return done % self.sampler.steps_per_epoch == 0 or done == self.schedule.phase(done - 1).stop
 
     def _step(self, images: Tensor, labels: Tensor, draws: Draws) -> None:
         """Prepare a batch and train on it at the rate of the schedule."""
         self.state.rate = self.schedule.rate(self.state.iteration)
-        self.learner.step(self.prepare(images, draws), labels, self.state.rate)
+        self.learner.step(self.preprocess(images, draws), labels, self.state.rate)
 
     def _check(self, *, weights: bool = False) -> tuple[float, float]:
         """Return summed loss and wrong answers of the epoch in all processes.
@@ -296,7 +298,7 @@ class Trainer:
             raise self._stopped() from None
         state.seconds, state.epoch_seconds = state.seconds + spent, state.epoch_seconds + spent
         self.schedule.observe(counts.deciding.top1 if counts.deciding else train_error)
-        row = epoch_row(state, self.order.steps_per_epoch, loss, wrong, counts.whole)
+        row = epoch_row(state, self.sampler.steps_per_epoch, loss, wrong, counts.whole)
         self.log(console_line(row))
         choosing = counts.choosing
         better = choosing is None or choosing.top1 <= state.best_error  # of equal ones the later has learnt longer
@@ -327,5 +329,5 @@ class Trainer:
             self.run_folder.finish(replace(best, spec=spec))
         self.world.wait()
         if self.world.writes:
-            leave_curves(self.run_folder.folder, self.log)
+            draw_curves(self.run_folder.folder, self.log)
         return spec
