@@ -11,6 +11,7 @@ from resnet_infer.data.datasets import Dataset
 
 
 def _no_progress(dataset: Dataset, done: int) -> Callable[[int], None]:
+    """Return a function that ignores progress."""
     return lambda count: None
 
 

@@ -36,7 +36,7 @@ from resnet_infer.utils.threads import require_threads
 
 @dataclass(frozen=True)
 class _Targets:
-    """All models that are open, and what is evaluated: rows of the result, and the scorers that they refer to."""
+    """Hold all models that are open, and what is evaluated: the rows of the result, and their scorers."""
 
     models: list[OpenModel]
     scorers: list[Scorer]
@@ -186,6 +186,7 @@ def _results(dataset: Dataset, targets: _Targets, record: Record, seconds: Secon
 
 
 def _open_data(data: Path, split: str | None, *, missing_ok: bool) -> Dataset:
+    """Open the data set. Raises `DataError`; `UsageError` if `data` is a model."""
     hint = "the last argument is the data: resnet-infer evaluate MODEL DATA"
     try:
         return open_labelled(data, split, missing_ok=missing_ok)
@@ -198,7 +199,7 @@ def _open_data(data: Path, split: str | None, *, missing_ok: bool) -> Dataset:
 
 
 def same_content(dataset: Dataset, groups: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Those parts of `groups` whose pictures, by their numbers, have the same content to the byte."""
+    """Return those parts of `groups` (numbers of pictures) whose pictures have the same bytes."""
     found = []
     for group in groups:
         contents: dict[bytes, list[int]] = {}
@@ -218,6 +219,7 @@ def _result(
     seconds: Seconds,
     before: Sequence[Result],
 ) -> Result:
+    """Return the result of one row; `before` are the results of the rows before it."""
     first, count = row.models[0], seconds.pictures
     compared = None
     if row.against is not None:
@@ -251,16 +253,21 @@ def _result(
 
 
 def _runs_on(runtime: Mapping[str, Any]) -> str:
+    """Return runtime and device, as a runtime describes them."""
     return ", ".join(str(runtime[name]) for name in ("runtime", "device") if name in runtime)
 
 
 def _published(row: Row, data: str | None) -> list[tuple[Table, Figure]]:
-    """Of a single model; the paper's ensemble was measured on pictures whose labels are secret."""
+    """Return what was published for a single model.
+
+    The paper's ensemble was measured on pictures with secret labels.
+    """
     architecture = row.models[0].spec.architecture if len(row.models) == 1 else None
     return published(architecture, row.protocol, data) if architecture else []
 
 
 def _recorded(row: Row, dataset: Dataset, data: str | None, pictures: int) -> Measured | None:
+    """Return the error that a single model's spec states for the same pictures and views, None if it has none."""
     if len(row.models) > 1:
         return None
     alike = ("native", "1-crop") if row.protocol in ("native", "1-crop") else (row.protocol,)
@@ -271,6 +278,7 @@ def _recorded(row: Row, dataset: Dataset, data: str | None, pictures: int) -> Me
 
 
 def _warnings(results: Sequence[Result], dataset: Dataset, duplicates: Sequence[Sequence[int]]) -> list[str]:
+    """Return a sentence for each thing that makes an error doubtful, or that was counted unexpectedly."""
     found = []
     for result in results:
         answered, where = result.answered, f"{result.name}, {result.protocol}"

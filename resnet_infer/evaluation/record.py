@@ -1,4 +1,4 @@
-"""What is kept of every picture's answers: enough for every total, little enough for 50,000 pictures and more."""
+"""Keep every picture's answers: enough for every total, and small enough for 50,000 pictures and more."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 
 class RankedAnswer(NamedTuple):
-    """An answer. `rank` is the place of the right class, from 0; `top1` the first class, -1 if no number is finite.
+    """Hold an answer to a picture.
 
-    `confidence` is the probability of `top1`.
+    `rank` is the place of the right class, from 0. `top1` is the first class, -1 if an answer is not finite, and
+    `confidence` its probability.
     """
 
     rank: int
@@ -21,9 +22,9 @@ class RankedAnswer(NamedTuple):
 
 
 class Record:
-    """The answers of `predictors` to `count` pictures; 12 bytes for each, and 8 for each picture.
+    """Hold the answers of `predictors` to `count` pictures: 12 bytes for each answer, and 8 for each picture.
 
-    `ranks`, `top1` and `confidence` have shape (predictors, pictures); a rank of -1 is an answer that is not there.
+    `ranks`, `top1` and `confidence` have shape (predictors, pictures); a rank of -1 is an answer that is missing.
     `digests` (pictures,) are those of `OpenPicture`.
     """
 
@@ -34,7 +35,7 @@ class Record:
         self.digests = np.zeros(count, np.uint64)
 
     def add(self, index: int, digest: int, answers: Sequence[RankedAnswer]) -> None:
-        """Put down a picture's answers. A picture that is there already is not counted again."""
+        """Store a picture's answers, one for each predictor. Storing them again does not count the picture twice."""
         self.digests[index] = digest
         for predictor, (rank, top1, confidence) in enumerate(answers):
             self.ranks[predictor, index] = rank
@@ -43,12 +44,12 @@ class Record:
 
     @property
     def answered(self) -> NDArray[np.bool_]:
-        """(pictures,)"""
+        """Whether each picture is answered, (pictures,)."""
         done: NDArray[np.bool_] = np.all(self.ranks >= 0, axis=0)
         return done
 
     def same_digest(self) -> list[list[int]]:
-        """Groups of answered pictures with the same digest, by their numbers."""
+        """Return groups of answered pictures with the same digest, by their numbers."""
         there = np.flatnonzero(self.answered)
         order = there[np.argsort(self.digests[there], kind="stable")]
         groups = np.split(order, np.flatnonzero(np.diff(self.digests[order])) + 1) if len(order) else []

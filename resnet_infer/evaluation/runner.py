@@ -1,4 +1,4 @@
-"""A data set through several models: every picture decoded once and counted once."""
+"""Run a data set through several models: every picture is decoded once and counted once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ from resnet_infer.utils.metrics import ranks
 
 @dataclass(frozen=True)
 class Member:
-    """A scorer by its number; `order` is its class for every class of the predictor, None where they are the same."""
+    """Refer to a scorer by its number.
+
+    `order` is the scorer's class for every class of the predictor, None if they are the same.
+    """
 
     scorer: int
     order: NDArray[np.int64] | None = None
@@ -30,7 +33,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Predictor:
-    """Who is counted: one scorer, or an ensemble of several, whose probabilities are averaged.
+    """Describe what is counted: one scorer, or an ensemble of several, whose probabilities are averaged.
 
     `labels` (int64, pictures) are the right classes, by the predictor's numbers.
     """
@@ -41,10 +44,10 @@ class Predictor:
 
 @dataclass
 class Seconds:
-    """CPU seconds for each stage; wall-clock seconds for inference if not every runtime computes on the calling thread.
+    """Hold CPU seconds per stage; wall-clock seconds for inference on several threads or on a GPU.
 
-    `by_clock` says that it is so. `resize` and `inference` are by scorer. `wall` is the time of the whole by the clock,
-    for `pictures`.
+    `by_clock` says that inference was measured by the wall clock. `resize` and `inference` have an entry for each
+    scorer. `wall` is the wall-clock time of the whole run, for `pictures`.
     """
 
     decode: float
@@ -56,13 +59,16 @@ class Seconds:
 
 
 def inference_clock(scorers: Sequence[Scorer]) -> Callable[[], float]:
-    """One for all, so that their times compare: the wall clock unless the thread's own sees the work of every one."""
+    """Return the clock for all scorers, so that their times are comparable.
+
+    It is the wall clock, unless the CPU time of the calling thread covers the work of every scorer.
+    """
     clocks = {scorer.clock for scorer in scorers}
     return clocks.pop() if len(clocks) == 1 else perf_counter
 
 
 class Unreadable(NamedTuple):
-    """A picture by its number in the data set, and why it was not counted."""
+    """Hold the number of a picture in the data set, and why it was not counted."""
 
     number: int
     error: PictureError
@@ -70,6 +76,8 @@ class Unreadable(NamedTuple):
 
 @dataclass(frozen=True)
 class _Prepared:
+    """Hold a picture's views for every scorer, and the CPU seconds that they took."""
+
     digest: int
     views: list[Any]
     decode: float
@@ -78,6 +86,8 @@ class _Prepared:
 
 @dataclass(frozen=True)
 class _Outcome:
+    """Hold the answers to a picture and their times, or the error that prevented them."""
+
     index: int
     error: PictureError | None = None
     digest: int = 0
@@ -100,10 +110,11 @@ def run(
     keep: Callable[[int, int, Sequence[RankedAnswer]], None] = lambda index, digest, answers: None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> tuple[Seconds, list[Unreadable]]:
-    """Put the answers to all pictures that `record` lacks into it, and say what could not be read.
+    """Put the answers to all pictures that `record` lacks into it; return times, and what could not be read.
 
-    `keep` is called with everything that is put down. Raises `PictureError` naming the unreadable pictures, at most
-    `NAMED` of them, unless `skip`. Memory is bounded however many pictures there are.
+    `keep` is called with every picture's number, digest and answers, and `advance` with the number of pictures done.
+    `batch_size` is in views, and `workers` are threads that decode. Raises `PictureError` naming unreadable pictures,
+    at most `NAMED` of them, unless `skip`. Memory is bounded, however many pictures there are.
     """
     seconds = Seconds(
         0.0, [0.0] * len(scorers), [0.0] * len(scorers), by_clock=inference_clock(scorers) is perf_counter
@@ -146,12 +157,13 @@ def run(
 
 
 class _Preparing:
-    """Reads and decodes a picture, and makes every scorer's views of it."""
+    """Read and decode a picture, and make every scorer's views of it."""
 
     def __init__(self, scorers: Sequence[Scorer]) -> None:
         self.scorers = scorers
 
     def __call__(self, item: tuple[int, Sample]) -> _Prepared | PictureError:
+        """Prepare the picture with its number; return an error instead of raising it."""
         try:
             picture = OpenPicture(item[1])
             views, resize = [], []
@@ -165,13 +177,14 @@ class _Preparing:
 
 
 class _Answering:
-    """Several pictures' views -> what every predictor says of them."""
+    """Turn the views of several pictures into the answers of every predictor."""
 
     def __init__(self, scorers: Sequence[Scorer], predictors: Sequence[Predictor]) -> None:
         self.scorers, self.predictors = scorers, predictors
         self.clock = inference_clock(scorers)
 
     def __call__(self, batch: Sequence[tuple[tuple[int, Sample], _Prepared | PictureError]]) -> list[_Outcome]:
+        """Return an outcome for each picture of a batch, in its order."""
         good = [(item[0], prepared) for item, prepared in batch if isinstance(prepared, _Prepared)]
         scores: list[Probabilities] = []
         spent = []
@@ -196,6 +209,7 @@ class _Answering:
 
 
 def _ranked(predictor: Predictor, scores: Sequence[Probabilities], indices: NDArray[np.int64]) -> list[RankedAnswer]:
+    """Return a predictor's answers, from the probabilities of all scorers for the pictures `indices`."""
     parts = [
         scores[member.scorer] if member.order is None else scores[member.scorer][:, member.order]
         for member in predictor.members
@@ -209,7 +223,7 @@ def _ranked(predictor: Predictor, scores: Sequence[Probabilities], indices: NDAr
 
 
 def _broken(samples: Iterable[Sample], scorers: Sequence[Scorer]) -> Iterator[PictureError]:
-    """Why pictures cannot be read, the first `NAMED` - 1 of them; nothing is inferred any more."""
+    """Yield why pictures cannot be read, for the first `NAMED` - 1 of them, without inference."""
     rules = {scorer.spec.input.exif for scorer in scorers}
 
     def read(sample: Sample) -> None:
@@ -221,5 +235,6 @@ def _broken(samples: Iterable[Sample], scorers: Sequence[Scorer]) -> Iterator[Pi
 
 
 def _named(errors: Sequence[PictureError], dataset: Dataset) -> PictureError:
+    """Return one error for all `errors`."""
     hint = "repair or remove them, or leave them out of the count with --on-error skip"
     return in_one(errors, dataset.name, len(dataset.samples), hint)

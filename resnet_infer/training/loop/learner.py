@@ -1,4 +1,4 @@
-"""Take the steps of training: the network, its optimiser, and the loss and errors summed over an epoch."""
+"""Take the steps of training: hold the network and its optimiser, and sum loss and errors over an epoch."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from resnet_infer.training.loop.start import frozen_modules, initial_network, op
 from resnet_infer.training.recipes import Recipe
 
 DIVERGED = 1e4
-"""A mean loss of an epoch above it does not come back: an answer at random has the logarithm of the classes."""
+"""Mean loss of an epoch above which no run recovers. Random answers have a loss of the logarithm of the classes."""
 
 
 class DivergedError(TrainingError):
-    """Report what shows that training has diverged; `Trainer` adds where, and what to do."""
+    """Report what shows that training has diverged. `Trainer` adds where it happened, and what to do."""
 
 
 class Learner:
@@ -93,6 +93,16 @@ class Learner:
         return loss, wrong
 
     def require_finite_weights(self) -> None:
-        """Raise `DivergedError` if a weight or statistic is not finite, as the last step may have left one."""
+        """Raise `DivergedError` if a weight or a statistic of batch norm is not finite.
+
+        The last step may have made one so, which no loss shows yet.
+        """
         if not all(bool(value.isfinite().all()) for value in self.network.state_dict().values()):
             raise DivergedError("the weights are not finite")
+
+
+def remedy(recipe: Recipe, rate: float, precision: str) -> str:
+    """Return what to try after a run of that `precision` has diverged at a peak learning rate of `rate`."""
+    option = "the rates of --stages" if recipe.stages else "--peak-rate"
+    fp32 = ", or take --precision fp32" if precision == "fp16" else ""
+    return f"lower {option} (now {rate:g}){fp32} and choose another folder with -o"

@@ -1,4 +1,4 @@
-"""What a run shows besides its table: its curves as a picture, and its rows in TensorBoard."""
+"""Show a run besides its table: as lines on the console, as curves, and as scalars in TensorBoard."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from resnet_infer.training.loop.state import COLUMNS, State
 from resnet_infer.utils.extras import needs
 
 PICTURE = "curves.png"
+"""File name of the curves in the folder of a run."""
 
 
 def epoch_row(state: State, steps_per_epoch: int, loss: float, wrong: float, whole: Counts | None) -> tuple[str, ...]:
-    """Return the row of `COLUMNS` for the epoch that has ended: of `state`, with all its seconds.
+    """Return the row of `COLUMNS` for the epoch that has ended.
 
-    `loss` is summed over the epoch's pictures, and `wrong` the number of wrong answers. `whole` are the answers to the
-    validation pictures, None without any.
+    `state` includes the seconds of the epoch. `loss` is summed over its pictures, and `wrong` is the number of wrong
+    answers. `whole` are the answers to the validation pictures, None without any.
     """
     return (
         f"{state.iteration / steps_per_epoch:.2f}",
@@ -35,7 +36,7 @@ def epoch_row(state: State, steps_per_epoch: int, loss: float, wrong: float, who
 
 
 def console_line(row: Sequence[str]) -> str:
-    """Return a row of `COLUMNS` for the console: the interval stands beside its error."""
+    """Return a row of `COLUMNS` as text for the console: names and values, the interval beside its error."""
     named = {name: value for name, value in zip(COLUMNS, row, strict=True) if value}
     if "val_error" in named:
         named["val_error"] += f" ({named.pop('val_error_low')}-{named.pop('val_error_high')})"
@@ -43,7 +44,7 @@ def console_line(row: Sequence[str]) -> str:
 
 
 def draw_curves(folder: Path, log: Callable[[str], None]) -> None:
-    """Draw the run into its folder. A run is done without its picture too: what stands in the way is only noted."""
+    """Draw the curves of a run into its folder. An error is passed to `log`: the run is complete without them."""
     try:
         draw([read_run(folder)], folder / PICTURE)
     except MissingExtraError as error:
@@ -53,7 +54,7 @@ def draw_curves(folder: Path, log: Callable[[str], None]) -> None:
 
 
 def summary_writer() -> Any:
-    """torch's class that writes for TensorBoard. Raises `MissingExtraError` without the package tensorboard."""
+    """Return torch's class that writes for TensorBoard. Raises `MissingExtraError` without the package tensorboard."""
     with needs("train", "--tensorboard"):
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -68,8 +69,15 @@ def summary_writer() -> Any:
 
 
 @contextlib.contextmanager
-def scalars(folder: Path, iteration: int) -> Iterator[Callable[[Sequence[str]], None]]:
-    """Takes rows of `COLUMNS` and writes them into `folder`, in place of earlier ones from after `iteration`."""
+def scalars(folder: Path, iteration: int, enabled: bool = True) -> Iterator[Callable[[Sequence[str]], None]]:
+    """Yield a function that writes a row of `COLUMNS` into `folder` as TensorBoard's scalars.
+
+    Scalars of iterations after `iteration`, which a stopped run has left, are replaced. The function does nothing
+    unless `enabled`.
+    """
+    if not enabled:
+        yield lambda row: None
+        return
     with summary_writer()(str(folder), purge_step=iteration + 1) as writer:
 
         def add(row: Sequence[str]) -> None:

@@ -1,10 +1,13 @@
-"""The training loop. See `RunFolder` for what a run leaves, and `Recipe` for how a network is trained."""
+"""Run the training loop: epochs, checkpoints, and the measurement in the end.
+
+`RunFolder` describes the files of a run, and `Recipe` how a network is trained.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,13 +24,13 @@ from resnet_infer.training import device as devices
 from resnet_infer.training.distributed import World
 from resnet_infer.training.input.augment import BatchSampler, Draws
 from resnet_infer.training.input.normalise import BatchPreprocessor
-from resnet_infer.training.input.sources import Batch, BatchSource, FromFiles, open_batches
+from resnet_infer.training.input.sources import Batch, BatchSource, open_batches
 from resnet_infer.training.input.split_record import SplitRecord
 from resnet_infer.training.input.splits import Splits
 from resnet_infer.training.input.views import all_damaged
 from resnet_infer.training.input.workers import WorkersLostError
 from resnet_infer.training.loop.held_out import HeldOut
-from resnet_infer.training.loop.learner import DivergedError, Learner
+from resnet_infer.training.loop.learner import DivergedError, Learner, remedy
 from resnet_infer.training.loop.options import Options
 from resnet_infer.training.loop.records import console_line, draw_curves, epoch_row, scalars
 from resnet_infer.training.loop.signals import Stopped, StopSignals
@@ -41,16 +44,22 @@ from resnet_infer.utils.cpu import usable_cores
 from resnet_infer.utils.progress import progress
 
 CHECK_STEPS = 50
-"""The loss is looked at, which waits for the device, once in so many steps."""
+"""Steps between two looks at the loss, which wait for the device."""
 AGREE_STEPS = 10
-"""Several processes ask each other whether to save or to stop once in so many steps."""
+"""Steps after which several processes agree on whether to save or to stop."""
 
 
 class Trainer:
-    """One run in one folder.
+    """Train one network in one folder.
 
-    Order, augmentation and split are functions of the seed and the step, so a run that was stopped and resumed sees
-    what an uninterrupted one would have seen.
+    The order of pictures, augmentation and the split are functions of the seed and the step. A run that was stopped and
+    resumed therefore sees what an uninterrupted one sees.
+
+    Example::
+
+        splits = open_splits(Path("cifar-10-batches-py"))
+        spec = Trainer(architecture("resnet20", 10), get_recipe("cifar10-short"), splits, Path("runs/1")).run()
+        print(spec.measured[0].top1_error)  # percent
     """
 
     @torch_defaults()
@@ -66,9 +75,12 @@ class Trainer:
         world: World | None = None,
         log: Callable[[str], None] = note,
     ) -> None:
-        """`start` gives the first weights. What the program has set for torch changes no run, see `torch_defaults`.
+        """Prepare a run in `folder`, which `run` creates; `start` gives the first weights.
 
-        Raises `DataError` or `UsageError` if data, network and recipe disagree."""
+        Settings that the program has made for torch do not change the run, see `torch_defaults`. `log` is called with
+        lines for the user, in the process that writes. Raises `DataError` or `UsageError` if data, network and recipe
+        disagree.
+        """
         options = options or Options()
         if np.isnan(options.save_every):
             raise UsageError("the seconds between saves are a number")
@@ -101,10 +113,10 @@ class Trainer:
 
     @torch_defaults()
     def run(self) -> ModelSpec:
-        """Train to the last iteration, going on where an unfinished run in the folder stopped, and measure `best`.
+        """Train to the last iteration, resuming an unfinished run in the folder, and measure `best`.
 
-        Raises `TrainingError` if the loss stops being finite, memory or disk run out, or the run is asked to stop;
-        `PictureError`, naming all of them, if there are pictures that cannot be read.
+        Returns the spec of `best`. Raises `TrainingError` if training diverges, memory or disk are full, or a signal
+        stops the run (`Stopped`); `PictureError`, naming all of them, if there are pictures that cannot be read.
         """
         with self.run_folder.locked(self.world), devices.bounded_threads():
             try:
@@ -114,6 +126,7 @@ class Trainer:
                 raise all_damaged(self.data, geometry, error, self.run_folder.kept(), self.log) from error
 
     def _run(self) -> ModelSpec:
+        """Restore or begin the run, train all phases, and measure."""
         split = SplitRecord.of(self.data)
         self.identity["pictures"] = split.digest
         checkpoint = self.run_folder.unfinished(self.identity, split)
@@ -130,7 +143,8 @@ class Trainer:
             if self.device.type == "cuda":
                 torch.backends.cudnn.benchmark = True
             self.signals = StopSignals(self.options.stop_within, self.run_folder.kept)
-            with self.signals, self._scalars() as self.show:
+            shown = self.options.tensorboard and self.world.writes
+            with self.signals, scalars(self.run_folder.folder, self.state.iteration, shown) as self.show:
                 geometry = self._geometry(self.schedule.phase(self.state.iteration))
                 self.held_out.read_ahead(geometry, self._stop_if_signalled)
                 if self.state.seen and self._epoch_ends():  # it was stopped while it was measured
@@ -142,7 +156,7 @@ class Trainer:
                 return self._finish()
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from the state of a stopped run."""
+        """Continue from the checkpoint of a stopped run."""
         self.state = self.run_folder.restore(checkpoint, self.network, self.learner.optimizer)
         self.schedule.restore(self.state.schedule)
         self.learner.scaler.load_state_dict(self.state.scaler)
@@ -153,30 +167,19 @@ class Trainer:
     def _open_batches(self) -> BatchSource:
         """Open the batches to train on, at the largest crop of the run."""
         largest = max(self.schedule.phases, key=lambda phase: phase.crop)
-        source = open_batches(
-            self.data.train.samples,
-            self._geometry(largest),
-            self.recipe,
-            self.sampler,
-            self.device,
-            self.options.data_in,
-            self.options.workers if self.options.workers is not None else self.world.fair_share(usable_cores()),
-            self.log,
+        workers = self.options.workers
+        return open_batches(
+            *(self.data.train.samples, self._geometry(largest), self.recipe, self.sampler, self.device),
+            *(self.options.data_in, self.world.fair_share(usable_cores()) if workers is None else workers, self.log),
         )
-        if isinstance(source, FromFiles) and source.without_processes:
-            self.log("this process may have no processes of its own, so threads decode the pictures")
-        return source
-
-    def _scalars(self) -> contextlib.AbstractContextManager[Callable[[Sequence[str]], None]]:
-        if self.options.tensorboard and self.world.writes:
-            return scalars(self.run_folder.folder, self.state.iteration)
-        return contextlib.nullcontext(lambda row: None)
 
     def _geometry(self, phase: Phase) -> InputSpec:
+        """Return the view of a phase, before normalisation."""
         interpolation = self.model_input.interpolation if self.model_input else "bilinear"
         return InputSpec(phase.resize, phase.crop, np.zeros(3), np.ones(3), interpolation)
 
     def _enter(self, phase: Phase) -> None:
+        """Prepare normalisation and spec for a phase."""
         train = self.data.train
         self.preprocess = BatchPreprocessor(
             *(self.recipe, self._geometry(phase), train.samples, self.model_input, self.device), self._stop_if_signalled
@@ -186,7 +189,7 @@ class Trainer:
         )
 
     def _train(self, phase: Phase) -> None:
-        """The rest of a phase."""
+        """Train the rest of a phase."""
         self._enter(phase)
         state, size = self.state, self.recipe.batch_size
         self.learner.train()
@@ -213,7 +216,10 @@ class Trainer:
                 self._between_steps(just_saved=False)
 
     def _batches(self, phase: Phase) -> Generator[Batch, None, None]:
-        """The rest of a phase's; those of one process end where a stop is asked for, several agree on it first."""
+        """Yield the batches of the rest of a phase.
+
+        A single process stops waiting for a batch when a signal arrives. Several processes first agree on it.
+        """
 
         def stopping() -> bool:
             return self.world.size == 1 and bool(self.signals.caught)
@@ -224,7 +230,7 @@ class Trainer:
             raise self.run_folder.lost(error.message, error.hint or "") from error
 
     def _epoch_ends(self) -> bool:
-        """Whether the last step was the last one of an epoch or of a phase."""
+        """Return whether the last step ended an epoch or a phase."""
         done = self.state.iteration
         return done % self.sampler.steps_per_epoch == 0 or done == self.schedule.phase(done - 1).stop
 
@@ -244,17 +250,14 @@ class Trainer:
                 self.learner.require_finite_weights()
         except DivergedError as error:
             rate = self.schedule.phase(max(0, self.state.iteration - 1)).peak_rate
-            option = "the rates of --stages" if self.recipe.stages else "--peak-rate"
             raise self.run_folder.lost(
                 f"training has diverged: {error.message} at iteration {self.state.iteration}",
-                f"lower {option} (now {rate:g})"
-                + (", or take --precision fp32" if self.learner.precision == "fp16" else "")
-                + " and choose another folder with -o",
+                remedy(self.recipe, rate, self.learner.precision),
             ) from None
         return sums
 
     def _between_steps(self, just_saved: bool) -> None:
-        """Save when it is time, and stop if asked to; several processes agree on it first."""
+        """Save if it is time, and stop if a signal arrived; several processes first agree on both."""
         if self.world.size > 1 and self.state.iteration % AGREE_STEPS and not just_saved:
             return
         save = self.world.writes and time.perf_counter() - self.saved_at > self.options.save_every
@@ -266,15 +269,20 @@ class Trainer:
             raise self._stopped()
 
     def _stop_if_signalled(self) -> None:
-        """End what takes long and changes nothing. Several processes, which would have to agree, let it end."""
+        """Raise `Stopped` if a signal arrived, in the middle of work that changes no state.
+
+        Several processes, which would have to agree, finish the work first.
+        """
         if self.world.size == 1 and self.signals.caught:
             raise self._stopped()
 
     def _stopped(self) -> Stopped:
+        """Return the error that ends a stopped run."""
         message = f"stopped at iteration {self.state.iteration}; {self.run_folder.kept()}"
         return Stopped(message, self.signals.caught, self.run_folder.folder)
 
     def _save(self) -> None:
+        """Write `last`. Raises `TrainingError` if the run has diverged."""
         loss, wrong = self._check(weights=True)
         now = time.perf_counter()
         self.state.seconds += now - self.clock
@@ -286,7 +294,11 @@ class Trainer:
         self.clock = self.saved_at = time.perf_counter()
 
     def _end_epoch(self) -> None:
-        """Measure, note, save. What is saved last is `last`: a run that dies before goes on from the save before."""
+        """Measure the epoch, add its row to the table, and save.
+
+        `last` is saved after the others: a run that dies in between resumes from the save before, and repeats the
+        epoch.
+        """
         state = self.state
         loss, wrong = self._check(weights=True)
         spent = time.perf_counter() - self.clock
@@ -316,7 +328,7 @@ class Trainer:
         self.learner.train()
 
     def _finish(self) -> ModelSpec:
-        """Measure `best` once on the test split, or else on what has not chosen it, and write it into its spec."""
+        """Measure `best` once on the test split, or on what has not chosen it, and write the error into its spec."""
         self.world.wait()
         best = load_checkpoint(self.run_folder.best)
         kept = {"weights_kept": self.held_out.weights_kept(self.state.iteration, self.state.best_iteration)}
