@@ -204,7 +204,7 @@ def same_content(dataset: Dataset, groups: Sequence[Sequence[int]]) -> list[list
     for group in groups:
         contents: dict[bytes, list[int]] = {}
         for number in group:
-            with suppress(PictureError):  # it has gone since
+            with suppress(PictureError):  # the file has vanished since
                 content = as_bytes(dataset.samples[number].read())
                 contents.setdefault(content, []).append(number)
         found += [part for part in contents.values() if len(part) > 1]

@@ -48,7 +48,9 @@ class Journal:
                     with whole_file(path, OPTION) as temporary:
                         temporary.write_text(head + "\n", encoding="utf-8")
                 self._load(json.loads(head), record)
-                self._file: TextIO = stack.enter_context(open(path, "a", encoding="utf-8", buffering=1))  # by lines
+                self._file: TextIO = stack.enter_context(
+                    open(path, "a", encoding="utf-8", buffering=1)
+                )  # buffered by lines
             except OSError as error:
                 raise unwritable(path, error, ResnetInferError, f"choose another place with {OPTION}") from error
             self.kept = int(record.answered.sum())

@@ -214,10 +214,10 @@ def comparison(arch: Architecture, protocol: str, data: str | None) -> list[tupl
     kind = (arch.family.stem, arch.num_classes)
     if {("imagenet", 1000): "ImageNet validation", ("cifar", 10): "CIFAR-10 test"}.get(kind) != data:
         return []
-    if data == "CIFAR-10 test" and protocol == "1-crop":  # of a picture no larger than the crop
+    if data == "CIFAR-10 test" and protocol == "1-crop":  # the same for pictures no larger than the crop
         protocol = "native"
     rows = {
-        # Table 3 repeats and completes what table 2 has.
+        # Table 3 repeats rows of table 2 and completes them.
         (table.source, row.label): (table, row)
         for table in TABLES
         if (table.data, table.protocol) == (data, protocol)

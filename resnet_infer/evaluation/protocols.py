@@ -140,7 +140,7 @@ class LocalScorer:
         alone = runtime.on_calling_thread and runtime.device == "cpu" and runtime.describe().get("threads") == 1
         self.clock: Callable[[], float] = thread_time if alone else perf_counter
         crop = self.spec.input.crop
-        # A batch of larger pictures is smaller, so that it needs no more memory than one of crops.
+        # Batches of larger pictures have fewer of them, so that they need no more memory than batches of crops.
         self.pixels = batch_limit(batch_size, crop, classifier.lanes) * crop**2
 
     @property

@@ -227,7 +227,7 @@ def _thumbnail(sample: Sample, exif: bool) -> str:
     try:
         picture = sample.image(exif=exif)
     except PictureError:
-        return ""  # it has gone since it was answered
+        return ""  # the file has vanished since it was answered
     tiny = max(picture.size) <= THUMBNAIL // 2
     picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     file = io.BytesIO()

@@ -61,7 +61,7 @@ def require_same_pictures(dataset: Dataset, record: Record, kept_in: Path) -> No
     def differs(number: int) -> bool:
         try:
             return OpenPicture(dataset.samples[number]).digest != int(record.digests[number])
-        except PictureError:  # it could be read when it was answered
+        except PictureError:  # it was readable when it was answered
             return True
 
     with closing(parallel_map(differs, numbers)) as found:

@@ -168,7 +168,7 @@ class Recipe:
 
 
 _CIFAR10_PAPER = Recipe(
-    # Section 4.2 of the paper. Its 45k/5k split is a tenth held out.
+    # Section 4.2 of the paper. Its 45k/5k split holds out a tenth.
     name="cifar10-paper",
     iterations=64_000,
     schedule="step",
@@ -207,8 +207,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             Recipe(
                 name="tiny-imagenet",
                 arch="resnet18",
-                # Pictures of 64 pixels, enlarged: to a last stage of 4 x 4 cells instead of 2 x 2, which is worth more
-                # than any number of epochs. The first stage is quick and gives the second its start.
+                # Pictures of 64 pixels are enlarged, so that the last feature maps have 4x4 cells instead of 2x2. That
+                # gains more than any number of epochs. The first stage is a cheap start for the second.
                 stages=(Stage(10, 64, 56, 0.5), Stage(8, 128, 112, 0.2)),
                 warmup=0.2,
                 nesterov=True,
@@ -221,7 +221,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 validation=2_000,
             ),
             Recipe(
-                # A low rate, because the weights are good already and only the head is new.
+                # The rate is low, because the weights are good already and only the head is new.
                 name="finetune",
                 arch=None,
                 epochs=10,

@@ -97,7 +97,7 @@ class Schedule:
         recipe, phase = self.recipe, self.phase(iteration)
         at, length, peak = iteration - phase.start, phase.stop - phase.start, phase.peak_rate
         places = [max(1, _iterations(milestone, length)) for milestone in recipe.milestones]
-        # A share of few iterations may round to all of them, and a warm-up is to end.
+        # A share of few iterations may round to all of them; the warm-up must still end.
         warmup = min(_iterations(recipe.warmup or 0, length), min(places, default=length) - 1)
         if recipe.schedule in ("step", "plateau"):
             if self.cold or at < warmup:

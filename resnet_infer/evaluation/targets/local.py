@@ -90,7 +90,7 @@ class LocalModel:
             digest = model_digest(zoo.checkpoint(self.argument))
         else:
             digest = model_digest(zoo.artifact(self.argument))
-        # How many threads compute is of no matter to the answers.
+        # Answers do not depend on the number of threads.
         settings = {key: value for key, value in self.describe().items() if key not in ("threads", "spin")}
         return {"sha256": digest, **settings}
 

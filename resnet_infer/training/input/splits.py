@@ -100,7 +100,7 @@ def divide_validation(splits: Splits, seed: int) -> tuple[Dataset | None, Datase
     if whole is None:
         return None, None
     counts = _counts(whole)
-    halves = counts // 2 + (np.cumsum(counts % 2) % 2) * (counts % 2)  # of the odd ones every other has one more
+    halves = counts // 2 + (np.cumsum(counts % 2) % 2) * (counts % 2)  # odd classes alternate in rounding up and down
     if (len(whole.samples) if splits.test else int(halves.sum())) < FEWEST_TO_CHOOSE:
         return None, whole
     return (whole, None) if splits.test else _divided(whole, halves, seed)

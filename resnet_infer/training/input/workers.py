@@ -79,7 +79,7 @@ def prefetch(batch_bytes: int, workers: int) -> int:
     one does.
     """
     files = free_files()
-    # A worker has three pipes; one batch is in use, one goes to the device.
+    # Six files are for the three pipes of a worker; two batches are in use and on the way to the device.
     of_files = PREFETCH if files is None else ((files - OTHER_FILES - 6 * workers) // TENSORS - 2) // workers
     if of_files < 1:
         raise NoWorkersError(
@@ -160,7 +160,7 @@ def from_processes(
         with _child_signal_put_back():
             batches = iter(loader)
     except BaseException as error:
-        _kill(_children_but(others))  # those that were started
+        _kill(_children_but(others))  # those that did start
         if isinstance(error, OSError) and error.errno in _STARTING:
             why = (error.strerror or str(error)).lower()
             hint = _MORE_FILES if error.errno in (errno.EMFILE, errno.ENFILE) else _MORE_PROCESSES

@@ -65,7 +65,7 @@ class HeldOut:
         counts = [self.count(network, part, geometry, between) if part else None for part in self._views]
         choosing, measuring = counts
         whole = choosing + measuring if choosing and measuring else choosing or measuring
-        # The pictures that measure the model in the end decide nothing before.
+        # Without a test split, `measuring` estimates the final error: it must not steer the schedule.
         return EpochCounts(choosing, whole, whole if self.data.test else choosing)
 
     @property

@@ -87,7 +87,7 @@ class Learner:
         Waits for the device. Raises `DivergedError` if the loss is not finite, or larger than one that comes back.
         """
         loss, wrong = self.world.sum(self.totals).tolist()
-        if not loss <= DIVERGED * max(1, seen):  # NaN is not
+        if not loss <= DIVERGED * max(1, seen):  # also true for NaN
             mean = loss / max(1, seen)
             raise DivergedError(f"the loss is {mean:.3g}" if math.isfinite(loss) else "the loss is not finite")
         return loss, wrong

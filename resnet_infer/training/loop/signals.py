@@ -49,7 +49,7 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                if number in ALWAYS or signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                if number in ALWAYS or signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores it
                     self._before[number] = signal.signal(number, self._remember)
         return self
 
@@ -63,15 +63,15 @@ class StopSignals:
         self.caught = number
         self._restore()
         if self.within is not None:
-            # Not cancelled when the run has stopped: the end of the process may hang too.
+            # Not cancelled when the run has stopped, because the end of the process may hang too.
             end = threading.Thread(target=self._end, args=(number, self.within), daemon=True, name="end")
-            with contextlib.suppress(RuntimeError):  # where no more threads can be started, the run still stops
+            with contextlib.suppress(RuntimeError):  # no more threads can be started: the run still stops
                 end.start()
 
     def _end(self, number: int, within: float) -> None:
         """End the process after `within` seconds."""
         time.sleep(within)
-        with contextlib.suppress(Exception):  # nothing stands in the way of the end
+        with contextlib.suppress(Exception):  # no error may prevent the exit
             for child in multiprocessing.active_children():
                 child.kill()
             text = f"error: the run did not stop within {within:g} seconds and is ended; {self.kept()}\n"

@@ -32,7 +32,7 @@ def initial_network(arch: Architecture, recipe: Recipe, start: Checkpoint | None
         network = ResNet(arch)
     if recipe.zero_init:
         for module in network.modules():
-            if isinstance(module, ResidualBlock) and not module.plain:  # a plain block would answer nothing but zero
+            if isinstance(module, ResidualBlock) and not module.plain:  # without a shortcut the output would be zero
                 nn.init.zeros_(getattr(module, f"bn{module.count}").weight)
     if start:
         head = start.spec.classes == classes

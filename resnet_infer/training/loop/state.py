@@ -101,7 +101,7 @@ class RunFolder:
             stack.enter_context(FileLock(path).acquire(timeout=0))
         except Timeout:
             return False
-        except NotImplementedError:  # a file system without locks
+        except NotImplementedError:  # this file system has no locks
             note(f"{self.folder} cannot be locked: start no second run there")
         except OSError as error:
             raise unwritable(path, error, TrainingError, "choose another folder with -o") from error
@@ -162,7 +162,7 @@ class RunFolder:
         load_weights(network, checkpoint)
         for name, parameter in network.named_parameters():
             if MOMENTUM + name in checkpoint.extra:
-                # In the parameter's own memory format, which the fused optimiser takes for granted.
+                # The fused optimiser requires the memory format of the parameter.
                 momentum = torch.empty_like(parameter).copy_(torch.from_numpy(checkpoint.extra[MOMENTUM + name]))
                 optimizer.state[parameter]["momentum_buffer"] = momentum.detach()
         state = State(**_with_infinity(json.loads(checkpoint.notes[NOTE])["state"]))
@@ -170,7 +170,7 @@ class RunFolder:
         if (self.folder / "metrics.csv").exists():
             with io.StringIO(read_bytes(self.folder / "metrics.csv").decode(), newline="") as file:
                 rows = [tuple(row) for row in csv.reader(file)][1:]
-            # An epoch that was noted but not saved is trained, and noted, again.
+            # An epoch in the table that is not in the checkpoint is trained again, and gets a new row.
             self.rows = [row for row in rows if int(row[1]) <= state.iteration]
         return state
 
@@ -245,7 +245,7 @@ class RunFolder:
 def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
     """Copy the weights of a checkpoint into the network."""
     tensors = {name: torch.from_numpy(value) for name, value in checkpoint.weights.items()}
-    network.load_state_dict(tensors, strict=False)  # torch also counts batches, which no checkpoint holds
+    network.load_state_dict(tensors, strict=False)  # checkpoints lack torch's `num_batches_tracked`
 
 
 def _without_infinity(state: Mapping[str, Any]) -> dict[str, Any]:

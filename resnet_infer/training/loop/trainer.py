@@ -147,7 +147,7 @@ class Trainer:
             with self.signals, scalars(self.run_folder.folder, self.state.iteration, shown) as self.show:
                 geometry = self._geometry(self.schedule.phase(self.state.iteration))
                 self.held_out.read_ahead(geometry, self._stop_if_signalled)
-                if self.state.seen and self._epoch_ends():  # it was stopped while it was measured
+                if self.state.seen and self._epoch_ends():  # stopped while the epoch was measured
                     self._enter(self.schedule.phase(self.state.iteration - 1))
                     self.clock = time.perf_counter()
                     self._end_epoch()
@@ -161,7 +161,7 @@ class Trainer:
         self.schedule.restore(self.state.schedule)
         self.learner.scaler.load_state_dict(self.state.scaler)
         self.log(f"going on with {self.run_folder.last} at iteration {self.state.iteration}")
-        if self.world.writes:  # the checkpoint has the sums of all processes
+        if self.world.writes:  # only once, because these are the sums of all processes
             self.learner.start_epoch(self.state.loss, self.state.wrong)
 
     def _open_batches(self) -> BatchSource:
@@ -212,7 +212,7 @@ class Trainer:
                 if end:
                     self._end_epoch()
                 self._between_steps(just_saved=end)
-            if state.iteration < phase.stop:  # asked to stop while it waited
+            if state.iteration < phase.stop:  # a signal arrived while it waited for a batch
                 self._between_steps(just_saved=False)
 
     def _batches(self, phase: Phase) -> Generator[Batch, None, None]:
@@ -313,7 +313,7 @@ class Trainer:
         row = epoch_row(state, self.sampler.steps_per_epoch, loss, wrong, counts.whole)
         self.log(console_line(row))
         choosing = counts.choosing
-        better = choosing is None or choosing.top1 <= state.best_error  # of equal ones the later has learnt longer
+        better = choosing is None or choosing.top1 <= state.best_error  # of equal errors, the last counts
         if better and choosing:
             state.best_error, state.best_iteration = choosing.top1, state.iteration
         state.seen, state.epoch_seconds = 0, 0.0
