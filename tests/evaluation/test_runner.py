@@ -229,13 +229,13 @@ def test_unreadable_pictures_are_an_error_that_names_them_all(make_dataset: Make
 
 def test_what_is_answered_is_not_asked_again(right: Dataset) -> None:
     record, _, _ = measure(right, [scorer()])
-    asked = scorer()
+    local = scorer()
     half = Record(1, 60)
     for index in range(0, 60, 2):
         half.add(index, index + 1, [(0, 11, 0.5)])  # type: ignore[list-item]
-    found, seconds, _ = measure(right, [asked], record=half)
+    found, seconds, _ = measure(right, [local], record=half)
     assert seconds.pictures == 30
-    assert sum(asked.classifier.runtime.rows) == 30  # type: ignore[attr-defined]
+    assert sum(local.classifier.runtime.rows) == 30  # type: ignore[attr-defined]
     assert found.top1[0, 1::2].tolist() == record.top1[0, 1::2].tolist()
     assert (found.top1[0, ::2] == 11).all()
 
@@ -332,11 +332,11 @@ def test_the_clock_of_a_runtime_sees_its_calls(name: str) -> None:
     """With one thread: whichever clock times it, it sees at least the processor's time that the process took."""
     pytest.importorskip(name, reason="the runtime is an extra")
     with Classifier(SMALL, runtime=name, device="cpu", threads=1) as classifier:
-        asked = LocalScorer(classifier, "1-crop")
+        local = LocalScorer(classifier, "1-crop")
         geometry = classifier.spec.input
         views = [[np.zeros((8, geometry.crop, geometry.crop, 3), np.uint8)]] * 4
-        asked.score(views)
-        busy, own = process_time(), asked.clock()
+        local.score(views)
+        busy, own = process_time(), local.clock()
         for _ in range(20):
-            asked.score(views)
-        assert asked.clock() - own > 0.7 * (process_time() - busy)
+            local.score(views)
+        assert local.clock() - own > 0.7 * (process_time() - busy)
