@@ -39,7 +39,8 @@ from resnet_infer.models.network import ResNet
 from resnet_infer.training.device import choose_precision, describe
 from resnet_infer.training.distributed import join_world
 from resnet_infer.training.input.splits import Splits, open_splits
-from resnet_infer.training.loop.trainer import Options, Trainer
+from resnet_infer.training.loop.options import Options
+from resnet_infer.training.loop.trainer import Trainer
 from resnet_infer.training.recipes import Stage, get_recipe
 from resnet_infer.utils.cpu import usable_cores
 

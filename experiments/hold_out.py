@@ -30,8 +30,9 @@ from resnet_infer.training.distributed import World
 from resnet_infer.training.error_rates import count_errors
 from resnet_infer.training.input.splits import Splits, hold_out
 from resnet_infer.training.input.views import Views
+from resnet_infer.training.loop.options import Options
 from resnet_infer.training.loop.state import load_weights
-from resnet_infer.training.loop.trainer import Options, Trainer
+from resnet_infer.training.loop.trainer import Trainer
 from resnet_infer.training.recipes import get_recipe
 from resnet_infer.utils.files import atomic_path
 

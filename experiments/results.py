@@ -31,6 +31,7 @@ from resnet_infer.converters.source import open_source
 from resnet_infer.data.datasets import Dataset
 from resnet_infer.data.feed import open_feed
 from resnet_infer.data.preprocess import centre_crop
+from resnet_infer.evaluation.config import EvaluationConfig
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.evaluation.result import Evaluation, Result
 from resnet_infer.runtimes.registry import open_runtime
@@ -86,11 +87,13 @@ def answered(models: Sequence[str], data: Path, work: Path, name: str, **options
         return evaluate(
             models,
             data,
-            split=SPLIT,
-            device="cpu",
-            resume=work / f"{name}.jsonl",
-            started=lambda dataset, done: advance,
-            **options,
+            EvaluationConfig(
+                split=SPLIT,
+                device="cpu",
+                resume=work / f"{name}.jsonl",
+                started=lambda dataset, done: advance,
+                **options,
+            ),
         )
 
 
@@ -163,10 +166,12 @@ def measure_rates(
                 found = evaluate(
                     row.models,
                     parts[row.result.protocol],
-                    protocols=[row.result.protocol],
-                    scales=scales if row.result.protocol == "multi-scale" else None,
-                    ensemble=len(row.models) > 1,
-                    device="cpu",
+                    EvaluationConfig(
+                        protocols=[row.result.protocol],
+                        scales=scales if row.result.protocol == "multi-scale" else None,
+                        ensemble=len(row.models) > 1,
+                        device="cpu",
+                    ),
                 )
                 rates[number].append(found.seconds.pictures / found.seconds.wall)
                 advance(1)

@@ -27,6 +27,7 @@ from resnet_infer.converters.precision.placement import Target
 from resnet_infer.converters.precision.ranges import Method
 from resnet_infer.converters.source import open_source
 from resnet_infer.data.feed import open_feed
+from resnet_infer.evaluation.config import EvaluationConfig
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.evaluation.result import Result
 from resnet_infer.models.checkpoint import save_checkpoint
@@ -47,9 +48,7 @@ def main() -> None:
         found = evaluate(
             others,
             options.data,
-            protocols=options.protocol,
-            reference=reference,
-            started=lambda dataset, done: advance,
+            EvaluationConfig(protocols=options.protocol, reference=reference, started=lambda dataset, done: advance),
         )
     text = "\n".join(table(found.results, found.pictures, found.dataset.name, options.calibration_pictures))
     with atomic_path(options.output) as path:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,8 +16,37 @@ from tests.conftest import DEMO, PICTURES
 
 HEAVY = ("torch", "onnx", "tensorrt", "bentoml")
 
+HELP = {
+    "": {"_version", "errors"},
+    "cli": {"main", "signals"},
+    "utils": {"cgroups", "console", "cpu", "files"},
+}
+"""Package -> its modules that `resnet-infer --help` imports."""
+CLASSIFY = {
+    "": {"_version", "classifier", "errors", "lanes", "zoo"},
+    "cli": {"answers", "main", "options", "signals"},
+    "cli.commands": {"classify"},
+    "data": {"arrivals", "image", "preprocess", "walk"},
+    "data.formats": {"jpeg", "jpeg_header", "kinds", "memory", "samples", "strict", "suffixes"},
+    "data.formats.tiff": {"directory"},
+    "models": {"architectures", "checkpoint", "spec", "spec_fields"},
+    "models.weights": {"builtin"},
+    "runtimes": {"base", "onnxruntime", "ort_session", "registry", "signature"},
+    "utils": {
+        *("cgroups", "console", "cpu", "extras", "files", "heap", "inputs", "lifetime", "metrics", "parallel"),
+        *("strict_json", "threads"),
+    },
+}
+"""Package -> its modules that `resnet-infer classify picture.jpg` imports, which take part of its quarter of a second.
+
+A module that is added here is worth its time for every answer; what is needed less often is imported where it is.
+"""
+OF_TYPER = {"annotated_doc", "click", "colorama", "shellingham", "typing_extensions"}
+"""Packages that typer imports, which ones depends on its version and on the system."""
+
 PROBE = """
 import json, sys
+before = set(sys.modules)
 for name in {absent!r}:
     sys.modules[name] = None  # importing it raises ModuleNotFoundError
 from resnet_infer.cli.main import app
@@ -24,12 +54,14 @@ try:
     app({arguments!r})
 except SystemExit as stop:
     code = stop.code
-print(json.dumps({{"code": code, "loaded": [m for m in {heavy!r} if sys.modules.get(m)]}}), file=sys.stderr)
+heavy = [m for m in {heavy!r} if sys.modules.get(m)]
+modules = [name for name, module in sys.modules.items() if module and name not in before]
+print(json.dumps({{"code": code, "loaded": heavy, "modules": modules}}), file=sys.stderr)
 """
 
 
-def fresh(*arguments: str, absent: tuple[str, ...] = (), cache: Path) -> tuple[int, list[str], str, str]:
-    """Run the command in a new process, with the packages `absent` missing."""
+def report(*arguments: str, absent: tuple[str, ...] = (), cache: Path) -> tuple[dict[str, Any], str, str]:
+    """Run the command in a new process, with the packages `absent` missing: what it loaded, its stdout and stderr."""
     code = PROBE.format(absent=absent, arguments=list(arguments), heavy=HEAVY)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
@@ -39,8 +71,36 @@ def fresh(*arguments: str, absent: tuple[str, ...] = (), cache: Path) -> tuple[i
         env={**os.environ, "RESNET_INFER_CACHE": str(cache), "PYTHONIOENCODING": "utf-8"},
     )
     *notes, last = done.stderr.strip().splitlines()
-    report = json.loads(last)
-    return report["code"], report["loaded"], done.stdout, "\n".join(notes)
+    return json.loads(last), done.stdout, "\n".join(notes)
+
+
+def fresh(*arguments: str, absent: tuple[str, ...] = (), cache: Path) -> tuple[int, list[str], str, str]:
+    """Exit code, heavy packages that were loaded, stdout and stderr."""
+    found, out, notes = report(*arguments, absent=absent, cache=cache)
+    return found["code"], found["loaded"], out, notes
+
+
+def names(table: dict[str, set[str]]) -> set[str]:
+    """The packages of a table and their modules, by their full names."""
+    packages = {f"resnet_infer.{package}".removesuffix(".") for package in table}
+    return packages | {".".join(("resnet_infer", *filter(None, (p,)), m)) for p, found in table.items() for m in found}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "own", "others"),
+    [
+        (("--help",), HELP, {"typer"}),
+        (("classify", str(DEMO / "coffee.jpg")), CLASSIFY, {"PIL", "numpy", "onnxruntime", "typer"}),
+    ],
+)
+def test_a_command_imports_these_modules_and_no_others(
+    arguments: tuple[str, ...], own: dict[str, set[str]], others: set[str], tmp_path: Path
+) -> None:
+    found, _, _ = report(*arguments, cache=tmp_path)
+    assert found["code"] == 0
+    assert {name for name in found["modules"] if name.partition(".")[0] == "resnet_infer"} == names(own)
+    packages = {name.partition(".")[0] for name in found["modules"]} - {"resnet_infer"}
+    assert {name for name in packages if name not in sys.stdlib_module_names} - OF_TYPER == others
 
 
 def test_help_loads_nothing_heavy(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
-"""Who may import whom, where torch may be imported, and what is public."""
+"""Who may import whom, where torch may be imported, how large files and functions may be, and what is public."""
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+import pytest
 
 import resnet_infer
 from resnet_infer.utils.extras import EXTRAS
@@ -47,11 +49,19 @@ ASKED = {
 """What tells how many cores or how much memory there is -> the files that may ask it; all others ask those."""
 POOLS = {"ThreadPoolExecutor", "ProcessPoolExecutor", "ThreadPool", "Pool"}
 """What has as many threads or processes as the machine has cores, unless it is told a number."""
+MOST_LINES, MOST_FILES, MOST_PARAMETERS, MOST_LINES_OF_A_FUNCTION = 350, 15, 12, 100
+LARGE_FOLDERS = {"cli/commands", "data/datasets"}
+"""Folders of one file for each row of a table: commands, and data sets that are recognised."""
+LAZY_CIRCLES: set[frozenset[str]] = {
+    # float64 has an error of parity's; parity imports the evaluator, and with it onnx, only for graphs.
+    frozenset({"verification.float64", "verification.parity"}),
+}
+"""Modules that import each other in a circle, of which an import inside a function is a part."""
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
-    for path in sorted(PACKAGE.rglob("*.py")):
-        yield path.relative_to(PACKAGE).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+def modules(package: Path = PACKAGE) -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted(package.rglob("*.py")):
+        yield path.relative_to(package).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
 
 
 def imports(tree: ast.Module) -> Iterator[str]:
@@ -146,6 +156,152 @@ def test_every_pool_is_told_how_many_workers_it_has() -> None:
                 told = node.args or any(item.arg in ("max_workers", "processes") for item in node.keywords)
                 silent += [] if told else [f"{path}:{node.lineno}"]
     assert not silent
+
+
+def functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """All but `self` and `cls`."""
+    given = function.args
+    names = [item.arg for item in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+    return len(names) - (names[:1] in (["self"], ["cls"])) + (given.vararg is not None) + (given.kwarg is not None)
+
+
+def too_large(package: Path) -> list[str]:
+    """What breaks a rule on size. The function `x` of `cli/commands/x.py` declares options: it is not measured."""
+    found = []
+    for path, tree in modules(package):
+        lines = len((package / path).read_text(encoding="utf-8").splitlines())
+        if lines > MOST_LINES:
+            found.append(f"{path} has {lines} lines")
+        folder, _, name = path.removesuffix(".py").rpartition("/")
+        for function in functions(tree):
+            if folder == "cli/commands" and function.name == name:
+                continue
+            if (count := parameters(function)) > MOST_PARAMETERS:
+                found.append(f"{path}: {function.name} has {count} parameters")
+            if (length := (function.end_lineno or 0) - function.lineno + 1) > MOST_LINES_OF_A_FUNCTION:
+                found.append(f"{path}: {function.name} has {length} lines")
+    for folder in sorted(item for item in (package, *package.rglob("*")) if item.is_dir()):
+        name, count = folder.relative_to(package).as_posix(), len(list(folder.glob("*.py")))
+        if count > MOST_FILES and name not in LARGE_FOLDERS:
+            found.append(f"{name} has {count} files")
+    return found
+
+
+def test_files_folders_and_functions_are_small() -> None:
+    assert not too_large(PACKAGE)
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "fault"),
+    [
+        ("a.py", "x = 1\n" * 351, "a.py has 351 lines"),
+        ("a.py", f"def f({', '.join(f'a{n}' for n in range(13))}): ...", "a.py: f has 13 parameters"),
+        ("a.py", f"class A:\n def f(self, a, *, {', '.join(f'a{n}' for n in range(12))}): ...", "f has 13 parameters"),
+        ("a.py", f"async def f({', '.join(f'a{n}' for n in range(12))}, **more): ...", "a.py: f has 13 parameters"),
+        ("cli/commands/a.py", f"def f({', '.join(f'a{n}' for n in range(13))}): ...", "f has 13 parameters"),
+        ("a.py", "def f():\n" + " x = 1\n" * 100, "a.py: f has 101 lines"),
+        ("a/b/c.py", "", "a/b has 16 files"),
+    ],
+)
+def test_what_is_too_large_is_found(tmp_path: Path, path: str, text: str, fault: str) -> None:
+    place = tmp_path / path
+    place.parent.mkdir(parents=True, exist_ok=True)
+    for number in range(15):
+        (place.parent / f"small{number}.py").touch()
+    if "files" not in fault:
+        (place.parent / "small0.py").unlink()
+    place.write_text(text)
+    (found,) = too_large(tmp_path)
+    assert fault in found
+
+
+def test_what_is_not_too_large_is_not_found(tmp_path: Path) -> None:
+    (tmp_path / "cli" / "commands").mkdir(parents=True)
+    names = ", ".join(f"a{n}" for n in range(12))
+    (tmp_path / "a.py").write_text(f"class A:\n def f(self, {names}):\n" + "  x = 1\n" * 99 + "\n" * 249)
+    for number in range(16):
+        text = f"def small{number}({names}, b):\n" + " x = 1\n" * 200
+        (tmp_path / "cli" / "commands" / f"small{number}.py").write_text(text)
+    assert not too_large(tmp_path)
+
+
+def graph(package: Path, *, lazy: bool) -> dict[str, set[str]]:
+    """Module -> modules of `package` that it imports when it is imported, and with `lazy` in its functions too."""
+    trees = {
+        f"{path.removesuffix('.py').removesuffix('/__init__').replace('/', '.')}": t for path, t in modules(package)
+    }
+    root = f"{package.name}."
+
+    def visit(nodes: Iterable[ast.AST]) -> Iterator[str]:
+        for node in nodes:
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                for alias in node.names:  # a module of a package, or a name in a module
+                    name = f"{node.module}.{alias.name}"
+                    yield name if name.removeprefix(root) in trees else str(node.module)
+            elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                yield from visit(node.orelse)
+            elif lazy or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                yield from visit(ast.iter_child_nodes(node))
+
+    return {
+        name: {item.removeprefix(root) for item in visit([tree]) if item.startswith(root)} & trees.keys()
+        for name, tree in trees.items()
+    }
+
+
+def circles(package: Path, *, lazy: bool) -> set[frozenset[str]]:
+    """Sets of modules each of which imports, by way of the others, itself."""
+    direct = graph(package, lazy=lazy)
+
+    def reached(name: str) -> set[str]:
+        found: set[str] = set()
+        waiting = [name]
+        while waiting:
+            new = direct[waiting.pop()] - found
+            found |= new
+            waiting += new
+        return found
+
+    all_reached = {name: reached(name) for name in direct}
+    return {
+        frozenset(other for other in found if name in all_reached[other])
+        for name, found in all_reached.items()
+        if name in found
+    }
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert len(graph(PACKAGE, lazy=False)["cli.main"]) > 1
+    assert circles(PACKAGE, lazy=False) == set()
+    assert circles(PACKAGE, lazy=True) == LAZY_CIRCLES
+
+
+@pytest.mark.parametrize(
+    ("texts", "at_import", "in_functions"),
+    [
+        (
+            {"a": "import p.b", "b": "from p.c import x", "c": "if 1:\n from p import a"},
+            {"a", "b", "c"},
+            {"a", "b", "c"},
+        ),
+        ({"a": "import p.b", "b": "class A:\n from p import a"}, {"a", "b"}, {"a", "b"}),
+        ({"a": "import p.b", "b": "def f():\n from p.a import x"}, set(), {"a", "b"}),
+        ({"a": "import p.b", "b": "if TYPE_CHECKING:\n import p.a"}, set(), set()),
+        ({"a": "from p import b", "b": "from p import d"}, set(), set()),
+    ],
+)
+def test_circles_are_found(tmp_path: Path, texts: dict[str, str], at_import: set[str], in_functions: set[str]) -> None:
+    (tmp_path / "p").mkdir()
+    for name, text in texts.items():
+        (tmp_path / "p" / f"{name}.py").write_text(text)
+    for lazy, expected in ((False, at_import), (True, in_functions)):
+        assert circles(tmp_path / "p", lazy=lazy) == ({frozenset(expected)} if expected else set())
 
 
 def loads(tree: ast.Module) -> Iterator[tuple[str, bool]]:

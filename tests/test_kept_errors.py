@@ -21,7 +21,7 @@ from resnet_infer.data.datasets import Dataset, Sample
 from resnet_infer.errors import PictureError
 from resnet_infer.evaluation.protocols import LocalScorer
 from resnet_infer.evaluation.record import Record
-from resnet_infer.evaluation.runner import Entrant, Member, run
+from resnet_infer.evaluation.runner import Member, Predictor, run
 from resnet_infer.serving.inference.model_manager import gather
 from tests.evaluation.conftest import Reds
 
@@ -59,10 +59,10 @@ def viewed(contents: list[bytes]) -> Iterable[BaseException | None]:
 
 def evaluated(contents: list[bytes]) -> Iterable[BaseException | None]:
     samples = [Sample(str(number), 0, lambda content=content: content) for number, content in enumerate(contents)]  # type: ignore[misc]
-    entrant = Entrant((Member(0),), np.zeros(len(samples), np.int64))
+    predictor = Predictor((Member(0),), np.zeros(len(samples), np.int64))
     dataset, record = Dataset("damaged", ("0",), samples, "given"), Record(1, len(samples))
     _, unreadable = run(
-        dataset, [LocalScorer(CLASSIFIER, "1-crop")], [entrant], record, lanes=1, batch_size=8, skip=True
+        dataset, [LocalScorer(CLASSIFIER, "1-crop")], [predictor], record, lanes=1, batch_size=8, skip=True
     )
     return [item.error for item in unreadable]
 

@@ -139,9 +139,10 @@ def album(folder: Path) -> Path:
 
 
 def evaluate(folder: Path) -> None:
+    from resnet_infer.evaluation.config import EvaluationConfig
     from resnet_infer.evaluation.evaluate import evaluate as measure_error
 
-    assert measure_error([zoo.SMALL], album(folder) / "test", device="cpu").results
+    assert measure_error([zoo.SMALL], album(folder) / "test", EvaluationConfig(device="cpu")).results
 
 
 def train(folder: Path) -> None:

@@ -23,6 +23,7 @@ from resnet_infer.converters.precision.calibration import calibrate
 from resnet_infer.converters.precision.int8 import quantize
 from resnet_infer.converters.source import export_onnx, open_source
 from resnet_infer.data.feed import open_feed
+from resnet_infer.evaluation.config import EvaluationConfig
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.models.checkpoint import SUFFIX, Checkpoint, load_checkpoint, save_checkpoint
 from resnet_infer.models.graph import get_spec, set_spec
@@ -87,7 +88,7 @@ def int8(checkpoint: Checkpoint, artifact: Path, data: Path) -> None:
 
 def error(model: str, data: Path) -> Measured:
     """Of one crop, on the pictures held out."""
-    evaluation = evaluate([model], data, protocols=["1-crop"], device="cpu")
+    evaluation = evaluate([model], data, EvaluationConfig(protocols=["1-crop"], device="cpu"))
     (result,) = evaluation.results
     top5 = round(result.top5.error, 2) if result.top5 else None
     top1, runtime = round(result.top1.error, 2), str(result.runtime["runtime"])

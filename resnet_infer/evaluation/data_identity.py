@@ -1,4 +1,4 @@
-"""Which published data set pictures are: told by their classes and how many there are of each."""
+"""Identify published data sets by their classes and by how many pictures each class has."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from resnet_infer.models.imagenet_classes import imagenet_classes
 from resnet_infer.models.spec import Measured, ModelSpec
 
 CIFAR10 = {"airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"}
+"""Names of CIFAR-10's classes."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """A published set: how many pictures each class has, whether classes are its own, and what its name looks like.
+    """Describe a published data set: pictures of each class, a test of its classes, and a pattern of its name.
 
-    `name` is matched against names without capitals and punctuation, `others` against the last part of a name: other
+    `name` is matched with names in lower case and without punctuation. `others` are last parts of the names of other
     splits, which may have as many pictures.
     """
 
@@ -30,16 +31,19 @@ class Known:
 
 
 def _is_imagenet(spec: ModelSpec) -> bool:
+    """Return whether the classes are ImageNet's 1,000, by id or name."""
     ids, names = imagenet_classes()
     return set(spec.class_ids or ()) == set(ids) or set(spec.classes) in (set(ids), set(names))
 
 
 def _is_tiny_imagenet(spec: ModelSpec) -> bool:
+    """Return whether the classes are 200 of ImageNet's ids."""
     ids = set(spec.class_ids or spec.classes)
     return len(ids) == 200 and ids <= set(imagenet_classes()[0])
 
 
 def _is_cifar10(spec: ModelSpec) -> bool:
+    """Return whether the classes are CIFAR-10's."""
     return {name.casefold() for name in spec.classes} == CIFAR10
 
 
@@ -48,12 +52,13 @@ KNOWN: Mapping[str, Known] = {
     "CIFAR-10 test": Known(1000, _is_cifar10, "^cifar10(?!0).*test", ("train", "val", "held-out")),
     "Tiny ImageNet validation": Known(50, _is_tiny_imagenet, "^tinyimagenet.*val", ("train", "test")),
 }
+"""Title of a published data set -> how it is recognised."""
 
 
 def identity(spec: ModelSpec, labels: NDArray[np.int64], name: str) -> str | None:
-    """The one of `KNOWN` that the counted pictures are all of, or None.
+    """Return the title in `KNOWN` of the data set that the counted pictures are the whole of, or None.
 
-    `labels` are their right classes by the numbers of the model, (pictures,); `name` is the data set's.
+    `labels` are their right classes by the numbers of the model, (pictures,); `name` is the name of the data set.
     """
     counts = np.bincount(labels, minlength=len(spec.classes))
     for title, known in KNOWN.items():
@@ -63,10 +68,10 @@ def identity(spec: ModelSpec, labels: NDArray[np.int64], name: str) -> str | Non
 
 
 def belongs(measured: Measured, pictures: int, name: str, known: str | None) -> bool:
-    """Whether an error in a spec was measured on this data, which has as many pictures.
+    """Return whether an error in a spec was measured on this data, which has as many pictures.
 
-    `name` is the data set's, `known` what `identity` says. An error on a published set belongs to that set alone, any
-    other to data of the same name.
+    `name` is the name of the data set, and `known` what `identity` returns for it. An error on a published data set
+    belongs to that set alone, any other error to data of the same name.
     """
     if measured.pictures != pictures:
         return False

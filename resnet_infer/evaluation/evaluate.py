@@ -1,29 +1,31 @@
-"""`evaluate`: models, a data set and protocols in, an `Evaluation` out."""
+"""Evaluate models on a labelled data set, and return what was found as an `Evaluation`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from resnet_infer.data.class_map import StatedOrder
 from resnet_infer.data.datasets import Dataset
 from resnet_infer.data.datasets.classes import some
+from resnet_infer.data.labelled import open_labelled
 from resnet_infer.errors import DataError, PictureError, UsageError
+from resnet_infer.evaluation.config import EvaluationConfig
 from resnet_infer.evaluation.data_identity import belongs, identity
 from resnet_infer.evaluation.journal import Journal
 from resnet_infer.evaluation.paper import Figure, Table, published
 from resnet_infer.evaluation.protocols import Scorer, as_bytes
 from resnet_infer.evaluation.record import Record
-from resnet_infer.evaluation.result import Answered, Evaluation, Result
-from resnet_infer.evaluation.run_identity import bound_to, require_same_pictures
-from resnet_infer.evaluation.runner import Seconds, run
+from resnet_infer.evaluation.result import Answers, Evaluation, Result
+from resnet_infer.evaluation.run_identity import require_same_pictures, run_identity
+from resnet_infer.evaluation.runner import Predictor, Seconds, Unreadable, run
 from resnet_infer.evaluation.sanity_checks import sanity_checks
-from resnet_infer.evaluation.targets.local import OpenModel, Row, make_rows, open_labelled, open_model
+from resnet_infer.evaluation.targets.local import OpenModel, Row, make_rows, open_model
 from resnet_infer.evaluation.targets.names import distinct_models, distinct_protocols, is_model, shown_names
 from resnet_infer.evaluation.targets.service import CONNECTIONS, open_service
 from resnet_infer.models.spec import Measured
@@ -32,116 +34,159 @@ from resnet_infer.utils.metrics import difference
 from resnet_infer.utils.threads import require_threads
 
 
-def evaluate(
-    models: Sequence[str | None],
-    data: Path,
-    *,
-    protocols: Sequence[str] = (),
-    scales: Sequence[int] | None = None,
-    ensemble: bool = False,
-    url: str | None = None,
-    reference: str | None = None,
-    max_drop: float | None = None,
-    split: str | None = None,
-    class_order: StatedOrder | None = None,
-    runtime: str = "auto",
-    device: str = "auto",
-    threads: int | None = None,
-    batch_size: int = 32,
-    workers: int | None = None,
-    skip_unreadable: bool = False,
-    resume: Path | None = None,
-    started: Callable[[Dataset, int], Callable[[int], None]] = lambda dataset, done: lambda count: None,
-) -> Evaluation:
-    """The error of `models` on the labelled pictures of `data`, each decoded once for all of them.
+@dataclass(frozen=True)
+class _Targets:
+    """Hold all models that are open, and what is evaluated: the rows of the result, and their scorers."""
 
-    A model is a path or a name; `torch:MODEL` (or another runtime) says what runs it, where that is not `runtime`.
-    `protocols` are of `protocols.PROTOCOLS`, by default the one that fits each model; `scales` belong to multi-scale.
-    `url` adds the model of a running service. `ensemble` adds the mean of all models, and `reference` another model,
-    which the others are compared with.
-    `class_order` is for data whose class names say nothing to the models, see `map_classes`. Pictures that cannot be
-    read, or that a CSV lists and that are not there, are an error, or left out of the count. In the file `resume`
-    answers are kept as they come; where it has some, of the same models, pictures and protocols, the run goes on from
-    there. `started` is called with the data set and the number of pictures that are answered already, and what it
-    returns with every further picture. A model or protocol that is named twice is taken once, with a warning.
+    models: list[OpenModel]
+    scorers: list[Scorer]
+    rows: list[Row]
+    predictors: list[Predictor]
 
-    Raises `UsageError`, `ModelError`, `DataError`, `PictureError` and `ServiceError`; and `KeyboardInterrupt`, which
-    says what `resume` has.
+
+def evaluate(models: Sequence[str | None], data: Path, config: EvaluationConfig | None = None) -> Evaluation:
+    """Measure the error of `models` on the labelled pictures of `data`. Each picture is decoded once for all models.
+
+    A model is a path or a name, None the default model; `torch:MODEL` (or another runtime) overrides
+    `config.runtime`. A model or protocol that is named twice is taken once, with a warning.
+
+    Raises `UsageError`, `ModelError`, `DataError`, `PictureError` and `ServiceError`; and `KeyboardInterrupt`, whose
+    message says what `config.resume` has.
+
+    Example::
+
+        found = evaluate(["resnet20-cifar10"], Path("cifar10/test"), EvaluationConfig(protocols=["native", "10-crop"]))
+        print(found.results[0].top1.error)  # percent
     """
-    if max_drop is not None and reference is None:
-        raise UsageError("--max-drop is the most that may be lost against a model", hint="name it with --reference")
-    if max_drop is not None and not math.isfinite(max_drop):
-        raise UsageError(f"--max-drop is a number of points of percent, not {max_drop}")
-    models, repeated = distinct_models(models, runtime)
-    protocols, more = distinct_protocols(protocols)
-    repeated += more
-    if ensemble and len(models) + (url is not None) < 2:
-        raise UsageError("an ensemble has at least two models")
-    if not (models or url) or batch_size < 1:
-        raise UsageError("there is at least one model, and the batch size is at least 1")
-    require_threads(threads)
-    require_threads(workers, "workers")
-    dataset = _open_data(data, split, missing_ok=skip_unreadable)
+    config = config or EvaluationConfig()
+    _require_max_drop(config)
+    models, repeated_models = distinct_models(models, config.runtime)
+    protocols, repeated_protocols = distinct_protocols(config.protocols)
+    _require_models(models, config)
+    dataset = _open_data(data, config.split, missing_ok=config.skip_unreadable)
     with ExitStack() as stack:
-
-        def opened(argument: str | None, name: str | None) -> OpenModel:
-            model = open_model(
-                argument, dataset, class_order, name=name, runtime=runtime, device=device, threads=threads
-            )
-            stack.callback(model.close)
-            return model
-
-        *names, own = shown_names([*models, reference])
-        base = opened(reference, own) if reference is not None else None
-        others: list[OpenModel] = [opened(argument, name) for argument, name in zip(models, names, strict=True)]
-        if url is not None:
-            others.append(open_service(url, dataset, class_order))
-            stack.callback(others[-1].close)
-        everyone = [base, *others] if base else others
-        scorers, rows = make_rows(others, base, protocols, scales=scales, batch_size=batch_size, ensemble=ensemble)
-        labels = np.array([sample.label for sample in dataset.samples], np.int64)
-        entrants = [row.entrant(labels) for row in rows]
-        record = Record(len(rows), len(dataset.samples))
-        journal: Journal | None = None
-        if resume is not None:
-            journal = stack.enter_context(Journal(resume, bound_to(dataset, everyone, rows, scorers), record))
-            require_same_pictures(dataset, record, resume)
+        targets = _open_targets(models, protocols, dataset, config, stack)
+        record = Record(len(targets.rows), len(dataset.samples))
+        journal = _open_journal(dataset, targets, record, config.resume, stack)
         resumed = int(record.answered.sum())
-        try:
-            seconds, unreadable = run(
-                dataset,
-                scorers,
-                entrants,
-                record,
-                lanes=min(model.lanes for model in everyone),
-                batch_size=max(batch_size, *(scorer.rows for scorer in scorers)),
-                workers=workers or (CONNECTIONS if url else None),
-                skip=skip_unreadable,
-                keep=journal.append if journal else lambda index, digest, answers: None,
-                advance=started(dataset, resumed),
-            )
-        except KeyboardInterrupt:
-            if journal is None:
-                raise
-            raise KeyboardInterrupt(
-                f"{journal.kept:,} of {plural(len(dataset.samples), 'picture')} are answered in {resume}; the same "
-                "command goes on from there"
-            ) from None
+        seconds, unreadable = _answer(dataset, targets, record, journal, config)
         if not record.answered.any():
             raise DataError(f"no picture of {dataset.name} can be read; the first: {unreadable[0].error.message}")
-        results: list[Result] = []
-        for number, (row, entrant) in enumerate(zip(rows, entrants, strict=True)):
-            answered = Answered.of(record, number, entrant.labels)
-            results.append(_result(row, dataset, answered, scorers, seconds, results))
-    duplicates = same_content(dataset, record.alike())
-    warnings = [*repeated, *_warnings(results, dataset, duplicates)]
+        results = _results(dataset, targets, record, seconds)
+    duplicates = same_content(dataset, record.same_digest())
+    warnings = [*repeated_models, *repeated_protocols, *_warnings(results, dataset, duplicates)]
     if journal and journal.damaged:
         lines = plural(journal.damaged, "line")
-        warnings.append(f"{resume}: {lines} damaged and passed over; what they answered was answered again")
-    return Evaluation(dataset, results, record, seconds, unreadable, duplicates, warnings, resumed, max_drop)
+        warnings.append(f"{config.resume}: {lines} damaged and passed over; what they answered was answered again")
+    return Evaluation(dataset, results, record, seconds, unreadable, duplicates, warnings, resumed, config.max_drop)
+
+
+def _require_max_drop(config: EvaluationConfig) -> None:
+    """Raise `UsageError` if `max_drop` has no reference or is not a finite number."""
+    if config.max_drop is not None and config.reference is None:
+        raise UsageError("--max-drop is the most that may be lost against a model", hint="name it with --reference")
+    if config.max_drop is not None and not math.isfinite(config.max_drop):
+        raise UsageError(f"--max-drop is a number of points of percent, not {config.max_drop}")
+
+
+def _require_models(models: Sequence[str | None], config: EvaluationConfig) -> None:
+    """Raise `UsageError` if there are too few models, or batch size, threads or workers are not possible."""
+    if config.ensemble and len(models) + (config.url is not None) < 2:
+        raise UsageError("an ensemble has at least two models")
+    if not (models or config.url) or config.batch_size < 1:
+        raise UsageError("there is at least one model, and the batch size is at least 1")
+    require_threads(config.threads)
+    require_threads(config.workers, "workers")
+
+
+def _open_targets(
+    models: Sequence[str | None],
+    protocols: Sequence[str],
+    dataset: Dataset,
+    config: EvaluationConfig,
+    stack: ExitStack,
+) -> _Targets:
+    """Open the reference, the models and the service until the end of `stack`, and lay out the rows of the result."""
+
+    def opened(argument: str | None, name: str | None) -> OpenModel:
+        model = open_model(
+            argument,
+            dataset,
+            config.class_order,
+            name=name,
+            runtime=config.runtime,
+            device=config.device,
+            threads=config.threads,
+        )
+        stack.callback(model.close)
+        return model
+
+    *names, own = shown_names([*models, config.reference])
+    base = opened(config.reference, own) if config.reference is not None else None
+    others: list[OpenModel] = [opened(argument, name) for argument, name in zip(models, names, strict=True)]
+    if config.url is not None:
+        others.append(open_service(config.url, dataset, config.class_order))
+        stack.callback(others[-1].close)
+    scorers, rows = make_rows(
+        others, base, protocols, scales=config.scales, batch_size=config.batch_size, ensemble=config.ensemble
+    )
+    labels = np.array([sample.label for sample in dataset.samples], np.int64)
+    predictors = [row.predictor(labels) for row in rows]
+    return _Targets([base, *others] if base else others, scorers, rows, predictors)
+
+
+def _open_journal(
+    dataset: Dataset, targets: _Targets, record: Record, resume: Path | None, stack: ExitStack
+) -> Journal | None:
+    """Open the file `resume` until the end of `stack`, and put the answers that it has into `record`."""
+    if resume is None:
+        return None
+    belongs_to = run_identity(dataset, targets.models, targets.rows, targets.scorers)
+    journal = stack.enter_context(Journal(resume, belongs_to, record))
+    require_same_pictures(dataset, record, resume)
+    return journal
+
+
+def _answer(
+    dataset: Dataset, targets: _Targets, record: Record, journal: Journal | None, config: EvaluationConfig
+) -> tuple[Seconds, list[Unreadable]]:
+    """Put the answers to all pictures that `record` lacks into it and into the journal.
+
+    Raises `KeyboardInterrupt` with a message that says how many the journal has.
+    """
+    try:
+        return run(
+            dataset,
+            targets.scorers,
+            targets.predictors,
+            record,
+            lanes=min(model.lanes for model in targets.models),
+            batch_size=max(config.batch_size, *(scorer.rows for scorer in targets.scorers)),
+            workers=config.workers or (CONNECTIONS if config.url else None),
+            skip=config.skip_unreadable,
+            keep=journal.append if journal else lambda index, digest, answers: None,
+            advance=config.started(dataset, int(record.answered.sum())),
+        )
+    except KeyboardInterrupt:
+        if journal is None:
+            raise
+        raise KeyboardInterrupt(
+            f"{journal.kept:,} of {plural(len(dataset.samples), 'picture')} are answered in {config.resume}; the same "
+            "command goes on from there"
+        ) from None
+
+
+def _results(dataset: Dataset, targets: _Targets, record: Record, seconds: Seconds) -> list[Result]:
+    """Return a result for every row, compared with the row of the reference, which stands before it."""
+    results: list[Result] = []
+    for number, (row, predictor) in enumerate(zip(targets.rows, targets.predictors, strict=True)):
+        answered = Answers.of(record, number, predictor.labels)
+        results.append(_result(row, dataset, answered, targets.scorers, seconds, results))
+    return results
 
 
 def _open_data(data: Path, split: str | None, *, missing_ok: bool) -> Dataset:
+    """Open the data set. Raises `DataError`; `UsageError` if `data` is a model."""
     hint = "the last argument is the data: resnet-infer evaluate MODEL DATA"
     try:
         return open_labelled(data, split, missing_ok=missing_ok)
@@ -154,12 +199,12 @@ def _open_data(data: Path, split: str | None, *, missing_ok: bool) -> Dataset:
 
 
 def same_content(dataset: Dataset, groups: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Those parts of `groups` whose pictures, by their numbers, have the same content to the byte."""
+    """Return those parts of `groups` (numbers of pictures) whose pictures have the same bytes."""
     found = []
     for group in groups:
         contents: dict[bytes, list[int]] = {}
         for number in group:
-            with suppress(PictureError):  # it has gone since
+            with suppress(PictureError):  # the file has vanished since
                 content = as_bytes(dataset.samples[number].read())
                 contents.setdefault(content, []).append(number)
         found += [part for part in contents.values() if len(part) > 1]
@@ -169,11 +214,12 @@ def same_content(dataset: Dataset, groups: Sequence[Sequence[int]]) -> list[list
 def _result(
     row: Row,
     dataset: Dataset,
-    answered: Answered,
+    answered: Answers,
     scorers: Sequence[Scorer],
     seconds: Seconds,
     before: Sequence[Result],
 ) -> Result:
+    """Return the result of one row; `before` are the results of the rows before it."""
     first, count = row.models[0], seconds.pictures
     compared = None
     if row.against is not None:
@@ -207,16 +253,21 @@ def _result(
 
 
 def _runs_on(runtime: Mapping[str, Any]) -> str:
+    """Return runtime and device, as a runtime describes them."""
     return ", ".join(str(runtime[name]) for name in ("runtime", "device") if name in runtime)
 
 
 def _published(row: Row, data: str | None) -> list[tuple[Table, Figure]]:
-    """Of a single model; the paper's ensemble was measured on pictures whose labels are secret."""
+    """Return what was published for a single model.
+
+    The paper's ensemble was measured on pictures with secret labels.
+    """
     architecture = row.models[0].spec.architecture if len(row.models) == 1 else None
     return published(architecture, row.protocol, data) if architecture else []
 
 
 def _recorded(row: Row, dataset: Dataset, data: str | None, pictures: int) -> Measured | None:
+    """Return the error that a single model's spec states for the same pictures and views, None if it has none."""
     if len(row.models) > 1:
         return None
     alike = ("native", "1-crop") if row.protocol in ("native", "1-crop") else (row.protocol,)
@@ -227,6 +278,7 @@ def _recorded(row: Row, dataset: Dataset, data: str | None, pictures: int) -> Me
 
 
 def _warnings(results: Sequence[Result], dataset: Dataset, duplicates: Sequence[Sequence[int]]) -> list[str]:
+    """Return a sentence for each thing that makes an error doubtful, or that was counted unexpectedly."""
     found = []
     for result in results:
         answered, where = result.answered, f"{result.name}, {result.protocol}"

@@ -1,4 +1,4 @@
-"""Answers that are kept in a file as they come."""
+"""Keep answers in a file as they come, so that an evaluation can be resumed."""
 
 from __future__ import annotations
 
@@ -11,29 +11,31 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from resnet_infer.errors import DataError, ResnetInferError, UsageError
-from resnet_infer.evaluation.record import Given, Record
+from resnet_infer.evaluation.record import RankedAnswer, Record
 from resnet_infer.models.outputs import whole_file
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.files import unwritable
 from resnet_infer.utils.inputs import open_input
 
 MAGIC = "resnet-infer evaluation"
+"""Value of `file` in the first line."""
 OPTION = "--resume"
+"""Option of the command that names the file, for messages."""
 
 
 class Journal:
-    """A file to which every picture's answers are appended, so that a run that was killed goes on where it was.
+    """Append every picture's answers to a file, from which a run that was killed is resumed.
 
-    Its first line says what it belongs to. A last line that is not whole is cut off; another that is damaged is passed
-    over, and its picture is answered again. `kept` is how many pictures the file answers, `damaged` how many lines it
-    has that are none. One process has it at a time. Instances are context managers.
+    The first line says what the file belongs to. A last line without its end is cut off. Another damaged line is
+    skipped, and its picture is answered again. `kept` counts the pictures that are answered, and `damaged` the skipped
+    lines. One process at a time can open a file. Instances are context managers.
     """
 
     def __init__(self, path: Path, belongs_to: Mapping[str, Any], record: Record) -> None:
-        """Put what `path` has into `record`, or begin it.
+        """Open `path`, or create it, and put its answers into `record`.
 
-        Raises `DataError` if the file belongs to something else, naming what differs, or is none of ours;
-        `ResnetInferError` if another process has it, or it cannot be written; `UsageError` for a folder.
+        Raises `DataError` if the file belongs to another evaluation, naming what differs, or is no journal;
+        `ResnetInferError` if another process has it open, or it cannot be written; `UsageError` for a folder.
         """
         if path.is_dir():
             raise UsageError(f"{path} is a folder, and {OPTION} names a file")
@@ -46,14 +48,16 @@ class Journal:
                     with whole_file(path, OPTION) as temporary:
                         temporary.write_text(head + "\n", encoding="utf-8")
                 self._load(json.loads(head), record)
-                self._file: TextIO = stack.enter_context(open(path, "a", encoding="utf-8", buffering=1))  # by lines
+                self._file: TextIO = stack.enter_context(
+                    open(path, "a", encoding="utf-8", buffering=1)
+                )  # buffered by lines
             except OSError as error:
                 raise unwritable(path, error, ResnetInferError, f"choose another place with {OPTION}") from error
             self.kept = int(record.answered.sum())
             self._held = stack.pop_all()
 
-    def append(self, index: int, digest: int, answers: Sequence[Given]) -> None:
-        """Put down a picture's answers. Once this returns, only the machine's own end can lose them."""
+    def append(self, index: int, digest: int, answers: Sequence[RankedAnswer]) -> None:
+        """Write a picture's answers. After that only a crash of the machine can lose them."""
         try:
             self._file.write(strict_json.dumps([index, digest, [list(answer) for answer in answers]]) + "\n")
         except OSError as error:
@@ -61,6 +65,7 @@ class Journal:
         self.kept += 1
 
     def _load(self, head: Mapping[str, Any], record: Record) -> None:
+        """Read the file into `record`, and cut off a last line that is not whole."""
         with open(self.path, "rb") as file:
             found = _parse(file.readline())
             if not _is_head(found):
@@ -72,15 +77,15 @@ class Journal:
                     hint="name a new file, or repeat the command that began it",
                 )
             end = file.tell()
-            entrants, count = record.ranks.shape
+            predictors, count = record.ranks.shape
             for line in file:
                 if not line.endswith(b"\n"):
                     break
                 end += len(line)
                 entry = _parse(line)
-                if _sound(entry, entrants, count):
+                if _is_valid(entry, predictors, count):
                     index, digest, answers = entry
-                    record.add(index, digest, [Given(*answer) for answer in answers])
+                    record.add(index, digest, [RankedAnswer(*answer) for answer in answers])
                 else:
                     self.damaged += 1
         if end < self.path.stat().st_size:
@@ -88,7 +93,7 @@ class Journal:
                 file.truncate(end)
 
     def close(self) -> None:
-        """Bring all to the disk, and let others have the file."""
+        """Write all to the disk, and release the lock."""
         with self._held:
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -101,13 +106,13 @@ class Journal:
 
 
 def is_journal(path: Path) -> bool:
-    """Whether the file begins as those of `Journal` do."""
+    """Return whether the file begins like those of `Journal`."""
     with open_input(path) as file, io.BufferedReader(file) as lines:
         return _is_head(_parse(lines.readline()))
 
 
 def _lock(path: Path, stack: ExitStack) -> None:
-    """Hold the file beside `path` that says that somebody writes to it, as long as `stack`."""
+    """Hold the lock file beside `path` until `stack` closes. Raises `ResnetInferError` if another process holds it."""
     from filelock import FileLock, Timeout
 
     place = Path(os.path.realpath(path))
@@ -122,6 +127,7 @@ def _lock(path: Path, stack: ExitStack) -> None:
 
 
 def _parse(line: bytes) -> Any:
+    """Parse a line of JSON; return None if it is none."""
     try:
         return json.loads(line)
     except (ValueError, RecursionError):
@@ -129,18 +135,19 @@ def _parse(line: bytes) -> Any:
 
 
 def _is_head(value: Any) -> bool:
+    """Return whether a value is the first line of a journal."""
     return isinstance(value, dict) and value.get("file") == MAGIC
 
 
-def _sound(entry: Any, entrants: int, count: int) -> bool:
-    """Whether it is `[index, digest, [[rank, top1, confidence], ...]]`."""
+def _is_valid(entry: Any, predictors: int, count: int) -> bool:
+    """Return whether `entry` is `[index, digest, [[rank, top1, confidence], ...]]`."""
     return (
         isinstance(entry, list)
         and len(entry) == 3
         and _whole(entry[0], 0, count)
         and _whole(entry[1], 0, 1 << 64)
         and isinstance(entry[2], list)
-        and len(entry[2]) == entrants
+        and len(entry[2]) == predictors
         and all(
             isinstance(one, list)
             and len(one) == 3
@@ -154,4 +161,5 @@ def _sound(entry: Any, entrants: int, count: int) -> bool:
 
 
 def _whole(value: Any, low: int, high: int) -> bool:
+    """Return whether `value` is an integer from `low` up to, and not including, `high`."""
     return isinstance(value, int) and not isinstance(value, bool) and low <= value < high

@@ -1,4 +1,4 @@
-"""What the paper and its authors' release say: every error of tables 2 to 6, to be printed beside a measurement."""
+"""Tabulate published errors: tables 2 to 6 of the paper, and those of released models."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from resnet_infer.models.architectures import Architecture, BottleneckStride, Sh
 
 DataName = Literal["ImageNet validation", "ImageNet test", "CIFAR-10 test"]
 PICTURES: dict[DataName, int] = {"ImageNet validation": 50_000, "ImageNet test": 100_000, "CIFAR-10 test": 10_000}
+"""Published data set -> number of its pictures."""
 PAPER = "He et al. 2016"
+"""Source of the paper's own figures."""
 ENSEMBLE = "ensemble"
+"""`network` of a published ensemble."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A published error, in percent; None where it was not stated.
+    """Hold a published error, in percent; None where it was not stated.
 
-    `network` is its name in our table, with `shortcut` and `stride_in` where they are known; None for somebody
-    else's. `spread` is mean and standard deviation over runs. `data` is where it was measured, None for where its
-    table says.
+    `network` is its name in our table, with `shortcut` and `stride_in` where they are known; None for a network of
+    others. `spread` is mean and standard deviation over runs. `data` is where it was measured, None for where its table
+    says.
     """
 
     label: str
@@ -35,13 +38,13 @@ class Figure:
         return "/".join("-" if value is None else f"{value:g}" for value in (self.top1, self.top5)).removesuffix("/-")
 
     def fits(self, arch: Architecture) -> bool:
-        """Whether it is this network's, as far as is known."""
+        """Return whether the error is that of this network, as far as is known."""
         return self.network == arch.name and self.shortcut in (None, arch.shortcut)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of published errors, all of one protocol on one data set."""
+    """Hold a table of published errors, all of one protocol on one data set."""
 
     source: str
     title: str
@@ -50,26 +53,31 @@ class Table:
     rows: tuple[Figure, ...]
 
     def to_json(self) -> dict[str, Any]:
+        """Return the table as `--paper --json` prints it."""
         return asdict(self)
 
 
 def _imagenet(
     depth: int, top1: float, top5: float | None, shortcut: ShortcutOption = "B", stride_in: BottleneckStride = "1x1"
 ) -> Figure:
+    """Return a ResNet's error on ImageNet, as tables of the paper label it."""
     option = f" {shortcut}" if depth == 34 else ""
     stride = stride_in if depth >= 50 else None
     return Figure(f"ResNet-{depth}{option}", top1, top5, f"resnet{depth}", shortcut, stride)
 
 
 def _plain(depth: int, top1: float, top5: float | None = None) -> Figure:
+    """Return the error of a plain network on ImageNet."""
     return Figure(f"plain-{depth}", top1, top5, f"plain{depth}")
 
 
 def _cifar(depth: int, top1: float, spread: str = "") -> Figure:
+    """Return a ResNet's error on CIFAR-10."""
     return Figure(f"ResNet-{depth}", top1, None, f"resnet{depth}", "A", spread=spread)
 
 
 def _v15(depth: int, top1: float, top5: float) -> Figure:
+    """Return the error of a ResNet v1.5, which has its stride in the 3x3 convolution."""
     return _imagenet(depth, top1, top5, stride_in="3x3")
 
 
@@ -189,27 +197,27 @@ TABLES = (
 
 
 def published(arch: Architecture, protocol: str, data: str | None) -> list[tuple[Table, Figure]]:
-    """What was published for this network and protocol on that data, as `identity` names it; the paper's own first.
+    """Return what was published for this network and protocol on the data `data` (see `identity`), the paper's first.
 
-    The paper's bottlenecks have their stride in the 1x1 convolution; its figure is given for the other kind too, as
-    the nearest.
+    The paper's bottlenecks have their stride in the 1x1 convolution. Their figure is also returned for the other kind
+    of bottleneck, as the closest one.
     """
     found = {table.source: (table, row) for table, row in comparison(arch, protocol, data) if row.fits(arch)}
     return list(found.values())
 
 
 def comparison(arch: Architecture, protocol: str, data: str | None) -> list[tuple[Table, Figure]]:
-    """All that the paper and others state for that data and protocol, the networks of others too; each row once.
+    """Return all that is published for that data and protocol, also for networks of others; each row once.
 
-    Only for networks that were made for it: of 1,000 classes (ImageNet), and CIFAR networks of 10.
+    Only networks made for that data are compared: with 1,000 classes (ImageNet), and CIFAR networks with 10.
     """
     kind = (arch.family.stem, arch.num_classes)
     if {("imagenet", 1000): "ImageNet validation", ("cifar", 10): "CIFAR-10 test"}.get(kind) != data:
         return []
-    if data == "CIFAR-10 test" and protocol == "1-crop":  # of a picture no larger than the crop
+    if data == "CIFAR-10 test" and protocol == "1-crop":  # the same for pictures no larger than the crop
         protocol = "native"
     rows = {
-        # Table 3 repeats and completes what table 2 has.
+        # Table 3 repeats rows of table 2 and completes them.
         (table.source, row.label): (table, row)
         for table in TABLES
         if (table.data, table.protocol) == (data, protocol)

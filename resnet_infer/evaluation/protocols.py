@@ -1,4 +1,4 @@
-"""How a picture is looked at: the paper's protocols (section 3.4), and one model that answers by one of them."""
+"""Define the protocols by which a picture is viewed (paper, section 3.4), and apply one to a model."""
 
 from __future__ import annotations
 
@@ -20,23 +20,25 @@ from resnet_infer.lanes import batch_limit
 from resnet_infer.models.spec import InputSpec, Interpolation, ModelSpec
 
 PROTOCOLS = ("native", "1-crop", "10-crop", "multi-scale")
-"""`native` is the one view of a picture that is no larger than the crop, as CIFAR's are."""
+"""Names of the protocols. `native` is the one view of a picture that is no larger than the crop, as CIFAR's are."""
 
 PAPER_SCALES = (224, 256, 384, 480, 640)
-"""Shorter sides of the paper's multi-scale testing, for networks with crops of `PAPER_CROP`."""
+"""Shorter sides in pixels of the paper's multi-scale testing, for networks with crops of `PAPER_CROP`."""
 PAPER_CROP = 224
+"""Crop in pixels to which `PAPER_SCALES` belong."""
 
 PROBES, PROBE = 4, 1024
+"""Parts of a large file that its digest reads, and the bytes of each."""
 
 Probabilities = NDArray[np.float64]
-"""(pictures, classes)"""
+"""Probabilities of pictures, (pictures, classes)."""
 
 
 class OpenPicture:
-    """One picture of a data set: read once, decoded once, resized to a shorter side once, for all who look at it.
+    """Read a picture once, decode it once, and resize it once to each shorter side, for all models.
 
-    `digest` is the same for the same content, and seldom for another. `decode_seconds` is the time of this
-    thread's processor that reading and decoding took. Raises `PictureError` where the file cannot be read.
+    `digest` is the same for the same content, and rarely the same for another. `decode_seconds` is the CPU time of this
+    thread for reading and decoding. Raises `PictureError` if the file cannot be read.
     """
 
     def __init__(self, sample: Sample) -> None:
@@ -50,7 +52,7 @@ class OpenPicture:
         self._resized: dict[tuple[bool, int, Interpolation], Image.Image] = {}
 
     def image(self, exif: bool) -> Image.Image:
-        """Decoded, upright by its EXIF tag if `exif`. Raises `PictureError` for a damaged file."""
+        """Return the decoded picture, upright by its EXIF tag if `exif`. Raises `PictureError` if it is damaged."""
         exif = exif and isinstance(self.content, bytes)
         if exif not in self._images:
             start = thread_time()
@@ -62,7 +64,7 @@ class OpenPicture:
         return self._images[exif]
 
     def resized(self, side: int, spec: InputSpec) -> Image.Image:
-        """With its shorter side at `side`. Raises `PictureError` if it is too narrow for that."""
+        """Return the picture with a shorter side of `side` pixels. Raises `PictureError` if it is too narrow."""
         key = (spec.exif, side, spec.interpolation)
         if key not in self._resized:
             image = self.image(spec.exif)
@@ -75,11 +77,15 @@ class OpenPicture:
 
 
 def as_bytes(content: Content) -> bytes:
+    """Return the bytes of a file, or of the pixels of a picture that has none."""
     return content if isinstance(content, bytes) else content.tobytes()
 
 
 def _digest(content: bytes) -> int:
-    """Of the length and, in a large file, of `PROBES` parts from the first byte to the last: all would cost more."""
+    """Return a number from the length and a CRC of the content.
+
+    Of a large file the CRC covers `PROBES` parts from the first byte to the last, because all of it would take longer.
+    """
     size = len(content)
     if size <= PROBES * PROBE:
         return size << 32 | crc32(content)
@@ -91,9 +97,9 @@ def _digest(content: bytes) -> int:
 
 
 class Scorer(Protocol):
-    """Whoever answers by one protocol: a model in this process, or a service that is asked.
+    """Answer by one protocol: a model in this process, or a service.
 
-    `rows` is how many rows of a batch a picture fills, `clock` what `score` is timed with. `scales` are the shorter
+    `rows` is how many rows of a batch a picture fills, and `clock` what `score` is timed with. `scales` are the shorter
     sides of multi-scale testing.
     """
 
@@ -102,20 +108,21 @@ class Scorer(Protocol):
     clock: Callable[[], float]
 
     @property
-    def spec(self) -> ModelSpec: ...
+    def spec(self) -> ModelSpec:
+        """Spec of the model."""
 
     def prepare(self, picture: OpenPicture) -> Any:
-        """All that `score` needs of the picture. Called in threads. Raises `PictureError`."""
+        """Return what `score` needs of the picture. Called in threads. Raises `PictureError`."""
 
     def score(self, prepared: Sequence[Any]) -> Probabilities:
-        """The probabilities of pictures that were prepared."""
+        """Return the probabilities of pictures that were prepared, (pictures, classes)."""
 
 
 class LocalScorer:
-    """A model in this process under one protocol.
+    """Apply one protocol to a model in this process.
 
-    Softmax is averaged over the views: over ten crops; or over a picture and its mirror, and then over the scales.
-    Raises `UsageError` for a protocol that the model cannot follow.
+    Softmax is averaged over the views: over ten crops; or over a picture and its mirror image, and then over the
+    scales. `batch_size` is in views. Raises `UsageError` for a protocol that the model cannot follow.
     """
 
     def __init__(
@@ -133,15 +140,16 @@ class LocalScorer:
         alone = runtime.on_calling_thread and runtime.device == "cpu" and runtime.describe().get("threads") == 1
         self.clock: Callable[[], float] = thread_time if alone else perf_counter
         crop = self.spec.input.crop
-        # A batch of larger pictures is smaller, so that it needs no more memory than one of crops.
+        # Batches of larger pictures have fewer of them, so that they need no more memory than batches of crops.
         self.pixels = batch_limit(batch_size, crop, classifier.lanes) * crop**2
 
     @property
     def spec(self) -> ModelSpec:
+        """Spec of the model."""
         return self.classifier.spec
 
     def prepare(self, picture: OpenPicture) -> list[Pixels]:
-        """Arrays of views, each (views, height, width, 3); the answer is the mean of their means."""
+        """Return arrays of views, each (views, height, width, 3); the answer is the mean of their means."""
         geometry = self.spec.input
         if self.protocol == "multi-scale":
             return [whole_views(picture.resized(side, geometry), side, geometry.interpolation) for side in self.scales]
@@ -149,7 +157,7 @@ class LocalScorer:
         return [crops(picture.resized(geometry.resize, geometry), geometry)]
 
     def score(self, prepared: Sequence[Sequence[Pixels]]) -> Probabilities:
-        """The probabilities of pictures; views of one shape share a batch."""
+        """Return the probabilities of pictures, (pictures, classes). Views of one shape share a batch."""
         shapes: dict[tuple[int, ...], list[tuple[int, Pixels]]] = {}
         for index, arrays in enumerate(prepared):
             for views in arrays:
@@ -166,7 +174,7 @@ class LocalScorer:
 
 
 def _scales(classifier: Classifier, scales: Sequence[int] | None) -> tuple[int, ...]:
-    """The shorter sides of multi-scale testing. Raises `UsageError` where the model has one size only."""
+    """Return the shorter sides of multi-scale testing. Raises `UsageError` if the model has a fixed size."""
     spec = classifier.spec
     crop = spec.input.crop
     if spec.input.per_pixel:

@@ -1,4 +1,4 @@
-"""What is kept of every picture's answers: enough for every total, little enough for 50,000 pictures and more."""
+"""Keep every picture's answers: enough for every total, and small enough for 50,000 pictures and more."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Given(NamedTuple):
-    """An answer. `rank` is the place of the right class, from 0; `top1` the first class, -1 if no number is finite.
+class RankedAnswer(NamedTuple):
+    """Hold an answer to a picture.
 
-    `confidence` is the probability of `top1`.
+    `rank` is the place of the right class, from 0. `top1` is the first class, -1 if an answer is not finite, and
+    `confidence` its probability.
     """
 
     rank: int
@@ -21,34 +22,34 @@ class Given(NamedTuple):
 
 
 class Record:
-    """The answers of `entrants` to `count` pictures; 12 bytes for each, and 8 for each picture.
+    """Hold the answers of `predictors` to `count` pictures: 12 bytes for each answer, and 8 for each picture.
 
-    `ranks`, `top1` and `confidence` have shape (entrants, pictures); a rank of -1 is an answer that is not there.
+    `ranks`, `top1` and `confidence` have shape (predictors, pictures); a rank of -1 is an answer that is missing.
     `digests` (pictures,) are those of `OpenPicture`.
     """
 
-    def __init__(self, entrants: int, count: int) -> None:
-        self.ranks = np.full((entrants, count), -1, np.int32)
-        self.top1 = np.full((entrants, count), -1, np.int32)
-        self.confidence = np.zeros((entrants, count), np.float32)
+    def __init__(self, predictors: int, count: int) -> None:
+        self.ranks = np.full((predictors, count), -1, np.int32)
+        self.top1 = np.full((predictors, count), -1, np.int32)
+        self.confidence = np.zeros((predictors, count), np.float32)
         self.digests = np.zeros(count, np.uint64)
 
-    def add(self, index: int, digest: int, answers: Sequence[Given]) -> None:
-        """Put down a picture's answers. A picture that is there already is not counted again."""
+    def add(self, index: int, digest: int, answers: Sequence[RankedAnswer]) -> None:
+        """Store a picture's answers, one for each predictor. Storing them again does not count the picture twice."""
         self.digests[index] = digest
-        for entrant, (rank, top1, confidence) in enumerate(answers):
-            self.ranks[entrant, index] = rank
-            self.top1[entrant, index] = top1
-            self.confidence[entrant, index] = confidence
+        for predictor, (rank, top1, confidence) in enumerate(answers):
+            self.ranks[predictor, index] = rank
+            self.top1[predictor, index] = top1
+            self.confidence[predictor, index] = confidence
 
     @property
     def answered(self) -> NDArray[np.bool_]:
-        """(pictures,)"""
+        """Whether each picture is answered, (pictures,)."""
         done: NDArray[np.bool_] = np.all(self.ranks >= 0, axis=0)
         return done
 
-    def alike(self) -> list[list[int]]:
-        """Groups of answered pictures with the same digest, by their numbers."""
+    def same_digest(self) -> list[list[int]]:
+        """Return groups of answered pictures with the same digest, by their numbers."""
         there = np.flatnonzero(self.answered)
         order = there[np.argsort(self.digests[there], kind="stable")]
         groups = np.split(order, np.flatnonzero(np.diff(self.digests[order])) + 1) if len(order) else []

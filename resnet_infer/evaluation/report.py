@@ -1,4 +1,4 @@
-"""The report: one page that needs nothing beside it, not even a network."""
+"""Write the report of an evaluation: one HTML page that loads nothing."""
 
 from __future__ import annotations
 
@@ -23,17 +23,21 @@ from resnet_infer.reporting.html import box, document, html_table
 from resnet_infer.reporting.text import plural
 
 OPTION = "--report"
+"""Option of the command that names the page, for messages."""
 WORST = 15
+"""Most classes in the table of the worst."""
 MISTAKES = 24
+"""Most mistakes, and most skipped pictures, that are shown."""
 THUMBNAIL = 160
-"""The longer side of a picture in the page, in pixels."""
+"""Longer side of a picture in the page, in pixels."""
 
 
 def write_report(found: Evaluation, path: Path) -> None:
-    """Write the page to `path`: errors by model and protocol, and of each row the confusion matrix, reliability, the
-    worst classes, and the mistakes it was surest of. Pictures are read again from the data.
+    """Write the page to `path`.
 
-    Raises `ResnetInferError` where it cannot be written.
+    It has the errors by model and protocol, and for each row the confusion matrix, reliability, the worst classes, and
+    the most confident mistakes, whose pictures are read again from the data. Raises `ResnetInferError` if the page
+    cannot be written.
     """
     text = page(found)
     with whole_file(path, OPTION) as temporary:
@@ -41,7 +45,7 @@ def write_report(found: Evaluation, path: Path) -> None:
 
 
 def page(found: Evaluation) -> str:
-    """The page as HTML."""
+    """Return the page as HTML."""
     details = [_details(found, item, number == 0) for number, item in enumerate(found.results)]
     skipped = [f"skipped {item.error.message}" for item in found.unreadable[:MISTAKES]]
     body = [
@@ -56,6 +60,7 @@ def page(found: Evaluation) -> str:
 
 
 def _facts(found: Evaluation) -> str:
+    """Return the line below the title: pictures, speed, version and date."""
     seconds = found.seconds
     facts = [plural(found.pictures, "picture")]
     if found.unreadable:
@@ -67,6 +72,7 @@ def _facts(found: Evaluation) -> str:
 
 
 def _errors(found: Evaluation) -> str:
+    """Return the table of errors, and the chart of their intervals."""
     lines = []
     for item in found.results:
         own = next((row for table, row in item.published if table.source == PAPER), None)
@@ -107,7 +113,7 @@ def _errors(found: Evaluation) -> str:
 
 
 def _differences(found: Evaluation) -> str:
-    """Every model against the reference."""
+    """Return the table that compares every model with the reference; empty without one."""
     reference = next((item for item in found.results if item.is_reference), None)
     rows = [
         [
@@ -124,7 +130,7 @@ def _differences(found: Evaluation) -> str:
 
 
 def _papers(found: Evaluation) -> Iterable[str]:
-    """What the paper compares with, and where these results stand in it; one table for each protocol."""
+    """Yield a table for each protocol that puts these results among the published ones."""
     seen = set()
     for first in found.results:
         if first.spec.architecture is None or first.is_ensemble:
@@ -159,6 +165,7 @@ def _papers(found: Evaluation) -> Iterable[str]:
 
 
 def _details(found: Evaluation, item: Result, opened: bool) -> str:
+    """Return the foldable section of one row."""
     answered, names = item.answered, item.spec.classes
     grouped = "" if len(names) <= MOST_CLASSES else f", {len(names)} classes in groups of neighbours"
     parts = [
@@ -177,6 +184,7 @@ def _details(found: Evaluation, item: Result, opened: bool) -> str:
 
 
 def _worst(item: Result) -> str:
+    """Return the table of the classes with the largest error."""
     answered, names = item.answered, item.spec.classes
     total = np.bincount(answered.labels, minlength=len(names))
     wrong = np.bincount(answered.labels[~answered.right], minlength=len(names))
@@ -193,6 +201,7 @@ def _worst(item: Result) -> str:
 
 
 def _mistakes(found: Evaluation, item: Result) -> str:
+    """Return the pictures of the most confident mistakes."""
     answered, names = item.answered, item.spec.classes
     wrong = np.flatnonzero(~answered.right & (answered.top1 >= 0))
     order = wrong[np.argsort(-answered.confidence[wrong], kind="stable")][:MISTAKES]
@@ -209,15 +218,16 @@ def _mistakes(found: Evaluation, item: Result) -> str:
 
 
 def _tail(name: str) -> str:
-    """The last folder and the file."""
+    """Return the last folder and the file of a name."""
     return "/".join(name.split("/")[-2:])
 
 
 def _thumbnail(sample: Sample, exif: bool) -> str:
+    """Return the picture as an HTML image, empty if it cannot be read any more."""
     try:
         picture = sample.image(exif=exif)
     except PictureError:
-        return ""  # it has gone since it was answered
+        return ""  # the file has vanished since it was answered
     tiny = max(picture.size) <= THUMBNAIL // 2
     picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     file = io.BytesIO()
@@ -228,9 +238,11 @@ def _thumbnail(sample: Sample, exif: bool) -> str:
 
 
 def _rate(rate: Rate) -> str:
+    """Return an error and its interval as HTML."""
     low, high = rate.interval
     return f'{rate} <span class="soft">{low:.2f}–{high:.2f}</span>'
 
 
 def _number(value: float | None) -> str:
+    """Return a percentage as text, empty for None."""
     return "" if value is None else f"{value:.2f}"

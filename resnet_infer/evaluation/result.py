@@ -1,4 +1,4 @@
-"""What an evaluation found: errors with their intervals, times, differences, and what was published beside them."""
+"""Hold what an evaluation found: errors with intervals, times, differences, and published errors."""
 
 from __future__ import annotations
 
@@ -17,25 +17,28 @@ from resnet_infer.models.spec import Measured, ModelSpec
 from resnet_infer.utils.metrics import Difference, interval
 
 BINS = 15
-"""Of the reliability plot and the expected calibration error."""
+"""Intervals of confidence in the reliability plot and in the expected calibration error."""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Wrong answers among all; `error` and its 95% interval (Wilson) in percent."""
+    """Hold wrong answers among all. `error` and its 95% interval (Wilson) are in percent."""
 
     wrong: int
     total: int
 
     @property
     def error(self) -> float:
+        """Error in percent."""
         return 100 * self.wrong / self.total
 
     @property
     def interval(self) -> tuple[float, float]:
+        """95% interval of `error` (Wilson), in percent."""
         return interval(self.wrong, self.total)
 
     def to_json(self) -> dict[str, Any]:
+        """Return error and interval in percent, and the number of wrong answers."""
         return {"error": self.error, "interval": list(self.interval), "wrong": self.wrong}
 
     def __str__(self) -> str:
@@ -44,7 +47,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Bin:
-    """Answers whose confidence lies in one part of 0 to 1: how many, how confident, and how many of them right."""
+    """Count answers of similar confidence: `pictures`, mean `confidence` and `accuracy`, both from 0 to 1."""
 
     pictures: int
     confidence: float
@@ -52,8 +55,8 @@ class Bin:
 
 
 @dataclass(frozen=True)
-class Answered:
-    """One entrant's answers to the pictures that were counted: (pictures,) each.
+class Answers:
+    """Hold one predictor's answers to the pictures that were counted: (pictures,) each.
 
     `pictures` are numbers in the data set; `labels` and `top1` (-1: no finite answer) are classes of the model.
     """
@@ -65,19 +68,20 @@ class Answered:
     confidence: NDArray[np.float64]
 
     @classmethod
-    def of(cls, record: Record, entrant: int, labels: NDArray[np.int64]) -> Answered:
-        """The answers of an entrant, by its number; `labels` are those of all pictures."""
+    def of(cls, record: Record, predictor: int, labels: NDArray[np.int64]) -> Answers:
+        """Take the answers of a predictor, by its number, out of a record; `labels` are those of all pictures."""
         there = np.flatnonzero(record.answered)
-        ranks, top1 = (part[entrant, there].astype(np.int64) for part in (record.ranks, record.top1))
-        return cls(there, labels[there], ranks, top1, record.confidence[entrant, there].astype(np.float64))
+        ranks, top1 = (part[predictor, there].astype(np.int64) for part in (record.ranks, record.top1))
+        return cls(there, labels[there], ranks, top1, record.confidence[predictor, there].astype(np.float64))
 
     @property
     def right(self) -> NDArray[np.bool_]:
+        """Whether each answer is right, (pictures,)."""
         first: NDArray[np.bool_] = np.equal(self.ranks, 0)
         return first
 
     def reliability(self) -> list[Bin]:
-        """The answers by confidence, in `BINS` parts of equal width; empty parts are left out."""
+        """Group the answers by confidence into `BINS` intervals of equal width; leave out empty ones."""
         place = np.minimum((self.confidence * BINS).astype(int), BINS - 1)
         members = [place == number for number in range(BINS)]
         return [
@@ -87,19 +91,22 @@ class Answered:
         ]
 
     def calibration_error(self) -> float:
-        """The expected calibration error (Guo et al. 2017), in percent."""
+        """Return the expected calibration error (Guo et al. 2017), in percent."""
         bins = self.reliability()
         return 100 * sum(part.pictures * abs(part.confidence - part.accuracy) for part in bins) / len(self.ranks)
 
 
 @dataclass(frozen=True)
 class Result:
-    """One row of the table: a model, or an ensemble, under a protocol.
+    """Hold one row of the table: a model, or an ensemble, under a protocol.
 
-    `runtime` is what the runtime says of itself. `matched_by` is what told the classes. Seconds are for one picture;
-    those of decoding are everybody's. `published` and `recorded`, what the model's spec says of its error by this
-    protocol, are of the same pictures. `data` is what these are known as, see `identity`. `runs_on` names
-    runtime and device, of an ensemble those of all members. `difference` is to the reference, if there is one.
+    - `runtime`: how the runtime describes itself.
+    - `matched_by`: how the data's classes were matched with the model's.
+    - `resize_seconds`, `inference_seconds`: per picture; None where they are unknown. Decoding is shared by all models.
+    - `published` and `recorded` (the error that the model's spec states for the protocol) are of the same pictures.
+    - `data`: name of the published data set, see `identity`.
+    - `runs_on`: runtime and device; those of all members for an ensemble.
+    - `difference`: to the reference, if there is one.
     """
 
     name: str
@@ -109,7 +116,7 @@ class Result:
     spec: ModelSpec
     runtime: Mapping[str, Any]
     matched_by: str
-    answered: Answered
+    answered: Answers
     resize_seconds: float | None
     inference_seconds: float | None
     published: Sequence[tuple[Table, Figure]]
@@ -121,26 +128,28 @@ class Result:
 
     @property
     def top1(self) -> Rate:
+        """Top-1 error."""
         return Rate(int((self.answered.ranks > 0).sum()), len(self.answered.ranks))
 
     @property
     def top5(self) -> Rate | None:
-        """None where there are at most five classes."""
+        """Top-5 error; None if there are at most five classes."""
         if len(self.spec.classes) <= 5:
             return None
         return Rate(int((self.answered.ranks >= 5).sum()), len(self.answered.ranks))
 
     @property
     def is_ensemble(self) -> bool:
-        """Whether it has several members; what `spec` says is then of the first, but for the classes."""
+        """Whether there are several members. `spec` is then that of the first; only its classes hold for all."""
         return len(self.members) > 1
 
     @property
     def precision(self) -> str:
-        """Empty for an ensemble."""
+        """Precision of the weights; empty for an ensemble."""
         return "" if self.is_ensemble else self.spec.precision
 
     def to_json(self) -> dict[str, Any]:
+        """Return the row as `--json` prints it."""
         architecture = None if self.is_ensemble else self.spec.architecture
         return {
             "model": self.name,
@@ -174,10 +183,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All that was found on a data set.
+    """Hold all that was found on a data set.
 
-    `duplicates` are groups of pictures with the same content, by their numbers. `resumed` pictures were answered by
-    an earlier run of the same evaluation.
+    `duplicates` are groups of pictures with the same content, by their numbers. `resumed` pictures were answered by an
+    earlier run of the same evaluation. `max_drop` is in points of percent.
     """
 
     dataset: Dataset
@@ -192,17 +201,18 @@ class Evaluation:
 
     @property
     def pictures(self) -> int:
-        """How many were counted."""
+        """Pictures that were counted."""
         return int(self.record.answered.sum())
 
     @property
-    def too_much(self) -> list[Result]:
-        """Those whose top-1 error is more than `max_drop` points above the reference's."""
+    def over_max_drop(self) -> list[Result]:
+        """Results whose top-1 error is more than `max_drop` points above the reference's."""
         if self.max_drop is None:
             return []
         return [item for item in self.results if item.difference and item.difference.top1 > self.max_drop]
 
     def to_json(self) -> dict[str, Any]:
+        """Return the evaluation as `--json` prints it."""
         samples = self.dataset.samples
         seconds, count = self.seconds, self.seconds.pictures
         return {
@@ -227,6 +237,6 @@ class Evaluation:
                 "inference_seconds": sum(seconds.inference) / count if count else None,
                 "inference_clock": "wall" if seconds.by_clock else "cpu",
             },
-            "gate": None if self.max_drop is None else {"max_drop": self.max_drop, "passed": not self.too_much},
+            "gate": None if self.max_drop is None else {"max_drop": self.max_drop, "passed": not self.over_max_drop},
             "warnings": list(self.warnings),
         }

@@ -1,4 +1,4 @@
-"""What kept answers belong to, so that no other evaluation goes on from them."""
+"""Identify an evaluation, so that no other one resumes from its answers."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ from resnet_infer.evaluation.targets.local import OpenModel, Row
 from resnet_infer.utils.parallel import parallel_map
 
 CHECKED = 300
-"""Most pictures that are read again before their answers are taken for granted."""
+"""Most pictures that are read again before the answers in a file are used."""
 
 
-def bound_to(
+def run_identity(
     dataset: Dataset, models: Sequence[OpenModel], rows: Sequence[Row], scorers: Sequence[Scorer]
 ) -> dict[str, Any]:
-    """What answers belong to; the keys are what messages name. Raises `ServiceError` for a service that hides it."""
+    """Return what answers belong to; error messages name the keys.
+
+    Raises `ServiceError` for a service that does not say which weights it has.
+    """
     data = hashlib.sha256(repr((dataset.classes, dataset.class_ids)).encode())
     for sample in dataset.samples:
         data.update(repr((sample.name, sample.label)).encode())
@@ -49,7 +52,7 @@ def bound_to(
 def require_same_pictures(dataset: Dataset, record: Record, kept_in: Path) -> None:
     """Read up to `CHECKED` of the answered pictures again, spread over all of them.
 
-    Raises `DataError`, naming one, if they are others than those that were answered, whatever their names.
+    Raises `DataError`, naming one, if the content of some has changed since they were answered.
     """
     answered = np.flatnonzero(record.answered)
     places = np.unique(np.linspace(0, len(answered) - 1, min(CHECKED, len(answered))).astype(int))
@@ -58,7 +61,7 @@ def require_same_pictures(dataset: Dataset, record: Record, kept_in: Path) -> No
     def differs(number: int) -> bool:
         try:
             return OpenPicture(dataset.samples[number]).digest != int(record.digests[number])
-        except PictureError:  # it could be read when it was answered
+        except PictureError:  # it was readable when it was answered
             return True
 
     with closing(parallel_map(differs, numbers)) as found:

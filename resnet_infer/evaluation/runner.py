@@ -1,4 +1,4 @@
-"""A data set through several models: every picture decoded once and counted once."""
+"""Run a data set through several models: every picture is decoded once and counted once."""
 
 from __future__ import annotations
 
@@ -15,24 +15,27 @@ from resnet_infer.data.damaged import NAMED, in_one, unreadable
 from resnet_infer.data.datasets import Dataset, Sample
 from resnet_infer.errors import PictureError, bare
 from resnet_infer.evaluation.protocols import OpenPicture, Probabilities, Scorer
-from resnet_infer.evaluation.record import Given, Record
+from resnet_infer.evaluation.record import RankedAnswer, Record
 from resnet_infer.lanes import batch_limit, run_lanes
 from resnet_infer.utils.metrics import ranks
 
 
 @dataclass(frozen=True)
 class Member:
-    """A scorer by its number; `order` is its class for every class of the entrant, None where they are the same."""
+    """Refer to a scorer by its number.
+
+    `order` is the scorer's class for every class of the predictor, None if they are the same.
+    """
 
     scorer: int
     order: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
-class Entrant:
-    """Who is counted: one scorer, or an ensemble of several, whose probabilities are averaged.
+class Predictor:
+    """Describe what is counted: one scorer, or an ensemble of several, whose probabilities are averaged.
 
-    `labels` (int64, pictures) are the right classes, by the entrant's numbers.
+    `labels` (int64, pictures) are the right classes, by the predictor's numbers.
     """
 
     members: tuple[Member, ...]
@@ -41,10 +44,10 @@ class Entrant:
 
 @dataclass
 class Seconds:
-    """CPU seconds for each stage; wall-clock seconds for inference if not every runtime computes on the calling thread.
+    """Hold CPU seconds per stage; wall-clock seconds for inference on several threads or on a GPU.
 
-    `by_clock` says that it is so. `resize` and `inference` are by scorer. `wall` is the time of the whole by the clock,
-    for `pictures`.
+    `by_clock` says that inference was measured by the wall clock. `resize` and `inference` have an entry for each
+    scorer. `wall` is the wall-clock time of the whole run, for `pictures`.
     """
 
     decode: float
@@ -56,13 +59,16 @@ class Seconds:
 
 
 def inference_clock(scorers: Sequence[Scorer]) -> Callable[[], float]:
-    """One for all, so that their times compare: the wall clock unless the thread's own sees the work of every one."""
+    """Return the clock for all scorers, so that their times are comparable.
+
+    It is the wall clock, unless the CPU time of the calling thread covers the work of every scorer.
+    """
     clocks = {scorer.clock for scorer in scorers}
     return clocks.pop() if len(clocks) == 1 else perf_counter
 
 
 class Unreadable(NamedTuple):
-    """A picture by its number in the data set, and why it was not counted."""
+    """Hold the number of a picture in the data set, and why it was not counted."""
 
     number: int
     error: PictureError
@@ -70,6 +76,8 @@ class Unreadable(NamedTuple):
 
 @dataclass(frozen=True)
 class _Prepared:
+    """Hold a picture's views for every scorer, and the CPU seconds that they took."""
+
     digest: int
     views: list[Any]
     decode: float
@@ -77,11 +85,13 @@ class _Prepared:
 
 
 @dataclass(frozen=True)
-class _Verdict:
+class _Outcome:
+    """Hold the answers to a picture and their times, or the error that prevented them."""
+
     index: int
     error: PictureError | None = None
     digest: int = 0
-    answers: list[Given] = field(default_factory=list)
+    answers: list[RankedAnswer] = field(default_factory=list)
     decode: float = 0.0
     resize: Sequence[float] = ()
     inference: Sequence[float] = ()
@@ -90,20 +100,21 @@ class _Verdict:
 def run(
     dataset: Dataset,
     scorers: Sequence[Scorer],
-    entrants: Sequence[Entrant],
+    predictors: Sequence[Predictor],
     record: Record,
     *,
     lanes: int,
     batch_size: int,
     workers: int | None = None,
     skip: bool = False,
-    keep: Callable[[int, int, Sequence[Given]], None] = lambda index, digest, answers: None,
+    keep: Callable[[int, int, Sequence[RankedAnswer]], None] = lambda index, digest, answers: None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> tuple[Seconds, list[Unreadable]]:
-    """Put the answers to all pictures that `record` lacks into it, and say what could not be read.
+    """Put the answers to all pictures that `record` lacks into it; return times, and what could not be read.
 
-    `keep` is called with everything that is put down. Raises `PictureError` naming the unreadable pictures, at most
-    `NAMED` of them, unless `skip`. Memory is bounded however many pictures there are.
+    `keep` is called with every picture's number, digest and answers, and `advance` with the number of pictures done.
+    `batch_size` is in views, and `workers` are threads that decode. Raises `PictureError` naming unreadable pictures,
+    at most `NAMED` of them, unless `skip`. Memory is bounded, however many pictures there are.
     """
     seconds = Seconds(
         0.0, [0.0] * len(scorers), [0.0] * len(scorers), by_clock=inference_clock(scorers) is perf_counter
@@ -112,10 +123,10 @@ def run(
     todo = ((index, dataset.samples[index]) for index in missing.tolist())
     unreadable: list[Unreadable] = []
     begin = perf_counter()
-    verdicts = run_lanes(
+    outcomes = run_lanes(
         todo,
         _Preparing(scorers),
-        _Answering(scorers, entrants),
+        _Answering(scorers, predictors),
         lanes=lanes,
         rows=max(scorer.rows for scorer in scorers),
         batch_size=min(
@@ -123,19 +134,19 @@ def run(
         ),
         workers=workers,
     )
-    with closing(verdicts):
-        for verdict in verdicts:
+    with closing(outcomes):
+        for outcome in outcomes:
             advance(1)
-            if verdict.error:
-                unreadable.append(Unreadable(verdict.index, verdict.error))
+            if outcome.error:
+                unreadable.append(Unreadable(outcome.index, outcome.error))
                 if not skip:
                     break
                 continue
-            record.add(verdict.index, verdict.digest, verdict.answers)
-            keep(verdict.index, verdict.digest, verdict.answers)
+            record.add(outcome.index, outcome.digest, outcome.answers)
+            keep(outcome.index, outcome.digest, outcome.answers)
             seconds.pictures += 1
-            seconds.decode += verdict.decode
-            for total, spent in ((seconds.resize, verdict.resize), (seconds.inference, verdict.inference)):
+            seconds.decode += outcome.decode
+            for total, spent in ((seconds.resize, outcome.resize), (seconds.inference, outcome.inference)):
                 for number, value in enumerate(spent):
                     total[number] += value
     seconds.wall = perf_counter() - begin
@@ -146,12 +157,13 @@ def run(
 
 
 class _Preparing:
-    """Reads and decodes a picture, and makes every scorer's views of it."""
+    """Read and decode a picture, and make every scorer's views of it."""
 
     def __init__(self, scorers: Sequence[Scorer]) -> None:
         self.scorers = scorers
 
     def __call__(self, item: tuple[int, Sample]) -> _Prepared | PictureError:
+        """Prepare the picture with its number; return an error instead of raising it."""
         try:
             picture = OpenPicture(item[1])
             views, resize = [], []
@@ -165,13 +177,14 @@ class _Preparing:
 
 
 class _Answering:
-    """Several pictures' views -> what every entrant says of them."""
+    """Turn the views of several pictures into the answers of every predictor."""
 
-    def __init__(self, scorers: Sequence[Scorer], entrants: Sequence[Entrant]) -> None:
-        self.scorers, self.entrants = scorers, entrants
+    def __init__(self, scorers: Sequence[Scorer], predictors: Sequence[Predictor]) -> None:
+        self.scorers, self.predictors = scorers, predictors
         self.clock = inference_clock(scorers)
 
-    def __call__(self, batch: Sequence[tuple[tuple[int, Sample], _Prepared | PictureError]]) -> list[_Verdict]:
+    def __call__(self, batch: Sequence[tuple[tuple[int, Sample], _Prepared | PictureError]]) -> list[_Outcome]:
+        """Return an outcome for each picture of a batch, in its order."""
         good = [(item[0], prepared) for item, prepared in batch if isinstance(prepared, _Prepared)]
         scores: list[Probabilities] = []
         spent = []
@@ -180,34 +193,37 @@ class _Answering:
             scores.append(scorer.score([prepared.views[number] for _, prepared in good]))
             spent.append((self.clock() - start) / len(good))
         indices = np.array([index for index, _ in good], np.int64)
-        answers = zip(*(_given(entrant, scores, indices) for entrant in self.entrants), strict=True) if good else ()
+        answers = (
+            zip(*(_ranked(predictor, scores, indices) for predictor in self.predictors), strict=True) if good else ()
+        )
         made = iter(
             [
-                _Verdict(index, None, prepared.digest, list(given), prepared.decode, prepared.resize, spent)
+                _Outcome(index, None, prepared.digest, list(given), prepared.decode, prepared.resize, spent)
                 for (index, prepared), given in zip(good, answers, strict=True)
             ]
         )
         return [
-            _Verdict(item[0], prepared) if isinstance(prepared, PictureError) else next(made)
+            _Outcome(item[0], prepared) if isinstance(prepared, PictureError) else next(made)
             for item, prepared in batch
         ]
 
 
-def _given(entrant: Entrant, scores: Sequence[Probabilities], indices: NDArray[np.int64]) -> list[Given]:
+def _ranked(predictor: Predictor, scores: Sequence[Probabilities], indices: NDArray[np.int64]) -> list[RankedAnswer]:
+    """Return a predictor's answers, from the probabilities of all scorers for the pictures `indices`."""
     parts = [
         scores[member.scorer] if member.order is None else scores[member.scorer][:, member.order]
-        for member in entrant.members
+        for member in predictor.members
     ]
     probabilities = parts[0] if len(parts) == 1 else np.mean(parts, axis=0)
     finite = np.isfinite(probabilities).all(axis=1)
     top = np.where(finite, np.where(np.isfinite(probabilities), probabilities, -1).argmax(axis=1), -1)
     confidence = np.where(finite, probabilities[np.arange(len(top)), top], 0).astype(np.float32)
-    places = ranks(probabilities, entrant.labels[indices])
-    return [Given(*values) for values in zip(places.tolist(), top.tolist(), confidence.tolist(), strict=True)]
+    places = ranks(probabilities, predictor.labels[indices])
+    return [RankedAnswer(*values) for values in zip(places.tolist(), top.tolist(), confidence.tolist(), strict=True)]
 
 
 def _broken(samples: Iterable[Sample], scorers: Sequence[Scorer]) -> Iterator[PictureError]:
-    """Why pictures cannot be read, the first `NAMED` - 1 of them; nothing is inferred any more."""
+    """Yield why pictures cannot be read, for the first `NAMED` - 1 of them, without inference."""
     rules = {scorer.spec.input.exif for scorer in scorers}
 
     def read(sample: Sample) -> None:
@@ -219,5 +235,6 @@ def _broken(samples: Iterable[Sample], scorers: Sequence[Scorer]) -> Iterator[Pi
 
 
 def _named(errors: Sequence[PictureError], dataset: Dataset) -> PictureError:
+    """Return one error for all `errors`."""
     hint = "repair or remove them, or leave them out of the count with --on-error skip"
     return in_one(errors, dataset.name, len(dataset.samples), hint)

@@ -1,4 +1,4 @@
-"""What makes a measured error doubtful: labels that belong to other pictures, or classes in another order."""
+"""Check whether a measured error is plausible: labels may belong to other pictures, and classes may be reordered."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 FEWEST = 30
-"""Pictures below which nothing is said."""
+"""Fewest pictures for any check."""
 FEWEST_OF_A_CLASS = 5
+"""Fewest answers to a class's pictures for it to be checked."""
 SHARE = 0.3
-"""Least share of a class's pictures that are answered with one other class, before it is taken for displaced."""
+"""Least share of a class's pictures that are answered with one other class, for it to count as displaced."""
 
 Classes = NDArray[np.int64]
+"""Classes by number, (pictures,)."""
 
 
 def sanity_checks(labels: Classes, top1: Classes, names: Sequence[str]) -> list[str]:
-    """Sentences, none if all looks well. `labels` and `top1` are classes by number, one of each for every picture."""
+    """Return a warning, or none. `labels` and `top1` are the right and the answered class of every picture."""
     if len(labels) < FEWEST:
         return []
     found = [_order(labels, top1, names), _chance(labels, top1)]
@@ -25,7 +27,7 @@ def sanity_checks(labels: Classes, top1: Classes, names: Sequence[str]) -> list[
 
 
 def _chance(labels: Classes, top1: Classes) -> str | None:
-    """Whether the answers have no more to do with the labels than if these were dealt out anew."""
+    """Warn if the answers are no better than if the labels were shuffled."""
     shares = np.bincount(labels) / len(labels)
     answered = np.bincount(top1[top1 >= 0], minlength=len(shares))[: len(shares)] / len(labels)
     right, lucky = float((labels == top1).mean()), float((shares * answered).sum())
@@ -38,7 +40,7 @@ def _chance(labels: Classes, top1: Classes) -> str | None:
 
 
 def _order(labels: Classes, top1: Classes, names: Sequence[str]) -> str | None:
-    """Whether classes are mostly answered with one other class each, so that they changed places."""
+    """Warn if several classes are each mostly answered with one other class, as if they had changed places."""
     displaced: dict[int, tuple[int, float]] = {}
     for label in np.unique(labels):
         answers = top1[(labels == label) & (top1 >= 0)]

@@ -1,0 +1,1 @@
+"""Train networks with PyTorch by a recipe, on one process or several."""

@@ -1,4 +1,4 @@
-"""What a run makes of its device: precision, compilation, and what to say when memory runs out."""
+"""Adapt a run to its device: precision, compilation, threads, and the error when memory runs out."""
 
 from __future__ import annotations
 
@@ -15,11 +15,17 @@ from resnet_infer.utils import cpu
 from resnet_infer.utils.host_memory import out_of_memory
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+"""Values of `--precision`; auto is resolved by `choose_precision`."""
 _FAST_BF16 = frozenset({"avx512_bf16", "amx_bf16"})
+"""CPU flags of instructions that compute in bfloat16."""
 
 
 def choose_precision(precision: str, device: torch.device) -> str:
-    """For auto bf16 where the device computes in it (on a CPU: AVX-512 BF16 or AMX), else fp32."""
+    """Resolve auto, and check the others.
+
+    auto is bf16 where the device has instructions for it (on a CPU: AVX-512 BF16 or AMX); else fp16 on a GPU, and fp32
+    on a CPU. Raises `UsageError` for a precision that is not among `PRECISIONS`.
+    """
     if precision not in PRECISIONS:
         raise UsageError(f"the precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
     if precision != "auto":
@@ -30,16 +36,16 @@ def choose_precision(precision: str, device: torch.device) -> str:
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """Around the forward pass: what gains by it is computed in half precision."""
+    """Return the context of the forward pass: operations that profit run in half precision. fp32 changes nothing."""
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
 
 
 def compiled(network: nn.Module, device: torch.device, wanted: bool | None) -> nn.Module:
-    """Compiled if `wanted`; None means on GPUs, where the passes are also captured as CUDA graphs.
+    """Return the network compiled if `wanted`; None compiles on GPUs with Triton, where CUDA graphs are captured too.
 
-    A CPU is left alone because in bf16, measured, eager is faster there.
+    A CPU is left alone by default: measured in bf16, eager mode is faster there.
     """
     if wanted is None:
         wanted = device.type == "cuda" and importlib.util.find_spec("triton") is not None
@@ -52,7 +58,10 @@ def compiled(network: nn.Module, device: torch.device, wanted: bool | None) -> n
 
 @contextlib.contextmanager
 def memory_errors(batch_size: int, kept: Callable[[], str]) -> Iterator[None]:
-    """Say what to lower when memory runs out, of the device or of the machine, and what is `kept`."""
+    """Turn an exhausted memory, of the device or of the machine, into a `TrainingError` that says what to lower.
+
+    `kept` returns a sentence about what is saved of the run.
+    """
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
@@ -68,7 +77,10 @@ def memory_errors(batch_size: int, kept: Callable[[], str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def bounded_threads() -> Iterator[None]:
-    """Let torch have no more threads than this process has cores: by itself it counts those of the machine."""
+    """Limit torch to the cores that this process may use, inside the block.
+
+    By default torch counts the cores of the machine, which may be more than a container may use.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(min(before, cpu.usable_cores()))
     try:
@@ -78,7 +90,7 @@ def bounded_threads() -> Iterator[None]:
 
 
 def describe(device: torch.device) -> str:
-    """The machine, for a model's provenance."""
+    """Return the name of the machine, for a model's provenance: the GPU, or the CPU and its threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{cpu.processor()}, {min(torch.get_num_threads(), cpu.usable_cores())} threads"

@@ -1,4 +1,4 @@
-"""One process among several, as `torchrun` starts them: who it is, and batch norm over the whole batch."""
+"""Join the processes that `torchrun` starts: ranks, collective operations, and batch norm over the whole batch."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from torch import Tensor, distributed, nn
 from resnet_infer.errors import RuntimeUnavailableError, UsageError
 
 _GROUPS: list[Any] = []
-"""Keeps gloo's groups to the end of the process.
+"""Process groups of gloo, kept until the process ends.
 
-A group that the network's `DistributedDataParallel` is the last to let go of waits for its threads without giving up
-Python's lock, and they may be waiting for the lock: the process never ends.
+If the network's `DistributedDataParallel` held the last reference to a group, its destructor would wait for the group's
+threads while it holds the GIL. Those threads may wait for the GIL, so that the process would never end.
 """
 
 
 @dataclass(frozen=True)
 class World:
-    """`rank` of `size` processes, and this one's device."""
+    """Identify this process: `rank` of `size` processes, and its device. One process is a world of size 1."""
 
     device: torch.device
     rank: int = 0
@@ -31,10 +31,11 @@ class World:
 
     @property
     def writes(self) -> bool:
+        """Whether this process writes files and messages: the one of rank 0."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all processes."""
+        """Return the sum of `values` over all processes. `values` itself stays as it is."""
         if self.size == 1:
             return values
         total = values.clone()
@@ -42,29 +43,29 @@ class World:
         return total
 
     def any(self, wish: bool, number: int) -> tuple[bool, int]:
-        """Whether any process has the wish, and the greatest number of all."""
+        """Return whether `wish` is true in any process, and the greatest `number` of all."""
         if self.size == 1:
             return wish, number
         both = torch.tensor([int(wish), number], device=self.device)
         distributed.all_reduce(both, distributed.ReduceOp.MAX)
         return bool(both[0]), int(both[1])
 
-    def fair(self, cores: int) -> int:
-        """This process's share of the cores, 16 at most."""
+    def fair_share(self, cores: int) -> int:
+        """Return this process's share of the cores, from 1 to 16."""
         return max(1, min(cores // self.size, 16))
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes have called this."""
         if self.size > 1:
             distributed.barrier()
 
 
 @contextlib.contextmanager
 def join_world(device: str = "auto") -> Iterator[World]:
-    """The world that `torchrun` describes in the environment, or a world of one.
+    """Yield the world that `torchrun` describes in the environment, or a world of one.
 
-    `device` is auto, cpu or cuda[:N]; with several processes each takes the GPU of its local rank. Raises
-    `RuntimeUnavailableError` if a device that was asked for is not there.
+    `device` is auto, cpu or cuda[:N]; of several processes each takes the GPU of its local rank. Raises `UsageError`
+    for another value, and `RuntimeUnavailableError` if there is no such device.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)) if size > 1 else None)
@@ -85,7 +86,10 @@ def join_world(device: str = "auto") -> Iterator[World]:
 
 
 def choose_device(device: str, local_rank: int | None) -> torch.device:
-    """Never another device than the one that is asked for; auto is a GPU if there is one."""
+    """Return the device that is named, never another one; auto is a GPU if there is one.
+
+    Raises `UsageError` for a name that is none, and `RuntimeUnavailableError` if there is no such device.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = device.partition(":")
@@ -105,7 +109,7 @@ def choose_device(device: str, local_rank: int | None) -> torch.device:
 
 
 def synchronise(network: nn.Module, world: World) -> nn.Module:
-    """The network, its gradients averaged and its batch norm's statistics taken over the batches of all processes."""
+    """Wrap the network so that gradients and the statistics of batch norm are those of all processes' batches."""
     if world.size == 1:
         return network
     if world.device.type == "cuda":
@@ -118,9 +122,13 @@ def synchronise(network: nn.Module, world: World) -> nn.Module:
 
 
 class WholeBatchNorm(nn.BatchNorm2d):
-    """Batch norm over the batches of all processes, equally large, for any backend; torch's own is for GPUs alone."""
+    """Normalise over the batches of all processes, which are equally large.
+
+    It works with every backend; `torch.nn.SyncBatchNorm` works on GPUs only.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise `x` (N, C, H, W); in training mode by mean and variance over all processes. Keeps the dtype."""
         if not self.training:
             return super().forward(x)
         assert self.running_mean is not None
@@ -141,7 +149,7 @@ class WholeBatchNorm(nn.BatchNorm2d):
 
 
 class _SumOverAll(torch.autograd.Function):
-    """The sum over all processes; its gradient is the sum of theirs."""
+    """Sum over all processes, with a gradient: the sum of their gradients."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
@@ -157,5 +165,6 @@ class _SumOverAll(torch.autograd.Function):
 
 
 def _mean_over_all(value: Tensor) -> Tensor:
+    """Return the mean over all processes, through which gradients flow."""
     total = cast(Tensor, _SumOverAll.apply(value))  # type: ignore[no-untyped-call]
     return total / distributed.get_world_size()

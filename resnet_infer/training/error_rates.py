@@ -1,4 +1,4 @@
-"""How many answers of a network in training are wrong."""
+"""Count the wrong answers of a network in training."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from resnet_infer.utils.metrics import interval
 
 @dataclass(frozen=True)
 class Counts:
-    """Of `total` answers `wrong` have the right class not in the first place, `wrong5` not in the first five."""
+    """Count answers: of `total`, `wrong` do not have the right class in the first place.
+
+    `wrong5` do not have it among the first five.
+    """
 
     wrong: int
     wrong5: int
     total: int
 
     def __add__(self, other: Counts) -> Counts:
-        """The counts over the pictures of both."""
+        """Return the counts over the pictures of both."""
         return Counts(self.wrong + other.wrong, self.wrong5 + other.wrong5, self.total + other.total)
 
     @property
@@ -47,9 +50,10 @@ class Counts:
 def count_errors(
     network: nn.Module, views: Views, geometry: InputSpec, world: World, between: Callable[[], None] = lambda: None
 ) -> Counts:
-    """The wrong answers to the views of all processes: single view, float32. An answer that is not finite is wrong.
+    """Count the wrong answers to the single views of all processes, in float32.
 
-    Leaves the network in evaluation mode. `between` is called between batches, and what it raises is raised.
+    An answer that is not finite is wrong. Leaves the network in evaluation mode. `between` is called between batches,
+    and what it raises is raised.
     """
     network.eval()
     normalise = Normalise(geometry, world.device)

@@ -1,4 +1,4 @@
-"""Training recipes as one table. Every value can be overridden; the resolved recipe is saved with the run."""
+"""Define training recipes as one table. Every value can be overridden; the resolved recipe is saved with the run."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ MeanKind = Literal["pixel", "channel", "model"]
 
 
 LONGEST = 10**9
-"""Iterations, epochs, and pictures of a batch."""
+"""Most iterations, most epochs, and most pictures in a batch."""
 LARGEST = MAX_SIDE
-"""Pixels of a side."""
+"""Longest side of a picture, in pixels."""
 LARGEST_SEED = 2**63 - 1
-"""That every generator takes."""
+"""Largest seed that both NumPy's and torch's generators take."""
 
 
 def _check(rules: Mapping[str, bool]) -> None:
@@ -34,7 +34,11 @@ def _check(rules: Mapping[str, bool]) -> None:
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a run at a resolution of its own: crops of `crop` pixels, measured at `resize`, up to `peak_rate`."""
+    """Define a part of a run that has its own resolution.
+
+    Crops have `crop` pixels, validation pictures are resized to a shorter side of `resize` pixels, and the learning
+    rate reaches `peak_rate`. Raises `UsageError` for values out of range.
+    """
 
     epochs: float
     resize: int
@@ -56,28 +60,29 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained: SGD, v = momentum v + gradient, w -= rate v.
+    """Define how a network is trained: by SGD with v = momentum v + gradient and w -= rate v.
 
-    - Length: `iterations`, or else `epochs`, or else that of `stages`. These, if there are any, divide the run in
-      proportion to their epochs; each has its own geometry and rate.
-    - `schedule`: "step" divides `peak_rate` by 10 at each of `milestones`; "plateau" divides by 10 whenever the error
-      has not fallen for `patience` epochs, of the validation pictures that choose the weights or else of the training
-      pictures; "one-cycle" rises linearly during `warmup` and falls
-      linearly to zero, "cosine" as half a cosine. `milestones` and `warmup` below 1 are shares of the run (of the
-      stage), others iterations.
-    - `warmup` of "step" and "plateau" is spent at a tenth of the rate. None is the paper's: with "step" and 110 layers
-      or more it lasts until the training error is below 80%.
-    - `augmentation`: "pad" adds `pad` pixels of the mean on each side and crops at random; "scale" resizes the shorter
-      side to a random size in `scales` and crops at random; "area" crops a random share of the picture in `area`, of
-      an aspect from 3/4 to 4/3. `flip`: mirrored half of the time. `colour`: deviation of AlexNet's shifts along the
-      principal components of the colours, 0.1 there; 0 for none.
-    - `mean` "pixel": the mean picture is subtracted, and nothing divided, as in the paper; "channel": mean and
-      standard deviation of each channel; "model": those of the model that training starts from.
-    - `resize`, `crop`: the view that is measured and later answered; None is the starting model's.
+    - Length: `iterations`, or else `epochs`, or else that of `stages`. Stages divide the run in proportion to their
+      epochs; each has its own geometry and rate.
+    - `schedule`: "step" divides `peak_rate` by 10 at each of `milestones`. "plateau" divides it by 10 whenever the
+      error has not fallen for `patience` epochs: that of the validation pictures that choose the weights, or else of
+      the training pictures. "one-cycle" rises linearly during `warmup` and falls linearly to zero; "cosine" falls as
+      half a cosine. `milestones` and `warmup` below 1 are shares of the run (of the stage), others are iterations.
+    - `warmup` of "step" and "plateau" runs at a tenth of the rate. None is the paper's: with "step" and 110 layers or
+      more it lasts until the training error is below 80%.
+    - `augmentation`: "pad" adds `pad` pixels of the mean on each side and crops at random. "scale" resizes the shorter
+      side to a random size in `scales` and crops at random. "area" crops a random share of the picture in `area`, with
+      an aspect ratio from 3/4 to 4/3. `flip`: half of the pictures are mirrored. `colour`: deviation of AlexNet's
+      shifts along the principal components of the colours, where it was 0.1; 0 for none.
+    - `mean`: "pixel" subtracts the mean picture and divides nothing, as in the paper; "channel" uses mean and standard
+      deviation of each channel; "model" those of the model that training starts from.
+    - `resize`, `crop`: pixels of the view that is measured and later served; None takes the starting model's.
     - `decay_all`: weight decay acts on batch norm and biases too. `zero_init`: the last batch norm of each block
-      starts at zero. `freeze`: 1 keeps the stem and the first stage as they are, 2 the second stage too, and so on.
-    - `validation`: pictures of the training split held out, of each class its share. None takes the data's own
-      validation split or else holds out a tenth, of fewer than 1,000 pictures a fifth; 0 none.
+      starts at zero. `freeze`: 1 freezes the stem and the first stage, 2 the second stage too, and so on.
+    - `validation`: training pictures to hold out, in proportion to the classes. None takes the data's own validation
+      split, or else holds out a tenth, or a fifth of fewer than 1,000 pictures; 0 holds out none.
+
+    Raises `UsageError` for values out of range, and for values that contradict each other.
     """
 
     name: str
@@ -158,11 +163,12 @@ class Recipe:
         )
 
     def to_json(self) -> dict[str, Any]:
+        """Return all values as JSON, as `recipe.json` and the provenance of a model have them."""
         return asdict(self)
 
 
 _CIFAR10_PAPER = Recipe(
-    # Section 4.2 of the paper. Its 45k/5k split is a tenth held out.
+    # Section 4.2 of the paper. Its 45k/5k split holds out a tenth.
     name="cifar10-paper",
     iterations=64_000,
     schedule="step",
@@ -201,8 +207,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             Recipe(
                 name="tiny-imagenet",
                 arch="resnet18",
-                # Pictures of 64 pixels, enlarged: to a last stage of 4 x 4 cells instead of 2 x 2, which is worth more
-                # than any number of epochs. The first stage is quick and gives the second its start.
+                # Pictures of 64 pixels are enlarged, so that the last feature maps have 4x4 cells instead of 2x2. That
+                # gains more than any number of epochs. The first stage is a cheap start for the second.
                 stages=(Stage(10, 64, 56, 0.5), Stage(8, 128, 112, 0.2)),
                 warmup=0.2,
                 nesterov=True,
@@ -215,7 +221,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 validation=2_000,
             ),
             Recipe(
-                # A low rate, because the weights are good already and only the head is new.
+                # The rate is low, because the weights are good already and only the head is new.
                 name="finetune",
                 arch=None,
                 epochs=10,
@@ -237,11 +243,15 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
 
 
 def get_recipe(name: str, *, fine_tuning: bool = False, **overrides: Any) -> Recipe:
-    """The recipe called `name` with some values replaced; those that are None are left alone.
+    """Return the recipe called `name`, with the values in `overrides` that are not None.
 
-    Another length, as `iterations` or as `epochs`, stretches milestones with it, unless they are given too. Stages
-    that are given alone are the length. `fine_tuning`: the run begins with another model's weights. Raises `UsageError`
-    for an unknown recipe, for values that make no sense, and for those that the run would not use.
+    Another length, as `iterations` or as `epochs`, scales milestones along, unless they are given too. Stages that are
+    given without a length define it. `fine_tuning`: the run begins with another model's weights.
+
+    Raises `UsageError` for an unknown recipe or value, for a value out of range, and for one that the run would not
+    use.
+
+    Example: `get_recipe("cifar10-short", epochs=10, peak_rate=0.2)`
     """
     if name not in RECIPES:
         raise UsageError(
@@ -274,7 +284,7 @@ def get_recipe(name: str, *, fine_tuning: bool = False, **overrides: Any) -> Rec
 
 
 def _stretched(milestones: tuple[float, ...], before: int, now: int | None) -> tuple[float, ...]:
-    """The milestones of a run of `before` iterations for another length: iterations where they come out whole."""
+    """Scale the milestones of a run of `before` iterations: to iterations if all come out whole, else to shares."""
     shares = tuple(milestone / before for milestone in milestones)
     places = [share * now for share in shares] if now else []
     whole = places and all(place >= 1 and place.is_integer() for place in places)
@@ -282,7 +292,7 @@ def _stretched(milestones: tuple[float, ...], before: int, now: int | None) -> t
 
 
 def _unused(key: str, recipe: Recipe, fine_tuning: bool) -> str | None:
-    """Why the run pays no heed to the value of a recipe called `key`, or None if it does."""
+    """Return why the run does not use the recipe's value `key`, or None if it does."""
     uses, reason = _USES.get(key, (lambda *_: True, ""))
     return None if uses(recipe, fine_tuning) else reason.format(recipe)
 
@@ -319,11 +329,14 @@ _USES: Mapping[str, tuple[Callable[[Recipe, bool], bool], str]] = MappingProxyTy
         ),
     }
 )
-"""When a value of a recipe is used, and what to say when it is not. Those that are not here always are."""
+"""Value of a recipe -> when it is used, and the reason to give when it is not. All other values are always used."""
 
 
 def parse_stages(text: str) -> tuple[Stage, ...]:
-    """`EPOCHS:RESIZE:CROP:RATE,...`, e.g. `20:64:64:0.1,1.5:96:96:0.01`. Raises `UsageError`."""
+    """Parse `EPOCHS:RESIZE:CROP:RATE,...`, for example `20:64:64:0.1,1.5:96:96:0.01`.
+
+    Raises `UsageError` for other text, and for values out of range.
+    """
     try:
         rows = [part.split(":") for part in text.split(",")]
         return tuple(Stage(float(e), int(resize), int(crop), float(rate)) for e, resize, crop, rate in rows)

@@ -1,4 +1,4 @@
-"""Which step belongs to which stage of a run, and its learning rate."""
+"""Assign each step of a run to a stage, and compute its learning rate."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from resnet_infer.errors import UsageError
 from resnet_infer.training.recipes import LONGEST, Recipe, Stage
 
 DEEP = 110
-"""Nets of so many layers start at a tenth of the rate (paper, section 4.2)."""
+"""Layers from which on a network starts at a tenth of the rate (paper, section 4.2)."""
 WARM_ERROR = 80.0
-"""Percent of the training pictures; below it such nets go on at the full rate (the same section)."""
+"""Training error in percent below which such a network continues at the full rate (paper, section 4.2)."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stage laid out in iterations: `start` up to, not including, `stop`."""
+    """Lay out a stage in iterations: from `start` up to, and not including, `stop`."""
 
     start: int
     stop: int
@@ -26,7 +26,10 @@ class Phase:
 
 
 class Schedule:
-    """The phases of a run and the learning rate of each step, a function of the step and of what was observed."""
+    """Compute the phases of a run and the learning rate of each step.
+
+    The rate depends only on the step and on the errors that were observed before it.
+    """
 
     def __init__(self, recipe: Recipe, steps_per_epoch: int, depth: int, size: tuple[int, int]) -> None:
         """`size` is resize and crop where the recipe leaves them to the model.
@@ -82,18 +85,19 @@ class Schedule:
 
     @property
     def iterations(self) -> int:
+        """Steps of the whole run."""
         return self.phases[-1].stop
 
     def phase(self, iteration: int) -> Phase:
-        """The phase of step `iteration`, counted from 0."""
+        """Return the phase of step `iteration`, counted from 0."""
         return next((phase for phase in self.phases if iteration < phase.stop), self.phases[-1])
 
     def rate(self, iteration: int) -> float:
-        """The learning rate of step `iteration`, counted from 0."""
+        """Return the learning rate of step `iteration`, counted from 0."""
         recipe, phase = self.recipe, self.phase(iteration)
         at, length, peak = iteration - phase.start, phase.stop - phase.start, phase.peak_rate
         places = [max(1, _iterations(milestone, length)) for milestone in recipe.milestones]
-        # A share of few iterations may round to all of them, and a warm-up is to end.
+        # A share of few iterations may round to all of them; the warm-up must still end.
         warmup = min(_iterations(recipe.warmup or 0, length), min(places, default=length) - 1)
         if recipe.schedule in ("step", "plateau"):
             if self.cold or at < warmup:
@@ -106,7 +110,10 @@ class Schedule:
         return peak * (left if recipe.schedule == "one-cycle" else (1 - math.cos(math.pi * left)) / 2)
 
     def observe(self, error: float) -> None:
-        """Take note of an epoch's error; a plateau divides the rate by 10."""
+        """Record the error of an epoch, in percent.
+
+        After `patience` epochs without a fall, a plateau divides the rate.
+        """
         if error < self.lowest:
             self.lowest, self.waited = error, 0
             return
@@ -115,20 +122,24 @@ class Schedule:
             self.drops, self.waited = self.drops + 1, 0
 
     def observe_training(self, iteration: int, error: float) -> None:
-        """Take note of the training error, of this epoch so far, after `iteration` steps: it ends the paper's warm-up.
+        """Record the training error of the epoch so far, in percent, after `iteration` steps.
 
-        The first milestone ends it too: a rate that is about to be divided by 10 needs none.
+        An error below `WARM_ERROR` ends the paper's warm-up. The first milestone ends it too: a rate that is about to
+        be divided by 10 needs no warm-up.
         """
         milestones = [max(1, _iterations(milestone, self.iterations)) for milestone in self.recipe.milestones]
         if error < WARM_ERROR or iteration >= min(milestones, default=0):
             self.cold = False
 
     def state(self) -> list[float]:
+        """Return what was observed, for a checkpoint."""
         return [self.drops, self.lowest, self.waited, float(self.cold)]
 
     def restore(self, state: list[float]) -> None:
+        """Continue from what `state` returned."""
         self.drops, self.lowest, self.waited, self.cold = int(state[0]), state[1], int(state[2]), bool(state[3])
 
 
 def _iterations(value: float, length: int) -> int:
+    """Return a share of `length` (below 1), or a number of iterations, as iterations."""
     return round(value * length) if value < 1 else round(value)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from resnet_infer import zoo
 from resnet_infer.errors import DataError, ModelError, PictureError, UsageError
+from resnet_infer.evaluation.config import EvaluationConfig
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
@@ -48,7 +49,9 @@ def expected(album: Path) -> dict[str, int]:
 def test_the_count_is_that_of_a_plain_loop(
     album: Path, expected: dict[str, int], batch_size: int, threads: int | None
 ) -> None:
-    found = evaluate([ARTIFACT.as_posix()], album, batch_size=batch_size, threads=threads, device="cpu")
+    found = evaluate(
+        [ARTIFACT.as_posix()], album, EvaluationConfig(batch_size=batch_size, threads=threads, device="cpu")
+    )
     (result,) = found.results
     names = [found.dataset.samples[number].name for number in result.answered.pictures]
     assert dict(zip(names, result.answered.ranks.tolist(), strict=True)) == expected
@@ -61,14 +64,14 @@ def test_the_count_is_that_of_a_plain_loop(
 
 def test_torch_and_onnx_give_the_same_answers(album: Path) -> None:
     pytest.importorskip("torch", reason="the extra `train`")
-    found = evaluate([f"torch:{zoo.SMALL}"], album, reference=zoo.SMALL, max_drop=0, device="cpu")
+    found = evaluate([f"torch:{zoo.SMALL}"], album, EvaluationConfig(reference=zoo.SMALL, max_drop=0, device="cpu"))
     reference, other = found.results
     assert (reference.is_reference, reference.runtime["runtime"], reference.difference) == (True, "onnxruntime", None)
     assert (other.is_reference, other.runtime["runtime"]) == (False, "torch")
     assert reference.answered.ranks.tolist() == other.answered.ranks.tolist()
     assert other.difference is not None
     assert (other.difference.top1, other.difference.p) == (0, 1)
-    assert found.too_much == []
+    assert found.over_max_drop == []
 
 
 def test_an_archive_and_a_list_are_evaluated_alike(album: Path, expected: dict[str, int], tmp_path: Path) -> None:
@@ -77,7 +80,7 @@ def test_an_archive_and_a_list_are_evaluated_alike(album: Path, expected: dict[s
     lines = ["path,label", *(f"{album / name},{name.split('/')[0]}" for name in expected)]
     (tmp_path / "album.csv").write_text("\n".join(lines))
     for source in (tmp_path / "album.tar.xz", tmp_path / "album.csv"):
-        (result,) = evaluate([None], source, device="cpu").results
+        (result,) = evaluate([None], source, EvaluationConfig(device="cpu")).results
         assert sorted(result.answered.ranks) == sorted(expected.values())
 
 
@@ -90,7 +93,11 @@ def test_every_protocol_and_the_ensemble_stand_in_one_table(
         Checkpoint(checkpoint.spec.with_(name="other", classes=names), checkpoint.weights), tmp_path / "o.safetensors"
     )
     models = [zoo.SMALL, f"torch:{tmp_path / 'o.safetensors'}"]
-    found = evaluate(models, album, protocols=["1-crop", "10-crop"], ensemble=True, reference=zoo.SMALL, device="cpu")
+    found = evaluate(
+        models,
+        album,
+        EvaluationConfig(protocols=["1-crop", "10-crop"], ensemble=True, reference=zoo.SMALL, device="cpu"),
+    )
     assert [(item.name, item.protocol) for item in found.results] == [
         (name, protocol)
         for protocol in ("1-crop", "10-crop")
@@ -118,7 +125,9 @@ def test_an_ensemble_of_a_model_and_its_twin_in_another_order_is_the_model(album
     weights = {name: value[order] if name.startswith("fc.") else value for name, value in checkpoint.weights.items()}
     spec = checkpoint.spec.with_(classes=tuple(checkpoint.spec.classes[index] for index in order))
     save_checkpoint(Checkpoint(spec, weights), tmp_path / "twin.safetensors")
-    found = evaluate([zoo.SMALL, f"torch:{tmp_path / 'twin.safetensors'}"], album, ensemble=True, device="cpu")
+    found = evaluate(
+        [zoo.SMALL, f"torch:{tmp_path / 'twin.safetensors'}"], album, EvaluationConfig(ensemble=True, device="cpu")
+    )
     first, twin, both = (item.answered for item in found.results)
     assert first.ranks.tolist() == twin.ranks.tolist() == both.ranks.tolist()
     np.testing.assert_allclose(both.confidence, first.confidence, atol=1e-4)
@@ -129,7 +138,7 @@ def test_an_ensemble_of_a_model_and_its_twin_in_another_order_is_the_model(album
 
 @pytest.mark.usefixtures("as_cifar10")
 def test_the_paper_s_figure_and_the_recorded_one_stand_beside_it(album: Path) -> None:
-    (result,) = evaluate([None], album, device="cpu").results
+    (result,) = evaluate([None], album, EvaluationConfig(device="cpu")).results
     assert [str(row) for _, row in result.published] == ["8.75"]
     assert result.recorded is not None
     assert (result.recorded.top1_error, result.recorded.pictures) == (12.07, 10_000)
@@ -137,12 +146,12 @@ def test_the_paper_s_figure_and_the_recorded_one_stand_beside_it(album: Path) ->
 
 def test_beside_other_pictures_they_do_not(album: Path) -> None:
     """Of some of CIFAR-10's classes, and not its test set."""
-    (result,) = evaluate([None], album, device="cpu").results
+    (result,) = evaluate([None], album, EvaluationConfig(device="cpu")).results
     assert (result.published, result.recorded, result.data) == ([], None, None)
 
 
 def test_all_of_it_is_plain_json(album: Path) -> None:
-    told = json.loads(json.dumps(evaluate([None], album, device="cpu").to_json()))
+    told = json.loads(json.dumps(evaluate([None], album, EvaluationConfig(device="cpu")).to_json()))
     (result,) = told["results"]
     low, high = result["top1"]["interval"]
     assert low < result["top1"]["error"] == 100 * result["top1"]["wrong"] / 96 < high
@@ -182,20 +191,20 @@ def test_what_makes_no_sense_is_refused(
     album: Path, options: dict[str, object], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        evaluate([None], album, device="cpu", **options)  # type: ignore[arg-type]
+        evaluate([None], album, EvaluationConfig(device="cpu", **options))  # type: ignore[arg-type]
 
 
 def test_data_of_other_classes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "zebra").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "zebra" / "1.png")
     with pytest.raises(DataError, match="has classes that resnet20-cifar10 does not know: zebra"):
-        evaluate([None], tmp_path, device="cpu")
+        evaluate([None], tmp_path, EvaluationConfig(device="cpu"))
 
 
 def test_data_of_which_nothing_can_be_read_has_no_error(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "1.jpg").write_bytes(b"broken")
     with pytest.raises(DataError, match=r"no picture of .* can be read; the first: cat/1.jpg: unsupported: text"):
-        evaluate([None], tmp_path, device="cpu", skip_unreadable=True)
+        evaluate([None], tmp_path, EvaluationConfig(device="cpu", skip_unreadable=True))
     with pytest.raises(PictureError, match="the only picture of"):
-        evaluate([None], tmp_path, device="cpu")
+        evaluate([None], tmp_path, EvaluationConfig(device="cpu"))

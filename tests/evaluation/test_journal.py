@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 
 from resnet_infer.errors import DataError, ResnetInferError, UsageError
 from resnet_infer.evaluation.journal import Journal
-from resnet_infer.evaluation.record import Given, Record
+from resnet_infer.evaluation.record import RankedAnswer, Record
 
 HEAD = {"the models": ["a"], "the data": "b"}
 confidences = st.floats(0, 1, width=32)
-answers = st.lists(st.builds(Given, st.integers(0, 1000), st.integers(-1, 999), confidences), min_size=2, max_size=2)
+answers = st.lists(
+    st.builds(RankedAnswer, st.integers(0, 1000), st.integers(-1, 999), confidences), min_size=2, max_size=2
+)
 
 
 def same(first: Record, second: Record) -> bool:
@@ -31,7 +33,7 @@ def same(first: Record, second: Record) -> bool:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 19), st.integers(0, 2**64 - 1), answers), max_size=30), st.data())
 def test_a_file_cut_anywhere_gives_the_lines_that_are_whole(
-    tmp_path: Path, entries: list[tuple[int, int, list[Given]]], draw: Any
+    tmp_path: Path, entries: list[tuple[int, int, list[RankedAnswer]]], draw: Any
 ) -> None:
     path = tmp_path / "answers.jsonl"
     path.unlink(missing_ok=True)
@@ -81,7 +83,7 @@ def test_a_damaged_line_is_passed_over_and_the_rest_is_kept(tmp_path: Path, line
     path = tmp_path / "answers.jsonl"
     with Journal(path, HEAD, Record(2, 20)) as journal:
         for number in (3, 5, 7):
-            journal.append(number, number, [Given(0, 1, 0.5)] * 2)
+            journal.append(number, number, [RankedAnswer(0, 1, 0.5)] * 2)
     head, first, *others = path.read_bytes().splitlines(keepends=True)
     whole = head + first + line.encode() + b"\n" + b"".join(others)
     path.write_bytes(whole + (others[-1][:9] if torn else b""))
@@ -89,7 +91,7 @@ def test_a_damaged_line_is_passed_over_and_the_rest_is_kept(tmp_path: Path, line
     with Journal(path, HEAD, record) as journal:
         assert np.flatnonzero(record.answered).tolist() == [3, 5, 7]
         assert (journal.damaged, journal.kept) == (1, 3)
-        journal.append(8, 8, [Given(0, 1, 0.5)] * 2)
+        journal.append(8, 8, [RankedAnswer(0, 1, 0.5)] * 2)
         assert journal.kept == 4
     assert path.read_bytes().startswith(whole)
     again = Record(2, 20)
@@ -140,7 +142,7 @@ def test_one_process_has_it_at_a_time(tmp_path: Path) -> None:
         done = subprocess.run([sys.executable, "-c", code, place], capture_output=True, text=True, check=False)
         assert done.returncode == 1
         assert f"another evaluation is writing to {place}" in done.stderr
-    first.append(1, 1, [Given(0, 1, 0.5)])
+    first.append(1, 1, [RankedAnswer(0, 1, 0.5)])
     first.close()
     with pytest.raises(DataError):  # and one that is refused does not keep it
         Journal(path, {}, Record(1, 9))

@@ -20,9 +20,10 @@ from resnet_infer import zoo
 from resnet_infer.classifier import Classifier
 from resnet_infer.data.datasets import Dataset
 from resnet_infer.evaluation.charts import GROUPS, confusion
+from resnet_infer.evaluation.config import EvaluationConfig
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.evaluation.report import page, write_report
-from resnet_infer.evaluation.result import BINS, Answered, Evaluation
+from resnet_infer.evaluation.result import BINS, Answers, Evaluation
 from tests.evaluation.conftest import Reds
 from tests.evaluation.test_runner import measure, scorer
 
@@ -66,7 +67,9 @@ def found(album: Path, tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
     shutil.copytree(album, folder)
     (folder / "cat" / "broken <b>.jpg").write_bytes(b"broken")
     shutil.copy(next((folder / "ship").iterdir()), folder / "cat" / "<script>alert('&')<.png")
-    return evaluate([None], folder, protocols=["native", "10-crop"], device="cpu", skip_unreadable=True)
+    return evaluate(
+        [None], folder, EvaluationConfig(protocols=["native", "10-crop"], device="cpu", skip_unreadable=True)
+    )
 
 
 def test_the_page_needs_nothing_beside_it(found: Evaluation, tmp_path: Path) -> None:
@@ -101,7 +104,7 @@ def test_it_shows_errors_confusions_reliability_and_mistakes(found: Evaluation) 
 
 @pytest.mark.usefixtures("as_cifar10")
 def test_the_paper_stands_beside_its_own_pictures(album: Path) -> None:
-    text = page(evaluate([None], album, device="cpu"))
+    text = page(evaluate([None], album, EvaluationConfig(device="cpu")))
     assert "8.75 (He et al. 2016)" in text
     assert "measured here, onnxruntime, cpu" in text
     assert "Highway, 19 layers" in text
@@ -119,7 +122,7 @@ def test_what_it_is_told_is_escaped(found: Evaluation) -> None:
 def test_a_picture_that_has_gone_does_not_stop_it(album: Path, tmp_path: Path) -> None:
     folder = tmp_path / "album"
     shutil.copytree(album, folder)
-    found = evaluate([None], folder, device="cpu")
+    found = evaluate([None], folder, EvaluationConfig(device="cpu"))
     shutil.rmtree(folder)
     assert "<img" not in page(found)
 
@@ -141,7 +144,7 @@ def test_many_classes_are_drawn_in_groups() -> None:
 def test_calibration_error_is_the_mean_gap_between_confidence_and_accuracy(pairs: list[tuple[float, bool]]) -> None:
     confidence, right = np.array([pair[0] for pair in pairs]), np.array([pair[1] for pair in pairs])
     zeros = np.zeros(len(pairs), np.int64)
-    answered = Answered(zeros, zeros, (~right).astype(np.int64), zeros, confidence)
+    answered = Answers(zeros, zeros, (~right).astype(np.int64), zeros, confidence)
     gap = 0.0
     for number in range(BINS):
         inside = (confidence * BINS >= number) & ((confidence * BINS < number + 1) | (number == BINS - 1))
@@ -157,7 +160,7 @@ def test_a_model_without_mistakes_has_a_page_too(make_dataset: Callable[..., Dat
     dataset = make_dataset(labels, labels)
     record, seconds, unreadable = measure(dataset, [scorer()])
     spec = Classifier(Reds()).spec
-    answered = Answered.of(record, 0, np.array(labels))
+    answered = Answers.of(record, 0, np.array(labels))
     result = Result("reds", "1-crop", (), ("reds",), spec, {}, "name", answered, 0.0, 0.0, [])
     text = page(Evaluation(dataset, [result], record, seconds, unreadable, [], [], 0))
     Page(text)
@@ -165,7 +168,9 @@ def test_a_model_without_mistakes_has_a_page_too(make_dataset: Callable[..., Dat
 
 
 def test_models_are_compared_with_the_reference(album: Path) -> None:
-    found = evaluate([None], album, reference=zoo.SMALL, protocols=["native", "10-crop"], device="cpu")
+    found = evaluate(
+        [None], album, EvaluationConfig(reference=zoo.SMALL, protocols=["native", "10-crop"], device="cpu")
+    )
     text = page(found)
     Page(text)
     table = text.partition("<h2>Against resnet20-cifar10</h2>")[2].partition("</table>")[0]

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from resnet_infer import zoo
+from resnet_infer.evaluation.config import EvaluationConfig
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.evaluation.report import write_report
 
@@ -31,7 +32,9 @@ def report(album: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("report")
     model = place / ("a_rather_long_name_without_any_space_" * 3 + ".onnx")
     shutil.copy(zoo.built_in(zoo.SMALL, ".onnx"), model)
-    found = evaluate([zoo.SMALL, str(model)], album, reference=zoo.SMALL, protocols=["native", "10-crop"])
+    found = evaluate(
+        [zoo.SMALL, str(model)], album, EvaluationConfig(reference=zoo.SMALL, protocols=["native", "10-crop"])
+    )
     write_report(found, place / "report.html")
     text = (place / "report.html").read_text(encoding="utf-8")
     (place / "report.html").write_text(text.replace("<details>", "<details open>"), encoding="utf-8")

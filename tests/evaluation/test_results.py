@@ -21,6 +21,7 @@ from tests.conftest import ROOT
 pytest.importorskip("torch", reason="the checkpoint is run by torch (the extra `train`)")
 pytest.importorskip("matplotlib", reason="the picture is drawn by matplotlib (the extra `report`)")
 
+from resnet_infer.evaluation.config import EvaluationConfig
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.models.checkpoint import Checkpoint, save_checkpoint
 
@@ -86,7 +87,9 @@ def test_every_precision_and_protocol_has_a_row_with_evaluates_errors(
     int8 = [str(tmp_path / "work" / f"{name} of any size.onnx") for name in ("INT8", "INT8 second")]
     fp32 = [str(tmp_path / "work" / "FP32 of any size.onnx")]
     for models, titles in ((fp32, ["FP32"]), (int8, members)):
-        expected = evaluate(models, data, protocols=protocols, scales=(32, 40), ensemble=len(models) > 1).results
+        expected = evaluate(
+            models, data, EvaluationConfig(protocols=protocols, scales=(32, 40), ensemble=len(models) > 1)
+        ).results
         for title, item in zip(titles * len(protocols), expected, strict=True):
             assert rows[title, item.protocol]["top1"] == item.top1.to_json()
     assert found["disagreements"] == []

@@ -20,8 +20,8 @@ from resnet_infer.errors import PictureError
 from resnet_infer.evaluation.evaluate import same_content
 from resnet_infer.evaluation.protocols import LocalScorer
 from resnet_infer.evaluation.record import Record
-from resnet_infer.evaluation.result import Answered, Rate
-from resnet_infer.evaluation.runner import Entrant, Member, Seconds, Unreadable, run
+from resnet_infer.evaluation.result import Answers, Rate
+from resnet_infer.evaluation.runner import Member, Predictor, Seconds, Unreadable, run
 from resnet_infer.runtimes.base import Images, Logits
 from resnet_infer.zoo import SMALL
 from tests.evaluation.conftest import Reds, plain_picture
@@ -32,12 +32,12 @@ Make = Callable[..., Dataset]
 def measure(
     dataset: Dataset, scorers: Sequence[LocalScorer], *, lanes: int = 1, batch_size: int = 32, **options: Any
 ) -> tuple[Record, Seconds, list[Unreadable]]:
-    """Each scorer as an entrant of its own, whose classes are the data's."""
+    """Each scorer as a predictor of its own, whose classes are the data's."""
     labels = np.array([sample.label for sample in dataset.samples], np.int64)
-    entrants = [Entrant((Member(number),), labels) for number in range(len(scorers))]
+    predictors = [Predictor((Member(number),), labels) for number in range(len(scorers))]
     record = options.pop("record", None) or Record(len(scorers), len(dataset.samples))
     seconds, unreadable = run(
-        dataset, scorers, entrants, record, lanes=lanes, batch_size=max(batch_size, 10), **options
+        dataset, scorers, predictors, record, lanes=lanes, batch_size=max(batch_size, 10), **options
     )
     return record, seconds, unreadable
 
@@ -84,7 +84,7 @@ def test_every_picture_is_counted_once(
     assert kept == list(range(len(pairs)))
     assert seconds.pictures == len(pairs)
     for number in range(len(scorers)):
-        found = Answered.of(record, number, np.array(labels))
+        found = Answers.of(record, number, np.array(labels))
         assert found.pictures.tolist() == kept
         assert found.top1.tolist() == answers
         assert found.right.tolist() == [answer == label for answer, label in pairs]
@@ -95,7 +95,7 @@ def test_five_wrong_of_forty(make_dataset: Make) -> None:
     labels = [number % 12 for number in range(40)]
     answers = [label if number % 8 else (label + 1) % 12 for number, label in enumerate(labels)]
     record, _, _ = measure(make_dataset(answers, labels), [scorer()])
-    found = Answered.of(record, 0, np.array(labels))
+    found = Answers.of(record, 0, np.array(labels))
     rate = Rate(int((~found.right).sum()), len(found.right))
     assert (rate.wrong, rate.total, rate.error) == (5, 40, 12.5)
     assert rate.interval[0] < 12.5 < rate.interval[1]
@@ -137,8 +137,8 @@ def test_a_picture_that_is_there_twice_is_counted_twice_and_told(right: Dataset)
     record, _, _ = measure(replace(right, samples=[*right.samples, again, other]), [scorer()])
     assert record.answered.sum() == 62
     assert (record.ranks[0] > 0).sum() == 1
-    assert record.alike() == [[59, 60]]
-    assert measure(right, [scorer()])[0].alike() == []
+    assert record.same_digest() == [[59, 60]]
+    assert measure(right, [scorer()])[0].same_digest() == []
 
 
 def test_only_the_same_bytes_are_a_duplicate() -> None:
@@ -160,7 +160,7 @@ def test_answers_that_are_no_numbers_count_as_wrong(right: Dataset) -> None:
             return logits
 
     record, _, _ = measure(right, [LocalScorer(Classifier(Overflowing()), "1-crop")])
-    found = Answered.of(record, 0, np.array([sample.label for sample in right.samples]))
+    found = Answers.of(record, 0, np.array([sample.label for sample in right.samples]))
     assert (found.top1 == -1).tolist() == [sample.label in (5, 6) for sample in right.samples]
     assert found.right.tolist() == [sample.label not in (5, 6) for sample in right.samples]
     assert np.isfinite(found.calibration_error())
@@ -173,13 +173,13 @@ def test_an_ensemble_is_the_mean_of_its_members(right: Dataset) -> None:
     scorers = [scorer("1-crop"), scorer("10-crop", names=tuple(reversed([str(n) for n in range(12)])))]
     labels = np.array([sample.label for sample in right.samples])
     order = np.arange(12)[::-1]
-    entrants = [
-        Entrant((Member(0),), labels),
-        Entrant((Member(1),), 11 - labels),
-        Entrant((Member(0), Member(1, order)), labels),
+    predictors = [
+        Predictor((Member(0),), labels),
+        Predictor((Member(1),), 11 - labels),
+        Predictor((Member(0), Member(1, order)), labels),
     ]
     record = Record(3, len(labels))
-    run(right, scorers, entrants, record, lanes=1, batch_size=32)
+    run(right, scorers, predictors, record, lanes=1, batch_size=32)
     picture = [sample.read() for sample in right.samples[:1]]
     first, second = (part.classifier.probabilities([np.asarray(picture)])[0] for part in scorers)
     expected = (first + second[order]) / 2
@@ -203,7 +203,7 @@ def test_unreadable_pictures_are_skipped_and_told(make_dataset: Make, lanes: int
     record, seconds, unreadable = measure(replace(dataset, samples=samples), [scorer()], lanes=lanes, skip=True)
     assert [item.number for item in unreadable] == [0, 50, 99]
     assert (int(record.answered.sum()), seconds.pictures) == (97, 97)
-    assert len(Answered.of(record, 0, np.ones(100, np.int64)).ranks) == 97
+    assert len(Answers.of(record, 0, np.ones(100, np.int64)).ranks) == 97
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
@@ -229,13 +229,13 @@ def test_unreadable_pictures_are_an_error_that_names_them_all(make_dataset: Make
 
 def test_what_is_answered_is_not_asked_again(right: Dataset) -> None:
     record, _, _ = measure(right, [scorer()])
-    asked = scorer()
+    local = scorer()
     half = Record(1, 60)
     for index in range(0, 60, 2):
         half.add(index, index + 1, [(0, 11, 0.5)])  # type: ignore[list-item]
-    found, seconds, _ = measure(right, [asked], record=half)
+    found, seconds, _ = measure(right, [local], record=half)
     assert seconds.pictures == 30
-    assert sum(asked.classifier.runtime.rows) == 30  # type: ignore[attr-defined]
+    assert sum(local.classifier.runtime.rows) == 30  # type: ignore[attr-defined]
     assert found.top1[0, 1::2].tolist() == record.top1[0, 1::2].tolist()
     assert (found.top1[0, ::2] == 11).all()
 
@@ -332,11 +332,11 @@ def test_the_clock_of_a_runtime_sees_its_calls(name: str) -> None:
     """With one thread: whichever clock times it, it sees at least the processor's time that the process took."""
     pytest.importorskip(name, reason="the runtime is an extra")
     with Classifier(SMALL, runtime=name, device="cpu", threads=1) as classifier:
-        asked = LocalScorer(classifier, "1-crop")
+        local = LocalScorer(classifier, "1-crop")
         geometry = classifier.spec.input
         views = [[np.zeros((8, geometry.crop, geometry.crop, 3), np.uint8)]] * 4
-        asked.score(views)
-        busy, own = process_time(), asked.clock()
+        local.score(views)
+        busy, own = process_time(), local.clock()
         for _ in range(20):
-            asked.score(views)
-        assert asked.clock() - own > 0.7 * (process_time() - busy)
+            local.score(views)
+        assert local.clock() - own > 0.7 * (process_time() - busy)

@@ -11,7 +11,8 @@ import numpy as np
 from resnet_infer.models.architectures import architecture
 from resnet_infer.models.checkpoint import load_checkpoint
 from resnet_infer.training.input.splits import open_splits
-from resnet_infer.training.loop.trainer import Options, Trainer
+from resnet_infer.training.loop.options import Options
+from resnet_infer.training.loop.trainer import Trainer
 from resnet_infer.training.recipes import Recipe, get_recipe
 
 

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch", reason="training needs torch (the extra `tr
 from resnet_infer.models.checkpoint import load_checkpoint  # noqa: E402
 from resnet_infer.models.network import torch_defaults, untrained_checkpoint  # noqa: E402
 from resnet_infer.runtimes.pytorch import Float64Network  # noqa: E402
-from resnet_infer.training.loop.trainer import Options  # noqa: E402
+from resnet_infer.training.loop.options import Options  # noqa: E402
 from tests.training.runs import same, trainer  # noqa: E402
 
 

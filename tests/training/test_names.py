@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch", reason="training needs torch (the extra `tr
 from resnet_infer.errors import DataError  # noqa: E402
 from resnet_infer.models.checkpoint import load_checkpoint  # noqa: E402
 from resnet_infer.training.input.splits import open_splits  # noqa: E402
-from resnet_infer.training.loop.trainer import Options  # noqa: E402
+from resnet_infer.training.loop.options import Options  # noqa: E402
 from tests.conftest import Outcome  # noqa: E402
 from tests.training.runs import rows, trainer  # noqa: E402
 

@@ -18,10 +18,11 @@ from resnet_infer.errors import TrainingError, UsageError  # noqa: E402
 from resnet_infer.models.architectures import architecture  # noqa: E402
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint  # noqa: E402
 from resnet_infer.models.network import ResNet  # noqa: E402
-from resnet_infer.training.input.sources import open_source  # noqa: E402
+from resnet_infer.training.input.sources import open_batches  # noqa: E402
 from resnet_infer.training.input.splits import open_splits  # noqa: E402
+from resnet_infer.training.loop.options import Options  # noqa: E402
 from resnet_infer.training.loop.start import choose_architecture, require_values_to_normalise  # noqa: E402
-from resnet_infer.training.loop.trainer import Options, Trainer  # noqa: E402
+from resnet_infer.training.loop.trainer import Trainer  # noqa: E402
 from resnet_infer.training.recipes import RECIPES, Recipe, get_recipe, parse_stages  # noqa: E402
 from tests.conftest import Outcome  # noqa: E402
 from tests.training.runs import trainer  # noqa: E402
@@ -103,11 +104,10 @@ def done_by(recipe: Recipe, folder: Path, run: Path, start: Checkpoint | None) -
         rates.append(schedule.rate(schedule.iterations - 1))
     facts = [repr((one.arch, schedule.phases, rates, sorted(s.name for s in splits.train.samples))).encode()]
     phase = schedule.phases[0]
-    one.totals = torch.zeros(2, dtype=torch.float64)
     one._enter(phase)
-    one._training_mode()
+    one.learner.train()
     geometry = one._geometry(max(schedule.phases, key=lambda phase: phase.crop))
-    source = open_source(splits.train.samples, geometry, one.recipe, one.order, one.device, "memory", 1)
+    source = open_batches(splits.train.samples, geometry, one.recipe, one.sampler, one.device, "memory", 1)
     for images, labels, draws in source.batches(0, 2, phase.crop):
         facts.append(images.numpy().tobytes())
         one._step(images, labels, draws)

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="training needs torch (the extra `tr
 
 from torch.utils.data import DataLoader  # noqa: E402
 
-from resnet_infer.training.loop.trainer import Options  # noqa: E402
+from resnet_infer.training.loop.options import Options  # noqa: E402
 from tests.training.runs import trainer  # noqa: E402
 
 

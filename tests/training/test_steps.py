@@ -10,8 +10,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch (the extra `train`)")
 
 from resnet_infer.models.spec import InputSpec  # noqa: E402
-from resnet_infer.training.input.augment import Order, colour_shifts  # noqa: E402
-from resnet_infer.training.input.normalise import Preparation  # noqa: E402
+from resnet_infer.training.input.augment import BatchSampler, colour_shifts  # noqa: E402
+from resnet_infer.training.input.normalise import BatchPreprocessor  # noqa: E402
 from resnet_infer.training.input.pixel_statistics import measure  # noqa: E402
 from resnet_infer.training.input.splits import open_splits  # noqa: E402
 from resnet_infer.training.input.views import views  # noqa: E402
@@ -32,7 +32,7 @@ def test_a_step_is_sgd_with_momentum_and_decay_where_it_belongs(
     for step in range(3):
         for value in named.values():
             value.grad = torch.full_like(value, 0.01 * (step + 1))
-        one.optimizer.step()
+        one.learner.optimizer.step()
         for name, value in expected.items():
             gradient = torch.full_like(value, 0.01 * (step + 1))
             if decay_all or value.ndim > 1:
@@ -49,19 +49,19 @@ def test_the_papers_run_and_its_step(folder: Path, tmp_path: Path) -> None:
     one.run()
     assert [float(row["rate"]) for row in rows(tmp_path)] == 5 * [0.1] + 2 * [0.01] + 3 * [0.001]
     named = dict(one.network.named_parameters())
-    velocity = {name: one.optimizer.state[value]["momentum_buffer"].clone() for name, value in named.items()}
+    velocity = {name: one.learner.optimizer.state[value]["momentum_buffer"].clone() for name, value in named.items()}
     expected = {name: value.detach().clone() for name, value in named.items()}
     for value in named.values():
         value.grad = torch.zeros_like(value)
-    one.optimizer.param_groups[0]["lr"] = 0.1
+    one.learner.optimizer.param_groups[0]["lr"] = 0.1
     for _ in range(3):
-        one.optimizer.step()
+        one.learner.optimizer.step()
         for name, value in expected.items():
             velocity[name] = 0.9 * velocity[name] + 1e-4 * value
             expected[name] = value - 0.1 * velocity[name]
     for name, value in named.items():
         assert torch.allclose(value, expected[name], rtol=0, atol=2e-7), name
-    assert len(one.optimizer.param_groups) == 1
+    assert len(one.learner.optimizer.param_groups) == 1
 
 
 @pytest.mark.parametrize("mean", ["pixel", "channel"])
@@ -70,13 +70,13 @@ def test_pictures_are_normalised_and_tinted(folder: Path, mean: str) -> None:
     geometry = InputSpec(32, 32, np.zeros(3), np.ones(3))
     statistics = measure(images for images, _ in views(samples, geometry))
     plain, tinted = (
-        Preparation(
+        BatchPreprocessor(
             get_recipe("cifar10-paper", augmentation="none", flip=False, colour=colour, mean=mean),
             *(geometry, samples, None, torch.device("cpu")),
         )
         for colour in (0.0, 0.1)
     )
-    some, draws = torch.randint(0, 256, (6, 32, 32, 3), dtype=torch.uint8), Order(6, 6, 0).picks(0).draws
+    some, draws = torch.randint(0, 256, (6, 32, 32, 3), dtype=torch.uint8), BatchSampler(6, 6, 0).sample(0).draws
     average, deviation = statistics.normalisation(mean)
     normalised = ((some.numpy() / 255 - average) / deviation).transpose(0, 3, 1, 2)
     assert np.abs(plain(some, draws).numpy() - normalised).max() < 1e-5

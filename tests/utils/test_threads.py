@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from resnet_infer import Classifier, Picture, zoo
 from resnet_infer.client import Client
 from resnet_infer.errors import UsageError
+from resnet_infer.evaluation.config import EvaluationConfig
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.runtimes.registry import open_runtime
 from resnet_infer.serving.settings import Settings
@@ -30,7 +31,7 @@ def _stream(number: Any) -> object:
 
 def _train(number: Any) -> object:
     pytest.importorskip("torch", reason="needs the extra `train`")
-    from resnet_infer.training.loop.trainer import Options
+    from resnet_infer.training.loop.options import Options
 
     return Options(workers=number)
 
@@ -73,8 +74,8 @@ PLACES: dict[str, Callable[[Any], object]] = {
     "TorchRuntime": _torch,
     "parallel_map": lambda number: list(parallel_map(str, range(3), workers=number)),
     "Client": lambda number: Client("http://127.0.0.1:1", connections=number),
-    "evaluate, threads": lambda number: evaluate([zoo.SMALL], PICTURES, threads=number),
-    "evaluate, workers": lambda number: evaluate([zoo.SMALL], PICTURES, workers=number),
+    "evaluate, threads": lambda number: evaluate([zoo.SMALL], PICTURES, EvaluationConfig(threads=number)),
+    "evaluate, workers": lambda number: evaluate([zoo.SMALL], PICTURES, EvaluationConfig(workers=number)),
     "service, threads": lambda number: Settings(threads=number),
     "service, workers": lambda number: Settings(workers=number),
     "service, variable": lambda number: Settings.from_environment({"RESNET_INFER_SERVE_THREADS": str(number)}),

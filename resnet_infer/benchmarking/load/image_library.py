@@ -16,9 +16,9 @@ from resnet_infer.data.datasets import Sample
 from resnet_infer.data.datasets.archive import open_tree
 from resnet_infer.data.datasets.tree import pictures
 from resnet_infer.data.feed import spread
+from resnet_infer.data.labelled import open_labelled
 from resnet_infer.data.synthetic import natural_noise
 from resnet_infer.errors import DataError, UsageError
-from resnet_infer.evaluation.targets.local import open_labelled
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.utils.parallel import parallel_map
 

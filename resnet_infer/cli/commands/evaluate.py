@@ -115,6 +115,7 @@ def evaluate(
         return
     if not arguments:
         raise UsageError("say what to evaluate on", hint="resnet-infer evaluate MODEL DATA")
+    from resnet_infer.evaluation.config import EvaluationConfig
     from resnet_infer.evaluation.evaluate import evaluate as measure
 
     *models, data = arguments
@@ -136,22 +137,24 @@ def evaluate(
             found = measure(
                 models or ([] if url else [None]),
                 Path(data),
-                protocols=protocol or (),
-                scales=_scales(scales),
-                url=url,
-                ensemble=ensemble,
-                reference=reference,
-                max_drop=max_drop,
-                split=split,
-                class_order=_class_order(class_order),
-                runtime=runtime,
-                device=device,
-                threads=threads,
-                batch_size=batch,
-                workers=workers,
-                skip_unreadable=on_error == "skip",
-                resume=resume,
-                started=started,
+                EvaluationConfig(
+                    protocols=protocol or (),
+                    scales=_scales(scales),
+                    url=url,
+                    ensemble=ensemble,
+                    reference=reference,
+                    max_drop=max_drop,
+                    split=split,
+                    class_order=_class_order(class_order),
+                    runtime=runtime,
+                    device=device,
+                    threads=threads,
+                    batch_size=batch,
+                    workers=workers,
+                    skip_unreadable=on_error == "skip",
+                    resume=resume,
+                    started=started,
+                ),
             )
     except KeyboardInterrupt as stop:
         if stop.args:
@@ -174,10 +177,10 @@ def evaluate(
         note(f"wrote {report}")
     if missing := sum(int((item.answered.top1 < 0).sum()) for item in found.results):
         raise AnswerError(f"{missing:,} of the answers are not finite numbers; their pictures count as wrong above")
-    if too_much := found.too_much:
+    if over_max_drop := found.over_max_drop:
         raise ParityError(
             f"more than {max_drop:+g} points of top-1 error against {reference}: "
-            + "; ".join(f"{item.name}, {item.protocol}: {item.difference}" for item in too_much)
+            + "; ".join(f"{item.name}, {item.protocol}: {item.difference}" for item in over_max_drop)
         )
 
 

@@ -196,10 +196,11 @@ def train(
     from resnet_infer.training.distributed import join_world
     from resnet_infer.training.input.splits import open_splits
     from resnet_infer.training.loop import signals
+    from resnet_infer.training.loop.options import Options
     from resnet_infer.training.loop.records import summary_writer
     from resnet_infer.training.loop.start import choose_architecture
     from resnet_infer.training.loop.state import check_place
-    from resnet_infer.training.loop.trainer import Options, Trainer
+    from resnet_infer.training.loop.trainer import Trainer
     from resnet_infer.training.recipes import get_recipe, parse_stages
 
     if tensorboard:

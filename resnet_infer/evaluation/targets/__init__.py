@@ -1,0 +1,1 @@
+"""Open the models that are evaluated: in this process, or behind a service."""

@@ -1,10 +1,9 @@
-"""Arguments -> an open data set, open models, and the rows of the table that they make."""
+"""Open the models of this process that are evaluated, and lay out the rows of the results."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,54 +12,57 @@ from numpy.typing import NDArray
 from resnet_infer import zoo
 from resnet_infer.classifier import Classifier
 from resnet_infer.data.class_map import ClassMap, StatedOrder, map_classes, same_classes
-from resnet_infer.data.datasets import ClassOrder, Dataset, open_dataset
-from resnet_infer.errors import DataError, SplitError, UsageError
+from resnet_infer.data.datasets import Dataset
+from resnet_infer.errors import UsageError
 from resnet_infer.evaluation.protocols import LocalScorer, Scorer
-from resnet_infer.evaluation.runner import Entrant, Member
+from resnet_infer.evaluation.runner import Member, Predictor
 from resnet_infer.models.digest import model_digest
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.registry import split_runtime
 
-DEFAULT_SPLITS = ("test", "val")
-"""Where a data set has several, the first of these that it has is taken unasked."""
-
 
 class OpenModel(Protocol):
-    """A model, in this process or behind a URL, and which of its classes each class of the data is.
+    """Provide a model, in this process or behind a service (`remote`), whose classes are matched with the data's.
 
-    `remote` says which. `lanes` is as in `Classifier`.
+    `lanes` is as in `Classifier`.
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name in results."""
 
     @property
-    def spec(self) -> ModelSpec: ...
+    def spec(self) -> ModelSpec:
+        """Spec of the model."""
 
     @property
-    def classes(self) -> ClassMap: ...
+    def classes(self) -> ClassMap:
+        """Class of the model for each class of the data."""
 
     @property
-    def lanes(self) -> int: ...
+    def lanes(self) -> int:
+        """Threads that infer side by side."""
 
     @property
-    def remote(self) -> bool: ...
+    def remote(self) -> bool:
+        """Whether a service runs it."""
 
     def describe(self) -> dict[str, Any]:
-        """What its runtime says of itself."""
+        """Return how its runtime describes itself."""
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides its answers."""
+        """Return what its answers depend on: weights and runtime."""
 
     def scorer(self, protocol: str, *, scales: Sequence[int] | None, batch_size: int) -> Scorer:
-        """It, under that protocol. Raises `UsageError` for one that it cannot follow."""
+        """Return its scorer for a protocol. Raises `UsageError` for one that it cannot follow."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release the model."""
 
 
 @dataclass(frozen=True)
 class LocalModel:
-    """An `OpenModel` in this process, opened by `argument` (None: by default)."""
+    """Hold an `OpenModel` in this process, which `argument` names (None: the default model)."""
 
     name: str
     argument: str | None
@@ -70,37 +72,42 @@ class LocalModel:
 
     @property
     def spec(self) -> ModelSpec:
+        """Spec of the model."""
         return self.classifier.spec
 
     @property
     def lanes(self) -> int:
+        """Threads that infer side by side."""
         return self.classifier.lanes
 
     def describe(self) -> dict[str, Any]:
+        """Return how its runtime describes itself."""
         return self.classifier.runtime.describe()
 
     def fingerprint(self) -> dict[str, Any]:
-        """Its weights, and what the runtime says of itself."""
+        """Return the SHA-256 of its weights, and how the runtime describes itself."""
         if self.classifier.runtime.name == "torch":
             digest = model_digest(zoo.checkpoint(self.argument))
         else:
             digest = model_digest(zoo.artifact(self.argument))
-        # How many threads compute is of no matter to the answers.
+        # Answers do not depend on the number of threads.
         settings = {key: value for key, value in self.describe().items() if key not in ("threads", "spin")}
         return {"sha256": digest, **settings}
 
     def scorer(self, protocol: str, *, scales: Sequence[int] | None, batch_size: int) -> LocalScorer:
+        """Return its scorer for a protocol. Raises `UsageError` for one that it cannot follow."""
         return LocalScorer(self.classifier, protocol, scales=scales, batch_size=batch_size)
 
     def close(self) -> None:
+        """Close the classifier."""
         self.classifier.close()
 
 
 @dataclass(frozen=True)
 class Row:
-    """A model, or an ensemble of several, under a protocol. `scorers` are numbers, one for each of `models`.
+    """Describe a model, or an ensemble of several, under a protocol.
 
-    `against` is the number of the row that it is compared with.
+    `scorers` are numbers, one for each of `models`. `against` is the number of the row that this one is compared with.
     """
 
     name: str
@@ -110,40 +117,17 @@ class Row:
     against: int | None = None
     is_reference: bool = False
 
-    def entrant(self, labels: NDArray[np.int64]) -> Entrant:
-        """For pictures with these labels, by the numbers of the data. Raises `DataError` for unlike models."""
+    def predictor(self, labels: NDArray[np.int64]) -> Predictor:
+        """Return the predictor for pictures with these `labels`, by the numbers of the data.
+
+        Raises `DataError` if the models of an ensemble have different classes.
+        """
         first = self.models[0]
         members = []
         for scorer, model in zip(self.scorers, self.models, strict=True):
             order = None if model is first else same_classes(first.spec, model.spec)
             members.append(Member(scorer, order))
-        return Entrant(tuple(members), first.classes.indices[labels])
-
-
-def open_labelled(data: Path, split: str | None, *, missing_ok: bool = False) -> Dataset:
-    """The data set, and of several splits the one named or the first of `DEFAULT_SPLITS`.
-
-    `missing_ok` is as in `open_dataset`. Raises `DataError`.
-    """
-    absent: SplitError | None = None
-    # Classes are told by their labels, so that any order will do where the data leaves it open.
-    orders: tuple[ClassOrder | None, ...] = (None, "string")
-    for name in (split,) if split else (None, *DEFAULT_SPLITS):
-        reason: DataError | None = None
-        for order in orders:
-            try:
-                return open_dataset(data, name, class_order=order, missing_ok=missing_ok)
-            except UsageError:  # the format has an order of its own
-                continue
-            except SplitError as error:
-                absent = absent or error
-                break
-            except DataError as error:
-                reason = error
-        if reason:
-            raise reason
-    assert absent is not None
-    raise absent
+        return Predictor(tuple(members), first.classes.indices[labels])
 
 
 def open_model(
@@ -155,9 +139,10 @@ def open_model(
     runtime: str = "auto",
     **options: Any,
 ) -> LocalModel:
-    """`name` is what results call it, by default as its spec does. `RUNTIME:MODEL` goes before `runtime`.
+    """Open the model `argument`; its `RUNTIME:` prefix overrides `runtime`.
 
-    Raises `ModelError`, and `DataError` where classes do not match.
+    `name` is its name in results, by default that of its spec. `options` are those of `Classifier`. Raises
+    `ModelError`, and `DataError` if its classes do not match the data's.
     """
     named, argument = split_runtime(argument)
     classifier = Classifier(argument, runtime=named or runtime, throughput=True, **options)
@@ -178,9 +163,10 @@ def make_rows(
     batch_size: int,
     ensemble: bool,
 ) -> tuple[list[Scorer], list[Row]]:
-    """For every protocol the reference, every model, and their ensemble. No protocol: the one that fits each model.
+    """Return scorers, and for every protocol a row for the reference, for every model and for their ensemble.
 
-    Raises `UsageError` for a protocol that a model cannot follow.
+    Without protocols each model gets the one that fits it. Raises `UsageError` for a protocol that a model cannot
+    follow.
     """
     scorers: list[Scorer] = []
     rows: list[Row] = []

@@ -1,4 +1,4 @@
-"""What models are called in results: as little as tells them apart; and what was named twice."""
+"""Name models in results, as briefly as tells them apart, and drop what was named twice."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from resnet_infer.runtimes.registry import RUNTIMES, split_runtime
 
 
 def shown_names(arguments: Sequence[str | None]) -> list[str | None]:
-    """A name for every argument: its file with as many of the folders above as tell it from other files.
+    """Return a name for every argument: its file, with as many parent folders as tell it from other files.
 
-    The runtime before it stays. None, the default model, is left to its spec.
+    A runtime before the model stays. None, the default model, stays None and is named by its spec.
     """
     named = [split_runtime(argument) for argument in arguments]
     models = [model for _, model in named]
@@ -42,7 +42,10 @@ def shown_names(arguments: Sequence[str | None]) -> list[str | None]:
 
 
 def distinct_models(models: Sequence[str | None], runtime: str) -> tuple[list[str | None], list[str]]:
-    """`models` without those that are there already, run by the same runtime; and a sentence about each of these."""
+    """Drop models that are named again, with the same runtime.
+
+    Returns the others, and a sentence about each dropped one.
+    """
     kept: dict[tuple[str, str], str | None] = {}
     dropped = []
     for argument in models:
@@ -55,14 +58,14 @@ def distinct_models(models: Sequence[str | None], runtime: str) -> tuple[list[st
 
 
 def distinct_protocols(protocols: Sequence[str]) -> tuple[list[str], list[str]]:
-    """As `distinct_models`."""
+    """Drop protocols that are named again. Returns the others, and a sentence about each dropped one."""
     kept = list(dict.fromkeys(protocols))
     twice = [protocol for protocol in kept if protocols.count(protocol) > 1]
     return kept, [f"the protocol {protocol} is named twice; it is followed once" for protocol in twice]
 
 
 def is_model(argument: str) -> bool:
-    """Whether it reads like a model: a runtime before it, a model's suffix, or a name that is known."""
+    """Return whether `argument` looks like a model: a runtime prefix, a model's suffix, or a known name."""
     from resnet_infer.models.weights.published import find_published
 
     runtime, model = split_runtime(argument)
@@ -72,9 +75,10 @@ def is_model(argument: str) -> bool:
 
 
 def _path(model: str) -> str:
+    """Return the absolute path of a model's file."""
     return os.path.abspath(os.path.expanduser(model))
 
 
 def _identity(model: str) -> str:
-    """The place of a file, or a model's name."""
+    """Return the path of a model's file, or the name of a model that is none."""
     return _path(model) if os.path.isfile(_path(model)) else model

@@ -1,4 +1,4 @@
-"""A running service as a runtime: views are made here, and only the network is there."""
+"""Run the network of a service as a runtime: views are made in this process."""
 
 from __future__ import annotations
 
@@ -14,32 +14,33 @@ from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.base import Images, Logits, Runtime
 
 BODY_BYTES = 32_000_000
-"""The largest request, if the service does not say."""
+"""Largest request in bytes, if the service does not state its limit."""
 HEAD_BYTES = 4096
-"""More than the JSON before a tensor has."""
+"""Bytes that are left for the JSON before a tensor."""
 
 
 class ServiceRuntime(Runtime):
-    """The network behind `client`, by the Open Inference Protocol; `told` is what the service says of it.
+    """Run the network behind `client` by the Open Inference Protocol.
 
-    Raises `ServiceError`.
+    `info` is how the service describes its model. Raises `ServiceError` if it does not say what its model takes.
     """
 
     name = "service"
     in_child = "as it is"
 
-    def __init__(self, client: Client, told: Mapping[str, Any], spec: ModelSpec) -> None:
+    def __init__(self, client: Client, info: Mapping[str, Any], spec: ModelSpec) -> None:
         self.client = client
         try:
             (images,) = client.tensors(spec.name)["inputs"]
             height, width = (None if side < 0 else int(side) for side in images["shape"][1:3])
-            device = str(told["runtime"]["device"])
+            device = str(info["runtime"]["device"])
         except (KeyError, TypeError, ValueError) as error:
             raise ServiceError(f"{client.url} does not say what its model takes") from error
-        self._bytes = max(told.get("limits", {}).get("body_bytes", BODY_BYTES) - HEAD_BYTES, 1)
+        self._bytes = max(info.get("limits", {}).get("body_bytes", BODY_BYTES) - HEAD_BYTES, 1)
         super().__init__(spec, device, (height, width))
 
     def _run(self, images: Images) -> Logits:
+        """Send `images` in requests as large as the service allows. Raises `ServiceError`."""
         rows = max(self._bytes // images[0].nbytes, 1)
         parts = [
             self.client.infer(self.spec.name, images[start : start + rows]) for start in range(0, len(images), rows)
@@ -51,7 +52,7 @@ class ServiceRuntime(Runtime):
 
 
 class TensorScorer:
-    """Asks for one picture's views while it is being prepared, so that many requests are in progress at a time."""
+    """Score a picture while it is prepared, so that many requests are in flight at once."""
 
     rows = 1
     clock: Callable[[], float] = staticmethod(perf_counter)
@@ -62,12 +63,14 @@ class TensorScorer:
 
     @property
     def spec(self) -> ModelSpec:
+        """Spec of the model."""
         return self.local.spec
 
     def prepare(self, picture: OpenPicture) -> Probabilities:
-        """The probabilities of one picture, (classes,). Raises `PictureError` and `ServiceError`."""
+        """Return the probabilities of one picture, (classes,). Raises `PictureError` and `ServiceError`."""
         probabilities: Probabilities = self.local.score([self.local.prepare(picture)])[0]
         return probabilities
 
     def score(self, prepared: Sequence[Probabilities]) -> Probabilities:
+        """Stack the probabilities of pictures, (pictures, classes)."""
         return np.stack(prepared)

@@ -1,4 +1,4 @@
-"""A running service as one of the models that are evaluated."""
+"""Evaluate the model of a running service."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from resnet_infer.evaluation.targets.remote_runtime import ServiceRuntime, Tenso
 from resnet_infer.models.spec import ModelSpec
 
 CONNECTIONS = 32
-"""Pictures that are asked about at a time: enough for batches of a service on several cores or on a GPU."""
+"""Requests in flight at once: enough for the batches of a service on several cores or on a GPU."""
 CROPS: dict[str, Crops] = {"native": 1, "1-crop": 1, "10-crop": 10}
-"""Protocol -> crops, of those that a service follows when it is sent a file."""
+"""Protocol -> crops, for the protocols that a service follows when it is sent a file."""
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """The model behind `client`, as `OpenModel` has it; `told` is what the service says of it."""
+    """Hold the model behind `client` as an `OpenModel`; `info` is how the service describes it."""
 
     client: Client
-    told: dict[str, Any]
+    info: dict[str, Any]
     spec: ModelSpec
     classes: ClassMap
     remote: bool = True
@@ -39,33 +39,36 @@ class ServedModel:
 
     @property
     def name(self) -> str:
+        """Name in results."""
         return f"{self.spec.name} at {self.client.url}"
 
     def describe(self) -> dict[str, Any]:
-        return {**self.told["runtime"], "url": self.client.url}
+        """Return how the service describes its runtime, and the address of the service."""
+        return {**self.info["runtime"], "url": self.client.url}
 
     def fingerprint(self) -> dict[str, Any]:
-        """Its weights, and what runs them. Raises `ServiceError` where the service does not say."""
-        if not self.told.get("sha256"):
+        """Return weights, runtime and version. Raises `ServiceError` if the service does not state its weights."""
+        if not self.info.get("sha256"):
             raise ServiceError(
                 f"{self.client.url} does not say which weights it has, so answers cannot be kept for another run",
                 hint="leave --resume out, or let a newer resnet-infer serve",
             )
-        return {**self.told["runtime"], "sha256": self.told["sha256"], "served by": self.told.get("version")}
+        return {**self.info["runtime"], "sha256": self.info["sha256"], "served by": self.info.get("version")}
 
     def scorer(self, protocol: str, *, scales: Sequence[int] | None, batch_size: int) -> Scorer:
-        """A service is sent files where it knows the protocol, else the views of a picture as tensors."""
+        """Return a scorer that sends files if the service knows the protocol, else tensors of views."""
         if protocol in CROPS:
             return ServiceScorer(self.client, self.spec, CROPS[protocol])
-        runtime = ServiceRuntime(self.client, self.told, self.spec)
+        runtime = ServiceRuntime(self.client, self.info, self.spec)
         return TensorScorer(LocalScorer(Classifier(runtime), protocol, scales=scales, batch_size=batch_size))
 
     def close(self) -> None:
+        """Close the connections."""
         self.client.close()
 
 
 class ServiceScorer:
-    """Asks while a picture is being prepared, so that many requests are in progress at a time."""
+    """Send a picture's file while it is prepared, so that many requests are in flight at once."""
 
     rows = 1
     scales: tuple[int, ...] = ()
@@ -75,10 +78,10 @@ class ServiceScorer:
         self.client, self.spec, self.crops = client, spec, crops
 
     def prepare(self, picture: OpenPicture) -> Probabilities:
-        """The probabilities of one picture, (classes,). Raises `PictureError` where the service cannot read it."""
+        """Return the probabilities of one picture, (classes,). Raises `PictureError` if the service cannot read it."""
         count = len(self.spec.classes)
-        asked = Picture(picture.name, _as_file(picture.content))
-        answer = self.client.ask(asked, crops=self.crops, top_k=count)
+        picture_file = Picture(picture.name, _as_file(picture.content))
+        answer = self.client.ask(picture_file, crops=self.crops, top_k=count)
         if answer.error:
             raise answer.error
         probabilities = np.full(count, np.nan)
@@ -87,26 +90,27 @@ class ServiceScorer:
         return probabilities
 
     def score(self, prepared: Sequence[Probabilities]) -> Probabilities:
+        """Stack the probabilities of pictures, (pictures, classes)."""
         return np.stack(prepared)
 
 
 def open_service(url: str, dataset: Dataset, order: StatedOrder | None) -> ServedModel:
-    """Raises `ServiceError`, and `DataError` where classes do not match."""
+    """Open the model of the service at `url`. Raises `ServiceError`, and `DataError` if classes do not match."""
     client = Client(url, connections=CONNECTIONS)
     try:
-        told = client.model()
+        info = client.model()
         try:
-            spec = ModelSpec.from_json(told, url)
+            spec = ModelSpec.from_json(info, url)
         except ModelError as error:
             raise ServiceError(f"{url} does not say which model it has, as `resnet-infer serve` does") from error
-        return ServedModel(client, told, spec, map_classes(dataset, spec, order))
+        return ServedModel(client, info, spec, map_classes(dataset, spec, order))
     except BaseException:
         client.close()
         raise
 
 
 def _as_file(content: Content) -> bytes:
-    """A file as it is; pixels that were in none as a PNG, which keeps them."""
+    """Return the bytes of a file; pixels without one become a PNG, which is lossless."""
     if isinstance(content, bytes):
         return content
     file = BytesIO()

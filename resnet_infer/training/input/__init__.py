@@ -1,0 +1,1 @@
+"""Turn labelled pictures into batches: splits, augmentation, normalisation and worker processes."""

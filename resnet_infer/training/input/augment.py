@@ -1,4 +1,7 @@
-"""Augmentation of a whole batch at once, from random numbers that belong to the step and not to the process."""
+"""Augment a whole batch at once.
+
+Random numbers belong to the step and not to the process, so that a resumed run draws the same ones.
+"""
 
 from __future__ import annotations
 
@@ -15,39 +18,48 @@ from torch.nn import functional
 from resnet_infer.models.spec import Interpolation
 from resnet_infer.training.recipes import Recipe
 
-ORDER, AUGMENT, STATISTICS = 0, 1, 2
+PERMUTATION, AUGMENT, STATISTICS = 0, 1, 2
 """Streams of random numbers."""
 ASPECT = (3 / 4, 4 / 3)
+"""Range of the aspect ratio (width over height) of crops of the augmentation area."""
 SIZE, SHAPE, ACROSS, DOWN, MIRROR = range(5)
 """Columns of `Draws.uniform`."""
 FLOATS_AT_ONCE = 1 << 25
-"""So many pixels' levels are resized together, which bounds the memory that it takes."""
+"""Most float32 values that are resized at once; it bounds the memory of `crop_boxes`."""
 
 
 class Draws(NamedTuple):
-    """All that is random about the pictures of a batch: `uniform` (N, 5) in [0, 1), `normal` (N, 3); float64."""
+    """Hold the random numbers of a batch, float64: `uniform` (N, 5) in [0, 1), `normal` (N, 3)."""
 
     uniform: NDArray[np.float64]
     normal: NDArray[np.float64]
 
 
-class Picks(NamedTuple):
-    """A step's pictures, (N,) indices into the training set, and their draws."""
+class SampledBatch(NamedTuple):
+    """Hold a step's pictures, (N,) indices into the training set, and their random numbers."""
 
     indices: NDArray[np.int64]
     draws: Draws
 
 
 def step_generator(seed: int, stream: int, step: int) -> np.random.Generator:
-    """A generator that depends on nothing but its arguments, so a resumed run draws what the whole run would have."""
+    """Return a generator that depends on nothing but its arguments.
+
+    A resumed run therefore draws what an uninterrupted one draws.
+    """
     return np.random.Generator(np.random.PCG64([seed, stream, step]))
 
 
-class Order:
-    """The pictures and draws of every step, for one of several processes.
+class BatchSampler:
+    """Sample the pictures and random numbers of every step, for one of several processes.
 
     Every epoch is a new permutation of `count` pictures in whole batches; those left over wait for the next one. The
     batch of a step is the same however many processes share it; each takes an equal, contiguous part.
+
+    Example::
+
+        sampler = BatchSampler(count=50_000, batch_size=128, seed=0)
+        indices, draws = sampler.sample(step=0)
     """
 
     def __init__(self, count: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
@@ -57,20 +69,23 @@ class Order:
         self.own_batch = self._part.stop - self._part.start
         self._epoch, self._permutation = -1, np.empty(0, np.int64)
 
-    def picks(self, step: int) -> Picks:
+    def sample(self, step: int) -> SampledBatch:
+        """Return this process's part of the batch of `step`, counted from 0."""
         epoch, index = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
-            self._epoch, self._permutation = epoch, step_generator(self.seed, ORDER, epoch).permutation(self.count)
+            self._epoch = epoch
+            self._permutation = step_generator(self.seed, PERMUTATION, epoch).permutation(self.count)
         generator = step_generator(self.seed, AUGMENT, step)
         draws = Draws(generator.random((self.batch_size, 5)), generator.standard_normal((self.batch_size, 3)))
         indices = self._permutation[index * self.batch_size :][: self.batch_size]
-        return Picks(indices[self._part], Draws(*(part[self._part] for part in draws)))
+        return SampledBatch(indices[self._part], Draws(*(part[self._part] for part in draws)))
 
 
 def pad_and_crop(images: Tensor, pad: int, flip: bool, draws: Draws) -> Tensor:
-    """Pad NHWC `images` with zeros, cut a random window of the old size out of each, mirror half of them.
+    """Pad NHWC `images` with zeros, cut a random window of the old size out of each, mirror half of them if `flip`.
 
-    Pictures are to be normalised before, so that the border is the mean (paper, section 4.2). Same shape and dtype out.
+    Normalise pictures before, so that the border has the value of the mean (paper, section 4.2). Returns the same shape
+    and dtype.
     """
     count, height, width, _ = images.shape
     device = images.device
@@ -85,11 +100,13 @@ def pad_and_crop(images: Tensor, pad: int, flip: bool, draws: Draws) -> Tensor:
 
 
 def boxes(recipe: Recipe, crop: int, sizes: NDArray[np.int64], draws: Draws) -> NDArray[np.float64]:
-    """The window of each picture that becomes its crop: left, top, width, height, (N, 4). `sizes` is width, height.
+    """Draw the window of each picture that becomes its crop: left, top, width, height, (N, 4) in pixels.
 
-    "scale": a crop of `crop` pixels of the picture resized to a random shorter side, at whole pixels of that. "area":
-    an area and an aspect, the latter uniform in its logarithm, in whole pixels of the picture; a side longer than the
-    picture's is cut to it. Between pixels a crop that is not reduced would be softer than what is served.
+    `sizes` (N, 2) has width and height. The augmentation "scale" takes a crop of `crop` pixels out of the picture
+    resized to a random shorter side; the corner lies on a whole pixel of the resized picture. "area" draws an area and
+    an aspect ratio, the latter uniform in its logarithm; the window lies on whole pixels of the picture, and a side
+    longer than the picture's is cut to it. A window between pixels would make a crop that is not reduced softer than
+    the served view.
     """
     whole = sizes.astype(np.float64)
     if recipe.augmentation == "scale":
@@ -113,10 +130,11 @@ def boxes(recipe: Recipe, crop: int, sizes: NDArray[np.int64], draws: Draws) -> 
 def crop_boxes(
     images: Tensor, windows: NDArray[np.float64], size: int, interpolation: Interpolation, mirror: Tensor | None
 ) -> Tensor:
-    """Cut `windows` out of uint8 NHWC `images` and resize them to `size`: float32 NHWC, in levels of 0 to 255.
+    """Cut `windows` out of uint8 NHWC `images` and resize them to `size` pixels; those in `mirror` (N,) are mirrored.
 
-    The filter is PIL's, which antialiases. A crop made here and one made by PIL differ by rounding, and by a little
-    more where bicubic and lanczos overshoot, because PIL cuts levels off after each of its two passes.
+    Returns float32 NHWC in levels of 0 to 255. The filter is PIL's, which antialiases. A crop made here and one made by
+    PIL differ by rounding. With bicubic and lanczos, which overshoot, they differ a little more, because PIL clips
+    after each of its two passes.
     """
     height, width, channels = images.shape[1:]
     corners = torch.from_numpy(windows.astype(np.float32)).to(images.device)
@@ -135,10 +153,11 @@ def crop_boxes(
 
 
 def _filter_weights(start: Tensor, length: Tensor, inputs: int, outputs: int, interpolation: Interpolation) -> Tensor:
-    """What each of `inputs` pixels of a line adds to each of `outputs` pixels, (N, outputs, inputs).
+    """Return the weight of each of `inputs` pixels of a line in each of `outputs` pixels, (N, outputs, inputs).
 
-    As PIL resizes the part of `length` pixels from `start` on, (N,) each: the filter is as wide as an output pixel is,
-    and at least as an input pixel, and looks beyond the part up to the edge of the picture.
+    The part of `length` pixels from `start` on, (N,) each, is resized as PIL does it: the filter is as wide as an
+    output pixel and at least as wide as an input pixel, and also reads pixels beyond the part, up to the edge of the
+    picture.
     """
     scale = (length / outputs)[:, None]
     centres = start[:, None] + (torch.arange(outputs, device=start.device) + 0.5) * scale
@@ -151,6 +170,7 @@ def _filter_weights(start: Tensor, length: Tensor, inputs: int, outputs: int, in
 
 
 def _bicubic(x: Tensor) -> Tensor:
+    """Return Keys's cubic filter with a = -0.5, as PIL has it, at the distance `x` in pixels."""
     x = x.abs()
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
@@ -168,15 +188,15 @@ FILTERS: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 
 def mirrored(draws: Draws, device: torch.device | str = "cpu") -> Tensor:
-    """Which pictures are mirrored, (N,) bool."""
+    """Return which pictures are mirrored, (N,) bool."""
     return torch.from_numpy(draws.uniform[:, MIRROR] < 0.5).to(device)
 
 
 def colour_shifts(components: NDArray[np.float64], deviation: float, draws: Draws) -> NDArray[np.float64]:
-    """AlexNet's shift of each picture's colours, (N, 3), in units of the full range.
+    """Return AlexNet's shift of each picture's colours, (N, 3), in units of the full range.
 
-    The sum of the principal components of the colours, each times its eigenvalue times a normal number of that
-    `deviation` (Krizhevsky et al. 2012, section 4.1). `components` holds them in columns, times their eigenvalues.
+    It is the sum of the principal components of the colours, each times its eigenvalue times a normal number of that
+    `deviation` (Krizhevsky et al. 2012, section 4.1). `components` (3, 3) has them in columns, times their eigenvalues.
     """
     shifts: NDArray[np.float64] = (draws.normal * deviation) @ components.T
     return shifts

@@ -1,4 +1,4 @@
-"""From stored levels to what the network sees: normalised on the device, padded, cropped, mirrored, tinted."""
+"""Turn stored levels into the network's input on the device: normalise, pad, crop, mirror and shift colours."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from resnet_infer.training.recipes import Recipe
 
 
 class Normalise:
-    """Levels, NHWC of uint8 or float32, on any device -> float32 NHWC on `device`."""
+    """Convert levels, NHWC of uint8 or float32 on any device, to normalised float32 NHWC on `device`."""
 
     def __init__(self, geometry: InputSpec, device: torch.device) -> None:
         self.device = device
@@ -26,11 +26,15 @@ class Normalise:
         self.std = torch.from_numpy(geometry.std).to(device)
 
     def __call__(self, images: Tensor) -> Tensor:
+        """Normalise `images`: levels of 0 to 255."""
         return (images.to(self.device, non_blocking=True).float() / 255 - self.mean) / self.std
 
 
-class Preparation:
-    """Made for one geometry. `input` is what the spec of the model says of it."""
+class BatchPreprocessor:
+    """Prepare batches to train on, for one geometry.
+
+    `input` has mean and deviation, as the spec of the model will state them.
+    """
 
     def __init__(
         self,
@@ -41,7 +45,7 @@ class Preparation:
         device: torch.device,
         between: Callable[[], None] = lambda: None,
     ) -> None:
-        """Mean and colours are those of `samples`, or with the recipe's mean "model" those of `model`.
+        """Take mean and colours from `samples`, or, if the recipe's mean is "model", the mean from `model`.
 
         `between` is called between batches of them, and what it raises is raised.
         """
@@ -69,7 +73,7 @@ class Preparation:
         self.normalise = Normalise(self.input, device)
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        """A batch to train on, NHWC levels -> float32 NCHW in channels-last memory."""
+        """Convert a batch to train on: NHWC levels to float32 NCHW in channels-last memory."""
         out = self.normalise(images)
         if self.recipe.augmentation in ("pad", "none"):
             pad = self.recipe.pad if self.recipe.augmentation == "pad" else 0

@@ -1,4 +1,7 @@
-"""Batches to train on: a whole set in memory, augmented on the device, or files decoded by worker processes."""
+"""Provide batches to train on.
+
+Either the whole set is in memory and is augmented on the device, or worker processes decode files.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +21,18 @@ from torch import Tensor
 from resnet_infer.data.datasets import Sample
 from resnet_infer.errors import PictureError, TrainingError
 from resnet_infer.models.spec import InputSpec
-from resnet_infer.training.input.augment import MIRROR, Draws, Order, Picks, boxes, crop_boxes, mirrored
+from resnet_infer.training.input.augment import MIRROR, BatchSampler, Draws, SampledBatch, boxes, crop_boxes, mirrored
 from resnet_infer.training.input.views import served_view
-from resnet_infer.training.input.workers import PREFETCH, NoWorkersError, Refused, from_processes, prefetch, shared
+from resnet_infer.training.input.workers import PREFETCH, FailedBatch, NoWorkersError, from_processes, prefetch, shared
 from resnet_infer.training.recipes import Recipe
 from resnet_infer.utils.console import note
 from resnet_infer.utils.host_memory import free_memory
 from resnet_infer.utils.parallel import parallel_map
 
 DataIn = Literal["auto", "memory", "files"]
+"""Where pictures are kept, see `open_batches`."""
 MEMORY_LIMIT = 4 << 30
-"""Bytes of decoded pictures that are kept in memory unasked."""
+"""Most bytes of decoded pictures that auto keeps in memory."""
 WHOLE = ("scale", "area")
 """Augmentations whose crops come out of the whole picture."""
 
@@ -37,31 +41,36 @@ Batch = tuple[Tensor, Tensor, Draws]
 
 
 def _never() -> bool:
+    """Return False: nobody stops the batches."""
     return False
 
 
-class Source(Protocol):
-    """Where batches to train on come from."""
+class BatchSource(Protocol):
+    """Provide the batches to train on."""
 
     def batches(self, start: int, stop: int, crop: int, stopping: Callable[[], bool] = _never) -> Iterator[Batch]:
-        """The batches of steps `start` to `stop`, crops on the device; fewer where one is waited for and `stopping`."""
+        """Yield the batches of the steps from `start` up to `stop`, with crops of `crop` pixels on the device.
+
+        Ends early if `stopping` returns true while a batch is waited for.
+        """
 
 
-def open_source(
+def open_batches(
     samples: Sequence[Sample],
     geometry: InputSpec,
     recipe: Recipe,
-    order: Order,
+    sampler: BatchSampler,
     device: torch.device,
     data_in: DataIn,
     workers: int,
     log: Callable[[str], None] = note,
-) -> Source:
-    """The batches of a run. Where the pictures are kept changes how fast they come, and nothing that is seen of them.
+) -> BatchSource:
+    """Open the batches of a run.
 
-    Where crops come out of the whole picture, all of it is kept; else the view of `geometry`, the largest of the run.
-    By default memory takes pictures that are small and of one size; when memory is asked for, all that fit. Raises
-    `TrainingError` if they do not.
+    Where the pictures are kept changes how fast they come, and nothing else: the crops of a step are the same.
+    Augmentations in `WHOLE` keep the whole picture; others keep the view of `geometry`, which is the largest of the
+    run. `data_in` auto keeps pictures in memory if they are small and of one size, memory keeps all pictures, and files
+    decodes them at every use. Raises `TrainingError` if memory is demanded and too small.
     """
     whole = recipe.augmentation in WHOLE
     if data_in != "files":
@@ -69,23 +78,27 @@ def open_source(
         limit = min(MEMORY_LIMIT, free_memory()) if data_in == "auto" else free_memory()
         kept = _decode(samples, geometry, whole, limit, data_in == "auto", threads)
         if isinstance(kept, np.ndarray):
-            return InMemory(kept, samples, geometry, recipe, order, device)
+            return InMemory(kept, samples, geometry, recipe, sampler, device)
         if kept is not None:
-            return FromFiles(kept, geometry, recipe, order, device, threads, decoded=True, log=log)
+            return FromFiles(kept, geometry, recipe, sampler, device, threads, decoded=True, log=log)
         if data_in == "memory":
             raise TrainingError(
                 f"the {len(samples)} pictures do not fit into the {limit / 2**30:.1f} GiB of memory that are free",
                 hint="leave them in their files with --data-in files",
             )
-    return FromFiles(samples, geometry, recipe, order, device, workers, log=log)
+    files = FromFiles(samples, geometry, recipe, sampler, device, workers, log=log)
+    if files.without_processes:
+        log("this process may have no processes of its own, so threads decode the pictures")
+    return files
 
 
 def _decode(
     samples: Sequence[Sample], geometry: InputSpec, whole: bool, limit: int, alike: bool, threads: int
 ) -> NDArray[np.uint8] | list[Sample] | None:
-    """Every picture `whole`, or as its view of `geometry`; None if they take more than `limit` bytes.
+    """Decode every picture, `whole` or as its view of `geometry`; return None if they take more than `limit` bytes.
 
-    (N, H, W, 3) if all have one size; others None if they must be `alike`, or else samples that hold their pixels.
+    Returns (N, H, W, 3) if all have one size. Otherwise returns None if they must be `alike`, or else samples that hold
+    their pixels.
     """
 
     def pixels(sample: Sample) -> NDArray[np.uint8]:
@@ -110,21 +123,22 @@ def _decode(
                 return None
             if images is not None:
                 before = images[:index]
-                others = [_holding(sample, own.copy()) for sample, own in zip(samples, before, strict=False)]
+                others = [_with_pixels(sample, own.copy()) for sample, own in zip(samples, before, strict=False)]
                 images, taken = None, before.nbytes
             taken += picture.nbytes
             if taken > limit:
                 return None
-            others.append(_holding(samples[index], picture))
+            others.append(_with_pixels(samples[index], picture))
     return others if images is None else images
 
 
-def _holding(sample: Sample, pixels: NDArray[np.uint8]) -> Sample:
+def _with_pixels(sample: Sample, pixels: NDArray[np.uint8]) -> Sample:
+    """Return the sample with pixels in memory in place of its file."""
     return replace(sample, read=lambda: pixels)
 
 
 class InMemory:
-    """A whole training set on the device, uint8 pictures of one size, augmented there."""
+    """Keep a whole training set on the device, uint8 pictures of one size, and augment it there."""
 
     def __init__(
         self,
@@ -132,17 +146,18 @@ class InMemory:
         samples: Sequence[Sample],
         geometry: InputSpec,
         recipe: Recipe,
-        order: Order,
+        sampler: BatchSampler,
         device: torch.device,
     ) -> None:
-        self.geometry, self.recipe, self.order, self.device = geometry, recipe, order, device
+        self.geometry, self.recipe, self.sampler, self.device = geometry, recipe, sampler, device
         self.images = torch.from_numpy(images).to(device)
         self.labels = torch.tensor([sample.label for sample in samples]).to(device)
 
     def batches(self, start: int, stop: int, crop: int, stopping: Callable[[], bool] = _never) -> Iterator[Batch]:
+        """Yield batches, see `BatchSource`."""
         height, width = self.images.shape[1:3]
         for step in range(start, stop):
-            indices, draws = self.order.picks(step)
+            indices, draws = self.sampler.sample(step)
             places = torch.from_numpy(indices).to(self.device)
             images = self.images[places]
             if self.recipe.augmentation in WHOLE:
@@ -154,18 +169,19 @@ class InMemory:
 
 
 def may_have_children() -> bool:
-    """Whether this process may start others that load pictures.
+    """Return whether this process may start others that load pictures.
 
-    Not a daemonic one, as those of `multiprocessing.Pool` and Celery are, nor a frozen program, which may start itself.
+    A daemonic one may not, as those of `multiprocessing.Pool` and Celery are. Nor may a frozen program, which would
+    start itself again.
     """
     return not multiprocessing.current_process().daemon and not getattr(sys, "frozen", False)
 
 
 class FromFiles:
-    """Pictures decoded and cropped by worker processes, which run ahead of the steps, also past the end of an epoch.
+    """Decode and crop pictures in worker processes, which run ahead of the steps, also past the end of an epoch.
 
-    Threads do it for pictures that are `decoded` already, where there may be no processes, and where there is too
-    little shared memory for them, or too few open files.
+    Threads do it instead if pictures are `decoded` already, if this process may have no children, and if there is too
+    little shared memory or too few open files for processes.
     """
 
     def __init__(
@@ -173,20 +189,20 @@ class FromFiles:
         samples: Sequence[Sample],
         geometry: InputSpec,
         recipe: Recipe,
-        order: Order,
+        sampler: BatchSampler,
         device: torch.device,
         workers: int,
         *,
         decoded: bool = False,
         log: Callable[[str], None] = note,
     ) -> None:
-        self.samples, self.geometry, self.recipe, self.order = samples, geometry, recipe, order
+        self.samples, self.geometry, self.recipe, self.sampler = samples, geometry, recipe, sampler
         self.device, self.workers, self.log = device, workers, log
         self.without_processes = bool(workers) and not decoded and not may_have_children()
         self.decoded, self.processes = decoded, workers > 0 and not decoded and not self.without_processes
 
     def batches(self, start: int, stop: int, crop: int, stopping: Callable[[], bool] = _never) -> Iterator[Batch]:
-        """Raises `WorkersLostError` if worker processes die or give nothing."""
+        """Yield batches, see `BatchSource`. Raises `WorkersLostError` if worker processes die or hang."""
         if self.processes:
             try:
                 for batch in self._arrived(self._from_processes(start, stop, crop, stopping)):
@@ -197,8 +213,8 @@ class FromFiles:
                 self.log(f"{error.message}: threads decode instead, which may be slower; {error.hint}")
             else:
                 return
-        cropping = _Decoding(self.samples, self.geometry, self.recipe, crop)
-        steps = _Steps(self.order, start, stop)
+        cropping = _CropDataset(self.samples, self.geometry, self.recipe, crop)
+        steps = _Steps(self.sampler, start, stop)
         if not self.workers:
             yield from self._arrived(map(cropping.__getitem__, steps))
             return
@@ -207,15 +223,17 @@ class FromFiles:
             yield from self._arrived(made)
 
     def _from_processes(self, start: int, stop: int, crop: int, stopping: Callable[[], bool]) -> Iterator[Any]:
-        cropping = _Decoding(self.samples, self.geometry, self.recipe, crop, share=True)
-        steps = _Steps(self.order, start, stop)
+        """Yield what worker processes make. Raises `NoWorkersError` if they cannot work here."""
+        cropping = _CropDataset(self.samples, self.geometry, self.recipe, crop, share=True)
+        steps = _Steps(self.sampler, start, stop)
         side = crop if self.recipe.augmentation in WHOLE else self.geometry.crop
-        ahead = prefetch(self.order.own_batch * side**2 * 3, self.workers)
+        ahead = prefetch(self.sampler.own_batch * side**2 * 3, self.workers)
         return from_processes(cropping, steps, self.workers, ahead, self.device.type == "cuda", stopping)
 
     def _arrived(self, batches: Iterable[Any]) -> Iterator[Batch]:
+        """Move batches to the device. Raises `PictureError` for a `FailedBatch`."""
         for batch in batches:
-            if isinstance(batch, Refused):
+            if isinstance(batch, FailedBatch):
                 raise PictureError(batch)
             images, labels, uniform, normal = batch
             images, labels = (part.to(self.device, non_blocking=True) for part in (images, labels))
@@ -223,39 +241,40 @@ class FromFiles:
 
 
 class _Steps:
-    """The picks of steps `start` to `stop`, as a sampler."""
+    """Sample the batches of the steps from `start` up to `stop`, in the form of torch's samplers."""
 
-    def __init__(self, order: Order, start: int, stop: int) -> None:
-        self.order, self.steps = order, range(start, stop)
+    def __init__(self, sampler: BatchSampler, start: int, stop: int) -> None:
+        self.sampler, self.steps = sampler, range(start, stop)
 
-    def __iter__(self) -> Iterator[Picks]:
-        return map(self.order.picks, self.steps)
+    def __iter__(self) -> Iterator[SampledBatch]:
+        return map(self.sampler.sample, self.steps)
 
     def __len__(self) -> int:
         return len(self.steps)
 
 
-class _Decoding:
-    """A step's picks -> its crops and labels, in a thread or a worker process."""
+class _CropDataset:
+    """Turn a sampled batch into its crops and labels, in a thread or a worker process."""
 
     def __init__(
         self, samples: Sequence[Sample], geometry: InputSpec, recipe: Recipe, crop: int, *, share: bool = False
     ) -> None:
-        """`share`: in shared memory."""
+        """Put the tensors into shared memory if `share`."""
         self.samples, self.geometry, self.recipe, self.crop, self.share = samples, geometry, recipe, crop, share
 
-    def __getitem__(self, picks: Picks) -> tuple[Tensor, Tensor, Tensor, Tensor] | Refused:
-        """Crops, labels and both draws; or why there are none."""
-        indices, draws = picks
+    def __getitem__(self, batch: SampledBatch) -> tuple[Tensor, Tensor, Tensor, Tensor] | FailedBatch:
+        """Return crops, labels and both arrays of random numbers; or why there are none."""
+        indices, draws = batch
         try:
             rows = [self._crop(self.samples[index], row, draws) for row, index in enumerate(indices)]
         except PictureError as error:
-            return Refused(error.message)
+            return FailedBatch(error.message)
         labels = torch.tensor([self.samples[index].label for index in indices])
         made = torch.from_numpy(np.stack(rows)), labels, torch.from_numpy(draws.uniform), torch.from_numpy(draws.normal)
         return shared(made) if self.share else made
 
     def _crop(self, sample: Sample, row: int, draws: Draws) -> NDArray[np.uint8]:
+        """Return the crop of one picture, whose random numbers are in `row` of `draws`."""
         if self.recipe.augmentation not in WHOLE:
             return served_view(sample, self.geometry)
         picture = sample.image(exif=self.geometry.exif)

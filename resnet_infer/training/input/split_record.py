@@ -1,4 +1,4 @@
-"""The pictures of a run as a table beside its checkpoints, and what is different about those of today."""
+"""Record the pictures of a run as a table beside its checkpoints, and compare it with the pictures of a resumed run."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from resnet_infer.utils.inputs import read_bytes
 FILE = "split.csv"
 COLUMNS = ("part", "class", "bytes", "crc32", "name")
 READ_AT_MOST = 1 << 30
-"""Bytes of pictures that are read to tell them by their content; those after them are told by name, class and size."""
+"""Bytes of pictures that are read to identify them by content; the rest is identified by name, class and size."""
 NAMED = 3
-"""Pictures that a message names."""
+"""Most pictures that a message names."""
 
 
 @dataclass(frozen=True)
 class SplitRecord:
-    """A row of `COLUMNS` for each picture, in the order of the run, which its random numbers refer to."""
+    """Hold a row of `COLUMNS` for each picture, in the order of the run, which the sampled indices refer to."""
 
     rows: tuple[tuple[str, ...], ...]
 
     @classmethod
     def of(cls, data: Splits) -> SplitRecord:
-        """Of what is trained on and what is held out. Raises `PictureError` for a file that cannot be read."""
+        """Record what is trained on and what is held out. Raises `PictureError` for a file that cannot be read."""
         left = READ_AT_MOST
         rows = []
         for part, dataset in (("train", data.train), ("validation", data.validation)):
@@ -51,9 +51,9 @@ class SplitRecord:
         return cls(tuple(rows))
 
     def repeated(self, data: Splits) -> list[tuple[str, str]]:
-        """Names of pictures of `data` that are held out and, byte by byte, trained on too; each with its equal.
+        """Return the held-out pictures of `data` that are, byte by byte, trained on too: pairs of names.
 
-        `self` is the record of `data`. What was not read for it is not compared.
+        `self` is the record of `data`. Pictures that were not read for it are not compared.
         """
         held_out = data.validation.samples if data.validation else []
         count = len(data.train.samples)
@@ -67,7 +67,7 @@ class SplitRecord:
 
     @classmethod
     def read(cls, folder: Path) -> SplitRecord:
-        """What `write` left there. Raises `DataError` if it is missing or damaged."""
+        """Read what `write` left in `folder`. Raises `DataError` if it is missing or damaged."""
         path = folder / FILE
         try:
             text = read_bytes(path).decode("utf-8", "surrogateescape")
@@ -84,16 +84,18 @@ class SplitRecord:
         return hashlib.sha256(self._text().encode("utf-8", "surrogateescape")).hexdigest()
 
     def write(self, folder: Path) -> None:
+        """Write the table into `folder`, whole or not at all."""
         with atomic_path(folder / FILE) as path:
             path.write_bytes(self._text().encode("utf-8", "surrogateescape"))
 
     def _text(self) -> str:
+        """Return the table as CSV."""
         text = io.StringIO(newline="")
         csv.writer(text).writerows([COLUMNS, *self.rows])
         return text.getvalue()
 
     def differences(self, now: SplitRecord) -> list[str]:
-        """What is different about the pictures of `now`, one line for each kind, naming a few of them."""
+        """Describe how the pictures of `now` differ: a line for each kind of difference, naming a few pictures."""
         before, after = self._named(), now._named()
         both = [name for name in before if name in after]
         found = {
@@ -107,7 +109,7 @@ class SplitRecord:
         return told or ["they come in another order"]
 
     def _named(self) -> dict[str, tuple[str, ...]]:
-        """Part, class and content by name; a name that is there several times has a number."""
+        """Return part, class and content by name. A name that occurs several times gets a number."""
         found: dict[str, tuple[str, ...]] = {}
         times: Counter[str] = Counter()
         for *values, name in self.rows:
@@ -117,12 +119,13 @@ class SplitRecord:
 
 
 def _content(sample: Sample) -> bytes:
+    """Return the bytes of a sample's file, or of its pixels."""
     content = sample.read()
     return content if isinstance(content, bytes) else content.tobytes()
 
 
 def _file_size(sample: Sample) -> str:
-    """Bytes of the sample's file, empty where it has none of its own."""
+    """Return the bytes of the sample's file as text, empty if it has no file of its own."""
     if isinstance(sample.read, partial) and sample.read.func is read_file:
         with contextlib.suppress(OSError):
             return str(os.stat(sample.read.args[0]).st_size)
@@ -130,4 +133,5 @@ def _file_size(sample: Sample) -> str:
 
 
 def _some(names: Sequence[str]) -> str:
+    """Return the first `NAMED` names, with dots if there are more."""
     return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")

@@ -1,4 +1,4 @@
-"""Which pictures are trained on, which choose the weights, and which measure them in the end."""
+"""Decide which pictures are trained on, which choose the weights, and which measure them in the end."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from resnet_infer.data.datasets import ClassOrder, Dataset, open_all
 from resnet_infer.errors import DataError
 
 SMALL = 1_000
-"""Of fewer pictures a fifth is held out, else a tenth."""
+"""Pictures below which a fifth is held out; from there on a tenth is."""
 FEWEST_TO_CHOOSE = 100
-"""Fewer pictures choose weights by chance, not by merit: the last weights are kept."""
+"""Fewest pictures that choose weights. With fewer, chance would choose: the last weights are kept."""
 NAMED = 8
-"""Classes that a message names."""
+"""Most classes that a message names."""
 
 
 @dataclass(frozen=True)
 class Splits:
-    """`train` is learnt from, `validation` is looked at after every epoch, `test` once, when all is done.
+    """Hold the splits of a run.
 
-    `warnings` are what the figures will not tell.
+    The network learns from `train`; `validation` is measured after every epoch, and `test` once after the last.
+    `warnings` say what the errors will not show.
     """
 
     train: Dataset
@@ -36,11 +37,11 @@ class Splits:
 def open_splits(
     source: Path, *, validation: int | None = None, seed: int = 0, class_order: ClassOrder | None = None
 ) -> Splits:
-    """Open `source` and hold `validation` training pictures out, of each class its share, drawn by `seed`.
+    """Open `source`, and hold out `validation` training pictures, drawn by `seed` in proportion to the classes.
 
-    None takes the source's own validation split; where it has none, a tenth is held out, of fewer than `SMALL` pictures
-    a fifth. If a number is held out although there is such a split, and no test split, then that split is the test.
-    Raises `DataError`, also if there is nothing to train on of some class.
+    None takes the source's own validation split. If it has none, a tenth is held out, or a fifth of fewer than `SMALL`
+    pictures. If a number is held out although the source has a validation split and no test split, that validation
+    split becomes the test split. Raises `DataError`, also if some class has no picture to train on.
     """
     found = open_all(source, class_order)
     train = found.get("train", found.get(None))
@@ -66,11 +67,13 @@ def open_splits(
 
 
 def hold_out(dataset: Dataset, count: int, seed: int) -> tuple[Dataset, Dataset]:
-    """The rest, and `count` pictures drawn at random, of each class its share; both keep the order of `dataset`.
+    """Return the rest, and `count` pictures drawn at random in proportion to the classes.
 
-    At least one picture of each class is held out and one kept; a class of one picture keeps it. The draw is a
-    permutation by NumPy's PCG64 generator, so it depends on `seed` alone and not on the machine. The paper's 45k/5k
-    split of CIFAR-10 is `hold_out(train, 5000, seed)`. Raises `DataError` if so many cannot be held out.
+    Both keep the order of `dataset`. Of each class at least one picture is held out and one kept; a class of one
+    picture keeps it. The draw is a permutation by NumPy's PCG64 generator, so it depends on `seed` alone and not on the
+    machine. Raises `DataError` if so many cannot be held out.
+
+    Example: the paper's 45k/5k split of CIFAR-10 is `hold_out(train, 5000, seed)`.
     """
     counts = _counts(dataset)
     least, most = _bounds(counts)
@@ -86,30 +89,30 @@ def hold_out(dataset: Dataset, count: int, seed: int) -> tuple[Dataset, Dataset]
     return rest, replace(some, name=f"{dataset.name}/held-out")
 
 
-def to_choose(splits: Splits, seed: int) -> tuple[Dataset | None, Dataset | None]:
-    """The pictures of the validation split that choose the weights, and those that only measure them.
+def divide_validation(splits: Splits, seed: int) -> tuple[Dataset | None, Dataset | None]:
+    """Return the validation pictures that choose the weights, and those that only measure them.
 
-    With a test split all of them choose. Otherwise one half of each class chooses, and the other measures what was
-    chosen, because the lowest of many errors is too low an estimate. Where fewer than `FEWEST_TO_CHOOSE` would choose,
-    none do: the last weights are kept, and all pictures measure them.
+    With a test split all of them choose. Otherwise half of each class chooses, and the other half measures the chosen
+    weights, because the lowest of many errors underestimates. If fewer than `FEWEST_TO_CHOOSE` would choose, none do:
+    the last weights are kept, and all pictures measure them.
     """
     whole = splits.validation
     if whole is None:
         return None, None
     counts = _counts(whole)
-    halves = counts // 2 + (np.cumsum(counts % 2) % 2) * (counts % 2)  # of the odd ones every other has one more
+    halves = counts // 2 + (np.cumsum(counts % 2) % 2) * (counts % 2)  # odd classes alternate in rounding up and down
     if (len(whole.samples) if splits.test else int(halves.sum())) < FEWEST_TO_CHOOSE:
         return None, whole
     return (whole, None) if splits.test else _divided(whole, halves, seed)
 
 
 def _bounds(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The fewest and the most pictures of each class to hold out: one is kept, and one held out of two and more."""
+    """Return the fewest and the most pictures to hold out of each class: at least one is kept."""
     return (counts - 1).clip(0, 1), (counts - 1).clip(0)
 
 
 def _usual_count(counts: NDArray[np.int64]) -> int:
-    """A tenth of all pictures, a fifth of fewer than `SMALL`; at least 1, so that what is impossible is refused."""
+    """Return a tenth of all pictures, a fifth of fewer than `SMALL`; at least 1, so that too few are refused."""
     least, most = _bounds(counts)
     total = int(counts.sum())
     return max(1, int(np.clip(total // (5 if total < SMALL else 10), least.sum(), most.sum())))
@@ -118,7 +121,7 @@ def _usual_count(counts: NDArray[np.int64]) -> int:
 def _shares(
     counts: NDArray[np.int64], count: int, least: NDArray[np.int64], most: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """How many of `count` pictures come from each class: in proportion, within the bounds, by the largest remainder."""
+    """Return how many of `count` pictures come from each class: in proportion, by the largest remainder."""
     ideal = counts * (count / counts.sum())
     shares: NDArray[np.int64] = np.floor(ideal).astype(np.int64).clip(least, most)
     while shares.sum() != count:
@@ -130,7 +133,7 @@ def _shares(
 
 
 def _divided(dataset: Dataset, shares: NDArray[np.int64], seed: int) -> tuple[Dataset, Dataset]:
-    """So many pictures of each class, drawn at random, and the others; both keep the order of `dataset`."""
+    """Draw so many pictures of each class at random; return them and the others, both in the order of `dataset`."""
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(dataset.samples))
     labels = np.array([sample.label for sample in dataset.samples])[order]
     places = np.argsort(labels, kind="stable")
@@ -143,11 +146,12 @@ def _divided(dataset: Dataset, shares: NDArray[np.int64], seed: int) -> tuple[Da
 
 
 def _counts(dataset: Dataset) -> NDArray[np.int64]:
-    """Pictures of each class."""
+    """Count the pictures of each class."""
     return np.bincount([sample.label for sample in dataset.samples], minlength=len(dataset.classes))
 
 
 def _unmeasured(validation: Dataset) -> tuple[str, ...]:
+    """Return a warning that names the classes without validation pictures, if there are any."""
     missing = _counts(validation) == 0
     if not missing.any():
         return ()
@@ -158,6 +162,7 @@ def _unmeasured(validation: Dataset) -> tuple[str, ...]:
 
 
 def _named(classes: Sequence[str], which: NDArray[np.bool_]) -> str:
+    """Return the classes selected by the mask `which`, at most `NAMED` of them by name."""
     names = [classes[index] for index in np.flatnonzero(which).tolist()]
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return f"{'class' if len(names) == 1 else 'classes'} {', '.join(names[:NAMED])}{more}"

@@ -1,4 +1,4 @@
-"""Single views of pictures: what a network is measured by, and what its normalisation is made of."""
+"""Make single views of pictures, which measure a network and from which the normalisation is computed."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from resnet_infer.training.input.splits import Splits
 from resnet_infer.utils.parallel import parallel_map
 
 VIEW_BATCH = 256
+"""Views in a batch."""
 LOOK_AT_MOST = 120.0
 """Seconds to look for further pictures that cannot be read."""
 KEPT = 1 << 30
-"""Bytes of views that are kept for the next time."""
+"""Most bytes of views that are kept in memory for the next time."""
 
 ViewBatch = tuple[NDArray[np.uint8], NDArray[np.int64]]
-"""Views, NHWC, and labels."""
+"""Views, uint8 NHWC, and labels, (N,)."""
 
 
 def served_view(sample: Sample, geometry: InputSpec) -> NDArray[np.uint8]:
-    """The single view of a picture, (crop, crop, 3), as a service makes it.
+    """Return the single view of a picture, uint8 (crop, crop, 3), exactly as a service makes it.
 
     Raises `PictureError` if the picture cannot be read, or is so narrow that it would fill the memory when resized.
     """
@@ -40,7 +41,7 @@ def served_view(sample: Sample, geometry: InputSpec) -> NDArray[np.uint8]:
 
 
 def views(samples: Sequence[Sample], geometry: InputSpec, workers: int | None = None) -> Iterator[ViewBatch]:
-    """The single view of every picture, decoded by `workers` threads, in batches: uint8 NHWC and labels."""
+    """Yield the single view of every picture in batches, uint8 NHWC and labels, decoded by `workers` threads."""
     decoded = parallel_map(lambda sample: served_view(sample, geometry), samples, workers=workers)
     for start in range(0, len(samples), VIEW_BATCH):
         part = samples[start : start + VIEW_BATCH]
@@ -51,7 +52,7 @@ def views(samples: Sequence[Sample], geometry: InputSpec, workers: int | None = 
 
 
 class Views:
-    """The views of pictures that are measured again and again, kept decoded where they are small."""
+    """Provide the views of pictures that are measured repeatedly; keep them decoded if they are small."""
 
     def __init__(self, samples: Sequence[Sample]) -> None:
         self.samples = samples
@@ -59,10 +60,11 @@ class Views:
         self._kept: list[ViewBatch] = []
 
     def keeps(self, geometry: InputSpec) -> bool:
-        """Whether views of this geometry are few and small enough to be kept."""
+        """Return whether the views of this geometry are few and small enough to be kept."""
         return len(self.samples) * geometry.crop**2 * 3 <= KEPT
 
     def batches(self, geometry: InputSpec) -> Iterator[ViewBatch]:
+        """Yield the views of `geometry` in batches. Raises `PictureError` for a picture that cannot be read."""
         if self._geometry == geometry:
             yield from self._kept
             return
@@ -80,9 +82,10 @@ class Views:
 def all_damaged(
     data: Splits, geometry: InputSpec, first: PictureError, kept: str, log: Callable[[str], None]
 ) -> PictureError:
-    """All pictures of a run that cannot be read, in one error; `first` is what was met, `kept` what the run has saved.
+    """Return one error that names all pictures of a run that cannot be read.
 
-    They are looked at in threads, for `LOOK_AT_MOST` seconds.
+    `first` is the one that was raised, and `kept` says what the run has saved. Threads look for others, for
+    `LOOK_AT_MOST` seconds.
     """
     samples = [sample for part in (data.train, data.validation, data.test) if part for sample in part.samples]
     log(f"a picture cannot be read; looking for others among the {len(samples)}")

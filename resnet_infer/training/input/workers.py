@@ -1,6 +1,7 @@
-"""Batches made by worker processes, which may be killed, get stuck, or find no shared memory to put them into.
+"""Make batches in worker processes, and report why they fail.
 
-Or the system lets this process have no more processes, or no more open files: each tensor on its way is one.
+Workers may be killed or hang, or find no shared memory for a batch. The system may also allow this process no more
+children, or no more open files: each tensor in flight is an open file.
 """
 
 from __future__ import annotations
@@ -26,55 +27,59 @@ from resnet_infer.errors import ResnetInferError, TrainingError
 from resnet_infer.training.loop.signals import SIGNALS
 
 PREFETCH = 4
-"""Batches that each worker is ahead, where there is room for them."""
+"""Most batches that each worker makes ahead."""
 PATIENCE = 600.0
-"""Seconds without a batch after which workers are taken to be stuck."""
+"""Seconds without a batch after which workers are considered hung."""
 LOOK_EVERY = 1
-"""Seconds after which who waits for a batch looks whether it should still wait."""
+"""Seconds between checks whether a batch is still wanted."""
 SHARED = "/dev/shm"
-"""Where Linux keeps shared memory; Docker gives a container 64 MiB of it."""
+"""Folder of Linux's shared memory; Docker gives a container 64 MiB of it by default."""
 _STARTING = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
-"""Why the system starts no process: their number, memory, open files."""
+"""Errors of the system when it starts no process: too many of them, no memory, too many open files."""
 _HANDLER_SET = "_SIGCHLD_handler_set"
-"""torch's note to itself that its handler of SIGCHLD is installed."""
+"""Name of torch's own flag that its handler of SIGCHLD is installed."""
 _TIMED_OUT, _NO_ROOM, _NO_FILES = "timed out", "unable to allocate shared memory", "Too many open files"
-"""What torch says when no batch has come in time, and when shared memory or the numbers of open files are used up."""
+"""Words of torch's errors: no batch in time; shared memory is full; too many open files."""
 TENSORS = 4
-"""Of a batch: each has an open file as long as it is on its way."""
+"""Tensors of a batch. Each is an open file while it is in flight."""
 OTHER_FILES = 64
-"""Open files that are left for what else a run opens."""
+"""Open files that are left for everything else in a run."""
 _MORE_MEMORY = "more shared memory (Docker: --shm-size) or fewer --workers bring the processes back"
 _MORE_FILES = "a higher limit of open files (ulimit -n) or fewer --workers bring the processes back"
 _MORE_PROCESSES = "a higher limit of processes (ulimit -u, Docker: --pids-limit) or fewer --workers bring them back"
 
 
 class NoWorkersError(ResnetInferError):
-    """Worker processes cannot be started, or cannot hand over what they make. The hint says what lets them."""
+    """Report that worker processes cannot be started, or cannot hand over batches. The hint says what would help."""
 
 
 class WorkersLostError(TrainingError):
-    """A worker was killed, or none has given a batch for `PATIENCE` seconds."""
+    """Report that a worker was killed, or that none has given a batch for `PATIENCE` seconds."""
 
 
-class Refused(str):
-    """Why a worker has no batch, in place of the batch: as an exception it would arrive as the text of a traceback."""
+class FailedBatch(str):
+    """Hold the reason why a worker has no batch, in place of the batch.
+
+    An exception would arrive as the text of a traceback.
+    """
 
     __slots__ = ()
 
 
-class NoRoom(Refused):
-    """The batch is made, and there is no shared memory to hand it over."""
+class SharedMemoryFull(FailedBatch):
+    """Report that a batch is ready, and that there is no shared memory to hand it over."""
 
     __slots__ = ()
 
 
 def prefetch(batch_bytes: int, workers: int) -> int:
-    """How many batches each worker may be ahead, so that they and those in use fit into shared memory.
+    """Return how many batches each worker may make ahead.
 
-    And into the numbers of open files. Raises `NoWorkersError` if not even one does.
+    They and those in use fit into shared memory and into the number of open files. Raises `NoWorkersError` if not even
+    one does.
     """
     files = free_files()
-    # A worker has three pipes; one batch is in use, one goes to the device.
+    # Six files are for the three pipes of a worker; two batches are in use and on the way to the device.
     of_files = PREFETCH if files is None else ((files - OTHER_FILES - 6 * workers) // TENSORS - 2) // workers
     if of_files < 1:
         raise NoWorkersError(
@@ -95,7 +100,7 @@ def prefetch(batch_bytes: int, workers: int) -> int:
 
 
 def free_files() -> int | None:
-    """How many more files this process may open; None where the system does not tell."""
+    """Return how many more files this process may open; None where the system does not tell."""
     try:
         import resource
 
@@ -106,7 +111,7 @@ def free_files() -> int | None:
 
 
 def free_shared_memory() -> int | None:
-    """Bytes of shared memory that are free; None where the system does not tell."""
+    """Return the free bytes of shared memory; None where the system does not tell."""
     if not hasattr(os, "statvfs"):
         return None
     with contextlib.suppress(OSError):
@@ -116,27 +121,28 @@ def free_shared_memory() -> int | None:
 
 
 Tensors = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Crops, labels, and the two arrays of `Draws`."""
 
 
-def shared(tensors: Tensors) -> Tensors | NoRoom:
-    """The tensors in shared memory, or that there is no room: found out by the worker, so that it can say so."""
+def shared(tensors: Tensors) -> Tensors | SharedMemoryFull:
+    """Move the tensors into shared memory, or report that it is full, while the worker can still say so."""
     try:
         for tensor in tensors:
             tensor.share_memory_()  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         if _NO_ROOM not in str(error):
             raise
-        return NoRoom(f"{SHARED} is full")
+        return SharedMemoryFull(f"{SHARED} is full")
     return tensors
 
 
 def from_processes(
     dataset: Any, sampler: Iterable[Any], workers: int, ahead: int, pin: bool, stopping: Callable[[], bool]
 ) -> Iterator[Any]:
-    """What `dataset` gives for each item of `sampler`, in order, made by worker processes.
+    """Yield what `dataset` returns for each item of `sampler`, in order, made by worker processes.
 
-    Ends before its end if `stopping`, at once whatever the workers do. No worker outlives it. Raises
-    `WorkersLostError`, and `NoWorkersError` for a `NoRoom`.
+    Ends early if `stopping` returns true, at once, whatever the workers do. No worker outlives it. Raises
+    `WorkersLostError`; and `NoWorkersError` for a `SharedMemoryFull`.
     """
     loader: DataLoader[Any] = DataLoader(
         dataset,
@@ -154,7 +160,7 @@ def from_processes(
         with _child_signal_put_back():
             batches = iter(loader)
     except BaseException as error:
-        _kill(_children_but(others))  # those that were started
+        _kill(_children_but(others))  # those that did start
         if isinstance(error, OSError) and error.errno in _STARTING:
             why = (error.strerror or str(error)).lower()
             hint = _MORE_FILES if error.errno in (errno.EMFILE, errno.ENFILE) else _MORE_PROCESSES
@@ -171,7 +177,7 @@ def from_processes(
                 return
             if batch is None:
                 return
-            if isinstance(batch, NoRoom):
+            if isinstance(batch, SharedMemoryFull):
                 raise NoWorkersError(str(batch), hint=_MORE_MEMORY)
             yield batch
     finally:
@@ -181,17 +187,18 @@ def from_processes(
 
 
 def _children_but(others: Container[int | None]) -> list[BaseProcess]:
+    """Return the children of this process whose process id is not among `others`."""
     return [child for child in multiprocessing.active_children() if child.pid not in others]
 
 
 def _kill(children: Iterable[BaseProcess]) -> None:
-    """End processes that heed no signal but this one, be it that they are stuck or were halted."""
+    """Kill processes, also those that hang or are stopped: they react to no other signal."""
     for child in children:
         child.kill()
 
 
 def _next(batches: Iterator[Any], workers: list[Any], stopping: Callable[[], bool]) -> Any:
-    """The next batch; None if it is no longer wanted."""
+    """Return the next batch; None if it is no longer wanted."""
     end = monotonic() + PATIENCE
     while True:
         try:
@@ -214,6 +221,7 @@ def _next(batches: Iterator[Any], workers: list[Any], stopping: Callable[[], boo
 
 
 def _lost(code: int) -> WorkersLostError:
+    """Return the error for a worker that ended with `code`: an exit code, or minus the number of a signal."""
     if code >= 0:
         return WorkersLostError(f"a worker process ended with exit code {code}", hint="its output above says why")
     name = signal.Signals(-code).name if -code in {*signal.Signals} else f"signal {-code}"
@@ -231,10 +239,11 @@ def _lost(code: int) -> WorkersLostError:
 
 @contextmanager
 def _child_signal_put_back() -> Iterator[None]:
-    """Give the program its handler of SIGCHLD back, in whose place a `DataLoader` puts one for ever.
+    """Restore the program's handler of SIGCHLD, which a `DataLoader` replaces for the rest of the process.
 
-    That one would also raise wherever the program is when a worker dies. torch remembers that its handler is there; so
-    that is put back too, and the program's own loaders install theirs.
+    torch's handler would raise in whatever code the program runs when a worker dies. torch also remembers in a flag
+    that its handler is installed. The flag is restored too, so that the program's own loaders install the handler
+    again.
     """
     place = threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD")
     handler, known = signal.getsignal(signal.SIGCHLD) if place else None, getattr(signal_handling, _HANDLER_SET, None)
@@ -248,9 +257,10 @@ def _child_signal_put_back() -> Iterator[None]:
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C, or the end of the terminal, reaches each of its processes, but the batches on the way are still wanted.
+    """Ignore signals in a worker: batches in flight are still wanted.
 
-    A worker ends when it is told to or when its parent is gone.
+    Ctrl-C, and the end of a terminal, reach every process of the group. A worker ends when its parent tells it to, or
+    when the parent is gone.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

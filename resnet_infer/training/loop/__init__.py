@@ -1,0 +1,1 @@
+"""Run the training loop: take steps, measure epochs, save and resume."""

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP as a wish that the loop grants between two steps."""
+"""Turn Ctrl-C, SIGTERM and SIGHUP into a request that the training loop reads between two steps."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from resnet_infer.errors import TrainingError
 
 ALWAYS = (signal.SIGINT, signal.SIGTERM)
 SIGNALS = ALWAYS + tuple(getattr(signal, name) for name in ("SIGHUP",) if hasattr(signal, name))
-"""SIGHUP is what a terminal sends that is closed."""
+"""Signals that stop a run. A terminal sends SIGHUP when it is closed."""
 WITHIN = 60.0
 """Seconds within which `resnet-infer train` ends after the first signal, whatever hangs."""
 
 
 class Stopped(TrainingError):  # noqa: N818 (not a failure)
-    """A run was asked to stop, and is saved. The exit code is 128 and the signal's number, as a shell has it."""
+    """Report that a run was stopped by a signal and is saved.
+
+    The exit code is 128 plus the number of the signal, as in a shell.
+    """
 
     def __init__(self, message: str, number: int, folder: Path) -> None:
         super().__init__(message, hint=f"the same command with -o {folder} goes on from there")
@@ -31,10 +34,11 @@ class Stopped(TrainingError):  # noqa: N818 (not a failure)
 
 
 class StopSignals:
-    """Remembers the first signal in `caught`; a second one acts at once, as it did before.
+    """Remember the first signal in `caught`; a second one has its usual effect at once.
 
-    With `within` the process ends so many seconds after the first one, whatever hangs: a read from storage that is
-    gone, a step without an end. It says what `kept` tells, and ends its own child processes.
+    With `within` the process ends that many seconds after the first signal, even if something hangs, such as a read
+    from storage that is gone. It prints what `kept` returns, and kills its own child processes. Instances are context
+    managers.
     """
 
     def __init__(self, within: float | None = None, kept: Callable[[], str] = str) -> None:
@@ -45,7 +49,7 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                if number in ALWAYS or signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                if number in ALWAYS or signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores it
                     self._before[number] = signal.signal(number, self._remember)
         return self
 
@@ -55,17 +59,19 @@ class StopSignals:
         self._restore()
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
+        """Remember the signal, restore the handlers from before, and start the thread that ends the process in time."""
         self.caught = number
         self._restore()
         if self.within is not None:
-            # Not cancelled when the run has stopped: the end of the process may hang too.
+            # Not cancelled when the run has stopped, because the end of the process may hang too.
             end = threading.Thread(target=self._end, args=(number, self.within), daemon=True, name="end")
-            with contextlib.suppress(RuntimeError):  # where no more threads can be started, the run still stops
+            with contextlib.suppress(RuntimeError):  # no more threads can be started: the run still stops
                 end.start()
 
     def _end(self, number: int, within: float) -> None:
+        """End the process after `within` seconds."""
         time.sleep(within)
-        with contextlib.suppress(Exception):  # nothing stands in the way of the end
+        with contextlib.suppress(Exception):  # no error may prevent the exit
             for child in multiprocessing.active_children():
                 child.kill()
             text = f"error: the run did not stop within {within:g} seconds and is ended; {self.kept()}\n"
@@ -73,6 +79,7 @@ class StopSignals:
         os._exit(128 + number)
 
     def _restore(self) -> None:
+        """Restore the handlers from before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}

@@ -1,4 +1,4 @@
-"""The folder of a run: checkpoints that a stopped run goes on from, and the table of its epochs."""
+"""Keep a run in a folder: the checkpoints from which it resumes, and the table of its epochs."""
 
 from __future__ import annotations
 
@@ -28,20 +28,24 @@ from resnet_infer.utils.files import atomic_path, remedy, unwritable
 from resnet_infer.utils.inputs import read_bytes
 
 NOTE = "resnet_infer.training"
+"""Key of the run's state and identity among the notes of a checkpoint."""
 MOMENTUM = "momentum."
+"""Prefix of the optimiser's momentum among the extra arrays of a checkpoint, before the name of its parameter."""
 LOCK = ".lock"
+"""File that a running run holds locked."""
 COLUMNS = (
     *("epoch", "iteration", "rate", "train_loss", "train_error", "val_error", "val_error_low", "val_error_high"),
     *("pictures_per_s", "seconds"),
 )
-"""`val_error_low` and `val_error_high` are the 95% interval of `val_error`."""
+"""Columns of `metrics.csv`. `val_error_low` and `val_error_high` are the 95% interval of `val_error`."""
 
 
 @dataclass
 class State:
-    """How far a run is. `loss`, `wrong`, `seen` and `epoch_seconds` are of the current epoch, `rate` of the last step.
+    """Hold how far a run is.
 
-    An epoch that has ended and has pictures `seen` is still to be measured.
+    `loss`, `wrong`, `seen` (pictures) and `epoch_seconds` belong to the current epoch, and `rate` to the last step. If
+    the last step ended an epoch and `seen` is not 0, the epoch is still to be measured. `best_error` is in percent.
     """
 
     iteration: int = 0
@@ -59,10 +63,11 @@ class State:
 
 
 class RunFolder:
-    """`last.safetensors`, `best.safetensors`, `recipe.json`, `split.csv`, `metrics.csv` and, in the end, `curves.png`.
+    """Read and write the folder of a run.
 
-    Each is whole or absent. They are of one run: `locked` keeps another process out, and `unfinished` refuses what
-    another run left.
+    It has `last.safetensors`, `best.safetensors`, `recipe.json`, `split.csv`, `metrics.csv` and in the end
+    `curves.png`. Each file is whole or absent. All belong to one run: `locked` keeps other processes out, and
+    `unfinished` refuses what another run left.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -73,9 +78,9 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self, world: World) -> Iterator[None]:
-        """Keep other runs out of the folder as long as the block lasts; a process that is gone keeps nobody out.
+        """Keep other runs out of the folder inside the block. The lock of a process that has died does not count.
 
-        Raises `UsageError`, in all processes of `world`, if a run is writing to it.
+        Raises `UsageError`, in all processes of `world`, if another run is writing to the folder.
         """
         with contextlib.ExitStack() as stack:
             busy = world.writes and not self._lock(stack)
@@ -87,7 +92,7 @@ class RunFolder:
             yield
 
     def _lock(self, stack: contextlib.ExitStack) -> bool:
-        """Hold the lock until the end of `stack`; False if another process holds it."""
+        """Hold the lock until `stack` closes. Returns False if another process holds it."""
         from filelock import FileLock, Timeout
 
         path = self.folder / LOCK
@@ -96,13 +101,14 @@ class RunFolder:
             stack.enter_context(FileLock(path).acquire(timeout=0))
         except Timeout:
             return False
-        except NotImplementedError:  # a file system without locks
+        except NotImplementedError:  # this file system has no locks
             note(f"{self.folder} cannot be locked: start no second run there")
         except OSError as error:
             raise unwritable(path, error, TrainingError, "choose another folder with -o") from error
         return True
 
     def begin(self, recipe: Mapping[str, Any], split: SplitRecord) -> None:
+        """Write recipe and pictures of a new run, and an empty table. Raises `TrainingError` if that fails."""
         with self._guard():
             split.write(self.folder)
             with atomic_path(self.folder / "recipe.json") as path:
@@ -110,7 +116,10 @@ class RunFolder:
             self._write_rows()
 
     def unfinished(self, identity: Mapping[str, Any], split: SplitRecord) -> Checkpoint | None:
-        """The checkpoint to go on from. Raises `UsageError` if the folder holds a finished or a different run."""
+        """Return the checkpoint to resume from, None for a new run.
+
+        Raises `UsageError` if the folder holds a finished run or another one, naming what differs.
+        """
         hint = "choose another folder with -o"
         if not self.last.exists():
             self._require_nothing_else(identity, hint)
@@ -134,7 +143,10 @@ class RunFolder:
         )
 
     def _require_nothing_else(self, identity: Mapping[str, Any], hint: str) -> None:
-        """A run that died before its first save may have left its weights and tables, and no other's are replaced."""
+        """Raise `UsageError` if the folder has weights or a table of another run, which would be replaced.
+
+        A run that died before its first save may have left its own.
+        """
         if self.best.exists():
             notes = json.loads(load_checkpoint(self.best).notes.get(NOTE, "{}"))
             if notes.get("identity") != json.loads(strict_json.dumps(identity)):
@@ -146,10 +158,11 @@ class RunFolder:
                     raise UsageError(f"{table} is no table of a run, which would replace it", hint=hint)
 
     def restore(self, checkpoint: Checkpoint, network: ResNet, optimizer: torch.optim.Optimizer) -> State:
+        """Load weights and momentum from the checkpoint, and the table up to it; return the state of the run."""
         load_weights(network, checkpoint)
         for name, parameter in network.named_parameters():
             if MOMENTUM + name in checkpoint.extra:
-                # In the parameter's own memory format, which the fused optimiser takes for granted.
+                # The fused optimiser requires the memory format of the parameter.
                 momentum = torch.empty_like(parameter).copy_(torch.from_numpy(checkpoint.extra[MOMENTUM + name]))
                 optimizer.state[parameter]["momentum_buffer"] = momentum.detach()
         state = State(**_with_infinity(json.loads(checkpoint.notes[NOTE])["state"]))
@@ -157,7 +170,7 @@ class RunFolder:
         if (self.folder / "metrics.csv").exists():
             with io.StringIO(read_bytes(self.folder / "metrics.csv").decode(), newline="") as file:
                 rows = [tuple(row) for row in csv.reader(file)][1:]
-            # An epoch that was noted but not saved is trained, and noted, again.
+            # An epoch in the table that is not in the checkpoint is trained again, and gets a new row.
             self.rows = [row for row in rows if int(row[1]) <= state.iteration]
         return state
 
@@ -169,6 +182,7 @@ class RunFolder:
         state: State,
         identity: Mapping[str, Any],
     ) -> None:
+        """Write `last`: weights, momentum, state and identity. Raises `TrainingError` if that fails."""
         extra = {
             MOMENTUM + name: optimizer.state[parameter]["momentum_buffer"].float().cpu().contiguous().numpy()
             for name, parameter in network.named_parameters()
@@ -180,13 +194,13 @@ class RunFolder:
         self._saved = f"{self.last} keeps iteration {state.iteration}"
 
     def save_best(self, spec: ModelSpec, network: ResNet, state: State, identity: Mapping[str, Any]) -> None:
-        """Write `best`, and whose it is, until the run is finished."""
+        """Write `best`, with the identity of the run until it is finished. Raises `TrainingError` if that fails."""
         notes = {NOTE: strict_json.dumps({"identity": identity})}
         with self._guard():
             save_checkpoint(Checkpoint(_progressed(spec, state), weights_of(network), notes=notes), self.best)
 
     def finish(self, best: Checkpoint) -> None:
-        """Write `best` with what was measured, and only then that the run is done."""
+        """Write `best` with its measured errors, and only then mark `last` as finished."""
         with self._guard():
             save_checkpoint(replace(best, notes={}), self.best)
             last = load_checkpoint(self.last)
@@ -195,19 +209,21 @@ class RunFolder:
             save_checkpoint(replace(last, notes={NOTE: strict_json.dumps(notes)}), self.last)
 
     def add_row(self, row: tuple[str, ...]) -> None:
+        """Append a row of `COLUMNS` to the table, and write it."""
         self.rows.append(row)
         with self._guard():
             self._write_rows()
 
     def kept(self) -> str:
-        """What is kept of the run so far."""
+        """Return a sentence about what is saved of the run."""
         return self._saved
 
     def lost(self, message: str, hint: str) -> TrainingError:
-        """The error that ends a run, saying what is kept of it."""
+        """Return the error that ends a run: `message`, and what is saved."""
         return TrainingError(f"{message}; {self._saved}", hint=hint)
 
     def _write_rows(self) -> None:
+        """Write `metrics.csv`."""
         text = io.StringIO(newline="")
         csv.writer(text).writerows([COLUMNS, *self.rows])
         with atomic_path(self.folder / "metrics.csv") as path:
@@ -215,7 +231,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:
-        """Around writing: an error says what is kept."""
+        """Add what is saved to an error of writing that is raised inside the block."""
         try:
             yield
         except ResnetInferError as error:
@@ -227,12 +243,13 @@ class RunFolder:
 
 
 def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
+    """Copy the weights of a checkpoint into the network."""
     tensors = {name: torch.from_numpy(value) for name, value in checkpoint.weights.items()}
-    network.load_state_dict(tensors, strict=False)  # torch also counts batches, which no checkpoint holds
+    network.load_state_dict(tensors, strict=False)  # checkpoints lack torch's `num_batches_tracked`
 
 
 def _without_infinity(state: Mapping[str, Any]) -> dict[str, Any]:
-    """With None for errors that are infinite because none was measured yet: JSON has no infinity."""
+    """Replace errors that are infinite, because none was measured yet, by None: JSON has no infinity."""
     schedule = [None if value == math.inf else value for value in state["schedule"]]
     return {
         **state,
@@ -242,7 +259,7 @@ def _without_infinity(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_infinity(state: Mapping[str, Any]) -> dict[str, Any]:
-    """What `_without_infinity` was given."""
+    """Return the state that `_without_infinity` was given."""
     schedule = [math.inf if value is None else value for value in state["schedule"]]
     return {
         **state,
@@ -252,12 +269,13 @@ def _with_infinity(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _progressed(spec: ModelSpec, state: State) -> ModelSpec:
+    """Return the spec with iterations and seconds in its provenance."""
     done = {"iterations": state.iteration, "seconds": round(state.seconds)}
     return spec.with_(provenance={**spec.provenance, **done})
 
 
 def check_place(output: Path, data: Path) -> None:
-    """Raise `UsageError` if a run in `output` would lie inside of the folder `data`, where it would become a class."""
+    """Raise `UsageError` if a run in `output` would lie inside the folder `data`, where it would become a class."""
     place, source = (Path(os.path.realpath(path)) for path in (output, data))
     if source.is_dir() and place.is_relative_to(source):
         raise UsageError(
@@ -267,6 +285,9 @@ def check_place(output: Path, data: Path) -> None:
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """`key was old, is new` for each value, those of the recipe one by one; pictures are told elsewhere."""
+    """Return `key was old, is new` for each value that differs, those of the recipe one by one.
+
+    Pictures are compared by `SplitRecord.differences`.
+    """
     old, new = ({**value, **(value.get("recipe") or {}), "recipe": None, "pictures": None} for value in (before, now))
     return [f"{key} was {old.get(key)}, is {new.get(key)}" for key in new if old.get(key) != new.get(key)]

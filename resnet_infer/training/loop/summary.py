@@ -1,10 +1,11 @@
-"""What a trained model says of itself."""
+"""Describe a run and the model that it trains: identity, spec, and measured errors."""
 
 from __future__ import annotations
 
 import time
+from typing import Any
 
-import resnet_infer
+from resnet_infer._version import __version__
 from resnet_infer.data.datasets import Dataset
 from resnet_infer.models.architectures import Architecture
 from resnet_infer.models.spec import InputSpec, Measured, ModelSpec
@@ -14,7 +15,18 @@ from resnet_infer.training.error_rates import Counts
 from resnet_infer.training.recipes import Recipe
 
 TOP5_CLASSES = 100
-"""With fewer classes the top-5 error says little."""
+"""Fewest classes for which the top-5 error is stated."""
+
+
+def run_identity(arch: Architecture, recipe: Recipe, train: Dataset, start: ModelSpec | None) -> dict[str, Any]:
+    """Return what makes a run the same run when it is resumed, as JSON; `RunFolder` compares it."""
+    return {
+        "recipe": recipe.to_json(),
+        "network": arch.to_json(),
+        "data": f"{train.name}, {len(train.samples)} pictures",
+        "classes": list(train.classes),
+        "from": start.name if start else None,
+    }
 
 
 def trained_spec(
@@ -26,9 +38,12 @@ def trained_spec(
     precision: str,
     start: ModelSpec | None,
 ) -> ModelSpec:
-    """The spec of a model trained here. `start` is of the model whose weights it began with."""
+    """Return the spec of a model trained here.
+
+    `geometry` is its input. `start` is the spec of the model whose weights the run began with, None for random weights.
+    """
     provenance = {
-        "trained_by": f"resnet-infer {resnet_infer.__version__}",
+        "trained_by": f"resnet-infer {__version__}",
         "recipe": recipe.to_json(),
         "data": f"{train.name}, {len(train.samples)} pictures",
         "class_order": train.class_order,
@@ -47,7 +62,7 @@ def trained_spec(
 
 
 def measured_on(data: Dataset, counts: Counts, protocol: str, *, test: bool) -> Measured:
-    """The top-1 and top-5 error, in percent; of pictures of the validation split it says so."""
+    """Return the top-1 and top-5 error, in percent. The name of a validation split says that it is one."""
     name = data.name if test else f"{data.name} (validation)"
     top5 = round(counts.top5, 2) if len(data.classes) >= TOP5_CLASSES else None
     return Measured(name, protocol, counts.total, round(counts.top1, 2), top5, "torch")

@@ -21,6 +21,7 @@ from resnet_infer.client import Client, ServiceError
 from resnet_infer.converters.source import export_onnx
 from resnet_infer.data.datasets import Dataset, Sample, open_dataset
 from resnet_infer.errors import DataError, PictureError, UsageError
+from resnet_infer.evaluation.config import EvaluationConfig
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.evaluation.protocols import LocalScorer, OpenPicture
 from resnet_infer.evaluation.targets.service import open_service
@@ -65,7 +66,7 @@ def test_a_service_alone(cli: Cli, url: str, album: Path) -> None:
 
 
 def test_every_picture_is_answered_as_in_process(url: str, album: Path) -> None:
-    found = evaluate([SMALL], album, url=url)
+    found = evaluate([SMALL], album, EvaluationConfig(url=url))
     local, served = (result.answered for result in found.results)
     np.testing.assert_array_equal(served.top1, local.top1)
     np.testing.assert_allclose(served.confidence, local.confidence, atol=1e-5)
@@ -90,9 +91,9 @@ def test_unreadable_pictures_are_named_or_skipped(url: str, album: Path, tmp_pat
     for number, path in enumerate(sorted((album / "cat").iterdir())[:9]):
         (folder / path.name).write_bytes(path.read_bytes()[: 60 if number % 4 == 1 else None])
     with pytest.raises(PictureError, match="2 of the 9 pictures") as caught:
-        evaluate([], tmp_path, url=url)
+        evaluate([], tmp_path, EvaluationConfig(url=url))
     assert all(f"cat/{name}" in caught.value.message for name in ("01.png", "05.png"))
-    assert evaluate([], tmp_path, url=url, skip_unreadable=True).pictures == 7
+    assert evaluate([], tmp_path, EvaluationConfig(url=url, skip_unreadable=True)).pictures == 7
 
 
 def test_its_classes_are_matched(url: str, album_set: Dataset) -> None:
@@ -103,9 +104,9 @@ def test_its_classes_are_matched(url: str, album_set: Dataset) -> None:
 
 def test_what_a_service_cannot_do_is_refused(cli: Cli, url: str, album: Path) -> None:
     with pytest.raises(UsageError, match="its mean is one value for each pixel"):
-        evaluate([], album, url=url, protocols=["multi-scale"])
+        evaluate([], album, EvaluationConfig(url=url, protocols=["multi-scale"]))
     with pytest.raises(UsageError, match="did you mean 10-crop"):
-        evaluate([], album, url=url, protocols=["10-crops"])
+        evaluate([], album, EvaluationConfig(url=url, protocols=["10-crops"]))
     done = cli("evaluate", album, "--url", "http://127.0.0.1:9")
     assert (done.code, done.out) == (1, "")
     assert "no service answers at http://127.0.0.1:9" in done.err
@@ -133,7 +134,9 @@ def test_several_scales_are_answered_as_in_process(
 ) -> None:
     """Also where a request has no room for both views of a picture."""
     url = make_service(model=str(open_model), max_body_mb=max_body_mb).listen()
-    found = evaluate([str(open_model)], album, url=url, protocols=["multi-scale"], scales=(32, 40), device="cpu")
+    found = evaluate(
+        [str(open_model)], album, EvaluationConfig(url=url, protocols=["multi-scale"], scales=(32, 40), device="cpu")
+    )
     local, served = found.results
     assert served.name == f"of any size at {url}"
     assert served.scales == local.scales == (32, 40)
@@ -147,7 +150,7 @@ def test_a_service_of_one_size_has_no_scales(
 ) -> None:
     url = make_service(model=str(open_model.with_name("fixed.onnx"))).listen()
     with pytest.raises(UsageError, match="takes pictures of 32 x 32 pixels only") as caught:
-        evaluate([], album, url=url, protocols=["multi-scale"], scales=(32, 40))
+        evaluate([], album, EvaluationConfig(url=url, protocols=["multi-scale"], scales=(32, 40)))
     assert "--dynamic-size" in str(caught.value.hint)
 
 
@@ -165,9 +168,9 @@ def test_kept_answers_belong_to_the_weights_and_not_to_the_limits(
     artifact = tmp_path / "model.onnx"
     artifact.write_bytes(built_in(SMALL, ".onnx").read_bytes())
     journal = tmp_path / "answers.jsonl"
-    evaluate([], album, url=url, resume=journal)
+    evaluate([], album, EvaluationConfig(url=url, resume=journal))
     other = make_service(model=str(artifact), timeout=7.0, max_body_mb=9.0, max_pictures=3).listen()
-    assert evaluate([], album, url=other, resume=journal).resumed == 96
+    assert evaluate([], album, EvaluationConfig(url=other, resume=journal)).resumed == 96
     checkpoint = load_checkpoint(built_in(SMALL, ".safetensors"))
     bias = checkpoint.weights["fc.bias"] + np.eye(10, dtype=np.float32)[2]
     checkpoint = replace(checkpoint, weights={**checkpoint.weights, "fc.bias": bias})
@@ -176,7 +179,7 @@ def test_kept_answers_belong_to_the_weights_and_not_to_the_limits(
     export_onnx(checkpoint, artifact)
     changed = make_service(model=str(artifact)).listen()
     with pytest.raises(DataError, match="belongs to another evaluation: the models differ"):
-        evaluate([], album, url=changed, resume=journal)
+        evaluate([], album, EvaluationConfig(url=changed, resume=journal))
     by_torch = make_service(model=str(tmp_path / "other.safetensors"), runtime="torch").listen()
     told = [published(place)["sha256"] for place in (url, other, changed, by_torch)]
     assert told[0] == told[1] == sha256(built_in(SMALL, ".onnx"))
@@ -190,8 +193,8 @@ def test_a_service_that_hides_its_weights_is_not_gone_on_with(
     told = {name: value for name, value in published(url).items() if name != "sha256"}
     monkeypatch.setattr(Client, "model", lambda client: told)
     with pytest.raises(ServiceError, match="does not say which weights it has"):
-        evaluate([], album, url=url, resume=tmp_path / "answers.jsonl")
-    assert evaluate([], album, url=url).pictures == 96
+        evaluate([], album, EvaluationConfig(url=url, resume=tmp_path / "answers.jsonl"))
+    assert evaluate([], album, EvaluationConfig(url=url)).pictures == 96
 
 
 @pytest.fixture
@@ -221,12 +224,12 @@ def test_another_server_is_not_taken_for_ours(cli: Cli, stranger: str, album: Pa
 
 
 def test_an_ensemble_with_a_service(url: str, album: Path) -> None:
-    found = evaluate([SMALL], album, url=url, ensemble=True)
+    found = evaluate([SMALL], album, EvaluationConfig(url=url, ensemble=True))
     local, _, both = found.results
     assert both.protocol == "native"
     np.testing.assert_array_equal(both.answered.top1, local.answered.top1)
     with pytest.raises(UsageError, match="at least two"):
-        evaluate([], album, url=url, ensemble=True)
+        evaluate([], album, EvaluationConfig(url=url, ensemble=True))
 
 
 def test_pictures_of_a_directory_that_the_service_never_saw(url: str, tmp_path: Path) -> None:
@@ -234,4 +237,4 @@ def test_pictures_of_a_directory_that_the_service_never_saw(url: str, tmp_path: 
     (tmp_path / "cat").mkdir()
     Image.new("1", (20_000, 20_000)).save(tmp_path / "cat" / "large.png")
     with pytest.raises(PictureError, match=r"large\.png"):
-        evaluate([], tmp_path, url=url)
+        evaluate([], tmp_path, EvaluationConfig(url=url))

@@ -8,8 +8,8 @@ torch = pytest.importorskip("torch", reason="training needs torch (the extra `tr
 
 from resnet_infer.models.spec import Interpolation  # noqa: E402
 from resnet_infer.training.input.augment import (  # noqa: E402
+    BatchSampler,
     Draws,
-    Order,
     boxes,
     colour_shifts,
     crop_boxes,
@@ -21,7 +21,7 @@ from resnet_infer.training.recipes import get_recipe  # noqa: E402
 
 
 def draws(count: int, step: int = 0) -> Draws:
-    return Order(count, count, seed=0).picks(step).draws
+    return BatchSampler(count, count, seed=0).sample(step).draws
 
 
 def positions(count: int, size: int = 8) -> torch.Tensor:
@@ -68,14 +68,14 @@ def test_no_padding_and_no_flip_changes_nothing() -> None:
 
 
 def test_an_epoch_shows_every_picture_once_and_several_processes_share_a_batch() -> None:
-    whole = Order(100, 20, seed=3)
-    epochs = [np.concatenate([whole.picks(step).indices for step in range(5 * e, 5 * e + 5)]) for e in (0, 1)]
+    whole = BatchSampler(100, 20, seed=3)
+    epochs = [np.concatenate([whole.sample(step).indices for step in range(5 * e, 5 * e + 5)]) for e in (0, 1)]
     assert all(sorted(epoch) == list(range(100)) for epoch in epochs)
     assert not np.array_equal(*epochs)
-    assert not np.array_equal(Order(100, 20, seed=4).picks(0).indices, whole.picks(0).indices)
-    parts = [Order(100, 20, 3, rank, 4).picks(7) for rank in range(4)]
-    assert np.array_equal(np.concatenate([part.indices for part in parts]), whole.picks(7).indices)
-    assert np.array_equal(np.concatenate([part.draws.uniform for part in parts]), whole.picks(7).draws.uniform)
+    assert not np.array_equal(BatchSampler(100, 20, seed=4).sample(0).indices, whole.sample(0).indices)
+    parts = [BatchSampler(100, 20, 3, rank, 4).sample(7) for rank in range(4)]
+    assert np.array_equal(np.concatenate([part.indices for part in parts]), whole.sample(7).indices)
+    assert np.array_equal(np.concatenate([part.draws.uniform for part in parts]), whole.sample(7).draws.uniform)
 
 
 def test_imagenet_crops_come_from_shorter_sides_of_256_to_480() -> None:

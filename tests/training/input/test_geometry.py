@@ -15,8 +15,8 @@ from resnet_infer.data.datasets import Sample  # noqa: E402
 from resnet_infer.errors import PictureError, TrainingError  # noqa: E402
 from resnet_infer.models.spec import InputSpec, Interpolation  # noqa: E402
 from resnet_infer.training.input import sources  # noqa: E402
-from resnet_infer.training.input.augment import Order  # noqa: E402
-from resnet_infer.training.input.sources import DataIn, FromFiles, InMemory, open_source  # noqa: E402
+from resnet_infer.training.input.augment import BatchSampler  # noqa: E402
+from resnet_infer.training.input.sources import DataIn, FromFiles, InMemory, open_batches  # noqa: E402
 from resnet_infer.training.input.views import views  # noqa: E402
 from resnet_infer.training.recipes import get_recipe  # noqa: E402
 
@@ -52,8 +52,8 @@ def trained(
 ) -> NDArray[np.float32]:
     """Views that are trained on, float32 in levels, in the order of the steps."""
     recipe = get_recipe("finetune", batch_size=len(samples), **values)
-    order = Order(len(samples), len(samples), seed=0)
-    source = open_source(samples, view, recipe, order, torch.device("cpu"), place, 0)
+    sampler = BatchSampler(len(samples), len(samples), seed=0)
+    source = open_batches(samples, view, recipe, sampler, torch.device("cpu"), place, 0)
     return np.concatenate([images.float().numpy() for images, _, _ in source.batches(0, epochs, crop)])
 
 
@@ -105,9 +105,9 @@ def test_the_models_own_filter_is_used(interpolation: Interpolation) -> None:
     assert abs(memory / bilinear - 1) > 0.05
 
 
-def opened(samples: list[Sample], place: DataIn) -> sources.Source:
+def opened(samples: list[Sample], place: DataIn) -> sources.BatchSource:
     recipe = get_recipe("finetune", batch_size=4)
-    return open_source(samples, geometry(), recipe, Order(len(samples), 4, 0), torch.device("cpu"), place, 0)
+    return open_batches(samples, geometry(), recipe, BatchSampler(len(samples), 4, 0), torch.device("cpu"), place, 0)
 
 
 def test_every_picture_decides_whether_all_are_alike() -> None:

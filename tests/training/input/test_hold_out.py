@@ -18,8 +18,9 @@ from resnet_infer.data.datasets import Dataset, Sample
 from resnet_infer.errors import DataError
 from resnet_infer.models.architectures import architecture
 from resnet_infer.models.checkpoint import load_checkpoint
-from resnet_infer.training.input.splits import FEWEST_TO_CHOOSE, Splits, hold_out, to_choose
-from resnet_infer.training.loop.trainer import Options, Trainer
+from resnet_infer.training.input.splits import FEWEST_TO_CHOOSE, Splits, divide_validation, hold_out
+from resnet_infer.training.loop.options import Options
+from resnet_infer.training.loop.trainer import Trainer
 from resnet_infer.training.recipes import get_recipe
 from tests.conftest import ROOT
 from tests.training.runs import rows
@@ -82,11 +83,11 @@ def test_what_leaves_a_class_out_is_refused(count: int) -> None:
 
 def test_who_chooses_and_who_measures() -> None:
     small, large, test = labelled(50, 50), labelled(150, 151), labelled(9, 9)
-    assert to_choose(Splits(large, None, None), 0) == (None, None)
-    assert to_choose(Splits(large, small, None), 0) == (None, small)
-    assert to_choose(Splits(large, small, test), 0) == (small, None)
-    assert to_choose(Splits(large, labelled(40, 40), test), 0)[0] is None
-    choosing, measuring = to_choose(Splits(small, large, None), 0)
+    assert divide_validation(Splits(large, None, None), 0) == (None, None)
+    assert divide_validation(Splits(large, small, None), 0) == (None, small)
+    assert divide_validation(Splits(large, small, test), 0) == (small, None)
+    assert divide_validation(Splits(large, labelled(40, 40), test), 0)[0] is None
+    choosing, measuring = divide_validation(Splits(small, large, None), 0)
     assert choosing
     assert measuring
     assert len(choosing.samples) >= FEWEST_TO_CHOOSE

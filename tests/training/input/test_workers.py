@@ -26,11 +26,12 @@ from resnet_infer.errors import TrainingError  # noqa: E402
 from resnet_infer.models.architectures import architecture  # noqa: E402
 from resnet_infer.models.spec import InputSpec  # noqa: E402
 from resnet_infer.training.input import sources, workers  # noqa: E402
-from resnet_infer.training.input.augment import Order  # noqa: E402
+from resnet_infer.training.input.augment import BatchSampler  # noqa: E402
 from resnet_infer.training.input.sources import FromFiles  # noqa: E402
 from resnet_infer.training.input.splits import open_splits  # noqa: E402
+from resnet_infer.training.loop.options import Options  # noqa: E402
 from resnet_infer.training.loop.signals import Stopped, StopSignals  # noqa: E402
-from resnet_infer.training.loop.trainer import Options, Trainer  # noqa: E402
+from resnet_infer.training.loop.trainer import Trainer  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
 from tests.training.processes import start  # noqa: E402
 from tests.training.runs import recipe, trainer  # noqa: E402
@@ -42,7 +43,7 @@ GEOMETRY = InputSpec(16, 16, np.zeros(3), np.ones(3))
 def source(folder: Path, processes: int, log: Callable[[str], None] = lambda line: None) -> FromFiles:
     one = recipe(augmentation="area")
     samples = open_splits(folder, validation=8).train.samples
-    return FromFiles(samples, GEOMETRY, one, Order(len(samples), 16, 0), torch.device("cpu"), processes, log=log)
+    return FromFiles(samples, GEOMETRY, one, BatchSampler(len(samples), 16, 0), torch.device("cpu"), processes, log=log)
 
 
 def seen(batches: Iterator[Any]) -> list[bytes]:
@@ -66,7 +67,7 @@ def test_shared_memory_that_is_used_up_on_the_way_loses_no_batch(folder: Path, m
 
     def full(tensors: Any) -> Any:
         given.value += 1
-        return workers.NoRoom("/dev/shm is full") if given.value > 3 else workers.shared(tensors)
+        return workers.SharedMemoryFull("/dev/shm is full") if given.value > 3 else workers.shared(tensors)
 
     monkeypatch.setattr(sources, "shared", full)
     said: list[str] = []
@@ -305,13 +306,13 @@ def test_a_run_stopped_while_it_measures_goes_on_with_the_measurement(folder: Pa
     """A signal in the middle of the first epoch's measurement; table and weights are those of a run without it."""
     trainer(folder, tmp_path / "whole").run()
     one = trainer(folder, tmp_path / "parts")
-    count = one._count
+    count = one.held_out.count
 
-    def asked(*views: Any) -> Any:
+    def interrupted(*views: Any) -> Any:
         signal.raise_signal(signal.SIGTERM)
         return count(*views)
 
-    one._count = asked  # type: ignore[method-assign]
+    one.held_out.count = interrupted  # type: ignore[method-assign]
     with pytest.raises(Stopped, match=r"stopped at iteration 4; .* keeps iteration 4"):
         one.run()
     assert not (tmp_path / "parts" / "best.safetensors").exists()

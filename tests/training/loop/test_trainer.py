@@ -17,8 +17,9 @@ from resnet_infer.errors import DataError, PictureError, TrainingError, UsageErr
 from resnet_infer.models.architectures import architecture  # noqa: E402
 from resnet_infer.models.checkpoint import load_checkpoint  # noqa: E402
 from resnet_infer.training.input.splits import Splits, open_splits  # noqa: E402
+from resnet_infer.training.loop.options import Options  # noqa: E402
 from resnet_infer.training.loop.signals import Stopped  # noqa: E402
-from resnet_infer.training.loop.trainer import Options, Trainer  # noqa: E402
+from resnet_infer.training.loop.trainer import Trainer  # noqa: E402
 from resnet_infer.training.recipes import Stage  # noqa: E402
 from resnet_infer.utils.cpu import usable_cores  # noqa: E402
 from tests.training.runs import recipe, rows, same, trainer  # noqa: E402
