@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from resnet_infer.benchmarking.candidates import Artifact, Place, Trial, candidates, choose, report, time_candidates
-from resnet_infer.benchmarking.latency.side_by_side import Subject
+from resnet_infer.benchmarking.latency.subjects import Subject
 from resnet_infer.converters.export import CALIBRATION_SUFFIX, ExportConfig, ExportResult, check, export
 from resnet_infer.converters.source import read_artifact
 from resnet_infer.data.feed import open_feed
@@ -69,7 +69,7 @@ def export_fastest(
             trials = time_candidates(found, batch, advance=advance)
         best = choose(trials, made)
         while (difference := _difference(best.candidate.subject)) is not None:
-            failed = replace(best, timing=replace(best.timing, failure=difference))
+            failed = replace(best, failure=difference)
             trials = [failed if item is best else item for item in trials]
             best = choose(trials, made)
         table = report(trials, made, best)
@@ -143,9 +143,9 @@ def _tuned(best: Trial, batch: int) -> dict[str, Any]:
     subject = best.candidate.subject
     return {
         "batch": batch,
-        "runtime": best.timing.opened.get("runtime", subject.runtime),
+        "runtime": best.opened.get("runtime", subject.runtime),
         "device": subject.device,
         "threads": subject.threads,
         "options": {name: str(value) for name, value in (subject.options or {}).items()},
-        "ms": round(best.timing.ms, 3),
+        "ms": round(best.ms, 3),
     }

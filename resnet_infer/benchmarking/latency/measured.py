@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from resnet_infer.benchmarking.latency.clock import ALIKE, WINDOW, WINDOWS
-from resnet_infer.benchmarking.latency.paired_run import STAGES, Measured
+from resnet_infer.benchmarking.latency.paired_run import Measured
 from resnet_infer.benchmarking.latency.subjects import Entry, Pictures
+from resnet_infer.benchmarking.latency.worker import STAGES
 from resnet_infer.utils.console import table
 
 MEGABYTE = 1e6

@@ -1,25 +1,24 @@
-"""Arguments -> what is measured, and the pictures it is measured with."""
+"""Turn arguments into the entries of a benchmark, and read the pictures that they are timed with.
+
+The process that times a model imports this module for `Subject`, and the time that it takes to start is measured.
+What only the functions below need is therefore imported inside them.
+"""
 
 from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from resnet_infer import zoo
-from resnet_infer.benchmarking.latency.side_by_side import Subject
-from resnet_infer.data.datasets.archive import open_tree
-from resnet_infer.data.datasets.tree import pictures
-from resnet_infer.data.feed import spread
 from resnet_infer.data.image import read_image
 from resnet_infer.data.synthetic import natural_noise
 from resnet_infer.errors import DataError, UsageError
-from resnet_infer.evaluation.targets.names import shown_names
 from resnet_infer.runtimes.base import parse_device
 from resnet_infer.runtimes.registry import split_runtime
 from resnet_infer.utils.threads import require_threads
@@ -33,17 +32,41 @@ QUALITY = 90
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A row of the result: an artifact, how it is run, and how many pictures it is given in a call.
+class Subject:
+    """Hold an artifact and how it is to be run.
 
-    `name` tells the artifact, and the runtime where it was named, from the others of its run.
+    `model` is its path; `runtime`, `device`, `threads` and `options` are arguments of `open_runtime`.
+    """
+
+    model: Path
+    runtime: str = "auto"
+    device: str = "auto"
+    threads: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values, with paths as text."""
+        options = {name: str(value) if isinstance(value, Path) else value for name, value in self.options.items()}
+        return {**vars(self), "model": str(self.model), "options": options}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Hold a row of the result: an artifact, how it is run, and how many pictures it is given in a call.
+
+    `name` tells the artifact, and the runtime where it was named, from the others of its run. Raises `UsageError` for
+    a `batch` below 1.
     """
 
     name: str
     subject: Subject
     batch: int
 
+    def __post_init__(self) -> None:
+        _require_batch(self.batch)
+
     def to_json(self) -> dict[str, Any]:
+        """Return the row's name, the path of the artifact, how it is run, and the batch size."""
         subject = self.subject.to_json()
         return {"model": self.name, "artifact": subject.pop("model"), **subject, "batch": self.batch}
 
@@ -63,11 +86,12 @@ def entries(
     exported first, once. Raises `UsageError` for numbers and a device that cannot be, `ModelError` for a model that
     does not exist.
     """
+    from resnet_infer.evaluation.targets.names import shown_names
+
     if not models or not batches or not threads:
         raise UsageError("at least one model, batch size and number of threads is needed")
     for number in batches:
-        if number < 1:
-            raise UsageError(f"a batch is at least 1, not {number}")
+        _require_batch(number)
     for count in threads:
         require_threads(count)
     parse_device(device)
@@ -88,6 +112,11 @@ def entries(
     return found
 
 
+def _require_batch(number: int) -> None:
+    if number < 1:
+        raise UsageError(f"a batch is at least 1, not {number}")
+
+
 @dataclass(frozen=True)
 class Pictures:
     """Encoded pictures, and where they are from."""
@@ -106,6 +135,10 @@ class Pictures:
 
 def photographs(folder: Path) -> Pictures:
     """At most `PHOTOS` pictures of a folder or archive. Raises `DataError` or `PictureError`."""
+    from resnet_infer.data.datasets.archive import open_tree
+    from resnet_infer.data.datasets.tree import pictures
+    from resnet_infer.data.feed import spread
+
     tree = open_tree(folder)
     names = list(pictures(tree))
     if not names:

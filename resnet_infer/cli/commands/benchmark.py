@@ -209,7 +209,7 @@ def _measure(
 ) -> Benchmark:
     from resnet_infer.benchmarking.environment import environment
     from resnet_infer.benchmarking.latency.measured import Benchmark
-    from resnet_infer.benchmarking.latency.paired_run import ROUNDS, SECONDS, measure, steps
+    from resnet_infer.benchmarking.latency.paired_run import Settings, measure
     from resnet_infer.benchmarking.latency.subjects import entries, photographs, synthetic
     from resnet_infer.runtimes.registry import split_runtime
     from resnet_infer.utils.progress import progress
@@ -229,17 +229,18 @@ def _measure(
         model = split_runtime(arguments[0])[1] or zoo.default_model() or zoo.DEFAULT
         nothing: list[str | None] = [f"null:{model}"]
         asked += entries(nothing, batches)
-    rounds, seconds = ROUNDS if rounds is None else rounds, SECONDS if seconds is None else seconds
+    given = {"rounds": rounds, "seconds": seconds}
+    settings = Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     around = environment()
     doubts = _warn(around)
     pictures = photographs(photos) if photos else synthetic()
-    with progress("benchmarking", steps(len(asked), rounds), "steps") as advance:
-        measured = measure(asked, pictures, rounds=rounds, seconds=seconds, advance=advance)
+    with progress("benchmarking", settings.steps(len(asked)), "steps") as advance:
+        measured = measure(asked, pictures, settings, advance=advance)
     for item in measured:
         if item.warm and not item.warm["warm_up"]["stable"]:
             doubts.append(f"{item.entry.name}, batch {item.entry.batch}: the times of its calls did not become stable")
             note(f"warning: {doubts[-1]}")
-    return Benchmark(measured, pictures, rounds, seconds, around, doubts)
+    return Benchmark(measured, pictures, settings.rounds, settings.seconds, around, doubts)
 
 
 def _require_free(output: Path | None, report: Path | None, logs: Path | None, inputs: list[Path | str | None]) -> None:
