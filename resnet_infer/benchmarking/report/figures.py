@@ -1,20 +1,23 @@
-"""Results -> the drawings of the page: what goes into which, and what the lines are called."""
+"""Choose what the charts of a benchmark's page show, and what their lines are called."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from statistics import median
 from typing import Any, NamedTuple
 
 from resnet_infer.benchmarking.latency.statistics import enough, told
-from resnet_infer.benchmarking.report.charts import Dot, Series, colour, distribution, load, pareto, throughput
+from resnet_infer.reporting.charts import Chart, Dot, colour, cut, legend, linear, logarithmic
 from resnet_infer.runtimes.registry import split_runtime
 
 Row = Mapping[str, Any]
 TAIL = 99
 """The percentile at which a drawn distribution ends, so that a single call does not stretch it."""
+WIDE = 20
+"""Ratio of the highest rate to the lowest above which rates have a logarithmic axis."""
 
 
 class Key(NamedTuple):
@@ -74,11 +77,10 @@ def figures(documents: Sequence[Mapping[str, Any]], errors: Mapping[str, Any] | 
 
 
 def _figure(title: str, drawing: str, keys: Sequence[str] = (), below: str = "") -> str:
-    legend = "".join(f'<span><i class="{colour(place)}"></i>{escape(key)}</span>' for place, key in enumerate(keys))
     return (
         f"<figure><figcaption>{escape(title)}</figcaption>"
         + (f'<div class="scroll">{drawing}</div>' if drawing else "")
-        + (f'<div class="keys">{legend}</div>' if legend else "")
+        + legend([(colour(number), key) for number, key in enumerate(keys)])
         + (f'<p class="soft">{escape(below)}</p>' if below else "")
         + "</figure>"
     )
@@ -175,8 +177,9 @@ def _errors(
         else:
             top1 = same[0]["top1"]
             low, high = top1["interval"]
-            label = f"{names[key]}, by {_how(*_computed(same[0]))}"
-            dots.append(Dot(names[key], row["stages"]["inference"]["ms"]["p50"], top1["error"], (low, high), label))
+            full = f"{names[key]}, by {_how(*_computed(same[0]))}"
+            ms = row["stages"]["inference"]["ms"]["p50"]
+            dots.append(ErrorAtLatency(names[key], ms, top1["error"], (low, high), full))
     below = "The dashed line joins those that no other beats in both." if dots else ""
     if missing:
         below += f" Without an error: {', '.join(missing)}."
@@ -230,3 +233,98 @@ def _file(key: Key) -> str:
 
 def _parts(path: str) -> list[str]:
     return path.replace("\\", "/").split("/")
+
+
+@dataclass(frozen=True)
+class Series:
+    """Hold a line of a chart: its label, and its points (x, y) in the order in which they are joined."""
+
+    label: str
+    points: Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class ErrorAtLatency:
+    """Hold a model of the chart of error by latency.
+
+    `error` and the `interval` of it are in percent; `full_label` says more than `label` where there is more to say.
+    """
+
+    label: str
+    ms: float
+    error: float
+    interval: tuple[float, float]
+    full_label: str = ""
+
+
+def distribution(series: Sequence[Series]) -> str:
+    """Draw the share of the calls, in percent, that ended within so many milliseconds: points (ms, percent)."""
+    ends = [x for item in series for x, _ in item.points]
+    x = logarithmic if max(ends) > 6 * min(ends) else linear
+    chart = Chart(x("ms a call", min(ends), max(ends)), linear("% of the calls", 0, 100))
+    for number, item in enumerate(series):
+        chart.line(item.points, colour(number), item.label)
+    return chart.svg("Distribution of the latency")
+
+
+def throughput(series: Sequence[Series]) -> str:
+    """Draw pictures per second by batch size: points (batch size, pictures per second)."""
+    batches = sorted({x for item in series for x, _ in item.points})
+    most = max(y for item in series for _, y in item.points)
+    chart = Chart(logarithmic("batch size", batches[0], batches[-1], ticks=batches), linear("pictures/s", 0, most))
+    for number, item in enumerate(series):
+        chart.line(item.points, colour(number), item.label, marks=True)
+    return chart.svg("Throughput by batch size")
+
+
+def load(series: Sequence[Series], bound: float | None, failed: Sequence[float] = ()) -> str:
+    """Draw latency by rate: points (queries per second, ms). `bound` is a line across, in ms.
+
+    The rates `failed` have no latency; a cross at the top stands for each.
+    """
+    across = [x for item in series for x, _ in item.points] + list(failed)
+    up = [y for item in series for _, y in item.points] + ([bound] if bound else []) or [1.0]
+    log_x, log_y = max(across) > WIDE * min(across) > 0, max(up) > 8 * min(up) > 0
+    # Lines keep away from the top where crosses are.
+    most = max(up) * ((2 if log_y else 1.15) if failed else 1)
+    x = (
+        logarithmic("queries a second", min(across), max(across))
+        if log_x
+        else linear("queries a second", 0, max(across))
+    )
+    chart = Chart(x, logarithmic("ms", min(up), most) if log_y else linear("ms", 0, most))
+    for number, item in enumerate(series):
+        chart.line(item.points, colour(number), item.label, marks=True)
+    if bound:
+        chart.bound(bound, f"bound {bound:g} ms")
+    chart.crosses(failed, "failed", lambda rate: f"{rate:,.6g} queries a second: failed")
+    return chart.svg("Latency by rate")
+
+
+def pareto(models: Sequence[ErrorAtLatency]) -> str:
+    """Draw error by latency with its 95% interval; a line joins the models that no other beats in both."""
+    lows, highs = zip(*(model.interval for model in models), strict=True)
+    times = [model.ms for model in models]
+    if max(times) > 6 * min(times):
+        x = logarithmic("ms a call", min(times) / 1.25, max(times) * 1.25)
+    else:
+        x = linear("ms a call", 0, max(times))
+    chart, best = Chart(x, linear("top-1 error, %", min(lows), max(highs))), frontier(models)
+    chart.trend([(model.ms, model.error) for model in best])
+    dots = []
+    for model in models:
+        low, high = model.interval
+        title = f"{model.full_label or model.label}: {model.ms:.4g} ms, {model.error:.2f}% ({low:.2f} to {high:.2f})"
+        kind = colour(0 if model in best else 7)
+        dots.append(Dot(model.ms, model.error, low, high, kind, cut(model.label, 34), title))
+    chart.dots(dots)
+    return chart.svg("Error by latency")
+
+
+def frontier(models: Sequence[ErrorAtLatency]) -> list[ErrorAtLatency]:
+    """Return the models that no other beats in latency and error, fastest first."""
+    best: list[ErrorAtLatency] = []
+    for model in sorted(models, key=lambda model: (model.ms, model.error)):
+        if not best or model.error < best[-1].error:
+            best.append(model)
+    return best
