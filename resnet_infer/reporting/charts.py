@@ -73,7 +73,8 @@ def round_axis(low: float, high: float, *, least: float = 0.0, ticks: int = 7) -
     step = max(next(unit * power for unit in (1, 2, 2.5, 5, 10, 20) if span / (unit * power) <= ticks), least)
     start, stop = math.floor(low / step), math.ceil(high / step)
     stop = max(stop, start + 1)
-    return start * step, stop * step, [round(step * number, 12) for number in range(start, stop + 1)]
+    marks = [round(step * number, 12) for number in range(start, stop + 1)]
+    return min(start * step, low), max(stop * step, high), marks  # a product may miss by the last digit
 
 
 def log_axis(low: float, high: float) -> list[float]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from resnet_infer.reporting.charts import (
@@ -40,6 +40,7 @@ def places(drawing: ElementTree.Element, tag: str = "circle") -> list[tuple[floa
     return [(float(item.get("cx", 0)), float(item.get("cy", 0))) for item in drawing.iter(tag)]
 
 
+@example(87.0, 87.0)
 @given(TIMES, TIMES)
 def test_axes_hold_all_there_is(one: float, other: float) -> None:
     low, high = sorted((one, other))
