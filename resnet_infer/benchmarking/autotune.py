@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from resnet_infer.benchmarking.candidates import Artifact, Place, Trial, candidates, choose, report, time_candidates
+from resnet_infer.benchmarking.candidates import Artifact, Backend, Trial, candidates, choose, report, time_candidates
 from resnet_infer.benchmarking.latency.subjects import Subject
 from resnet_infer.converters.export import CALIBRATION_SUFFIX, ExportConfig, ExportResult, check, export
 from resnet_infer.converters.source import read_artifact
@@ -44,38 +44,38 @@ def export_fastest(
     `RuntimeUnavailableError` where no process can be started to time them.
     """
     interpreter()  # before much is made that cannot be timed
-    wanted = tuple(precisions or _worth_trying(config))
-    if len(wanted) == 1:
-        check(replace(config, precision=wanted[0]))
-    if wanted == ("fp32",) and config.max_drop is not None:
+    tried = tuple(precisions or _worth_trying(config))
+    if len(tried) == 1:
+        check(replace(config, precision=tried[0]))
+    if tried == ("fp32",) and config.max_drop is not None:
         raise UsageError("only FP32 can be tried, and it costs nothing that --max-drop could limit")
     rejected: dict[str, str] = {}
-    made: dict[Path, ExportResult] = {}
+    exported: dict[Path, ExportResult] = {}
     artifacts = []
     with TemporaryDirectory() as scratch:
-        for name, own, places in _variants(config, wanted):
+        for name, variant, backends in _variants(config, tried):
             path = Path(scratch) / f"{name}.onnx"
             try:
-                made[path] = export(model, path, own)
+                exported[path] = export(model, path, variant)
             except (ParityError, ModelError) as error:
-                if len(wanted) == 1:
+                if len(tried) == 1:
                     raise
                 rejected[name] = error.message
-                note(f"{own.precision} is out: {error.message}")
+                note(f"{variant.precision} is out: {error.message}")
                 continue
-            artifacts.append(Artifact(path, own.precision, places))
+            artifacts.append(Artifact(path, variant.precision, backends))
         found = candidates(artifacts)
         with progress("timing", None, "runs") as advance:
             trials = time_candidates(found, batch, advance=advance)
-        best = choose(trials, made)
+        best = choose(trials, exported)
         while (difference := _difference(best.candidate.subject)) is not None:
             failed = replace(best, failure=difference)
             trials = [failed if item is best else item for item in trials]
-            best = choose(trials, made)
-        table = report(trials, made, best)
+            best = choose(trials, exported)
+        table = report(trials, exported, best)
         for line in (f"batches of {batch}:", *table.splitlines()):
             note(line)
-        chosen = made[best.candidate.artifact]
+        chosen = exported[best.candidate.artifact]
         tuned = _tuned(best, batch)
         if best.candidate.subject.runtime != "auto":
             note(f"it is fastest when it is run with --runtime {best.candidate.subject.runtime}")
@@ -109,21 +109,23 @@ def _worth_trying(config: ExportConfig) -> list[Precision]:
     return found
 
 
-def _variants(config: ExportConfig, wanted: Collection[Precision]) -> list[tuple[str, ExportConfig, tuple[Place, ...]]]:
+def _variants(
+    config: ExportConfig, tried: Collection[Precision]
+) -> list[tuple[str, ExportConfig, tuple[Backend, ...]]]:
     """Names, orders and where they are meant to run."""
-    gpu: tuple[Place, ...] = ("cuda", "tensorrt")
-    found: list[tuple[str, ExportConfig, tuple[Place, ...]]] = []
-    for precision in wanted:
+    gpu: tuple[Backend, ...] = ("cuda", "tensorrt")
+    found: list[tuple[str, ExportConfig, tuple[Backend, ...]]] = []
+    for precision in tried:
         if precision == "int8":
             found.append(("int8-cpu", replace(config, precision=precision, target="cpu"), ("cpu",)))
             if _gpu():
                 found.append(("int8-gpu", replace(config, precision=precision, target="tensorrt"), ("tensorrt",)))
             continue
-        own = replace(config, precision=precision, float_layers=())
-        own = replace(own, pictures=replace(config.pictures, calibration=None))
+        variant = replace(config, precision=precision, float_layers=())
+        variant = replace(variant, pictures=replace(config.pictures, calibration=None))
         if precision == "fp32":
-            own = replace(own, max_drop=None, pictures=replace(own.pictures, check=None))
-        found.append((precision, own, ("cpu", *gpu)))
+            variant = replace(variant, max_drop=None, pictures=replace(variant.pictures, check=None))
+        found.append((precision, variant, ("cpu", *gpu)))
     return found
 
 

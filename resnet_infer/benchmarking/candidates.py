@@ -20,7 +20,7 @@ from resnet_infer.utils import console
 from resnet_infer.utils.cpu import usable_cores
 from resnet_infer.utils.extras import needs
 
-Place = Literal["cpu", "cuda", "tensorrt"]
+Backend = Literal["cpu", "cuda", "tensorrt"]
 """What in ONNX Runtime computes: the CPU, CUDA, or TensorRT inside it."""
 
 TIMING = Settings(
@@ -31,7 +31,7 @@ ALIKE = 1.03
 """Ratio of times up to which two candidates are as fast. Then the higher precision, the default runtime and fewer
 threads decide, in this order."""
 
-_PROVIDERS: Mapping[Place, str] = {
+_PROVIDERS: Mapping[Backend, str] = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
@@ -44,7 +44,7 @@ class Artifact:
 
     path: Path
     precision: Precision
-    places: tuple[Place, ...] = get_args(Place)
+    backends: tuple[Backend, ...] = get_args(Backend)
 
 
 @dataclass(frozen=True)
@@ -131,28 +131,30 @@ def candidates(
     return [
         Candidate(f"{artifact.precision}, {name}", artifact.precision, subject)
         for artifact in artifacts
-        for name, subject in _ways(artifact.path, artifact.places, sorted({1, max(1, count // 2), count}), cache)
+        for name, subject in _run_options(
+            artifact.path, artifact.backends, sorted({1, max(1, count // 2), count}), cache
+        )
     ]
 
 
-def _ways(
-    path: Path, places: Collection[Place], threads: Sequence[int], engine_cache: Path | None
+def _run_options(
+    path: Path, backends: Collection[Backend], threads: Sequence[int], engine_cache: Path | None
 ) -> Iterator[tuple[str, Subject]]:
     if RUNTIMES.get(path.suffix) != "onnxruntime":
         yield path.suffix[1:], Subject(path)
         return
-    for place in places:
-        if _PROVIDERS[place] not in _providers():
+    for backend in backends:
+        if _PROVIDERS[backend] not in _providers():
             continue
-        if place == "cpu":
+        if backend == "cpu":
             for number in threads:
                 shown = "1 thread" if number == 1 else f"{number} threads"
                 yield f"cpu, {shown}", Subject(path, device="cpu", threads=number)
                 if _has_openvino():
                     yield f"openvino, {shown}", Subject(path, runtime="openvino", device="cpu", threads=number)
         else:
-            cache = {"engine_cache": engine_cache} if engine_cache and place == "tensorrt" else {}
-            yield f"onnxruntime {place}", Subject(path, device="cuda", options={"provider": place, **cache})
+            cache = {"engine_cache": engine_cache} if engine_cache and backend == "tensorrt" else {}
+            yield f"onnxruntime {backend}", Subject(path, device="cuda", options={"provider": backend, **cache})
 
 
 def _providers() -> Collection[str]:
@@ -190,14 +192,14 @@ def choose(trials: Sequence[Trial], passed: Collection[Path]) -> Trial:
 
     Raises `ResnetInferError`, with every reason, if there is none.
     """
-    able = [item for item in trials if item.failure is None and item.candidate.artifact in passed]
-    if not able:
+    eligible = [item for item in trials if item.failure is None and item.candidate.artifact in passed]
+    if not eligible:
         reasons = (f"{item.candidate.name}: {_status(item, passed)}" for item in trials)
         raise ResnetInferError("nothing can be kept; " + ("; ".join(reasons) or "no runtime is installed"))
-    fastest = min(able, key=lambda item: item.ms)
+    fastest = min(eligible, key=lambda item: item.ms)
     exact: tuple[Precision, ...] = get_args(Precision)
     return min(
-        (item for item in able if item is fastest or item.ratio(fastest) <= ALIKE),
+        (item for item in eligible if item is fastest or item.ratio(fastest) <= ALIKE),
         key=lambda item: (
             exact.index(item.candidate.precision),
             item.candidate.subject.runtime != "auto",

@@ -27,7 +27,7 @@ def percent_of(figure: str) -> float | None:
     return float(f"{found[1]}.{found[2] or 0}") if found else None
 
 
-def told(figures: Mapping[str, Any], name: str) -> Any:
+def reportable(figures: Mapping[str, Any], name: str) -> Any:
     """The figure of that name, or None for a percentile of too few queries; see `enough`."""
     percent, count = percent_of(name), figures.get("queries")
     return None if percent is not None and count is not None and not enough(count, percent) else figures.get(name)

@@ -18,7 +18,7 @@ KEEP_ALIVE = 3.0
 MOST_CONNECTIONS = 512
 """What comes while so many are in use waits here for one; a process may have no more than about a thousand files."""
 
-Answered = Callable[[int, bytes], None]
+OnHttpResponse = Callable[[int, bytes], None]
 """Called in the client's thread with status and body; status 0 is no answer, and the body says why."""
 
 
@@ -32,7 +32,7 @@ def post(url: str, path: str, body: bytes, headers: Iterable[tuple[str, str]] = 
 @dataclass(slots=True)
 class _Exchange:
     request: bytes
-    answered: Answered
+    on_response: OnHttpResponse
     deadline: float
     tries: int = 0
 
@@ -65,10 +65,10 @@ class _Connection(asyncio.Protocol):
         if end < 0:
             return
         head = bytes(self._received[:end]).lower()
-        place = head.find(b"\r\ncontent-length:")
+        index = head.find(b"\r\ncontent-length:")
         try:
             status = int(head[9:12])
-            length = int(head[place + 17 :].split(b"\r\n", 1)[0]) if place >= 0 else 0
+            length = int(head[index + 17 :].split(b"\r\n", 1)[0]) if index >= 0 else 0
         except ValueError:
             self.abandon("the answer is no HTTP")
             return
@@ -84,7 +84,7 @@ class _Connection(asyncio.Protocol):
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             self._client.release(self)
-            exchange.answered(status, body)
+            exchange.on_response(status, body)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.transport = None
@@ -109,7 +109,7 @@ class _Connection(asyncio.Protocol):
             if again:
                 self._client.start(exchange)
             else:
-                exchange.answered(0, reason.encode())
+                exchange.on_response(0, reason.encode())
 
 
 class HttpClient:
@@ -136,9 +136,9 @@ class HttpClient:
         self._thread.start()
         self._loop.call_soon_threadsafe(self._watch)
 
-    def send(self, request: bytes, answered: Answered) -> None:
+    def send(self, request: bytes, on_response: OnHttpResponse) -> None:
         """Send what `post` made. `answered` is called once, never before this returns to the client's thread."""
-        exchange = _Exchange(request, answered, time.monotonic() + self._timeout)
+        exchange = _Exchange(request, on_response, time.monotonic() + self._timeout)
         if threading.current_thread() is self._thread:
             self.start(exchange)
         else:
@@ -192,9 +192,9 @@ class HttpClient:
             opened = self._loop.create_connection(lambda: _Connection(self), self._host, self._port, ssl=self._ssl)
             _, connection = await asyncio.wait_for(opened, max(exchange.deadline - time.monotonic(), 0.001))
         except asyncio.TimeoutError:
-            self._loop.call_soon(exchange.answered, 0, b"no connection in time")
+            self._loop.call_soon(exchange.on_response, 0, b"no connection in time")
         except OSError as error:
-            self._loop.call_soon(exchange.answered, 0, (error.strerror or str(error)).encode())
+            self._loop.call_soon(exchange.on_response, 0, (error.strerror or str(error)).encode())
         else:
             if asyncio.current_task() in self._opening:  # or it was dropped, too late to stop the connection
                 self._busy.add(connection)
@@ -209,7 +209,7 @@ class HttpClient:
         for connection in [item for item in self._busy if item.exchange and item.exchange.deadline <= now]:
             connection.abandon(reason)
         while self._waiting and self._waiting[0].deadline <= now:
-            self._waiting.popleft().answered(0, reason.encode())
+            self._waiting.popleft().on_response(0, reason.encode())
         self._watching = self._loop.call_later(0.1, self._watch)
 
     async def _drop(self) -> None:

@@ -64,15 +64,15 @@ class Late:
         batches, counts = len(self.queries), np.stack([self.late, self.tail])
         shares = counts.sum(1) / self.total
         deviations = ((counts - shares[:, None] * self.queries) ** 2).sum(1) * batches / max(batches - 1, 1)
-        told = (shares <= OVERLOADED) & (batches > 1)
-        return np.where(told, [deviations, self.total * shares * (1 - shares)], 0.0)
+        known = (shares <= OVERLOADED) & (batches > 1)
+        return np.where(known, [deviations, self.total * shares * (1 - shares)], 0.0)
 
     @classmethod
     def of(cls, latencies: Sequence[float], bound: float, seconds: float) -> Late:
         """Of a trial's latencies in the order in which they were due, infinite where there was no answer."""
         values = np.asarray(latencies, np.float64)
-        wanted = int(seconds / max(BATCH_SECONDS, BATCH_BOUNDS * bound))
-        parts = np.array_split(np.arange(len(values)), max(min(max(wanted, BATCHES[0]), BATCHES[1], len(values)), 1))
+        count = int(seconds / max(BATCH_SECONDS, BATCH_BOUNDS * bound))
+        parts = np.array_split(np.arange(len(values)), max(min(max(count, BATCHES[0]), BATCHES[1], len(values)), 1))
         tail = np.sort(values)[int(TAIL * len(values))] if len(values) else math.inf
         return cls(
             np.array([len(part) for part in parts], np.float64),
@@ -93,8 +93,8 @@ def dispersion(trials: Sequence[Late]) -> float:
 
     At the bound there may be few late queries to tell it from; at a trial's own `TAIL` percentile there always are.
     """
-    found, binomial = sum((trial.scatter for trial in trials), np.zeros((2, 2)))
-    return float(np.divide(found, binomial, out=np.ones(2), where=binomial > 0).max(initial=1.0))
+    observed, binomial = sum((trial.scatter for trial in trials), np.zeros((2, 2)))
+    return float(np.divide(observed, binomial, out=np.ones(2), where=binomial > 0).max(initial=1.0))
 
 
 def within(trial: Late, spread: float) -> bool | None:
@@ -166,36 +166,36 @@ def crossing(rates: Sequence[float], trials: Sequence[Late], near: float) -> Cro
     weights = np.minimum(weights, 1.0) / spread
     queries = weights * [trial.total for trial in used]
     late = weights * [trial.late.sum() for trial in used]
-    places = np.linspace(x.min() - math.log(2), x.max() + math.log(2), 600)
-    slopes, fit = _profile(places, x, queries, late)
+    crossings = np.linspace(x.min() - math.log(2), x.max() + math.log(2), 600)
+    slopes, fit = _profile(crossings, x, queries, late)
     best = int(fit.argmax())
     freedom = sum(int((trial.late > 0).sum()) for trial in used if trial.share <= OVERLOADED) - 2
     near_enough = np.flatnonzero(2 * (fit[best] - fit) <= _t(max(freedom, 3)) ** 2)
     first, last = int(near_enough[0]), int(near_enough[-1])
     return Crossing(
-        float(np.exp(places[best])),
-        float(np.exp(places[first])) if first > 0 else None,
-        float(np.exp(places[last])) if last < len(places) - 1 else None,
+        float(np.exp(crossings[best])),
+        float(np.exp(crossings[first])) if first > 0 else None,
+        float(np.exp(crossings[last])) if last < len(crossings) - 1 else None,
         float(slopes[best]),
         spread,
     )
 
 
 def _profile(
-    places: NDArray[np.float64], x: NDArray[np.float64], queries: Counts, late: Counts
+    crossings: NDArray[np.float64], x: NDArray[np.float64], queries: Counts, late: Counts
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Of each place of the crossing the best slope and its log-likelihood, by Newton's method."""
-    away = x[None, :] - places[:, None]
-    slopes = np.full(len(places), SLOPE)
+    offsets = x[None, :] - crossings[:, None]
+    slopes = np.full(len(crossings), SLOPE)
 
     def line() -> NDArray[np.float64]:
-        found: NDArray[np.float64] = _logit(ALLOWED) + slopes[:, None] * away
+        found: NDArray[np.float64] = _logit(ALLOWED) + slopes[:, None] * offsets
         return found
 
     for _ in range(20):
         share = 1 / (1 + np.exp(-line()))
-        gradient = ((late - queries * share) * away).sum(1) - (slopes - SLOPE) / SLOPE**2
-        curvature = (queries * share * (1 - share) * away**2).sum(1) + 1 / SLOPE**2
+        gradient = ((late - queries * share) * offsets).sum(1) - (slopes - SLOPE) / SLOPE**2
+        curvature = (queries * share * (1 - share) * offsets**2).sum(1) + 1 / SLOPE**2
         before, slopes = slopes, np.clip(slopes + np.clip(gradient / curvature, -SLOPE, SLOPE), *SLOPES)
         if np.abs(slopes - before).max() < 1e-4:
             break

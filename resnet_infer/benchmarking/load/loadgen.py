@@ -18,7 +18,7 @@ from typing import Any
 
 from resnet_infer.benchmarking.load.image_library import ImageLibrary
 from resnet_infer.benchmarking.load.loops import GIVE_UP
-from resnet_infer.benchmarking.load.system import System, Verdict
+from resnet_infer.benchmarking.load.system import Response, System
 from resnet_infer.errors import ResnetInferError
 from resnet_infer.utils.extras import needs
 
@@ -105,18 +105,18 @@ def settings(plan: Plan, folder: Path, pictures: int) -> Any:
         f"*.Server.target_qps = {plan.rate:.3f}\n*.Offline.target_qps = {plan.rate:.3f}\n",
         encoding="utf-8",
     )
-    made = loadgen.TestSettings()
-    if made.FromConfig(str(user), MODEL, name, 1) != 0 or not made.qsl_rng_seed:
+    test_settings = loadgen.TestSettings()
+    if test_settings.FromConfig(str(user), MODEL, name, 1) != 0 or not test_settings.qsl_rng_seed:
         raise ResnetInferError("LoadGen did not read its own settings", hint="reinstall the package mlcommons-loadgen")
-    made.scenario = getattr(loadgen.TestScenario, name)
-    made.mode = loadgen.TestMode.AccuracyOnly if plan.accuracy else loadgen.TestMode.PerformanceOnly
+    test_settings.scenario = getattr(loadgen.TestScenario, name)
+    test_settings.mode = loadgen.TestMode.AccuracyOnly if plan.accuracy else loadgen.TestMode.PerformanceOnly
     if not plan.official:
-        made.min_duration_ms = int(1000 * plan.seconds)
-        made.min_query_count = SHORT_COUNTS[name]
+        test_settings.min_duration_ms = int(1000 * plan.seconds)
+        test_settings.min_query_count = SHORT_COUNTS[name]
     if plan.bound_ms is not None:
-        made.server_target_latency_ns = int(1e6 * plan.bound_ms)
-    made.performance_sample_count_override = min(made.performance_sample_count_override, pictures)
-    return made
+        test_settings.server_target_latency_ns = int(1e6 * plan.bound_ms)
+    test_settings.performance_sample_count_override = min(test_settings.performance_sample_count_override, pictures)
+    return test_settings
 
 
 def run(system: System, library: ImageLibrary, plan: Plan, folder: Path) -> tuple[Log, Counter[str]]:
@@ -128,8 +128,10 @@ def run(system: System, library: ImageLibrary, plan: Plan, folder: Path) -> tupl
     loadgen = module()
     driver = _Driver(loadgen, system, library, plan)
     sut = loadgen.ConstructSUT(driver.issue, lambda: None)
-    made = settings(plan, folder, len(library))
-    qsl = loadgen.ConstructQSL(len(library), made.performance_sample_count_override, driver.load, library.unload)
+    test_settings = settings(plan, folder, len(library))
+    qsl = loadgen.ConstructQSL(
+        len(library), test_settings.performance_sample_count_override, driver.load, library.unload
+    )
     logs = loadgen.LogSettings()
     logs.log_output.outdir = str(folder)
     logs.enable_trace = False
@@ -138,7 +140,7 @@ def run(system: System, library: ImageLibrary, plan: Plan, folder: Path) -> tupl
 
     def test() -> None:
         try:
-            loadgen.StartTestWithLogSettings(sut, qsl, made, logs, str(audit))
+            loadgen.StartTestWithLogSettings(sut, qsl, test_settings, logs, str(audit))
         finally:
             driver.ended.set()
 
@@ -163,7 +165,7 @@ class _Driver:
         self._accuracy = plan.accuracy
         # Offline all is asked at once; what has no hurry waits here and not in the system.
         at_once = system.at_once if plan.scenario == "offline" or plan.accuracy else 0
-        self._places = threading.Semaphore(at_once) if at_once else None
+        self._slots = threading.Semaphore(at_once) if at_once else None
         self._lock, self._silent = threading.Lock(), 0
 
     def load(self, numbers: list[int]) -> None:
@@ -181,38 +183,38 @@ class _Driver:
             self.ended.set()
 
     def _submit(self, samples: list[tuple[int, int]]) -> None:
-        if self._places is None:
+        if self._slots is None:
             ids = [identifier for identifier, _ in samples]
-            self._system.submit([self._library[index] for _, index in samples], partial(self._tell, ids))
+            self._system.submit([self._library[index] for _, index in samples], partial(self._complete, ids))
             return
         for identifier, index in samples:
-            self._places.acquire()
+            self._slots.acquire()
             if self.ended.is_set():
                 return
-            self._system.submit([self._library[index]], partial(self._tell, [identifier]))
+            self._system.submit([self._library[index]], partial(self._complete, [identifier]))
 
-    def _tell(self, ids: Sequence[int], place: int, verdict: Verdict) -> None:
-        if verdict.status != 200 or not verdict.top:
-            self._fail(verdict)
-        response = self._loadgen.QuerySampleResponse
+    def _complete(self, ids: Sequence[int], index: int, response: Response) -> None:
+        if response.status != 200 or not response.top:
+            self._fail(response)
+        query_response = self._loadgen.QuerySampleResponse
         if self._accuracy:
-            data = array("q", [verdict.top[0] if verdict.top else -1])
+            data = array("q", [response.top[0] if response.top else -1])
             address, length = data.buffer_info()
-            self._loadgen.QuerySamplesComplete([response(ids[place], address, length * data.itemsize)])
+            self._loadgen.QuerySamplesComplete([query_response(ids[index], address, length * data.itemsize)])
         else:
-            self._loadgen.QuerySamplesComplete([response(ids[place], 0, 0)])
-        if verdict.status:
+            self._loadgen.QuerySamplesComplete([query_response(ids[index], 0, 0)])
+        if response.status:
             self._silent = 0
-        if self._places is not None:
-            self._places.release()
+        if self._slots is not None:
+            self._slots.release()
 
-    def _fail(self, verdict: Verdict) -> None:
+    def _fail(self, response: Response) -> None:
         with self._lock:
-            self.failures[f"{verdict.status}: {verdict.error}" if verdict.status else verdict.error] += 1
-            self._silent += verdict.status == 0
+            self.failures[f"{response.status}: {response.error}" if response.status else response.error] += 1
+            self._silent += response.status == 0
             if self._silent >= GIVE_UP and self.error is None:
                 self.error = ResnetInferError(
-                    f"the service stopped answering: {verdict.error}", hint="look at its log, and start it again"
+                    f"the service stopped answering: {response.error}", hint="look at its log, and start it again"
                 )
                 self.ended.set()
 

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from resnet_infer.benchmarking.latency.statistics import percent_of, told
-from resnet_infer.benchmarking.load.system import System, Verdict
+from resnet_infer.benchmarking.latency.statistics import percent_of, reportable
+from resnet_infer.benchmarking.load.system import Response, System
 from resnet_infer.errors import UsageError
 
 PATIENCE = 30.0
@@ -85,32 +85,32 @@ class Load:
     def percentile(self, share: float) -> float:
         """Seconds that so many of all queries stayed within; infinite if too many of them failed."""
         ordered = sorted(self.latencies.get(200, ()))
-        place = max(int(np.ceil(share * self.offered)) - 1, 0)
-        return ordered[place] if place < len(ordered) else float("inf")
+        index = max(int(np.ceil(share * self.offered)) - 1, 0)
+        return ordered[index] if index < len(ordered) else float("inf")
 
     def in_order(self) -> list[float]:
         """Seconds of every query in the order in which they were due; infinite for those that failed.
 
         Those without any answer come last.
         """
-        found = [
+        result = [
             (due, latency if status == 200 else float("inf"))
             for status, latencies in self.latencies.items()
             for due, latency in zip(self.due[status], latencies, strict=True)
         ]
-        latencies = [latency for _, latency in sorted(found, key=lambda query: query[0])]
+        latencies = [latency for _, latency in sorted(result, key=lambda query: query[0])]
         return latencies + [float("inf")] * (self.offered - len(latencies))
 
     def __add__(self, other: Load) -> Load:
         """Both as one: what was asked in either, and the seconds of both."""
-        found = Load(self.seconds + other.seconds, self.offered + other.offered, gone=self.gone or other.gone)
+        result = Load(self.seconds + other.seconds, self.offered + other.offered, gone=self.gone or other.gone)
         for part in (self, other):
-            found.statuses += part.statuses
-            found.errors += part.errors
+            result.statuses += part.statuses
+            result.errors += part.errors
             for status, latencies in part.latencies.items():
-                found.latencies.setdefault(status, []).extend(latencies)
-                found.due.setdefault(status, []).extend(part.due[status])
-        return found
+                result.latencies.setdefault(status, []).extend(latencies)
+                result.due.setdefault(status, []).extend(part.due[status])
+        return result
 
     def to_json(self) -> dict[str, Any]:
         """Milliseconds; None for a percentile that a failure reaches, or with too few queries to tell it."""
@@ -118,7 +118,7 @@ class Load:
         for name in ("p50_ms", "p90_ms", "p99_ms", "p99_9_ms", "max_ms"):
             value = self.percentile((percent_of(name) or 100) / 100)
             figures[name] = round(1000 * value, 3) if np.isfinite(value) else None
-        return {**{name: told(figures, name) for name in figures}, "errors": self.failures}
+        return {**{name: reportable(figures, name) for name in figures}, "errors": self.failures}
 
 
 class _Recorder:
@@ -136,18 +136,18 @@ class _Recorder:
             self.load.offered += 1
             self._unanswered += 1
 
-    def tell(self, since: float, place: int, verdict: Verdict) -> None:
+    def record(self, since: float, index: int, response: Response) -> None:
         latency = self._clock.now() - since
         with self._lock:
             if self._closed:
                 return
-            self.load.add(verdict.status, latency, verdict.error, since)
+            self.load.add(response.status, latency, response.error, since)
             self._unanswered -= 1
-            self._silent = self._silent + 1 if verdict.status == 0 else 0
+            self._silent = self._silent + 1 if response.status == 0 else 0
             self.load.gone |= self._silent >= GIVE_UP
             self._check()
 
-    def no_more(self) -> None:
+    def all_sent(self) -> None:
         """Everything was asked."""
         with self._lock:
             self._closing = True
@@ -186,42 +186,42 @@ def closed_loop(
     if clients < 1 or (seconds is None) == (count is None):
         raise UsageError("a closed loop has at least one client, and a length in seconds or in queries")
     clock = clock or RealClock()
-    recorder, lock, turns = _Recorder(clock), threading.Lock(), threading.local()
-    asked, ended = 0, 0
+    recorder, lock, pending = _Recorder(clock), threading.Lock(), threading.local()
+    sent, ended = 0, 0
     begin = clock.now()
     until = begin + seconds if seconds is not None else float("inf")
 
-    def turn() -> bool:
+    def send_next() -> bool:
         """A client asks once more, or goes."""
-        nonlocal asked, ended
+        nonlocal sent, ended
         with lock:
-            go_on = clock.now() < until and (count is None or asked < count) and not recorder.load.gone
-            number = asked
-            asked += go_on
+            go_on = clock.now() < until and (count is None or sent < count) and not recorder.load.gone
+            number = sent
+            sent += go_on
             ended += not go_on
             last = ended == clients
         if go_on:
             recorder.begin()
-            system.submit([pictures[number % len(pictures)]], partial(answered, clock.now()))
+            system.submit([pictures[number % len(pictures)]], partial(on_response, clock.now()))
         elif last:
-            recorder.no_more()
+            recorder.all_sent()
         return go_on
 
-    def answered(since: float, place: int, verdict: Verdict) -> None:
-        recorder.tell(since, place, verdict)
-        follow()
+    def on_response(since: float, index: int, response: Response) -> None:
+        recorder.record(since, index, response)
+        send_due()
 
-    def follow() -> None:
+    def send_due() -> None:
         # An answer within `submit` would nest one call in another, without end.
-        turns.due = getattr(turns, "due", 0) + 1
-        if turns.due > 1:
+        pending.due = getattr(pending, "due", 0) + 1
+        if pending.due > 1:
             return
-        while turns.due:
-            turn()
-            turns.due -= 1
+        while pending.due:
+            send_next()
+            pending.due -= 1
 
     for _ in range(clients):
-        follow()
+        send_due()
     seen = -1
     while not clock.wait(clock.now() + patience, recorder.finished):
         now = sum(recorder.load.statuses.values())
@@ -261,8 +261,8 @@ def open_loop(
         if recorder.load.gone:
             break
         recorder.begin()
-        system.submit([pictures[number % len(pictures)]], partial(recorder.tell, begin + offset))
-    recorder.no_more()
+        system.submit([pictures[number % len(pictures)]], partial(recorder.record, begin + offset))
+    recorder.all_sent()
     if not clock.wait(begin + seconds + patience, recorder.finished):
         system.drop()
     return recorder.close(begin, begin if recorder.load.gone else begin + seconds)

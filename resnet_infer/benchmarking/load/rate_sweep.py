@@ -65,7 +65,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Found:
+class SweepResult:
     """What a sweep found; `crossing` is None if no rate kept the bound, or none that was tried broke it.
 
     `trials` has one entry for every rate, in their order; `runs` is how many open loops that took.
@@ -86,8 +86,8 @@ class Found:
 
     def reversals(self) -> Iterator[tuple[Trial, Trial]]:
         """Rates that broke the bound, each with a higher one that kept it: chance, or a machine that is not quiet."""
-        for place, trial in enumerate(self.trials):
-            higher = [other for other in self.trials[place + 1 :] if other.late.share <= ALLOWED]
+        for index, trial in enumerate(self.trials):
+            higher = [other for other in self.trials[index + 1 :] if other.late.share <= ALLOWED]
             if trial.late.share > ALLOWED and higher:
                 yield trial, min(higher, key=lambda other: other.late.share)
 
@@ -110,7 +110,7 @@ def sweep(
     seconds: float,
     runs: int = RUNS,
     lengthened: float = LENGTHENED,
-) -> Found:
+) -> SweepResult:
     """The rate whose 99th percentile is `bound` seconds, and its 95% interval.
 
     `run(rate, seconds, seed)` is an open loop, every time with another seed. `capacity` is about the highest rate that
@@ -120,54 +120,54 @@ def sweep(
     Runs last `seconds` or longer, so as to have `LEAST_QUERIES`.
     """
     tried: dict[float, tuple[Load, Late]] = {}
-    count, spent = 0, 0.0
+    count, seconds_spent = 0, 0.0
 
-    def attempt(wanted: float) -> tuple[float, Load, Late]:
-        nonlocal count, spent
-        rate = capacity * STEP ** round(math.log(wanted / capacity, STEP))
+    def attempt(target: float) -> tuple[float, Load, Late]:
+        nonlocal count, seconds_spent
+        rate = capacity * STEP ** round(math.log(target / capacity, STEP))
         load = run(rate, max(seconds, min(LEAST_QUERIES / rate, LONGEST), BOUNDS * bound), count)
         late = Late.of(load.in_order(), bound, load.seconds)
         if load.failures or load.gone:
             late = replace(late, late=late.queries)
         count += 1
-        spent += load.seconds
+        seconds_spent += load.seconds
         before = tried.get(rate)
         tried[rate] = (before[0] + load, before[1] + late) if before else (load, late)
         return rate, load, late
 
-    def found(where: Crossing | None) -> Found:
-        spread = dispersion([late for _, late in tried.values()]) if where is None else where.dispersion
+    def result(estimate: Crossing | None) -> SweepResult:
+        spread = dispersion([late for _, late in tried.values()]) if estimate is None else estimate.dispersion
         trials = [Trial(rate, load, late, _verdict(load, late, spread)) for rate, (load, late) in sorted(tried.items())]
-        return Found(where, tuple(trials), count)
+        return SweepResult(estimate, tuple(trials), count)
 
     low, high = 0.0, 0.0
     rate = 0.8 * capacity
     while not (low and high and high <= BRACKET * low):
         if rate < LOWEST * capacity or (count >= runs and not (low and high)):
-            return found(None)
+            return result(None)
         rate, load, late = attempt(rate)
         if load.gone:
-            return found(None)
+            return result(None)
         if late.share <= ALLOWED:
             low = rate
         else:
             high = rate
             if rate < HOPELESS * capacity and load.percentile(0.5) > bound:
-                return found(None)  # it is not the queue that takes so long
+                return result(None)  # it is not the queue that takes so long
         rate = math.sqrt(low * high) if low and high else low * 1.25 if low else high / 2
-    where = _locate(tried, math.sqrt(low * high))
+    estimate = _locate(tried, math.sqrt(low * high))
     for _ in range(2):
-        where = _locate(tried, where.rate)
-    while count < runs or (where.width > WIDTH and spent < lengthened * runs * seconds):
-        if attempt(_aim(where, AIMED[count % len(AIMED)]))[1].gone:
-            return found(None)
-        where = _locate(tried, where.rate)
-    return found(where)
+        estimate = _locate(tried, estimate.rate)
+    while count < runs or (estimate.width > WIDTH and seconds_spent < lengthened * runs * seconds):
+        if attempt(_aim(estimate, AIMED[count % len(AIMED)]))[1].gone:
+            return result(None)
+        estimate = _locate(tried, estimate.rate)
+    return result(estimate)
 
 
-def _aim(where: Crossing, share: float) -> float:
+def _aim(estimate: Crossing, share: float) -> float:
     """The rate at which that share should be late, or the nearest one that is not too far off."""
-    return min(max(where.at(share), where.rate / FURTHEST), where.rate * FURTHEST)
+    return min(max(estimate.at(share), estimate.rate / FURTHEST), estimate.rate * FURTHEST)
 
 
 def _locate(tried: dict[float, tuple[Load, Late]], near: float) -> Crossing:

@@ -22,7 +22,7 @@ class Scenario:
     of a closed loop ask at a time. `bound_ms` is the 99th percentile that is allowed. `output` keeps LoadGen's logs.
     """
 
-    scenario: str
+    name: str
     model: str | None = None
     url: str | None = None
     runtime: str = "auto"

@@ -27,7 +27,7 @@ TIMEOUT = 30.0
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Response:
     """What became of a picture: `status` is HTTP's (200, 503 refused, 422 unreadable), 0 if there was no answer.
 
     `top` are class numbers, most probable first. `error` says what went wrong.
@@ -38,7 +38,7 @@ class Verdict:
     error: str = ""
 
 
-Told = Callable[[int, Verdict], None]
+OnResponse = Callable[[int, Response], None]
 """Called with the place of a picture in what was submitted, and its verdict; from any thread, with each once."""
 
 
@@ -50,7 +50,7 @@ class System(Protocol):
     @property
     def spec(self) -> ModelSpec: ...
 
-    def submit(self, pictures: Sequence[bytes], told: Told) -> None:
+    def submit(self, pictures: Sequence[bytes], on_response: OnResponse) -> None:
         """Ask about files, at once and without waiting for anything. `told` may be called before this returns."""
 
     def drop(self) -> None:
@@ -86,35 +86,35 @@ class InProcess:
     def spec(self) -> ModelSpec:
         return self._deployment.spec
 
-    def submit(self, pictures: Sequence[bytes], told: Told) -> None:
+    def submit(self, pictures: Sequence[bytes], on_response: OnResponse) -> None:
         questions = [Question(Picture("picture", content), self._crops) for content in pictures]
         try:
             futures = self._deployment.ask(questions, math.inf)
         except RefusedError as error:
-            for place in range(len(pictures)):
-                told(place, Verdict(503, error=error.message))
+            for index in range(len(pictures)):
+                on_response(index, Response(503, error=error.message))
             return
         self._waiting.update(futures)
-        for place, future in enumerate(futures):
-            future.add_done_callback(partial(self._tell, told, place))
+        for index, future in enumerate(futures):
+            future.add_done_callback(partial(self._respond, on_response, index))
 
     def drop(self) -> None:
         for future in list(self._waiting):
             future.cancel()
 
-    def _tell(self, told: Told, place: int, future: Future[Done[Any]]) -> None:
+    def _respond(self, on_response: OnResponse, index: int, future: Future[Done[Any]]) -> None:
         self._waiting.discard(future)
         error = None if future.cancelled() else future.exception()
         if future.cancelled():
-            told(place, Verdict(503, error="dropped"))
+            on_response(index, Response(503, error="dropped"))
         elif error is None:
             reply: Reply = future.result().result
-            told(place, Verdict(200, tuple(item.index for item in reply.predictions)))
+            on_response(index, Response(200, tuple(item.index for item in reply.predictions)))
         elif isinstance(error, PictureError):
-            told(place, Verdict(422, error=error.message))
+            on_response(index, Response(422, error=error.message))
         else:
             message = error.message if isinstance(error, ResnetInferError) else f"{type(error).__name__}: {error}"
-            told(place, Verdict(503 if isinstance(error, RefusedError) else 500, error=message))
+            on_response(index, Response(503 if isinstance(error, RefusedError) else 500, error=message))
 
     def describe(self) -> dict[str, Any]:
         runtime = self._deployment.runtime.describe()
@@ -154,9 +154,9 @@ class Service:
     def spec(self) -> ModelSpec:
         return self._spec
 
-    def submit(self, pictures: Sequence[bytes], told: Told) -> None:
-        for place, content in enumerate(pictures):
-            self._http.send(post(self.url, self._path, content, self._headers), partial(_hear, told, place))
+    def submit(self, pictures: Sequence[bytes], on_response: OnResponse) -> None:
+        for index, content in enumerate(pictures):
+            self._http.send(post(self.url, self._path, content, self._headers), partial(_receive, on_response, index))
 
     def describe(self) -> dict[str, Any]:
         runtime = self._model["runtime"]
@@ -177,29 +177,33 @@ class Service:
         self._http.close()
 
 
-def _hear(told: Told, place: int, status: int, body: bytes) -> None:
+def _receive(on_response: OnResponse, index: int, status: int, body: bytes) -> None:
     if status == 0:
-        told(place, Verdict(0, error=body.decode(errors="replace")))
+        on_response(index, Response(0, error=body.decode(errors="replace")))
         return
     try:
         value = json.loads(body)
         if status == 200:
-            told(place, Verdict(200, tuple(int(item["index"]) for item in value["predictions"])))
+            on_response(index, Response(200, tuple(int(item["index"]) for item in value["predictions"])))
         else:
-            told(place, Verdict(status, error=str(value["error"])))
+            on_response(index, Response(status, error=str(value["error"])))
     except (ValueError, KeyError, TypeError):
-        told(place, Verdict(status if status != 200 else 0, error="no answer of `resnet-infer serve`"))
+        on_response(index, Response(status if status != 200 else 0, error="no answer of `resnet-infer serve`"))
 
 
-def open_system(asked: Scenario) -> System:
+def open_system(scenario: Scenario) -> System:
     """The system that is asked for. Raises `UsageError`, `ModelError` and `ServiceError`."""
-    if asked.url is None:
+    if scenario.url is None:
         return InProcess(
-            asked.model, runtime=asked.runtime, device=asked.device, threads=asked.threads, crops=asked.crops
+            scenario.model,
+            runtime=scenario.runtime,
+            device=scenario.device,
+            threads=scenario.threads,
+            crops=scenario.crops,
         )
-    if asked.model is not None or (asked.runtime, asked.device, asked.threads) != ("auto", "auto", None):
+    if scenario.model is not None or (scenario.runtime, scenario.device, scenario.threads) != ("auto", "auto", None):
         raise UsageError("a service has its own model, runtime, device and threads", hint="leave them out with --url")
-    return Service(asked.url, crops=asked.crops)
+    return Service(scenario.url, crops=scenario.crops)
 
 
 def _crops(crops: int) -> Any:

@@ -9,7 +9,7 @@ from html import escape
 from statistics import median
 from typing import Any, NamedTuple
 
-from resnet_infer.benchmarking.latency.statistics import enough, told
+from resnet_infer.benchmarking.latency.statistics import enough, reportable
 from resnet_infer.reporting.charts import Chart, Dot, colour, cut, legend, linear, logarithmic
 from resnet_infer.runtimes.registry import split_runtime
 
@@ -44,14 +44,14 @@ def legends(keys: Iterable[Key]) -> dict[Key, str]:
     for model in {key.model for key in found}:
         alike = [key for key in found if key.model == model]
         for field in Key._fields[1:]:
-            told = len({found[key] for key in alike}) == len(alike)
-            if not told and len({getattr(key, field) for key in alike}) > 1:
+            distinct = len({found[key] for key in alike}) == len(alike)
+            if not distinct and len({getattr(key, field) for key in alike}) > 1:
                 for key in alike:
-                    found[key] += f", {_words(key, field)}"
+                    found[key] += f", {_field_text(key, field)}"
     return found
 
 
-def _words(key: Key, field: str) -> str:
+def _field_text(key: Key, field: str) -> str:
     if field == "threads":
         return "all threads" if key.threads is None else f"{key.threads} thread{'s' * (key.threads > 1)}"
     return f"run {key.run + 1}" if field == "run" else str(getattr(key, field)) or f"no {field}"
@@ -140,7 +140,7 @@ def _loads(documents: Sequence[Mapping[str, Any]]) -> Iterable[str]:
 
 
 def _ms(trial: Mapping[str, Any], name: str) -> float:
-    value = told(trial, name)
+    value = reportable(trial, name)
     return float("inf") if value is None else float(value)
 
 
@@ -158,26 +158,28 @@ def _errors(
         known.setdefault(result["model"], []).append(result)
     least = min((row["batch"] for _, row in rows), default=1)
     smallest = [(key, row) for key, row in rows if row["batch"] == least]
-    meant = {key: _evaluated(key, known) for key, _ in smallest}
+    matches = {key: _matching(key, known) for key, _ in smallest}
     files: dict[str, set[str]] = {}
-    for key, results in meant.items():
+    for key, results in matches.items():
         for result in results:
             files.setdefault(result, set()).add(_file(key))
     dots, missing, unclear, elsewhere = [], [], [], []
     for key, row in smallest:
-        own = known.get(meant[key][0], []) if meant[key] else []
-        same = [item for item in own if _computed(item) == _ran(key, row)]
-        if not meant[key]:
+        own = known.get(matches[key][0], []) if matches[key] else []
+        same = [item for item in own if _evaluated_with(item) == _timed_with(key, row)]
+        if not matches[key]:
             missing.append(names[key])
-        elif len(meant[key]) > 1 or len(files[meant[key][0]]) > 1:
+        elif len(matches[key]) > 1 or len(files[matches[key][0]]) > 1:
             unclear.append(names[key])
         elif not same:
-            others = dict.fromkeys(_how(*_computed(item)) for item in own)
-            elsewhere.append(f"{names[key]} (runs by {_how(*_ran(key, row))}, evaluated by {', '.join(others)})")
+            others = dict.fromkeys(_describe(*_evaluated_with(item)) for item in own)
+            elsewhere.append(
+                f"{names[key]} (runs by {_describe(*_timed_with(key, row))}, evaluated by {', '.join(others)})"
+            )
         else:
             top1 = same[0]["top1"]
             low, high = top1["interval"]
-            full = f"{names[key]}, by {_how(*_computed(same[0]))}"
+            full = f"{names[key]}, by {_describe(*_evaluated_with(same[0]))}"
             ms = row["stages"]["inference"]["ms"]["p50"]
             dots.append(ErrorAtLatency(names[key], ms, top1["error"], (low, high), full))
     below = "The dashed line joins those that no other beats in both." if dots else ""
@@ -192,22 +194,22 @@ def _errors(
         yield _figure(title, pareto(dots) if dots else "", below=below.strip())
 
 
-def _computed(result: Mapping[str, Any]) -> tuple[str, str]:
+def _evaluated_with(result: Mapping[str, Any]) -> tuple[str, str]:
     """Runtime and precision that an error was measured with; empty where the evaluation does not say."""
     runtime = result.get("runtime") or {}
     return str(runtime.get("runtime") or ""), str(runtime.get("precision") or result.get("precision") or "")
 
 
-def _ran(key: Key, row: Row) -> tuple[str, str]:
+def _timed_with(key: Key, row: Row) -> tuple[str, str]:
     """Runtime and precision that a latency was measured with."""
     return key.runtime, str((row.get("opened") or {}).get("precision") or row.get("precision") or "")
 
 
-def _how(runtime: str, precision: str) -> str:
+def _describe(runtime: str, precision: str) -> str:
     return f"{runtime or 'an unknown runtime'} in {precision or 'an unknown precision'}"
 
 
-def _evaluated(key: Key, known: Iterable[str]) -> list[str]:
+def _matching(key: Key, known: Iterable[str]) -> list[str]:
     """The evaluated models that a row may be: the one of its name, or else those whose path its artifact's ends with.
 
     Their runtime is that of the row, if they name one.

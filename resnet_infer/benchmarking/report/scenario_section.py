@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from resnet_infer.benchmarking.latency.measured import cells, number
-from resnet_infer.benchmarking.latency.statistics import told
+from resnet_infer.benchmarking.latency.statistics import reportable
 from resnet_infer.reporting.html import box, html_table
 from resnet_infer.reporting.text import facts_table, pointed, words
 
@@ -70,7 +70,7 @@ def _facts(found: Mapping[str, Any], version: Any) -> dict[str, str]:
         **{name: system.get(name) for name in ("url", "model", "precision", "crops")},
         "runs on": {name: value for name, value in (system.get("runtime") or {}).items() if value is not None},
         "pictures": _pictures(data),
-        **{_name(name): told(figures, name) for name in figures},
+        **{_name(name): reportable(figures, name) for name in figures},
         "LoadGen": version,
     }
     if found.get("official") is not None and not _is_accuracy(found):
@@ -100,7 +100,7 @@ def _count(name: str) -> Callable[[Trial], str]:
 
 
 def _ms(name: str) -> Callable[[Trial], str]:
-    return lambda trial: number(told(trial, name))
+    return lambda trial: number(reportable(trial, name))
 
 
 def _answered(trial: Trial) -> str:
