@@ -1,4 +1,4 @@
-"""`export --target auto`: what this machine might run fastest is made and timed, and the best that passes is kept."""
+"""Export, time and keep what is fastest on this machine: `export --target auto`."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def export_fastest(
     batch: int,
     precisions: Collection[Precision] | None = None,
 ) -> ExportResult:
-    """Make `target`, an ONNX file, in the precision that answers batches of `batch` pictures soonest on this machine.
+    """Write `target`, an ONNX file, in the precision that answers batches of `batch` pictures fastest on this machine.
 
-    `precisions` are those to try; by default FP32, INT8 if there are calibration pictures, FP16 if there is a GPU.
-    The table of what was tried goes to stderr, and with the runtime and threads that were best into the evidence and
-    the artifact's provenance. Raises `ParityError` if only one precision was to be tried and costs too much, and
-    `RuntimeUnavailableError` where no process can be started to time them.
+    `precisions` are those to try; by default FP32, INT8 if there are calibration pictures, and FP16 if there is a GPU.
+    A table of the trials goes to stderr. The trials, the fastest runtime and its number of threads go into the
+    evidence, and the last two into the artifact's provenance. Raises `ParityError` if only one precision is tried and
+    loses too much accuracy, and `RuntimeUnavailableError` where no process can be started for timing.
     """
-    interpreter()  # before much is made that cannot be timed
+    interpreter()  # fail before the slow exports if no process can be started
     tried = tuple(precisions or _worth_trying(config))
     if len(tried) == 1:
         check(replace(config, precision=tried[0]))
@@ -112,7 +112,7 @@ def _worth_trying(config: ExportConfig) -> list[Precision]:
 def _variants(
     config: ExportConfig, tried: Collection[Precision]
 ) -> list[tuple[str, ExportConfig, tuple[Backend, ...]]]:
-    """Names, orders and where they are meant to run."""
+    """Return the name, the configuration and the intended backends of each artifact to export."""
     gpu: tuple[Backend, ...] = ("cuda", "tensorrt")
     found: list[tuple[str, ExportConfig, tuple[Backend, ...]]] = []
     for precision in tried:
@@ -130,7 +130,10 @@ def _variants(
 
 
 def _difference(subject: Subject) -> str | None:
-    """How a runtime other than the one that the artifact was proven with answers otherwise than that, if it does."""
+    """Return how the fastest runtime's answers differ from those of the runtime that proved the artifact.
+
+    Returns None if they agree within the tolerance, or if it is the same runtime.
+    """
     if subject.runtime == "auto":
         return None
     with (

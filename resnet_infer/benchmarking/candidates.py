@@ -21,7 +21,7 @@ from resnet_infer.utils.cpu import usable_cores
 from resnet_infer.utils.extras import needs
 
 Backend = Literal["cpu", "cuda", "tensorrt"]
-"""What in ONNX Runtime computes: the CPU, CUDA, or TensorRT inside it."""
+"""What computes inside ONNX Runtime: the CPU, CUDA, or TensorRT."""
 
 TIMING = Settings(
     rounds=3, seconds=0.5, stages=("inference",), least_calls=3, warm_up_limit=1.0, restart=True, give_up=3.0
@@ -40,7 +40,10 @@ _PROVIDERS: Mapping[Backend, str] = {
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file that may be kept. `places` are for a graph: one that is quantised for the CPU is slow elsewhere."""
+    """Hold a file that may be kept, and for an ONNX graph the `backends` that it is meant for.
+
+    A graph that was quantised for a CPU is slow elsewhere.
+    """
 
     path: Path
     precision: Precision
@@ -49,7 +52,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An artifact and a way to run it, with a name for the report."""
+    """Hold an artifact and a way to run it, with a name for the report."""
 
     name: str
     precision: Precision
@@ -57,6 +60,7 @@ class Candidate:
 
     @property
     def artifact(self) -> Path:
+        """The path of the artifact."""
         return self.subject.model
 
 
@@ -120,10 +124,10 @@ class Trial:
 def candidates(
     artifacts: Sequence[Artifact], *, cores: int | None = None, engine_cache: Path | None = None
 ) -> list[Candidate]:
-    """Every way in which what is installed might run the artifacts; whether it can is seen when they are timed.
+    """Return every way in which the installed runtimes might run the artifacts. Timing shows which of them work.
 
-    On the CPU by ONNX Runtime and by OpenVINO, with one thread, one for every second core, and one for every core;
-    `cores` are by default the usable ones. `engine_cache` is the folder where ONNX Runtime keeps the engines that
+    On a CPU, ONNX Runtime and OpenVINO run with one thread, with half as many threads as `cores`, and with one for
+    each; `cores` are by default the usable ones. `engine_cache` is the folder where ONNX Runtime keeps the engines that
     TensorRT builds for it.
     """
     count = cores or usable_cores()
@@ -158,7 +162,7 @@ def _run_options(
 
 
 def _providers() -> Collection[str]:
-    """What the installed ONNX Runtime was built with."""
+    """Return the execution providers that the installed ONNX Runtime was built with."""
     if find_spec("onnxruntime") is None:
         return ()
     with needs("cpu", "measuring what is fastest"):
@@ -180,7 +184,7 @@ def time_candidates(
 ) -> list[Trial]:
     """Time the candidates on batches of `batch` pictures, see `measure`, and return a trial for each.
 
-    `advance` is told of every sample taken or left out.
+    `advance(1)` is called for each sample, taken or left out.
     """
     entries = [Entry(item.name, item.subject, batch) for item in found]
     measured = measure(entries, synthetic(), settings, advance=advance)
@@ -188,7 +192,7 @@ def time_candidates(
 
 
 def choose(trials: Sequence[Trial], passed: Collection[Path]) -> Trial:
-    """The fastest of those that ran and whose artifact is among `passed`; of those as good as even, see `ALIKE`.
+    """Return the fastest trial that ran and whose artifact is among `passed`; see `ALIKE` for ties.
 
     Raises `ResnetInferError`, with every reason, if there is none.
     """
@@ -210,7 +214,7 @@ def choose(trials: Sequence[Trial], passed: Collection[Path]) -> Trial:
 
 
 def report(trials: Sequence[Trial], passed: Collection[Path], chosen: Trial | None = None) -> str:
-    """The trials as a table, fastest first."""
+    """Return the trials as a table, fastest first."""
     rows = []
     for item in sorted(trials, key=lambda item: item.ms):
         figures = ("-", "-", "-")

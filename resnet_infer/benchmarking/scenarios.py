@@ -1,4 +1,4 @@
-"""Loads on a system, by name: MLPerf LoadGen's scenarios, closed and open loops, and the rate sweep."""
+"""Run loads on a system by name: MLPerf LoadGen's scenarios, closed and open loops, and the rate sweep."""
 
 from __future__ import annotations
 
@@ -35,18 +35,25 @@ SCENARIOS: Mapping[str, str] = MappingProxyType(
     }
 )
 SECONDS = 10.0
+"""Seconds of a closed or open loop by default."""
 SWEEP_SECONDS = 5.0
+"""Seconds of each open loop of a sweep by default."""
 PICTURES = 1024
-"""Most pictures that a loop keeps in memory and asks about in turn."""
+"""Most pictures that a loop keeps in memory and sends in turn."""
 WARM_SECONDS = 1.0
+"""Seconds of the closed loop that warms a system up."""
 CLIENTS = 8
+"""Clients of a closed loop by default."""
 
 
 def run_scenario(scenario: Scenario) -> Outcome:
-    """Run the scenario and say what came of it.
+    """Run the scenario and return its outcome, in which failed and refused queries are counted.
 
-    Failed and refused queries are counted in the outcome. Raises `UsageError` for what makes no sense, `ModelError`,
-    `DataError`, `MissingExtraError` for LoadGen, and `ServiceError` for a service that is not there.
+    Raises `UsageError` for settings that do not go together, `ModelError`, `DataError`, `MissingExtraError` without
+    LoadGen, and `ServiceError` for a service that is not there.
+
+        outcome = run_scenario(Scenario("closed-loop", model="resnet50.v1", seconds=5, clients=4))
+        print(outcome.table())
     """
     if scenario.name not in SCENARIOS:
         raise UsageError(
@@ -92,7 +99,7 @@ def _check(scenario: Scenario) -> None:
 
 @contextmanager
 def _switching_often() -> Iterator[None]:
-    """So that threads that decode hold the interpreter only briefly."""
+    """Switch threads often, so that threads that decode hold the interpreter only briefly."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(0.0005)
     try:
@@ -179,7 +186,7 @@ def _sweep(scenario: Scenario, system: System, library: ImageLibrary) -> Outcome
 
 
 def _sweep_problems(result: SweepResult, bound_ms: float) -> tuple[str, ...]:
-    """Why a sweep has no rate that surely keeps the bound; nothing where it has."""
+    """Return why a sweep has no rate that surely keeps the bound, or nothing if it has one."""
     if result.gone:
         return ("the service stopped answering",)
     if result.crossing is not None and result.crossing.low is not None:
@@ -195,7 +202,7 @@ def _sweep_problems(result: SweepResult, bound_ms: float) -> tuple[str, ...]:
 
 
 def _judge_trials(scenario: Scenario, trials: list[Trial], unit: str) -> tuple[bool | None, tuple[str, ...]]:
-    """Whether all trials kept the bound, if there is one, without a failure; and why not."""
+    """Return whether all trials kept the bound, if there is one, without a failure, and the reasons if not."""
     valid, reasons = _failures([trial.load for trial in trials])
     if scenario.bound_ms is None:
         return valid, reasons

@@ -116,8 +116,8 @@ def measure(
     is started, warmed up, timed and ended.
 
     An entry that fails, crashes or does not answer within `settings.timeout` seconds says so in `Measured.failure`
-    and is left out from then on. `advance` is told of every step, done or left out; there are `settings.steps`. No
-    process outlives the call. Raises `RuntimeUnavailableError` where no process can be started, see `interpreter`.
+    and is left out from then on. `advance(1)` is called for each of the `settings.steps`, done or left out. No process
+    outlives the call. Raises `RuntimeUnavailableError` where no process can be started, see `interpreter`.
     """
     settings = settings or Settings()
     with _Run(entries, pictures, settings, advance) as run:

@@ -1,7 +1,7 @@
 """Turn arguments into the entries of a benchmark, and read the pictures that they are timed with.
 
-The process that times a model imports this module for `Subject`, and the time that it takes to start is measured.
-What only the functions below need is therefore imported inside them.
+The process that times a model imports this module for `Subject`, and its start is timed too. What only the functions
+below need is therefore imported inside them.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from resnet_infer.runtimes.registry import split_runtime
 from resnet_infer.utils.threads import require_threads
 
 PHOTOS = 32
-"""Most photographs that are read: spread over all that are there."""
+"""Most photographs that are read; they are spread over all that are there."""
 SYNTHETIC = 8
+"""Number of synthetic pictures."""
 SIDES = 375, 500
-"""Height and width of pictures made from numbers: those of an average photograph of ImageNet."""
+"""Height and width of synthetic pictures in pixels: those of an average photograph of ImageNet."""
 QUALITY = 90
+"""JPEG quality of synthetic pictures."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,14 @@ def entries(
     device: str = "auto",
     threads: Sequence[int | None] = (None,),
 ) -> list[Entry]:
-    """Every model with every number of threads and every batch size, in this order; None is the default model.
+    """Return an entry for every model, number of threads and batch size, in this order; None is the default model.
 
-    `RUNTIME:MODEL` goes before `runtime`. Files are called by their names, with as many of the folders above as tell
-    them apart; what is named twice has a number from the second time on. Checkpoints and published weights are
-    exported first, once. Raises `UsageError` for numbers and a device that cannot be, `ModelError` for a model that
-    does not exist.
+    A prefix `RUNTIME:MODEL` takes precedence over `runtime`. Files are named by their file names, with as many parent
+    folders as tell them apart. A model that is named twice gets a number from the second time on. Checkpoints and
+    published weights are exported first, once. Raises `UsageError` for numbers or a device that cannot be, and
+    `ModelError` for a model that does not exist.
+
+        entries(["resnet50.v1", "openvino:model.onnx"], [1, 8], device="cpu")
     """
     from resnet_infer.evaluation.targets.names import shown_names
 
@@ -119,12 +123,13 @@ def _require_batch(number: int) -> None:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Encoded pictures, and where they are from."""
+    """Hold encoded pictures, and where they come from."""
 
     source: str
     contents: tuple[bytes, ...]
 
     def to_json(self) -> dict[str, Any]:
+        """Return the source, the number of pictures, and their mean size in kilobytes."""
         total = sum(map(len, self.contents))
         return {
             "source": self.source,
@@ -134,7 +139,7 @@ class Pictures:
 
 
 def photographs(folder: Path) -> Pictures:
-    """At most `PHOTOS` pictures of a folder or archive. Raises `DataError` or `PictureError`."""
+    """Read at most `PHOTOS` pictures of a folder or archive. Raises `DataError` or `PictureError`."""
     from resnet_infer.data.datasets.archive import open_tree
     from resnet_infer.data.datasets.tree import pictures
     from resnet_infer.data.feed import spread
@@ -152,7 +157,7 @@ def photographs(folder: Path) -> Pictures:
 
 
 def synthetic() -> Pictures:
-    """JPEGs of pictures made from numbers."""
+    """Make `SYNTHETIC` JPEGs of natural noise."""
     contents = []
     for pixels in natural_noise(SYNTHETIC, *SIDES):
         file = io.BytesIO()

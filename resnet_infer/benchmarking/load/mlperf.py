@@ -1,6 +1,6 @@
-"""A scenario of LoadGen from end to end, and the process of its own that it runs in.
+"""Run a scenario of LoadGen from end to end, in a process of its own.
 
-LoadGen reads its settings once in a process, runs once in it, and cannot be stopped but with it.
+LoadGen reads its settings once in a process and runs once in it. Only the end of the process stops it.
 """
 
 from __future__ import annotations
@@ -32,12 +32,15 @@ from resnet_infer.utils.console import note
 from resnet_infer.utils.metrics import interval
 
 OFFICIAL_PICTURES = 1024
+"""Fewest pictures of an official run."""
 WARM_SECONDS = 2.0
+"""Seconds of the closed loops that come before LoadGen."""
 SAFE = 0.85
-"""Part of the highest rate found that the server scenario is run at, if none is asked for."""
+"""Share of the highest rate found at which the server scenario runs if no rate is given."""
 SHORT_SWEEP = 12
-"""Runs of the sweep that looks for it."""
+"""Number of open loops of the sweep that looks for that rate."""
 SHORTENED = "shortened: not an official result"
+"""Note on a run that is not official."""
 
 
 def run_in_own_process(scenario: Scenario) -> Outcome:
@@ -68,7 +71,10 @@ def run_in_own_process(scenario: Scenario) -> Outcome:
 
 
 def main() -> None:
-    """In that process: a pickled `Scenario` on stdin, which then stays open; a pickled `Outcome` or error on stdout."""
+    """Run the scenario in that process.
+
+    A pickled `Scenario` comes on stdin, which then stays open. A pickled `Outcome` or error goes to stdout.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process ends this one
     answer = answer_channel()
     scenario = pickle.load(sys.stdin.buffer)
@@ -89,12 +95,13 @@ def main() -> None:
 
 
 def _end_with_parent() -> None:
+    """Wait until stdin is closed, which happens when the parent ends, and end this process."""
     sys.stdin.buffer.read()
     os._exit(1)
 
 
 def run_loadgen(scenario: Scenario) -> Outcome:
-    """Open the system and the pictures, measure what LoadGen wants to know beforehand, run it, read its logs."""
+    """Open the system and the pictures, measure what LoadGen has to know, run it, and read its logs."""
     with closing(open_system(scenario)) as system:
         pictures = OFFICIAL_PICTURES if scenario.official else SYNTHETIC
         library = open_image_library(scenario.data, system.spec, labelled=scenario.accuracy, synthetic=pictures)
@@ -112,7 +119,11 @@ def run_loadgen(scenario: Scenario) -> Outcome:
 
 
 def make_plan(scenario: Scenario, system: System, library: ImageLibrary) -> tuple[Plan, dict[str, Any]]:
-    """What LoadGen is told of the system, measured where it is not asked for; and the figures that it comes from."""
+    """Return the plan for LoadGen, with what was not given measured on the system, and the figures behind it.
+
+    Raises `UsageError` for settings that do not go together, and `ResnetInferError` if the system answers nothing or no
+    rate keeps the bound.
+    """
     if scenario.name == "server" and len(scenario.rates) > 1:
         raise UsageError("LoadGen's server has one rate; a list of rates is for the open loop")
     if scenario.bound_ms is not None and scenario.name != "server":
@@ -145,7 +156,7 @@ def make_plan(scenario: Scenario, system: System, library: ImageLibrary) -> tupl
     require_answers(closed_loop(system, pictures, clients=8, seconds=WARM_SECONDS / 2))
     capacity = require_answers(closed_loop(system, pictures, clients=system.at_once, seconds=WARM_SECONDS)).rate
     if scenario.name == "offline":
-        # LoadGen ends early if it was told too little; a shortened run may well be longer.
+        # LoadGen ends early if the expected rate is too low; a shortened run may be longer than needed.
         expected = (1.2 if scenario.official else 1.6) * capacity
         return replace(plan, rate=expected), {"expected_rate": round(capacity, 1)}
     note("server: looking for a rate, as none is given")
@@ -219,7 +230,7 @@ def _outcome(
 
 
 def _performance(scenario: str, entries: Any) -> dict[str, Any]:
-    """LoadGen's figures; the first is the one that MLPerf publishes for the scenario."""
+    """Return LoadGen's figures; the first is the one that MLPerf publishes for the scenario."""
     log = Log(entries, None, ())
     latencies = {
         f"p{text.removesuffix('.00').replace('.90', '_9')}_ms": log.latency_ms(text)
@@ -248,6 +259,7 @@ def _performance(scenario: str, entries: Any) -> dict[str, Any]:
 
 
 def _accuracy(library: ImageLibrary, folder: Path) -> tuple[dict[str, Any], bool]:
+    """Return right and wrong answers with the top-1 error, and whether the log has every picture once."""
     assert library.labels is not None
     answers = read_answers(folder)
     given = np.array([answers.get(number, -1) for number in range(len(library))])

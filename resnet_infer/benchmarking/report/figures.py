@@ -1,4 +1,4 @@
-"""Choose what the charts of a benchmark's page show, and what their lines are called."""
+"""Choose what the charts of a benchmark's page show, and name their lines."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from resnet_infer.runtimes.registry import split_runtime
 
 Row = Mapping[str, Any]
 TAIL = 99
-"""The percentile at which a drawn distribution ends, so that a single call does not stretch it."""
+"""Percentile at which the line of a distribution ends, so that a single slow call does not stretch the axis."""
 WIDE = 20
 """Ratio of the highest rate to the lowest above which rates have a logarithmic axis."""
 
 
 class Key(NamedTuple):
-    """What a line of a drawing stands for; rows that differ in their batch alone have the same."""
+    """Hold what a line of a chart stands for; rows that differ only in their batch size have the same key."""
 
     model: str
     runtime: str
@@ -32,14 +32,14 @@ class Key(NamedTuple):
 
     @classmethod
     def of(cls, run: int, row: Row) -> Key:
-        """`run` is the place of the row's document."""
+        """Return the key of a row; `run` is the index of the row's document."""
         opened = row.get("opened") or {}
         runtime, device = (str(opened.get(name) or row.get(name) or "") for name in ("runtime", "device"))
         return cls(row["model"], runtime, device, row.get("threads"), run, str(row.get("artifact") or ""))
 
 
 def legends(keys: Iterable[Key]) -> dict[Key, str]:
-    """A name for each: the model's, and of the rest what it takes to tell it from others with the same."""
+    """Return a name for each key: the model's, and as much of the rest as tells it from others of that model."""
     found: dict[Key, str] = {key: key.model for key in keys}
     for model in {key.model for key in found}:
         alike = [key for key in found if key.model == model]
@@ -58,7 +58,7 @@ def _field_text(key: Key, field: str) -> str:
 
 
 def figures(documents: Sequence[Mapping[str, Any]], errors: Mapping[str, Any] | None) -> str:
-    """Every drawing that the results allow, as HTML; see `report.page`."""
+    """Return every chart that the results allow, as HTML; see `report.page`."""
     rows = [
         (Key.of(run, row), row)
         for run, item in enumerate(documents)
@@ -87,7 +87,7 @@ def _figure(title: str, drawing: str, keys: Sequence[str] = (), below: str = "")
 
 
 def _distributions(rows: Sequence[tuple[Key, Row]], names: Mapping[Key, str]) -> Iterable[str]:
-    """One for each batch size: models are told apart, not sizes."""
+    """Yield a figure for each batch size, whose lines are models."""
     for batch in sorted({row["batch"] for _, row in rows}):
         series = []
         for key, row in rows:
@@ -123,7 +123,7 @@ def _loads(documents: Sequence[Mapping[str, Any]]) -> Iterable[str]:
         rates = sorted({trial["rate"] for trial in trials})
         series = []
         for name in ("p50_ms", "p90_ms", "p99_ms"):
-            # Where queries fail, none of the highest percentiles is finite.
+            # Where queries fail, the highest percentiles are infinite.
             middle = {rate: median(_ms(trial, name) for trial in trials if trial["rate"] == rate) for rate in rates}
             points = [(rate, ms) for rate, ms in middle.items() if ms < float("inf")]
             if points:
@@ -147,9 +147,9 @@ def _ms(trial: Mapping[str, Any], name: str) -> float:
 def _errors(
     rows: Sequence[tuple[Key, Row]], names: Mapping[Key, str], errors: Mapping[str, Any] | None
 ) -> Iterable[str]:
-    """Every model at the smallest batch, with its error by the first protocol that it was evaluated by.
+    """Yield the figure of every model at the smallest batch size, with its error by the first evaluated protocol.
 
-    Both are of the same runtime and precision.
+    Latency and error are of the same runtime and precision.
     """
     if errors is None:
         return
@@ -195,13 +195,13 @@ def _errors(
 
 
 def _evaluated_with(result: Mapping[str, Any]) -> tuple[str, str]:
-    """Runtime and precision that an error was measured with; empty where the evaluation does not say."""
+    """Return the runtime and precision that an error was measured with; empty if the evaluation does not say."""
     runtime = result.get("runtime") or {}
     return str(runtime.get("runtime") or ""), str(runtime.get("precision") or result.get("precision") or "")
 
 
 def _timed_with(key: Key, row: Row) -> tuple[str, str]:
-    """Runtime and precision that a latency was measured with."""
+    """Return the runtime and precision that a latency was measured with."""
     return key.runtime, str((row.get("opened") or {}).get("precision") or row.get("precision") or "")
 
 
@@ -210,9 +210,10 @@ def _describe(runtime: str, precision: str) -> str:
 
 
 def _matching(key: Key, known: Iterable[str]) -> list[str]:
-    """The evaluated models that a row may be: the one of its name, or else those whose path its artifact's ends with.
+    """Return the names of evaluated models that a row may be.
 
-    Their runtime is that of the row, if they name one.
+    That is the one of its name, or else those whose path ends the path of its artifact. If these name a runtime, it is
+    the row's.
     """
     name = re.sub(r" #\d+$", "", key.model)
     if name in known:
@@ -228,7 +229,10 @@ def _matching(key: Key, known: Iterable[str]) -> list[str]:
 
 
 def _file(key: Key) -> str:
-    """What tells an artifact from others. One that was made has its content in its name, and lies anywhere."""
+    """Return what identifies an artifact: its path, or only its file name if it was exported for the benchmark.
+
+    Such a file has a digest of its content in its name, and may lie in another folder on each machine.
+    """
     file = _parts(key.artifact)[-1]
     return key.artifact if _parts(re.sub(r" #\d+$", "", key.model).rpartition(":")[2])[-1] == file else file
 

@@ -1,4 +1,4 @@
-"""The page of a benchmark: drawings of all runs, then each run's tables, then the environments."""
+"""Make the page of a benchmark: charts of all runs, then each run's tables, then the environments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from resnet_infer.utils.files import atomic_path
 
 Row = Mapping[str, Any]
 PASSING = ("date", "load_average", "mhz")
-"""Of an environment, what differs from run to run on the same machine."""
+"""Facts of an environment that differ from run to run on the same machine."""
 
 
 def write_report(documents: Sequence[Mapping[str, Any]], path: Path, errors: Mapping[str, Any] | None = None) -> None:
@@ -29,7 +29,7 @@ def write_report(documents: Sequence[Mapping[str, Any]], path: Path, errors: Map
 def require_drawable(
     path: Path, documents: Sequence[Mapping[str, Any]], errors: Mapping[str, Any] | None = None
 ) -> None:
-    """Raise `DataError` unless the page of these can be made. `path` is the file that is read for it."""
+    """Raise `DataError` unless the page of these results can be made. `path` is the file that they are from."""
     try:
         page(documents, errors)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
@@ -40,9 +40,10 @@ def require_drawable(
 
 
 def page(documents: Sequence[Mapping[str, Any]], errors: Mapping[str, Any] | None = None) -> str:
-    """The page as HTML: of what `Benchmark.to_json` or a scenario's `Outcome.to_json` gave, a run each.
+    """Return the page as HTML.
 
-    `errors` is what `evaluate --json` printed; a model's error is found by its name, or by its artifact's path.
+    `documents` are from `Benchmark.to_json` or a scenario's `Outcome.to_json`, one for each run. `errors` is what
+    `evaluate --json` printed. The error of a model is found by its name, or by the path of its artifact.
     """
     machines = _machines(documents)
     several = len(documents) > 1
@@ -60,7 +61,7 @@ def page(documents: Sequence[Mapping[str, Any]], errors: Mapping[str, Any] | Non
 
 
 def _warnings(documents: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Warnings and failures, each once, with the runs that they are of."""
+    """Return warnings and failures, each once, with the numbers of the runs that have them."""
     found: dict[str, list[str]] = {}
     for index, item in enumerate(documents):
         failed = [f"{label(row)} failed: {row['failure']}" for row in item.get("results") or () if row["failure"]]
@@ -89,7 +90,7 @@ def _soft(text: str) -> str:
 
 
 def _run(found: Mapping[str, Any], index: int | None, where: str) -> str:
-    """A run's own part of the page; without a place it is the only one, and `where` is said above."""
+    """Return the section of a run. Without an index it is the only run, and `where` is not repeated."""
     rows = [row for row in found.get("results") or () if "inference" in row["stages"]]
     what = heading(found) if "scenario" in found else ""
     if index is not None:
@@ -129,7 +130,7 @@ def _html(columns: Mapping[str, Any], rows: Sequence[Row]) -> str:
 
 
 def _machines(documents: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-    """The places of runs with the same environment, but for what is passing."""
+    """Return the indices of runs with the same environment, apart from `PASSING`."""
     found: list[tuple[dict[str, Any], list[int]]] = []
     for index, item in enumerate(documents):
         lasting = {name: value for name, value in (item.get("environment") or {}).items() if name not in PASSING}
