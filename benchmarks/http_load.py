@@ -14,7 +14,7 @@ from typing import Any
 from resnet_infer.benchmarking.load import loops
 from resnet_infer.benchmarking.load.http_client import HttpClient, post
 from resnet_infer.benchmarking.load.loops import Load
-from resnet_infer.benchmarking.load.system import Told, Verdict
+from resnet_infer.benchmarking.load.system import OnResponse, Response
 
 __all__ = ["Load", "closed_loop", "open_loop", "post", "steady_rate"]
 
@@ -35,13 +35,13 @@ class _Requests(HttpClient):
     def describe(self) -> dict[str, Any]:
         return {}
 
-    def submit(self, pictures: Sequence[bytes], told: Told) -> None:
-        for place, request in enumerate(pictures):
-            self.send(request, partial(self._hear, told, place))
+    def submit(self, pictures: Sequence[bytes], on_response: OnResponse) -> None:
+        for index, request in enumerate(pictures):
+            self.send(request, partial(self._receive, on_response, index))
 
-    def _hear(self, told: Told, place: int, status: int, body: bytes) -> None:
+    def _receive(self, on_response: OnResponse, index: int, status: int, body: bytes) -> None:
         self.answered.append(time.perf_counter())
-        told(place, Verdict(status))
+        on_response(index, Response(status))
 
 
 def closed_loop(

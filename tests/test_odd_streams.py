@@ -121,10 +121,12 @@ def fetch(folder: Path) -> None:
 
 
 def measure(folder: Path) -> None:
-    from resnet_infer.benchmarking.latency.side_by_side import Subject
-    from resnet_infer.benchmarking.latency.side_by_side import measure as time_calls
+    from resnet_infer.benchmarking.latency.paired_run import Settings
+    from resnet_infer.benchmarking.latency.paired_run import measure as time_calls
+    from resnet_infer.benchmarking.latency.subjects import Entry, Subject, synthetic
 
-    assert time_calls([Subject(ARTIFACT, device="cpu", threads=1)], 1, rounds=1, seconds=0.02)[0].failure is None
+    entry = Entry("it", Subject(ARTIFACT, device="cpu", threads=1), 1)
+    assert time_calls([entry], synthetic(), Settings(rounds=1, seconds=0.02))[0].failure is None
 
 
 def album(folder: Path) -> Path:

@@ -1,0 +1,1 @@
+"""Time models side by side, put systems under load, and report what was measured."""

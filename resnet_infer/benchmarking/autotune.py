@@ -1,4 +1,4 @@
-"""`export --target auto`: what this machine might run fastest is made and timed, and the best that passes is kept."""
+"""Export, time and keep what is fastest on this machine: `export --target auto`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from resnet_infer.benchmarking.candidates import Artifact, Place, Trial, candidates, choose, report, time_candidates
-from resnet_infer.benchmarking.latency.side_by_side import Subject
+from resnet_infer.benchmarking.candidates import Artifact, Backend, Trial, candidates, choose, report, time_candidates
+from resnet_infer.benchmarking.latency.subjects import Subject
 from resnet_infer.converters.export import CALIBRATION_SUFFIX, ExportConfig, ExportResult, check, export
 from resnet_infer.converters.source import read_artifact
 from resnet_infer.data.feed import open_feed
@@ -36,46 +36,46 @@ def export_fastest(
     batch: int,
     precisions: Collection[Precision] | None = None,
 ) -> ExportResult:
-    """Make `target`, an ONNX file, in the precision that answers batches of `batch` pictures soonest on this machine.
+    """Write `target`, an ONNX file, in the precision that answers batches of `batch` pictures fastest on this machine.
 
-    `precisions` are those to try; by default FP32, INT8 if there are calibration pictures, FP16 if there is a GPU.
-    The table of what was tried goes to stderr, and with the runtime and threads that were best into the evidence and
-    the artifact's provenance. Raises `ParityError` if only one precision was to be tried and costs too much, and
-    `RuntimeUnavailableError` where no process can be started to time them.
+    `precisions` are those to try; by default FP32, INT8 if there are calibration pictures, and FP16 if there is a GPU.
+    A table of the trials goes to stderr. The trials, the fastest runtime and its number of threads go into the
+    evidence, and the last two into the artifact's provenance. Raises `ParityError` if only one precision is tried and
+    loses too much accuracy, and `RuntimeUnavailableError` where no process can be started for timing.
     """
-    interpreter()  # before much is made that cannot be timed
-    wanted = tuple(precisions or _worth_trying(config))
-    if len(wanted) == 1:
-        check(replace(config, precision=wanted[0]))
-    if wanted == ("fp32",) and config.max_drop is not None:
+    interpreter()  # fail before the slow exports if no process can be started
+    tried = tuple(precisions or _worth_trying(config))
+    if len(tried) == 1:
+        check(replace(config, precision=tried[0]))
+    if tried == ("fp32",) and config.max_drop is not None:
         raise UsageError("only FP32 can be tried, and it costs nothing that --max-drop could limit")
     rejected: dict[str, str] = {}
-    made: dict[Path, ExportResult] = {}
+    exported: dict[Path, ExportResult] = {}
     artifacts = []
     with TemporaryDirectory() as scratch:
-        for name, own, places in _variants(config, wanted):
+        for name, variant, backends in _variants(config, tried):
             path = Path(scratch) / f"{name}.onnx"
             try:
-                made[path] = export(model, path, own)
+                exported[path] = export(model, path, variant)
             except (ParityError, ModelError) as error:
-                if len(wanted) == 1:
+                if len(tried) == 1:
                     raise
                 rejected[name] = error.message
-                note(f"{own.precision} is out: {error.message}")
+                note(f"{variant.precision} is out: {error.message}")
                 continue
-            artifacts.append(Artifact(path, own.precision, places))
+            artifacts.append(Artifact(path, variant.precision, backends))
         found = candidates(artifacts)
         with progress("timing", None, "runs") as advance:
             trials = time_candidates(found, batch, advance=advance)
-        best = choose(trials, made)
+        best = choose(trials, exported)
         while (difference := _difference(best.candidate.subject)) is not None:
-            failed = replace(best, timing=replace(best.timing, failure=difference))
+            failed = replace(best, failure=difference)
             trials = [failed if item is best else item for item in trials]
-            best = choose(trials, made)
-        table = report(trials, made, best)
+            best = choose(trials, exported)
+        table = report(trials, exported, best)
         for line in (f"batches of {batch}:", *table.splitlines()):
             note(line)
-        chosen = made[best.candidate.artifact]
+        chosen = exported[best.candidate.artifact]
         tuned = _tuned(best, batch)
         if best.candidate.subject.runtime != "auto":
             note(f"it is fastest when it is run with --runtime {best.candidate.subject.runtime}")
@@ -109,26 +109,31 @@ def _worth_trying(config: ExportConfig) -> list[Precision]:
     return found
 
 
-def _variants(config: ExportConfig, wanted: Collection[Precision]) -> list[tuple[str, ExportConfig, tuple[Place, ...]]]:
-    """Names, orders and where they are meant to run."""
-    gpu: tuple[Place, ...] = ("cuda", "tensorrt")
-    found: list[tuple[str, ExportConfig, tuple[Place, ...]]] = []
-    for precision in wanted:
+def _variants(
+    config: ExportConfig, tried: Collection[Precision]
+) -> list[tuple[str, ExportConfig, tuple[Backend, ...]]]:
+    """Return the name, the configuration and the intended backends of each artifact to export."""
+    gpu: tuple[Backend, ...] = ("cuda", "tensorrt")
+    found: list[tuple[str, ExportConfig, tuple[Backend, ...]]] = []
+    for precision in tried:
         if precision == "int8":
             found.append(("int8-cpu", replace(config, precision=precision, target="cpu"), ("cpu",)))
             if _gpu():
                 found.append(("int8-gpu", replace(config, precision=precision, target="tensorrt"), ("tensorrt",)))
             continue
-        own = replace(config, precision=precision, float_layers=())
-        own = replace(own, pictures=replace(config.pictures, calibration=None))
+        variant = replace(config, precision=precision, float_layers=())
+        variant = replace(variant, pictures=replace(config.pictures, calibration=None))
         if precision == "fp32":
-            own = replace(own, max_drop=None, pictures=replace(own.pictures, check=None))
-        found.append((precision, own, ("cpu", *gpu)))
+            variant = replace(variant, max_drop=None, pictures=replace(variant.pictures, check=None))
+        found.append((precision, variant, ("cpu", *gpu)))
     return found
 
 
 def _difference(subject: Subject) -> str | None:
-    """How a runtime other than the one that the artifact was proven with answers otherwise than that, if it does."""
+    """Return how the fastest runtime's answers differ from those of the runtime that proved the artifact.
+
+    Returns None if they agree within the tolerance, or if it is the same runtime.
+    """
     if subject.runtime == "auto":
         return None
     with (
@@ -143,9 +148,9 @@ def _tuned(best: Trial, batch: int) -> dict[str, Any]:
     subject = best.candidate.subject
     return {
         "batch": batch,
-        "runtime": best.timing.opened.get("runtime", subject.runtime),
+        "runtime": best.opened.get("runtime", subject.runtime),
         "device": subject.device,
         "threads": subject.threads,
         "options": {name: str(value) for name, value in (subject.options or {}).items()},
-        "ms": round(best.timing.ms, 3),
+        "ms": round(best.ms, 3),
     }

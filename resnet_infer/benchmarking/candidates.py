@@ -1,14 +1,17 @@
-"""`--target auto`: which of a network's artifacts, run how, answers fastest on this machine."""
+"""Find which of a network's artifacts, run how, answers fastest on this machine: `export --target auto`."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from resnet_infer.benchmarking.latency.side_by_side import ROUNDS, Subject, Timing, measure
+from resnet_infer.benchmarking.latency.paired_run import Measured, Settings, measure
+from resnet_infer.benchmarking.latency.statistics import paired_ratio
+from resnet_infer.benchmarking.latency.subjects import Entry, Subject, synthetic
 from resnet_infer.errors import ResnetInferError
 from resnet_infer.models.spec import Precision
 from resnet_infer.models.weights.download import library_folder
@@ -17,15 +20,18 @@ from resnet_infer.utils import console
 from resnet_infer.utils.cpu import usable_cores
 from resnet_infer.utils.extras import needs
 
-Place = Literal["cpu", "cuda", "tensorrt"]
-"""What in ONNX Runtime computes: the CPU, CUDA, or TensorRT inside it."""
+Backend = Literal["cpu", "cuda", "tensorrt"]
+"""What computes inside ONNX Runtime: the CPU, CUDA, or TensorRT."""
 
-GIVE_UP = 3.0
-"""What takes so many times as long as the fastest of a round is not timed again."""
+TIMING = Settings(
+    rounds=3, seconds=0.5, stages=("inference",), least_calls=3, warm_up_limit=1.0, restart=True, give_up=3.0
+)
+"""How candidates are timed. There may be a dozen: one is in memory at a time, and those far behind end early."""
 ALIKE = 1.03
-"""Up to this ratio of their times, precision, then the runtime that is taken unasked, then fewer threads decide."""
+"""Ratio of times up to which two candidates are as fast. Then the higher precision, the default runtime and fewer
+threads decide, in this order."""
 
-_PROVIDERS: Mapping[Place, str] = {
+_PROVIDERS: Mapping[Backend, str] = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
@@ -34,16 +40,19 @@ _PROVIDERS: Mapping[Place, str] = {
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file that may be kept. `places` are for a graph: one that is quantised for the CPU is slow elsewhere."""
+    """Hold a file that may be kept, and for an ONNX graph the `backends` that it is meant for.
+
+    A graph that was quantised for a CPU is slow elsewhere.
+    """
 
     path: Path
     precision: Precision
-    places: tuple[Place, ...] = get_args(Place)
+    backends: tuple[Backend, ...] = get_args(Backend)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An artifact and a way to run it, with a name for the report."""
+    """Hold an artifact and a way to run it, with a name for the report."""
 
     name: str
     precision: Precision
@@ -51,27 +60,74 @@ class Candidate:
 
     @property
     def artifact(self) -> Path:
+        """The path of the artifact."""
         return self.subject.model
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A candidate and what was measured of it."""
+    """Hold a candidate and its time: the median milliseconds of a call in each round, with a batch of `batch`.
+
+    `opened` is what the runtime says of itself. `failure` says why there are no rounds, or fewer than asked for.
+    """
 
     candidate: Candidate
-    timing: Timing
+    batch: int
+    rounds: tuple[float, ...] = ()
+    opened: Mapping[str, Any] = field(default_factory=dict)
+    failure: str | None = None
+
+    @classmethod
+    def of(cls, candidate: Candidate, measured: Measured) -> Trial:
+        """Return the trial of a candidate that was measured."""
+        stage = measured.stage("inference")
+        rounds = tuple(1000 * median for median in stage.medians) if stage else ()
+        return cls(candidate, measured.entry.batch, rounds, measured.about.get("opened", {}), measured.failure)
+
+    @property
+    def ms(self) -> float:
+        """Milliseconds of a call: the median of the rounds, infinite without any."""
+        return statistics.median(self.rounds) if self.rounds else float("inf")
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """Milliseconds of the fastest and of the slowest round, infinite without any."""
+        return (min(self.rounds), max(self.rounds)) if self.rounds else (float("inf"), float("inf"))
+
+    @property
+    def pictures_per_second(self) -> float:
+        """Pictures over the time of the median round, 0 without any."""
+        return 1000 * self.batch / self.ms
+
+    def ratio(self, other: Trial) -> float:
+        """Return how many times as long as `other` it takes: the median over the rounds that both were in."""
+        return paired_ratio(self.rounds, other.rounds).value
 
     def to_json(self) -> dict[str, Any]:
-        return {"name": self.candidate.name, "precision": self.candidate.precision, **self.timing.to_json()}
+        """Return the candidate, how it was run, and its times where there are any."""
+        measured = {
+            "ms": round(self.ms, 4),
+            "ms_rounds": [round(value, 4) for value in self.rounds],
+            "pictures_per_second": round(self.pictures_per_second, 2),
+        }
+        return {
+            "name": self.candidate.name,
+            "precision": self.candidate.precision,
+            **self.candidate.subject.to_json(),
+            "batch": self.batch,
+            **(measured if self.rounds else {}),
+            "opened": dict(self.opened),
+            "failure": self.failure,
+        }
 
 
 def candidates(
     artifacts: Sequence[Artifact], *, cores: int | None = None, engine_cache: Path | None = None
 ) -> list[Candidate]:
-    """Every way in which what is installed might run the artifacts; whether it can is seen when they are timed.
+    """Return every way in which the installed runtimes might run the artifacts. Timing shows which of them work.
 
-    On the CPU by ONNX Runtime and by OpenVINO, with one thread, one for every second core, and one for every core;
-    `cores` are by default the usable ones. `engine_cache` is the folder where ONNX Runtime keeps the engines that
+    On a CPU, ONNX Runtime and OpenVINO run with one thread, with half as many threads as `cores`, and with one for
+    each; `cores` are by default the usable ones. `engine_cache` is the folder where ONNX Runtime keeps the engines that
     TensorRT builds for it.
     """
     count = cores or usable_cores()
@@ -79,32 +135,34 @@ def candidates(
     return [
         Candidate(f"{artifact.precision}, {name}", artifact.precision, subject)
         for artifact in artifacts
-        for name, subject in _ways(artifact.path, artifact.places, sorted({1, max(1, count // 2), count}), cache)
+        for name, subject in _run_options(
+            artifact.path, artifact.backends, sorted({1, max(1, count // 2), count}), cache
+        )
     ]
 
 
-def _ways(
-    path: Path, places: Collection[Place], threads: Sequence[int], engine_cache: Path | None
+def _run_options(
+    path: Path, backends: Collection[Backend], threads: Sequence[int], engine_cache: Path | None
 ) -> Iterator[tuple[str, Subject]]:
     if RUNTIMES.get(path.suffix) != "onnxruntime":
         yield path.suffix[1:], Subject(path)
         return
-    for place in places:
-        if _PROVIDERS[place] not in _providers():
+    for backend in backends:
+        if _PROVIDERS[backend] not in _providers():
             continue
-        if place == "cpu":
+        if backend == "cpu":
             for number in threads:
                 shown = "1 thread" if number == 1 else f"{number} threads"
                 yield f"cpu, {shown}", Subject(path, device="cpu", threads=number)
                 if _has_openvino():
                     yield f"openvino, {shown}", Subject(path, runtime="openvino", device="cpu", threads=number)
         else:
-            cache = {"engine_cache": engine_cache} if engine_cache and place == "tensorrt" else {}
-            yield f"onnxruntime {place}", Subject(path, device="cuda", options={"provider": place, **cache})
+            cache = {"engine_cache": engine_cache} if engine_cache and backend == "tensorrt" else {}
+            yield f"onnxruntime {backend}", Subject(path, device="cuda", options={"provider": backend, **cache})
 
 
 def _providers() -> Collection[str]:
-    """What the installed ONNX Runtime was built with."""
+    """Return the execution providers that the installed ONNX Runtime was built with."""
     if find_spec("onnxruntime") is None:
         return ()
     with needs("cpu", "measuring what is fastest"):
@@ -121,50 +179,53 @@ def time_candidates(
     found: Sequence[Candidate],
     batch: int,
     *,
-    rounds: int = ROUNDS,
+    settings: Settings = TIMING,
     advance: Callable[[int], None] = lambda count: None,
 ) -> list[Trial]:
-    """Time the candidates on batches of `batch` pictures, see `measure`; those far behind only once."""
-    timings = measure([item.subject for item in found], batch, rounds=rounds, give_up=GIVE_UP, advance=advance)
-    return [Trial(*pair) for pair in zip(found, timings, strict=True)]
+    """Time the candidates on batches of `batch` pictures, see `measure`, and return a trial for each.
+
+    `advance(1)` is called for each sample, taken or left out.
+    """
+    entries = [Entry(item.name, item.subject, batch) for item in found]
+    measured = measure(entries, synthetic(), settings, advance=advance)
+    return [Trial.of(*pair) for pair in zip(found, measured, strict=True)]
 
 
 def choose(trials: Sequence[Trial], passed: Collection[Path]) -> Trial:
-    """The fastest of those that ran and whose artifact is among `passed`; of those as good as even, see `ALIKE`.
+    """Return the fastest trial that ran and whose artifact is among `passed`; see `ALIKE` for ties.
 
     Raises `ResnetInferError`, with every reason, if there is none.
     """
-    able = [item for item in trials if item.timing.failure is None and item.candidate.artifact in passed]
-    if not able:
+    eligible = [item for item in trials if item.failure is None and item.candidate.artifact in passed]
+    if not eligible:
         reasons = (f"{item.candidate.name}: {_status(item, passed)}" for item in trials)
         raise ResnetInferError("nothing can be kept; " + ("; ".join(reasons) or "no runtime is installed"))
-    fastest = min(able, key=lambda item: item.timing.ms)
+    fastest = min(eligible, key=lambda item: item.ms)
     exact: tuple[Precision, ...] = get_args(Precision)
     return min(
-        (item for item in able if item is fastest or item.timing.ratio(fastest.timing) <= ALIKE),
+        (item for item in eligible if item is fastest or item.ratio(fastest) <= ALIKE),
         key=lambda item: (
             exact.index(item.candidate.precision),
             item.candidate.subject.runtime != "auto",
             item.candidate.subject.threads or 0,
-            item.timing.ms,
+            item.ms,
         ),
     )
 
 
 def report(trials: Sequence[Trial], passed: Collection[Path], chosen: Trial | None = None) -> str:
-    """The trials as a table, fastest first."""
+    """Return the trials as a table, fastest first."""
     rows = []
-    for item in sorted(trials, key=lambda item: item.timing.ms):
-        timing = item.timing
+    for item in sorted(trials, key=lambda item: item.ms):
         figures = ("-", "-", "-")
-        if timing.rounds:
-            low, high = timing.spread
-            figures = (f"{timing.ms:.2f}", f"{low:.2f} to {high:.2f}", f"{timing.pictures_per_second:.1f}")
+        if item.rounds:
+            low, high = item.spread
+            figures = (f"{item.ms:.2f}", f"{low:.2f} to {high:.2f}", f"{item.pictures_per_second:.1f}")
         rows.append((item.candidate.name, *figures, "chosen" if item is chosen else _status(item, passed)))
     return console.table(("candidate", "ms", "rounds", "pictures/s", ""), rows)
 
 
 def _status(trial: Trial, passed: Collection[Path]) -> str:
-    if trial.timing.failure is not None:
-        return f"failed: {trial.timing.failure}"
+    if trial.failure is not None:
+        return f"failed: {trial.failure}"
     return "" if trial.candidate.artifact in passed else "costs too much accuracy"

@@ -1,4 +1,4 @@
-"""What a measurement was made on, and what of it speaks against believing it."""
+"""Describe the machine that a measurement is made on, and warn of what makes its figures doubtful."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FLAGS = frozenset(
      "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16",
      "asimd", "asimddp", "asimdhp", "fphp", "i8mm", "bf16", "sve", "sve2", "svei8mm", "svebf16")
 )  # fmt: skip
-"""Extensions of a processor, as Linux calls them, that decide how fast networks run."""
+"""Instruction sets, as Linux names them, that decide how fast networks run."""
 VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
     "GOMP_CPU_AFFINITY",
@@ -36,8 +36,9 @@ VARIABLES = (
     "OMP_WAIT_POLICY",
     "OPENBLAS_NUM_THREADS",
 )
-"""Of the environment, what changes how libraries compute."""
+"""Environment variables that change how libraries compute."""
 PACKAGES = (("numpy",), ("pillow",), *DISTRIBUTIONS.values())
+"""Distributions whose versions are recorded; of those in one tuple, all that are installed."""
 GPU_FIELDS = (
     "name",
     "driver_version",
@@ -47,10 +48,11 @@ GPU_FIELDS = (
     "persistence_mode",
     "mig.mode.current",
 )
+"""Fields that nvidia-smi is queried for."""
 
 
 def environment() -> dict[str, Any]:
-    """Machine, system, versions and load at this moment; to be called before the measurement begins. For JSON."""
+    """Return the machine, system, versions and current load as JSON. Call it before measuring begins."""
     packages = [found for names in PACKAGES for found in all_installed(names)]
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -74,7 +76,7 @@ def environment() -> dict[str, Any]:
 
 
 def warnings(found: Mapping[str, Any]) -> list[str]:
-    """What in `environment()` makes figures doubtful, in words."""
+    """Return what in the result of `environment` makes figures doubtful, as sentences."""
     lines = []
     load = found["load_average"]
     if load is not None and load[0] > found["usable_cores"] / 2:
@@ -88,7 +90,7 @@ def warnings(found: Mapping[str, Any]) -> list[str]:
 
 
 def gpus() -> list[dict[str, str]]:
-    """What nvidia-smi says of every GPU; nothing without it."""
+    """Return what nvidia-smi says of every GPU, or nothing without nvidia-smi."""
     query = ["nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)

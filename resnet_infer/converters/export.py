@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from resnet_infer.converters.precision.calibration import Calibration, calibrate
 from resnet_infer.converters.precision.fp16 import ON_CPU
@@ -16,7 +16,7 @@ from resnet_infer.converters.precision.ranges import Method
 from resnet_infer.converters.source import PARITY_PICTURES, Source, open_source
 from resnet_infer.data.feed import Feed, open_feed
 from resnet_infer.data.synthetic import natural_noise
-from resnet_infer.errors import DataError, UsageError
+from resnet_infer.errors import DataError, UsageError, did_you_mean
 from resnet_infer.models.checkpoint import Checkpoint
 from resnet_infer.models.graph import reading_graph, set_spec
 from resnet_infer.models.spec import Measured, ModelSpec, Precision
@@ -137,6 +137,11 @@ def _export(model: Checkpoint | Path, target: Path, config: ExportConfig) -> Exp
 
 def check(config: ExportConfig) -> None:
     """Before anything slow. Raises `UsageError`."""
+    if config.target not in get_args(Target):
+        raise UsageError(
+            f"unknown target {config.target!r}" + did_you_mean(config.target, get_args(Target)),
+            hint=f"known are {', '.join(get_args(Target))}",
+        )
     data = config.pictures.calibration
     if config.precision == "int8":
         if data is None:

@@ -34,7 +34,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         item.name: item
         for item in (
-            Format("onnx", ".onnx", "export", ("cpu", "cuda"), _ALL, ("cpu", "tensorrt", "auto"), ("dynamic_size",)),
+            Format("onnx", ".onnx", "export", ("cpu", "cuda"), _ALL, ("cpu", "tensorrt"), ("dynamic_size",)),
             Format(
                 "tensorrt",
                 ".engine",

@@ -5,20 +5,22 @@ from __future__ import annotations
 import base64
 import io
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from resnet_infer._version import __version__
 from resnet_infer.data.datasets import Sample
 from resnet_infer.errors import PictureError
-from resnet_infer.evaluation.charts import MOST_CLASSES, Interval, confusion, intervals, reliability
 from resnet_infer.evaluation.paper import PAPER, comparison
-from resnet_infer.evaluation.result import Evaluation, Rate, Result
+from resnet_infer.evaluation.result import Bin, Evaluation, Rate, Result
 from resnet_infer.models.outputs import whole_file
+from resnet_infer.reporting.charts import Axis, Chart, colour, cut, heat_map, legend, linear
 from resnet_infer.reporting.html import box, document, html_table
 from resnet_infer.reporting.text import plural
 
@@ -29,7 +31,15 @@ WORST = 15
 MISTAKES = 24
 """Most mistakes, and most skipped pictures, that are shown."""
 THUMBNAIL = 160
-"""Longer side of a picture in the page, in pixels."""
+"""The longer side of a picture in the page, in pixels."""
+MOST_CLASSES = 40
+"""Most classes that a confusion matrix shows one by one; more are drawn in groups."""
+GROUPS = 25
+"""Most groups of a confusion matrix."""
+LABEL = 44
+"""Most letters of a line's label, of which a long name gives way."""
+KINDS = {"top1": colour(0), "top5": colour(2)}
+"""Classes of the dots of an error."""
 
 
 def write_report(found: Evaluation, path: Path) -> None:
@@ -78,11 +88,8 @@ def _errors(found: Evaluation) -> str:
         own = next((row for table, row in item.published if table.source == PAPER), None)
         for kind, rate in (("top1", item.top1), ("top5", item.top5)):
             if rate:
-                lines.append(
-                    Interval(
-                        item.name, f"{item.protocol}, top-{kind[3:]}", kind, rate, getattr(own, kind) if own else None
-                    )
-                )
+                published = getattr(own, kind) if own else None
+                lines.append(Interval(item.name, f"{item.protocol}, top-{kind[3:]}", kind, rate, published))
     rows = []
     for item in found.results:
         cells = [escape(item.name) + (" (reference)" if item.is_reference else ""), item.protocol, item.precision]
@@ -100,16 +107,80 @@ def _errors(found: Evaluation) -> str:
         "published",
     ]
     kinds = {line.kind for line in lines}
-    legend = {
-        "top1": "top-1 error with its 95% interval" if "top1" in kinds else "",
-        "top5": "top-5 error" if "top5" in kinds else "",
-        "paper": "the paper's figure" if any(line.published is not None for line in lines) else "",
-    }
-    keys = "".join(f'<span class="key {kind}"></span>{text}' for kind, text in legend.items() if text)
+    keys = [
+        (f"{KINDS['top1']} dot", "top-1 error with its 95% interval" if "top1" in kinds else ""),
+        (f"{KINDS['top5']} dot", "top-5 error" if "top5" in kinds else ""),
+        ("published", "the paper's figure" if any(line.published is not None for line in lines) else ""),
+    ]
     return (
         f"<h2>Error</h2>{html_table(header, rows, skip_empty=True)}"
-        f'<div class="scroll">{intervals(lines)}</div><p class="soft">{keys}</p>'
+        f'<div class="scroll">{intervals(lines)}</div>{legend([key for key in keys if key[1]])}'
     )
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Hold a line of the chart of errors: whose error it is and which, with its interval and the paper's figure.
+
+    `kind` is a key of `KINDS`.
+    """
+
+    name: str
+    which: str
+    kind: str
+    rate: Rate
+    published: float | None = None
+
+
+def intervals(lines: Sequence[Interval]) -> str:
+    """Draw errors with their 95% intervals, one below the other, and the paper's as a hollow square."""
+    ends = [value for line in lines for value in (*line.rate.interval, line.published) if value is not None]
+    x = linear("", min(ends), max(ends), least=0.1, unit="%")
+    chart = Chart(x, Axis("", len(lines), 0), (520, 28 * len(lines)), left=330, right=40)
+    for number, line in enumerate(lines):
+        low, high = line.rate.interval
+        label = f"{cut(line.name, LABEL - len(line.which))}, {line.which}"
+        title = f"{line.name}, {line.which}: {line.rate} ({low:.2f} to {high:.2f})"
+        chart.row(number + 0.5, line.rate.error, (low, high), KINDS[line.kind], label, title)
+        if line.published is not None:
+            chart.square(line.published, number + 0.5, f"published: {line.published:g}%")
+    return chart.svg("Errors with their 95% intervals")
+
+
+def reliability(bins: Sequence[Bin]) -> str:
+    """Draw how often answers are right, by how confident they are; on the diagonal they are as right as they say."""
+    percents = (0, 25, 50, 75, 100)
+    chart = Chart(
+        linear("confidence, %", 0, 100, ticks=percents), linear("right, %", 0, 100, ticks=percents), (260, 260)
+    )
+    chart.diagonal()
+    chart.bars([(100 * part.confidence, part.pictures) for part in bins])
+    points = [(100 * part.confidence, 100 * part.accuracy) for part in bins]
+    chart.line(points, colour(0), "")
+    for part, (x, y) in zip(bins, points, strict=True):
+        chart.dot(x, y, colour(0), f"{part.pictures} pictures: confidence {x:.1f}%, right {y:.1f}%", radius=4.5)
+    return chart.svg("Right answers by confidence")
+
+
+def confusion(labels: NDArray[np.int64], top1: NDArray[np.int64], names: Sequence[str]) -> str:
+    """Draw the confusion matrix. Rows are right classes and columns are answers; colour is the share of the row.
+
+    `labels` and `top1` are numbers of classes, (pictures,) each, where -1 in `top1` is no answer. More than
+    `MOST_CLASSES` are drawn in groups of neighbours; ImageNet's are in the order of their WordNet ids, in which
+    neighbours are of a kind.
+    """
+    size = 1 if len(names) <= MOST_CLASSES else -(-len(names) // GROUPS)
+    firsts = range(0, len(names), size)
+    heads = [
+        names[first] if size == 1 else f"{names[first]} … {names[min(first + size, len(names)) - 1]}"
+        for first in firsts
+    ]
+    counts = np.zeros((len(firsts), len(firsts)), np.int64)
+    given = top1 >= 0
+    np.add.at(counts, (labels[given] // size, top1[given] // size), 1)
+    totals = np.bincount(labels // size, minlength=len(firsts))
+    cell = "{row} answered {column}: {count} of {total}"
+    return heat_map(heads, counts.tolist(), totals.tolist(), "Confusion matrix", cell)
 
 
 def _differences(found: Evaluation) -> str:

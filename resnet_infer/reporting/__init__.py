@@ -1,0 +1,1 @@
+"""Make what reports share: pages of HTML, charts, and values as text."""

@@ -1,4 +1,4 @@
-"""Names, numbers and values in words."""
+"""Write names, numbers and values as text."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 
 def plural(count: int, noun: str) -> str:
-    """`1 picture`, `2,000 pictures`."""
+    """Return a count with its noun: `1 picture`, `2,000 pictures`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def words(value: Any) -> str:
-    """A dash for None; of a number the digits that count."""
+    """Return a value as text: a dash for None, four significant digits of a float, commas between parts."""
     if isinstance(value, Mapping):
         return ", ".join(f"{str(name).replace('_', ' ')} {words(part)}" for name, part in value.items())
     if isinstance(value, list | tuple):
@@ -29,12 +29,12 @@ def words(value: Any) -> str:
 
 
 def pointed(figure: str) -> str:
-    """The name of a figure with the point of its percentile: `p99_9_ms` is `p99.9_ms`."""
+    """Return the name of a figure with the point of its percentile: `p99_9_ms` becomes `p99.9_ms`."""
     return re.sub(r"^((?:early_stopping_)?p\d+)_(\d+)", r"\1.\2", figure)
 
 
 def facts_table(facts: Mapping[str, str]) -> str:
-    """Names, with _ for a space, and what they stand for."""
+    """Return a table of names and values as HTML; spaces replace the underscores of names."""
     rows = "".join(
         f"<tr><td>{escape(name.replace('_', ' '))}</td><td>{escape(value)}</td></tr>" for name, value in facts.items()
     )

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 
 from resnet_infer.benchmarking.load.image_library import ImageLibrary, open_image_library
 from resnet_infer.benchmarking.load.loadgen import Log, Plan, run, settings
-from resnet_infer.benchmarking.load.system import InProcess, Told, Verdict
+from resnet_infer.benchmarking.load.system import InProcess, OnResponse, Response
 from resnet_infer.errors import ResnetInferError
 
 Result = TypeVar("Result")
@@ -54,12 +54,12 @@ def with_halves(plan: Plan, folder: Path, count: int) -> tuple[Log, Counter[str]
     """By a fake that answers most pictures of a query at once, and the last three after 5 ms."""
 
     class Halves(Fake):
-        def submit(self, pictures: Sequence[bytes], told: Told) -> None:
+        def submit(self, pictures: Sequence[bytes], on_response: OnResponse) -> None:
             def answer() -> None:
-                for place in range(len(pictures)):
-                    if place == len(pictures) - 3:
+                for index in range(len(pictures)):
+                    if index == len(pictures) - 3:
                         time.sleep(0.005)
-                    told(place, Verdict(200, (0,)))
+                    on_response(index, Response(200, (0,)))
 
             threading.Thread(target=answer).start()
 
@@ -86,16 +86,16 @@ class Fake:
         self.in_progress = self.most = 0
         self.lock = threading.Lock()
 
-    def submit(self, pictures: Sequence[bytes], told: Told) -> None:
+    def submit(self, pictures: Sequence[bytes], on_response: OnResponse) -> None:
         with self.lock:
             self.in_progress += len(pictures)
             self.most = max(self.most, self.in_progress)
 
         def answer() -> None:
-            for place, content in enumerate(pictures):
+            for index, content in enumerate(pictures):
                 with self.lock:
                     self.in_progress -= 1
-                told(place, Verdict(self.status, (int(content),) if self.status == 200 else (), "full"))
+                on_response(index, Response(self.status, (int(content),) if self.status == 200 else (), "full"))
 
         threading.Thread(target=answer).start()
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
-from resnet_infer.benchmarking.load.system import Told, Verdict
+from resnet_infer.benchmarking.load.system import OnResponse, Response
 
 
 class SimulatedClock:
@@ -53,8 +53,8 @@ class Queue:
         self.in_progress = self.most = 0
         self.dropped = False
 
-    def submit(self, pictures: Sequence[bytes], told: Told) -> None:
-        for place in range(len(pictures)):
+    def submit(self, pictures: Sequence[bytes], on_response: OnResponse) -> None:
+        for index in range(len(pictures)):
             start = max(self.free, self.clock.now())
             if self.stall[0] <= start < self.stall[1]:
                 start = self.stall[1]
@@ -62,9 +62,9 @@ class Queue:
             self.in_progress += 1
             self.most = max(self.most, self.in_progress)
 
-            def answer(place: int = place) -> None:
+            def answer(index: int = index) -> None:
                 self.in_progress -= 1
-                told(place, Verdict(self.status, (0,), "" if self.status == 200 else "not now"))
+                on_response(index, Response(self.status, (0,), "" if self.status == 200 else "not now"))
 
             self.clock.at(self.free, answer)
 

@@ -20,7 +20,6 @@ except (ImportError, MissingExtraError):
 
 from resnet_infer.benchmarking import autotune  # noqa: E402
 from resnet_infer.benchmarking.candidates import Candidate, Trial  # noqa: E402
-from resnet_infer.benchmarking.latency.side_by_side import Timing  # noqa: E402
 from resnet_infer.converters.export import ExportConfig  # noqa: E402
 from resnet_infer.models.checkpoint import Checkpoint  # noqa: E402
 from resnet_infer.runtimes.registry import open_runtime  # noqa: E402
@@ -29,10 +28,7 @@ from resnet_infer.runtimes.registry import open_runtime  # noqa: E402
 @pytest.fixture(autouse=True)
 def openvino_is_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
     def timed(found: Sequence[Candidate], batch: int, **options: Any) -> list[Trial]:
-        return [
-            Trial(item, Timing(item.subject, batch, (1.0 if item.subject.runtime == "openvino" else 2.0,)))
-            for item in found
-        ]
+        return [Trial(item, batch, (1.0 if item.subject.runtime == "openvino" else 2.0,)) for item in found]
 
     monkeypatch.setattr(autotune, "time_candidates", timed)
 

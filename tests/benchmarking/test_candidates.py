@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +17,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `cpu` or `gpu
 from resnet_infer import zoo  # noqa: E402
 from resnet_infer.benchmarking.candidates import (  # noqa: E402
     ALIKE,
+    TIMING,
     Artifact,
     Candidate,
     Trial,
@@ -23,7 +26,8 @@ from resnet_infer.benchmarking.candidates import (  # noqa: E402
     report,
     time_candidates,
 )
-from resnet_infer.benchmarking.latency.side_by_side import Subject, Timing  # noqa: E402
+from resnet_infer.benchmarking.latency.paired_run import Measured  # noqa: E402
+from resnet_infer.benchmarking.latency.subjects import Entry, Subject  # noqa: E402
 from resnet_infer.errors import ResnetInferError  # noqa: E402
 from resnet_infer.models.spec import Precision  # noqa: E402
 
@@ -41,9 +45,7 @@ def trial(
     path: Path, precision: Precision, threads: int, rounds: Any, failure: str | None = None, runtime: str = "auto"
 ) -> Trial:
     subject = Subject(path, runtime, threads=threads)
-    return Trial(
-        Candidate(f"{precision} {threads}", precision, subject), Timing(subject, 1, tuple(rounds), {}, failure)
-    )
+    return Trial(Candidate(f"{precision} {threads}", precision, subject), 1, tuple(rounds), {}, failure)
 
 
 def test_on_a_cpu_one_half_and_all_cores_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,15 +100,32 @@ def test_the_winner_of_a_real_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     provide(monkeypatch, PROVIDERS[1:])
     missing = tmp_path / "missing.onnx"
     found = candidates([Artifact(ARTIFACT, "fp32"), Artifact(missing, "int8", ("cpu",))], cores=1)
-    trials = time_candidates(found, 2, rounds=1)
+    trials = time_candidates(found, 2, settings=replace(TIMING, rounds=1))
     assert len(trials) == 3
     best = choose(trials, [ARTIFACT, missing])
     assert best.candidate.artifact == ARTIFACT
     shown = report(trials, [ARTIFACT, missing], best).splitlines()
     assert shown[1].endswith("chosen")
     assert sum("failed: " in line and "missing.onnx does not exist" in line for line in shown) == 1
-    assert all(item.timing.rounds or item.timing.failure for item in trials)
+    assert all(item.rounds or item.failure for item in trials)
     assert json.loads(json.dumps(best.to_json()))["ms"] > 0
+
+
+def test_the_figures_of_a_trial() -> None:
+    entry = Entry("it", Subject(FP32, options={"provider": "tensorrt", "engine_cache": Path("engines")}), 4)
+    item = Measured(entry, about={"opened": {"threads": 1}})
+    nothing = Trial.of(Candidate("it", "fp32", entry.subject), item)
+    assert (nothing.ms, nothing.spread, nothing.pictures_per_second) == (float("inf"), (float("inf"),) * 2, 0)
+    shown = json.loads(json.dumps(nothing.to_json()))
+    assert "ms" not in shown
+    assert shown["options"]["engine_cache"] == "engines"
+    item.rounds["inference"] = [np.array(times) for times in ([0.003, 0.9, 0.002], [0.001], [0.002, 0.002])]
+    found = Trial.of(Candidate("it", "fp32", entry.subject), item)
+    assert (found.ms, found.spread, found.pictures_per_second) == (2, (1, 3), 2000)
+    shown = json.loads(json.dumps(found.to_json()))
+    assert (shown["batch"], shown["opened"], shown["failure"]) == (4, {"threads": 1}, None)
+    assert (shown["ms"], shown["ms_rounds"], shown["pictures_per_second"]) == (2, [3, 1, 2], 2000)
+    assert found.ratio(trial(FP32, "fp32", 1, [1.5, 0.25])) == 3  # 3/1.5, 1/0.25: of the rounds that both were in
 
 
 @given(
@@ -125,19 +144,19 @@ def test_the_winner_of_a_real_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def test_the_fastest_that_passes_or_what_is_as_fast_and_better(rows: list[Any], passed: set[Path]) -> None:
     precisions = dict(zip((FP32, FP16, INT8), get_args(Precision), strict=True))
     trials = [trial(path, precisions[path], threads, rounds, why) for path, threads, rounds, why in rows]
-    able = [item for item in trials if item.timing.failure is None and item.candidate.artifact in passed]
+    able = [item for item in trials if item.failure is None and item.candidate.artifact in passed]
     if not able:
         with pytest.raises(ResnetInferError, match=r"nothing can be kept; (fp32|fp16|int8)"):
             choose(trials, passed)
         return
     best = choose(trials, passed)
     assert best in able
-    fastest = min(able, key=lambda item: item.timing.ms)
+    fastest = min(able, key=lambda item: item.ms)
 
     def rank(item: Trial) -> tuple[int, int]:
         return get_args(Precision).index(item.candidate.precision), item.candidate.subject.threads or 0
 
-    even = [item for item in able if item is fastest or item.timing.ratio(fastest.timing) <= ALIKE]
+    even = [item for item in able if item is fastest or item.ratio(fastest) <= ALIKE]
     assert best in even
     assert rank(best) == min(map(rank, even))
 

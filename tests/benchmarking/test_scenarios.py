@@ -202,26 +202,26 @@ def runs(process: int) -> bool:
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ({"scenario": "of-line"}, "did you mean"),
-        ({"scenario": "open-loop"}, "an open loop has a rate"),
-        ({"scenario": "sweep", "rates": (1.0,)}, "no rate of its own"),
-        ({"scenario": "closed-loop", "accuracy": True}, "LoadGen's"),
-        ({"scenario": "closed-loop", "clients": 0}, "at least one client"),
-        ({"scenario": "open-loop", "rates": (0.0,)}, "the rate is a number above 0, not 0"),
-        ({"scenario": "open-loop", "rates": (math.inf,)}, "the rate is a number above 0, not inf"),
-        ({"scenario": "open-loop", "rates": (1.0,), "clients": 4}, "open-loop has no clients"),
-        ({"scenario": "sweep", "output": Path("logs")}, "sweep writes no logs"),
-        ({"scenario": "offline", "accuracy": True, "seconds": 3.0}, "accuracy is of every picture once"),
-        ({"scenario": "open-loop", "rates": (1.0,), "bound_ms": 0.0}, "bound"),
-        ({"scenario": "offline", "seconds": -1.0}, "the length of a run is a number above 0, not -1"),
-        ({"scenario": "offline", "seconds": math.nan}, "not nan"),
-        ({"scenario": "offline", "bound_ms": 5.0}, "only the server"),
-        ({"scenario": "offline", "official": True, "seconds": 5.0}, "its own length"),
-        ({"scenario": "offline", "accuracy": True}, "labelled"),
+        ({"name": "of-line"}, "did you mean"),
+        ({"name": "open-loop"}, "an open loop has a rate"),
+        ({"name": "sweep", "rates": (1.0,)}, "no rate of its own"),
+        ({"name": "closed-loop", "accuracy": True}, "LoadGen's"),
+        ({"name": "closed-loop", "clients": 0}, "at least one client"),
+        ({"name": "open-loop", "rates": (0.0,)}, "the rate is a number above 0, not 0"),
+        ({"name": "open-loop", "rates": (math.inf,)}, "the rate is a number above 0, not inf"),
+        ({"name": "open-loop", "rates": (1.0,), "clients": 4}, "open-loop has no clients"),
+        ({"name": "sweep", "output": Path("logs")}, "sweep writes no logs"),
+        ({"name": "offline", "accuracy": True, "seconds": 3.0}, "accuracy is of every picture once"),
+        ({"name": "open-loop", "rates": (1.0,), "bound_ms": 0.0}, "bound"),
+        ({"name": "offline", "seconds": -1.0}, "the length of a run is a number above 0, not -1"),
+        ({"name": "offline", "seconds": math.nan}, "not nan"),
+        ({"name": "offline", "bound_ms": 5.0}, "only the server"),
+        ({"name": "offline", "official": True, "seconds": 5.0}, "its own length"),
+        ({"name": "offline", "accuracy": True}, "labelled"),
     ],
 )
 def test_what_makes_no_sense(asked: dict[str, Any], says: str, tmp_path: Path) -> None:
-    logs = {"output": tmp_path} if asked["scenario"] == "offline" else {}
+    logs = {"output": tmp_path} if asked["name"] == "offline" else {}
     with pytest.raises(UsageError, match=says):
         run_scenario(Scenario(**{**logs, **asked}))
 

@@ -19,10 +19,9 @@ from PIL import Image
 from resnet_infer import zoo
 from resnet_infer.classifier import Classifier
 from resnet_infer.data.datasets import Dataset
-from resnet_infer.evaluation.charts import GROUPS, confusion
 from resnet_infer.evaluation.config import EvaluationConfig
 from resnet_infer.evaluation.evaluate import evaluate
-from resnet_infer.evaluation.report import page, write_report
+from resnet_infer.evaluation.report import GROUPS, confusion, page, write_report
 from resnet_infer.evaluation.result import BINS, Answers, Evaluation
 from tests.evaluation.conftest import Reds
 from tests.evaluation.test_runner import measure, scorer

@@ -70,7 +70,7 @@ def test_the_curve_of_reliability_is_a_line(show: Open) -> None:
     page = show(DESKTOP)
     assert set(style(page, "polyline", "fill")) == {"none"}
     assert set(style(page, "polyline", "strokeWidth")) == {"2px"}
-    assert set(style(page, "polyline", "stroke")) == set(style(page, "circle.top1", "fill"))
+    assert set(style(page, "polyline", "stroke")) == set(style(page, "svg:has(polyline) circle", "fill"))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

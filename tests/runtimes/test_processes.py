@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from resnet_infer import zoo
-from resnet_infer.benchmarking.latency.side_by_side import Subject, measure
+from resnet_infer.benchmarking.latency.paired_run import Settings, measure
+from resnet_infer.benchmarking.latency.subjects import Entry, Pictures, Subject
 from resnet_infer.errors import RuntimeUnavailableError
 from resnet_infer.runtimes.processes import command, interpreter
 from tests.conftest import PICTURES, Outcome
@@ -41,14 +42,11 @@ def program(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_what_needs_a_process_says_so_and_starts_none(program: str) -> None:
-    from resnet_infer.benchmarking.latency.paired_run import measure as benchmark
-    from resnet_infer.benchmarking.latency.subjects import Entry, Pictures
+    def timed(restart: bool) -> object:
+        settings = Settings(rounds=1, seconds=0.1, restart=restart)
+        return measure([Entry("m", Subject(ARTIFACT), 1)], Pictures("none", (b"",)), settings)
 
-    ways: list[Callable[[], object]] = [
-        interpreter,
-        lambda: measure([Subject(ARTIFACT)], 1, rounds=1, seconds=0.1),
-        lambda: benchmark([Entry("m", Subject(ARTIFACT), 1)], Pictures((b"",), "none"), rounds=1, seconds=0.1),
-    ]
+    ways: list[Callable[[], object]] = [interpreter, lambda: timed(False), lambda: timed(True)]
     for way in ways:
         with pytest.raises(RuntimeUnavailableError, match=re.escape(program)) as raised:
             way()

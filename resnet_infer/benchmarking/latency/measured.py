@@ -1,4 +1,4 @@
-"""What a benchmark found, as JSON and as tables."""
+"""Return the result of timing models side by side, as JSON and as tables."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from resnet_infer.benchmarking.latency.clock import ALIKE, WINDOW, WINDOWS
-from resnet_infer.benchmarking.latency.paired_run import STAGES, Measured
+from resnet_infer.benchmarking.latency.paired_run import Measured
 from resnet_infer.benchmarking.latency.subjects import Entry, Pictures
+from resnet_infer.benchmarking.latency.worker import STAGES
 from resnet_infer.utils.console import table
 
 MEGABYTE = 1e6
+"""Bytes in a megabyte."""
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """All that was measured. Ratios are to the first entry with the same batch size."""
+    """Hold everything measured by one run. Ratios are to the first entry with the same batch size."""
 
     measured: Sequence[Measured]
     pictures: Pictures
@@ -27,14 +29,15 @@ class Benchmark:
 
     @property
     def failed(self) -> list[Measured]:
+        """The entries that could not be measured, or not in every round."""
         return [item for item in self.measured if item.failure is not None]
 
     def first(self, item: Measured) -> Measured:
-        """What an entry is compared with."""
+        """Return the entry that another one is compared with: the first with its batch size."""
         return next(other for other in self.measured if other.entry.batch == item.entry.batch)
 
     def to_json(self) -> dict[str, Any]:
-        """Times in milliseconds, memory in megabytes of 10^6 bytes."""
+        """Return the run as JSON, with times in milliseconds and memory in megabytes (10^6 bytes)."""
         return {
             "settings": {
                 "rounds": self.rounds,
@@ -66,7 +69,7 @@ class Benchmark:
 
 
 def tables(found: Mapping[str, Any]) -> str:
-    """The tables of what `Benchmark.to_json` gives: inference, stages, start and memory, and failures."""
+    """Return the tables for the console from `Benchmark.to_json`: inference, stages, start and memory, failures."""
     rows = found["results"]
     good = [row for row in rows if "inference" in row["stages"]]
     parts = []
@@ -81,7 +84,7 @@ def tables(found: Mapping[str, Any]) -> str:
 
 
 def label(row: Mapping[str, Any]) -> str:
-    """A row of the result in words."""
+    """Return the model, threads and batch size of a row as text."""
     threads = f", {row['threads']} thread{'s' * (row['threads'] > 1)}" if row["threads"] else ""
     return f"{row['model']}{threads}, batch {row['batch']}"
 
@@ -94,7 +97,7 @@ Row = Mapping[str, Any]
 
 
 def number(value: float | None) -> str:
-    """Three digits that count; a dash for what was not measured."""
+    """Return a value with three significant digits, or a dash if it was not measured."""
     if value is None:
         return "-"
     digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3 if value >= 0.1 else 4
@@ -183,7 +186,7 @@ START = {
 
 
 def cells(columns: Mapping[str, Any], rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows, without columns that have nothing in any row."""
+    """Return the header and the rows of a table, without the columns that are empty in every row."""
     lines = {name: [cell(row) for row in rows] for name, cell in columns.items()}
     kept = [name for name, values in lines.items() if any(value != "-" for value in values)]
     return kept, [[lines[name][place] for name in kept] for place in range(len(rows))]

@@ -1,4 +1,4 @@
-"""How much memory a process has used, and how much of a GPU's is in use."""
+"""Measure the memory of this process, and of a GPU."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from resnet_infer.runtimes.base import parse_device
 
 
 def peak_resident() -> int | None:
-    """The most bytes of memory that this process has held at a time; None where the system does not say."""
+    """Return the peak of this process's resident memory in bytes, or None where the system does not tell."""
     try:
         with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-            # `getrusage` would count the process that started this one.
+            # `getrusage` would include the peak of the process that forked this one.
             return next((int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:")), None)
     except OSError:
         pass
@@ -25,18 +25,18 @@ def peak_resident() -> int | None:
 
 
 def growth(before: int | None, after: int | None) -> int | None:
-    """How much more is used, never less than 0; None where it is not known."""
+    """Return the growth from `before` to `after`, at least 0, or None if either is unknown."""
     return None if before is None or after is None else max(after - before, 0)
 
 
 def device_in_use(device: str) -> int | None:
-    """The bytes of memory that all programs together use on a GPU, "cuda:N"; None for a CPU, or without NVML."""
+    """Return the bytes that all programs use on the GPU "cuda:N", or None for a CPU and without NVML."""
     kind, number = parse_device(device)
     if kind != "cuda":
         return None
     try:
         import pynvml
-    except Exception:  # none, or one that does not load
+    except Exception:  # not installed, or it does not load
         return None
     try:
         pynvml.nvmlInit()

@@ -1,49 +1,74 @@
-"""Arguments -> what is measured, and the pictures it is measured with."""
+"""Turn arguments into the entries of a benchmark, and read the pictures that they are timed with.
+
+The process that times a model imports this module for `Subject`, and its start is timed too. What only the functions
+below need is therefore imported inside them.
+"""
 
 from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from resnet_infer import zoo
-from resnet_infer.benchmarking.latency.side_by_side import Subject
-from resnet_infer.data.datasets.archive import open_tree
-from resnet_infer.data.datasets.tree import pictures
-from resnet_infer.data.feed import spread
 from resnet_infer.data.image import read_image
 from resnet_infer.data.synthetic import natural_noise
 from resnet_infer.errors import DataError, UsageError
-from resnet_infer.evaluation.targets.names import shown_names
 from resnet_infer.runtimes.base import parse_device
 from resnet_infer.runtimes.registry import split_runtime
 from resnet_infer.utils.threads import require_threads
 
 PHOTOS = 32
-"""Most photographs that are read: spread over all that are there."""
+"""Most photographs that are read; they are spread over all that are there."""
 SYNTHETIC = 8
+"""Number of synthetic pictures."""
 SIDES = 375, 500
-"""Height and width of pictures made from numbers: those of an average photograph of ImageNet."""
+"""Height and width of synthetic pictures in pixels: those of an average photograph of ImageNet."""
 QUALITY = 90
+"""JPEG quality of synthetic pictures."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Hold an artifact and how it is to be run.
+
+    `model` is its path; `runtime`, `device`, `threads` and `options` are arguments of `open_runtime`.
+    """
+
+    model: Path
+    runtime: str = "auto"
+    device: str = "auto"
+    threads: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values, with paths as text."""
+        options = {name: str(value) if isinstance(value, Path) else value for name, value in self.options.items()}
+        return {**vars(self), "model": str(self.model), "options": options}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the result: an artifact, how it is run, and how many pictures it is given in a call.
+    """Hold a row of the result: an artifact, how it is run, and how many pictures it is given in a call.
 
-    `name` tells the artifact, and the runtime where it was named, from the others of its run.
+    `name` tells the artifact, and the runtime where it was named, from the others of its run. Raises `UsageError` for
+    a `batch` below 1.
     """
 
     name: str
     subject: Subject
     batch: int
 
+    def __post_init__(self) -> None:
+        _require_batch(self.batch)
+
     def to_json(self) -> dict[str, Any]:
+        """Return the row's name, the path of the artifact, how it is run, and the batch size."""
         subject = self.subject.to_json()
         return {"model": self.name, "artifact": subject.pop("model"), **subject, "batch": self.batch}
 
@@ -56,18 +81,21 @@ def entries(
     device: str = "auto",
     threads: Sequence[int | None] = (None,),
 ) -> list[Entry]:
-    """Every model with every number of threads and every batch size, in this order; None is the default model.
+    """Return an entry for every model, number of threads and batch size, in this order; None is the default model.
 
-    `RUNTIME:MODEL` goes before `runtime`. Files are called by their names, with as many of the folders above as tell
-    them apart; what is named twice has a number from the second time on. Checkpoints and published weights are
-    exported first, once. Raises `UsageError` for numbers and a device that cannot be, `ModelError` for a model that
-    does not exist.
+    A prefix `RUNTIME:MODEL` takes precedence over `runtime`. Files are named by their file names, with as many parent
+    folders as tell them apart. A model that is named twice gets a number from the second time on. Checkpoints and
+    published weights are exported first, once. Raises `UsageError` for numbers or a device that cannot be, and
+    `ModelError` for a model that does not exist.
+
+        entries(["resnet50.v1", "openvino:model.onnx"], [1, 8], device="cpu")
     """
+    from resnet_infer.evaluation.targets.names import shown_names
+
     if not models or not batches or not threads:
         raise UsageError("at least one model, batch size and number of threads is needed")
     for number in batches:
-        if number < 1:
-            raise UsageError(f"a batch is at least 1, not {number}")
+        _require_batch(number)
     for count in threads:
         require_threads(count)
     parse_device(device)
@@ -88,14 +116,20 @@ def entries(
     return found
 
 
+def _require_batch(number: int) -> None:
+    if number < 1:
+        raise UsageError(f"a batch is at least 1, not {number}")
+
+
 @dataclass(frozen=True)
 class Pictures:
-    """Encoded pictures, and where they are from."""
+    """Hold encoded pictures, and where they come from."""
 
     source: str
     contents: tuple[bytes, ...]
 
     def to_json(self) -> dict[str, Any]:
+        """Return the source, the number of pictures, and their mean size in kilobytes."""
         total = sum(map(len, self.contents))
         return {
             "source": self.source,
@@ -105,7 +139,11 @@ class Pictures:
 
 
 def photographs(folder: Path) -> Pictures:
-    """At most `PHOTOS` pictures of a folder or archive. Raises `DataError` or `PictureError`."""
+    """Read at most `PHOTOS` pictures of a folder or archive. Raises `DataError` or `PictureError`."""
+    from resnet_infer.data.datasets.archive import open_tree
+    from resnet_infer.data.datasets.tree import pictures
+    from resnet_infer.data.feed import spread
+
     tree = open_tree(folder)
     names = list(pictures(tree))
     if not names:
@@ -119,7 +157,7 @@ def photographs(folder: Path) -> Pictures:
 
 
 def synthetic() -> Pictures:
-    """JPEGs of pictures made from numbers."""
+    """Make `SYNTHETIC` JPEGs of natural noise."""
     contents = []
     for pixels in natural_noise(SYNTHETIC, *SIDES):
         file = io.BytesIO()

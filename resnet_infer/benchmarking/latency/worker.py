@@ -1,7 +1,7 @@
-"""The process of one subject: it opens it, then waits, and takes a sample whenever it is told to.
+"""Run in the process of one subject: open it, then wait, and time its calls whenever a request says so.
 
-A pickled `Task` on stdin, then one order after the other: `warm` or a number of seconds. A pickled answer to each goes
-to stdout, a dict; with `failure` in it, it is the last.
+Requests are pickled to stdin: a `StartRequest` first, then any number of `WarmUpRequest` and `RoundRequest`. The
+response to each is a dict pickled to stdout. A response with `failure` in it is the last.
 """
 
 from __future__ import annotations
@@ -19,81 +19,112 @@ import numpy as np
 
 from resnet_infer.benchmarking.latency.clock import timed, warm_up
 from resnet_infer.benchmarking.latency.memory import device_in_use, growth, peak_resident
-from resnet_infer.benchmarking.latency.side_by_side import Subject
+from resnet_infer.benchmarking.latency.subjects import Subject
 from resnet_infer.classifier import Classifier, Picture
 from resnet_infer.errors import PictureError
 from resnet_infer.runtimes.processes import answer_channel, reason
 from resnet_infer.runtimes.registry import open_runtime, runtime_class
 
 QUIET_STEP = 0.02
-"""Seconds of sleep, in which a process at rest works for less than `QUIET_SHARE` of them."""
+"""Seconds of sleep after which `settle` looks whether the process is at rest."""
 QUIET_SHARE = 0.05
+"""Share of `QUIET_STEP` below which the CPU time of a process counts as rest."""
 QUIET_LIMIT = 2.0
+"""Seconds after which `settle` waits no longer."""
+STAGES = ("prepare", "transfer", "inference", "end_to_end")
+"""Stages of an answer that can be timed; `transfer` only where a device has memory of its own."""
 
 
 @dataclass(frozen=True)
-class Task:
-    """What the process is for. `pictures` are encoded. `started`: `time.monotonic` just before the process was."""
+class StartRequest:
+    """Ask for a subject to be opened, and for one answer.
+
+    `pictures` are encoded, `stages` those to be timed. `started` is `time.monotonic` just before the process was.
+    """
 
     subject: Subject
     batch: int
     pictures: tuple[bytes, ...]
-    started: float
+    stages: tuple[str, ...] = STAGES
+    started: float = 0.0
+
+
+@dataclass(frozen=True)
+class WarmUpRequest:
+    """Ask for the warm-up, which ends after `limit` seconds though the times are not stable."""
+
+    limit: float
+
+
+@dataclass(frozen=True)
+class RoundRequest:
+    """Ask for a round: calls of every stage for at least `seconds`, and at least `least_calls` of them."""
+
+    seconds: float
+    least_calls: int = 1
 
 
 def main() -> None:
-    """Answer orders until there are no more."""
+    """Respond to requests until there are no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it ends it
     sys.setswitchinterval(0.0005)  # as in `classify`: threads that decode hold the interpreter only briefly
     channel = answer_channel()
 
-    def answer(value: dict[str, Any]) -> None:
+    def respond(value: dict[str, Any]) -> None:
         pickle.dump(value, channel)
         channel.flush()
 
     try:
         bench, about = open_bench(pickle.load(sys.stdin.buffer))
-        answer(about)
-        for order in sys.stdin.buffer:
-            answer(bench.warm() if order == b"warm\n" else bench.turn(float(order)))
+        respond(about)
+        while True:
+            try:
+                request = pickle.load(sys.stdin.buffer)
+            except EOFError:
+                return
+            respond(bench.warm(request) if isinstance(request, WarmUpRequest) else bench.round(request))
     except Exception as error:  # whatever a runtime or its libraries raise belongs to the report
-        answer({"failure": reason(error)})
+        respond({"failure": reason(error)})
 
 
 class Bench:
-    """An open model, and pictures in every form that a stage begins with."""
+    """Hold an open model, and pictures in every form that a stage begins with."""
 
-    def __init__(self, classifier: Classifier, task: Task) -> None:
-        self._classifier, self._runtime, self._batch = classifier, classifier.runtime, task.batch
-        self._threads = task.subject.threads
-        self._pictures = [Picture(f"picture {number}", content) for number, content in enumerate(task.pictures)]
+    def __init__(self, classifier: Classifier, start: StartRequest) -> None:
+        self._classifier, self._runtime, self._batch = classifier, classifier.runtime, start.batch
+        self._threads, self._timed = start.subject.threads, start.stages
+        self._pictures = [Picture(f"picture {number}", content) for number, content in enumerate(start.pictures)]
         self._single, self._groups = cycle(self._pictures), self._endless()
 
     def answer(self) -> None:
-        """From encoded pictures to the five best classes, of the next `batch` pictures."""
+        """Classify the next `batch` pictures, from encoded bytes to the five best classes."""
         group = next(self._groups)
         for item in self._classifier.stream(group, batch_size=self._batch, workers=self._threads):
             if item.error:
                 raise item.error
 
-    def warm(self) -> dict[str, Any]:
-        """Warm up the inference, then every stage once. What that took, and the memory until then."""
+    def warm(self, request: WarmUpRequest) -> dict[str, Any]:
+        """Warm up the inference and call every stage once.
+
+        Returns what the warm-up took, the peak of this process's memory in bytes, and the growth of the device's.
+        """
         device = self._runtime.device
         used = device_in_use(device)
-        self._stages = self._prepared()
-        warm = warm_up(self._stages["inference"])
+        stages = self._prepared()
+        warm = warm_up(stages["inference"], request.limit)
+        self._stages = {name: stage for name, stage in stages.items() if name in self._timed}
         for stage in self._stages.values():
             stage()
         peak, taken = peak_resident(), growth(used, device_in_use(device))
         settle()
         return {"warm_up": vars(warm), "resident": peak, "device": taken}
 
-    def turn(self, seconds: float) -> dict[str, Any]:
-        """Every stage for `seconds`, as seconds of each call; then wait until no thread is busy any more."""
+    def round(self, request: RoundRequest) -> dict[str, Any]:
+        """Call every stage, and return the seconds of each call once no thread is busy any more."""
         found = {}
         for name, stage in self._stages.items():
-            stage()  # others were at work since the last turn, so caches are cold and threads asleep
-            found[name] = np.array(timed(stage, seconds))
+            stage()  # others were at work since the last round, so caches are cold and threads asleep
+            found[name] = np.array(timed(stage, request.seconds, request.least_calls))
         settle()
         return {"stages": found}
 
@@ -116,9 +147,13 @@ class Bench:
             yield [self._pictures[(start + place) % total] for place in range(self._batch)]
 
 
-def open_bench(task: Task) -> tuple[Bench, dict[str, Any]]:
-    """Open the subject and answer the first batch. What it is, and how long that took from the process's start."""
-    subject = task.subject
+def open_bench(start: StartRequest) -> tuple[Bench, dict[str, Any]]:
+    """Open the subject and answer the first batch.
+
+    Returns the bench and a dict: what the runtime and the spec say (`opened`, `spec`), bytes of memory
+    (`resident_before`, `device`), and seconds (`open`, `answer`, and from the start of the process `first_answer`).
+    """
+    subject = start.subject
     # The library is loaded before the model is; the null runtime reads an ONNX file's spec by another's.
     reads = "onnxruntime" if subject.runtime == "null" and subject.model.suffix == ".onnx" else subject.runtime
     runtime_class(subject.model, reads)
@@ -129,7 +164,7 @@ def open_bench(task: Task) -> tuple[Bench, dict[str, Any]]:
         subject.model, runtime=subject.runtime, device=subject.device, threads=subject.threads, **subject.options
     )
     opened = time.perf_counter()
-    bench = Bench(Classifier(runtime), task)
+    bench = Bench(Classifier(runtime), start)
     bench.answer()
     answered, now = time.perf_counter(), time.monotonic()
     about = {
@@ -143,13 +178,13 @@ def open_bench(task: Task) -> tuple[Bench, dict[str, Any]]:
         "device": growth(used, device_in_use(runtime.device)),
         "open": opened - begin,
         "answer": answered - opened,
-        "first_answer": now - task.started,
+        "first_answer": now - start.started,
     }
     return bench, about
 
 
 def settle() -> None:
-    """Wait until this process is at rest: threads of a pool go on looking for work for a while."""
+    """Wait until this process is at rest. Threads of a pool go on looking for work for a while."""
     end = time.perf_counter() + QUIET_LIMIT
     while time.perf_counter() < end:
         busy = time.process_time()

@@ -1,4 +1,4 @@
-"""The processes that hold the subjects: started, told what to do, and ended whatever happens."""
+"""Start the processes that hold the subjects, send them requests, and end them whatever happens."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from types import TracebackType
 from typing import IO, Any
 
-from resnet_infer.benchmarking.latency.subjects import Entry, Pictures
-from resnet_infer.benchmarking.latency.worker import Task
+from resnet_infer.benchmarking.latency.worker import RoundRequest, StartRequest, WarmUpRequest
 from resnet_infer.runtimes.processes import command, ending
 
 TIMEOUT = 600.0
-"""Seconds for one answer; TensorRT may build an engine in it."""
+"""Seconds for one response; TensorRT may build an engine in it."""
 
 
 class FailedError(Exception):
-    """Why a subject can no longer be measured."""
+    """Say why a subject can no longer be measured."""
 
 
 class Worker:
-    """A subject in a process of its own. `about` is its first answer, see `open_bench`. A context manager.
+    """Hold a subject in a process of its own; a context manager that ends the process.
 
-    While nobody asks it blocks on a pipe, and uses no core. Raises `FailedError` for whatever the process could not
-    do, and where it crashed; `RuntimeUnavailableError` where none can be started, see `interpreter`.
+    `about` is the response to the `StartRequest`, see `open_bench`. Between requests the process blocks on a pipe and
+    uses no core. Raises `FailedError` for whatever the process could not do, and if it crashed;
+    `RuntimeUnavailableError` where none can be started, see `interpreter`.
     """
 
-    def __init__(self, entry: Entry, pictures: Pictures, timeout: float = TIMEOUT) -> None:
+    def __init__(self, request: StartRequest, timeout: float = TIMEOUT) -> None:
         self._timeout = timeout
         start = command("resnet_infer.benchmarking.latency.worker")
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
@@ -46,20 +47,16 @@ class Worker:
             self._stderr.close()
             raise FailedError(f"its process could not be started ({error.strerror or error})") from error
         try:
-            self.about = self._ask(pickle.dumps(Task(entry.subject, entry.batch, pictures.contents, started)))
+            self.about = self._exchange(replace(request, started=started))
         except BaseException:
             self.close()
             raise
 
-    def warm(self) -> dict[str, Any]:
-        """See `Bench.warm`."""
-        return self._ask(b"warm\n")
+    def send(self, request: WarmUpRequest | RoundRequest) -> dict[str, Any]:
+        """Send a request and return the response, see `Bench.warm` and `Bench.round`."""
+        return self._exchange(request)
 
-    def turn(self, seconds: float) -> dict[str, Any]:
-        """See `Bench.turn`."""
-        return self._ask(f"{seconds}\n".encode())
-
-    def _ask(self, order: bytes) -> dict[str, Any]:
+    def _exchange(self, request: StartRequest | WarmUpRequest | RoundRequest) -> dict[str, Any]:
         process, late = self._process, threading.Event()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -72,21 +69,21 @@ class Worker:
         timer.daemon = True  # an interrupt before `try` leaves it running, and the interpreter would wait for it
         timer.start()
         try:
-            process.stdin.write(order)
+            process.stdin.write(pickle.dumps(request))
             process.stdin.flush()
-            answer: dict[str, Any] = pickle.load(process.stdout)
+            response: dict[str, Any] = pickle.load(process.stdout)
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             code = process.wait()
             raise FailedError(
-                f"no answer within {self._timeout:g} seconds" if late.is_set() else ending(code, self._said())
+                f"no answer within {self._timeout:g} seconds" if late.is_set() else ending(code, self._stderr_text())
             ) from error
         finally:
             timer.cancel()
-        if "failure" in answer:
-            raise FailedError(answer["failure"])
-        return answer
+        if "failure" in response:
+            raise FailedError(response["failure"])
+        return response
 
-    def _said(self) -> bytes:
+    def _stderr_text(self) -> bytes:
         self._stderr.seek(0)
         return self._stderr.read()
 

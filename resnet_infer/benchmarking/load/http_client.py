@@ -1,4 +1,4 @@
-"""Many HTTP requests in progress out of one thread: ready-made bytes over kept connections."""
+"""Keep many HTTP requests in progress from one thread, with prepared bytes over kept-alive connections (RFC 9112)."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from urllib.parse import urlsplit
 from resnet_infer.errors import UsageError
 
 KEEP_ALIVE = 3.0
-"""Seconds that a connection may rest before it is used again; servers close theirs after five."""
+"""Seconds for which an idle connection is used again; servers close theirs after five."""
 MOST_CONNECTIONS = 512
-"""What comes while so many are in use waits here for one; a process may have no more than about a thousand files."""
+"""Most connections; further requests wait for one. A process may often open no more than 1024 files."""
 
-Answered = Callable[[int, bytes], None]
-"""Called in the client's thread with status and body; status 0 is no answer, and the body says why."""
+OnHttpResponse = Callable[[int, bytes], None]
+"""Called in the client's thread with status and body. Status 0 is no response, and the body says why."""
 
 
 def post(url: str, path: str, body: bytes, headers: Iterable[tuple[str, str]] = ()) -> bytes:
-    """A request, ready to be sent."""
+    """Return the bytes of a POST request; `path` is its target, and `headers` follow Host and Content-Length."""
     fields = [("Host", urlsplit(url).netloc), ("Content-Length", str(len(body))), *headers]
     head = "".join(f"{name}: {value}\r\n" for name, value in fields)
     return f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + body
@@ -31,14 +31,16 @@ def post(url: str, path: str, body: bytes, headers: Iterable[tuple[str, str]] = 
 
 @dataclass(slots=True)
 class _Exchange:
+    """Hold a request, what to call with its response, and the moment by which that must be there."""
+
     request: bytes
-    answered: Answered
+    on_response: OnHttpResponse
     deadline: float
     tries: int = 0
 
 
 class _Connection(asyncio.Protocol):
-    """One exchange at a time."""
+    """Carry one exchange at a time."""
 
     def __init__(self, client: HttpClient) -> None:
         self._client = client
@@ -53,6 +55,7 @@ class _Connection(asyncio.Protocol):
         self._client.connected.add(self)
 
     def send(self, exchange: _Exchange) -> None:
+        """Send the request of an exchange."""
         assert self.transport is not None
         self.exchange = exchange
         exchange.tries += 1
@@ -65,10 +68,10 @@ class _Connection(asyncio.Protocol):
         if end < 0:
             return
         head = bytes(self._received[:end]).lower()
-        place = head.find(b"\r\ncontent-length:")
+        index = head.find(b"\r\ncontent-length:")
         try:
             status = int(head[9:12])
-            length = int(head[place + 17 :].split(b"\r\n", 1)[0]) if place >= 0 else 0
+            length = int(head[index + 17 :].split(b"\r\n", 1)[0]) if index >= 0 else 0
         except ValueError:
             self.abandon("the answer is no HTTP")
             return
@@ -84,38 +87,46 @@ class _Connection(asyncio.Protocol):
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             self._client.release(self)
-            exchange.answered(status, body)
+            exchange.on_response(status, body)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.transport = None
         self._client.connected.discard(self)
-        # A server may close a connection just when it is used again.
+        # A server may close an idle connection at the moment it is used again.
         again = self.used > 0 and not self._received and self.exchange is not None and self.exchange.tries == 1
         self._end(str(error or "the connection was closed"), again)
 
     def abandon(self, reason: str) -> None:
+        """Close the connection, and end its exchange with status 0 and a reason."""
         self.close()
         self._end(reason, again=False)
 
     def close(self) -> None:
+        """Close the connection at once."""
         if self.transport is not None:
             self.transport.abort()
             self.transport = None
 
     def _end(self, reason: str, again: bool) -> None:
+        """End the exchange: `again` sends it over another connection, else its status is 0."""
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             self._client.release(self)
             if again:
                 self._client.start(exchange)
             else:
-                exchange.answered(0, reason.encode())
+                exchange.on_response(0, reason.encode())
 
 
 class HttpClient:
-    """Sends requests to a URL's host, as many at a time as there are. Every request is answered within `timeout` s.
+    """Send requests to the host of a URL, up to `connections` at a time, and end each within `timeout` seconds.
 
-    Safe for use from any thread; what is answered is told in the client's own. Raises `UsageError` for what is no URL.
+    Methods may be called from any thread; responses are handed over in the client's own. Raises `UsageError` for what
+    is not a URL.
+
+        client = HttpClient("http://127.0.0.1:3000")
+        client.send(post("http://127.0.0.1:3000", "/classify", body), lambda status, body: print(status))
+        client.close()
     """
 
     def __init__(self, url: str, *, timeout: float = 30.0, connections: int = MOST_CONNECTIONS) -> None:
@@ -136,20 +147,20 @@ class HttpClient:
         self._thread.start()
         self._loop.call_soon_threadsafe(self._watch)
 
-    def send(self, request: bytes, answered: Answered) -> None:
-        """Send what `post` made. `answered` is called once, never before this returns to the client's thread."""
-        exchange = _Exchange(request, answered, time.monotonic() + self._timeout)
+    def send(self, request: bytes, on_response: OnHttpResponse) -> None:
+        """Send what `post` made. `on_response` is called once, and never before this returns to the client's thread."""
+        exchange = _Exchange(request, on_response, time.monotonic() + self._timeout)
         if threading.current_thread() is self._thread:
             self.start(exchange)
         else:
             self._loop.call_soon_threadsafe(self.start, exchange)
 
     def drop(self) -> None:
-        """End what is in progress; it is not answered."""
+        """End all requests in progress without a response."""
         asyncio.run_coroutine_threadsafe(self._drop(), self._loop).result()
 
     def close(self) -> None:
-        """As `drop`, and end the thread."""
+        """End all requests in progress as `drop` does, and the thread."""
         self._closed = True
         self.drop()
         self._loop.call_soon_threadsafe(self._watching.cancel)
@@ -160,6 +171,7 @@ class HttpClient:
     # In the client's thread
 
     def start(self, exchange: _Exchange) -> None:
+        """Send an exchange over an idle connection or a new one, or let it wait. Called in the client's thread."""
         if self._closed:
             return
         now = time.monotonic()
@@ -181,6 +193,7 @@ class HttpClient:
         task.add_done_callback(self._opening.discard)
 
     def release(self, connection: _Connection) -> None:
+        """Take back a connection, and start the next exchange. Called in the client's thread."""
         self._busy.discard(connection)
         if connection.transport is not None:
             self._idle.append(connection)
@@ -192,11 +205,11 @@ class HttpClient:
             opened = self._loop.create_connection(lambda: _Connection(self), self._host, self._port, ssl=self._ssl)
             _, connection = await asyncio.wait_for(opened, max(exchange.deadline - time.monotonic(), 0.001))
         except asyncio.TimeoutError:
-            self._loop.call_soon(exchange.answered, 0, b"no connection in time")
+            self._loop.call_soon(exchange.on_response, 0, b"no connection in time")
         except OSError as error:
-            self._loop.call_soon(exchange.answered, 0, (error.strerror or str(error)).encode())
+            self._loop.call_soon(exchange.on_response, 0, (error.strerror or str(error)).encode())
         else:
-            if asyncio.current_task() in self._opening:  # or it was dropped, too late to stop the connection
+            if asyncio.current_task() in self._opening:  # else it was dropped after the connection was made
                 self._busy.add(connection)
                 connection.send(exchange)
             return
@@ -204,12 +217,12 @@ class HttpClient:
             self._loop.call_soon(self.start, self._waiting.popleft())
 
     def _watch(self) -> None:
-        """Give up what has had its time."""
+        """End exchanges whose deadline has passed, ten times a second."""
         now, reason = time.monotonic(), f"no answer in {self._timeout:g} s"
         for connection in [item for item in self._busy if item.exchange and item.exchange.deadline <= now]:
             connection.abandon(reason)
         while self._waiting and self._waiting[0].deadline <= now:
-            self._waiting.popleft().answered(0, reason.encode())
+            self._waiting.popleft().on_response(0, reason.encode())
         self._watching = self._loop.call_later(0.1, self._watch)
 
     async def _drop(self) -> None:
@@ -220,7 +233,7 @@ class HttpClient:
             task.cancel()
         for connection in self.connected:
             connection.exchange = None
-        # A connection may come about although its task was cancelled.
+        # A cancelled task may still have made its connection.
         await asyncio.gather(*opening, return_exceptions=True)
         for connection in list(self.connected):
             connection.close()

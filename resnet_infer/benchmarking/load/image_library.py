@@ -1,4 +1,4 @@
-"""The pictures that a load is made of, as files: what a query asks about, from its first byte on."""
+"""Provide the pictures of a load as encoded files, which are what a query sends."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from resnet_infer.models.spec import ModelSpec
 from resnet_infer.utils.parallel import parallel_map
 
 SYNTHETIC = 64
-"""Pictures made from numbers, if no other count is asked for."""
+"""Number of synthetic pictures by default."""
 JPEG_QUALITY = 90
+"""JPEG quality of synthetic pictures."""
 
 
 class ImageLibrary:
-    """Pictures by number, in memory from `load` to `unload`.
+    """Hold pictures by number; their files are in memory from `load` to `unload`.
 
-    `labels` (N,) are classes of the model, None where the pictures have none.
+    `labels` are classes of the model, int64, (N,), or None if the pictures have none.
     """
 
     def __init__(self, name: str, samples: Sequence[Sample], labels: NDArray[np.int64] | None = None) -> None:
@@ -42,24 +43,25 @@ class ImageLibrary:
         return len(self._samples)
 
     def __getitem__(self, number: int) -> bytes:
-        """The file of a picture that is loaded."""
+        """Return the file of a picture that is loaded."""
         return self._loaded[number]
 
     def load(self, numbers: Sequence[int]) -> None:
-        """Raises `PictureError` for a file that cannot be read."""
+        """Read files into memory. Raises `PictureError` for one that cannot be read."""
         self._loaded.update(zip(numbers, parallel_map(self._file, numbers), strict=True))
 
     def unload(self, numbers: Sequence[int]) -> None:
+        """Drop files from memory; numbers that are not loaded are ignored."""
         for number in numbers:
             self._loaded.pop(number, None)
 
     def some(self, count: int) -> list[bytes]:
-        """The files of `count` pictures, spread over all of them, in mixed order; of all if there are fewer."""
+        """Return the files of `count` pictures in mixed order, spread over all; all of them if there are fewer."""
         chosen = np.random.default_rng(0).permutation(spread(len(self), count, seed=0)).tolist()
         return list(parallel_map(self._file, chosen))
 
     def _file(self, number: int) -> bytes:
-        """Where a data set has no files but pixels, these as PNG, which loses nothing."""
+        """Return the file of a picture, or its pixels as PNG, which is lossless, if the data set stores pixels."""
         content = self._samples[number].read()
         if isinstance(content, bytes):
             return content
@@ -71,10 +73,10 @@ class ImageLibrary:
 def open_image_library(
     source: Path | None, spec: ModelSpec, *, labelled: bool = False, synthetic: int = SYNTHETIC
 ) -> ImageLibrary:
-    """The pictures of a data set, or of any folder or archive; or `synthetic` JPEGs made from numbers.
+    """Open the pictures of a data set, a folder or an archive, or make `synthetic` JPEGs for None.
 
-    With `labelled` the labels become classes of the model, as in an evaluation. Raises `DataError`, and `UsageError`
-    for labels without a data set.
+    With `labelled`, labels are mapped to classes of the model, as in an evaluation. Raises `DataError`, and
+    `UsageError` for `labelled` without a data set.
     """
     if source is None:
         if labelled:

@@ -1,7 +1,7 @@
-"""How many queries come late at a rate, how sure that is, and at which rate just one in a hundred does.
+"""Estimate the share of late queries at a rate, and the rate at which exactly one in a hundred is late.
 
-Queries that share a queue are late together, so that a hundred of them say less than a hundred independent ones would.
-How much less is the *dispersion*: the variance of the number of late queries in a batch over that of a binomial count.
+Queries that share a queue are late together, so that a hundred of them tell less than a hundred independent ones. How
+much less is the *dispersion*: the variance of the number of late queries in a batch over that of a binomial count.
 """
 
 from __future__ import annotations
@@ -15,25 +15,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 ALLOWED = 0.01
-"""Share of the queries that may be late: a bound is one on the 99th percentile."""
+"""Share of the queries that may be late. A bound is one on the 99th percentile."""
 TAIL = 0.9
-"""The dispersion is also measured at this percentile of a trial's own latency, where more queries lie beyond it."""
+"""Percentile of a trial's own latency at which the dispersion is estimated too, as more queries lie beyond it."""
 BATCH_SECONDS, BATCH_BOUNDS = 1.0, 10
-"""Length of a batch: at least so many seconds, and so many times the bound, to outlast what a queue remembers."""
+"""Shortest batch, in seconds and in multiples of the bound, so that it outlasts the memory of a queue."""
 BATCHES = (4, 40)
 """Fewest and most batches of a trial."""
 WINDOW = 1.6
-"""Rates further than this factor from the crossing do not take part in the fit."""
+"""Ratio to the crossing beyond which rates do not take part in the fit."""
 OVERLOADED, OVERLOADED_COUNTS_AS = 0.2, 20
-"""With a larger share late, a trial is one long queue, and its queries count as so many independent ones."""
+"""Share of late queries above which a trial is one long queue, and the number of independent queries it counts as."""
 SLOPE = 8.0
-"""The share of late queries rises with about this power of the rate; the fit is told so, give or take as much."""
+"""Mean and deviation of the prior of the slope: the power of the rate with which the share of late queries rises."""
 SLOPES = (1.0, 60.0)
+"""Least and greatest power that is fitted."""
 Z975 = 2.241402727604945
-"""The normal distribution's 98.75% quantile: an interval of nominally 97.5%.
+"""The normal distribution's 98.75% quantile, for an interval of nominally 97.5%.
 
-Late queries come in crowds, whose sizes are skewed, and a sweep chooses its rates and its end by what it measured
-before. In simulations that costs up to 2.5% of the coverage.
+Late queries come in crowds of skewed sizes, and a sweep chooses its rates and its end by what it measured before. In
+simulations that costs up to 2.5% of the coverage.
 """
 
 Counts = NDArray[np.float64]
@@ -41,9 +42,9 @@ Counts = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Late:
-    """Queries at a rate, batch by batch in the order in which they were due: (batches,) each.
+    """Count the queries of a trial, batch by batch in the order in which they were due: (batches,) each.
 
-    `late` are those beyond the bound, `tail` those beyond the trial's own `TAIL` percentile.
+    `late` are those beyond the bound, and `tail` those beyond the trial's own `TAIL` percentile.
     """
 
     queries: Counts
@@ -52,27 +53,32 @@ class Late:
 
     @cached_property
     def total(self) -> float:
+        """The number of queries."""
         return float(self.queries.sum())
 
     @cached_property
     def share(self) -> float:
+        """The share of late queries."""
         return float(self.late.sum() / self.total)
 
     @cached_property
     def scatter(self) -> Counts:
-        """Variances of `late` and `tail`, and those of binomial counts: (2, 2). Zeros where they cannot be told."""
+        """Variances of `late` and `tail`, and those of binomial counts, (2, 2); zeros where they cannot be told."""
         batches, counts = len(self.queries), np.stack([self.late, self.tail])
         shares = counts.sum(1) / self.total
         deviations = ((counts - shares[:, None] * self.queries) ** 2).sum(1) * batches / max(batches - 1, 1)
-        told = (shares <= OVERLOADED) & (batches > 1)
-        return np.where(told, [deviations, self.total * shares * (1 - shares)], 0.0)
+        known = (shares <= OVERLOADED) & (batches > 1)
+        return np.where(known, [deviations, self.total * shares * (1 - shares)], 0.0)
 
     @classmethod
     def of(cls, latencies: Sequence[float], bound: float, seconds: float) -> Late:
-        """Of a trial's latencies in the order in which they were due, infinite where there was no answer."""
+        """Count the queries of a trial. `bound` is in seconds, and `seconds` is the length of the trial.
+
+        `latencies` are in the order in which the queries were due, and infinite where there was no response.
+        """
         values = np.asarray(latencies, np.float64)
-        wanted = int(seconds / max(BATCH_SECONDS, BATCH_BOUNDS * bound))
-        parts = np.array_split(np.arange(len(values)), max(min(max(wanted, BATCHES[0]), BATCHES[1], len(values)), 1))
+        count = int(seconds / max(BATCH_SECONDS, BATCH_BOUNDS * bound))
+        parts = np.array_split(np.arange(len(values)), max(min(max(count, BATCHES[0]), BATCHES[1], len(values)), 1))
         tail = np.sort(values)[int(TAIL * len(values))] if len(values) else math.inf
         return cls(
             np.array([len(part) for part in parts], np.float64),
@@ -89,18 +95,18 @@ class Late:
 
 
 def dispersion(trials: Sequence[Late]) -> float:
-    """How many queries say as much as one independent one: at least 1, the larger of two measurements.
+    """Return how many queries tell as much as one independent query: the larger of two estimates, and at least 1.
 
-    At the bound there may be few late queries to tell it from; at a trial's own `TAIL` percentile there always are.
+    Few queries may lie beyond the bound; beyond a trial's own `TAIL` percentile there are always enough.
     """
-    found, binomial = sum((trial.scatter for trial in trials), np.zeros((2, 2)))
-    return float(np.divide(found, binomial, out=np.ones(2), where=binomial > 0).max(initial=1.0))
+    observed, binomial = sum((trial.scatter for trial in trials), np.zeros((2, 2)))
+    return float(np.divide(observed, binomial, out=np.ones(2), where=binomial > 0).max(initial=1.0))
 
 
 def within(trial: Late, spread: float) -> bool | None:
-    """Whether no more than `ALLOWED` are late: True or False with 97.5% confidence each, None where it is open.
+    """Return whether at most `ALLOWED` are late, each answer with 97.5% confidence, or None if it is undecided.
 
-    The binomial test for as many queries as are independent, `spread` being the dispersion.
+    This is the binomial test for as many queries as are independent. `spread` is the dispersion.
     """
     queries = int(trial.total / spread)
     late = trial.late.sum() / spread
@@ -110,7 +116,7 @@ def within(trial: Late, spread: float) -> bool | None:
 
 
 def _at_most(late: int, queries: int) -> float:
-    """The probability of no more than `late` of `queries` independent ones, if `ALLOWED` of all are."""
+    """Return the probability of at most `late` of `queries` independent ones, if the share `ALLOWED` is late."""
     logs = [
         math.lgamma(queries + 1)
         - math.lgamma(k + 1)
@@ -124,10 +130,10 @@ def _at_most(late: int, queries: int) -> float:
 
 @dataclass(frozen=True)
 class Crossing:
-    """The rate at which `ALLOWED` of the queries are late, and its 95% interval; an end is None where none is found.
+    """Hold the rate at which `ALLOWED` of the queries are late, and its 95% interval; an end is None if none is found.
 
-    `slope` says with which power of the rate the share of late queries rises there, `dispersion` is that of the
-    queries around it.
+    The share of late queries rises there with the power `slope` of the rate. `dispersion` is that of the queries around
+    it.
     """
 
     rate: float
@@ -138,21 +144,21 @@ class Crossing:
 
     @property
     def width(self) -> float:
-        """Of the interval, as a part of the estimate; infinite where an end is missing."""
+        """The width of the interval as a share of the rate; infinite if an end is missing."""
         return math.inf if self.low is None or self.high is None else (self.high - self.low) / self.rate
 
     def at(self, share: float) -> float:
-        """The rate at which that share is late."""
+        """Return the rate at which a share of the queries is late."""
         return self.rate * math.exp((_logit(share) - _logit(ALLOWED)) / self.slope)
 
 
 def crossing(rates: Sequence[float], trials: Sequence[Late], near: float) -> Crossing:
-    """Where the share of late queries reaches `ALLOWED`, looked for around `near`.
+    """Fit the rate at which the share of late queries reaches `ALLOWED`, near the rate `near`.
 
-    Its logit is taken to rise in proportion to the logarithm of the rate, over the rates within `WINDOW`. The interval
-    is that of the quasi-likelihood (McCullagh and Nelder, Generalized Linear Models, 9.2): all crossings at which the
-    best slope explains the counts almost as well. How much worse is too much is told by Student's t for as many
-    degrees of freedom as batches had late queries, less the two of the line; see `Z975`.
+    The logit of the share is taken to be linear in the logarithm of the rate, over the rates within `WINDOW`. The
+    interval is that of the quasi-likelihood (McCullagh and Nelder, Generalized Linear Models, 9.2): all crossings at
+    which the best slope explains the counts almost as well. The limit is Student's t, whose degrees of freedom are the
+    batches with late queries less the two parameters of the line; see `Z975`.
     """
     every = list(zip(rates, trials, strict=True))
     pairs = [(rate, trial) for rate, trial in every if near / WINDOW <= rate <= near * WINDOW]
@@ -166,36 +172,36 @@ def crossing(rates: Sequence[float], trials: Sequence[Late], near: float) -> Cro
     weights = np.minimum(weights, 1.0) / spread
     queries = weights * [trial.total for trial in used]
     late = weights * [trial.late.sum() for trial in used]
-    places = np.linspace(x.min() - math.log(2), x.max() + math.log(2), 600)
-    slopes, fit = _profile(places, x, queries, late)
+    crossings = np.linspace(x.min() - math.log(2), x.max() + math.log(2), 600)
+    slopes, fit = _profile(crossings, x, queries, late)
     best = int(fit.argmax())
     freedom = sum(int((trial.late > 0).sum()) for trial in used if trial.share <= OVERLOADED) - 2
     near_enough = np.flatnonzero(2 * (fit[best] - fit) <= _t(max(freedom, 3)) ** 2)
     first, last = int(near_enough[0]), int(near_enough[-1])
     return Crossing(
-        float(np.exp(places[best])),
-        float(np.exp(places[first])) if first > 0 else None,
-        float(np.exp(places[last])) if last < len(places) - 1 else None,
+        float(np.exp(crossings[best])),
+        float(np.exp(crossings[first])) if first > 0 else None,
+        float(np.exp(crossings[last])) if last < len(crossings) - 1 else None,
         float(slopes[best]),
         spread,
     )
 
 
 def _profile(
-    places: NDArray[np.float64], x: NDArray[np.float64], queries: Counts, late: Counts
+    crossings: NDArray[np.float64], x: NDArray[np.float64], queries: Counts, late: Counts
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Of each place of the crossing the best slope and its log-likelihood, by Newton's method."""
-    away = x[None, :] - places[:, None]
-    slopes = np.full(len(places), SLOPE)
+    """Return for each crossing the best slope and its log-likelihood, by Newton's method."""
+    offsets = x[None, :] - crossings[:, None]
+    slopes = np.full(len(crossings), SLOPE)
 
     def line() -> NDArray[np.float64]:
-        found: NDArray[np.float64] = _logit(ALLOWED) + slopes[:, None] * away
+        found: NDArray[np.float64] = _logit(ALLOWED) + slopes[:, None] * offsets
         return found
 
     for _ in range(20):
         share = 1 / (1 + np.exp(-line()))
-        gradient = ((late - queries * share) * away).sum(1) - (slopes - SLOPE) / SLOPE**2
-        curvature = (queries * share * (1 - share) * away**2).sum(1) + 1 / SLOPE**2
+        gradient = ((late - queries * share) * offsets).sum(1) - (slopes - SLOPE) / SLOPE**2
+        curvature = (queries * share * (1 - share) * offsets**2).sum(1) + 1 / SLOPE**2
         before, slopes = slopes, np.clip(slopes + np.clip(gradient / curvature, -SLOPE, SLOPE), *SLOPES)
         if np.abs(slopes - before).max() < 1e-4:
             break
@@ -208,7 +214,7 @@ def _logit(share: float) -> float:
 
 
 def _t(freedom: int) -> float:
-    """Student's 98.75% quantile, within 2% from three degrees of freedom on (Abramowitz and Stegun, 26.7.5)."""
+    """Return Student's 98.75% quantile, within 2% from three degrees of freedom on (Abramowitz and Stegun, 26.7.5)."""
     z, n = Z975, freedom
     return (
         z

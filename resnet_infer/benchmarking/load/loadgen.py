@@ -1,7 +1,7 @@
-"""MLPerf LoadGen drives a system: its own settings, its own logs, its own verdict.
+"""Run MLPerf LoadGen on a system, with its own settings, logs and verdict.
 
-LoadGen 6.0.17 carries the settings and random seeds of MLPerf Inference v6.1 (`mlperf.conf`); those of the version
-that is installed are used, and both are in its logs.
+LoadGen 6.0.17 carries the settings and random seeds of MLPerf Inference v6.1 (`mlperf.conf`). Those of the installed
+version are used, and its logs contain both.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from resnet_infer.benchmarking.load.image_library import ImageLibrary
 from resnet_infer.benchmarking.load.loops import GIVE_UP
-from resnet_infer.benchmarking.load.system import System, Verdict
+from resnet_infer.benchmarking.load.system import Response, System
 from resnet_infer.errors import ResnetInferError
 from resnet_infer.utils.extras import needs
 
@@ -28,20 +28,23 @@ SCENARIOS = {
     "server": "Server",
     "offline": "Offline",
 }
+"""Names of scenarios: ours to LoadGen's."""
 MODEL = "resnet50"
-"""The rules of its benchmark hold whatever classifies."""
+"""Name of the MLPerf benchmark whose rules are used, whichever model runs."""
 SERVER_BOUND_MS = 15.0
+"""Official bound on the 99th percentile of the server scenario, in milliseconds."""
 SHORT_SECONDS = 10.0
+"""Seconds of a shortened run."""
 SHORT_COUNTS = {"SingleStream": 64, "MultiStream": 662, "Server": 662, "Offline": 1}
-"""Fewest queries in a shortened run: what LoadGen needs to be sure of the 90th or 99th percentile."""
+"""Fewest queries of a shortened run: what early stopping needs for the 90th or 99th percentile."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run of LoadGen. `seconds` is the length of a shortened one, `official` takes the official length.
+    """Hold a run of LoadGen. `seconds` is the length of a shortened one; `official` takes the official length.
 
-    `rate` is the server's queries a second, or what offline is expected to do. `latency` is the seconds that a query
-    is expected to take, one at a time. `bound_ms` None is the official one.
+    `rate` is the queries per second of the server scenario, or the expected rate of the offline scenario. `latency` is
+    the expected latency of a single query in seconds. `bound_ms` None is the official bound.
     """
 
     scenario: str
@@ -55,9 +58,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Log:
-    """What LoadGen wrote: every entry of its detailed log, and its verdict with the reasons against it.
+    """Hold LoadGen's detailed log: every entry, its verdict, and the reasons against a valid one.
 
-    `valid` is None in accuracy mode, where it judges nothing.
+    `valid` is None in accuracy mode, which has no verdict.
     """
 
     entries: Mapping[str, Any]
@@ -65,12 +68,15 @@ class Log:
     reasons: tuple[str, ...]
 
     def latency_ms(self, percentile: str) -> float | None:
-        """A percentile of the queries' latency, as "99.90": of a query of several pictures, until it has them all."""
+        """Return a percentile of the latency of queries, named as in "99.90", or None if the log does not have it.
+
+        A query of several pictures ends with its last response.
+        """
         names = [f"result_{percentile}_percentile_{of}latency_ns" for of in ("per_query_", "")]
         return _ms(next((self.entries[name] for name in names if name in self.entries), None))
 
     def early_stopping_ms(self, scenario: str) -> float | None:
-        """The figure that MLPerf publishes for single-stream and multi-stream; None of too few queries.
+        """Return the figure that MLPerf publishes for single-stream and multi-stream, or None after too few queries.
 
         It is the upper end of a one-sided 99% interval of the 90th percentile, or of the 99th.
         """
@@ -83,21 +89,21 @@ def _ms(nanoseconds: int | None) -> float | None:
 
 
 def module() -> Any:
-    """LoadGen. Raises `MissingExtraError`."""
+    """Import LoadGen. Raises `MissingExtraError`."""
     with needs("benchmark", "MLPerf's scenarios"):
         import mlperf_loadgen
     return mlperf_loadgen
 
 
 def settings(plan: Plan, folder: Path, pictures: int) -> Any:
-    """LoadGen's settings: its `mlperf.conf`, a `user.conf` in `folder` for what depends on the system, and the plan.
+    """Return LoadGen's settings: its `mlperf.conf`, a `user.conf` written to `folder`, and what the plan changes.
 
-    With fewer `pictures` than the official sample count, that is lowered to them. LoadGen reads its `mlperf.conf` once
-    in a process; raises `ResnetInferError` where it does not.
+    With fewer `pictures` than the official sample count, that count is lowered. LoadGen reads its `mlperf.conf` once in
+    a process; raises `ResnetInferError` where it does not.
     """
     loadgen = module()
     name = SCENARIOS[plan.scenario]
-    # Queries are made beforehand, for twice the duration at the latency expected: too few would end the run.
+    # LoadGen makes queries beforehand, for twice the duration at the expected latency. Too few would end the run.
     expected = max(1000 * plan.latency / 2, 0.001)
     user = folder / "user.conf"
     user.write_text(
@@ -105,31 +111,33 @@ def settings(plan: Plan, folder: Path, pictures: int) -> Any:
         f"*.Server.target_qps = {plan.rate:.3f}\n*.Offline.target_qps = {plan.rate:.3f}\n",
         encoding="utf-8",
     )
-    made = loadgen.TestSettings()
-    if made.FromConfig(str(user), MODEL, name, 1) != 0 or not made.qsl_rng_seed:
+    test_settings = loadgen.TestSettings()
+    if test_settings.FromConfig(str(user), MODEL, name, 1) != 0 or not test_settings.qsl_rng_seed:
         raise ResnetInferError("LoadGen did not read its own settings", hint="reinstall the package mlcommons-loadgen")
-    made.scenario = getattr(loadgen.TestScenario, name)
-    made.mode = loadgen.TestMode.AccuracyOnly if plan.accuracy else loadgen.TestMode.PerformanceOnly
+    test_settings.scenario = getattr(loadgen.TestScenario, name)
+    test_settings.mode = loadgen.TestMode.AccuracyOnly if plan.accuracy else loadgen.TestMode.PerformanceOnly
     if not plan.official:
-        made.min_duration_ms = int(1000 * plan.seconds)
-        made.min_query_count = SHORT_COUNTS[name]
+        test_settings.min_duration_ms = int(1000 * plan.seconds)
+        test_settings.min_query_count = SHORT_COUNTS[name]
     if plan.bound_ms is not None:
-        made.server_target_latency_ns = int(1e6 * plan.bound_ms)
-    made.performance_sample_count_override = min(made.performance_sample_count_override, pictures)
-    return made
+        test_settings.server_target_latency_ns = int(1e6 * plan.bound_ms)
+    test_settings.performance_sample_count_override = min(test_settings.performance_sample_count_override, pictures)
+    return test_settings
 
 
 def run(system: System, library: ImageLibrary, plan: Plan, folder: Path) -> tuple[Log, Counter[str]]:
-    """Run LoadGen, with its logs in `folder`; its log, and what was not answered, by why.
+    """Run LoadGen with its logs in `folder`, and return the log and the number of failures by their reason.
 
-    Failures count as answers to LoadGen, which knows no others. Raises `ResnetInferError` if the system stops
-    answering; LoadGen then still runs, and ends with the process. It can be run once in a process.
+    LoadGen has no failed responses, so that failures count as responses to it. Raises `ResnetInferError` if the system
+    stops responding; LoadGen then runs on until the process ends. It can run once in a process.
     """
     loadgen = module()
     driver = _Driver(loadgen, system, library, plan)
     sut = loadgen.ConstructSUT(driver.issue, lambda: None)
-    made = settings(plan, folder, len(library))
-    qsl = loadgen.ConstructQSL(len(library), made.performance_sample_count_override, driver.load, library.unload)
+    test_settings = settings(plan, folder, len(library))
+    qsl = loadgen.ConstructQSL(
+        len(library), test_settings.performance_sample_count_override, driver.load, library.unload
+    )
     logs = loadgen.LogSettings()
     logs.log_output.outdir = str(folder)
     logs.enable_trace = False
@@ -138,7 +146,7 @@ def run(system: System, library: ImageLibrary, plan: Plan, folder: Path) -> tupl
 
     def test() -> None:
         try:
-            loadgen.StartTestWithLogSettings(sut, qsl, made, logs, str(audit))
+            loadgen.StartTestWithLogSettings(sut, qsl, test_settings, logs, str(audit))
         finally:
             driver.ended.set()
 
@@ -153,7 +161,7 @@ def run(system: System, library: ImageLibrary, plan: Plan, folder: Path) -> tupl
 
 
 class _Driver:
-    """Hands LoadGen's queries to the system, and its verdicts to LoadGen."""
+    """Pass LoadGen's queries to the system, and its responses to LoadGen."""
 
     def __init__(self, loadgen: Any, system: System, library: ImageLibrary, plan: Plan) -> None:
         self.failures: Counter[str] = Counter()
@@ -161,19 +169,21 @@ class _Driver:
         self.error: Exception | None = None
         self._loadgen, self._system, self._library = loadgen, system, library
         self._accuracy = plan.accuracy
-        # Offline all is asked at once; what has no hurry waits here and not in the system.
+        # The offline scenario issues everything at once. What is not urgent waits here, not in the system.
         at_once = system.at_once if plan.scenario == "offline" or plan.accuracy else 0
-        self._places = threading.Semaphore(at_once) if at_once else None
+        self._slots = threading.Semaphore(at_once) if at_once else None
         self._lock, self._silent = threading.Lock(), 0
 
     def load(self, numbers: list[int]) -> None:
+        """Load the files of pictures, when LoadGen calls."""
         self._guard(partial(self._library.load, numbers))
 
     def issue(self, samples: Sequence[Any]) -> None:
+        """Submit the samples of queries, when LoadGen calls."""
         self._guard(partial(self._submit, [(sample.id, sample.index) for sample in samples]))
 
     def _guard(self, work: Any) -> None:
-        """LoadGen does not survive an exception."""
+        """Do the work and keep an exception in `error`, as LoadGen does not survive one."""
         try:
             work()
         except Exception as error:
@@ -181,38 +191,38 @@ class _Driver:
             self.ended.set()
 
     def _submit(self, samples: list[tuple[int, int]]) -> None:
-        if self._places is None:
+        if self._slots is None:
             ids = [identifier for identifier, _ in samples]
-            self._system.submit([self._library[index] for _, index in samples], partial(self._tell, ids))
+            self._system.submit([self._library[index] for _, index in samples], partial(self._complete, ids))
             return
         for identifier, index in samples:
-            self._places.acquire()
+            self._slots.acquire()
             if self.ended.is_set():
                 return
-            self._system.submit([self._library[index]], partial(self._tell, [identifier]))
+            self._system.submit([self._library[index]], partial(self._complete, [identifier]))
 
-    def _tell(self, ids: Sequence[int], place: int, verdict: Verdict) -> None:
-        if verdict.status != 200 or not verdict.top:
-            self._fail(verdict)
-        response = self._loadgen.QuerySampleResponse
+    def _complete(self, ids: Sequence[int], index: int, response: Response) -> None:
+        if response.status != 200 or not response.top:
+            self._fail(response)
+        query_response = self._loadgen.QuerySampleResponse
         if self._accuracy:
-            data = array("q", [verdict.top[0] if verdict.top else -1])
+            data = array("q", [response.top[0] if response.top else -1])
             address, length = data.buffer_info()
-            self._loadgen.QuerySamplesComplete([response(ids[place], address, length * data.itemsize)])
+            self._loadgen.QuerySamplesComplete([query_response(ids[index], address, length * data.itemsize)])
         else:
-            self._loadgen.QuerySamplesComplete([response(ids[place], 0, 0)])
-        if verdict.status:
+            self._loadgen.QuerySamplesComplete([query_response(ids[index], 0, 0)])
+        if response.status:
             self._silent = 0
-        if self._places is not None:
-            self._places.release()
+        if self._slots is not None:
+            self._slots.release()
 
-    def _fail(self, verdict: Verdict) -> None:
+    def _fail(self, response: Response) -> None:
         with self._lock:
-            self.failures[f"{verdict.status}: {verdict.error}" if verdict.status else verdict.error] += 1
-            self._silent += verdict.status == 0
+            self.failures[f"{response.status}: {response.error}" if response.status else response.error] += 1
+            self._silent += response.status == 0
             if self._silent >= GIVE_UP and self.error is None:
                 self.error = ResnetInferError(
-                    f"the service stopped answering: {verdict.error}", hint="look at its log, and start it again"
+                    f"the service stopped answering: {response.error}", hint="look at its log, and start it again"
                 )
                 self.ended.set()
 
@@ -223,10 +233,11 @@ CONDITIONS = {
     "result_min_queries_met": "it had too few queries",
     "early_stopping_met": "too few queries, or too many late ones, to be sure of the percentile (early stopping)",
 }
+"""Entries of the log that are false in an invalid run, and what they mean."""
 
 
 def read_log(folder: Path) -> Log:
-    """LoadGen's detailed log, which says what its summary says. Raises `ResnetInferError` for one without an end."""
+    """Read LoadGen's detailed log. Raises `ResnetInferError` if LoadGen did not finish it."""
     path = folder / "mlperf_log_detail.txt"
     entries: dict[str, Any] = {}
     reasons: list[str] = []
@@ -249,7 +260,7 @@ def read_log(folder: Path) -> Log:
 
 
 def read_answers(folder: Path) -> dict[int, int]:
-    """The class given to every picture, by its number, from LoadGen's accuracy log."""
+    """Return the class given to every picture, by the picture's number, from LoadGen's accuracy log."""
     text = (folder / "mlperf_log_accuracy.json").read_text(encoding="utf-8")
     return {
         int(item["qsl_idx"]): int.from_bytes(bytes.fromhex(item["data"]), "little", signed=True)

@@ -1,6 +1,6 @@
-"""A scenario of LoadGen from end to end, and the process of its own that it runs in.
+"""Run a scenario of LoadGen from end to end, in a process of its own.
 
-LoadGen reads its settings once in a process, runs once in it, and cannot be stopped but with it.
+LoadGen reads its settings once in a process and runs once in it. Only the end of the process stops it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_infer.benchmarking.latency.statistics import told
+from resnet_infer.benchmarking.latency.statistics import reportable
 from resnet_infer.benchmarking.load.image_library import SYNTHETIC, ImageLibrary, open_image_library
 from resnet_infer.benchmarking.load.loadgen import SERVER_BOUND_MS, SHORT_SECONDS, Log, Plan, module, read_answers, run
 from resnet_infer.benchmarking.load.loops import Load, closed_loop, open_loop
@@ -32,15 +32,18 @@ from resnet_infer.utils.console import note
 from resnet_infer.utils.metrics import interval
 
 OFFICIAL_PICTURES = 1024
+"""Fewest pictures of an official run."""
 WARM_SECONDS = 2.0
+"""Seconds of the closed loops that come before LoadGen."""
 SAFE = 0.85
-"""Part of the highest rate found that the server scenario is run at, if none is asked for."""
+"""Share of the highest rate found at which the server scenario runs if no rate is given."""
 SHORT_SWEEP = 12
-"""Runs of the sweep that looks for it."""
+"""Number of open loops of the sweep that looks for that rate."""
 SHORTENED = "shortened: not an official result"
+"""Note on a run that is not official."""
 
 
-def perform(asked: Scenario) -> Outcome:
+def run_in_own_process(scenario: Scenario) -> Outcome:
     """Run the scenario in a process of its own, which ends with this one. Raises its errors."""
     start = command("resnet_infer.benchmarking.load.mlperf")
     module()
@@ -48,7 +51,7 @@ def perform(asked: Scenario) -> Outcome:
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        process.stdin.write(pickle.dumps(asked))
+        process.stdin.write(pickle.dumps(scenario))
         process.stdin.flush()
         answer = process.stdout.read()
         process.wait()
@@ -68,15 +71,18 @@ def perform(asked: Scenario) -> Outcome:
 
 
 def main() -> None:
-    """In that process: a pickled `Scenario` on stdin, which then stays open; a pickled `Outcome` or error on stdout."""
+    """Run the scenario in that process.
+
+    A pickled `Scenario` comes on stdin, which then stays open. A pickled `Outcome` or error goes to stdout.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process ends this one
     answer = answer_channel()
-    asked = pickle.load(sys.stdin.buffer)
+    scenario = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.setswitchinterval(0.0005)  # threads that decode hold the interpreter only briefly
     result: Outcome | Exception
     try:
-        result = scenario(asked)
+        result = run_loadgen(scenario)
     except ResnetInferError as error:
         result = error
     except Exception as error:
@@ -89,61 +95,72 @@ def main() -> None:
 
 
 def _end_with_parent() -> None:
+    """Wait until stdin is closed, which happens when the parent ends, and end this process."""
     sys.stdin.buffer.read()
     os._exit(1)
 
 
-def scenario(asked: Scenario) -> Outcome:
-    """Open the system and the pictures, measure what LoadGen wants to know beforehand, run it, read its logs."""
-    with closing(open_system(asked)) as system:
-        pictures = OFFICIAL_PICTURES if asked.official else SYNTHETIC
-        library = open_image_library(asked.data, system.spec, labelled=asked.accuracy, synthetic=pictures)
-        folder = asked.output or Path(tempfile.mkdtemp(prefix="mlperf-"))
+def run_loadgen(scenario: Scenario) -> Outcome:
+    """Open the system and the pictures, measure what LoadGen has to know, run it, and read its logs."""
+    with closing(open_system(scenario)) as system:
+        pictures = OFFICIAL_PICTURES if scenario.official else SYNTHETIC
+        library = open_image_library(scenario.data, system.spec, labelled=scenario.accuracy, synthetic=pictures)
+        folder = scenario.output or Path(tempfile.mkdtemp(prefix="mlperf-"))
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            plan, measured = make_plan(asked, system, library)
-            note(f"{asked.scenario}: {'accuracy' if asked.accuracy else _length(plan)}; logs in {folder}")
+            plan, measured = make_plan(scenario, system, library)
+            note(f"{scenario.name}: {'accuracy' if scenario.accuracy else _length(plan)}; logs in {folder}")
             log, failures = run(system, library, plan, folder)
         finally:
-            if asked.output is None:
+            if scenario.output is None:
                 with suppress(OSError):  # there are logs
                     folder.rmdir()
-        return _outcome(asked, plan, system, library, log, failures, measured, folder)
+        return _outcome(scenario, plan, system, library, log, failures, measured, folder)
 
 
-def make_plan(asked: Scenario, system: System, library: ImageLibrary) -> tuple[Plan, dict[str, Any]]:
-    """What LoadGen is told of the system, measured where it is not asked for; and the figures that it comes from."""
-    if asked.scenario == "server" and len(asked.rates) > 1:
+def make_plan(scenario: Scenario, system: System, library: ImageLibrary) -> tuple[Plan, dict[str, Any]]:
+    """Return the plan for LoadGen, with what was not given measured on the system, and the figures behind it.
+
+    Raises `UsageError` for settings that do not go together, and `ResnetInferError` if the system answers nothing or no
+    rate keeps the bound.
+    """
+    if scenario.name == "server" and len(scenario.rates) > 1:
         raise UsageError("LoadGen's server has one rate; a list of rates is for the open loop")
-    if asked.bound_ms is not None and asked.scenario != "server":
+    if scenario.bound_ms is not None and scenario.name != "server":
         raise UsageError("of LoadGen's scenarios only the server has a bound")
-    plan = Plan(asked.scenario, asked.official, asked.accuracy, asked.seconds or SHORT_SECONDS, bound_ms=asked.bound_ms)
-    if asked.official and asked.seconds is not None:
+    plan = Plan(
+        scenario.name,
+        scenario.official,
+        scenario.accuracy,
+        scenario.seconds or SHORT_SECONDS,
+        bound_ms=scenario.bound_ms,
+    )
+    if scenario.official and scenario.seconds is not None:
         raise UsageError("an official run has its own length", hint="leave out the seconds, or --official")
     pictures = library.some(64)
 
-    def checked(load: Load) -> Load:
+    def require_answers(load: Load) -> Load:
         if not load.statuses[200]:
             raise ResnetInferError(f"no picture is answered: {next(iter(load.errors), 'it takes too long')}")
         return load
 
-    if asked.accuracy:
+    if scenario.accuracy:
         return replace(plan, rate=1000.0), {}
-    if asked.scenario in ("single-stream", "multi-stream"):
-        count = 8 if asked.scenario == "multi-stream" else 1
-        load = checked(closed_loop(system, pictures, clients=count, seconds=WARM_SECONDS))
+    if scenario.name in ("single-stream", "multi-stream"):
+        count = 8 if scenario.name == "multi-stream" else 1
+        load = require_answers(closed_loop(system, pictures, clients=count, seconds=WARM_SECONDS))
         return replace(plan, latency=load.median), {"expected_ms": round(1000 * load.median, 3)}
-    if asked.scenario == "server" and asked.rates:
-        checked(closed_loop(system, pictures, clients=system.at_once, seconds=WARM_SECONDS))
-        return replace(plan, rate=asked.rates[0]), {"target_rate": asked.rates[0]}
-    checked(closed_loop(system, pictures, clients=8, seconds=WARM_SECONDS / 2))
-    capacity = checked(closed_loop(system, pictures, clients=system.at_once, seconds=WARM_SECONDS)).rate
-    if asked.scenario == "offline":
-        # LoadGen ends early if it was told too little; a shortened run may well be longer.
-        expected = (1.2 if asked.official else 1.6) * capacity
+    if scenario.name == "server" and scenario.rates:
+        require_answers(closed_loop(system, pictures, clients=system.at_once, seconds=WARM_SECONDS))
+        return replace(plan, rate=scenario.rates[0]), {"target_rate": scenario.rates[0]}
+    require_answers(closed_loop(system, pictures, clients=8, seconds=WARM_SECONDS / 2))
+    capacity = require_answers(closed_loop(system, pictures, clients=system.at_once, seconds=WARM_SECONDS)).rate
+    if scenario.name == "offline":
+        # LoadGen ends early if the expected rate is too low; a shortened run may be longer than needed.
+        expected = (1.2 if scenario.official else 1.6) * capacity
         return replace(plan, rate=expected), {"expected_rate": round(capacity, 1)}
     note("server: looking for a rate, as none is given")
-    bound = (asked.bound_ms or SERVER_BOUND_MS) / 1000
+    bound = (scenario.bound_ms or SERVER_BOUND_MS) / 1000
 
     def trial(rate: float, seconds: float, seed: int) -> Load:
         return open_loop(system, pictures, rate=rate, seconds=seconds, seed=seed)
@@ -162,7 +179,7 @@ def _length(plan: Plan) -> str:
 
 
 def _outcome(
-    asked: Scenario,
+    scenario: Scenario,
     plan: Plan,
     system: System,
     library: ImageLibrary,
@@ -174,12 +191,12 @@ def _outcome(
     entries = log.entries
     notes, reasons = [], list(log.reasons)
     official = plan.official
-    if not official and not asked.accuracy:
+    if not official and not scenario.accuracy:
         notes.append(SHORTENED)
-    if asked.bound_ms is not None:
-        official = official and asked.bound_ms == SERVER_BOUND_MS
-        notes.append(f"the bound is {asked.bound_ms:g} ms, where the official one is {SERVER_BOUND_MS:g} ms")
-    if not asked.accuracy and len(library) < OFFICIAL_PICTURES:
+    if scenario.bound_ms is not None:
+        official = official and scenario.bound_ms == SERVER_BOUND_MS
+        notes.append(f"the bound is {scenario.bound_ms:g} ms, where the official one is {SERVER_BOUND_MS:g} ms")
+    if not scenario.accuracy and len(library) < OFFICIAL_PICTURES:
         if official:
             notes.append(f"not an official result: {len(library)} pictures, where {OFFICIAL_PICTURES} are needed")
         official = False
@@ -187,8 +204,8 @@ def _outcome(
     if failures:
         valid = False
         reasons += [f"{count:,} queries failed: {why}" for why, count in failures.items()]
-    figures = _performance(asked.scenario, entries)
-    if asked.accuracy:
+    figures = _performance(scenario.name, entries)
+    if scenario.accuracy:
         figures, complete = _accuracy(library, folder)
         valid = complete and not reasons
         if not complete:
@@ -198,7 +215,7 @@ def _outcome(
     }
     settings |= {"loadgen": entries.get("loadgen_version")}
     return Outcome(
-        asked.scenario,
+        scenario.name,
         system.describe(),
         {"name": library.name, "pictures": len(library)},
         {name: value for name, value in {**figures, **measured}.items() if value is not None},
@@ -206,21 +223,21 @@ def _outcome(
         reasons=tuple(reasons),
         notes=tuple(notes),
         official=official,
-        accuracy=asked.accuracy,
+        accuracy=scenario.accuracy,
         settings=settings,
         logs=str(folder),
     )
 
 
 def _performance(scenario: str, entries: Any) -> dict[str, Any]:
-    """LoadGen's figures; the first is the one that MLPerf publishes for the scenario."""
+    """Return LoadGen's figures; the first is the one that MLPerf publishes for the scenario."""
     log = Log(entries, None, ())
     latencies = {
         f"p{text.removesuffix('.00').replace('.90', '_9')}_ms": log.latency_ms(text)
         for text in ("50.00", "90.00", "95.00", "99.00", "99.90")
     }
     counts = {"queries": entries.get("result_query_count")}
-    latencies = {name: told({**latencies, **counts}, name) for name in latencies}
+    latencies = {name: reportable({**latencies, **counts}, name) for name in latencies}
     if scenario == "offline":
         samples = entries.get("generated_samples_per_query")
         return {"samples_per_second": entries.get("result_samples_per_second"), "samples": samples}
@@ -242,6 +259,7 @@ def _performance(scenario: str, entries: Any) -> dict[str, Any]:
 
 
 def _accuracy(library: ImageLibrary, folder: Path) -> tuple[dict[str, Any], bool]:
+    """Return right and wrong answers with the top-1 error, and whether the log has every picture once."""
     assert library.labels is not None
     answers = read_answers(folder)
     given = np.array([answers.get(number, -1) for number in range(len(library))])

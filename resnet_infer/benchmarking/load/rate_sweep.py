@@ -1,4 +1,4 @@
-"""The highest rate at which a system keeps a promise, as an interval that holds it 95 times of 100."""
+"""Find the highest rate at which a system keeps a bound on the latency, with a 95% interval."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from resnet_infer.benchmarking.load.loops import Load
 RUNS = 24
 """Fewest open loops of a sweep, those of the search included."""
 WIDTH = 0.22
-"""An interval that is wider, as a part of the estimate, takes more runs."""
+"""Width of an interval, as a share of the rate, above which a sweep continues."""
 LENGTHENED = 5
-"""So many times the seconds of the fewest runs, and a sweep ends however wide its interval is."""
+"""Multiple of the seconds of the fewest runs at which a sweep ends, however wide the interval is."""
 BRACKET = 1.5
-"""The search ends when a rate that kept the bound and one that did not are no further apart than this factor."""
+"""Ratio at which the search ends: of a rate that did not keep the bound to one that did."""
 AIMED = (0.005, 0.02)
-"""Shares of late queries that the runs after the search aim at in turn, on both sides of the one that is allowed."""
+"""Shares of late queries that runs after the search aim at in turn, on both sides of the allowed one."""
 FURTHEST = 1.25
-"""Those rates are no further than this factor from the estimate.
+"""Greatest ratio of those rates to the estimate.
 
-A few late queries may look as if their share hardly rose with the rate. The rates that a flat curve asks for are so far
-apart that they would not take part in the next fit, which then could not improve.
+A few late queries may look as if their share hardly rose with the rate. Rates chosen from a flat curve lie so far apart
+that the next fit would leave them out, and could not improve.
 """
 STEP = 1.02
-"""Rates are powers of this, so that runs at nearly the same rate are at the same one and count together."""
+"""Base of the grid of rates. Runs at nearly the same rate are at the same one, and count together."""
 LOWEST = 1 / 20
-"""Part of the capacity below which no rate is looked for."""
+"""Share of the capacity below which no rate is tried."""
 BOUNDS = 20
-"""A run is so many times as long as the bound: with less, a queue that grows without end would stay within it."""
+"""Shortest run in multiples of the bound. In less, a queue that grows without end would stay within it."""
 HOPELESS = 1 / 8
-"""Part of the capacity at which a median above the bound ends the search."""
+"""Share of the capacity at which a median above the bound ends the search."""
 LEAST_QUERIES = 400
-"""Fewest queries of a run: of 400 only four lie beyond the 99th percentile."""
+"""Fewest queries of a run: of 400 only four lie above the 99th percentile."""
 LONGEST = 30.0
-"""Seconds that a run is lengthened to for their sake."""
+"""Seconds to which a run is lengthened to have that many."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Open loops at a rate, taken together, and whether they kept the bound.
+    """Hold the open loops at a rate, taken together, and whether they kept the bound.
 
-    `within` is True where no query failed and 99% of them surely come within the bound, False where one failed or
-    fewer do, and None where these queries do not tell. `late` counts them.
+    `within` is True if no query failed and 99% of them come within the bound with confidence, False if one failed or
+    fewer do, and None if these queries do not decide it. `late` counts them.
     """
 
     rate: float
@@ -54,6 +54,7 @@ class Trial:
     within: bool | None
 
     def to_json(self) -> dict[str, Any]:
+        """Return the rate, percentiles in milliseconds, the share of late queries in percent, and the verdict."""
         return {
             "rate": round(self.rate, 2),
             "seconds": round(self.load.seconds, 2),
@@ -65,10 +66,10 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a sweep found; `crossing` is None if no rate kept the bound, or none that was tried broke it.
+class SweepResult:
+    """Hold the result of a sweep. `crossing` is None if no rate kept the bound, or every rate that was tried kept it.
 
-    `trials` has one entry for every rate, in their order; `runs` is how many open loops that took.
+    `trials` has one entry for each rate, in ascending order; `runs` is the number of open loops.
     """
 
     crossing: Crossing | None
@@ -77,23 +78,27 @@ class Found:
 
     @property
     def seconds(self) -> float:
-        """How long all open loops took."""
+        """The seconds of all open loops."""
         return sum(trial.load.seconds for trial in self.trials)
 
     @property
     def gone(self) -> bool:
+        """Whether the system stopped responding."""
         return any(trial.load.gone for trial in self.trials)
 
     def reversals(self) -> Iterator[tuple[Trial, Trial]]:
-        """Rates that broke the bound, each with a higher one that kept it: chance, or a machine that is not quiet."""
-        for place, trial in enumerate(self.trials):
-            higher = [other for other in self.trials[place + 1 :] if other.late.share <= ALLOWED]
+        """Yield each rate that broke the bound although a higher one kept it, with the higher one.
+
+        That is chance, or a machine that is not quiet.
+        """
+        for index, trial in enumerate(self.trials):
+            higher = [other for other in self.trials[index + 1 :] if other.late.share <= ALLOWED]
             if trial.late.share > ALLOWED and higher:
                 yield trial, min(higher, key=lambda other: other.late.share)
 
 
 def judge(rate: float, load: Load, bound: float) -> Trial:
-    """An open loop by itself. `bound` is in seconds."""
+    """Return the trial of a single open loop. `bound` is in seconds."""
     late = Late.of(load.in_order(), bound, load.seconds)
     return Trial(rate, load, late, _verdict(load, late, dispersion([late])))
 
@@ -110,67 +115,67 @@ def sweep(
     seconds: float,
     runs: int = RUNS,
     lengthened: float = LENGTHENED,
-) -> Found:
-    """The rate whose 99th percentile is `bound` seconds, and its 95% interval.
+) -> SweepResult:
+    """Find the rate whose 99th percentile is `bound` seconds, and its 95% interval.
 
-    `run(rate, seconds, seed)` is an open loop, every time with another seed. `capacity` is about the highest rate that
-    can be answered at all. First a rate that keeps the bound and one that does not are looked for; the other `runs` go
-    to rates around the estimate, which is made anew after each. More follow while the interval is wider than `WIDTH`,
-    until all have taken `lengthened * runs * seconds`. A query that failed is late, and so are all others of its run.
-    Runs last `seconds` or longer, so as to have `LEAST_QUERIES`.
+    `run(rate, seconds, seed)` is an open loop, each time with another seed, of `seconds` or longer to have
+    `LEAST_QUERIES`. `capacity` is about the highest rate that can be answered at all. First a search finds a rate that
+    keeps the bound and one that does not. The rest of the `runs` go to rates around the estimate, which is fitted anew
+    after each. More follow while the interval is wider than `WIDTH`, until all have taken `lengthened * runs *
+    seconds`. A failed query is late, and so are all others of its run.
     """
     tried: dict[float, tuple[Load, Late]] = {}
-    count, spent = 0, 0.0
+    count, seconds_spent = 0, 0.0
 
-    def attempt(wanted: float) -> tuple[float, Load, Late]:
-        nonlocal count, spent
-        rate = capacity * STEP ** round(math.log(wanted / capacity, STEP))
+    def attempt(target: float) -> tuple[float, Load, Late]:
+        nonlocal count, seconds_spent
+        rate = capacity * STEP ** round(math.log(target / capacity, STEP))
         load = run(rate, max(seconds, min(LEAST_QUERIES / rate, LONGEST), BOUNDS * bound), count)
         late = Late.of(load.in_order(), bound, load.seconds)
         if load.failures or load.gone:
             late = replace(late, late=late.queries)
         count += 1
-        spent += load.seconds
+        seconds_spent += load.seconds
         before = tried.get(rate)
         tried[rate] = (before[0] + load, before[1] + late) if before else (load, late)
         return rate, load, late
 
-    def found(where: Crossing | None) -> Found:
-        spread = dispersion([late for _, late in tried.values()]) if where is None else where.dispersion
+    def result(estimate: Crossing | None) -> SweepResult:
+        spread = dispersion([late for _, late in tried.values()]) if estimate is None else estimate.dispersion
         trials = [Trial(rate, load, late, _verdict(load, late, spread)) for rate, (load, late) in sorted(tried.items())]
-        return Found(where, tuple(trials), count)
+        return SweepResult(estimate, tuple(trials), count)
 
     low, high = 0.0, 0.0
     rate = 0.8 * capacity
     while not (low and high and high <= BRACKET * low):
         if rate < LOWEST * capacity or (count >= runs and not (low and high)):
-            return found(None)
+            return result(None)
         rate, load, late = attempt(rate)
         if load.gone:
-            return found(None)
+            return result(None)
         if late.share <= ALLOWED:
             low = rate
         else:
             high = rate
             if rate < HOPELESS * capacity and load.percentile(0.5) > bound:
-                return found(None)  # it is not the queue that takes so long
+                return result(None)  # a single query takes that long, without any queue
         rate = math.sqrt(low * high) if low and high else low * 1.25 if low else high / 2
-    where = _locate(tried, math.sqrt(low * high))
+    estimate = _locate(tried, math.sqrt(low * high))
     for _ in range(2):
-        where = _locate(tried, where.rate)
-    while count < runs or (where.width > WIDTH and spent < lengthened * runs * seconds):
-        if attempt(_aim(where, AIMED[count % len(AIMED)]))[1].gone:
-            return found(None)
-        where = _locate(tried, where.rate)
-    return found(where)
+        estimate = _locate(tried, estimate.rate)
+    while count < runs or (estimate.width > WIDTH and seconds_spent < lengthened * runs * seconds):
+        if attempt(_aim(estimate, AIMED[count % len(AIMED)]))[1].gone:
+            return result(None)
+        estimate = _locate(tried, estimate.rate)
+    return result(estimate)
 
 
-def _aim(where: Crossing, share: float) -> float:
-    """The rate at which that share should be late, or the nearest one that is not too far off."""
-    return min(max(where.at(share), where.rate / FURTHEST), where.rate * FURTHEST)
+def _aim(estimate: Crossing, share: float) -> float:
+    """Return the rate at which that share should be late, or the nearest one that is within `FURTHEST`."""
+    return min(max(estimate.at(share), estimate.rate / FURTHEST), estimate.rate * FURTHEST)
 
 
 def _locate(tried: dict[float, tuple[Load, Late]], near: float) -> Crossing:
-    """The crossing, from the rates around the one that was thought to be it."""
+    """Return the crossing, fitted from the rates around the previous estimate."""
     near = min(max(near, min(tried) / WINDOW), max(tried) * WINDOW)
     return crossing(list(tried), [late for _, late in tried.values()], near)

@@ -1,4 +1,4 @@
-"""What a load is to be, and what came of it."""
+"""Hold the settings of a load and its outcome."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from resnet_infer.utils.console import pairs, table
 
 @dataclass(frozen=True)
 class Scenario:
-    """A scenario of `scenarios.SCENARIOS`, and what it is run on.
+    """Hold a scenario of `scenarios.SCENARIOS`, and what it is run on.
 
-    `model`, `runtime`, `device` and `threads` are as in `Classifier`; with `url` a service is asked instead. `data` is
-    a data set or a folder of pictures, None for pictures made from numbers. `crops` is 1 or 10. `accuracy` runs
-    LoadGen's accuracy mode, and `official` its official settings instead of shortened ones. `seconds` is the length
-    of a run. `rates` are requests a second: each is an open loop of its own; the first is LoadGen's server's. `clients`
-    of a closed loop ask at a time. `bound_ms` is the 99th percentile that is allowed. `output` keeps LoadGen's logs.
+    `model`, `runtime`, `device` and `threads` are as in `Classifier`; with `url` the load goes to a service instead.
+    `data` is a data set or a folder of pictures, None for synthetic ones. `crops` is 1 or 10. `accuracy` is LoadGen's
+    accuracy mode, and `official` its official settings instead of shortened ones. `seconds` is the length of a run.
+    `rates` are queries per second: an open loop for each, or the first for LoadGen's server. `clients` is the number of
+    queries in progress of a closed loop. `bound_ms` is the 99th percentile that is allowed. `output` is the folder for
+    LoadGen's logs.
+
+        Scenario("open-loop", model="resnet50.v1", rates=(50.0, 100.0), bound_ms=50.0)
     """
 
-    scenario: str
+    name: str
     model: str | None = None
     url: str | None = None
     runtime: str = "auto"
@@ -41,10 +44,10 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was found. `valid` is None where nothing is judged; `reasons` say why it is False.
+    """Hold the outcome of a scenario. `valid` is None if there is no verdict; `reasons` say why it is False.
 
-    `figures` are names and numbers, `rates` one entry for each rate that was tried, `notes` what is to be known of it
-    all. `official` is None for what MLPerf has no settings for.
+    `figures` are names and numbers, `rates` has an entry for each rate that was tried, and `notes` qualify the figures.
+    `official` is None for a scenario that is not MLPerf's.
     """
 
     scenario: str
@@ -61,6 +64,7 @@ class Outcome:
     logs: str | None = None
 
     def to_json(self) -> dict[str, Any]:
+        """Return the fields that have a value as JSON."""
         found = {name: value for name, value in vars(self).items() if name not in ("rates", "settings")}
         found |= {"reasons": list(self.reasons), "notes": list(self.notes)}
         if self.settings:
@@ -70,6 +74,7 @@ class Outcome:
         return found
 
     def table(self) -> str:
+        """Return the outcome as tables for the console."""
         rows = [("scenario", self.scenario + (", accuracy" if self.accuracy else ""))]
         rows += [("system", str(self.system["name"])), ("pictures", str(self.data["name"]))]
         rows += [(_spoken(name), _text(name, value)) for name, value in self.figures.items()]

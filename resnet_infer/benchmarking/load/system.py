@@ -1,4 +1,4 @@
-"""The system under test: a file's bytes in, its classes out; in this process, or behind a URL."""
+"""Provide the systems under test, in this process or behind a URL: an encoded picture in, its classes out."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from resnet_infer.serving.inference.jobs import Done, RefusedError
 from resnet_infer.serving.settings import Settings
 
 TIMEOUT = 30.0
-"""Seconds that a service has for an answer; `resnet-infer serve` takes no longer unless it is told to."""
+"""Seconds that a service has for a response; `resnet-infer serve` takes no longer by default."""
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What became of a picture: `status` is HTTP's (200, 503 refused, 422 unreadable), 0 if there was no answer.
+class Response:
+    """Hold the outcome of a picture.
 
-    `top` are class numbers, most probable first. `error` says what went wrong.
+    `status` is that of HTTP: 200, 503 (refused), 422 (unreadable), or 0 for no response. `top` are class numbers, most
+    probable first. `error` says what went wrong.
     """
 
     status: int
@@ -38,33 +39,34 @@ class Verdict:
     error: str = ""
 
 
-Told = Callable[[int, Verdict], None]
-"""Called with the place of a picture in what was submitted, and its verdict; from any thread, with each once."""
+OnResponse = Callable[[int, Response], None]
+"""Called with the index of a picture in what was submitted, and its response: once for each, from any thread."""
 
 
 class System(Protocol):
-    """What answers. `at_once` is how many pictures it likes to be asked about at a time when there is no hurry."""
+    """Answer queries. `at_once` is the number of pictures that the system works on best when none is urgent."""
 
     at_once: int
 
     @property
-    def spec(self) -> ModelSpec: ...
+    def spec(self) -> ModelSpec:
+        """The model spec."""
 
-    def submit(self, pictures: Sequence[bytes], told: Told) -> None:
-        """Ask about files, at once and without waiting for anything. `told` may be called before this returns."""
+    def submit(self, pictures: Sequence[bytes], on_response: OnResponse) -> None:
+        """Send pictures and return at once. `on_response` may be called before this returns."""
 
     def drop(self) -> None:
-        """Forget what is not answered yet, so that nothing of it is left to do; its verdict is of no use any more."""
+        """Drop the pictures in progress, so that they take no more time; their responses do not count."""
 
     def describe(self) -> dict[str, Any]:
-        """`name` in words, and what it consists of."""
+        """Return the `name` of the system for people, and its model and runtime."""
 
     def close(self) -> None:
-        """Drop what is not answered, and free everything."""
+        """Drop the pictures in progress, and free everything."""
 
 
 class InProcess:
-    """A model behind the service's own adaptive batcher, with a queue that takes everything."""
+    """Run a model behind the service's adaptive batcher, with an unlimited queue."""
 
     at_once = 256
 
@@ -84,39 +86,43 @@ class InProcess:
 
     @property
     def spec(self) -> ModelSpec:
+        """The model spec."""
         return self._deployment.spec
 
-    def submit(self, pictures: Sequence[bytes], told: Told) -> None:
+    def submit(self, pictures: Sequence[bytes], on_response: OnResponse) -> None:
+        """Queue the pictures for the batcher."""
         items = [ClassifyItem(Picture("picture", content), self._crops) for content in pictures]
         try:
             futures = self._deployment.classify(items, math.inf)
         except RefusedError as error:
-            for place in range(len(pictures)):
-                told(place, Verdict(503, error=error.message))
+            for index in range(len(pictures)):
+                on_response(index, Response(503, error=error.message))
             return
         self._waiting.update(futures)
-        for place, future in enumerate(futures):
-            future.add_done_callback(partial(self._tell, told, place))
+        for index, future in enumerate(futures):
+            future.add_done_callback(partial(self._respond, on_response, index))
 
     def drop(self) -> None:
+        """Cancel the pictures in the queue."""
         for future in list(self._waiting):
             future.cancel()
 
-    def _tell(self, told: Told, place: int, future: Future[Done[Any]]) -> None:
+    def _respond(self, on_response: OnResponse, index: int, future: Future[Done[Any]]) -> None:
         self._waiting.discard(future)
         error = None if future.cancelled() else future.exception()
         if future.cancelled():
-            told(place, Verdict(503, error="dropped"))
+            on_response(index, Response(503, error="dropped"))
         elif error is None:
             result: ClassifyResult = future.result().result
-            told(place, Verdict(200, tuple(item.index for item in result.predictions)))
+            on_response(index, Response(200, tuple(item.index for item in result.predictions)))
         elif isinstance(error, PictureError):
-            told(place, Verdict(422, error=error.message))
+            on_response(index, Response(422, error=error.message))
         else:
             message = error.message if isinstance(error, ResnetInferError) else f"{type(error).__name__}: {error}"
-            told(place, Verdict(503 if isinstance(error, RefusedError) else 500, error=message))
+            on_response(index, Response(503 if isinstance(error, RefusedError) else 500, error=message))
 
     def describe(self) -> dict[str, Any]:
+        """Return the name, the model, and what the runtime says of itself."""
         runtime = self._deployment.runtime.describe()
         name = f"{self.spec.name} {self.spec.precision}, in process, {runtime['runtime']} on {runtime['device']}"
         return {
@@ -128,12 +134,13 @@ class InProcess:
         }
 
     def close(self) -> None:
+        """Cancel the pictures in the queue, and close the model."""
         self.drop()
         self._deployment.close()
 
 
 class Service:
-    """A service of `resnet-infer serve`. Raises `ServiceError` if none is there."""
+    """Send queries to a service of `resnet-infer serve`. Raises `ServiceError` if there is none."""
 
     at_once = 32
 
@@ -152,13 +159,16 @@ class Service:
 
     @property
     def spec(self) -> ModelSpec:
+        """The model spec, as the service reports it."""
         return self._spec
 
-    def submit(self, pictures: Sequence[bytes], told: Told) -> None:
-        for place, content in enumerate(pictures):
-            self._http.send(post(self.url, self._path, content, self._headers), partial(_hear, told, place))
+    def submit(self, pictures: Sequence[bytes], on_response: OnResponse) -> None:
+        """Send a request for each picture."""
+        for index, content in enumerate(pictures):
+            self._http.send(post(self.url, self._path, content, self._headers), partial(_receive, on_response, index))
 
     def describe(self) -> dict[str, Any]:
+        """Return the name, the URL, the model, and what the service says of its runtime."""
         runtime = self._model["runtime"]
         name = f"{self.spec.name} {self.spec.precision}, {self.url}, {runtime['runtime']} on {runtime['device']}"
         return {
@@ -171,35 +181,41 @@ class Service:
         }
 
     def drop(self) -> None:
+        """End the requests in progress."""
         self._http.drop()
 
     def close(self) -> None:
+        """End the requests in progress, and close the client."""
         self._http.close()
 
 
-def _hear(told: Told, place: int, status: int, body: bytes) -> None:
+def _receive(on_response: OnResponse, index: int, status: int, body: bytes) -> None:
     if status == 0:
-        told(place, Verdict(0, error=body.decode(errors="replace")))
+        on_response(index, Response(0, error=body.decode(errors="replace")))
         return
     try:
         value = json.loads(body)
         if status == 200:
-            told(place, Verdict(200, tuple(int(item["index"]) for item in value["predictions"])))
+            on_response(index, Response(200, tuple(int(item["index"]) for item in value["predictions"])))
         else:
-            told(place, Verdict(status, error=str(value["error"])))
+            on_response(index, Response(status, error=str(value["error"])))
     except (ValueError, KeyError, TypeError):
-        told(place, Verdict(status if status != 200 else 0, error="no answer of `resnet-infer serve`"))
+        on_response(index, Response(status if status != 200 else 0, error="no answer of `resnet-infer serve`"))
 
 
-def open_system(asked: Scenario) -> System:
-    """The system that is asked for. Raises `UsageError`, `ModelError` and `ServiceError`."""
-    if asked.url is None:
+def open_system(scenario: Scenario) -> System:
+    """Open the model or the service of a scenario. Raises `UsageError`, `ModelError` and `ServiceError`."""
+    if scenario.url is None:
         return InProcess(
-            asked.model, runtime=asked.runtime, device=asked.device, threads=asked.threads, crops=asked.crops
+            scenario.model,
+            runtime=scenario.runtime,
+            device=scenario.device,
+            threads=scenario.threads,
+            crops=scenario.crops,
         )
-    if asked.model is not None or (asked.runtime, asked.device, asked.threads) != ("auto", "auto", None):
+    if scenario.model is not None or (scenario.runtime, scenario.device, scenario.threads) != ("auto", "auto", None):
         raise UsageError("a service has its own model, runtime, device and threads", hint="leave them out with --url")
-    return Service(asked.url, crops=asked.crops)
+    return Service(scenario.url, crops=scenario.crops)
 
 
 def _crops(crops: int) -> Any:

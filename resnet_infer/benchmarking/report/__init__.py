@@ -1,0 +1,1 @@
+"""Write results of benchmarks to files, and make a page of them."""

@@ -1,24 +1,27 @@
-"""Results -> the drawings of the page: what goes into which, and what the lines are called."""
+"""Choose what the charts of a benchmark's page show, and name their lines."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from statistics import median
 from typing import Any, NamedTuple
 
-from resnet_infer.benchmarking.latency.statistics import enough, told
-from resnet_infer.benchmarking.report.charts import Dot, Series, colour, distribution, load, pareto, throughput
+from resnet_infer.benchmarking.latency.statistics import enough, reportable
+from resnet_infer.reporting.charts import Chart, Dot, colour, cut, legend, linear, logarithmic
 from resnet_infer.runtimes.registry import split_runtime
 
 Row = Mapping[str, Any]
 TAIL = 99
-"""The percentile at which a drawn distribution ends, so that a single call does not stretch it."""
+"""Percentile at which the line of a distribution ends, so that a single slow call does not stretch the axis."""
+WIDE = 20
+"""Ratio of the highest rate to the lowest above which rates have a logarithmic axis."""
 
 
 class Key(NamedTuple):
-    """What a line of a drawing stands for; rows that differ in their batch alone have the same."""
+    """Hold what a line of a chart stands for; rows that differ only in their batch size have the same key."""
 
     model: str
     runtime: str
@@ -29,33 +32,33 @@ class Key(NamedTuple):
 
     @classmethod
     def of(cls, run: int, row: Row) -> Key:
-        """`run` is the place of the row's document."""
+        """Return the key of a row; `run` is the index of the row's document."""
         opened = row.get("opened") or {}
         runtime, device = (str(opened.get(name) or row.get(name) or "") for name in ("runtime", "device"))
         return cls(row["model"], runtime, device, row.get("threads"), run, str(row.get("artifact") or ""))
 
 
 def legends(keys: Iterable[Key]) -> dict[Key, str]:
-    """A name for each: the model's, and of the rest what it takes to tell it from others with the same."""
+    """Return a name for each key: the model's, and as much of the rest as tells it from others of that model."""
     found: dict[Key, str] = {key: key.model for key in keys}
     for model in {key.model for key in found}:
         alike = [key for key in found if key.model == model]
         for field in Key._fields[1:]:
-            told = len({found[key] for key in alike}) == len(alike)
-            if not told and len({getattr(key, field) for key in alike}) > 1:
+            distinct = len({found[key] for key in alike}) == len(alike)
+            if not distinct and len({getattr(key, field) for key in alike}) > 1:
                 for key in alike:
-                    found[key] += f", {_words(key, field)}"
+                    found[key] += f", {_field_text(key, field)}"
     return found
 
 
-def _words(key: Key, field: str) -> str:
+def _field_text(key: Key, field: str) -> str:
     if field == "threads":
         return "all threads" if key.threads is None else f"{key.threads} thread{'s' * (key.threads > 1)}"
     return f"run {key.run + 1}" if field == "run" else str(getattr(key, field)) or f"no {field}"
 
 
 def figures(documents: Sequence[Mapping[str, Any]], errors: Mapping[str, Any] | None) -> str:
-    """Every drawing that the results allow, as HTML; see `report.page`."""
+    """Return every chart that the results allow, as HTML; see `report.page`."""
     rows = [
         (Key.of(run, row), row)
         for run, item in enumerate(documents)
@@ -74,18 +77,17 @@ def figures(documents: Sequence[Mapping[str, Any]], errors: Mapping[str, Any] | 
 
 
 def _figure(title: str, drawing: str, keys: Sequence[str] = (), below: str = "") -> str:
-    legend = "".join(f'<span><i class="{colour(place)}"></i>{escape(key)}</span>' for place, key in enumerate(keys))
     return (
         f"<figure><figcaption>{escape(title)}</figcaption>"
         + (f'<div class="scroll">{drawing}</div>' if drawing else "")
-        + (f'<div class="keys">{legend}</div>' if legend else "")
+        + legend([(colour(number), key) for number, key in enumerate(keys)])
         + (f'<p class="soft">{escape(below)}</p>' if below else "")
         + "</figure>"
     )
 
 
 def _distributions(rows: Sequence[tuple[Key, Row]], names: Mapping[Key, str]) -> Iterable[str]:
-    """One for each batch size: models are told apart, not sizes."""
+    """Yield a figure for each batch size, whose lines are models."""
     for batch in sorted({row["batch"] for _, row in rows}):
         series = []
         for key, row in rows:
@@ -121,7 +123,7 @@ def _loads(documents: Sequence[Mapping[str, Any]]) -> Iterable[str]:
         rates = sorted({trial["rate"] for trial in trials})
         series = []
         for name in ("p50_ms", "p90_ms", "p99_ms"):
-            # Where queries fail, none of the highest percentiles is finite.
+            # Where queries fail, the highest percentiles are infinite.
             middle = {rate: median(_ms(trial, name) for trial in trials if trial["rate"] == rate) for rate in rates}
             points = [(rate, ms) for rate, ms in middle.items() if ms < float("inf")]
             if points:
@@ -138,16 +140,16 @@ def _loads(documents: Sequence[Mapping[str, Any]]) -> Iterable[str]:
 
 
 def _ms(trial: Mapping[str, Any], name: str) -> float:
-    value = told(trial, name)
+    value = reportable(trial, name)
     return float("inf") if value is None else float(value)
 
 
 def _errors(
     rows: Sequence[tuple[Key, Row]], names: Mapping[Key, str], errors: Mapping[str, Any] | None
 ) -> Iterable[str]:
-    """Every model at the smallest batch, with its error by the first protocol that it was evaluated by.
+    """Yield the figure of every model at the smallest batch size, with its error by the first evaluated protocol.
 
-    Both are of the same runtime and precision.
+    Latency and error are of the same runtime and precision.
     """
     if errors is None:
         return
@@ -156,27 +158,30 @@ def _errors(
         known.setdefault(result["model"], []).append(result)
     least = min((row["batch"] for _, row in rows), default=1)
     smallest = [(key, row) for key, row in rows if row["batch"] == least]
-    meant = {key: _evaluated(key, known) for key, _ in smallest}
+    matches = {key: _matching(key, known) for key, _ in smallest}
     files: dict[str, set[str]] = {}
-    for key, results in meant.items():
+    for key, results in matches.items():
         for result in results:
             files.setdefault(result, set()).add(_file(key))
     dots, missing, unclear, elsewhere = [], [], [], []
     for key, row in smallest:
-        own = known.get(meant[key][0], []) if meant[key] else []
-        same = [item for item in own if _computed(item) == _ran(key, row)]
-        if not meant[key]:
+        own = known.get(matches[key][0], []) if matches[key] else []
+        same = [item for item in own if _evaluated_with(item) == _timed_with(key, row)]
+        if not matches[key]:
             missing.append(names[key])
-        elif len(meant[key]) > 1 or len(files[meant[key][0]]) > 1:
+        elif len(matches[key]) > 1 or len(files[matches[key][0]]) > 1:
             unclear.append(names[key])
         elif not same:
-            others = dict.fromkeys(_how(*_computed(item)) for item in own)
-            elsewhere.append(f"{names[key]} (runs by {_how(*_ran(key, row))}, evaluated by {', '.join(others)})")
+            others = dict.fromkeys(_describe(*_evaluated_with(item)) for item in own)
+            elsewhere.append(
+                f"{names[key]} (runs by {_describe(*_timed_with(key, row))}, evaluated by {', '.join(others)})"
+            )
         else:
             top1 = same[0]["top1"]
             low, high = top1["interval"]
-            label = f"{names[key]}, by {_how(*_computed(same[0]))}"
-            dots.append(Dot(names[key], row["stages"]["inference"]["ms"]["p50"], top1["error"], (low, high), label))
+            full = f"{names[key]}, by {_describe(*_evaluated_with(same[0]))}"
+            ms = row["stages"]["inference"]["ms"]["p50"]
+            dots.append(ErrorAtLatency(names[key], ms, top1["error"], (low, high), full))
     below = "The dashed line joins those that no other beats in both." if dots else ""
     if missing:
         below += f" Without an error: {', '.join(missing)}."
@@ -189,25 +194,26 @@ def _errors(
         yield _figure(title, pareto(dots) if dots else "", below=below.strip())
 
 
-def _computed(result: Mapping[str, Any]) -> tuple[str, str]:
-    """Runtime and precision that an error was measured with; empty where the evaluation does not say."""
+def _evaluated_with(result: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the runtime and precision that an error was measured with; empty if the evaluation does not say."""
     runtime = result.get("runtime") or {}
     return str(runtime.get("runtime") or ""), str(runtime.get("precision") or result.get("precision") or "")
 
 
-def _ran(key: Key, row: Row) -> tuple[str, str]:
-    """Runtime and precision that a latency was measured with."""
+def _timed_with(key: Key, row: Row) -> tuple[str, str]:
+    """Return the runtime and precision that a latency was measured with."""
     return key.runtime, str((row.get("opened") or {}).get("precision") or row.get("precision") or "")
 
 
-def _how(runtime: str, precision: str) -> str:
+def _describe(runtime: str, precision: str) -> str:
     return f"{runtime or 'an unknown runtime'} in {precision or 'an unknown precision'}"
 
 
-def _evaluated(key: Key, known: Iterable[str]) -> list[str]:
-    """The evaluated models that a row may be: the one of its name, or else those whose path its artifact's ends with.
+def _matching(key: Key, known: Iterable[str]) -> list[str]:
+    """Return the names of evaluated models that a row may be.
 
-    Their runtime is that of the row, if they name one.
+    That is the one of its name, or else those whose path ends the path of its artifact. If these name a runtime, it is
+    the row's.
     """
     name = re.sub(r" #\d+$", "", key.model)
     if name in known:
@@ -223,10 +229,108 @@ def _evaluated(key: Key, known: Iterable[str]) -> list[str]:
 
 
 def _file(key: Key) -> str:
-    """What tells an artifact from others. One that was made has its content in its name, and lies anywhere."""
+    """Return what identifies an artifact: its path, or only its file name if it was exported for the benchmark.
+
+    Such a file has a digest of its content in its name, and may lie in another folder on each machine.
+    """
     file = _parts(key.artifact)[-1]
     return key.artifact if _parts(re.sub(r" #\d+$", "", key.model).rpartition(":")[2])[-1] == file else file
 
 
 def _parts(path: str) -> list[str]:
     return path.replace("\\", "/").split("/")
+
+
+@dataclass(frozen=True)
+class Series:
+    """Hold a line of a chart: its label, and its points (x, y) in the order in which they are joined."""
+
+    label: str
+    points: Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class ErrorAtLatency:
+    """Hold a model of the chart of error by latency.
+
+    `error` and the `interval` of it are in percent; `full_label` says more than `label` where there is more to say.
+    """
+
+    label: str
+    ms: float
+    error: float
+    interval: tuple[float, float]
+    full_label: str = ""
+
+
+def distribution(series: Sequence[Series]) -> str:
+    """Draw the share of the calls, in percent, that ended within so many milliseconds: points (ms, percent)."""
+    ends = [x for item in series for x, _ in item.points]
+    x = logarithmic if max(ends) > 6 * min(ends) else linear
+    chart = Chart(x("ms a call", min(ends), max(ends)), linear("% of the calls", 0, 100))
+    for number, item in enumerate(series):
+        chart.line(item.points, colour(number), item.label)
+    return chart.svg("Distribution of the latency")
+
+
+def throughput(series: Sequence[Series]) -> str:
+    """Draw pictures per second by batch size: points (batch size, pictures per second)."""
+    batches = sorted({x for item in series for x, _ in item.points})
+    most = max(y for item in series for _, y in item.points)
+    chart = Chart(logarithmic("batch size", batches[0], batches[-1], ticks=batches), linear("pictures/s", 0, most))
+    for number, item in enumerate(series):
+        chart.line(item.points, colour(number), item.label, marks=True)
+    return chart.svg("Throughput by batch size")
+
+
+def load(series: Sequence[Series], bound: float | None, failed: Sequence[float] = ()) -> str:
+    """Draw latency by rate: points (queries per second, ms). `bound` is a line across, in ms.
+
+    The rates `failed` have no latency; a cross at the top stands for each.
+    """
+    across = [x for item in series for x, _ in item.points] + list(failed)
+    up = [y for item in series for _, y in item.points] + ([bound] if bound else []) or [1.0]
+    log_x, log_y = max(across) > WIDE * min(across) > 0, max(up) > 8 * min(up) > 0
+    # Lines keep away from the top where crosses are.
+    most = max(up) * ((2 if log_y else 1.15) if failed else 1)
+    x = (
+        logarithmic("queries a second", min(across), max(across))
+        if log_x
+        else linear("queries a second", 0, max(across))
+    )
+    chart = Chart(x, logarithmic("ms", min(up), most) if log_y else linear("ms", 0, most))
+    for number, item in enumerate(series):
+        chart.line(item.points, colour(number), item.label, marks=True)
+    if bound:
+        chart.bound(bound, f"bound {bound:g} ms")
+    chart.crosses(failed, "failed", lambda rate: f"{rate:,.6g} queries a second: failed")
+    return chart.svg("Latency by rate")
+
+
+def pareto(models: Sequence[ErrorAtLatency]) -> str:
+    """Draw error by latency with its 95% interval; a line joins the models that no other beats in both."""
+    lows, highs = zip(*(model.interval for model in models), strict=True)
+    times = [model.ms for model in models]
+    if max(times) > 6 * min(times):
+        x = logarithmic("ms a call", min(times) / 1.25, max(times) * 1.25)
+    else:
+        x = linear("ms a call", 0, max(times))
+    chart, best = Chart(x, linear("top-1 error, %", min(lows), max(highs))), frontier(models)
+    chart.trend([(model.ms, model.error) for model in best])
+    dots = []
+    for model in models:
+        low, high = model.interval
+        title = f"{model.full_label or model.label}: {model.ms:.4g} ms, {model.error:.2f}% ({low:.2f} to {high:.2f})"
+        kind = colour(0 if model in best else 7)
+        dots.append(Dot(model.ms, model.error, low, high, kind, cut(model.label, 34), title))
+    chart.dots(dots)
+    return chart.svg("Error by latency")
+
+
+def frontier(models: Sequence[ErrorAtLatency]) -> list[ErrorAtLatency]:
+    """Return the models that no other beats in latency and error, fastest first."""
+    best: list[ErrorAtLatency] = []
+    for model in sorted(models, key=lambda model: (model.ms, model.error)):
+        if not best or model.error < best[-1].error:
+            best.append(model)
+    return best

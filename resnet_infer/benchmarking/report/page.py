@@ -1,4 +1,4 @@
-"""The page of a benchmark: drawings of all runs, then each run's tables, then the environments."""
+"""Make the page of a benchmark: charts of all runs, then each run's tables, then the environments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from resnet_infer.utils.files import atomic_path
 
 Row = Mapping[str, Any]
 PASSING = ("date", "load_average", "mhz")
-"""Of an environment, what differs from run to run on the same machine."""
+"""Facts of an environment that differ from run to run on the same machine."""
 
 
 def write_report(documents: Sequence[Mapping[str, Any]], path: Path, errors: Mapping[str, Any] | None = None) -> None:
@@ -29,7 +29,7 @@ def write_report(documents: Sequence[Mapping[str, Any]], path: Path, errors: Map
 def require_drawable(
     path: Path, documents: Sequence[Mapping[str, Any]], errors: Mapping[str, Any] | None = None
 ) -> None:
-    """Raise `DataError` unless the page of these can be made. `path` is the file that is read for it."""
+    """Raise `DataError` unless the page of these results can be made. `path` is the file that they are from."""
     try:
         page(documents, errors)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
@@ -40,43 +40,44 @@ def require_drawable(
 
 
 def page(documents: Sequence[Mapping[str, Any]], errors: Mapping[str, Any] | None = None) -> str:
-    """The page as HTML: of what `Benchmark.to_json` or a scenario's `Outcome.to_json` gave, a run each.
+    """Return the page as HTML.
 
-    `errors` is what `evaluate --json` printed; a model's error is found by its name, or by its artifact's path.
+    `documents` are from `Benchmark.to_json` or a scenario's `Outcome.to_json`, one for each run. `errors` is what
+    `evaluate --json` printed. The error of a model is found by its name, or by the path of its artifact.
     """
     machines = _machines(documents)
     several = len(documents) > 1
     body = [
         _subtitle(documents[0]) if len(machines) == 1 else "",
-        box(_doubts(documents)),
+        box(_warnings(documents)),
         figures(documents, errors),
         *(
-            _run(item, place if several else None, _subtitle(item) if len(machines) > 1 else _date(item))
-            for place, item in enumerate(documents)
+            _run(item, index if several else None, _subtitle(item) if len(machines) > 1 else _date(item))
+            for index, item in enumerate(documents)
         ),
-        *(_environment(documents, places, alone=len(machines) == 1) for places in machines),
+        *(_environment(documents, indices, alone=len(machines) == 1) for indices in machines),
     ]
     return document("Benchmark", body, Path(__file__).with_name("page.css"))
 
 
-def _doubts(documents: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Warnings and failures, each once, with the runs that they are of."""
+def _warnings(documents: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return warnings and failures, each once, with the numbers of the runs that have them."""
     found: dict[str, list[str]] = {}
-    for place, item in enumerate(documents):
+    for index, item in enumerate(documents):
         failed = [f"{label(row)} failed: {row['failure']}" for row in item.get("results") or () if row["failure"]]
         for line in dict.fromkeys([*(item.get("warnings") or ()), *failed]):
-            found.setdefault(line, []).append(str(place + 1))
+            found.setdefault(line, []).append(str(index + 1))
     if len(documents) == 1:
         return list(found)
     return [f"run{'s' * (len(runs) > 1)} {', '.join(runs)}: {line}" for line, runs in found.items()]
 
 
 def _subtitle(found: Mapping[str, Any]) -> str:
-    around = found.get("environment") or {}
-    gpus = [gpu.get("name") for gpu in around.get("gpus") or ()]
-    cores = around.get("usable_cores")
-    facts = [around.get("processor"), f"{cores} cores" if cores else None, *gpus, str(around.get("date", ""))[:10]]
-    facts.append(f"resnet-infer {around['resnet-infer']}" if "resnet-infer" in around else None)
+    machine = found.get("environment") or {}
+    gpus = [gpu.get("name") for gpu in machine.get("gpus") or ()]
+    cores = machine.get("usable_cores")
+    facts = [machine.get("processor"), f"{cores} cores" if cores else None, *gpus, str(machine.get("date", ""))[:10]]
+    facts.append(f"resnet-infer {machine['resnet-infer']}" if "resnet-infer" in machine else None)
     return _soft(" · ".join(fact for fact in facts if fact))
 
 
@@ -88,14 +89,14 @@ def _soft(text: str) -> str:
     return f'<p class="soft">{escape(text)}</p>' if text else ""
 
 
-def _run(found: Mapping[str, Any], place: int | None, where: str) -> str:
-    """A run's own part of the page; without a place it is the only one, and `where` is said above."""
+def _run(found: Mapping[str, Any], index: int | None, where: str) -> str:
+    """Return the section of a run. Without an index it is the only run, and `where` is not repeated."""
     rows = [row for row in found.get("results") or () if "inference" in row["stages"]]
     what = heading(found) if "scenario" in found else ""
-    if place is not None:
-        what = f"Run {place + 1}: {what or 'models side by side'}"
-    parts = [f"<h2>{escape(what)}</h2>" if what else "", where if place is not None else ""]
-    parts += _tables(rows, found.get("settings") or {}, "h2" if place is None else "h3")
+    if index is not None:
+        what = f"Run {index + 1}: {what or 'models side by side'}"
+    parts = [f"<h2>{escape(what)}</h2>" if what else "", where if index is not None else ""]
+    parts += _tables(rows, found.get("settings") or {}, "h2" if index is None else "h3")
     if "scenario" in found:
         parts.append(section(found))
     return "".join(parts)
@@ -129,27 +130,27 @@ def _html(columns: Mapping[str, Any], rows: Sequence[Row]) -> str:
 
 
 def _machines(documents: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-    """The places of runs with the same environment, but for what is passing."""
+    """Return the indices of runs with the same environment, apart from `PASSING`."""
     found: list[tuple[dict[str, Any], list[int]]] = []
-    for place, item in enumerate(documents):
+    for index, item in enumerate(documents):
         lasting = {name: value for name, value in (item.get("environment") or {}).items() if name not in PASSING}
-        known = next((places for other, places in found if other == lasting), None)
+        known = next((indices for other, indices in found if other == lasting), None)
         if known is None:
-            found.append((lasting, [place]))
+            found.append((lasting, [index]))
         else:
-            known.append(place)
-    return [places for _, places in found]
+            known.append(index)
+    return [indices for _, indices in found]
 
 
-def _environment(documents: Sequence[Mapping[str, Any]], places: Sequence[int], *, alone: bool) -> str:
-    around = [documents[place].get("environment") or {} for place in places]
+def _environment(documents: Sequence[Mapping[str, Any]], indices: Sequence[int], *, alone: bool) -> str:
+    environments = [documents[index].get("environment") or {} for index in indices]
     facts = {}
-    for name, value in around[0].items():
-        values = [words(item.get(name)) for item in around]
+    for name, value in environments[0].items():
+        values = [words(item.get(name)) for item in environments]
         if len(set(values)) > 1:
-            facts[name] = "; ".join(f"run {place + 1}: {text}" for place, text in zip(places, values, strict=True))
+            facts[name] = "; ".join(f"run {index + 1}: {text}" for index, text in zip(indices, values, strict=True))
         elif value not in (None, [], {}):
             facts[name] = values[0]
-    numbers = ", ".join(str(place + 1) for place in places)
-    title = "Environment" if alone else f"Environment of run{'s' * (len(places) > 1)} {numbers}"
+    numbers = ", ".join(str(index + 1) for index in indices)
+    title = "Environment" if alone else f"Environment of run{'s' * (len(indices) > 1)} {numbers}"
     return f"<h2>{title}</h2>" + facts_table(facts) if facts else ""

@@ -1,4 +1,4 @@
-"""Results as files of JSON."""
+"""Read and write results as files of JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from resnet_infer.utils.inputs import read_text
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises `DataError` if there is none."""
+    """Read the JSON object in a file. Raises `DataError` if there is none."""
     try:
         found = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
@@ -25,7 +25,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """A result of `benchmark`. Raises `DataError` if the file holds something else."""
+    """Read a result of `benchmark`. Raises `DataError` if the file holds something else."""
     found = read(path)
     settings = found.get("settings")
     if "scenario" not in found and not (isinstance(settings, dict) and "warm_up" in settings):
@@ -34,6 +34,6 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def write(found: Mapping[str, Any], path: Path) -> None:
-    """Raises `ResnetInferError` where the file cannot be written."""
+    """Write a result. Raises `ResnetInferError` where the file cannot be written."""
     with atomic_path(path) as temporary:
         temporary.write_text(strict_json.dumps(found, indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The page's section of a scenario: what was asked of what, what came of it, and by which settings."""
+"""Make a scenario's section of the page: system, verdict, figures, rates and settings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from resnet_infer.benchmarking.latency.measured import cells, number
-from resnet_infer.benchmarking.latency.statistics import told
+from resnet_infer.benchmarking.latency.statistics import reportable
 from resnet_infer.reporting.html import box, html_table
 from resnet_infer.reporting.text import facts_table, pointed, words
 
@@ -18,10 +18,11 @@ NAMES = {
     "rate_95": "its 95% interval",
     "statuses": "answers",
 }
+"""Names of figures that are not made from their keys."""
 
 
 def heading(found: Mapping[str, Any]) -> str:
-    """The scenario, its rate if it is LoadGen's, and the system."""
+    """Return the scenario, its rate if it has one, and the system."""
     rate = (found.get("figures") or {}).get("target_rate")
     parts = [
         str(found["scenario"]),
@@ -33,7 +34,7 @@ def heading(found: Mapping[str, Any]) -> str:
 
 
 def section(found: Mapping[str, Any]) -> str:
-    """All but the heading, of what `Outcome.to_json` gave; what it lacks is left out."""
+    """Return the section of an `Outcome.to_json` without its heading; what is missing is left out."""
     settings = dict(found.get("settings") or {})
     version = settings.pop("loadgen", None)
     notes = "; ".join(map(str, found.get("notes") or ()))
@@ -70,7 +71,7 @@ def _facts(found: Mapping[str, Any], version: Any) -> dict[str, str]:
         **{name: system.get(name) for name in ("url", "model", "precision", "crops")},
         "runs on": {name: value for name, value in (system.get("runtime") or {}).items() if value is not None},
         "pictures": _pictures(data),
-        **{_name(name): told(figures, name) for name in figures},
+        **{_name(name): reportable(figures, name) for name in figures},
         "LoadGen": version,
     }
     if found.get("official") is not None and not _is_accuracy(found):
@@ -79,7 +80,7 @@ def _facts(found: Mapping[str, Any], version: Any) -> dict[str, str]:
 
 
 def _name(figure: str) -> str:
-    """`p99_9_ms` is p99.9, ms."""
+    """Return a figure's name for people: `p99_9_ms` becomes `p99.9, ms`."""
     return NAMES.get(figure) or re.sub(r"_ms$", ", ms", pointed(figure))
 
 
@@ -100,7 +101,7 @@ def _count(name: str) -> Callable[[Trial], str]:
 
 
 def _ms(name: str) -> Callable[[Trial], str]:
-    return lambda trial: number(told(trial, name))
+    return lambda trial: number(reportable(trial, name))
 
 
 def _answered(trial: Trial) -> str:
@@ -127,7 +128,7 @@ RATES: Mapping[str, Callable[[Trial], str]] = {
     "late, %": _ms("late_percent"),
     "within the bound": lambda trial: "undecided" if trial.get("within", 0) is None else words(trial.get("within")),
 }
-"""Columns of the table of rates; those without a value in any row are left out."""
+"""Columns of the table of rates, by header; those that are empty in every row are left out."""
 
 
 def _rates(found: Mapping[str, Any]) -> str:

@@ -150,11 +150,11 @@ def benchmark(
         if len(counts) > 1:
             raise UsageError("a scenario is run with one number of threads")
         named, model = split_runtime(models[0] if models else None)
-        around = environment()
-        doubts = _warn(around)
+        machine = environment()
+        problems = _warn(machine)
         outcome = run_scenario(
             Scenario(
-                scenario=scenario,
+                name=scenario,
                 model=model,
                 url=url,
                 runtime=named or runtime,
@@ -171,7 +171,7 @@ def benchmark(
                 output=logs,
             )
         )
-        found = {**outcome.to_json(), "warnings": doubts, "environment": around}
+        found = {**outcome.to_json(), "warnings": problems, "environment": machine}
         shown, failed = outcome.table(), [scenario] if outcome.valid is False else []
     else:
         measured = _measure(models, batch, runtime, device, threads, photos, rounds, seconds, null)
@@ -209,14 +209,14 @@ def _measure(
 ) -> Benchmark:
     from resnet_infer.benchmarking.environment import environment
     from resnet_infer.benchmarking.latency.measured import Benchmark
-    from resnet_infer.benchmarking.latency.paired_run import ROUNDS, SECONDS, measure, steps
+    from resnet_infer.benchmarking.latency.paired_run import Settings, measure
     from resnet_infer.benchmarking.latency.subjects import entries, photographs, synthetic
     from resnet_infer.runtimes.registry import split_runtime
     from resnet_infer.utils.progress import progress
 
     batches = _numbers("--batch", batch, int, MOST)
     arguments: list[str | None] = [*models] if models else [None]
-    asked = entries(
+    rows = entries(
         arguments,
         batches,
         runtime=runtime,
@@ -228,18 +228,21 @@ def _measure(
 
         model = split_runtime(arguments[0])[1] or zoo.default_model() or zoo.DEFAULT
         nothing: list[str | None] = [f"null:{model}"]
-        asked += entries(nothing, batches)
-    rounds, seconds = ROUNDS if rounds is None else rounds, SECONDS if seconds is None else seconds
-    around = environment()
-    doubts = _warn(around)
+        rows += entries(nothing, batches)
+    given = {"rounds": rounds, "seconds": seconds}
+    settings = Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    machine = environment()
+    problems = _warn(machine)
     pictures = photographs(photos) if photos else synthetic()
-    with progress("benchmarking", steps(len(asked), rounds), "steps") as advance:
-        measured = measure(asked, pictures, rounds=rounds, seconds=seconds, advance=advance)
+    with progress("benchmarking", settings.steps(len(rows)), "steps") as advance:
+        measured = measure(rows, pictures, settings, advance=advance)
     for item in measured:
         if item.warm and not item.warm["warm_up"]["stable"]:
-            doubts.append(f"{item.entry.name}, batch {item.entry.batch}: the times of its calls did not become stable")
-            note(f"warning: {doubts[-1]}")
-    return Benchmark(measured, pictures, rounds, seconds, around, doubts)
+            problems.append(
+                f"{item.entry.name}, batch {item.entry.batch}: the times of its calls did not become stable"
+            )
+            note(f"warning: {problems[-1]}")
+    return Benchmark(measured, pictures, settings.rounds, settings.seconds, machine, problems)
 
 
 def _require_free(output: Path | None, report: Path | None, logs: Path | None, inputs: list[Path | str | None]) -> None:
@@ -256,10 +259,10 @@ def _require_free(output: Path | None, report: Path | None, logs: Path | None, i
     require_free(outputs, inputs)
 
 
-def _warn(around: dict[str, Any]) -> list[str]:
+def _warn(machine: dict[str, Any]) -> list[str]:
     from resnet_infer.benchmarking.environment import warnings
 
-    lines = warnings(around)
+    lines = warnings(machine)
     for line in lines:
         note(f"warning: {line}")
     return lines

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from resnet_infer import zoo
-from resnet_infer.benchmarking.latency.subjects import PHOTOS, entries, photographs, synthetic
+from resnet_infer.benchmarking.latency.subjects import PHOTOS, Entry, Subject, entries, photographs, synthetic
 from resnet_infer.errors import DataError, ModelError, PictureError, UsageError
 from tests.conftest import PICTURES
 
@@ -70,6 +70,9 @@ def test_nonsense_is_a_usage_error(
 ) -> None:
     with pytest.raises(UsageError, match=said):
         entries(models, batches, threads=threads)
+    if 0 in batches:
+        with pytest.raises(UsageError, match=said):
+            Entry("it", Subject(ARTIFACT), 0)
 
 
 def test_what_is_no_model_is_said_before_anything_is_started() -> None:

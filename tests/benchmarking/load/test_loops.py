@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resnet_infer.benchmarking.load.loops import GIVE_UP, Load, arrivals, closed_loop, open_loop
-from resnet_infer.benchmarking.load.system import Told, Verdict
+from resnet_infer.benchmarking.load.system import OnResponse, Response
 from resnet_infer.errors import UsageError
 from tests.benchmarking.simulated import Queue, SimulatedClock
 
@@ -48,11 +48,11 @@ def test_arrivals_are_a_poisson_process() -> None:
 class Blocking(Queue):
     """`submit` itself stands still, so that the sender comes late to all that is due in the meantime."""
 
-    def submit(self, pictures: Sequence[bytes], told: Told) -> None:
+    def submit(self, pictures: Sequence[bytes], on_response: OnResponse) -> None:
         if self.stall[0] <= self.clock.now() < self.stall[1]:
             self.clock.block(self.stall[1] - self.clock.now())
         self.stall = (0.0, 0.0) if self.clock.now() >= self.stall[1] else self.stall
-        super().submit(pictures, told)
+        super().submit(pictures, on_response)
 
 
 @pytest.mark.parametrize("kind", [Queue, Blocking])
@@ -87,8 +87,8 @@ def test_a_closed_loop_has_so_many_in_progress(clients: int, count: int) -> None
 
 
 class AtOnce(Queue):
-    def submit(self, pictures: Sequence[bytes], told: Told) -> None:
-        told(0, Verdict(self.status, error="refused"))
+    def submit(self, pictures: Sequence[bytes], on_response: OnResponse) -> None:
+        on_response(0, Response(self.status, error="refused"))
 
 
 def test_answers_within_the_call_do_not_nest() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from resnet_infer.benchmarking.load.lateness import ALLOWED, Late, crossing, dispersion, within
 from resnet_infer.benchmarking.load.loops import Load, open_loop
-from resnet_infer.benchmarking.load.rate_sweep import LENGTHENED, RUNS, WIDTH, Found, judge, sweep
+from resnet_infer.benchmarking.load.rate_sweep import LENGTHENED, RUNS, WIDTH, SweepResult, judge, sweep
 from tests.benchmarking.simulated import Queue, SimulatedClock
 
 SERVICE = 0.005
@@ -65,7 +65,7 @@ def simulate(service: float, rate: float, seconds: float, seed: int) -> Load:
     )
 
 
-def found(service: float, bound: float, capacity: float, number: int = 0, **more: Any) -> Found:
+def found(service: float, bound: float, capacity: float, number: int = 0, **more: Any) -> SweepResult:
     return sweep(
         lambda rate, seconds, seed: simulate(service, rate, seconds, 1000 * number + seed),
         bound,
@@ -148,7 +148,7 @@ def test_a_bound_below_the_service_time_is_never_kept() -> None:
     assert all(trial.within is False for trial in result.trials)
 
 
-def steps(edge: float, *, failing: float = math.inf) -> Found:
+def steps(edge: float, *, failing: float = math.inf) -> SweepResult:
     """Of a system that keeps a second up to a rate and nothing above it; above `failing` some are refused."""
 
     def run(rate: float, seconds: float, seed: int) -> Load:
@@ -201,7 +201,7 @@ def measured(rate: float, late: int, of: int = 1000) -> tuple[float, Load]:
 
 def test_a_higher_rate_that_measured_better_is_named() -> None:
     trials = [judge(rate, load, 0.5) for rate, load in (measured(50, 20), measured(60, 5), measured(70, 40))]
-    pairs = list(Found(None, tuple(trials), 3).reversals())
+    pairs = list(SweepResult(None, tuple(trials), 3).reversals())
     assert [(lower.rate, higher.rate) for lower, higher in pairs] == [(50, 60)]
 
 

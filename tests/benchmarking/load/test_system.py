@@ -17,7 +17,7 @@ pytest.importorskip("onnxruntime", reason="the built-in model needs onnxruntime"
 from resnet_infer.benchmarking.load.http_client import HttpClient, post
 from resnet_infer.benchmarking.load.image_library import open_image_library
 from resnet_infer.benchmarking.load.scenario import Scenario
-from resnet_infer.benchmarking.load.system import InProcess, Service, System, Verdict, open_system
+from resnet_infer.benchmarking.load.system import InProcess, Response, Service, System, open_system
 from resnet_infer.classifier import Classifier
 from resnet_infer.client import ServiceError
 from resnet_infer.errors import UsageError
@@ -25,19 +25,19 @@ from tests.benchmarking.stub import GOOD, stub
 from tests.conftest import PICTURES
 
 
-def ask(system: System, pictures: Sequence[bytes], seconds: float = 60) -> list[Verdict]:
-    found: dict[int, Verdict] = {}
+def ask(system: System, pictures: Sequence[bytes], seconds: float = 60) -> list[Response]:
+    found: dict[int, Response] = {}
     done = threading.Event()
 
-    def told(place: int, verdict: Verdict) -> None:
-        assert place not in found
-        found[place] = verdict
+    def told(index: int, response: Response) -> None:
+        assert index not in found
+        found[index] = response
         if len(found) == len(pictures):
             done.set()
 
     system.submit(pictures, told)
     assert done.wait(seconds)
-    return [found[place] for place in range(len(pictures))]
+    return [found[index] for index in range(len(pictures))]
 
 
 @pytest.fixture(scope="module")
@@ -47,29 +47,29 @@ def files() -> list[bytes]:
 
 def test_in_process_it_answers_as_the_classifier(files: list[bytes]) -> None:
     with closing(InProcess()) as system, Classifier() as classifier:
-        verdicts = ask(system, [*files, b"no picture"])
-        for content, verdict in zip(files, verdicts, strict=False):
-            assert verdict == Verdict(200, tuple(item.index for item in classifier.classify(content)))
-        assert verdicts[-1].status == 422
-        assert verdicts[-1].error
+        responses = ask(system, [*files, b"no picture"])
+        for content, response in zip(files, responses, strict=False):
+            assert response == Response(200, tuple(item.index for item in classifier.classify(content)))
+        assert responses[-1].status == 422
+        assert responses[-1].error
         assert system.describe()["model"] == "resnet20-cifar10"
 
 
 def test_ten_crops_are_asked_for(files: list[bytes]) -> None:
     with closing(InProcess(crops=10)) as system, Classifier() as classifier:
-        (verdict,) = ask(system, files[:1])
-        assert verdict.top == tuple(item.index for item in classifier.classify(files[0], crops=10))
+        (response,) = ask(system, files[:1])
+        assert response.top == tuple(item.index for item in classifier.classify(files[0], crops=10))
     with pytest.raises(UsageError):
         InProcess(crops=3)
 
 
 def test_what_is_dropped_is_not_done(files: list[bytes]) -> None:
-    verdicts: list[Verdict] = []
+    responses: list[Response] = []
     with closing(InProcess()) as system:
-        system.submit(files * 500, lambda place, verdict: verdicts.append(verdict))
+        system.submit(files * 500, lambda index, response: responses.append(response))
         system.drop()
-    assert len(verdicts) == 500 * len(files)
-    assert sum(verdict.status == 200 for verdict in verdicts) < len(verdicts) / 2
+    assert len(responses) == 500 * len(files)
+    assert sum(response.status == 200 for response in responses) < len(responses) / 2
 
 
 def test_the_real_service_answers_alike(files: list[bytes]) -> None:
@@ -95,8 +95,8 @@ def test_the_real_service_answers_alike(files: list[bytes]) -> None:
 
 def test_a_service_is_asked_with_its_options() -> None:
     with stub() as service, closing(Service(service.url, crops=10, api_key="key")) as system:
-        (verdict,) = ask(system, [b"content"])
-        assert verdict == Verdict(200, (3,))
+        (response,) = ask(system, [b"content"])
+        assert response == Response(200, (3,))
         ((path, body, headers),) = service.requests
         assert (path, body) == ("/classify?crops=10&top_k=5", b"content")
         assert headers["authorization"] == "Bearer key"
@@ -106,13 +106,13 @@ def test_a_service_is_asked_with_its_options() -> None:
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        ((503, {"error": "the queue is full"}), Verdict(503, error="the queue is full")),
-        ((422, {"error": "no picture"}), Verdict(422, error="no picture")),
-        ((200, {"other": 1}), Verdict(0, error="no answer of `resnet-infer serve`")),
-        ((500, []), Verdict(500, error="no answer of `resnet-infer serve`")),
+        ((503, {"error": "the queue is full"}), Response(503, error="the queue is full")),
+        ((422, {"error": "no picture"}), Response(422, error="no picture")),
+        ((200, {"other": 1}), Response(0, error="no answer of `resnet-infer serve`")),
+        ((500, []), Response(500, error="no answer of `resnet-infer serve`")),
     ],
 )
-def test_every_status_is_told(answer: tuple[int, Any], expected: Verdict) -> None:
+def test_every_status_is_told(answer: tuple[int, Any], expected: Response) -> None:
     with stub(lambda *_: answer) as service, closing(Service(service.url)) as system:
         assert ask(system, [b"x", b"y"]) == [expected, expected]
 
@@ -143,7 +143,7 @@ def test_a_service_that_takes_too_long_is_given_up() -> None:
         return 200, GOOD
 
     with stub(answer) as service, closing(Service(service.url, timeout=0.5)) as system:
-        assert ask(system, [b"x"] * 3) == [Verdict(0, error="no answer in 0.5 s")] * 3
+        assert ask(system, [b"x"] * 3) == [Response(0, error="no answer in 0.5 s")] * 3
         release.set()
 
 
@@ -153,9 +153,9 @@ def test_a_service_that_goes_away() -> None:
         assert ask(system, [b"x"])[0].status == 200
     with closing(system):
         time.sleep(0.05)
-        verdicts = ask(system, [b"x"] * 20)
-        assert {item.status for item in verdicts} == {0}
-        assert "Connect call failed" in verdicts[-1].error
+        responses = ask(system, [b"x"] * 20)
+        assert {item.status for item in responses} == {0}
+        assert "Connect call failed" in responses[-1].error
 
 
 def test_a_service_that_is_not_there() -> None:

@@ -10,9 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnet_infer.benchmarking.report.charts import Dot, Series, distribution, frontier, load, pareto, throughput
+from resnet_infer.benchmarking.report.figures import (
+    ErrorAtLatency,
+    Series,
+    distribution,
+    frontier,
+    load,
+    pareto,
+    throughput,
+)
 from resnet_infer.benchmarking.report.page import page, write_report
-from resnet_infer.reporting.html import log_axis, round_axis
 from tests.evaluation.test_report import Page, drawings
 
 TIMES = st.floats(1e-3, 1e5)
@@ -163,7 +170,7 @@ def test_a_distribution_ends_where_calls_are_too_few_to_tell() -> None:
 
 @given(st.lists(st.tuples(TIMES, st.floats(0, 100)), min_size=1, max_size=12))
 def test_the_frontier_is_what_no_other_beats(pairs: list[tuple[float, float]]) -> None:
-    dots = [Dot(str(number), ms, error, (error, error)) for number, (ms, error) in enumerate(pairs)]
+    dots = [ErrorAtLatency(str(number), ms, error, (error, error)) for number, (ms, error) in enumerate(pairs)]
     best = frontier(dots)
     for dot in dots:
         beaten = any(
@@ -173,24 +180,11 @@ def test_the_frontier_is_what_no_other_beats(pairs: list[tuple[float, float]]) -
         assert beaten != any((item.ms, item.error) == (dot.ms, dot.error) for item in best)
 
 
-@given(TIMES, TIMES)
-def test_axes_hold_all_there_is(one: float, other: float) -> None:
-    low, high = sorted((one, other))
-    start, stop, ticks = round_axis(low, high)
-    assert start <= low
-    assert high <= stop
-    assert 2 <= len(ticks) <= 10
-    marks = log_axis(low, high)
-    assert marks[0] <= low * 1.0001
-    assert high <= marks[-1] * 1.0001
-    assert marks == sorted(set(marks))
-
-
 @given(st.lists(st.tuples(TIMES, TIMES), min_size=1, max_size=6), st.integers(1, 20))
 def test_drawings_keep_inside_their_frame(points: list[tuple[float, float]], count: int) -> None:
     series = [Series(f"series {number}", sorted(points)) for number in range(count)]
     shares = [Series(item.label, [(x, min(y, 100.0)) for x, y in item.points]) for item in series]
-    dots = [Dot(str(number), ms, min(error, 100), (0, 100)) for number, (ms, error) in enumerate(points)]
+    dots = [ErrorAtLatency(str(number), ms, min(error, 100), (0, 100)) for number, (ms, error) in enumerate(points)]
     for text in (distribution(shares), throughput(series), load(series, 10.0), pareto(dots)):
         drawn = ElementTree.fromstring(text)
         _, _, width, height = map(float, str(drawn.get("viewBox")).split())
@@ -199,11 +193,3 @@ def test_drawings_keep_inside_their_frame(points: list[tuple[float, float]], cou
                 x, y = map(float, pair.split(","))
                 assert -0.1 <= x <= width + 0.1
                 assert -0.1 <= y <= height + 0.1
-
-
-@pytest.mark.parametrize("value", [0.5, 24.0])
-def test_one_value_has_an_axis_too(value: float) -> None:
-    start, stop, ticks = round_axis(value, value)
-    assert start <= value <= stop
-    assert start < stop
-    assert len(ticks) >= 2

@@ -174,7 +174,7 @@ def test_a_scenario_is_handed_what_was_asked(
     )
     assert (done.code, done.out) == (code, "a table\n")
     (what,) = asked
-    assert (what.scenario, what.model, what.runtime, what.threads) == ("open-loop", zoo.SMALL, "onnxruntime", 2)
+    assert (what.name, what.model, what.runtime, what.threads) == ("open-loop", zoo.SMALL, "onnxruntime", 2)
     assert (what.rates, what.seconds, what.clients, what.bound_ms) == ((5.0, 7.5), 3.0, 4, 9.0)
     assert (what.data, what.output, what.accuracy, what.official) == (PICTURES, tmp_path, False, False)
     assert "Latency by rate" in (tmp_path / "out.html").read_text()

@@ -184,6 +184,7 @@ def test_fp16(cli: Cli, here: Path, pictures: Path) -> None:
         (("--max-batch", "4"), "--max-batch is an option of --format tensorrt"),
         (("--format", "tensorrt", "--dynamic-size"), "--dynamic-size is an option of --format onnx"),
         (("--format", "tensorrt", "--target", "cpu"), "--format tensorrt is for the target tensorrt"),
+        (("--format", "tensorrt", "--target", "auto"), "--format tensorrt is for the target tensorrt, not auto"),
         (("--format", "tensort"), "did you mean tensorrt?"),
         (
             ("-p", "int8", "--calibration-data", "SAVED", "--float-layers", "layer2.1.conv"),
