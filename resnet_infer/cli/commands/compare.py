@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resnet_infer.cli.options import LARGEST_SEED, MOST, Json, choice, number
+from resnet_infer.cli.options import Json
+from resnet_infer.cli.parsing import LARGEST_SEED, MOST, choice, number
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.console import pairs, show, table
 

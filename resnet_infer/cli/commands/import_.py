@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resnet_infer.cli.options import Json, choice
+from resnet_infer.cli.options import Json
+from resnet_infer.cli.parsing import channel_values, choice, is_channel_values
 from resnet_infer.models.spec_fields import MAX_CLASSES, MAX_SIDE
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.console import note, show
@@ -19,22 +20,6 @@ if TYPE_CHECKING:
     from resnet_infer.verification.tolerances import Verdict
 
 FILTERS = ("bilinear", "bicubic", "lanczos", "box", "hamming", "nearest")
-
-
-def _numbers(value: str | None) -> str | None:
-    """Check one or three numbers, which `_floats` reads."""
-    if value is None:
-        return None
-    try:
-        if len(_floats(value)) in (1, 3):
-            return value
-    except ValueError:
-        pass
-    raise typer.BadParameter(f"{value!r} is not one number, or three with commas between them")
-
-
-def _floats(value: str) -> list[float]:
-    return [float(part) for part in value.split(",")]
 
 
 def import_(
@@ -65,10 +50,11 @@ def import_(
         int | None, typer.Option(min=1, max=MAX_SIDE, help="Pixels of the square that is cut out of the centre.")
     ] = None,
     mean: Annotated[
-        str | None, typer.Option(metavar="X,Y,Z", callback=_numbers, help="What is subtracted from each channel.")
+        str | None,
+        typer.Option(metavar="X,Y,Z", callback=is_channel_values, help="What is subtracted from each channel."),
     ] = None,
     std: Annotated[
-        str | None, typer.Option(metavar="X,Y,Z", callback=_numbers, help="What each channel is divided by.")
+        str | None, typer.Option(metavar="X,Y,Z", callback=is_channel_values, help="What each channel is divided by.")
     ] = None,
     scale: Annotated[
         str,
@@ -141,8 +127,8 @@ def import_(
     options = InputOptions(
         resize=resize,
         crop=crop,
-        mean=_floats(mean) if mean else None,
-        std=_floats(std) if std else None,
+        mean=channel_values(mean),
+        std=channel_values(std),
         interpolation=interpolation,  # type: ignore[arg-type]  # checked by the option
         exif=exif,
         scale=int(scale),
