@@ -27,7 +27,7 @@ from resnet_infer.data.feed import open_feed
 from resnet_infer.utils.console import note
 from resnet_infer.utils.files import atomic_path
 from resnet_infer.utils.metrics import difference, ranks
-from resnet_infer.verification.gates import measure
+from resnet_infer.verification.metrics import measure
 
 
 def main() -> None:

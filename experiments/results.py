@@ -37,7 +37,7 @@ from resnet_infer.evaluation.result import Evaluation, Result
 from resnet_infer.runtimes.registry import open_runtime
 from resnet_infer.utils.metrics import difference
 from resnet_infer.utils.progress import progress
-from resnet_infer.verification.parity import TOLERANCE
+from resnet_infer.verification.tolerances import FP32_DELTA
 
 SPLIT = "val"
 TIMED = {"1-crop": 1500, "10-crop": 200, "multi-scale": 100}
@@ -210,7 +210,7 @@ def disagreements(found: Evaluation, checkpoint: str, dataset: Dataset) -> Itera
             own = logits(number)
             gap = abs(float(own[first] - own[second])) / spread
             names = runtime.spec.classes
-            yield Disagreement(dataset.samples[number].name, names[first], names[second], gap, gap <= 2 * TOLERANCE)
+            yield Disagreement(dataset.samples[number].name, names[first], names[second], gap, gap <= 2 * FP32_DELTA)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def test_the_defaults_artifact_was_made_of_its_checkpoint() -> None:
     """INT8 differs from the network that it was made of by little, and from another one by much."""
     pytest.importorskip("onnx", reason="the checkpoint is exported (the extra `export`)")
     from resnet_infer.models.graph import build_graph
-    from resnet_infer.verification.gates import measure
+    from resnet_infer.verification.metrics import measure
 
     checkpoint = load_checkpoint(built_in(DEFAULT, ".safetensors"))
     paths = [*PICTURES.iterdir(), *DEMO.iterdir()]

@@ -2,43 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from resnet_infer.cli.parsing import choice
 from resnet_infer.utils.console import note
 from resnet_infer.utils.threads import MOST_THREADS
-
-
-def choice(*values: str) -> Callable[[str | None], str | None]:
-    """A callback that takes one of `values` and says "did you mean" to everything else (exit code 2)."""
-
-    def check(value: str | None) -> str | None:
-        if value is None or value in values:
-            return value
-        from difflib import get_close_matches
-
-        close = get_close_matches(value, values, n=1)
-        raise typer.BadParameter(
-            (f"did you mean {close[0]}? " if close else "") + f"{value!r} is not one of {', '.join(values)}"
-        )
-
-    return check
-
-
-MOST = 10**9
-"""Of a batch, of pictures, of repetitions: more than any machine has room or time for."""
-LARGEST_SEED = 2**63 - 1
-"""That every generator takes."""
-
-
-def number(value: float | None) -> float | None:
-    """A callback that refuses NaN, which lies within any bounds."""
-    if value is not None and value != value:
-        raise typer.BadParameter("it is not a number (NaN)")
-    return value
 
 
 def introduce_default(model: str | None, instead: str) -> None:

@@ -25,7 +25,8 @@ from resnet_infer.utils.console import note
 from resnet_infer.utils.extras import needs
 from resnet_infer.utils.files import atomic_path
 from resnet_infer.utils.progress import progress
-from resnet_infer.verification.gates import Gate, choose_gate
+from resnet_infer.verification.gates import choose_gate
+from resnet_infer.verification.tolerances import Tolerance
 
 with needs("export", "making an artifact"):
     from onnx import ModelProto
@@ -192,7 +193,7 @@ def _fp16(source: Source, config: ExportConfig, evidence: dict[str, Any]) -> Mod
     return _told(lower_to_fp16(source.graph, pictures, gate), pictures, evidence)
 
 
-def _compared_on(spec: ModelSpec, config: ExportConfig, feed: Feed | None) -> tuple[Feed, Gate]:
+def _compared_on(spec: ModelSpec, config: ExportConfig, feed: Feed | None) -> tuple[Feed, Tolerance]:
     """The pictures to compare on, and what is asked of the comparison. `feed` are those that calibrate."""
     wanted = config.pictures
     if wanted.check:
@@ -241,8 +242,8 @@ def _labelled_if_possible(
 
 def _told(lowered: Lowered, pictures: Feed, evidence: dict[str, Any]) -> ModelProto:
     """Say what was found, and write the error, where it was measured, into the spec."""
-    cost = lowered.cost
-    note(f"{lowered.spec.precision} against fp32 on {pictures.source}: {cost}")
+    cost = lowered.verdict.measured
+    note(f"{lowered.spec.precision} against fp32 on {pictures.source}: {lowered.verdict}")
     for name, reason in lowered.float_layers.items():
         note(f"left in float: {name} ({reason})")
     evidence["accuracy"] = {"pictures_from": pictures.source, **lowered.to_json()}

@@ -16,6 +16,7 @@ from resnet_infer.runtimes.onnxruntime import OnnxRuntime
 from resnet_infer.utils.extras import needs
 from resnet_infer.utils.files import atomic_path
 from resnet_infer.verification.parity import Parity, compare, open_reference, require
+from resnet_infer.verification.tolerances import Verdict
 
 with needs("export", "writing an ONNX graph"):
     import onnx
@@ -31,12 +32,12 @@ class Source:
 
     graph: ModelProto
     spec: ModelSpec
-    parity: Parity | None
+    parity: Verdict[Parity] | None
 
 
 def export_onnx(
     checkpoint: Checkpoint, target: Path, *, dynamic_size: bool = False, images: Images | None = None
-) -> Parity:
+) -> Verdict[Parity]:
     """Write the fused FP32 graph to `target` and prove that it answers as the checkpoint does.
 
     `images` (uint8 NHWC) are the pictures to compare on, by default synthetic ones. Raises `ParityError`, and
@@ -93,7 +94,7 @@ def prove(
     *,
     dynamic_size: bool = False,
     images: Images | None = None,
-) -> Parity:
+) -> Verdict[Parity]:
     """Compare the fused graph with the checkpoint, at a second size too if the size is open. Raises `ParityError`."""
     crop = checkpoint.spec.input.crop
     if images is None:

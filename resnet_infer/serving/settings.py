@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_infer.errors import UsageError
-from resnet_infer.utils.inputs import read_text
+from resnet_infer.utils.inputs import read_lines
 from resnet_infer.utils.threads import require_threads
 
 PREFIX = "RESNET_INFER_SERVE_"
@@ -210,10 +210,10 @@ def _read_keys(given: str, file: str | None) -> tuple[str, ...]:
     keys = [given.strip()]
     if file:
         try:
-            lines = [line.strip() for line in read_text(file).splitlines()]
+            lines = read_lines(file)
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{file}: the keys cannot be read ({error})") from error
-        found = [line for line in lines if line and not line.startswith("#")]
+        found = [line for line in lines if not line.startswith("#")]
         if not found:
             raise UsageError(f"{file} has no key", hint="write one on a line of its own")
         if any(len(key.split()) > 1 for key in found):

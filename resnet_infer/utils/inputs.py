@@ -68,6 +68,14 @@ def read_text(path: str | Path, encoding: str = "utf-8") -> str:
     return read_bytes(path).decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
 
 
+def read_lines(path: str | Path) -> tuple[str, ...]:
+    """Return the lines of a text file in UTF-8 that are not empty, without the spaces around them.
+
+    A byte-order mark, as Windows writes it, is no part of the first one. Raises as `read_text`.
+    """
+    return tuple(line.strip() for line in read_text(path, "utf-8-sig").splitlines() if line.strip())
+
+
 def read_open(file: FileIO, path: str | Path, limit: int) -> bytes:
     """Return the rest of an open file, of at most `limit` bytes. Raises `OSError` as `read_bytes` does."""
     about = os.fstat(file.fileno())

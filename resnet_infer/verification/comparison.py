@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,65 +14,31 @@ from resnet_infer.data.feed import Feed
 from resnet_infer.errors import UsageError
 from resnet_infer.models.spec import InputSpec, ModelSpec
 from resnet_infer.runtimes.base import Images, Logits, Runtime
-from resnet_infer.verification.gates import GATES, measure
-from resnet_infer.verification.parity import (
-    MARGIN,
-    TOLERANCE,
+from resnet_infer.verification.metrics import (
     Deviation,
-    Predict64,
-    Reference,
     against_float64,
-    evaluate_exactly,
-    exact_indices,
+    measure,
+    of_spread,
+    plain,
+    same_answers,
+    spread,
 )
-
-CLEAR = 0.5
-"""An answer is clear if its logit leads the next by this many spreads: rounding does not change it."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What passes: at most `delta` and `error`, at least `agreement`, as `Comparison` defines them; None: anything.
-
-    `own_error` lets more than `delta` pass where float32 itself is no nearer: see `parity.Deviation.tolerance`.
-    """
-
-    delta: float | None = None
-    error: float | None = None
-    agreement: float | None = None
-    own_error: bool = False
-
-    def __str__(self) -> str:
-        shown = (
-            ("max |logit delta| at most {:.0e} of the spread", self.delta),
-            ("logit error at most {:g} of the variance", self.error),
-            ("clear agreement at least {:g}", self.agreement),
-        )
-        told = [text.format(value) for text, value in shown if value is not None]
-        if self.own_error:
-            told[0] += f" or {MARGIN:g} times the reference's own float32 error"
-        return ", ".join(told)
-
-
-LIMITS: Mapping[str, Limits] = MappingProxyType(
-    {
-        "fp32": Limits(delta=TOLERANCE, agreement=1.0, own_error=True),
-        "tf32": Limits(error=GATES["fp16"].error, agreement=1.0),
-        "fp16": Limits(error=GATES["fp16"].error, agreement=1.0),
-        "bf16": Limits(error=2e-3, agreement=1.0),
-        "int8": Limits(error=GATES["int8"].error, agreement=0.95),
-    }
+from resnet_infer.verification.parity import Predict64, Reference, evaluate_exactly, exact_indices
+from resnet_infer.verification.tolerances import (
+    CLEAR,
+    LIMITS,
+    MARGIN,
+    Tolerance,
+    Verdict,
+    agreement_failure,
+    delta_failure,
+    error_failure,
 )
-"""Precision, highest first -> the limits against a model of that precision or a higher one.
-
-Measured with the built-in ResNet-20 on photos and on noise: fp32 reaches 3e-6 of the spread; fp16 an error of 4e-6 of
-the variance and bf16 one of 2.4e-4, neither with a clear answer changed; what INT8 costs is in `guard`.
-"""
 
 
 @dataclass(frozen=True)
 class Disagreement:
-    """A picture with two answers. `margin` is the lead of the reference's answer over its next one, in spreads."""
+    """Hold a picture with two answers. `margin` is the lead of the reference's answer over its next one, in spreads."""
 
     picture: str
     reference: str
@@ -84,13 +48,13 @@ class Disagreement:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A model's logits against a reference's, over `pictures` pictures.
+    """Hold how far a model's logits are from a reference's, over `pictures` pictures.
 
-    `max_delta` and `mean_delta` are of the absolute differences. `spread`, their unit, is the standard deviation of
-    the reference's logits over the pictures, each class about its own mean. `error` and `largest_error` are those of
-    `guard.Cost`. `agreement` is the share of pictures with the same top-1 class; `clear_agreement` that of the `clear`
-    ones, which the reference answers with a margin of `CLEAR`, 1 if there are none. `deviation` is there where the
-    reference is known in float64: it takes the place of `max_delta` in the verdict.
+    `max_delta` and `mean_delta` are of the absolute differences. `spread`, their unit, is that of the reference's
+    logits. `error` and `largest_error` are those of `metrics.Cost`. `agreement` is the share of pictures with the same
+    top-1 class; `clear_agreement` that of the `clear` ones, which the reference answers with a margin of `CLEAR`, 1 if
+    there are none. `deviation` is there where the reference is known in float64: it takes the place of `max_delta` in
+    the verdict. `limits` is what passes.
     """
 
     pictures: int
@@ -103,66 +67,72 @@ class Comparison:
     clear: int
     clear_agreement: float
     disagreements: tuple[Disagreement, ...]
-    limits: Limits
+    limits: Tolerance
     deviation: Deviation | None = None
 
     @property
     def relative_max(self) -> float:
-        return self.max_delta / self.spread if self.spread > 0 else math.inf
+        """`max_delta` as a fraction of the spread."""
+        return of_spread(self.max_delta, self.spread)
 
     @property
     def relative_mean(self) -> float:
-        return self.mean_delta / self.spread if self.spread > 0 else math.inf
+        """`mean_delta` as a fraction of the spread."""
+        return of_spread(self.mean_delta, self.spread)
 
-    @property
-    def failures(self) -> tuple[str, ...]:
-        """Why it did not pass. NaN compares as false, so it can only fail."""
-        if not 0 < self.spread < math.inf:
-            return ("the reference's logits are not finite, or the same for every picture: nothing can be compared",)
-        if not math.isfinite(self.max_delta):
-            return ("the model's logits are not finite",)
-        limits, found = self.limits, []
-        if limits.delta is not None:
-            judged, allowed = self.relative_max, limits.delta
-            if self.deviation:
-                judged, allowed = self.deviation.relative_delta, self.deviation.tolerance(limits.delta)
-            if not judged <= allowed:
-                beside = " from float64" if self.deviation else ""
-                found.append(f"max |logit delta|{beside} is {judged:.1e} of the spread, {allowed:.0e} is allowed")
-        if limits.error is not None and not self.error <= limits.error:
-            found.append(f"the logit error is {self.error:.2g} of the variance, {limits.error:g} is allowed")
-        if limits.agreement is not None and not self.clear_agreement >= limits.agreement:
-            found.append(
-                f"{100 * self.clear_agreement:.2f}% of the {self.clear} clear answers agree, "
-                f"{100 * limits.agreement:g}% is asked for"
-            )
-        return tuple(found)
 
-    @property
-    def passed(self) -> bool:
-        return not self.failures
+def judge(found: Comparison) -> Verdict[Comparison]:
+    """Return whether two models answer alike; in its JSON None stands for what is not finite."""
+    failures = _failures(found)
+    line = (
+        f"{'FAIL' if failures else 'PASS'} on {found.pictures} pictures: max |logit delta| "
+        f"{found.relative_max:.1e} of the spread, logit error {found.error:.2g} of the variance, top-1 agreement "
+        f"{100 * found.agreement:.2f}%" + "".join(f"; {reason}" for reason in failures)
+    )
+    values = plain({**vars(found), "relative_max": found.relative_max, "relative_mean": found.relative_mean})
+    values["disagreements"] = [dict(vars(item)) for item in found.disagreements]
+    values["deviation"] = found.deviation and plain(
+        {
+            **vars(found.deviation),
+            "relative_delta": found.deviation.relative_delta,
+            "own_error": found.deviation.own_error,
+            "tolerance": found.limits.largest_delta(found.deviation.own_error),
+        }
+    )
+    values["limits"] = found.limits.to_json("delta", "error", "agreement", "own_error")
+    return Verdict(found, failures, line, {**values, "passed": not failures, "failures": list(failures)})
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON; None stands for what is not finite."""
-        values = {**vars(self), "relative_max": self.relative_max, "relative_mean": self.relative_mean}
-        plain = _finite(values)
-        plain["disagreements"] = [dict(vars(item)) for item in self.disagreements]
-        plain["deviation"] = self.deviation and _finite(
-            {
-                **vars(self.deviation),
-                "relative_delta": self.deviation.relative_delta,
-                "own_error": self.deviation.own_error,
-                "tolerance": self.deviation.tolerance(self.limits.delta or 0.0),
-            }
+
+def _failures(found: Comparison) -> tuple[str, ...]:
+    """Return why it did not pass."""
+    if not 0 < found.spread < math.inf:
+        return ("the reference's logits are not finite, or the same for every picture: nothing can be compared",)
+    if not math.isfinite(found.max_delta):
+        return ("the model's logits are not finite",)
+    limits, failures = found.limits, list[str]()
+    if limits.delta is not None:
+        deviation = found.deviation
+        failures += (
+            delta_failure(deviation.relative_delta, limits.largest_delta(deviation.own_error), " from float64")
+            if deviation
+            else delta_failure(found.relative_max, limits.delta)
         )
-        return {**plain, "limits": dict(vars(self.limits)), "passed": self.passed, "failures": list(self.failures)}
+    failures += error_failure(found.error, limits.error)
+    failures += agreement_failure(found.clear_agreement, limits.agreement, f"{found.clear} clear answers")
+    return tuple(failures)
 
-    def __str__(self) -> str:
-        return (
-            f"{'PASS' if self.passed else 'FAIL'} on {self.pictures} pictures: max |logit delta| "
-            f"{self.relative_max:.1e} of the spread, logit error {self.error:.2g} of the variance, top-1 agreement "
-            f"{100 * self.agreement:.2f}%" + "".join(f"; {reason}" for reason in self.failures)
-        )
+
+def describe_limits(limits: Tolerance) -> str:
+    """Return what passes, in words."""
+    shown = (
+        ("max |logit delta| at most {:.0e} of the spread", limits.delta),
+        ("logit error at most {:g} of the variance", limits.error),
+        ("clear agreement at least {:g}", limits.agreement),
+    )
+    told = [text.format(value) for text, value in shown if value is not None]
+    if limits.own_error:
+        told[0] += f" or {MARGIN:g} times the reference's own float32 error"
+    return ", ".join(told)
 
 
 def compare(
@@ -170,11 +140,11 @@ def compare(
     reference: Runtime,
     feed: Feed,
     *,
-    limits: Limits | None = None,
+    limits: Tolerance | None = None,
     exact: Predict64 | None = None,
     batch_size: int = 8,
     advance: Callable[[int], None] = lambda count: None,
-) -> Comparison:
+) -> Verdict[Comparison]:
     """Run both on every picture of `feed`, the same crops for both.
 
     `limits` are by default those of the lower precision of the two. `exact` is the reference in float64, for limits
@@ -202,33 +172,35 @@ def compare(
     if kept:
         truth, _ = evaluate_exactly(Reference(reference.spec.name, reference, exact), np.concatenate(kept))
         found = against_float64(logits, answers, truth, indices)
-    return judge(answers, logits, names=feed.names, classes=reference.spec.classes, limits=limits, deviation=found)
+    return judge_logits(
+        answers, logits, names=feed.names, classes=reference.spec.classes, limits=limits, deviation=found
+    )
 
 
-def judge(
+def judge_logits(
     model: Logits,
     reference: Logits,
     *,
     names: Sequence[str],
     classes: Sequence[str],
-    limits: Limits,
+    limits: Tolerance,
     deviation: Deviation | None = None,
-) -> Comparison:
-    """The comparison of logits, (N, classes), N >= 2, of the pictures called `names`."""
+) -> Verdict[Comparison]:
+    """Return the verdict on logits, (N, classes), N >= 2, of the pictures called `names`."""
     expected, actual = reference.astype(np.float64), model.astype(np.float64)
     with np.errstate(invalid="ignore"):  # what is not finite fails
         cost = measure(reference, model)
         delta = np.abs(actual - expected)
-        spread = float(np.std(expected - expected.mean(axis=0)))
-        margins = _margins(expected) / spread if spread > 0 else np.zeros(len(expected))
+        unit = spread(expected)
+        margins = _margins(expected) / unit if unit > 0 else np.zeros(len(expected))
     first, second = expected.argmax(axis=1), actual.argmax(axis=1)
-    same = (first == second) & np.isfinite(actual).all(axis=1)
+    same = same_answers(expected, actual)
     clear = margins >= CLEAR
-    return Comparison(
+    found = Comparison(
         pictures=len(expected),
         max_delta=float(delta.max()),
         mean_delta=float(delta.mean()),
-        spread=spread,
+        spread=unit,
         error=cost.error,
         largest_error=cost.largest_error,
         agreement=float(same.mean()),
@@ -241,6 +213,7 @@ def judge(
         limits=limits,
         deviation=deviation,
     )
+    return judge(found)
 
 
 def precision_of(runtime: Runtime) -> str:
@@ -285,13 +258,6 @@ def require_comparable(model: ModelSpec, reference: ModelSpec) -> None:
 def _geometry(spec: InputSpec) -> str:
     exif = "obeyed" if spec.exif else "ignored"
     return f"shorter side to {spec.resize} ({spec.interpolation}), crop {spec.crop}x{spec.crop}, EXIF {exif}"
-
-
-def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values, None for those that are not finite."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
-    }
 
 
 def _margins(logits: NDArray[np.float64]) -> NDArray[np.float64]:

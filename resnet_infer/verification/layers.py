@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,8 @@ from resnet_infer.models.checkpoint import SUFFIX as CHECKPOINT
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint
 from resnet_infer.models.graph import INPUT, build_graph, reading_graph
 from resnet_infer.utils.extras import needs
+from resnet_infer.verification.metrics import TensorDelta, plain
+from resnet_infer.verification.tolerances import Verdict
 
 with needs("export", "comparing layers"):
     import onnx
@@ -28,17 +28,12 @@ with needs("cpu", "comparing layers"):
 PICTURES = 8
 """Enough to see where two graphs part: each picture has thousands of values in every layer."""
 
-LAYER_LIMITS: Mapping[str, float] = MappingProxyType(
-    {"fp32": 1e-4, "tf32": 1e-2, "fp16": 1e-2, "bf16": 5e-2, "int8": 0.25}
-)
-"""Precision -> the relative difference from which on a layer is said to differ."""
-
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class LayerDelta:
-    """A tensor in both graphs, called `name` but for the `.out` of our own; `operator` makes it in the reference.
+    """Hold a tensor of both graphs, called `name` but for the `.out` of our own; `operator` makes it in the reference.
 
     `relative` is the root of the mean square of the difference over that of the reference; `max_delta` the largest
     absolute difference; `cosine` that of both tensors over all pictures.
@@ -53,7 +48,10 @@ class LayerDelta:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """Layers in the order of the reference's graph; those `unmatched` have no counterpart, or one of another shape."""
+    """Hold layers in the order of the reference's graph.
+
+    Those `unmatched` have no counterpart, or one of another shape.
+    """
 
     layers: tuple[LayerDelta, ...]
     limit: float
@@ -65,16 +63,16 @@ class LayerReport:
         """The first layer that differs by more than `limit`; NaN is more."""
         return next((layer for layer in self.layers if not layer.relative <= self.limit), None)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON; None stands for what is not finite."""
-        rows = [
-            {
-                key: None if isinstance(value, float) and not math.isfinite(value) else value
-                for key, value in vars(layer).items()
-            }
-            for layer in self.layers
-        ]
-        return {**vars(self), "layers": rows, "first": self.first.name if self.first else None}
+
+def judge(report: LayerReport) -> Verdict[LayerReport]:
+    """Return whether no layer differs by more than the report's limit."""
+    first = report.first
+    line = f"no layer differs by more than {report.limit:g}"
+    if first:
+        line = f"{first.name} is the first layer that differs by more than {report.limit:g}: by {first.relative:.2e}"
+    rows = [plain(vars(layer)) for layer in report.layers]
+    values = {**vars(report), "layers": rows, "first": first.name if first else None}
+    return Verdict(report, (line,) if first else (), line, values)
 
 
 def compare_layers(
@@ -84,7 +82,7 @@ def compare_layers(
     *,
     limit: float,
     advance: Callable[[int], None] = lambda count: None,
-) -> LayerReport:
+) -> Verdict[LayerReport]:
     """Run both graphs as they are written, without optimisations, on the CPU, and compare what their nodes put out.
 
     Tensors are matched by name; of a quantised one the value after its DequantizeLinear is taken. One picture is run
@@ -100,22 +98,26 @@ def compare_layers(
         )
     expected = _Outputs(reference, [own[name] for name in common], "the reference")
     actual = _Outputs(model, [other[name] for name in common], "the model")
-    sums: dict[str, _Sums | None] = {}
+    sums: dict[str, TensorDelta | None] = {}
     for _, crop in feed.crops():
         pairs = zip(common, expected(crop[None]), actual(crop[None]), strict=True)
         for name, first, second in pairs:
             comparable = first.dtype.kind == second.dtype.kind == "f" and first.shape == second.shape
-            found = sums.setdefault(name, _Sums() if comparable else None)
+            found = sums.setdefault(name, TensorDelta() if comparable else None)
             if found and comparable:
                 found.add(first.astype(np.float64), second.astype(np.float64))
         advance(1)
     matched = {name: found for name, found in sums.items() if found}
-    return LayerReport(
-        layers=tuple(found.delta(_layer(name), makers[name].op_type) for name, found in matched.items()),
+    report = LayerReport(
+        layers=tuple(
+            LayerDelta(_layer(name), makers[name].op_type, found.relative, found.largest, found.cosine)
+            for name, found in matched.items()
+        ),
         limit=limit,
         unmatched=tuple(_layer(name) for name in makers if name not in matched),
         pictures=len(feed),
     )
+    return judge(report)
 
 
 def _layer(tensor: str) -> str:
@@ -196,29 +198,3 @@ class _Outputs:
                 f"{self._what}: ONNX Runtime cannot run it layer by layer ({first_line(error)})"
             ) from error
         return [np.asarray(found[name]) for name in self._names]
-
-
-class _Sums:
-    """Running sums over the values of a tensor, in float64."""
-
-    def __init__(self) -> None:
-        self._squares = np.zeros(3)
-        self._largest = 0.0
-
-    def add(self, expected: NDArray[np.float64], actual: NDArray[np.float64]) -> None:
-        with np.errstate(invalid="ignore", over="ignore"):
-            delta = actual - expected
-            self._squares += [np.vdot(delta, delta), np.vdot(expected, expected), np.vdot(actual, actual)]
-            self._largest = float(np.maximum(self._largest, np.abs(delta).max(initial=0.0)))
-
-    def delta(self, name: str, operator: str) -> LayerDelta:
-        error, expected, actual = map(float, self._squares)
-        product = (expected + actual - error) / 2
-        norms = math.sqrt(expected * actual) if expected * actual > 0 else 0.0
-        return LayerDelta(
-            name=name,
-            operator=operator,
-            relative=math.sqrt(error / expected) if expected > 0 else math.inf if error else 0.0,
-            max_delta=self._largest,
-            cosine=product / norms if norms else float(error == 0),
-        )

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,20 +19,19 @@ from resnet_infer.errors import ParityError
 from resnet_infer.models.checkpoint import Checkpoint
 from resnet_infer.runtimes.base import Images, Logits, Runtime
 from resnet_infer.utils.extras import needs
+from resnet_infer.verification.metrics import Deviation, Logits64, against_float32, against_float64
+from resnet_infer.verification.tolerances import (
+    CEILING,
+    PARITY,
+    Tolerance,
+    Verdict,
+    agreement_failure,
+    delta_failure,
+)
 
 Predict = Callable[[Images], Logits]
 Predict64 = Callable[[Images], NDArray[np.float64]]
-Logits64 = NDArray[np.float64]
 
-TOLERANCE = 1e-4
-"""Largest |difference of logits| that always passes, as a fraction of the logits' spread over the pictures."""
-MARGIN = 3.0
-"""How many times the source's own float32 error passes too: another order of the same sums may err more, not ten times
-more."""
-CEILING = 1e-2
-"""Own float32 error, as a fraction of the spread, up to which float64 is the reference. Beyond it float32 hardly tells
-the pictures apart, and `MARGIN` times as much would let faults pass: an artifact must then answer as the source's own
-float32 does."""
 EXACT_PICTURES = 4
 """Fewest pictures that are evaluated in float64, which takes a few times as long as float32."""
 EXACT_LOGITS = 64
@@ -57,89 +55,60 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Deviation:
-    """How far a candidate's logits are from the reference's, and how far the source's own float32 is.
-
-    `max_delta` is the largest |difference|: from float64 on `exact_pictures` pictures; on the others, where only the
-    source's float32 is known, from that, less `own_delta`. `own_delta` is the largest |difference| of the source's
-    float32 from float64, None without float64. `spread` is the standard deviation of the source's logits over the
-    pictures, each class about its own mean.
-    """
-
-    max_delta: float
-    own_delta: float | None
-    exact_pictures: int
-    spread: float
-
-    @property
-    def relative_delta(self) -> float:
-        return self.max_delta / self.spread if self.spread > 0 else float("inf")
-
-    @property
-    def own_error(self) -> float | None:
-        """`own_delta` as a fraction of the spread."""
-        if self.own_delta is None:
-            return None
-        return self.own_delta / self.spread if self.spread > 0 else float("inf")
-
-    def tolerance(self, floor: float) -> float:
-        """The largest `relative_delta` that passes: `floor`, or `MARGIN` times the source's own float32 error."""
-        return max(floor, MARGIN * (self.own_error or 0.0))
-
-    def passes(self, floor: float) -> bool:
-        """False also where nothing can be told: logits that are not finite, or the same for every picture."""
-        return self.relative_delta <= self.tolerance(floor)
-
-
-@dataclass(frozen=True)
 class Parity:
-    """The outcome of a comparison over `pictures` pictures.
+    """Hold how far a candidate's answers are from its source's, over `pictures` pictures.
 
-    `agreement` is the fraction of pictures with the same top-1 class. Where all must agree, two classes count as the
-    same that the reference holds nearer to each other than the tolerance allows two logits to move.
+    `reference` says what the source was run by. `agreement` is the fraction of pictures with the same top-1 class.
+    Where all must agree, two classes count as the same that the reference holds nearer to each other than the tolerance
+    allows two logits to move. `tolerance` is what passes.
     """
 
     reference: str
     pictures: int
     deviation: Deviation
     agreement: float
-    floor: float
-    least_agreement: float = 1.0
+    tolerance: Tolerance
 
     @property
     def relative_delta(self) -> float:
+        """The largest |difference of logits| as a fraction of the spread."""
         return self.deviation.relative_delta
 
     @property
-    def tolerance(self) -> float:
-        return self.deviation.tolerance(self.floor)
+    def largest_delta(self) -> float:
+        """The largest `relative_delta` that passes."""
+        return self.tolerance.largest_delta(self.deviation.own_error)
 
-    @property
-    def passed(self) -> bool:
-        return self.deviation.passes(self.floor) and self.agreement >= self.least_agreement
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON; `tolerance`, `relative_delta` and `own_error` are fractions of the spread."""
-        return {
-            "reference": self.reference,
-            "pictures": self.pictures,
-            **asdict(self.deviation),
-            "relative_delta": self.relative_delta,
-            "own_error": self.deviation.own_error,
-            "tolerance": self.tolerance,
-            "agreement": self.agreement,
-            "least_agreement": self.least_agreement,
-            "passed": self.passed,
-        }
+def judge(found: Parity) -> Verdict[Parity]:
+    """Return whether an artifact answers as its source does.
 
-    def __str__(self) -> str:
-        own = self.deviation.own_error
-        beside = f"tolerance {self.tolerance:.1e}" + ("" if own is None else f", the source's own in float32 {own:.1e}")
-        return (
-            f"parity {'PASS' if self.passed else 'FAIL'} against {self.reference} on {self.pictures} pictures: "
-            f"max |logit delta| {self.relative_delta:.1e} of the spread ({beside}), "
-            f"top-1 agreement {100 * self.agreement:.1f}%"
-        )
+    It does not where nothing can be told: for logits that are not finite, or the same for every picture.
+    """
+    deviation, allowed = found.deviation, found.largest_delta
+    failures = [
+        *delta_failure(deviation.relative_delta, allowed),
+        *agreement_failure(found.agreement, found.tolerance.agreement),
+    ]
+    own = deviation.own_error
+    beside = f"tolerance {allowed:.1e}" + ("" if own is None else f", the source's own in float32 {own:.1e}")
+    line = (
+        f"parity {'FAIL' if failures else 'PASS'} against {found.reference} on {found.pictures} pictures: "
+        f"max |logit delta| {found.relative_delta:.1e} of the spread ({beside}), "
+        f"top-1 agreement {100 * found.agreement:.1f}%"
+    )
+    values = {
+        "reference": found.reference,
+        "pictures": found.pictures,
+        **vars(deviation),
+        "relative_delta": found.relative_delta,
+        "own_error": own,
+        "tolerance": allowed,
+        "agreement": found.agreement,
+        "least_agreement": found.tolerance.agreement,
+        "passed": not failures,
+    }
+    return Verdict(found, tuple(failures), line, values)
 
 
 def exact_indices(pictures: int, classes: int) -> NDArray[np.int64]:
@@ -149,43 +118,13 @@ def exact_indices(pictures: int, classes: int) -> NDArray[np.int64]:
     return found
 
 
-def against_float64(
-    source: Logits, candidate: Logits, exact: Logits64 | None, indices: NDArray[np.int64]
-) -> Deviation | None:
-    """The deviation of `candidate` from a reference: `source`, (N, classes), and `exact`, its rows at `indices`.
-
-    None without `exact`, or if that is further than `CEILING` from `source`.
-    """
-    if exact is None:
-        return None
-    expected, actual = source.astype(np.float64), candidate.astype(np.float64)
-    with np.errstate(invalid="ignore"):  # what is not finite fails
-        own = float(np.abs(expected[indices] - exact).max())
-        deltas = np.maximum(np.abs(actual - expected) - own, 0)
-        deltas[indices] = np.abs(actual[indices] - exact)
-        found = Deviation(float(deltas.max()), own, len(indices), _spread(expected))
-    return found if (found.own_error or 0.0) <= CEILING else None
-
-
-def against_float32(source: Logits, candidate: Logits) -> Deviation:
-    """The deviation of `candidate` from `source`, (N, classes), of which no more is known."""
-    expected = source.astype(np.float64)
-    with np.errstate(invalid="ignore"):  # as above
-        return Deviation(float(np.abs(candidate - expected).max()), None, 0, _spread(expected))
-
-
-def _spread(logits: Logits64) -> float:
-    return float(np.std(logits - logits.mean(axis=0)))
-
-
 def compare(
     reference: Reference,
     candidate: Predict,
     images: Images,
     *,
-    floor: float = TOLERANCE,
-    least_agreement: float = 1.0,
-) -> Parity:
+    tolerance: Tolerance = PARITY,
+) -> Verdict[Parity]:
     """Run both on `images` (uint8 NHWC, at least two): the first picture alone, the others in batches of 8."""
     parts = [images[:1], *(images[i : i + 8] for i in range(1, len(images), 8))]
     expected = np.concatenate([reference.source(part) for part in parts])
@@ -200,8 +139,10 @@ def compare(
     if exact is not None:
         judged[indices] = exact
     name = f"{reference.name} in float{32 if exact is None else 64}" + (f" ({reason})" if reason else "")
-    slack = 2 * (found.tolerance(floor) * found.spread + (found.own_delta or 0.0)) if least_agreement == 1 else 0.0
-    return Parity(name, len(images), found, _agreement(judged, actual, slack), floor, least_agreement)
+    slack = 0.0
+    if tolerance.agreement == 1:
+        slack = 2 * (tolerance.largest_delta(found.own_error) * found.spread + (found.own_delta or 0.0))
+    return judge(Parity(name, len(images), found, _agreement(judged, actual, slack), tolerance))
 
 
 def evaluate_exactly(reference: Reference, images: Images) -> tuple[Logits64 | None, str]:
@@ -221,11 +162,11 @@ def _agreement(expected: Logits64, actual: Logits, slack: float) -> float:
     return float((chosen >= expected.max(axis=1) - slack).mean())
 
 
-def require(parity: Parity, what: str) -> None:
+def require(parity: Verdict[Parity], what: str) -> None:
     """Raise `ParityError` unless the comparison passed."""
     if parity.passed:
         return
-    spread = parity.deviation.spread
+    spread = parity.measured.deviation.spread
     if not np.isfinite(spread) or spread == 0:
         reason = "the source's own logits are not finite, or the same for every picture, so nothing can be compared"
         raise ParityError(

@@ -67,9 +67,10 @@ def test_a_variable_that_makes_no_sense_is_refused(name: str, text: str, reason:
         Settings.from_environment({f"RESNET_INFER_SERVE_{name}": text})
 
 
-def test_keys_come_from_the_environment_and_from_a_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_keys_come_from_the_environment_and_from_a_file(tmp_path: Path, encoding: str) -> None:
     file = tmp_path / "keys"
-    file.write_text("# Keys of two people\n\none\n\n  two  \n  # three: old\n")
+    file.write_text("# Keys of two people\n\none\n\n  two  \n  # three: old\n", encoding=encoding)
     keys = load_keys(Settings(api_key_file=str(file)), {"RESNET_INFER_API_KEY": "three"})
     assert [keys.match(key) for key in (b"one", b"two", b"three", b"", b"Keys", b"old", b"on")] == [True] * 3 + [
         False
@@ -78,7 +79,16 @@ def test_keys_come_from_the_environment_and_from_a_file(tmp_path: Path) -> None:
     assert not ApiKeys().match(b"")
 
 
-@pytest.mark.parametrize("content", [b"", b"  \n", b"# only a comment\n", b"first\nsecond third\n", b"\xff\xfe"])
+def test_a_byte_order_mark_is_no_part_of_a_key(tmp_path: Path) -> None:
+    """As Notepad and PowerShell write it in front of a text."""
+    file = tmp_path / "keys"
+    file.write_text("one\n", encoding="utf-8-sig")
+    assert load_keys(Settings(api_key_file=str(file)), {}).match(b"one")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"  \n", b"# only a comment\n", b"first\nsecond third\n", b"\xff\xfe", b"\xef\xbb\xbf"]
+)
 def test_a_file_without_keys_is_no_open_door(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "keys"
     file.write_bytes(content)

@@ -189,6 +189,14 @@ def test_all_of_a_file_is_read(tmp_path: Path, size: int) -> None:
         inputs.read_bytes(tmp_path)
 
 
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_lines_of_a_text(tmp_path: Path, mark: bytes) -> None:
+    (tmp_path / "lines.txt").write_bytes(mark + "one\r\n\r\n  zwö \n \nthree".encode())
+    assert inputs.read_lines(tmp_path / "lines.txt") == ("one", "zwö", "three")
+    (tmp_path / "lines.txt").write_bytes(mark)
+    assert inputs.read_lines(tmp_path / "lines.txt") == ()
+
+
 def test_too_little_memory_is_an_error_of_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise MemoryError

@@ -27,14 +27,14 @@ onnx = pytest.importorskip("onnx", reason="the extra `export`")
 from resnet_infer.models.graph import build_graph  # noqa: E402
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime  # noqa: E402
 from resnet_infer.verification.comparison import (  # noqa: E402
-    LIMITS,
     Comparison,
     compare,
-    judge,
+    judge_logits,
     lower_precision,
     require_comparable,
 )
-from resnet_infer.verification.layers import LAYER_LIMITS, compare_layers, literal_graph, open_graph  # noqa: E402
+from resnet_infer.verification.layers import compare_layers, literal_graph, open_graph  # noqa: E402
+from resnet_infer.verification.tolerances import LAYER_LIMITS, LIMITS, Verdict  # noqa: E402
 from tests.conftest import PICTURES  # noqa: E402
 
 ARTIFACT, CHECKPOINT = zoo.built_in(zoo.SMALL, ".onnx"), zoo.built_in(zoo.SMALL, ".safetensors")
@@ -46,10 +46,10 @@ def logits_of(seed: int = 0, pictures: int = 40, classes: int = 10) -> Table:
     return np.random.default_rng(seed).normal(size=(pictures, classes)).astype(np.float32)
 
 
-def against(reference: Table, model: Table, precision: str = "fp32") -> Comparison:
+def against(reference: Table, model: Table, precision: str = "fp32") -> Verdict[Comparison]:
     names = [f"{index}.jpg" for index in range(len(reference))]
     classes = [f"class {index}" for index in range(reference.shape[1])]
-    return judge(model, reference, names=names, classes=classes, limits=LIMITS[precision])
+    return judge_logits(model, reference, names=names, classes=classes, limits=LIMITS[precision])
 
 
 # What is measured
@@ -61,20 +61,20 @@ def test_all_is_relative_to_the_spread_of_the_reference(seed: int, scale: float,
     reference, noise = logits_of(seed), logits_of(seed + 5000)
     plain = against(reference, reference + 0.01 * noise)
     scaled = against(scale * (reference + shift), scale * (reference + 0.01 * noise + shift))
-    assert scaled.relative_max == pytest.approx(plain.relative_max, rel=2e-2)
-    assert scaled.relative_mean == pytest.approx(plain.relative_mean, rel=2e-2)
-    assert scaled.error == pytest.approx(plain.error, rel=2e-2)
-    assert scaled.clear == plain.clear
-    assert plain.max_delta == pytest.approx(0.01 * np.abs(noise).max(), rel=1e-4)
-    assert plain.spread == pytest.approx(np.std(reference - reference.mean(axis=0)), rel=1e-5)
+    assert scaled.measured.relative_max == pytest.approx(plain.measured.relative_max, rel=2e-2)
+    assert scaled.measured.relative_mean == pytest.approx(plain.measured.relative_mean, rel=2e-2)
+    assert scaled.measured.error == pytest.approx(plain.measured.error, rel=2e-2)
+    assert scaled.measured.clear == plain.measured.clear
+    assert plain.measured.max_delta == pytest.approx(0.01 * np.abs(noise).max(), rel=1e-4)
+    assert plain.measured.spread == pytest.approx(np.std(reference - reference.mean(axis=0)), rel=1e-5)
 
 
 def test_the_same_logits_pass_whatever_the_precision() -> None:
     for precision in LIMITS:
         same = against(logits_of(), logits_of(), precision)
-        assert (same.passed, same.failures, same.disagreements) == (True, (), ())
-        assert (same.max_delta, same.agreement, same.clear_agreement) == (0, 1, 1)
-        assert same.error == same.largest_error == 0
+        assert (same.passed, same.failures, same.measured.disagreements) == (True, (), ())
+        assert (same.measured.max_delta, same.measured.agreement, same.measured.clear_agreement) == (0, 1, 1)
+        assert same.measured.error == same.measured.largest_error == 0
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ def test_an_answer_that_hangs_on_rounding_may_change_and_is_told() -> None:
     model[7, order[-2]] += 3e-4
     found = against(reference, model, "fp16")
     assert found.passed
-    assert (found.agreement, found.clear_agreement) == (39 / 40, 1)
-    (told,) = found.disagreements
+    assert (found.measured.agreement, found.measured.clear_agreement) == (39 / 40, 1)
+    (told,) = found.measured.disagreements
     assert (told.picture, told.reference, told.model) == ("7.jpg", f"class {order[-1]}", f"class {order[-2]}")
     assert told.margin == pytest.approx(1e-4, rel=0.1)
 
@@ -113,10 +113,10 @@ def test_a_clear_answer_that_changes_fails_however_close_all_others_are() -> Non
     model = reference.copy()
     model[clearest] = np.roll(model[clearest], 1)
     found = against(reference, model, "fp16")
-    assert found.error < 2e-3
+    assert found.measured.error < 2e-3
     assert not found.passed
     assert "of the" in found.failures[-1]
-    assert found.disagreements[0].picture == f"{clearest}.jpg"
+    assert found.measured.disagreements[0].picture == f"{clearest}.jpg"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -134,7 +134,7 @@ def test_logits_that_are_not_finite_never_pass_and_make_valid_json(value: float,
         assert message in found.failures[0]
         plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
         assert (plain["passed"], plain["max_delta"]) == (False, None)
-    assert "3.jpg" in [item.picture for item in against(logits_of(), wrong, precision).disagreements]
+    assert "3.jpg" in [item.picture for item in against(logits_of(), wrong, precision).measured.disagreements]
 
 
 def test_a_reference_that_says_the_same_of_everything_proves_nothing() -> None:
@@ -150,7 +150,7 @@ def test_the_verdict_is_in_words_and_in_json() -> None:
     assert str(found).startswith("FAIL on 40 pictures: max |logit delta| ")
     assert "1e-04 is allowed" in str(found)
     plain = json.loads(json.dumps(found.to_json()))
-    assert plain["relative_max"] == found.relative_max
+    assert plain["relative_max"] == found.measured.relative_max
     assert plain["limits"] == {"delta": 1e-4, "error": None, "agreement": 1.0, "own_error": True}
     assert plain["disagreements"][0].keys() == {"picture", "reference", "model", "margin"}
     assert str(against(reference, reference)).startswith("PASS on 40 pictures")
@@ -191,7 +191,7 @@ def test_both_are_given_the_same_pictures_once(feed: Feed) -> None:
         first, second = Watched(fast), Watched(literal)
         found = compare(first, second, feed, batch_size=8, advance=done.append)
     assert found.passed
-    assert (found.pictures, found.limits) == (21, LIMITS["fp32"])
+    assert (found.measured.pictures, found.measured.limits) == (21, LIMITS["fp32"])
     assert [len(batch) for batch in first.seen] == done == [8, 8, 5]
     for own, other in zip(first.seen, second.seen, strict=True):
         np.testing.assert_array_equal(own, other)
@@ -207,7 +207,7 @@ def test_the_lower_precision_of_the_two_sets_the_limits(feed: Feed) -> None:
         ):
             pair = Watched(runtime, own), Watched(runtime, other)
             assert lower_precision(*pair) == lower_precision(*reversed(pair)) == lower
-            assert compare(*pair, feed).limits == LIMITS[lower]
+            assert compare(*pair, feed).measured.limits == LIMITS[lower]
 
 
 def test_two_pictures_are_the_least() -> None:
@@ -229,8 +229,8 @@ def test_torch_in_every_precision_passes_its_own_limits(feed: Feed, precision: A
     ):
         found = compare(model, reference, feed)
         assert found.passed, found
-        assert found.limits == LIMITS[precision]
-        assert (found.relative_max > 1e-4) == (precision != "fp32")
+        assert found.measured.limits == LIMITS[precision]
+        assert (found.measured.relative_max > 1e-4) == (precision != "fp32")
 
 
 # What cannot be compared
@@ -297,15 +297,15 @@ def test_every_layer_of_the_fused_graph_is_found_in_the_literal_one(
     found = compare_layers(
         build_graph(checkpoint), literal_graph(checkpoint), feed, limit=LAYER_LIMITS["fp32"], advance=done.append
     )
-    assert done == [1] * found.pictures == [1] * 4
-    assert found.first is None
-    assert all(layer.relative < 1e-5 and layer.cosine > 0.99999 for layer in found.layers)
+    assert done == [1] * found.measured.pictures == [1] * 4
+    assert found.measured.first is None
+    assert all(layer.relative < 1e-5 and layer.cosine > 0.99999 for layer in found.measured.layers)
     assert checkpoint.spec.architecture is not None
-    names = [layer.name for layer in found.layers]
+    names = [layer.name for layer in found.measured.layers]
     convs = [conv.name for conv in checkpoint.spec.architecture.plan().convs()]
     assert [name for name in names if name in convs] == convs
     assert names[-1] == "logits"
-    assert {"subtract_mean.scaled", "divide_std", "conv1.raw"} <= set(found.unmatched)
+    assert {"subtract_mean.scaled", "divide_std", "conv1.raw"} <= set(found.measured.unmatched)
 
 
 @pytest.mark.parametrize("place", ["conv1", "layer2.1.conv2", "fc"])
@@ -315,10 +315,10 @@ def test_one_changed_weight_is_found_at_its_layer(checkpoint: Checkpoint, album:
     wrong = build_graph(replace(checkpoint, weights=weights))
     for reference in (build_graph(checkpoint), literal_graph(checkpoint)):
         found = compare_layers(wrong, reference, album, limit=LAYER_LIMITS["fp32"])
-        assert found.first is not None
-        assert found.first.name == ("logits" if place == "fc" else place)
-    before = [layer for layer in found.layers if layer.relative <= LAYER_LIMITS["fp32"]]
-    assert found.layers[: len(before)] == tuple(before)  # whatever comes after it differs too
+        assert found.measured.first is not None
+        assert found.measured.first.name == ("logits" if place == "fc" else place)
+    before = [layer for layer in found.measured.layers if layer.relative <= LAYER_LIMITS["fp32"]]
+    assert found.measured.layers[: len(before)] == tuple(before)  # whatever comes after it differs too
 
 
 def test_what_is_not_finite_differs_and_makes_valid_json(checkpoint: Checkpoint, album: Feed) -> None:
@@ -328,8 +328,8 @@ def test_what_is_not_finite_differs_and_makes_valid_json(checkpoint: Checkpoint,
     values[0] = np.nan
     bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
     found = compare_layers(model, build_graph(checkpoint), album, limit=0.5)
-    assert found.first is not None
-    assert found.first.name == "layer2.0.conv1"
+    assert found.measured.first is not None
+    assert found.measured.first.name == "layer2.0.conv1"
     plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert plain["first"] == "layer2.0.conv1"
 
@@ -359,14 +359,14 @@ def test_a_quantised_tensor_is_compared_as_the_next_layer_sees_it(
     model = quantised(graph, "layer1.1.relu.out", scale)
     onnx.checker.check_model(model)
     found = compare_layers(model, graph, album, limit=LAYER_LIMITS["int8"])
-    relative = {layer.name: layer.relative for layer in found.layers}
-    assert (found.first is None) == passes
+    relative = {layer.name: layer.relative for layer in found.measured.layers}
+    assert (found.measured.first is None) == passes
     if not passes:
-        assert found.first is not None
-        assert found.first.name == "layer1.1.relu"
+        assert found.measured.first is not None
+        assert found.measured.first.name == "layer1.1.relu"
     assert relative["layer1.1.add"] == 0 < relative["layer1.1.relu"]
     # A quantised reference is read in the same way.
-    assert all(layer.relative == 0 for layer in compare_layers(model, model, album, limit=0).layers)
+    assert all(layer.relative == 0 for layer in compare_layers(model, model, album, limit=0).measured.layers)
 
 
 def test_half_precision_is_compared_as_numbers(checkpoint: Checkpoint, album: Feed) -> None:
@@ -384,15 +384,15 @@ def test_half_precision_is_compared_as_numbers(checkpoint: Checkpoint, album: Fe
     model.graph.node.insert(fc, before)
     model.graph.node.append(make("Cast", ["fc.half"], ["logits"], to=kind.FLOAT))
     found = compare_layers(model, graph, album, limit=LAYER_LIMITS["fp16"])
-    assert found.first is None
-    assert 1e-5 < found.layers[-1].relative < 1e-2
-    assert found.layers[-2].relative == 0
+    assert found.measured.first is None
+    assert 1e-5 < found.measured.layers[-1].relative < 1e-2
+    assert found.measured.layers[-2].relative == 0
 
 
 def test_layers_of_another_shape_or_name_have_no_counterpart(make_checkpoint: Make, album: Feed) -> None:
     ten, seven = (build_graph(make_checkpoint("resnet8", classes=count)) for count in (10, 7))
     found = compare_layers(seven, ten, album, limit=1.0)
-    assert found.unmatched == ("logits",)
+    assert found.measured.unmatched == ("logits",)
     for node in seven.graph.node:
         for names in (node.input, node.output):
             names[:] = [f"{name}.other" if name.endswith(".out") or name == "logits" else name for name in names]

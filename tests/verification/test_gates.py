@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resnet_infer.errors import ParityError, UsageError
-from resnet_infer.verification.gates import GATES, Gate, choose_gate, measure, require
+from resnet_infer.verification.gates import choose_gate, judge, require
+from resnet_infer.verification.metrics import Cost, measure
+from resnet_infer.verification.tolerances import GATES, Tolerance
 
 RANDOM = np.random.default_rng(0)
 REFERENCE = RANDOM.normal(size=(500, 10)).astype(np.float32) + np.arange(10, dtype=np.float32)
@@ -21,11 +23,15 @@ def noisy(scale: float) -> np.ndarray:
     return (REFERENCE + RANDOM.normal(scale=scale, size=REFERENCE.shape)).astype(np.float32)
 
 
+def check(cost: Cost, gate: Tolerance) -> None:
+    require(judge(cost, gate), gate, "it")
+
+
 def test_the_same_answers_cost_nothing() -> None:
     cost = measure(REFERENCE, REFERENCE.copy(), LABELS)
     assert cost.error == cost.largest_error == 0
     assert (cost.agreement, cost.difference.top1 if cost.difference else None) == (1, 0)
-    assert all(cost.passes(gate) for gate in GATES.values())
+    assert all(judge(cost, gate).passed for gate in GATES.values())
 
 
 def test_cost_rises_with_noise() -> None:
@@ -56,12 +62,12 @@ def test_max_drop_is_the_gate_where_there_are_labels() -> None:
     cost = measure(REFERENCE, noisy(0.3), LABELS)
     assert cost.difference is not None
     drop = cost.difference.top1
-    require(cost, choose_gate("int8", drop, labelled=True), "it")
+    check(cost, choose_gate("int8", drop, labelled=True))
     with pytest.raises(ParityError, match="costs too much accuracy"):
-        require(cost, choose_gate("int8", drop - 0.1, labelled=True), "it")
+        check(cost, choose_gate("int8", drop - 0.1, labelled=True))
     with pytest.raises(UsageError, match="--max-drop needs pictures"):
         choose_gate("int8", drop, labelled=False)
-    assert not measure(REFERENCE, REFERENCE).passes(Gate(np.inf, 0, max_drop=100))
+    assert not judge(measure(REFERENCE, REFERENCE), Tolerance(error=np.inf, agreement=0, max_drop=100)).passed
 
 
 def test_where_fp32_only_guesses_the_error_is_no_gate() -> None:
@@ -69,7 +75,7 @@ def test_where_fp32_only_guesses_the_error_is_no_gate() -> None:
     cost = measure(REFERENCE, -REFERENCE, wrong)
     assert cost.difference is not None
     assert cost.difference.top1 <= 0
-    assert not cost.passes(choose_gate("int8", 1.0, labelled=True))
+    assert not judge(cost, choose_gate("int8", 1.0, labelled=True)).passed
 
 
 def test_one_picture_is_not_enough() -> None:
@@ -99,7 +105,7 @@ def test_the_error_is_that_of_the_features_whatever_classes_and_pictures(
 ) -> None:
     found = measure(*network(seed, pictures, classes, noise))
     assert found.error == pytest.approx(noise**2, rel=0.5)
-    assert found.passes(Gate(GATES["int8"].error, 0.0)) == (noise < 0.1)
+    assert judge(found, Tolerance(error=GATES["int8"].error)).passed == (noise < 0.1)
 
 
 @settings(max_examples=60, deadline=None)
@@ -118,15 +124,15 @@ def test_two_logits_and_their_halved_difference_are_one_network(seed: int, pictu
 @given(seed=st.integers(0, 10**6), pictures=st.integers(16, 1000), classes=st.sampled_from([2, 10, 200, 1000]))
 def test_sound_passes_and_what_is_scaled_or_shifted_does_not(seed: int, pictures: int, classes: int) -> None:
     reference, sound = network(seed, pictures, classes, 0.05)
-    gate = Gate(GATES["int8"].error, 0.0)
-    assert measure(reference, sound).passes(gate)
-    assert not measure(reference, 0.7 * reference).passes(gate)
+    gate = Tolerance(error=GATES["int8"].error)
+    assert judge(measure(reference, sound), gate).passed
+    assert not judge(measure(reference, 0.7 * reference), gate).passed
     spread = (reference - reference.mean(axis=1, keepdims=True)).std(axis=0)
     offset = np.where(np.arange(classes) % 2, 0.5, -0.5) * spread
-    assert not measure(reference, reference + offset).passes(gate)
+    assert not judge(measure(reference, reference + offset), gate).passed
 
 
 def test_what_is_not_finite_is_valid_json() -> None:
-    plain = measure(REFERENCE, np.full_like(REFERENCE, np.nan)).to_json()
+    plain = judge(measure(REFERENCE, np.full_like(REFERENCE, np.nan)), GATES["int8"]).to_json()
     assert (plain["error"], plain["largest_error"]) == (None, None)
     json.dumps(plain, allow_nan=False)

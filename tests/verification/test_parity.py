@@ -24,6 +24,7 @@ from resnet_infer.models.graph import build_graph
 from resnet_infer.models.spec import InputSpec, ModelSpec
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
 from resnet_infer.verification.parity import Parity, Reference, compare, open_reference
+from resnet_infer.verification.tolerances import Verdict
 
 Make = Callable[..., Checkpoint]
 Photos = Callable[..., NDArray[np.uint8]]
@@ -66,9 +67,9 @@ def test_module_and_graph_agree(
     size = 64 if imagenet else 32
     checkpoint = make_checkpoint(name, size=size, **options)
     parity = export_onnx(checkpoint, tmp_path / "model.onnx", images=photos(16, size, seed=1))
-    assert parity.reference == "the torch module in float64"
-    assert parity.relative_delta <= 1e-4
-    assert parity.agreement == 1.0
+    assert parity.measured.reference == "the torch module in float64"
+    assert parity.measured.relative_delta <= 1e-4
+    assert parity.measured.agreement == 1.0
 
 
 @pytest.mark.parametrize("per_pixel", [False, True])
@@ -80,7 +81,7 @@ def test_without_torch_the_unfused_graph_is_the_reference(
     checkpoint = make_checkpoint(name, size=size, per_pixel=per_pixel, **options)
     monkeypatch.setattr("resnet_infer.verification.parity.find_spec", lambda module: None)
     parity = export_onnx(checkpoint, tmp_path / "model.onnx")
-    assert parity.reference == "the unfused graph in float64"
+    assert parity.measured.reference == "the unfused graph in float64"
     assert parity.passed
 
 
@@ -172,7 +173,7 @@ def remembered(predict: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return answer
 
 
-def judged(checkpoint: Checkpoint, *graphs: dict[str, NDArray[np.float32]]) -> list[Parity]:
+def judged(checkpoint: Checkpoint, *graphs: dict[str, NDArray[np.float32]]) -> list[Verdict[Parity]]:
     """Parity of the graph of the checkpoint with each of the changes to its weights, on twelve pictures."""
     images, found = natural_noise(12, 32, 32), []
     with open_reference(checkpoint) as opened:
@@ -224,7 +225,7 @@ def test_a_right_graph_passes_whatever_the_statistics_and_a_wrong_one_does_not(
         planted = faults(checkpoint, place)
         right, *wrong = judged(checkpoint, {}, *planted.values())
     assert right.passed, right
-    assert right.reference.endswith("in float64")
+    assert right.measured.reference.endswith("in float64")
     assert [name for name, found in zip(planted, wrong, strict=True) if found.passed] == []
 
 
@@ -232,14 +233,14 @@ def test_the_source_s_own_error_sets_the_tolerance() -> None:
     """Logits that are nearly the same for every picture: float32 is further from the truth than 1e-4 of the spread."""
     flat = busy(0, 10, 1e-4, (0.3, 0.9))
     found, wrong = judged(flat, {}, {"fc.weight": flat.weights["fc.weight"] * np.float32(1.003)})
-    own = found.deviation.own_error
+    own = found.measured.deviation.own_error
     assert own is not None
     assert own > 1e-4
-    assert found.tolerance == pytest.approx(3 * own)
+    assert found.measured.largest_delta == pytest.approx(3 * own)
     assert found.passed
     assert f"the source's own in float32 {own:.1e}" in str(found)
     plain = json.loads(json.dumps(found.to_json()))
-    assert (plain["own_error"], plain["tolerance"], plain["passed"]) == (own, found.tolerance, True)
+    assert (plain["own_error"], plain["tolerance"], plain["passed"]) == (own, found.measured.largest_delta, True)
     assert not wrong.passed
 
 
@@ -286,8 +287,8 @@ def test_where_float64_cannot_be_trusted_float32_must_be_met() -> None:
     wrong = Reference("x", rows(logits), rows(logits + 0.5 * random.normal(size=logits.shape)))
     found = compare(wrong, rows(logits), images)
     assert found.passed
-    assert (found.tolerance, found.deviation.own_error) == (1e-4, None)
-    assert "float64 is more than 0.01 of the spread away" in found.reference
+    assert (found.measured.largest_delta, found.measured.deviation.own_error) == (1e-4, None)
+    assert "float64 is more than 0.01 of the spread away" in found.measured.reference
     assert not compare(wrong, rows((logits + 1e-3).astype(np.float32)), images).passed
 
 
@@ -300,4 +301,4 @@ def test_a_tie_in_the_reference_is_no_disagreement() -> None:
     found = compare(
         Reference("x", lambda batch: logits[batch[:, 0, 0, 0]]), lambda batch: moved[batch[:, 0, 0, 0]], images
     )
-    assert (found.passed, found.agreement) == (True, 1.0)
+    assert (found.passed, found.measured.agreement) == (True, 1.0)

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resnet_infer.cli.options import (
-    MOST,
-    Device,
-    Json,
-    Output,
-    Runtime,
-    choice,
-    introduce_default,
-    number,
-)
+from resnet_infer.cli.options import Device, Json, Output, Runtime, introduce_default
+from resnet_infer.cli.parsing import MOST, bounded_numbers, choice, number
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.console import note, show
 from resnet_infer.utils.threads import MOST_THREADS
 
 if TYPE_CHECKING:
     from resnet_infer.benchmarking.latency.measured import Benchmark
-
-Number = TypeVar("Number", int, float)
 
 MOST_CLIENTS = 4096
 """Of a closed loop: each has a thread that mostly waits."""
@@ -146,7 +135,7 @@ def benchmark(
         from resnet_infer.benchmarking.environment import environment
         from resnet_infer.benchmarking.scenarios import Scenario, run_scenario
 
-        counts = _numbers("--threads", threads, int, MOST_THREADS) or (None,)
+        counts = bounded_numbers("--threads", threads, int, MOST_THREADS) or (None,)
         if len(counts) > 1:
             raise UsageError("a scenario is run with one number of threads")
         named, model = split_runtime(models[0] if models else None)
@@ -164,7 +153,7 @@ def benchmark(
                 accuracy=accuracy,
                 official=official,
                 seconds=seconds,
-                rates=_numbers("--rate", rate, float, MOST_RATE),
+                rates=bounded_numbers("--rate", rate, float, MOST_RATE),
                 crops=int(crops or 1),
                 clients=clients,
                 bound_ms=bound,
@@ -214,14 +203,14 @@ def _measure(
     from resnet_infer.runtimes.registry import split_runtime
     from resnet_infer.utils.progress import progress
 
-    batches = _numbers("--batch", batch, int, MOST)
+    batches = bounded_numbers("--batch", batch, int, MOST)
     arguments: list[str | None] = [*models] if models else [None]
     rows = entries(
         arguments,
         batches,
         runtime=runtime,
         device=device,
-        threads=_numbers("--threads", threads, int, MOST_THREADS) or (None,),
+        threads=bounded_numbers("--threads", threads, int, MOST_THREADS) or (None,),
     )
     if null:
         from resnet_infer import zoo
@@ -266,16 +255,3 @@ def _warn(machine: dict[str, Any]) -> list[str]:
     for line in lines:
         note(f"warning: {line}")
     return lines
-
-
-def _numbers(option: str, text: str | None, kind: Callable[[str], Number], most: int) -> tuple[Number, ...]:
-    from resnet_infer.errors import UsageError
-
-    try:
-        numbers = () if text is None else tuple(kind(part) for part in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"{option} takes numbers with commas between them, not {text!r}") from error
-    for value in numbers:
-        if not value <= most:
-            raise UsageError(f"each number of {option} is at most {most:,}, not {value:g}")
-    return numbers

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from resnet_infer.cli.options import Json, choice
+from resnet_infer.cli.options import Json
+from resnet_infer.cli.parsing import choice
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.console import note, show, table
 

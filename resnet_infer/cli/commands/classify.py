@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, TextIO, cast
 import typer
 
 from resnet_infer.cli.answers import COLUMNS, WRITERS
-from resnet_infer.cli.options import MOST, Device, Model, Output, Runtime, Threads, choice, introduce_default
+from resnet_infer.cli.options import Device, Model, Output, Runtime, Threads, introduce_default
+from resnet_infer.cli.parsing import MOST, choice
 from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError, bare
 from resnet_infer.utils.console import bar, fail, flush, is_terminal, note, printable
 

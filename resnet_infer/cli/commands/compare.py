@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resnet_infer.cli.options import LARGEST_SEED, MOST, Json, choice, number
+from resnet_infer.cli.options import Json
+from resnet_infer.cli.parsing import LARGEST_SEED, MOST, choice, number
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.console import pairs, show, table
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from resnet_infer.verification.comparison import Comparison
     from resnet_infer.verification.layers import LayerReport
     from resnet_infer.verification.parity import Predict64
+    from resnet_infer.verification.tolerances import Verdict
 
 RUNTIMES = ("auto", "onnxruntime", "openvino", "tensorrt", "torch")
 MODEL_HELP = "A checkpoint (.safetensors), an artifact (.onnx, .engine) or a model's name."
@@ -81,12 +83,13 @@ def compare(
     from resnet_infer.data.feed import open_feed
     from resnet_infer.utils.progress import progress
     from resnet_infer.verification import comparison as comparing
+    from resnet_infer.verification.tolerances import Tolerance
 
     if split is not None and data is None:
         raise typer.BadParameter("--split needs DATA")
     if reference in zoo.BUILT_IN:
         reference = str(zoo.checkpoint_file(reference))
-    limits = None if tolerance is None else comparing.Limits(delta=tolerance)
+    limits = None if tolerance is None else Tolerance(delta=tolerance)
     graphs = _graphs(model, reference) if layers else None
     with _open(model, runtime, device) as first, _open(reference, reference_runtime, reference_device) as second:
         comparing.require_comparable(first.spec, second.spec)
@@ -94,7 +97,7 @@ def compare(
         feed = pictures(count=count)
         with progress("comparing", len(feed), "images") as advance:
             exact = _exact(reference, reference_runtime) if comparing.lower_precision(first, second) == "fp32" else None
-            found = comparing.compare(first, second, feed, limits=limits, exact=exact, advance=advance)
+            verdict = comparing.compare(first, second, feed, limits=limits, exact=exact, advance=advance)
         precision = comparing.lower_precision(first, second)
         infos = [
             {"name": item.spec.name, "precision": comparing.precision_of(item)} | item.describe()
@@ -102,18 +105,18 @@ def compare(
         ]
     parting = _layers(graphs, pictures, precision) if graphs else None
     if as_json:
-        result = {"model": infos[0], "reference": infos[1], "precision": precision, **found.to_json()}
+        result = {"model": infos[0], "reference": infos[1], "precision": precision, **verdict.to_json()}
         result["data"] = {"source": feed.source, "name": feed.name, "seed": seed}
         if parting:
             result["layers"] = parting.to_json()
         print(strict_json.dumps(result, indent=2))
     else:
         names = ("{name} ({precision}, {runtime} on {device})".format(**info) for info in infos)
-        show(pairs([*zip(("model", "reference"), names, strict=True), *_rows(found, feed)]))
+        show(pairs([*zip(("model", "reference"), names, strict=True), *_rows(verdict.measured, feed)]))
         if parting:
             show(f"\n{_layer_table(parting)}")
-        show("\n" + "\n".join(["PASS" if found.passed else "FAIL", *(f"  {reason}" for reason in found.failures)]))
-    if not found.passed:
+        show("\n" + "\n".join(["PASS" if verdict.passed else "FAIL", *(f"  {reason}" for reason in verdict.failures)]))
+    if not verdict.passed:
         raise typer.Exit(1)
 
 
@@ -156,9 +159,12 @@ def _graphs(model: str, reference: str) -> tuple[ModelProto, ModelProto]:
     return open_graph(zoo.find(model)), open_graph(zoo.find(reference))
 
 
-def _layers(graphs: tuple[ModelProto, ModelProto], pictures: Callable[..., Feed], precision: str) -> LayerReport:
+def _layers(
+    graphs: tuple[ModelProto, ModelProto], pictures: Callable[..., Feed], precision: str
+) -> Verdict[LayerReport]:
     from resnet_infer.utils.progress import progress
-    from resnet_infer.verification.layers import LAYER_LIMITS, PICTURES, compare_layers
+    from resnet_infer.verification.layers import PICTURES, compare_layers
+    from resnet_infer.verification.tolerances import LAYER_LIMITS
 
     feed = pictures(count=PICTURES)
     with progress("comparing layers", len(feed), "images") as advance:
@@ -166,13 +172,15 @@ def _layers(graphs: tuple[ModelProto, ModelProto], pictures: Callable[..., Feed]
 
 
 def _rows(found: Comparison, feed: Feed) -> list[tuple[str, str]]:
+    from resnet_infer.verification.comparison import describe_limits
+
     rows = [
         ("pictures", f"{found.pictures:,} of {feed.name}"),
         ("logit delta", f"{found.relative_max:.1e} of the spread at most, {found.relative_mean:.1e} on average"),
         ("in absolute terms", f"{found.max_delta:.2e} at most, {found.mean_delta:.2e} on average"),
         ("logit error", f"{found.error:.2g} of the variance, {found.largest_error:.2g} on the worst picture"),
         ("top-1 agreement", f"{100 * found.agreement:.2f}%; {100 * found.clear_agreement:.2f}% of {found.clear} clear"),
-        ("limits", str(found.limits)),
+        ("limits", describe_limits(found.limits)),
     ]
     if found.deviation:
         exact = found.deviation
@@ -195,7 +203,8 @@ def _rows(found: Comparison, feed: Feed) -> list[tuple[str, str]]:
     return rows
 
 
-def _layer_table(report: LayerReport) -> str:
+def _layer_table(verdict: Verdict[LayerReport]) -> str:
+    report = verdict.measured
     header = ("layer", "operator", "relative delta", "max |delta|", "cosine", "")
     rows = [
         (
@@ -207,6 +216,6 @@ def _layer_table(report: LayerReport) -> str:
     lines = [table(header, rows)]
     if report.unmatched:
         lines.append(f"{len(report.unmatched)} layers of the reference have no counterpart")
-    if report.first is None:
-        lines.append(f"no layer differs by more than {report.limit:g}")
+    if verdict.passed:
+        lines.append(str(verdict))
     return "\n".join(lines)

@@ -6,23 +6,15 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resnet_infer.cli.options import (
-    MOST,
-    Device,
-    Json,
-    Runtime,
-    Threads,
-    choice,
-    introduce_default,
-    number,
-)
+from resnet_infer.cli.options import Device, Json, Runtime, Threads, introduce_default
+from resnet_infer.cli.parsing import MOST, choice, number, numbers
+from resnet_infer.cli.parsing import class_order as parse_order
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.console import note, show
-from resnet_infer.utils.inputs import read_text
 from resnet_infer.utils.threads import MOST_THREADS
 
 if TYPE_CHECKING:
@@ -139,13 +131,13 @@ def evaluate(
                 Path(data),
                 EvaluationConfig(
                     protocols=protocol or (),
-                    scales=_scales(scales),
+                    scales=numbers(scales, int, "the scales are numbers with commas between them, not {text}"),
                     url=url,
                     ensemble=ensemble,
                     reference=reference,
                     max_drop=max_drop,
                     split=split,
-                    class_order=_class_order(class_order),
+                    class_order=parse_order(class_order, "numbers", "string", "natural"),
                     runtime=runtime,
                     device=device,
                     threads=threads,
@@ -217,24 +209,3 @@ def _require_free(report: Path | None, resume: Path | None, inputs: list[str | N
         outputs.append(Output(journal.OPTION, resume, "file of answers", journal.is_journal))
     read = [split_runtime(argument)[1] for argument in inputs if argument]
     require_free(outputs, read)
-
-
-def _scales(text: str | None) -> tuple[int, ...] | None:
-    from resnet_infer.errors import UsageError
-
-    try:
-        return None if text is None else tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"the scales are numbers with commas between them, not {text!r}") from error
-
-
-def _class_order(text: str | None) -> Any:
-    """numbers, string, natural, or the lines of a file."""
-    from resnet_infer.errors import UsageError
-
-    if text in (None, "numbers", "string", "natural"):
-        return text
-    try:
-        return tuple(line.strip() for line in read_text(text or "", "utf-8-sig").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{text} is neither numbers, string, natural nor a file of class names ({error})") from error

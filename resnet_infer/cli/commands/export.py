@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from resnet_infer.cli.options import MOST, Json, ModelArgument, choice, introduce_default, number
+from resnet_infer.cli.options import Json, ModelArgument, introduce_default
+from resnet_infer.cli.parsing import MOST, choice, names, number
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.console import note, show
 
@@ -159,7 +160,7 @@ def export(
         target="cpu" if target == "auto" else target,  # type: ignore[arg-type]
         method=calibration_method,  # type: ignore[arg-type]
         weight_bits=weight_bits,
-        float_layers=tuple(filter(None, (float_layers or "").split(","))),
+        float_layers=names(float_layers),
         max_drop=max_drop,
         dynamic_size=dynamic_size,
         pictures=Pictures(calibration_data, calibration_pictures, check_data, check_pictures),

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resnet_infer.cli.options import Json, choice
+from resnet_infer.cli.options import Json
+from resnet_infer.cli.parsing import channel_values, choice, is_channel_values
 from resnet_infer.models.spec_fields import MAX_CLASSES, MAX_SIDE
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.console import note, show
@@ -15,24 +16,10 @@ from resnet_infer.utils.console import note, show
 if TYPE_CHECKING:
     from resnet_infer.converters.importers.input_options import InputOptions
     from resnet_infer.converters.importers.labels import Labels
+    from resnet_infer.converters.importers.weights_check import WeightsFit
+    from resnet_infer.verification.tolerances import Verdict
 
 FILTERS = ("bilinear", "bicubic", "lanczos", "box", "hamming", "nearest")
-
-
-def _numbers(value: str | None) -> str | None:
-    """Check one or three numbers, which `_floats` reads."""
-    if value is None:
-        return None
-    try:
-        if len(_floats(value)) in (1, 3):
-            return value
-    except ValueError:
-        pass
-    raise typer.BadParameter(f"{value!r} is not one number, or three with commas between them")
-
-
-def _floats(value: str) -> list[float]:
-    return [float(part) for part in value.split(",")]
 
 
 def import_(
@@ -63,10 +50,11 @@ def import_(
         int | None, typer.Option(min=1, max=MAX_SIDE, help="Pixels of the square that is cut out of the centre.")
     ] = None,
     mean: Annotated[
-        str | None, typer.Option(metavar="X,Y,Z", callback=_numbers, help="What is subtracted from each channel.")
+        str | None,
+        typer.Option(metavar="X,Y,Z", callback=is_channel_values, help="What is subtracted from each channel."),
     ] = None,
     std: Annotated[
-        str | None, typer.Option(metavar="X,Y,Z", callback=_numbers, help="What each channel is divided by.")
+        str | None, typer.Option(metavar="X,Y,Z", callback=is_channel_values, help="What each channel is divided by.")
     ] = None,
     scale: Annotated[
         str,
@@ -139,8 +127,8 @@ def import_(
     options = InputOptions(
         resize=resize,
         crop=crop,
-        mean=_floats(mean) if mean else None,
-        std=_floats(std) if std else None,
+        mean=channel_values(mean),
+        std=channel_values(std),
         interpolation=interpolation,  # type: ignore[arg-type]  # checked by the option
         exif=exif,
         scale=int(scale),
@@ -157,21 +145,19 @@ def import_(
         "check_data": check_data,
     }
     of_graphs = {"layout": layout, "output_name": output_name}
+    check = None
     if source.suffix == ".onnx":
         _reject(of_weights, f"belongs to weights; {source} is an ONNX graph")
         target, result = _adopt(source, output, name, options, names, of_graphs)
     else:
         _reject(of_graphs, f"belongs to ONNX graphs (.onnx), and {source} is none")
-        target, result = _import(source, output, name, options, names, of_weights)
+        target, result, check = _import(source, output, name, options, names, of_weights)
     for text in result["assumed"]:
         note(f"assumed: {text}")
-    if check := result.get("check"):
-        note(
-            f"checked on {check['pictures']} of {check['source']}: the means in batch norm are shifted by "
-            f"{check['shift']:.3f} on average"
-        )
-        note(f"not checked: {', '.join(check['unchecked'])}")
-        for text in check["warnings"]:
+    if check:
+        note(str(check))
+        note(f"not checked: {', '.join(check.to_json()['unchecked'])}")
+        for text in check.failures:
             note(f"WARNING: {text}")
     size = target.stat().st_size
     if as_json:
@@ -193,7 +179,7 @@ def _adopt(
 
 def _import(
     source: Path, output: Path | None, name: str | None, options: InputOptions, labels: Labels | None, more: Any
-) -> tuple[Path, dict[str, Any]]:
+) -> tuple[Path, dict[str, Any], Verdict[WeightsFit] | None]:
     from resnet_infer.converters.importers.weights import import_weights
     from resnet_infer.models.checkpoint import SUFFIX, save_checkpoint
     from resnet_infer.models.outputs import Output, require_writable
@@ -205,8 +191,9 @@ def _import(
     imported = import_weights(source, options=options, labels=labels, name=name, **more)
     target = _target(output, imported.checkpoint.spec.name, SUFFIX, source)
     save_checkpoint(imported.checkpoint, target)
-    check = imported.check.to_json() if imported.check else None
-    return target, {"assumed": imported.assumed, "entry": imported.entry, "check": check}
+    check = imported.check
+    told = {"assumed": imported.assumed, "entry": imported.entry, "check": check.to_json() if check else None}
+    return target, told, check
 
 
 def _target(output: Path | None, name: str, suffix: str, source: Path) -> Path:

@@ -15,13 +15,8 @@ from typing import Annotated, get_args
 
 import typer
 
-from resnet_infer.cli.options import (
-    MOST,
-    Device,
-    ModelArgument,
-    Runtime,
-    introduce_default,
-)
+from resnet_infer.cli.options import Device, ModelArgument, Runtime, introduce_default
+from resnet_infer.cli.parsing import MOST
 from resnet_infer.errors import ResnetInferError, UsageError
 from resnet_infer.serving.settings import Settings, load_keys, variable
 from resnet_infer.utils.console import note

@@ -6,47 +6,17 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from resnet_infer.cli.options import MOST, choice, number
+from resnet_infer.cli.parsing import MOST, any_numbers, choice, number, two_numbers
+from resnet_infer.cli.parsing import class_order as parse_order
 from resnet_infer.utils.console import note, show
-from resnet_infer.utils.inputs import read_text
 from resnet_infer.utils.threads import MOST_THREADS
 
 RUN_FILES = ("last.safetensors", "best.safetensors", "recipe.json", "metrics.csv", "curves.png")
 """What a run writes into its folder."""
-
-
-def _numbers(text: str | None, kind: type = float) -> tuple[Any, ...] | None:
-    from resnet_infer.errors import UsageError
-
-    try:
-        return None if text is None else tuple(kind(part) for part in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"{text!r} is no list of numbers with commas between them") from error
-
-
-def _two(text: str | None, kind: type = float) -> tuple[Any, ...] | None:
-    from resnet_infer.errors import UsageError
-
-    numbers = _numbers(text, kind)
-    if numbers is not None and len(numbers) != 2:
-        raise UsageError(f"{text!r} is not two numbers with a comma between them")
-    return numbers
-
-
-def _class_order(text: str | None) -> Any:
-    """string, natural, or the lines of a file."""
-    from resnet_infer.errors import UsageError
-
-    if text in (None, "string", "natural"):
-        return text
-    try:
-        return tuple(line.strip() for line in read_text(text or "").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{text} is neither string, natural nor a file of class names ({error})") from error
 
 
 def train(
@@ -214,7 +184,7 @@ def train(
         batch_size=batch_size,
         peak_rate=peak_rate,
         schedule=schedule,
-        milestones=_numbers(milestones),
+        milestones=any_numbers(milestones),
         warmup=warmup,
         patience=patience,
         momentum=momentum,
@@ -227,8 +197,8 @@ def train(
         resize=resize,
         stages=parse_stages(stages) if stages else None,
         pad=pad,
-        scales=_two(scales, int),
-        area=_two(area),
+        scales=two_numbers(scales, int),
+        area=two_numbers(area, float),
         flip=flip,
         colour=colour,
         mean=mean,
@@ -254,7 +224,10 @@ def train(
             if world.writes:
                 note(f"the run is in {output}; if it is stopped, the same command with -o {output} goes on")
         splits = open_splits(
-            data, validation=resolved.validation, seed=resolved.seed, class_order=_class_order(class_order)
+            data,
+            validation=resolved.validation,
+            seed=resolved.seed,
+            class_order=parse_order(class_order, "string", "natural"),
         )
         checkpoint = zoo.checkpoint(start) if start else None
         trainer = Trainer(

@@ -30,7 +30,9 @@ from resnet_infer.utils.console import note
 from resnet_infer.utils.extras import needs
 from resnet_infer.utils.files import atomic_path
 from resnet_infer.verification.float64 import Float64Graph
-from resnet_infer.verification.parity import Logits64, Parity, Predict, Predict64, Reference, compare, require
+from resnet_infer.verification.metrics import Logits64
+from resnet_infer.verification.parity import Parity, Predict, Predict64, Reference, compare, require
+from resnet_infer.verification.tolerances import BATCHED, PROBABILITIES, Verdict
 
 with needs("cpu", "adopting an ONNX graph"):
     from resnet_infer.runtimes import ort_session
@@ -41,7 +43,7 @@ class ImportedOnnx:
     """What was written, how well it answers as the original does, and what was assumed."""
 
     spec: ModelSpec
-    parity: Parity
+    parity: Verdict[Parity]
     assumed: tuple[str, ...]
 
 
@@ -113,7 +115,7 @@ def _adopt(
             hint="only classifiers whose classes exclude each other can be adopted",
         )
     before_softmax = surgery.softmax_input(model.graph, source.output)
-    probabilities = bool((outputs >= 0).all() and np.allclose(outputs.sum(axis=1), 1, atol=1e-3))
+    probabilities = bool((outputs >= 0).all() and np.allclose(outputs.sum(axis=1), 1, atol=PROBABILITIES))
     _rebuild(source, spec, before_softmax if probabilities else None, probabilities, reverse=options.reversed)
     _check_batches(source, model.SerializeToString(), images[:3])
     reference = Reference("the original graph", original, exact)
@@ -264,7 +266,7 @@ def _check_batches(source: ForeignModel, model: bytes, images: Images) -> None:
         session = _session(model)
         alone = np.concatenate([_run(session, OUTPUT, {INPUT: image[None]}) for image in images])
         together = _run(session, OUTPUT, {INPUT: images})
-        if together.shape == alone.shape and np.allclose(together, alone, rtol=1e-3, atol=1e-3 * alone.std()):
+        if together.shape == alone.shape and np.allclose(together, alone, rtol=BATCHED, atol=BATCHED * alone.std()):
             return
         reason = "other answers for several pictures than for each alone"
     except Exception as error:  # ONNX Runtime's exceptions share no base class but this

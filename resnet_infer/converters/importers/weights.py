@@ -31,7 +31,8 @@ from resnet_infer.models.weights.torch_file import StoredWeights, read_weights
 from resnet_infer.utils.inputs import require_regular
 
 if TYPE_CHECKING:
-    from resnet_infer.converters.importers.weights_check import WeightsCheck
+    from resnet_infer.converters.importers.weights_check import WeightsFit
+    from resnet_infer.verification.tolerances import Verdict
 
 State = Mapping[str, NDArray[Any]]
 
@@ -56,7 +57,7 @@ class Imported:
     checkpoint: Checkpoint
     assumed: tuple[str, ...]
     entry: str | None = None
-    check: WeightsCheck | None = None
+    check: Verdict[WeightsFit] | None = None
 
 
 def import_weights(
@@ -138,7 +139,7 @@ def import_weights(
     checkpoint, check = _checked(Checkpoint(spec, tensors), str(path), padding, options, check_data, assumed)
     more: dict[str, Any] = {"assumed": assumed} if assumed else {}
     if check:
-        more |= ({"warnings": list(check.warnings)} if check.warnings else {}) | {"check": check.summary()}
+        more |= ({} if check.passed else {"warnings": list(check.failures)}) | {"check": check.measured.summary()}
     spec = checkpoint.spec.with_(provenance={**checkpoint.spec.provenance, **more})
     return Imported(Checkpoint(spec, tensors), tuple(assumed), stored.entry, check)
 
@@ -165,7 +166,7 @@ def _checked(
     options: InputOptions,
     check_data: Path | None,
     assumed: list[str],
-) -> tuple[Checkpoint, WeightsCheck | None]:
+) -> tuple[Checkpoint, Verdict[WeightsFit] | None]:
     """The checkpoint with the padding that fits its statistics where none was given, and how well it fits them.
 
     Raises `UsageError` where option A's padding was not given and the statistics do not tell it.

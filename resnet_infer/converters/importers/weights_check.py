@@ -22,6 +22,7 @@ from resnet_infer.data.preprocess import Pixels
 from resnet_infer.errors import DataError, ModelError
 from resnet_infer.models.checkpoint import Checkpoint
 from resnet_infer.models.spec import ModelSpec
+from resnet_infer.verification.tolerances import Verdict
 
 PHOTOGRAPHS = Path(__file__).parents[2] / "data" / "photographs"
 """The package's own photographs, for when no others are given."""
@@ -116,12 +117,12 @@ NORMALISATIONS = (
 
 
 @dataclass(frozen=True)
-class WeightsCheck:
-    """How well weights fit the network they are imported as.
+class WeightsFit:
+    """Hold how well weights fit the network they are imported as.
 
     `source` and `pictures` say what was looked at. `layers` are in order of execution. `first` is the batch norm where
     the network parts from its statistics, None where it does not. `compared` has the mean shift with other options (of
-    all layers), and with other normalisations (of the first layer alone), by option. `warnings` are for the user.
+    all layers), and with other normalisations (of the first layer alone), by option.
     """
 
     source: str
@@ -129,7 +130,6 @@ class WeightsCheck:
     layers: tuple[LayerFit, ...]
     first: str | None
     compared: Mapping[str, float]
-    warnings: tuple[str, ...]
 
     @property
     def shift(self) -> float:
@@ -143,18 +143,6 @@ class WeightsCheck:
             "mean shift": round(self.shift, 4),
             "largest": f"{worst.shift:.4f} at {worst.name}",
             "unchecked": list(UNCHECKED),
-        }
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "source": self.source,
-            "pictures": self.pictures,
-            "shift": self.shift,
-            "first_layer_that_parts": self.first,
-            "compared": dict(self.compared),
-            "warnings": list(self.warnings),
-            "unchecked": list(UNCHECKED),
-            "layers": [asdict(layer) for layer in self.layers],
         }
 
 
@@ -200,8 +188,8 @@ def judge(
     chosen: str,
     *,
     reversed_input: bool = False,
-) -> WeightsCheck:
-    """The verdict on `checkpoint`, whose fit is `fits[chosen]`.
+) -> Verdict[WeightsFit]:
+    """Return the verdict on `checkpoint`, whose fit is `fits[chosen]`; its failures are warnings for the user.
 
     `fits` has all the variants that were measured, by the options that make them (`--padding split`).
     `reversed_input`: the network took BGR before its first convolution was turned round.
@@ -235,7 +223,22 @@ def judge(
         warnings.append(_misfit(checkpoint, layers, first))
     compared = {option: mean_shift(fit) for option, fit in fits.items() if option != chosen}
     compared |= {option: max(fit.shift, 0.0) for option, fit in inputs.items()}
-    return WeightsCheck(source, len(images), layers, first, compared, tuple(warnings))
+    found = WeightsFit(source, len(images), layers, first, compared)
+    line = (
+        f"checked on {found.pictures} of {found.source}: the means in batch norm are shifted by {found.shift:.3f} on "
+        "average"
+    )
+    values = {
+        "source": found.source,
+        "pictures": found.pictures,
+        "shift": found.shift,
+        "first_layer_that_parts": found.first,
+        "compared": compared,
+        "warnings": warnings,
+        "unchecked": list(UNCHECKED),
+        "layers": [asdict(layer) for layer in found.layers],
+    }
+    return Verdict(found, tuple(warnings), line, values)
 
 
 def _best(inputs: Mapping[str, LayerFit]) -> tuple[str, LayerFit]:

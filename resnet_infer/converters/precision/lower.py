@@ -23,7 +23,9 @@ from resnet_infer.runtimes.base import Logits
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
 from resnet_infer.utils.extras import needs
 from resnet_infer.utils.progress import progress
-from resnet_infer.verification.gates import Cost, Gate, measure, require
+from resnet_infer.verification.gates import judge, require
+from resnet_infer.verification.metrics import Cost, measure
+from resnet_infer.verification.tolerances import Tolerance, Verdict
 
 with needs("export", "lowering the precision of a graph"):
     from onnx import ModelProto
@@ -38,8 +40,8 @@ class Lowered:
     """A graph in a lower precision and what that costs. `float_layers` stayed in float, each with the reason."""
 
     model: ModelProto
-    cost: Cost
-    gate: Gate
+    verdict: Verdict[Cost]
+    gate: Tolerance
     float_layers: dict[str, str]
     layer_costs: tuple[LayerCost, ...] = ()
 
@@ -50,8 +52,8 @@ class Lowered:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "cost": self.cost.to_json(),
-            "gate": vars(self.gate),
+            "cost": self.verdict.to_json(),
+            "gate": self.gate.to_json("error", "agreement", "max_drop"),
             "float_layers": self.float_layers,
             "layer_costs": [item.to_json() for item in self.layer_costs],
         }
@@ -63,20 +65,21 @@ def logits_of(model: ModelProto, feed: Feed) -> Logits:
         return np.concatenate([runtime(batch) for batch in feed.batches(BATCH)])
 
 
-def lower_to_fp16(graph: ModelProto, feed: Feed, gate: Gate) -> Lowered:
+def lower_to_fp16(graph: ModelProto, feed: Feed, gate: Tolerance) -> Lowered:
     """`graph` in half precision. Raises `ParityError` if that costs more than the gate allows on `feed`."""
     half = to_fp16(graph, images=next(feed.batches(HALF_PICTURES)))
     # ONNX Runtime computes FP16 in FP32 on a CPU; made explicit, the rounding of every result is there all the same.
     cost = measure(logits_of(graph, feed), logits_of(emulate(half.model), feed), feed.labels)
-    require(cost, gate, "FP16")
-    return Lowered(half.model, cost, gate, dict(half.kept))
+    verdict = judge(cost, gate)
+    require(verdict, gate, "FP16")
+    return Lowered(half.model, verdict, gate, dict(half.kept))
 
 
 def lower_to_int8(
     graph: ModelProto,
     calibration: Calibration,
     feed: Feed,
-    gate: Gate,
+    gate: Tolerance,
     *,
     target: Target = "cpu",
     method: Method = "mse",
@@ -103,23 +106,23 @@ def lower_to_int8(
             float_nodes=tuple(dict.fromkeys((*asked, *others))),
         )
 
-    def cost_of(model: ModelProto) -> Cost:
-        return measure(reference, logits_of(model, feed), feed.labels)
+    def judged(model: ModelProto) -> Verdict[Cost]:
+        return judge(measure(reference, logits_of(model, feed), feed.labels), gate)
 
     model = build(())
-    cost = cost_of(model)
+    verdict = judged(model)
     kept = dict.fromkeys(asked, "asked for")
-    if cost.passes(gate):
-        return Lowered(model, cost, gate, kept)
+    if verdict.passed:
+        return Lowered(model, verdict, gate, kept)
     layers = [name for name in quantizable_layers(graph) if name not in asked]
     with progress("layers", len(layers), "layers") as advance:
         costs = layer_costs(layers, reference, lambda others: logits_of(build(others), feed), advance)
-    found = fewest_float_layers(costs, lambda names: cost_of(build(names)).passes(gate))
+    found = fewest_float_layers(costs, lambda names: judged(build(names)).passed)
     dearest = ", ".join(f"{item.layer} ({item.cost:.2g})" for item in costs[:3])
     if found is None:
-        require(cost, gate, f"INT8 ({method}; the dearest layers, by squared error of the logits, are {dearest})")
+        require(verdict, gate, f"INT8 ({method}; the dearest layers, by squared error of the logits, are {dearest})")
         raise AssertionError("a cost that missed its gate passed it")
     model = build(found)
     places = {item.layer: item.cost for item in costs}
     kept.update({name: f"alone it costs {places[name]:.2g} of the logits' variance" for name in found})
-    return Lowered(model, cost_of(model), gate, kept, tuple(costs))
+    return Lowered(model, judged(model), gate, kept, tuple(costs))

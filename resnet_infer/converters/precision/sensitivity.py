@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resnet_infer.runtimes.base import Logits
-from resnet_infer.verification.gates import measure
+from resnet_infer.verification.metrics import measure
 
 LARGEST_SHARE = 0.25
 """With more of its layers than this in float a network is no INT8 network any more."""

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from traceback import clear_frames
-from types import MappingProxyType
 
 from resnet_infer.converters.source import PARITY_PICTURES
 from resnet_infer.converters.tensorrt.build import Build, BuildOptions
@@ -25,13 +24,7 @@ from resnet_infer.utils.console import note
 from resnet_infer.utils.files import atomic_path
 from resnet_infer.utils.progress import Advance
 from resnet_infer.verification.parity import Parity, Reference, compare, exact_graph, require
-
-TOLERANCE = MappingProxyType({"fp32": 1e-3, "fp16": 5e-2, "int8": 5e-1})
-"""As `parity.TOLERANCE`, against another program on the very same graph: what is left is rounding in another order. For
-INT8 that moves an activation by a whole step where it falls on an edge: between ONNX Runtime's own two ways of running
-one graph it is 0.1 to 0.2."""
-AGREEMENT = MappingProxyType({"fp32": 1.0, "fp16": 0.9, "int8": 0.9})
-"""The least share of pictures with the same top-1 class: rounding may decide between two classes that are close."""
+from resnet_infer.verification.tolerances import ENGINES, Verdict
 
 
 def require_tensorrt(device: str = "auto") -> int:
@@ -108,7 +101,7 @@ def build_engine(
     return info
 
 
-def prove(engine: Path, model: bytes | Path, images: Images | None = None, *, device: str = "auto") -> Parity:
+def prove(engine: Path, model: bytes | Path, images: Images | None = None, *, device: str = "auto") -> Verdict[Parity]:
     """Compare an engine with ONNX Runtime on the CPU, which runs the graph `model` that the engine was built from.
 
     `images` (uint8 NHWC) are by default synthetic ones. Raises `ParityError` if the answers differ.
@@ -123,8 +116,7 @@ def prove(engine: Path, model: bytes | Path, images: Images | None = None, *, de
             Reference("the graph" if exact else "ONNX Runtime on the CPU", reference, exact),
             candidate,
             images,
-            floor=TOLERANCE[precision],
-            least_agreement=AGREEMENT[precision],
+            tolerance=ENGINES[precision],
         )
     require(parity, f"the engine of {candidate.spec.name}")
     return parity

@@ -21,7 +21,7 @@ onnx = pytest.importorskip("onnx", reason="the extra `export`")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `cpu` or `gpu`")
 
 from resnet_infer.models.graph import build_graph, set_spec  # noqa: E402
-from resnet_infer.verification.gates import GATES  # noqa: E402
+from resnet_infer.verification.tolerances import GATES  # noqa: E402
 
 Cli = Callable[..., Outcome]
 ARTIFACT, CHECKPOINT = zoo.built_in(zoo.SMALL, ".onnx"), zoo.built_in(zoo.SMALL, ".safetensors")

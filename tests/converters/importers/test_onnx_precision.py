@@ -21,7 +21,8 @@ from resnet_infer.converters.source import open_source  # noqa: E402
 from resnet_infer.errors import ModelError, UsageError  # noqa: E402
 from resnet_infer.models.graph import get_spec, set_spec  # noqa: E402
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime  # noqa: E402
-from resnet_infer.verification.comparison import LIMITS, lower_precision  # noqa: E402
+from resnet_infer.verification.comparison import lower_precision  # noqa: E402
+from resnet_infer.verification.tolerances import LIMITS  # noqa: E402
 from tests.converters.importers.test_onnx import LABELS, OPTIONS, SIZE, foreign, save  # noqa: E402
 
 Photos = Callable[..., NDArray[np.uint8]]
@@ -171,7 +172,7 @@ def test_operators_of_onnx_runtime_alone_are_named(tmp_path: Path, capsys: pytes
     target = tmp_path / "adopted.onnx"
     adopted = import_onnx(source, target, options=OPTIONS, labels=LABELS)
     assert adopted.spec.provenance["operators"] == ["com.microsoft.FusedConv"]
-    assert "float32 (com.microsoft.FusedConv is no operator of ONNX's own)" in adopted.parity.reference
+    assert "float32 (com.microsoft.FusedConv is no operator of ONNX's own)" in adopted.parity.measured.reference
     assert "operators of ONNX Runtime's own (com.microsoft.FusedConv)" in capsys.readouterr().err
     with pytest.raises(UsageError, match=r"holds com\.microsoft\.FusedConv"):
         open_source(target)
@@ -179,5 +180,5 @@ def test_operators_of_onnx_runtime_alone_are_named(tmp_path: Path, capsys: pytes
     plain = import_onnx(
         optimised(tmp_path / "foreign.onnx", "ORT_ENABLE_BASIC"), target, options=OPTIONS, labels=LABELS
     )
-    assert "float64" in plain.parity.reference
+    assert "float64" in plain.parity.measured.reference
     open_source(target)

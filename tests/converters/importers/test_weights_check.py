@@ -71,8 +71,8 @@ def fit(torch: Any, mirrored: NDArray[np.uint8], tmp_path: Path) -> Fit:
 def warnings(imported: Imported) -> tuple[str, ...]:
     """The warnings, which are also in the provenance."""
     assert imported.check is not None
-    assert imported.checkpoint.spec.provenance.get("warnings", []) == list(imported.check.warnings)
-    return imported.check.warnings
+    assert imported.checkpoint.spec.provenance.get("warnings", []) == list(imported.check.failures)
+    return imported.check.failures
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -87,7 +87,7 @@ def test_the_padding_is_told_by_the_statistics(fit: Fit, padding: Any, seed: int
     (warning,) = warnings(told := import_weights(path, "resnet20", padding=wrong))
     assert f"--padding {padding} fits the batch norm statistics clearly better: from layer2.1.bn1 on" in warning
     assert told.check is not None
-    assert told.check.first == "layer2.1.bn1"
+    assert told.check.measured.first == "layer2.1.bn1"
 
 
 @pytest.mark.parametrize("name", ["resnet20", "resnet56", "plain20"])
@@ -96,7 +96,7 @@ def test_weights_that_fit_are_not_warned_of(fit: Fit, name: str) -> None:
     imported = import_weights(fit(name, **options), name)
     assert warnings(imported) == ()
     assert imported.check is not None
-    assert imported.check.first is None
+    assert imported.check.measured.first is None
     summary = imported.checkpoint.spec.provenance["check"]
     assert summary["pictures"] == "16 of the package's photographs"
     assert summary["unchecked"] == list(UNCHECKED)
@@ -128,7 +128,7 @@ def test_another_normalisation_is_named(fit: Fit, fed: dict[str, Any], said: str
     (warning,) = warnings(wrong := import_weights(path, "resnet20"))
     assert said in warning
     assert wrong.check is not None
-    assert wrong.check.first == "bn1"
+    assert wrong.check.measured.first == "bn1"
     if "mean" in fed:
         assert warnings(import_weights(path, "resnet20", options=options)) == ()
 

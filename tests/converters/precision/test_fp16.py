@@ -28,7 +28,9 @@ from resnet_infer.models.graph import build_graph  # noqa: E402
 from resnet_infer.models.spec import METADATA_KEY, ModelSpec  # noqa: E402
 from resnet_infer.runtimes.base import Images, Logits  # noqa: E402
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime  # noqa: E402
-from resnet_infer.verification.gates import GATES, Cost, measure  # noqa: E402
+from resnet_infer.verification.gates import judge  # noqa: E402
+from resnet_infer.verification.metrics import Cost, measure  # noqa: E402
+from resnet_infer.verification.tolerances import GATES  # noqa: E402
 from tests.converters.importers.test_onnx import HEADS, LABELS, OPTIONS, foreign, save  # noqa: E402
 
 Make = Callable[..., Checkpoint]
@@ -99,10 +101,10 @@ def test_a_trained_network_answers_alike(built_in: Any, pictures: Images) -> Non
     reference, rounded = answers(built_in, pictures), answers(emulate(half.model), pictures)
     relative = np.abs(rounded - reference).max() / np.std(reference - reference.mean(axis=0))
     assert 1e-4 < relative < 2e-2  # half precision is seen, and costs little
-    assert measure(reference, rounded).passes(GATES["fp16"])
+    assert judge(measure(reference, rounded), GATES["fp16"]).passed
     with OnnxRuntime(half.model.SerializeToString(), device="cpu", spin=False) as runtime:
         assert runtime.spec.precision == "fp16"
-        assert measure(reference, runtime(pictures)).passes(GATES["fp16"])
+        assert judge(measure(reference, runtime(pictures)), GATES["fp16"]).passed
     assert half.model.ByteSize() < 0.6 * built_in.ByteSize()
 
 
@@ -128,14 +130,14 @@ def test_every_kind_of_network_is_in_half_precision_all_through(
     assert (graph.node[0].op_type, graph.node[0].input[0]) == ("Cast", "images")
     found = onnx.shape_inference.infer_shapes(half.model, strict_mode=True).graph.value_info
     assert {item.type.tensor_type.elem_type for item in found} == {TensorProto.FLOAT16}
-    assert cost(model, half.model, photos(16, checkpoint.spec.input.crop, seed=1)).passes(GATES["fp16"])
+    assert judge(cost(model, half.model, photos(16, checkpoint.spec.input.crop, seed=1)), GATES["fp16"]).passed
 
 
 def test_height_and_width_stay_open(make_checkpoint: Make, photos: Photos) -> None:
     model = build_graph(make_checkpoint(), dynamic_size=True)
     half = to_fp16(model, images=photos(4, 40)).model
     for size in (32, 48):
-        assert cost(model, half, photos(12, size, seed=1)).passes(GATES["fp16"])
+        assert judge(cost(model, half, photos(12, size, seed=1)), GATES["fp16"]).passed
 
 
 @pytest.mark.parametrize(
@@ -154,14 +156,14 @@ def test_what_leaves_the_range_is_named_and_stays_in_fp32(
     assert any(reason in text for text in half.kept.values())
     assert LAYER in str(half)
     check_sorted(half.model.graph)
-    assert cost(model, half.model, pictures).passes(GATES["fp16"])
+    assert judge(cost(model, half.model, pictures), GATES["fp16"]).passed
     # The control: the same network without the search.
     monkeypatch.setattr(fp16, "HEADROOM", 0.0)
     monkeypatch.setattr(fp16, "_unfit", lambda name, weight: None)
     with np.errstate(over="ignore"):
         blind = to_fp16(model)
     assert not blind.kept
-    assert not cost(model, blind.model, pictures).passes(GATES["fp16"])
+    assert not judge(cost(model, blind.model, pictures), GATES["fp16"]).passed
 
 
 def test_pictures_that_overflow_are_seen_in_any_batch(built_in: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +189,7 @@ def test_layers_can_be_kept(built_in: Any, pictures: Images) -> None:
     assert names["layer1.0.conv1.weight"].dtype == np.float16
     # In front of and behind the first layer, and in front of the last.
     assert len(half.model.graph.node) == len(built_in.graph.node) + 3
-    assert cost(built_in, half.model, pictures).passes(GATES["fp16"])
+    assert judge(cost(built_in, half.model, pictures), GATES["fp16"]).passed
 
 
 def test_what_makes_no_sense_is_refused(built_in: Any) -> None:
@@ -207,7 +209,7 @@ def test_adopted_graphs(tmp_path: Path, photos: Photos, head: str) -> None:
     half = to_fp16(model)
     check_sorted(half.model.graph)
     images = photos(24, 24)
-    assert cost(model, half.model, images).passes(GATES["fp16"])
+    assert judge(cost(model, half.model, images), GATES["fp16"]).passed
     left = {"softmax-flatten": ["Softmax", "Flatten", "Max", "Log"], "log-softmax": ["LogSoftmax", "Identity"]}.get(
         head, []
     )
@@ -280,4 +282,4 @@ def test_what_has_no_half_form_stays_in_fp32(built_in: Any, pictures: Images) ->
     assert half.kept.keys() >= {"t1", "t2", "t5", "t7"}
     assert weights(half.model)["w1"].dtype == np.float16
     check_sorted(half.model.graph)
-    assert cost(model, half.model, pictures).passes(GATES["fp16"])
+    assert judge(cost(model, half.model, pictures), GATES["fp16"]).passed

@@ -28,7 +28,9 @@ from resnet_infer.models.checkpoint import load_checkpoint  # noqa: E402
 from resnet_infer.models.graph import build_graph, set_spec  # noqa: E402
 from resnet_infer.models.spec import METADATA_KEY, InputSpec, ModelSpec  # noqa: E402
 from resnet_infer.runtimes.base import Images  # noqa: E402
-from resnet_infer.verification.gates import GATES, Cost, measure  # noqa: E402
+from resnet_infer.verification.gates import judge  # noqa: E402
+from resnet_infer.verification.metrics import Cost, measure  # noqa: E402
+from resnet_infer.verification.tolerances import GATES  # noqa: E402
 from tests.converters.importers.test_onnx import LABELS, OPTIONS, foreign, save  # noqa: E402
 from tests.converters.precision.test_placement import Graph, answers, calibrated, check_weights, narrow  # noqa: E402
 
@@ -54,7 +56,7 @@ def test_it_answers_as_the_fp32_net(
 ) -> None:
     images = photos(64, 32, seed=3)
     found = cost(trained, images, target=target, method=method)
-    assert found.passes(GATES["int8"])
+    assert judge(found, GATES["int8"]).passed
     assert found.error < 0.01
 
 
@@ -66,7 +68,7 @@ def test_ruined_ranges_ruin_the_answers(trained: tuple[Any, Calibration], photos
     sound = cost(trained, images, target=target)
     for factor in (0.1, 30):
         ruined = cost(trained, images, calibration.scaled(factor), target=target)
-        assert not ruined.passes(GATES["int8"])
+        assert not judge(ruined, GATES["int8"]).passed
         assert ruined.error > 0.2
     one = cost(trained, images, calibration.scaled(0.1, ["layer2.1.relu1.out"]), target=target)
     assert ruined.error > one.error > sound.error + 0.002
@@ -87,10 +89,10 @@ def test_two_of_the_classes_pass_and_fail_as_all_do(
 
     reference = halved(model)
     for target in TARGETS:
-        assert measure(reference, halved(quantize(model, calibration, target=target))).passes(GATES["int8"])
+        assert judge(measure(reference, halved(quantize(model, calibration, target=target))), GATES["int8"]).passed
     for tensor in ("relu1.out", "layer2.0.relu.out", "layer3.2.relu.out"):
         wrong = quantize(model, calibration.scaled(0.1, [tensor]), target="cpu")
-        assert not measure(reference, halved(wrong)).passes(GATES["int8"])
+        assert not judge(measure(reference, halved(wrong)), GATES["int8"]).passed
 
 
 def test_seven_bits_do_not_saturate_sixteen(trained: tuple[Any, Calibration], photos: Photos) -> None:
@@ -98,7 +100,7 @@ def test_seven_bits_do_not_saturate_sixteen(trained: tuple[Any, Calibration], ph
     graph = Graph(quantize(model, calibration, target="cpu", weight_bits=7))
     check_weights(graph, limit=64)
     assert 2 * 255 * 64 < 2**15
-    assert cost(trained, photos(64, 32, seed=3), target="cpu", weight_bits=7).passes(GATES["int8"])
+    assert judge(cost(trained, photos(64, 32, seed=3), target="cpu", weight_bits=7), GATES["int8"]).passed
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -1,0 +1,123 @@
+"""How texts of the command line are read: numbers, choices, names and class orders, alike in every command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import typer
+
+from resnet_infer.errors import UsageError
+from resnet_infer.utils.inputs import read_lines
+
+Number = TypeVar("Number", int, float)
+
+MOST = 10**9
+"""Largest batch, number of pictures or repetitions: more than any machine has room or time for."""
+LARGEST_SEED = 2**63 - 1
+"""Largest seed that every random generator takes."""
+
+
+def choice(*values: str) -> Callable[[str | None], str | None]:
+    """Return a callback that takes one of `values` and says "did you mean" to everything else (exit code 2)."""
+
+    def check(value: str | None) -> str | None:
+        if value is None or value in values:
+            return value
+        from difflib import get_close_matches
+
+        close = get_close_matches(value, values, n=1)
+        raise typer.BadParameter(
+            (f"did you mean {close[0]}? " if close else "") + f"{value!r} is not one of {', '.join(values)}"
+        )
+
+    return check
+
+
+def number(value: float | None) -> float | None:
+    """Refuse NaN, which lies within any bounds; a callback."""
+    if value is not None and value != value:
+        raise typer.BadParameter("it is not a number (NaN)")
+    return value
+
+
+def numbers(text: str | None, kind: Callable[[str], Number], mistake: str) -> tuple[Number, ...] | None:
+    """Read numbers with commas between them, e.g. `1,8,32`; None if nothing was given.
+
+    Raises `UsageError` for a text with anything else in it. `mistake` is its message, where `{text}` stands for the
+    text.
+
+        numbers("1,8,32", int, "--batch takes numbers with commas between them, not {text}")  # (1, 8, 32)
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(mistake.format(text=repr(text))) from error
+
+
+def bounded_numbers(option: str, text: str | None, kind: Callable[[str], Number], most: int) -> tuple[Number, ...]:
+    """Read the numbers of `option`, none if it was not given.
+
+    Raises `UsageError`, also for NaN and for more than `most`.
+    """
+    found = numbers(text, kind, f"{option} takes numbers with commas between them, not {{text}}") or ()
+    for value in found:
+        if not value <= most:
+            raise UsageError(f"each number of {option} is at most {most:,}, not {value:g}")
+    return found
+
+
+def any_numbers(text: str | None) -> tuple[float, ...] | None:
+    """Read one or more numbers, None if nothing was given. Raises `UsageError`."""
+    return numbers(text, float, _NO_NUMBERS)
+
+
+def two_numbers(text: str | None, kind: Callable[[str], Number]) -> tuple[Number, ...] | None:
+    """Read two numbers, None if nothing was given. Raises `UsageError`."""
+    found = numbers(text, kind, _NO_NUMBERS)
+    if found is not None and len(found) != 2:
+        raise UsageError(f"{text!r} is not two numbers with a comma between them")
+    return found
+
+
+def channel_values(text: str | None) -> list[float] | None:
+    """Read a value for all channels or for each of three, None if nothing was given. Raises `UsageError`."""
+    mistake = "{text} is not one number, or three with commas between them"
+    found = numbers(text, float, mistake)
+    if found is not None and len(found) not in (1, 3):
+        raise UsageError(mistake.format(text=repr(text)))
+    return None if found is None else list(found)
+
+
+def is_channel_values(text: str | None) -> str | None:
+    """Refuse what `channel_values` does not read; a callback."""
+    try:
+        channel_values(text)
+    except UsageError as error:
+        raise typer.BadParameter(error.message) from error
+    return text
+
+
+def names(text: str | None) -> tuple[str, ...]:
+    """Read names with commas between them; spaces around a name are none of it."""
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+def class_order(text: str | None, *rules: str) -> Any:
+    """Read the order of classes: one of `rules` as it is, or the lines of the file that is named.
+
+    The file is UTF-8, with a byte-order mark or without, and has a class on a line; empty lines are none. Raises
+    `UsageError` where there is no such file.
+    """
+    if text is None or text in rules:
+        return text
+    try:
+        return read_lines(text)
+    except (OSError, UnicodeDecodeError) as error:
+        known = ", ".join(rules)
+        raise UsageError(f"{text} is neither {known} nor a file of class names ({error})") from error
+
+
+_NO_NUMBERS = "{text} is no list of numbers with commas between them"

@@ -1,0 +1,176 @@
+"""How far a candidate's logits are from a reference's: the figures that the checks judge by `tolerances`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_infer.errors import UsageError
+from resnet_infer.runtimes.base import Logits
+from resnet_infer.utils.metrics import Difference, difference, ranks
+from resnet_infer.verification.tolerances import CEILING
+
+Labels = NDArray[np.int64]
+Logits64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """Hold how far a candidate's logits are from the reference's, and how far the source's own float32 is.
+
+    `max_delta` is the largest |difference|: from float64 on `exact_pictures` pictures; on the others, where only the
+    source's float32 is known, from that, less `own_delta`. `own_delta` is the largest |difference| of the source's
+    float32 from float64, None without float64. `spread` is that of the source's logits.
+    """
+
+    max_delta: float
+    own_delta: float | None
+    exact_pictures: int
+    spread: float
+
+    @property
+    def relative_delta(self) -> float:
+        """`max_delta` as a fraction of the spread."""
+        return of_spread(self.max_delta, self.spread)
+
+    @property
+    def own_error(self) -> float | None:
+        """`own_delta` as a fraction of the spread."""
+        return None if self.own_delta is None else of_spread(self.own_delta, self.spread)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Hold how far a candidate's answers are from its reference's, over `pictures` pictures.
+
+    `error` is the mean squared change of the logits over their variance, both over all pictures and classes together;
+    `largest_error` is that of the worst single picture. Two things count for nothing: what the reference's logits of
+    a class have in common over the pictures, and what a picture's logits have in common over the classes, which no
+    softmax sees. So neither the number of classes nor that of pictures moves it. `agreement` is the share of pictures
+    with the same top-1 class. `difference` is there if the pictures have labels.
+    """
+
+    pictures: int
+    error: float
+    largest_error: float
+    agreement: float
+    difference: Difference | None = None
+
+
+def spread(logits: Logits64) -> float:
+    """Return the standard deviation of logits, (N, classes), over the pictures, each class about its own mean."""
+    return float(np.std(logits - logits.mean(axis=0)))
+
+
+def of_spread(delta: float, spread: float) -> float:
+    """Return a difference of logits as a fraction of their spread, infinity where there is no spread."""
+    return delta / spread if spread > 0 else math.inf
+
+
+def same_answers(reference: Logits | Logits64, candidate: Logits | Logits64) -> NDArray[np.bool_]:
+    """Return for which pictures, (N,), both have the same top-1 class, and the candidate finite logits."""
+    agree = reference.argmax(axis=1) == candidate.argmax(axis=1)
+    same: NDArray[np.bool_] = agree & np.isfinite(candidate).all(axis=1)
+    return same
+
+
+def against_float64(
+    source: Logits, candidate: Logits, exact: Logits64 | None, indices: NDArray[np.int64]
+) -> Deviation | None:
+    """Return the deviation of `candidate` from a reference: `source`, (N, classes), and `exact`, its rows at `indices`.
+
+    None without `exact`, or if that is further than `CEILING` from `source`.
+    """
+    if exact is None:
+        return None
+    expected, actual = source.astype(np.float64), candidate.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # what is not finite fails
+        own = float(np.abs(expected[indices] - exact).max())
+        deltas = np.maximum(np.abs(actual - expected) - own, 0)
+        deltas[indices] = np.abs(actual[indices] - exact)
+        found = Deviation(float(deltas.max()), own, len(indices), spread(expected))
+    return found if (found.own_error or 0.0) <= CEILING else None
+
+
+def against_float32(source: Logits, candidate: Logits) -> Deviation:
+    """Return the deviation of `candidate` from `source`, (N, classes), of which no more is known."""
+    expected = source.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # as above
+        return Deviation(float(np.abs(candidate - expected).max()), None, 0, spread(expected))
+
+
+def measure(reference: Logits, candidate: Logits, labels: Labels | None = None) -> Cost:
+    """Return the cost of `candidate`'s logits, (N, classes), N >= 2.
+
+    Logits that are not finite have an infinite error. Raises `UsageError` for a single picture, and for logits of
+    another shape than the reference's.
+    """
+    if len(reference) < 2 or reference.shape != candidate.shape:
+        raise UsageError(f"logits of {reference.shape} and {candidate.shape} cannot be compared")
+    with np.errstate(all="ignore"):  # what is not finite gets its error below
+        change = _between_classes(candidate.astype(np.float64) - reference)
+        expected = _between_classes(reference.astype(np.float64))
+        # N - 1: about their own mean few pictures vary less than many do.
+        variance = np.square(expected - expected.mean(axis=0)).sum() / (len(expected) - 1)
+        errors = np.square(change).sum(axis=1) / variance
+    errors = np.where(np.isfinite(errors), errors, np.inf)
+    return Cost(
+        pictures=len(reference),
+        error=float(errors.mean()),
+        largest_error=float(errors.max()),
+        agreement=float(same_answers(reference, candidate).mean()),
+        difference=None
+        if labels is None
+        else difference(ranks(reference, labels), ranks(candidate, labels), reference.shape[1]),
+    )
+
+
+def _between_classes(logits: Logits64) -> Logits64:
+    """Return each row less its mean, which no softmax sees; a single class has nothing beside it, and stays."""
+    return logits - logits.mean(axis=1, keepdims=True) if logits.shape[1] > 1 else logits
+
+
+class TensorDelta:
+    """Add up how far two tensors are apart, part by part, in float64."""
+
+    def __init__(self) -> None:
+        self._squares = np.zeros(3)
+        self._largest = 0.0
+
+    def add(self, expected: NDArray[np.float64], actual: NDArray[np.float64]) -> None:
+        """Take in a part of both tensors, of the same shape."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            delta = actual - expected
+            self._squares += [np.vdot(delta, delta), np.vdot(expected, expected), np.vdot(actual, actual)]
+            self._largest = float(np.maximum(self._largest, np.abs(delta).max(initial=0.0)))
+
+    @property
+    def largest(self) -> float:
+        """The largest |difference|."""
+        return self._largest
+
+    @property
+    def relative(self) -> float:
+        """The root of the mean square of the difference over that of the reference."""
+        error, expected, _ = map(float, self._squares)
+        return math.sqrt(error / expected) if expected > 0 else math.inf if error else 0.0
+
+    @property
+    def cosine(self) -> float:
+        """The cosine similarity; of tensors that are zero, 1 if both are."""
+        error, expected, actual = map(float, self._squares)
+        product = (expected + actual - error) / 2
+        norms = math.sqrt(expected * actual) if expected * actual > 0 else 0.0
+        return product / norms if norms else float(error == 0)
+
+
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values for JSON, which has no NaN and no infinity: None for those."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
+    }

@@ -1,0 +1,173 @@
+"""What passes: the tolerances of every check of answers, and the verdict that each of them returns.
+
+The checks themselves are `parity` (an export or import against its source), `gates` (what a lower precision costs),
+`comparison` (any two models), `layers` (two graphs, layer by layer) and `converters.importers.weights_check`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
+
+from resnet_infer.models.spec import Precision
+
+Measured = TypeVar("Measured", covariant=True)
+
+FP32_DELTA = 1e-4
+"""Largest |difference of logits| that always passes in FP32, as a fraction of the logits' spread over the pictures. The
+built-in ResNet-20 reaches 3e-6, on photos and on noise."""
+MARGIN = 3.0
+"""Multiple of the source's own float32 error that passes too: another order of the same sums may err more, not ten
+times more."""
+CEILING = 1e-2
+"""Own float32 error, as a fraction of the spread, up to which float64 is the reference. Beyond it float32 hardly tells
+the pictures apart, and `MARGIN` times as much would let faults pass: an artifact must then answer as the source's own
+float32 does."""
+LARGEST_ERROR = 0.25
+"""Largest logit error that passes beside `Tolerance.max_drop`: where FP32 only guesses, its top-1 error cannot rise."""
+CLEAR = 0.5
+"""Lead of an answer's logit over the next one, in spreads, from which on the answer is clear: rounding does not change
+it."""
+BATCHED = 1e-3
+"""Largest difference of an imported graph's answers to a picture alone and in a batch, relative to the logit and to
+their standard deviation: float32 sums in another order differ by far less, and a graph that mixes pictures by more."""
+PROBABILITIES = 1e-3
+"""Largest distance from 1 of the sum of an imported graph's outputs that are taken for probabilities: FP16 rounds each
+of a thousand by up to 5e-4 of itself."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Hold what a check lets pass; None asks nothing.
+
+    `delta` is the largest |difference of logits|, as a fraction of the spread of the reference's logits. With
+    `own_error` up to `MARGIN` times the reference's own float32 error passes too. `error` is the largest mean squared
+    change of the logits over their variance (`metrics.Cost`). `agreement` is the least share of pictures with the same
+    top-1 class; `comparison` counts only those that the reference answers clearly. `max_drop`, points of percent by
+    which the top-1 error may rise, takes the place of `error` and `agreement`; `LARGEST_ERROR` remains.
+    """
+
+    delta: float | None = None
+    error: float | None = None
+    agreement: float | None = None
+    own_error: bool = False
+    max_drop: float | None = None
+
+    def largest_delta(self, own_error: float | None) -> float:
+        """Return the largest `delta` that passes where the reference's own float32 error, in spreads, is known."""
+        own = MARGIN * own_error if self.own_error and own_error is not None else 0.0
+        return max(self.delta or 0.0, own)
+
+    def to_json(self, *names: str) -> dict[str, Any]:
+        """Return the named fields, in the order given."""
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class Verdict(Generic[Measured]):
+    """Hold what a check measured, and the reasons why that does not pass.
+
+    `measured` is of the check's own type. `str()` gives one line for people, `to_json()` plain JSON.
+
+        verdict = compare(reference, candidate, images)
+        print(verdict, verdict.passed, verdict.failures)
+    """
+
+    measured: Measured
+    failures: tuple[str, ...]
+    line: str = field(repr=False)
+    values: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def passed(self) -> bool:
+        """Whether there is no reason against it."""
+        return not self.failures
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON. Its keys are those of the check."""
+        return dict(self.values)
+
+    def __str__(self) -> str:
+        return self.line
+
+
+PARITY = Tolerance(delta=FP32_DELTA, agreement=1.0, own_error=True)
+"""An FP32 graph against the checkpoint or the foreign graph that it was made from."""
+
+ENGINES: Mapping[Precision, Tolerance] = MappingProxyType(
+    {
+        # Another program on the very same graph: what is left is rounding in another order.
+        "fp32": Tolerance(delta=1e-3, agreement=1.0, own_error=True),
+        # As above, in half precision; rounding may decide between two classes that are close.
+        "fp16": Tolerance(delta=5e-2, agreement=0.9, own_error=True),
+        # Rounding moves an activation by a whole step where it falls on an edge: between ONNX Runtime's own two ways
+        # of running one graph the difference is 0.1 to 0.2.
+        "int8": Tolerance(delta=5e-1, agreement=0.9, own_error=True),
+    }
+)
+"""Precision of a TensorRT engine -> what passes against ONNX Runtime on the graph that it was built from."""
+
+GATES: Mapping[Precision, Tolerance] = MappingProxyType(
+    {
+        # Sound FP16 has an error of 1e-6 to 1e-5.
+        "fp16": Tolerance(error=2e-4, agreement=0.97),
+        # Sound INT8, by every method and for both targets, has an error of 0.0005 to 0.006, seldom more than 0.02 where
+        # as few as 16 pictures judge it; deep networks of two classes reach 0.023 without a wrong answer. Where the
+        # range of a single activation is a tenth of the right one, the error is above 0.1 for half of the activations
+        # and above 0.03 for nine in ten; the others change no more than 6% of the answers.
+        "int8": Tolerance(error=0.03, agreement=0.90),
+    }
+)
+"""Precision -> what it may cost against FP32 where no `--max-drop` is given.
+
+Measured on both built-in networks with all their classes, ten and two of them, and a thousand mixtures of them.
+"""
+
+LIMITS: Mapping[str, Tolerance] = MappingProxyType(
+    {
+        "fp32": Tolerance(delta=FP32_DELTA, agreement=1.0, own_error=True),
+        # Ten bits of mantissa, as FP16 has.
+        "tf32": Tolerance(error=GATES["fp16"].error, agreement=1.0),
+        # FP16 reaches an error of 4e-6 on the built-in ResNet-20, with no clear answer changed.
+        "fp16": Tolerance(error=GATES["fp16"].error, agreement=1.0),
+        # bfloat16 reaches an error of 2.4e-4, with no clear answer changed.
+        "bf16": Tolerance(error=2e-3, agreement=1.0),
+        # INT8 may change a few clear answers too: see `GATES`.
+        "int8": Tolerance(error=GATES["int8"].error, agreement=0.95),
+    }
+)
+"""Precision, highest first -> what passes between a model of that precision and one of the same or a higher one."""
+
+LAYER_LIMITS: Mapping[str, float] = MappingProxyType(
+    {
+        "fp32": 1e-4,  # sums in another order
+        "tf32": 1e-2,  # ten bits of mantissa
+        "fp16": 1e-2,  # ten bits of mantissa
+        "bf16": 5e-2,  # seven bits of mantissa
+        "int8": 0.25,  # 255 steps over the range of a whole tensor
+    }
+)
+"""Precision -> the relative difference of a tensor from which on its layer is said to differ."""
+
+
+def delta_failure(delta: float, allowed: float, beside: str = "") -> list[str]:
+    """Return the reason against a largest |logit delta|, in spreads; none if it is allowed. NaN is not."""
+    if delta <= allowed:
+        return []
+    return [f"max |logit delta|{beside} is {delta:.1e} of the spread, {allowed:.0e} is allowed"]
+
+
+def error_failure(error: float, allowed: float | None) -> list[str]:
+    """Return the reason against a logit error; none if it is allowed. NaN is not."""
+    if allowed is None or error <= allowed:
+        return []
+    return [f"the logit error is {error:.2g} of the variance, {allowed:g} is allowed"]
+
+
+def agreement_failure(agreement: float, least: float | None, answers: str = "answers") -> list[str]:
+    """Return the reason against a share of `answers` that agree; none if it is large enough. NaN is not."""
+    if least is None or agreement >= least:
+        return []
+    return [f"{100 * agreement:.2f}% of the {answers} agree, {100 * least:g}% is asked for"]
