@@ -1,4 +1,4 @@
-"""Options that several commands share, so that they are spelled and checked alike."""
+"""Define the options that several commands share, so that names and checks are the same."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from resnet_infer.utils.threads import MOST_THREADS
 
 
 def choice(*values: str) -> Callable[[str | None], str | None]:
-    """A callback that takes one of `values` and says "did you mean" to everything else (exit code 2)."""
+    """Return a callback that accepts one of `values`. For others it suggests a similar one, with exit code 2."""
 
     def check(value: str | None) -> str | None:
+        """Return the value, or raise `typer.BadParameter`."""
         if value is None or value in values:
             return value
         from difflib import get_close_matches
@@ -29,27 +30,30 @@ def choice(*values: str) -> Callable[[str | None], str | None]:
 
 
 MOST = 10**9
-"""Of a batch, of pictures, of repetitions: more than any machine has room or time for."""
+"""Upper bound of counts (batch, images, repetitions), beyond the memory or time of any machine."""
 LARGEST_SEED = 2**63 - 1
-"""That every generator takes."""
+"""Largest seed that every random generator accepts."""
 
 
 def number(value: float | None) -> float | None:
-    """A callback that refuses NaN, which lies within any bounds."""
+    """Return the value, or raise `typer.BadParameter` for NaN, which bounds do not exclude."""
     if value is not None and value != value:
         raise typer.BadParameter("it is not a number (NaN)")
     return value
 
 
 def introduce_default(model: str | None, instead: str) -> None:
-    """Say what the built-in model knows, if nobody named a model; `instead` is how one is named."""
+    """Note which classes the built-in model knows, if no model is named.
+
+    `instead` is the part of a command line that names a model, such as `-m`.
+    """
     from importlib.util import find_spec
 
     from resnet_infer import zoo
     from resnet_infer.utils.extras import install_command
 
     if not model and zoo.default_model() is None:
-        # Published weights are exported here, once.
+        # Published weights are exported on first use, which needs onnx.
         first = "" if find_spec("onnx") else f"{install_command('export')}, then "
         note(
             f"{zoo.DEFAULT}, which is built in, knows {zoo.BUILT_IN[zoo.DEFAULT]}. "
