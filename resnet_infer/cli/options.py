@@ -13,10 +13,9 @@ from resnet_infer.utils.threads import MOST_THREADS
 
 
 def choice(*values: str) -> Callable[[str | None], str | None]:
-    """Return a callback that accepts one of `values`. For others it suggests a similar one, with exit code 2."""
+    """A callback that takes one of `values` and says "did you mean" to everything else (exit code 2)."""
 
     def check(value: str | None) -> str | None:
-        """Return the value, or raise `typer.BadParameter`."""
         if value is None or value in values:
             return value
         from difflib import get_close_matches
@@ -30,13 +29,13 @@ def choice(*values: str) -> Callable[[str | None], str | None]:
 
 
 MOST = 10**9
-"""Upper bound of counts (batch, images, repetitions), beyond the memory or time of any machine."""
+"""Of a batch, of pictures, of repetitions: more than any machine has room or time for."""
 LARGEST_SEED = 2**63 - 1
-"""Largest seed that every random generator accepts."""
+"""That every generator takes."""
 
 
 def number(value: float | None) -> float | None:
-    """Return the value, or raise `typer.BadParameter` for NaN, which bounds do not exclude."""
+    """A callback that refuses NaN, which lies within any bounds."""
     if value is not None and value != value:
         raise typer.BadParameter("it is not a number (NaN)")
     return value

@@ -241,7 +241,7 @@ def _open(
 
 
 def _placed_for_cpu(model: str | bytes) -> bool:
-    """Tell whether the model is INT8 with uint8 activations. CUDA has no kernels for it and would copy to the CPU."""
+    """Whether it is INT8 with uint8 activations, for which CUDA has no kernels: its layers would go to and fro."""
     session = ort_session.open_session(model, ort_session.session_options(threads=1, optimize=False))
     quantization = _spec(session, str(model) if isinstance(model, str) else "the model").provenance.get("quantization")
     return isinstance(quantization, dict) and quantization.get("target") == "cpu"
@@ -268,7 +268,7 @@ def _open_gpu(
 
 
 def _tensorrt(model: str | bytes, number: int, engine_cache: Path | None) -> tuple[str, dict[str, Any]]:
-    """Return the TensorRT provider with its options. It must be told the precision, which it does not infer."""
+    """The provider, allowed the precision of the artifact, which it does not read from the graph by itself."""
     # A session is the one way to read the metadata without onnx; without optimisations it opens at once.
     probe = ort_session.open_session(model, ort_session.session_options(threads=1, optimize=False))
     precision = _spec(probe, model if isinstance(model, str) else "the model").precision

@@ -260,7 +260,6 @@ def _require_free(output: Path | None, report: Path | None, logs: Path | None, i
 
 
 def _warn(around: dict[str, Any]) -> list[str]:
-    """Report and return warnings about the machine's state."""
     from resnet_infer.benchmarking.environment import warnings
 
     lines = warnings(around)
@@ -270,7 +269,6 @@ def _warn(around: dict[str, Any]) -> list[str]:
 
 
 def _numbers(option: str, text: str | None, kind: Callable[[str], Number], most: int) -> tuple[Number, ...]:
-    """Parse numbers with commas between them. Raises `UsageError` if one is invalid or above `most`."""
     from resnet_infer.errors import UsageError
 
     try:

@@ -159,7 +159,6 @@ def _graphs(model: str, reference: str) -> tuple[ModelProto, ModelProto]:
 
 
 def _layers(graphs: tuple[ModelProto, ModelProto], pictures: Callable[..., Feed], precision: str) -> LayerReport:
-    """Compare two graphs layer by layer."""
     from resnet_infer.utils.progress import progress
     from resnet_infer.verification.layers import LAYER_LIMITS, PICTURES, compare_layers
 
@@ -169,7 +168,6 @@ def _layers(graphs: tuple[ModelProto, ModelProto], pictures: Callable[..., Feed]
 
 
 def _rows(found: Comparison, feed: Feed) -> list[tuple[str, str]]:
-    """Return the figures of a comparison as names and values."""
     rows = [
         ("pictures", f"{found.pictures:,} of {feed.name}"),
         ("logit delta", f"{found.relative_max:.1e} of the spread at most, {found.relative_mean:.1e} on average"),
@@ -200,7 +198,6 @@ def _rows(found: Comparison, feed: Feed) -> list[tuple[str, str]]:
 
 
 def _layer_table(report: LayerReport) -> str:
-    """Format the differences of the layers as a table."""
     header = ("layer", "operator", "relative delta", "max |delta|", "cosine", "")
     rows = [
         (

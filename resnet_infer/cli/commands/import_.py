@@ -20,7 +20,7 @@ FILTERS = ("bilinear", "bicubic", "lanczos", "box", "hamming", "nearest")
 
 
 def _numbers(value: str | None) -> str | None:
-    """Check that an option is one number, or three with commas between them."""
+    """Check one or three numbers, which `_floats` reads."""
     if value is None:
         return None
     try:
@@ -32,7 +32,6 @@ def _numbers(value: str | None) -> str | None:
 
 
 def _floats(value: str) -> list[float]:
-    """Parse numbers with commas between them. Raises `ValueError`."""
     return [float(part) for part in value.split(",")]
 
 

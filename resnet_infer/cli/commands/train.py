@@ -20,7 +20,6 @@ RUN_FILES = ("last.safetensors", "best.safetensors", "recipe.json", "metrics.csv
 
 
 def _numbers(text: str | None, kind: type = float) -> tuple[Any, ...] | None:
-    """Parse numbers with commas between them. Raises `UsageError`."""
     from resnet_infer.errors import UsageError
 
     try:
@@ -30,7 +29,6 @@ def _numbers(text: str | None, kind: type = float) -> tuple[Any, ...] | None:
 
 
 def _two(text: str | None, kind: type = float) -> tuple[Any, ...] | None:
-    """Parse two numbers with a comma between them. Raises `UsageError`."""
     from resnet_infer.errors import UsageError
 
     numbers = _numbers(text, kind)
@@ -40,7 +38,7 @@ def _two(text: str | None, kind: type = float) -> tuple[Any, ...] | None:
 
 
 def _class_order(text: str | None) -> Any:
-    """Return `string`, `natural`, or the lines of a file of class names. Raises `UsageError`."""
+    """string, natural, or the lines of a file."""
     from resnet_infer.errors import UsageError
 
     if text in (None, "string", "natural"):

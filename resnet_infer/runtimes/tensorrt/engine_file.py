@@ -25,7 +25,7 @@ SUFFIX = ".engine"
 FORMAT = 1
 """Version of the sidecar's format."""
 AMPERE = (8, 0)
-"""Smallest compute capability that runs a hardware-compatible engine (`HardwareCompatibilityLevel.AMPERE_PLUS`)."""
+"""The least compute capability of a hardware-compatible engine, TensorRT's level AMPERE_PLUS."""
 _NEWER = {(8, 10), (10, 11)}
 """Major versions of TensorRT whose version-compatible engines the other runs, besides its own."""
 
