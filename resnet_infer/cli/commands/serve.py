@@ -86,7 +86,7 @@ def serve(
     ] = None,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log a line of JSON for every request.")] = False,
 ) -> None:
-    """Serve a model over HTTP until a signal ends the command. Exit with 1 if a worker could not start."""
+    """Serve a model over HTTP until a signal ends the command. Exit with 1 if a worker could not open the model."""
     with needs("serve", "serving a model"):
         import bentoml  # noqa: F401  # first, so that a missing package is reported at once
 
