@@ -1,4 +1,4 @@
-"""Answers as a table, JSON, JSON lines or CSV."""
+"""Write answers as a table, JSON, JSON lines or CSV."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from resnet_infer.classifier import Answer
 
 COLUMNS = ("source", "rank", "label", "probability", "index", "id", "error")
-"""Of the CSV. A picture that could not be read has one row, with its error."""
+"""Columns of the CSV. An image that could not be read has one row, with its error."""
 
 
 def _table(answers: Iterable[Answer], stream: TextIO) -> None:
+    """Write a table: for each image its classes with percentages and bars."""
     for number, answer in enumerate(answers):
         labels = [printable(item.label) for item in answer.predictions]
         width = max(map(len, labels), default=0)
@@ -31,26 +32,28 @@ def _table(answers: Iterable[Answer], stream: TextIO) -> None:
 
 
 def _json(answers: Iterable[Answer], stream: TextIO) -> None:
+    """Write one JSON array, which is closed even if the answers end with an exception."""
     separator = "["
     try:
         for answer in answers:
             stream.write(f"{separator}\n  {_dumps(answer, stream)}")
             separator = ","
     except BaseException:
-        with suppress(OSError, ValueError):  # what is kept is JSON, too
+        with suppress(OSError, ValueError):  # so that kept answers are valid JSON
             stream.write("[]\n" if separator == "[" else "\n]\n")
         raise
     stream.write("[]\n" if separator == "[" else "\n]\n")
 
 
 def _jsonl(answers: Iterable[Answer], stream: TextIO) -> None:
+    """Write a JSON object per line, and flush each."""
     for answer in answers:
         stream.write(_dumps(answer, stream) + "\n")
-        flush(stream)  # a reader need not wait for a full buffer
+        flush(stream)  # a reader sees each answer at once
 
 
 def _dumps(answer: Answer, stream: TextIO) -> str:
-    """JSON, escaped where the stream cannot show it or a file's name is no text."""
+    """Return an answer as JSON, in ASCII if the stream cannot encode it or a file's name is not valid text."""
     text = strict_json.dumps(answer.to_json(), ensure_ascii=False)
     try:
         text.encode(encoding_of(stream))
@@ -60,6 +63,7 @@ def _dumps(answer: Answer, stream: TextIO) -> str:
 
 
 def _csv(answers: Iterable[Answer], stream: TextIO) -> None:
+    """Write a row per class, or one with the error, below the header `COLUMNS`."""
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(COLUMNS)
     for answer in answers:
@@ -76,4 +80,4 @@ WRITERS: dict[str, Callable[[Iterable[Answer], TextIO], None]] = {
     "jsonl": _jsonl,
     "csv": _csv,
 }
-"""Form -> what writes it."""
+"""Name of a format -> function that writes it to a stream."""

@@ -1,4 +1,7 @@
-"""The command `resnet-infer`: a table of commands, each imported when it is called, and one place for exit codes."""
+"""Run the command `resnet-infer`: look the command up in a table, import it, and turn errors into exit codes.
+
+The commands themselves are in `cli.commands`, and imported only when they are called.
+"""
 
 from __future__ import annotations
 
@@ -36,19 +39,21 @@ COMMANDS = {
     "cache": "List, verify or clear what was downloaded and exported for models by name.",
     "env": "Show versions, devices and runtimes, and what is missing.",
 }
-"""Command -> what it does. The command `x` is the function `x` of the module `resnet_infer.cli.commands.x`.
+"""Command -> help text. The command `x` is the function `x` of the module `resnet_infer.cli.commands.x`.
 
-The name of a command that is a keyword of Python has an underscore after it there.
+Module and function have a trailing underscore if the name is a Python keyword (`import_`).
 """
 
 
 class _Commands(TyperGroup):
-    """A group that knows its commands by name and imports one only to run it."""
+    """List commands from `COMMANDS`, import them when they run, and report their errors."""
 
     def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of the commands, in the order of the help."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Import a command, or return None for an unknown name. Its help is `COMMANDS`, not its docstring."""
         if cmd_name not in COMMANDS:
             return None
         one = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -58,6 +63,7 @@ class _Commands(TyperGroup):
         return typer.main.get_command(one)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command in `args`. Fail for an unknown one, and suggest a similar name."""
         if args[0] not in COMMANDS:
             from difflib import get_close_matches
 
@@ -66,10 +72,12 @@ class _Commands(TyperGroup):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the list of commands for `--help` without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse the arguments, and make usage errors printable."""
         try:
             return super().make_context(*args, **kwargs)
         except Exception as error:
@@ -77,6 +85,7 @@ class _Commands(TyperGroup):
             raise
 
     def invoke(self, ctx: Any) -> Any:
+        """Run a command, and turn an exception into a message and an exit code."""
         debug = ctx.params.get("debug", False)
         try:
             result = super().invoke(ctx)
@@ -93,11 +102,11 @@ class _Commands(TyperGroup):
             note(ended_by())
             code = exit_code()
         except BrokenPipeError:
-            # The reader (`head`, a pager) has gone.
+            # The reader (`head`, a pager) has ended.
             _drop_stdout()
             code = 1
-        except Exception as error:  # the last line of defence: no traceback for a user
-            if debug or hasattr(error, "show"):  # usage errors, which typer shows itself
+        except Exception as error:  # users get a message, not a traceback
+            if debug or hasattr(error, "show"):  # typer shows usage errors itself
                 _make_printable(error)
                 raise
             if isinstance(error, ValueError) and getattr(sys.stdout, "closed", False):
@@ -107,7 +116,7 @@ class _Commands(TyperGroup):
                 _drop_stdout()
                 _fail_to_write(error)
                 raise typer.Exit(1) from error
-            if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):  # tempfile's own words
+            if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):  # raised by tempfile
                 fail("there is no temporary folder that can be written", "set TMPDIR to a folder that can be written")
                 raise typer.Exit(1) from error
             if isinstance(error, OSError) and error.filename is not None and (todo := REMEDIES.get(error.errno or 0)):
@@ -125,15 +134,16 @@ class _Commands(TyperGroup):
 
 
 def _make_printable(error: Exception) -> None:
-    """Of a usage error: what it says of arguments, which may be names of files."""
+    """Escape what is unprintable in the message of a usage error, which may quote the names of files."""
     if isinstance(message := getattr(error, "message", None), str):
         error.message = "\n".join(map(printable, message.split("\n")))  # type: ignore[attr-defined]
 
 
 def _known(error: Exception) -> ResnetInferError | None:
-    """What to say of an error that any command may meet: memory or threads that ran out, a package that does not load.
+    """Return a clear error for an exception that any command may raise, or None.
 
-    And of a graph that protobuf does not write: its `EncodeError` is not ours to import.
+    These are: memory or threads exhausted, a package that does not load, and protobuf's `EncodeError`, which is
+    recognised by name so that protobuf need not be imported.
     """
     if type(error).__name__ == "EncodeError" and type(error).__module__.startswith("google.protobuf"):
         return ModelError(
@@ -152,21 +162,21 @@ def _known(error: Exception) -> ResnetInferError | None:
 
 
 def _fail_to_write(error: OSError) -> None:
-    """Say why stdout takes nothing, and what to do about it."""
+    """Report why stdout cannot be written, with a hint."""
     reason = (error.strerror or str(error)).lower()
     fail(f"cannot write the result: {reason}", REMEDIES.get(error.errno or 0))
 
 
 def _drop_stdout() -> None:
-    """Keep the interpreter from complaining when it flushes what stdout no longer takes."""
-    with suppress(OSError, ValueError, AttributeError):  # a stream that has no descriptor
+    """Redirect stdout to the null device, so that the interpreter's last flush does not fail."""
+    with suppress(OSError, ValueError, AttributeError):  # a stream without a descriptor
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 _UNWRITABLE = {*REMEDIES, EBADF}
-"""How writing to stdout fails, or to a file that is nobody's result."""
+"""Error numbers of failed writes to stdout, or to a file that is not the result."""
 _WITHOUT_STDOUT = {"classify", "serve"}
-"""Commands that may have nothing to write there; they look themselves."""
+"""Commands that may run without stdout; they check it themselves."""
 _HELP = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
     cls=_Commands,
@@ -179,6 +189,7 @@ app = typer.Typer(
 
 
 def _version(value: bool) -> None:
+    """Print the version and exit, for `--version`."""
     if value:
         print(f"resnet-infer {__version__}")
         raise typer.Exit
@@ -195,29 +206,29 @@ def options(
 
 
 def main() -> None:
-    """Run the command line; exit with 0, 1 (something failed), 2 (usage), or 128 and the number of a signal.
+    """Run the command line, and exit with its code.
 
-    That is 130 after Ctrl-C, 143 after SIGTERM.
-    Where a standard stream is closed or takes nothing, a result that cannot be written is an error in a line, and what
-    would be said on stderr is not said.
+    The code is 0, 1 (failure), 2 (usage error), or 128 plus the number of a signal (130 after Ctrl-C, 143 after
+    SIGTERM). A result that cannot be written to stdout is an error with a message of one line. Messages that cannot be
+    written to stderr are dropped.
     """
     end_like_ctrl_c()
     limit_libraries()
     _occupy_descriptors()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    if sys.stderr is None:  # typer says there what is wrong with a command
+    if sys.stderr is None:  # typer writes usage errors there
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     code = _run()
     try:
         sys.stderr.flush()
-    except OSError:  # the interpreter would try again, and exit with 120
+    except OSError:  # or the interpreter would try again, and exit with 120
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     sys.exit(code)
 
 
 def _run() -> int:
-    """Run the command line and write out what it has said; the exit code."""
+    """Run the command line, flush stdout, and return the exit code."""
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     if sys.stdout is None and command not in _WITHOUT_STDOUT:
         fail("standard output is closed", "send it to a file, or to /dev/null")
@@ -231,7 +242,7 @@ def _run() -> int:
         flush(sys.stdout)
     except OSError as error:
         said = getattr(error.__context__, "exit_code", None)
-        if isinstance(said, int):  # of a mistake in the command, which typer could not say on stderr
+        if isinstance(said, int):  # of a usage error that could not be written to stderr
             return said
         _drop_stdout()
         if not isinstance(error, BrokenPipeError):
@@ -241,9 +252,9 @@ def _run() -> int:
 
 
 def _occupy_descriptors() -> None:
-    """Put the null device where a standard stream is closed: the next file that is opened would get its number.
+    """Open the null device in place of each closed standard stream.
 
-    Then whatever a library prints would be written into that file.
+    Otherwise the next file that is opened would get the stream's descriptor, and libraries would print into that file.
     """
     for number in range(3):
         try:

@@ -1,4 +1,4 @@
-"""Options that several commands share, so that they are spelled and checked alike."""
+"""Define the options that several commands share, so that names and checks are the same."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from resnet_infer.utils.threads import MOST_THREADS
 
 
 def introduce_default(model: str | None, instead: str) -> None:
-    """Say what the built-in model knows, if nobody named a model; `instead` is how one is named."""
+    """Note which classes the built-in model knows, if no model is named.
+
+    `instead` is the part of a command line that names a model, such as `-m`.
+    """
     from importlib.util import find_spec
 
     from resnet_infer import zoo
     from resnet_infer.utils.extras import install_command
 
     if not model and zoo.default_model() is None:
-        # Published weights are exported here, once.
+        # Published weights are exported on first use, which needs onnx.
         first = "" if find_spec("onnx") else f"{install_command('export')}, then "
         note(
             f"{zoo.DEFAULT}, which is built in, knows {zoo.BUILT_IN[zoo.DEFAULT]}. "

@@ -1,4 +1,4 @@
-"""What `resnet-infer evaluate` prints for people."""
+"""Format the results of `resnet-infer evaluate` as text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from resnet_infer.utils.console import table
 
 
 def evaluation_table(found: Evaluation) -> str:
-    """Errors, differences to the reference, and times."""
+    """Return the errors, the differences to the reference and the times as text."""
     header = ["model", "runs on", "precision", "protocol", "top-1 error", "95%", "top-5 error", "95%"]
     columns: list[tuple[str, Callable[[Result], str]]] = [
         ("paper", lambda item: next((str(row) for source, row in item.published if source.source == PAPER), "")),
@@ -52,14 +52,14 @@ def evaluation_table(found: Evaluation) -> str:
 
 
 def _published(found: Evaluation, columns: Sequence[str]) -> list[str]:
-    """Of which pictures the published figures are."""
+    """Return a line that names the images of the published figures."""
     data = dict.fromkeys(source.data for item in found.results for source, _ in item.published)
     sets = ", ".join(f"the whole {name} set ({PICTURES[name]:,} pictures)" for name in data)
     return [f"{' and '.join(columns)}: on {sets}"] if sets else []
 
 
 def _recorded(item: Result) -> str:
-    """What the spec says, and by which runtime where that is another."""
+    """Return the error in the spec, and its runtime where that differs."""
     if item.recorded is None:
         return ""
     elsewhere = item.recorded.runtime not in (None, item.runtime.get("runtime"))
@@ -67,16 +67,19 @@ def _recorded(item: Result) -> str:
 
 
 def _rate(rate: Rate) -> tuple[str, str]:
+    """Format an error and its confidence interval."""
     low, high = rate.interval
     return str(rate), f"{low:.2f}-{high:.2f}"
 
 
 def _speed(found: Evaluation) -> list[str]:
+    """Return the throughput and the times of the stages as lines."""
     seconds = found.seconds
     if not seconds.pictures:
         return ["no picture was left to be answered"]
 
     def ms(value: float) -> str:
+        """Format seconds as milliseconds."""
         return f"{1000 * value:.2f}"
 
     count = seconds.pictures
@@ -92,7 +95,7 @@ def _speed(found: Evaluation) -> list[str]:
 
 
 def paper_tables() -> str:
-    """The tables of `paper.TABLES`."""
+    """Return the tables of `paper.TABLES` as text."""
     parts = []
     for item in TABLES:
         columns = [name for name in ("top1", "top5") if any(getattr(row, name) is not None for row in item.rows)]

@@ -1,0 +1,1 @@
+"""Run checkpoints and artifacts: ONNX Runtime, OpenVINO, TensorRT and torch behind one interface."""

@@ -1,7 +1,8 @@
-"""Class activation maps: where in a picture a network that ends in global pooling sees a class.
+"""Compute class activation maps: where in an image a network with global average pooling sees a class.
 
-Zhou et al., "Learning Deep Features for Discriminative Localization" (2016), section 2: the last feature maps, weighted
-by the last layer's weights for the class. Their mean is the class's logit, up to its bias.
+Zhou et al., "Learning Deep Features for Discriminative Localization" (CVPR 2016), section 2: the map of a class is the
+sum of the last feature maps, weighted by the last layer's weights for the class. Its mean is the class's logit without
+the bias.
 """
 
 from __future__ import annotations
@@ -25,18 +26,25 @@ with needs("cpu", "drawing class activation maps"):
     from resnet_infer.runtimes import ort_session
 
 _POOLS = ("GlobalAveragePool", "ReduceMean")
+"""ONNX operators that write global average pooling."""
 _PASSED = ("Flatten", "Reshape", "Squeeze", "Identity", "Cast", "Dropout", "QuantizeLinear", "DequantizeLinear")
-"""Operators between pooling and the last layer, and before a weight, that change no value or hardly any."""
+"""ONNX operators allowed between pooling and the last layer: they keep the values, or only round them."""
 PROBES = 4
+"""Number of synthetic images on which the maps are checked against the logits."""
 TOLERANCE = 0.25
-"""How much of what the logits of different pictures differ by the maps may leave unexplained: INT8 rounds."""
+"""Largest standard deviation over images of what the maps leave unexplained, as a fraction of that of the logits.
+
+It allows for the rounding of INT8.
+"""
 
 
 class ActivationMaps:
-    """A second session of an `.onnx` artifact, on the CPU, that puts out the last feature maps.
+    """Compute the class activation maps of an `.onnx` artifact, in a session of its own on the CPU.
 
-    Raises `ModelError` for a network that is not global average pooling and one linear layer at its end: on a few
-    pictures, the maps must explain the logits.
+    `size` is the (height, width) that the artifact takes, None for a side that is open.
+
+    Raises `ModelError` unless the network ends in global average pooling and one linear layer. This is read from the
+    graph and checked on `PROBES` synthetic images: the means of the maps must equal the logits without the bias.
     """
 
     def __init__(self, artifact: Path, spec: ModelSpec, size: tuple[int | None, int | None] = (None, None)) -> None:
@@ -55,7 +63,10 @@ class ActivationMaps:
         self._weight = _oriented(np.asarray(matrix, np.float32), np.asarray(maps, np.float32), logits, artifact)
 
     def __call__(self, view: Images, classes: Sequence[int]) -> NDArray[np.float32]:
-        """The maps (classes, h, w) of one view, uint8 (1, height, width, 3), in units of logits."""
+        """Return the maps of `classes`, float32 (len(classes), h, w), in units of logits.
+
+        `view` is one uint8 image (1, height, width, 3); h and w are the sides of the last feature maps.
+        """
         with CALLS:
             (maps,) = self._session.run([self._features], {self._input: view})
         result: NDArray[np.float32] = np.einsum("kc,chw->khw", self._weight[list(classes)], maps[0].astype(np.float32))
@@ -63,10 +74,11 @@ class ActivationMaps:
 
 
 def _find(graph: Graph, artifact: Path) -> tuple[str, str]:
-    """The names of the last feature maps and of the last layer's weight."""
+    """Find the tensor names of the last feature maps and of the last layer's weight. Raises `ModelError`."""
     makers = {output: node for node in graph.nodes for output in node.outputs}
 
     def above(tensor: str) -> Iterator[Node]:
+        """Yield the nodes on the path from `tensor` up to the graph's input, along first inputs."""
         while tensor in makers:
             yield makers[tensor]
             tensor = makers[tensor].inputs[0] if makers[tensor].inputs else ""
@@ -83,7 +95,11 @@ def _find(graph: Graph, artifact: Path) -> tuple[str, str]:
 
 
 def _oriented(matrix: Any, maps: Any, logits: Any, artifact: Path) -> NDArray[np.float32]:
-    """The weight as (classes, channels), if the maps and it give the logits but for a constant: the bias."""
+    """Return the weight as float32 (classes, channels), transposed if the graph stores (channels, classes).
+
+    `maps` are (N, channels, h, w), `logits` (N, classes). Raises `ModelError` unless the pooled maps times the weight
+    are the logits without a constant (the bias), within `TOLERANCE`.
+    """
     if maps.ndim == 4 and matrix.ndim == 2:
         pooled = maps.mean(axis=(2, 3))
         for weight in (matrix, matrix.T):

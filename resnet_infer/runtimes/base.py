@@ -1,4 +1,7 @@
-"""What every runtime is: uint8 pictures in, float32 logits out, all checks in one place."""
+"""Define the interface of every runtime: uint8 images in, float32 logits out.
+
+All checks of inputs and outputs are here, as is what happens in forked processes. Subclasses only compute.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,20 @@ from resnet_infer.utils import lifetime
 from resnet_infer.utils.heap import give_back
 
 Images = NDArray[np.uint8]
+"""RGB images of shape (N, height, width, 3)."""
 Logits = NDArray[np.float32]
+"""Logits of shape (N, classes), in the order of the spec's classes."""
 RuntimeT = TypeVar("RuntimeT", bound="Runtime")
 
 
 def parse_device(device: str) -> tuple[str, int]:
-    """`auto`, `cpu`, `cuda` or `cuda:N` as its kind and N, 0 where there is none. Raises `UsageError` for others."""
+    """Split `auto`, `cpu`, `cuda` or `cuda:N` into its kind and N, which is 0 by default.
+
+    Raises `UsageError` for any other text.
+
+    >>> parse_device("cuda:1")
+    ('cuda', 1)
+    """
     match = re.fullmatch(r"(auto|cpu|cuda)|cuda:([0-9]+)", device)
     if match is None:
         raise UsageError(
@@ -39,22 +50,36 @@ def parse_device(device: str) -> tuple[str, int]:
 
 
 class Runtime(ABC):
-    """A loaded artifact on a device. Subclasses fill in `_run`, and `_transfer` and `_free` where there is something to
-    do; callers use the instance as a function.
+    """Run a loaded model on a device.
 
-    `size` is the (height, width) that the artifact takes, None where it is open. Instances are context managers.
+    Call the instance to compute logits. It is also a context manager that closes itself. Subclasses implement `_run`,
+    and `_transfer` and `_free` where they copy to a device or hold memory.
 
-    A forked child may use an instance that it inherits: it is opened again, with the same arguments, when it is first
-    called there. One on a GPU is refused there, and so is one of a file that has changed since it was opened. When the
-    program ends, calls in progress are waited for, and threads that go on begin no others.
+    - `spec`: the model's spec.
+    - `device`: the device in use, `cpu` or `cuda:N`.
+    - `size`: the (height, width) in pixels that the model takes, None for a side that is open.
+
+    A forked child process may use an instance that it inherits: the first call there opens the model again with the
+    same arguments. It raises `RuntimeUnavailableError` for an instance on a GPU, and `ModelError` if the file has
+    changed since it was opened. When the program ends, calls in progress are finished; other threads cannot start new
+    ones.
+
+    Example:
+        with open_runtime(Path("model.onnx")) as runtime:
+            logits = runtime(np.zeros((1, 224, 224, 3), np.uint8))  # float32 (1, classes)
     """
 
     name: ClassVar[str]
+    """Name of the runtime in the registry."""
     on_calling_thread: ClassVar[bool] = False
-    """Whether a call with one thread computes on the thread that makes it, so that the thread's clock sees the work."""
+    """Whether a call with `threads=1` computes on the calling thread, whose CPU clock then measures the work."""
     in_child: ClassVar[Literal["opened again", "new thread", "as it is"]] = "opened again"
-    """What a forked child does with what it inherits; `new thread`: it is memory, but the thread that forked is not to
-    compute."""
+    """What a forked child process does with an inherited instance.
+
+    - `opened again`: open the model again, because the library does not survive a fork.
+    - `new thread`: use the memory as it is, but compute on another thread than the one that forked.
+    - `as it is`: use it unchanged.
+    """
 
     def __init__(self, spec: ModelSpec, device: str, size: tuple[int | None, int | None]) -> None:
         self.spec, self.device, self.size = spec, device, size
@@ -66,10 +91,13 @@ class Runtime(ABC):
             cls.__init__ = _opening(cls.__init__)  # type: ignore[method-assign]
 
     def __call__(self, images: Images) -> Logits:
-        """Logits (N, classes) of `images`, uint8 (N, height, width, 3), N >= 0.
+        """Compute the logits of a batch.
 
-        Raises `UsageError` for another dtype or shape, and `ModelError` where the graph's answer does not fit its spec;
-        in a forked child what opening raises, and `RuntimeUnavailableError` where it cannot be used.
+        `images` are RGB, uint8 (N, height, width, 3) with N >= 0. Returns float32 (N, classes).
+
+        Raises `UsageError` for another dtype or shape and for a closed instance, and `ModelError` if the model's output
+        does not fit its spec. A forked child also raises what opening raises, and `RuntimeUnavailableError` for an
+        instance on a GPU.
         """
         if self.closed:
             raise UsageError(f"{self.spec.name} was closed; open it again to run it")
@@ -96,25 +124,30 @@ class Runtime(ABC):
         return logits
 
     @abstractmethod
-    def _run(self, images: Images) -> Logits: ...
+    def _run(self, images: Images) -> Logits:
+        """Compute the logits of a checked, contiguous batch of at least one image."""
 
     def transfer(self, images: Images) -> bool:
-        """Copy `images` to the device as a call does, and wait until they are there; False where they need not go."""
+        """Copy `images` to the device as a call does, and wait for it. Benchmarks time this step.
+
+        Returns False, and does nothing, where the model computes in the host's memory.
+        """
         with lifetime.CALLS:
             self._own()
             return self._transfer(images)
 
     def _transfer(self, images: Images) -> bool:
+        """Copy `images` to the device and wait for it. Return False if there is nothing to copy."""
         return False
 
     def describe(self) -> dict[str, Any]:
-        """Runtime, device and what else decides speed, for reports."""
+        """Return the runtime, the device and all other settings that affect speed, as JSON values for reports."""
         return {"runtime": self.name, "device": self.device}
 
     def close(self) -> None:
-        """Free what is held, and give the memory back to the system.
+        """Free the model and return its memory to the operating system. Closing again does nothing.
 
-        What a forked child inherited belongs to its parent, and is only let go of.
+        A forked child does not free what it has inherited and not yet used, which belongs to its parent.
         """
         if not self.closed:
             self.closed = True
@@ -123,8 +156,8 @@ class Runtime(ABC):
                     self._free()
                 give_back()
 
-    def _free(self) -> None:  # noqa: B027  # most hold nothing that has to be dropped
-        """Drop what the instance holds."""
+    def _free(self) -> None:  # noqa: B027  # optional: some runtimes hold nothing
+        """Free what the instance holds."""
 
     def __enter__(self: RuntimeT) -> RuntimeT:
         return self
@@ -134,25 +167,28 @@ class Runtime(ABC):
     ) -> None:
         self.close()
 
-    # In a forked child
+    # Forked child processes
 
     _arguments: tuple[tuple[Any, ...], dict[str, Any]]
+    """Positional and keyword arguments that opened the instance, with paths as `_File`."""
     _inherited = False
+    """Whether a forked child has inherited the instance and not yet taken it over."""
 
     def _inherit(self) -> None:
-        """Leave alone what the parent opened."""
+        """Mark the instance as inherited, and keep the child from freeing what the parent opened."""
         if self.in_child == "opened again" or self.device != "cpu":
             lifetime.keep_for_ever(dict(vars(self)))
         self._inherited = self.in_child != "as it is"
 
     def _own(self) -> None:
-        """Make it fit to be used, where a parent had opened it."""
+        """Take an inherited instance over before its first use in a child."""
         if self._inherited:
             with _REOPENING:
                 self._take_over()
 
     def _take_over(self) -> None:
-        if not self._inherited:  # another thread was first
+        """Open an inherited model again, where its class needs that. Raises `RuntimeUnavailableError` on a GPU."""
+        if not self._inherited:  # another thread has done it
             return
         if self.device != "cpu":
             raise RuntimeUnavailableError(
@@ -167,17 +203,20 @@ class Runtime(ABC):
                     item.require_same()
             arguments, options = _mapped(_path, arguments, options)
             if "device" in signature(type(self)).parameters:
-                options["device"] = "cpu"  # where `auto` led
+                options["device"] = "cpu"  # what `auto` was resolved to
             fresh = type(self)(*arguments, **options)
             vars(self).update({**vars(fresh), "spec": self.spec, "closed": self.closed})
         self._inherited = False
 
 
 _EVERY: weakref.WeakSet[Runtime] = weakref.WeakSet()
+"""All open runtimes of this process."""
 _REOPENING = threading.RLock()
+"""Held while a forked child takes a runtime over. Reentrant, because opening may use other runtimes."""
 
 
 def _inherit_all() -> None:
+    """Mark every runtime as inherited; called in each forked child."""
     global _REOPENING
     _REOPENING = threading.RLock()
     for runtime in list(_EVERY):
@@ -188,14 +227,14 @@ lifetime.in_child(_inherit_all)
 
 
 class _File:
-    """A path among the arguments, and what changes with the file's content."""
+    """Hold the path of an argument and the state of the file, to detect changes to it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self._state = self._look()
 
     def _look(self) -> tuple[int, ...] | None:
-        """None for a folder, and for what is not there."""
+        """Return device, inode, size and modification time in ns; None for a folder or a missing file."""
         try:
             about = self.path.stat()
         except OSError:
@@ -203,7 +242,7 @@ class _File:
         return None if S_ISDIR(about.st_mode) else (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns)
 
     def require_same(self) -> None:
-        """Raise `ModelError` where the file has changed."""
+        """Raise `ModelError` if the file has changed since it was noted."""
         if self._look() != self._state:
             raise ModelError(
                 f"{self.path} has changed since it was opened, before the process was forked",
@@ -212,29 +251,35 @@ class _File:
 
 
 def _noted(value: Any) -> Any:
+    """Replace a path by its `_File`."""
     return _File(value) if isinstance(value, Path) else value
 
 
 def _path(value: Any) -> Any:
+    """Replace a `_File` by its path."""
     return value.path if isinstance(value, _File) else value
 
 
 def _mapped(
     function: Callable[[Any], Any], arguments: tuple[Any, ...], options: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Apply `function` to every argument."""
     return tuple(map(function, arguments)), {name: function(value) for name, value in options.items()}
 
 
 def _opening(init: Callable[..., None]) -> Callable[..., None]:
-    """`init`, of a class, as a call that opens a runtime; its arguments are kept for forked children."""
+    """Wrap a subclass's `__init__` so that it registers the instance and keeps the arguments for forked children.
+
+    A call inside a subclass's own `__init__` is passed on unchanged: opening is complete only at the outermost one.
+    """
 
     @wraps(init)
     def opening(self: Runtime, *arguments: Any, **options: Any) -> None:
-        if type(self).__init__ is not opening:  # it is part of opening a subclass
+        if type(self).__init__ is not opening:  # called by the `__init__` of a subclass
             init(self, *arguments, **options)
             return
         if self.in_child == "opened again":
-            # Before the files are read: a change that comes meanwhile is one.
+            # Noted before the files are read, so that a change while they are read is detected too.
             self._arguments = _mapped(_noted, arguments, options)
         with lifetime.CALLS:
             if self.in_child == "new thread":

@@ -1,4 +1,4 @@
-"""A runtime that computes nothing: what is measured of it is what measuring itself costs."""
+"""Provide a runtime that computes nothing, to measure the overhead of measuring."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from resnet_infer.runtimes.tensorrt.engine_file import EngineInfo, sidecar_path
 
 
 class NullRuntime(Runtime):
-    """Takes a checkpoint's or an artifact's pictures, and answers zeros at once, whatever the device.
+    """Accept the images of a checkpoint or an artifact, and return zeros at once, whatever the device.
 
-    Raises `UsageError` for a device that cannot be, and `ModelError` for a file without a spec.
+    Raises `UsageError` for an invalid device, and `ModelError` for a file without a spec.
     """
 
     name = "null"

@@ -1,4 +1,4 @@
-"""ONNX Runtime on a CPU, on CUDA, or on CUDA with TensorRT inside."""
+"""Run ONNX artifacts with ONNX Runtime: on a CPU, or on a GPU by its execution provider for CUDA or TensorRT."""
 
 from __future__ import annotations
 
@@ -26,15 +26,17 @@ with needs("cpu", "running an ONNX model"):
     from resnet_infer.runtimes import ort_session
 
 Provider = Literal["auto", "cuda", "tensorrt"]
+"""Execution provider on a GPU."""
 
 BUFFERS = 8
-"""Shapes of batches that keep buffers on the device."""
+"""Most batch shapes that keep buffers on the device."""
 
 
 class BoundBuffers:
-    """Input and output of a session in memory of the device, for batches of one shape, at fixed addresses.
+    """Keep a session's input and output in the device's memory, for batches of one shape, at fixed addresses.
 
-    Only the uint8 pictures travel to the device and only the logits back. One call at a time.
+    Only uint8 images are copied to the device and only logits back. One call at a time. Source: "IO binding",
+    https://onnxruntime.ai/docs/performance/tune-performance/iobinding.html.
     """
 
     def __init__(
@@ -48,26 +50,36 @@ class BoundBuffers:
         self._binding.bind_ortvalue_output(logits, self._logits)
 
     def upload(self, images: Images) -> None:
+        """Copy a batch to the device."""
         self._images.update_inplace(images)
 
     def __call__(self, images: Images) -> Logits:
+        """Compute the logits of a batch."""
         self.upload(images)
         self._session.run_with_iobinding(self._binding)
         return np.array(self._logits.numpy())
 
 
 class OnnxRuntime(Runtime):
-    """An `.onnx` artifact of ours in an ONNX Runtime session.
+    """Run an `.onnx` artifact in an ONNX Runtime session.
 
-    `model` is a path or a serialised model; `device` is `auto`, `cpu`, `cuda` or `cuda:N`. `auto` takes CUDA if it
-    starts, but for INT8 that was placed for a CPU; a device that is named is used or `RuntimeUnavailableError` is
-    raised. `threads` is the number of threads inside an operator, by default `cpu.compute_threads`. `optimize=False`
-    runs the graph exactly as it is written.
+    - `model`: path of a file that has a model spec, or a serialised model.
+    - `device`: `auto`, `cpu`, `cuda` or `cuda:N`. `auto` uses CUDA if it starts, except for INT8 exported for a CPU.
+      A device that is named is used, or opening fails.
+    - `threads`: threads inside an operator; default: `cpu.compute_threads`.
+    - `optimize=False`: run the graph as written, without graph optimisations.
+    - `spin=False`: let idle threads sleep. With several sessions in a process, spinning threads take cores from each
+      other.
+    - `provider`: execution provider on the GPU, `cuda` or `tensorrt` (with CUDA for operators that TensorRT does not
+      support). A provider that is named is used, or opening fails.
+    - `engine_cache`: folder in which the TensorRT provider keeps its engines.
+    - `tf32`: let CUDA round the inputs of float32 products to TF32 (10 bits of mantissa), which is faster than FP32
+      and less exact.
 
-    `spin=False` lets threads sleep as soon as they have nothing to do: several sessions in a process otherwise take
-    each other's cores by waiting. `provider` names what runs on the GPU: `cuda`, or `tensorrt` with CUDA for what it
-    does not take; it too is used or refused. `engine_cache` is a folder where TensorRT keeps the engines it builds.
-    `tf32` lets float32 on CUDA be rounded to 10 bits of mantissa in products, which is faster and no longer FP32.
+    Raises `ModelError` for a file that is missing, damaged, without a spec or not fitting it; `UsageError` for options
+    that are invalid together; `RuntimeUnavailableError` for a device or provider that does not start.
+
+    The options are those of https://onnxruntime.ai/docs/execution-providers/.
     """
 
     name = "onnxruntime"
@@ -109,7 +121,7 @@ class OnnxRuntime(Runtime):
         self._input, self._output = images.name, logits.name
         self._buffers: dict[tuple[int, ...], BoundBuffers] = {}
         self.spin, self.optimize = spin, optimize
-        # TensorRT's own default, which ONNX Runtime has no switch for.
+        # TensorRT uses TF32 by default, and ONNX Runtime has no option to switch it off.
         rounded = self.provider == "tensorrt" or (self.provider == "cuda" and tf32)
         self.precision = "tf32" if rounded and spec.precision == "fp32" else spec.precision
         super().__init__(spec, device, (height, width))
@@ -135,7 +147,7 @@ class OnnxRuntime(Runtime):
         return True
 
     def _bound(self, shape: tuple[int, ...]) -> BoundBuffers:
-        """The buffers for batches of this shape, made once; those of the shape used longest ago give way."""
+        """Return the buffers of a batch shape; beyond `BUFFERS` shapes, drop those of the least recently used one."""
         buffers = self._buffers.pop(shape, None)
         if buffers is None:
             device = (self.device.partition(":")[0], parse_device(self.device)[1])
@@ -150,7 +162,7 @@ class OnnxRuntime(Runtime):
         self.session = None
 
     def describe(self) -> dict[str, Any]:
-        """Besides version and threads: `provider`, `precision` as it is run, `spin`, `optimize`."""
+        """Return the base fields, `version`, `threads`, `provider`, `precision` in use, `spin` and `optimize`."""
         threads = self.session.get_session_options().intra_op_num_threads or compute_threads()
         return {
             **super().describe(),
@@ -164,10 +176,12 @@ class OnnxRuntime(Runtime):
 
 
 def _no_text(label: str, error: UnicodeDecodeError) -> ModelError:
+    """Return the error of a model whose names or metadata are not UTF-8."""
     return ModelError(f"{label} is damaged: a name or its metadata is no UTF-8 ({error.reason})")
 
 
 def _spec(session: Any, label: str) -> ModelSpec:
+    """Read the spec from a session's metadata. Raises `ModelError`."""
     try:
         metadata = session.get_modelmeta().custom_metadata_map
     except UnicodeDecodeError as error:
@@ -180,7 +194,7 @@ def _spec(session: Any, label: str) -> ModelSpec:
 
 
 def _tensor(found: Any) -> Tensor:
-    """An input or output as ONNX Runtime describes it; what is no tensor has its own type and no sides."""
+    """Describe an input or output. One that is not a tensor has ONNX Runtime's type as dtype and an empty shape."""
     kind = str(found.type)
     inner = kind.removeprefix("tensor(").removesuffix(")")
     shape = tuple(side if isinstance(side, int) and side > 0 else None for side in found.shape or ())
@@ -188,7 +202,7 @@ def _tensor(found: Any) -> Tensor:
 
 
 def _check(device: str, provider: str, engine_cache: Path | None) -> None:
-    """Raise `UsageError` for what makes no sense together."""
+    """Raise `UsageError` for options that are invalid together."""
     kind, _ = parse_device(device)
     if provider not in get_args(Provider):
         raise UsageError(
@@ -204,7 +218,7 @@ def _check(device: str, provider: str, engine_cache: Path | None) -> None:
 def _open(
     model: str | bytes, options: Any, device: str, provider: str, engine_cache: Path | None, tf32: bool
 ) -> tuple[Any, str, str]:
-    """A session, the device that it runs on, and the provider."""
+    """Open a session. Return it, its device (`cpu`, `cuda:N`) and its provider (`cpu`, `cuda`, `tensorrt`)."""
     kind, number = parse_device(device)
     asked = kind == "cuda" or provider != "auto"
     gpu = asked or (kind == "auto" and ort_session.CUDA in ort_session.available_providers())
@@ -236,7 +250,7 @@ def _placed_for_cpu(model: str | bytes) -> bool:
 def _open_gpu(
     model: str | bytes, options: Any, provider: str, number: int, engine_cache: Path | None, tf32: bool
 ) -> tuple[Any, str]:
-    """A session on a GPU, by the provider asked for; or None, and why there is none."""
+    """Open a session on a GPU with `provider`. Return it and "", or None and the reason why it did not start."""
     wanted, called = (ort_session.CUDA, "CUDA") if provider == "cuda" else (ort_session.TENSORRT, "TensorRT")
     if wanted not in ort_session.available_providers():
         return None, f"this ONNX Runtime has no {called}"
@@ -244,7 +258,7 @@ def _open_gpu(
     if provider == "tensorrt":
         providers.insert(0, _tensorrt(model, number, engine_cache))
     try:
-        # Without this, ONNX Runtime itself would go on with the CPU and say so on stdout.
+        # With fallback, ONNX Runtime would continue on the CPU and print that to stdout.
         session = ort_session.open_session(model, options, providers=providers, fallback=False)
     except Exception as error:  # as above
         return None, f"ONNX Runtime could not start {called} ({first_line(error)})"

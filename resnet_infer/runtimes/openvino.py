@@ -1,4 +1,4 @@
-"""OpenVINO on a CPU: the same `.onnx` artifacts as ONNX Runtime's, in INT8 often faster."""
+"""Run ONNX artifacts with OpenVINO on a CPU, where INT8 is often faster than in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from resnet_infer.utils.threads import require_threads
 
 @contextmanager
 def _without_telemetry() -> Iterator[None]:
-    """`import openvino` tries to import its converter, which reports that to its maker and writes into $HOME."""
+    """Keep `import openvino` from importing its converter, which sends telemetry and writes into $HOME."""
     converter = "openvino.tools.ovc"
     if converter in sys.modules:
         yield
         return
-    sys.modules[converter] = None  # type: ignore[assignment]  # so that importing it fails, which openvino allows for
+    sys.modules[converter] = None  # type: ignore[assignment]  # its import fails, which openvino tolerates
     try:
         yield
     finally:
@@ -38,20 +38,20 @@ def _without_telemetry() -> Iterator[None]:
 with needs("openvino", "the runtime openvino"), _without_telemetry():
     import openvino
 
-    # One for the whole process. A core's CPU plugin gives the thread that loads it a stack for signals and, when the
-    # core goes, puts back the one it had found: of two cores freed in the order they came, the second puts back the
-    # first's, which is no longer mapped, and the next signal (a child that ends, say) kills the process.
+    # One Core for the whole process. Its CPU plugin installs a signal stack (sigaltstack) on the thread that loads it,
+    # and restores the previous stack when the Core is freed. If two Cores are freed in the order of creation, the
+    # second restores the stack of the first, which is unmapped, and the next signal (SIGCHLD, say) kills the process.
     CORE = keep_in_child(openvino.Core())
-    # Its first use sets up a table under a lock of C++, with pauses for other threads: two at once, as in the first
-    # calls of two threads, wait for each other for ever. A module is imported by one thread.
+    # The first use of a type initialises a table under a C++ lock, while releasing the interpreter. Two threads whose
+    # first calls coincide would deadlock. At import there is only one thread here.
     openvino.Type.u8.to_dtype()
 
 
 class _Threads:
-    """Whether OpenVINO counts on threads that are not there.
+    """Track whether OpenVINO would wait for threads that do not exist.
 
-    Those of a network that was freed it keeps for the next one. In a forked child they are gone, and whoever is given
-    them waits for ever; so does who needs a lock that one of them held in a call.
+    OpenVINO keeps the threads of a freed network for the next one. A forked child does not have them, and would wait
+    for them, or for a lock that one of them held in a call, for ever.
     """
 
     def __init__(self) -> None:
@@ -59,16 +59,18 @@ class _Threads:
         in_child(self._lose)
 
     def watch(self, compiled: Any) -> None:
+        """Take note when a compiled network is freed."""
         weakref.finalize(compiled, self._free).atexit = False
 
     def _free(self) -> None:
         self._freed = True
 
     def _lose(self) -> None:
+        """Record a fork, in the child."""
         self._lost, self._freed = self._lost or self._freed or CALLS.cut_off, False
 
     def require(self) -> None:
-        """Raise `RuntimeUnavailableError` where a network cannot be compiled."""
+        """Raise `RuntimeUnavailableError` if this process cannot compile networks."""
         if self._lost:
             raise RuntimeUnavailableError(
                 "OpenVINO does not work in this process: it was forked from one in which a network of OpenVINO had "
@@ -80,22 +82,27 @@ class _Threads:
 
 _THREADS = _Threads()
 _HALF = frozenset({"bf16", "f16"})
+"""OpenVINO's names of 16-bit floating-point precisions."""
 _LAYERS = frozenset({"Convolution", "FullyConnected", "MatMul"})
+"""Types of compiled layers whose precision is reported."""
 
 
 class OpenVinoRuntime(Runtime):
-    """An `.onnx` artifact of ours, compiled by OpenVINO for the CPU. It writes no files and reports to nobody.
+    """Run an `.onnx` artifact, compiled by OpenVINO for the CPU. No files are written and no telemetry is sent.
 
-    `device` is `auto` or `cpu`, both the CPU; others raise `RuntimeUnavailableError`. `threads` is the number of
-    threads of a call, by default `cpu.compute_threads`; as many calls run at a time as the cores have room for, others
-    wait.
+    - `model`: path of a file that has a model spec.
+    - `device`: `auto` or `cpu`, which are the same.
+    - `threads`: threads of a call; default: `cpu.compute_threads`. Calls run side by side while there are cores for
+      them; further calls wait.
+    - `bf16`: allow bfloat16, which is faster than FP32 and less exact.
 
-    By itself OpenVINO computes float layers in bfloat16 where the processor can. Here all of a network is computed in
-    float32, but for what the artifact has in INT8, and what was compiled is asked whether it is. `bf16` lets
-    bfloat16 be used, which is faster and no longer FP32; it raises `RuntimeUnavailableError` where there is none.
+    OpenVINO by default computes float layers in bfloat16 on processors that support it. Here
+    `INFERENCE_PRECISION_HINT` (https://docs.openvino.ai, "Precision Control") is float32, and the compiled network is
+    checked to use only float32, and INT8 where the artifact does.
 
-    In a process that was forked after a network of OpenVINO had been closed, none can be opened: that too raises
-    `RuntimeUnavailableError`.
+    Raises `ModelError` for a file that is missing, damaged, without a spec or not fitting it, and
+    `RuntimeUnavailableError` for another device, for `bf16` on a processor without it, and in a process that was forked
+    after an OpenVINO network had been closed or while other threads were classifying.
     """
 
     name = "openvino"
@@ -118,7 +125,7 @@ class OpenVinoRuntime(Runtime):
             "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
             "NUM_STREAMS": streams,
             "INFERENCE_NUM_THREADS": streams * self.threads,
-            # Pinned, the threads of several processes would share the first cores and leave the others idle.
+            # With pinning, the threads of several processes would share the first cores and leave the others idle.
             "ENABLE_CPU_PINNING": False,
         }
         try:
@@ -143,7 +150,7 @@ class OpenVinoRuntime(Runtime):
         super().__init__(spec, "cpu", (images.shape[1], images.shape[2]))
 
     def _run(self, images: Images) -> Logits:
-        # A request serves one call at a time; there are as many as there ever were calls at a time.
+        # A request serves one call at a time. Requests are created as concurrent calls need them, and kept.
         try:
             request = self._idle.pop()
         except IndexError:
@@ -161,7 +168,7 @@ class OpenVinoRuntime(Runtime):
         self._compiled = None
 
     def describe(self) -> dict[str, Any]:
-        """Besides version and threads: `precision` as it is run, and what OpenVINO says its layers compute in."""
+        """Return the base fields, `version`, `threads`, `precision` in use, and `computes`, the layers' precisions."""
         return {
             **super().describe(),
             "version": openvino.__version__.partition("-")[0],
@@ -172,6 +179,7 @@ class OpenVinoRuntime(Runtime):
 
 
 def _spec(graph: Any, label: str) -> ModelSpec:
+    """Read the spec from a graph's metadata. Raises `ModelError`."""
     place = ["framework", METADATA_KEY]  # where OpenVINO keeps an ONNX file's metadata
     if not graph.has_rt_info(place):
         raise ModelError(
@@ -181,7 +189,7 @@ def _spec(graph: Any, label: str) -> ModelSpec:
 
 
 def _tensor(found: Any) -> Tensor:
-    """An input or output as OpenVINO describes it."""
+    """Describe an input or output of OpenVINO's graph."""
     names = found.get_names()
     shape = found.get_partial_shape()
     sides = (
@@ -193,9 +201,9 @@ def _tensor(found: Any) -> Tensor:
 
 
 def _computes(compiled: Any, label: str, *, half: bool) -> str:
-    """The precisions of the layers as they were compiled, `f32` or `u8`, say.
+    """Return the precisions of the compiled layers, such as `f32` or `f32, u8`.
 
-    Raises `RuntimeUnavailableError` if anything is computed in half precision and `half` does not allow for it.
+    Raises `RuntimeUnavailableError` if anything is computed in 16-bit floating point and `half` is False.
     """
     layers, everything = set(), set()
     for node in compiled.get_runtime_model().get_ops():
@@ -212,6 +220,6 @@ def _computes(compiled: Any, label: str, *, half: bool) -> str:
 
 
 def _reason(error: RuntimeError) -> str:
-    """What OpenVINO says last: its messages begin with places in its source."""
+    """Return the last line of OpenVINO's message, the reason. The lines before it are places in its source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

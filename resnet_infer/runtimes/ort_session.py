@@ -1,10 +1,10 @@
-"""The only module that imports ONNX Runtime, which by itself reports to its maker; here that is switched off.
+"""Open ONNX Runtime sessions with telemetry switched off. No other module may import ONNX Runtime.
 
-On its first import ONNX Runtime (from 1.32 on) writes an identifier of the machine below $HOME/.cache and sends
-events about the process over the network. The variable `ORT_DISABLE_TELEMETRY` must be set before that import, so
-nothing else in the package may import it. Who wants the reports sets the variable to 0.
+On its first import, ONNX Runtime 1.32 or newer writes an identifier of the machine below $HOME/.cache and sends events
+about the process over the network. The variable `ORT_DISABLE_TELEMETRY` must be set before that import. To allow
+telemetry, set the variable to 0.
 
-Import this module inside `extras.needs`: a missing or broken ONNX Runtime raises whatever it does here.
+Import this module inside `extras.needs`, which explains the exceptions of a missing or broken ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from resnet_infer.utils.threads import require_threads
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-import onnxruntime  # only after the variable is set
+import onnxruntime  # must follow the variable
 
 from resnet_infer.utils.cpu import compute_threads, machine_cores, usable_cores
 
@@ -30,6 +30,7 @@ TENSORRT = "TensorrtExecutionProvider"
 
 VERSION: str = onnxruntime.__version__
 FOLDER: str = os.path.dirname(onnxruntime.__file__)
+"""Folder that ONNX Runtime was imported from."""
 
 
 def available_providers() -> list[str]:
@@ -41,17 +42,20 @@ def available_providers() -> list[str]:
 def session_options(
     *, threads: int | None = None, optimize: bool = True, spin: bool = True, silent: bool = False
 ) -> Any:
-    """Make the options of a session.
+    """Create the options of a session, an `onnxruntime.SessionOptions`.
 
-    `threads` is the number of threads inside an operator, by default `cpu.compute_threads`: ONNX Runtime itself would
-    count the machine's cores. `optimize=False` runs the graph as it is written. `spin=False` lets idle threads sleep.
-    `silent` keeps errors from stderr, too: the caller reports them. Raises `UsageError` for a number of threads that
-    cannot be.
+    - `threads`: threads inside an operator; default: `cpu.compute_threads`, which respects CPU affinity and quotas.
+      ONNX Runtime itself counts the cores of the machine.
+    - `optimize=False`: run the graph as written, without graph optimisations.
+    - `spin=False`: let idle threads sleep rather than spin (`session.intra_op.allow_spinning`).
+    - `silent`: write no errors to stderr, for callers that report them.
+
+    Raises `UsageError` for an invalid number of threads.
     """
     require_threads(threads)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4 if silent else 3
-    # Where it may use all cores its own number is the same, and its threads then stay on theirs.
+    # With all cores usable, ONNX Runtime's default is the same number and also pins its threads to cores.
     if threads is not None or usable_cores() < machine_cores():
         options.intra_op_num_threads = threads or compute_threads()
     options.inter_op_num_threads = 1  # operators run one after the other
@@ -63,10 +67,11 @@ def session_options(
 
 
 def open_session(model: str | bytes, options: Any, *, providers: Sequence[Any] = (CPU,), fallback: bool = True) -> Any:
-    """Open a session of the file at a path, or of a serialised model, on the first of `providers` that starts.
+    """Open an `onnxruntime.InferenceSession` of a file's path or a serialised model.
 
-    Raises ONNX Runtime's exceptions, which share no base class but `Exception`. `fallback=False` keeps ONNX Runtime
-    from going on with the CPU, and saying so on stdout, where a provider does not start.
+    `providers` are in order of preference. `fallback=False` raises an exception if one does not start; otherwise ONNX
+    Runtime continues on the CPU and prints that to stdout. Raises ONNX Runtime's exceptions, whose only common base
+    class is `Exception`.
     """
     settings = {} if fallback else {"enable_fallback": 0}
     with lifetime.CALLS:
@@ -75,5 +80,5 @@ def open_session(model: str | bytes, options: Any, *, providers: Sequence[Any] =
 
 
 def device_value(shape: Sequence[int], dtype: type[np.generic], device: tuple[str, int]) -> Any:
-    """Reserve a tensor of `shape` and `dtype` in the memory of a device: its kind (`cuda`) and its number."""
+    """Allocate a tensor of `shape` and `dtype` in the memory of `device`, a kind (`cuda`) and a number."""
     return onnxruntime.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, *device)

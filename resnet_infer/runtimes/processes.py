@@ -1,4 +1,7 @@
-"""Processes that measure: how one is started, how it answers, and how it ended if it did not."""
+"""Start worker processes, and explain how they failed.
+
+This module holds what a parent and its workers share. What the workers do is left to their own modules.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,14 @@ from typing import BinaryIO
 from resnet_infer.errors import ResnetInferError, RuntimeUnavailableError, first_line
 
 _PYTHON = re.compile(r"[^/\\]*(python|pypy|graalpy)[^/\\]*\Z", re.IGNORECASE)
-"""The end of an interpreter's path: python3.12, pythonw.exe, Python, pypy3."""
+"""Pattern of the file name of a Python interpreter: python3.12, pythonw.exe, Python, pypy3."""
 
 
 def interpreter() -> str:
-    """The path of the Python that this program is run by, to start another one.
+    """Return the path of the Python interpreter that runs this program, to start another process with it.
 
-    Raises `RuntimeUnavailableError` where there is none, in a frozen program (PyInstaller and the like) or in one that
-    embeds Python (uWSGI): what is called the executable there is the program, which would start itself.
+    Raises `RuntimeUnavailableError` in a frozen program (PyInstaller) and in one that embeds Python (uWSGI). There
+    `sys.executable` is the program itself, and starting it would start the program again.
     """
     from multiprocessing.spawn import get_executable
 
@@ -27,7 +30,7 @@ def interpreter() -> str:
             f"this program is frozen, so {sys.executable or 'it'} cannot start a Python of its own to measure or serve",
             hint="measure and serve with an installed resnet-infer; classifying needs no process",
         )
-    path = os.fsdecode(get_executable() or "")  # what `multiprocessing` starts, by default `sys.executable`
+    path = os.fsdecode(get_executable() or "")  # by default `sys.executable`
     if not _PYTHON.search(path):
         raise RuntimeUnavailableError(
             f"{path or 'the program around this one'} is no Python, and measuring and serving start one",
@@ -37,14 +40,14 @@ def interpreter() -> str:
 
 
 def command(module: str) -> list[str]:
-    """What starts a process that calls `main` of a module. Raises what `interpreter` does."""
-    # The search path is this process's, not one with the working directory in front.
+    """Return the command line of a process that calls `main()` of `module`. Raises as `interpreter` does."""
+    # Copy this process's search path: `-c` alone would put the working directory in front of it.
     code = f"import sys; sys.path[:] = {sys.path!r}; from {module} import main; main()"
     return [interpreter(), "-c", code]
 
 
 def answer_channel() -> BinaryIO:
-    """This process's stdout, for answers alone: what libraries print there goes to stderr from here on."""
+    """Return the process's stdout as a binary stream, and redirect what libraries print to stdout to stderr."""
     channel = os.fdopen(os.dup(1), "wb")
     try:
         os.dup2(2, 1)
@@ -54,14 +57,17 @@ def answer_channel() -> BinaryIO:
 
 
 def reason(error: Exception) -> str:
-    """Why there is no measurement, in a line, whatever a runtime or its libraries raise."""
+    """Describe an exception of a runtime or its libraries in one line."""
     if isinstance(error, ResnetInferError):
         return error.message
     return f"{type(error).__name__}: {first_line(error)}"
 
 
 def ending(code: int, stderr: bytes) -> str:
-    """How a process ended that has not answered."""
+    """Describe how a process ended that has sent no answer.
+
+    `code` is the return code of `subprocess`, negative for a signal.
+    """
     if code < 0:
         name = signal.Signals(-code).name
         often = ", as when memory runs out" if name == "SIGKILL" else ""

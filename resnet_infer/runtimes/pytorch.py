@@ -1,4 +1,7 @@
-"""The torch module behind the interface of a runtime: the reference in parity checks, and a peer in benchmarks."""
+"""Run a checkpoint as a torch module: the reference in parity checks, and a runtime to compare with in benchmarks.
+
+It needs torch. Settings that the calling program has made for torch are kept.
+"""
 
 from __future__ import annotations
 
@@ -28,23 +31,34 @@ with needs("train", "the torch runtime"):
 
 Value = TypeVar("Value")
 TorchPrecision = Literal["fp32", "tf32", "fp16", "bf16"]
-"""What the network computes in. `fp32` is all of it: on CUDA torch's own default for convolutions is `tf32`."""
+"""Precision of the computation. `fp32` includes convolutions, for which torch uses TF32 on CUDA by default.
+
+Source: https://docs.pytorch.org/docs/stable/notes/cuda.html (TensorFloat-32).
+"""
 
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class TorchRuntime(Runtime):
-    """A checkpoint as the module it was trained as, normalising as the spec defines it.
+    """Run a checkpoint as a torch module, normalising as the spec says.
 
-    As it comes it is the reference: float32, batch normalisation apart. The options make it as fast as torch is:
-    `precision`; `fused` folds batch normalisation into the convolutions; `channels_last` keeps weights and maps in
-    NHWC; `compile` hands the module to `torch.compile`, which needs a C++ compiler and compiles again for other
-    batches. `device` is as in `OnnxRuntime`; `threads` is torch's number of threads during a call,
-    by default as many as the program has set, and no more than there are usable cores.
+    With default options it is the reference: float32, with batch normalisation as separate layers.
 
-    What the program has set for torch stays as it is and changes no answer: number of threads, random numbers, default
-    dtype and device, autocast, precision of products. Threads of the program that compute with torch for the very
-    first time while a call runs may begin with the call's number of threads.
+    - `model`: path of a checkpoint, or a loaded one.
+    - `device`: `auto`, `cpu`, `cuda` or `cuda:N`. `auto` uses CUDA if torch finds a GPU.
+    - `threads`: torch's number of threads during a call on the CPU; default: the number that the program has set, at
+      most the usable cores.
+    - `precision`: what the network computes in. `tf32` needs a GPU.
+    - `fused`: fold batch normalisation into the convolutions.
+    - `channels_last`: keep weights and feature maps in NHWC.
+    - `compile`: use `torch.compile`, which needs a C++ compiler and compiles again for other batch sizes.
+
+    The program's own settings of torch are neither changed nor used: number of threads, random state, default dtype
+    and device, autocast, precision of float32 products. One exception: a thread of the program that first uses torch
+    while a call runs may start with the call's number of threads.
+
+    Raises `UsageError` for an invalid option, `ModelError` for a damaged checkpoint or one without an architecture, and
+    `RuntimeUnavailableError` if the GPU does not exist or the module cannot be compiled.
     """
 
     name = "torch"
@@ -92,16 +106,16 @@ class TorchRuntime(Runtime):
 
     @torch.inference_mode()
     def _run(self, images: Images) -> Logits:
-        # A copy: torch warns of arrays that are read-only, as those made of pictures are.
+        # A copy: torch warns about read-only arrays, and decoded images are read-only.
         pixels = torch.tensor(images, device=self.device).float() / 255
         x = ((pixels - self.mean) / self.std).permute(0, 3, 1, 2).to(self._dtype)
         with _own_threads(self._count()), _products(self.precision, self.device), _no_autocast(self.device):
             logits = self._forward(x.contiguous(memory_format=self._format)).float().cpu().numpy()
-        # A copy: torch frees its own memory outside of Python, where no daemon thread may be when the program ends.
+        # A copy: torch frees its memory outside the interpreter, which a daemon thread must not do at exit.
         return np.array(logits)
 
     def _count(self) -> int:
-        """Threads of a call: those asked for, or as many as the program has set if there are cores for them."""
+        """Return the threads of a call: `threads`, or the number that torch has, at most the usable cores."""
         return self.threads or min(torch.get_num_threads(), self._cores)
 
     def _transfer(self, images: Images) -> bool:
@@ -112,22 +126,22 @@ class TorchRuntime(Runtime):
         return True
 
     def _try(self) -> None:
-        """Compile for one picture. Raises `RuntimeUnavailableError` where torch cannot."""
+        """Compile for a batch of one image. Raises `RuntimeUnavailableError` if that fails."""
         crop = self.spec.input.crop
         try:
             self._run(np.zeros((1, crop, crop, 3), np.uint8))
-        except Exception as error:  # whatever the compilers behind torch.compile stumble over
+        except Exception as error:  # the compilers behind torch.compile raise anything
             raise RuntimeUnavailableError(
                 f"torch cannot compile {self.spec.name} here ({first_line(error)})",
                 hint="install a C++ compiler, or leave `compile` out",
             ) from error
 
     def _free(self) -> None:
-        # All tensors: torch takes the interpreter anew after each that it frees.
+        # Delete every tensor here: torch acquires the interpreter again after each one that it frees.
         del self.network, self._forward, self.mean, self.std
 
     def describe(self) -> dict[str, Any]:
-        """Besides version and threads: `precision`, `fused`, `channels_last`, `compiled`."""
+        """Return the base fields, `version`, `threads`, `precision`, `fused`, `channels_last` and `compiled`."""
         return {
             **super().describe(),
             "version": torch.__version__,
@@ -140,7 +154,7 @@ class TorchRuntime(Runtime):
 
 
 class Float64Network:
-    """A checkpoint as its module in float64 on the CPU: what float32 is judged by."""
+    """Run a checkpoint's module in float64 on the CPU, to measure the error of float32 results against."""
 
     @torch_defaults()
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -153,7 +167,7 @@ class Float64Network:
     @torch_defaults()
     @torch.inference_mode()
     def __call__(self, images: Images) -> NDArray[np.float64]:
-        """Logits (N, classes) of `images`, uint8 (N, height, width, 3)."""
+        """Compute the float64 logits (N, classes) of `images`, uint8 (N, height, width, 3)."""
         pixels = (torch.tensor(images).double() / 255 - self._mean) / self._std
         with _own_threads(min(torch.get_num_threads(), usable_cores())):
             logits: NDArray[np.float64] = self._network(pixels.permute(0, 3, 1, 2).contiguous()).numpy()
@@ -161,10 +175,11 @@ class Float64Network:
 
 
 def _network(checkpoint: Checkpoint, fused: bool) -> ResNet:
+    """Create the module with the checkpoint's weights, float32 on the CPU in evaluation mode."""
     arch = checkpoint.spec.architecture
     assert arch is not None
     with torch.random.fork_rng(devices=()), torch.device("cpu"):
-        network = ResNet(arch).float()  # the program's default dtype may be another
+        network = ResNet(arch).float()  # the program may have set another default dtype
         tensors = {name: torch.tensor(value, dtype=torch.float32) for name, value in checkpoint.weights.items()}
     network.load_state_dict(tensors, strict=False)  # num_batches_tracked is not part of a checkpoint
     network.eval()
@@ -179,9 +194,10 @@ def _network(checkpoint: Checkpoint, fused: bool) -> ResNet:
 
 
 class _Borrowed(Generic[Value]):
-    """A setting of the whole process that calls change while they run; where several run, the last puts it back.
+    """Change a setting of the whole process during calls; the last of several concurrent calls restores it.
 
-    `by_thread`: each thread has a value of its own too, which every call puts back.
+    - `get` and `put`: functions that read and set the value.
+    - `by_thread`: each thread has its own copy of the value, so every call restores it on its thread.
     """
 
     def __init__(self, get: Callable[[], Value], put: Callable[[Value], object], *, by_thread: bool = False) -> None:
@@ -191,13 +207,14 @@ class _Borrowed(Generic[Value]):
         in_child(self._forget)
 
     def _forget(self) -> None:
-        """Also in a child that was just forked, where the calls of the parent's threads do not end."""
+        """Reset the count of calls, also in a forked child, where calls of the parent's other threads never end."""
         self._lock = Lock()
         self._running = 0
         self._before: Value | None = None
 
     @contextmanager
     def __call__(self, value: Value) -> Iterator[None]:
+        """Set `value` for the body of the `with` statement."""
         with self._lock:
             if not self._running:
                 self._before = self.get()
@@ -217,9 +234,9 @@ _threads = _Borrowed(torch.get_num_threads, torch.set_num_threads, by_thread=Tru
 
 
 def _renew_pool() -> None:
-    """In a child that was just forked: let torch leave the threads be that `set_num_threads` began in the parent.
+    """Make torch forget, in a forked child, the pool of threads that `set_num_threads` started in the parent.
 
-    A child that ends otherwise waits for them, in memory that may be gone: SIGSEGV.
+    Otherwise a child that ends waits for those threads, in memory that may be freed already, and dies of SIGSEGV.
     """
     if _threads.used:
         torch.set_num_threads(torch.get_num_threads())
@@ -229,15 +246,19 @@ in_child(_renew_pool)
 
 
 def _own_threads(threads: int) -> AbstractContextManager[None]:
-    """This number of torch's threads."""
+    """Let torch use this number of threads for the body of the `with` statement."""
     return nullcontext() if threads == torch.get_num_threads() else _threads(threads)
 
 
 class _Precisions(_Borrowed[tuple[str, ...]]):
-    """What kinds of products of float32 are computed in."""
+    """Change `fp32_precision`, the precision of float32 products, of several torch backends together.
+
+    `kinds` are backend objects such as `torch.backends.cudnn.conv`; the value has one text for each.
+    """
 
     def __init__(self, *kinds: Any) -> None:
         def put(values: tuple[str, ...]) -> None:
+            """Set the precision of each backend."""
             for kind, value in zip(kinds, values, strict=True):
                 kind.fp32_precision = value
 
@@ -249,7 +270,7 @@ _cuda_products = _Precisions(torch.backends.cudnn.conv, torch.backends.cuda.matm
 
 
 def _products(precision: str, device: str) -> AbstractContextManager[None]:
-    """Products of float32 as `precision` says: exact, but for `tf32`."""
+    """Compute float32 products in IEEE float32, or in TF32 where `precision` is `tf32` and the device is a GPU."""
     if device == "cpu":
         exact = all(value in ("none", "ieee") for value in _cpu_products.get())
         return nullcontext() if exact else _cpu_products(("ieee", "ieee"))
@@ -258,13 +279,16 @@ def _products(precision: str, device: str) -> AbstractContextManager[None]:
 
 
 def _no_autocast(device: str) -> AbstractContextManager[Any]:
-    """Keep a caller's `torch.autocast` from changing what the network computes in."""
+    """Switch a caller's `torch.autocast` off, which would change the precision of the network."""
     kind = device.partition(":")[0]
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def _device(device: str) -> str:
-    """The device that will be used, as torch names it."""
+    """Return the device to use, as torch names it.
+
+    Raises `UsageError` for an invalid name and `RuntimeUnavailableError` for a GPU that torch does not find.
+    """
     kind, number = parse_device(device)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if kind == "cpu" or (kind == "auto" and not count):

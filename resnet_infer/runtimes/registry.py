@@ -1,4 +1,4 @@
-"""The runtimes by name, and the one that opens a given artifact."""
+"""List the runtimes by name, and choose the one that opens a model."""
 
 from __future__ import annotations
 
@@ -15,25 +15,30 @@ from resnet_infer.runtimes.base import Runtime
 from resnet_infer.utils.threads import require_threads
 
 RUNTIMES = {".onnx": "onnxruntime", ".engine": "tensorrt"}
-"""Suffix of an artifact -> the runtime that opens it."""
+"""Suffix of an artifact -> name of the runtime that opens it by default."""
 
 _OPENS = {".onnx": ("onnxruntime", "openvino"), ".engine": ("tensorrt",), CHECKPOINT: ("torch",)}
-"""Suffix -> the runtimes that open such a file, the one first that does it unasked."""
+"""Suffix of a file -> names of the runtimes that open it, the default first."""
 _CLASSES = {
     "onnxruntime": ("resnet_infer.runtimes.onnxruntime", "OnnxRuntime"),
     "openvino": ("resnet_infer.runtimes.openvino", "OpenVinoRuntime"),
     "tensorrt": ("resnet_infer.runtimes.tensorrt.runtime", "TensorRTRuntime"),
     "torch": ("resnet_infer.runtimes.pytorch", "TorchRuntime"),
 }
-"""Runtime -> the module that has its class; imported when it is opened."""
+"""Name of a runtime -> module and class. The module is imported when a model is opened."""
 _NULL = {"null": ("resnet_infer.runtimes.null", "NullRuntime")}
+"""Runtime for benchmarks, which opens every file and computes nothing. Not offered in messages."""
 
 NAMES = tuple(sorted(_CLASSES))
-"""The runtimes that answer. `null` opens everything too, for what measures, and answers nothing."""
+"""Names of the runtimes that compute, without `null`."""
 
 
 def split_runtime(argument: str | None) -> tuple[str | None, str | None]:
-    """`RUNTIME:MODEL` as both; a MODEL alone, or the path of a file that is there, as None and itself."""
+    """Split `RUNTIME:MODEL` into both. A MODEL alone, or the path of an existing file, has None as its runtime.
+
+    >>> split_runtime("torch:resnet50")
+    ('torch', 'resnet50')
+    """
     named, _, model = (argument or "").partition(":")
     if model and (named in NAMES or named in _NULL) and not Path(argument or "").exists():
         return named, model
@@ -43,11 +48,21 @@ def split_runtime(argument: str | None) -> tuple[str | None, str | None]:
 def open_runtime(
     model: Path | Checkpoint, *, runtime: str = "auto", device: str = "auto", threads: int | None = None, **options: Any
 ) -> Runtime:
-    """Load `model` with the runtime named, or with the one for its suffix: an artifact's own, torch for a checkpoint.
+    """Open `model` with a runtime, by default the first for its suffix.
 
-    `threads` are the CPU's: a runtime that uses none passes over them. `options` are the runtime's own, see its class.
-    Raises `UsageError` for an unknown runtime or option, and for a number of threads that cannot be; `ModelError` for a
-    file that the runtime does not open.
+    - `model`: path of an `.onnx` or `.engine` artifact or a `.safetensors` checkpoint, or a loaded checkpoint.
+    - `runtime`: `auto` or one of `NAMES`. `auto` opens `.onnx` with ONNX Runtime, `.engine` with TensorRT and
+      checkpoints with torch.
+    - `device`: `auto`, `cpu`, `cuda` or `cuda:N`. A device that is named is used, or opening fails.
+    - `threads`: number of CPU threads. Runtimes without CPU threads ignore it.
+    - `options`: further keyword arguments of the runtime's class.
+
+    Raises `UsageError` for an unknown runtime or option or an invalid number of threads, `ModelError` for a file that
+    the runtime does not open, and what the runtime's class raises.
+
+    Example:
+        with open_runtime(Path("resnet50.onnx"), device="cpu", threads=4) as runtime:
+            logits = runtime(images)  # uint8 (N, 224, 224, 3) -> float32 (N, 1000)
     """
     require_threads(threads)
     name = _runtime_of(model, runtime)
@@ -66,14 +81,17 @@ def open_runtime(
 
 
 def runtime_class(model: Path | Checkpoint, runtime: str = "auto") -> Callable[..., Runtime]:
-    """The class that opens `model`, imported with the library behind it. Raises as `open_runtime` does."""
+    """Return the class that opens `model`, and import it with its library.
+
+    Raises as `open_runtime` does, and `MissingExtraError` if the library is not installed.
+    """
     module, name = {**_CLASSES, **_NULL}[_runtime_of(model, runtime)]
     opener: Callable[..., Runtime] = getattr(import_module(module), name)
     return opener
 
 
 def _runtime_of(model: Path | Checkpoint, runtime: str) -> str:
-    """The name of the runtime that opens `model`."""
+    """Return the name of the runtime that opens `model`. Raises `UsageError` or `ModelError`."""
     if runtime in _NULL:
         return runtime
     if runtime not in ("auto", *NAMES):

@@ -1,4 +1,4 @@
-"""Whether a graph takes and gives what its spec says: checked once, when a runtime opens it."""
+"""Check the inputs and outputs of a graph against its spec, once, when a runtime opens it."""
 
 from __future__ import annotations
 
@@ -9,28 +9,34 @@ from resnet_infer.errors import ModelError
 from resnet_infer.models.spec import ModelSpec
 
 OUTPUT = "logits"
-"""The output that is read where a graph has several."""
+"""Name of the output to read if a graph has several."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output of a graph: `dtype` as numpy calls it, `shape` with None for each side that is open."""
+    """Describe an input or output of a graph.
+
+    `dtype` is the name in NumPy (`uint8`, `float32`), `shape` has None for each dynamic dimension.
+    """
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
 
     def __str__(self) -> str:
+        """Format the tensor for messages: `input, uint8 [any, 224, 224, 3]`."""
         return f"{self.name}, {self.dtype} [{', '.join(str(side or 'any') for side in self.shape)}]"
 
 
 def require_signature(
     spec: ModelSpec, inputs: Sequence[Tensor], outputs: Sequence[Tensor], label: str
 ) -> tuple[Tensor, Tensor]:
-    """Return the input and the output of a graph that fits its spec.
+    """Return the input and the output of a graph, if they fit its spec.
 
-    The one input is uint8 (N, height, width, 3), with open sides or the spec's crop. The output, the only one or the
-    one called `logits`, is float32 (N, classes). Raises `ModelError`, naming what the graph has instead, for others.
+    There must be one input, uint8 (N, height, width, 3), whose sides are dynamic or the spec's crop. The output is the
+    only one or the one called `logits`, float32 (N, classes).
+
+    `label` names the model in messages. Raises `ModelError`, which describes what the graph has instead.
     """
     if len(inputs) != 1:
         raise _misfit(label, f"it has {len(inputs)} inputs ({_listed(inputs)}), and an artifact has one, the pictures")
@@ -52,6 +58,7 @@ def require_signature(
 
 
 def _misfit(label: str, problem: str) -> ModelError:
+    """Return the error of a graph that does not fit its spec."""
     return ModelError(
         f"{label}: the graph does not fit its spec: {problem}",
         hint="export it again, or adopt the graph with: resnet-infer import FILE.onnx",
@@ -59,4 +66,5 @@ def _misfit(label: str, problem: str) -> ModelError:
 
 
 def _listed(tensors: Sequence[Tensor]) -> str:
+    """List at most four tensors for messages."""
     return "; ".join(map(str, tensors[:4])) + ("; ..." if len(tensors) > 4 else "") or "none"

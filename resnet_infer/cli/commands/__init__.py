@@ -1,0 +1,1 @@
+"""Implement the commands, one in each module; `cli.main` imports a command when it is called."""

@@ -1,4 +1,4 @@
-"""`resnet-infer benchmark`"""
+"""Implement `resnet-infer benchmark`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from resnet_infer.benchmarking.latency.measured import Benchmark
 
 MOST_CLIENTS = 4096
-"""Of a closed loop: each has a thread that mostly waits."""
+"""Most clients of a closed loop. Each has a thread, which mostly waits."""
 MOST_RATE = 1_000_000
-"""Requests a second: more than one machine asks."""
+"""Highest rate in requests per second, more than one machine can send."""
 
 
 def benchmark(
@@ -93,6 +93,7 @@ def benchmark(
     ] = None,
     logs: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Of LoadGen: keep its logs here.")] = None,
 ) -> None:
+    """Measure models side by side, or one under load. Exit with 1 if a measurement failed."""
     from resnet_infer.benchmarking.report.results_file import read, read_result, write
     from resnet_infer.errors import UsageError
     from resnet_infer.runtimes.registry import split_runtime
@@ -196,6 +197,7 @@ def _measure(
     seconds: float | None,
     null: bool,
 ) -> Benchmark:
+    """Measure the models side by side, and note times that did not become stable."""
     from resnet_infer.benchmarking.environment import environment
     from resnet_infer.benchmarking.latency.measured import Benchmark
     from resnet_infer.benchmarking.latency.paired_run import Settings, measure
@@ -235,10 +237,11 @@ def _measure(
 
 
 def _require_free(output: Path | None, report: Path | None, logs: Path | None, inputs: list[Path | str | None]) -> None:
-    """Before anything is measured: what cannot be written would cost the run."""
+    """Raise `UsageError` or `ResnetInferError`, before anything is measured, if an output cannot be written."""
     from resnet_infer.models.outputs import Output, is_html, require_free
 
     def is_json(path: Path) -> bool:
+        """Tell whether a file begins as a JSON object does."""
         with open(path, "rb") as file:
             return file.read(1024).lstrip().startswith(b"{")
 

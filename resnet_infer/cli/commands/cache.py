@@ -1,4 +1,4 @@
-"""`resnet-infer cache`"""
+"""Implement `resnet-infer cache`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def cache(
     ] = "list",
     as_json: Json = False,
 ) -> None:
+    """List, verify or clear the cached files. Exit with 1 if `verify` finds a damaged one."""
     from resnet_infer.models.weights import cache as kept
     from resnet_infer.models.weights.download import cache_folder
 

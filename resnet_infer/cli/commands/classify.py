@@ -1,4 +1,4 @@
-"""`resnet-infer classify`"""
+"""Implement `resnet-infer classify`."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 FORMATS = ("table", "json", "jsonl", "csv")
 SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
-"""The form that a file's name asks for; the table has any other name."""
+"""Suffix of the output file -> format; a table for all other names."""
 BATCH = 32
+"""Default of `--batch`, in crops."""
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -68,6 +69,7 @@ def classify(
     ] = "fail",
     url: Annotated[str | None, typer.Option(metavar="URL", help="Ask the service there, with its model.")] = None,
 ) -> None:
+    """Classify the images of files, folders, globs or stdin, by a model or a service."""
     if url and (model, runtime, device, batch, threads) != (None, "auto", "auto", None, None):
         raise UsageError(
             "the service at --url has its own model, runtime, device, batches and threads", hint="leave these out"
@@ -87,12 +89,12 @@ def classify(
     asked = _Asked(_pictures(inputs, passed))
     many = asked.several()
     if many:
-        # Threads that decode hold the interpreter only briefly; at the default of 5 ms they wait longer than they work.
+        # Decoding threads need the interpreter only briefly. With the default of 5 ms they would mostly wait for it.
         sys.setswitchinterval(0.0005)
     views = cast(Literal[1, 10], int(crops))
     with ExitStack() as stack:
         answers: Iterator[Answer] = iter(())
-        if asked.any():  # else there is no reason to load, or even download, a model
+        if asked.any():  # without an image, no model is loaded or downloaded
             answering: Classifier | Client
             if url:
                 from resnet_infer.client import Client
@@ -122,7 +124,7 @@ def classify(
 
 @contextmanager
 def _kept(output: Path, told: _Told) -> Iterator[TextIO]:
-    """A file to write the result to. If that does not come to its end, the answers so far are kept beside it."""
+    """Open the file of the result. If the command is stopped, keep the answers so far in a file beside it."""
     from resnet_infer.utils.files import atomic_path, part_of, parts_of
 
     for part in parts_of(output):
@@ -146,7 +148,7 @@ def _kept(output: Path, told: _Told) -> Iterator[TextIO]:
 
 
 def _form(format: str | None, output: Path | None) -> str:
-    """The form of the result, by `--format` or by the name of its file."""
+    """Return the format of the result, from `--format` or the suffix of its file."""
     by_name = SUFFIXES.get(output.suffix.lower()) if output else None
     if format and by_name and format != by_name:
         note(f"note: {output} gets the form {format}, as --format says, not {by_name}")
@@ -154,7 +156,7 @@ def _form(format: str | None, output: Path | None) -> str:
 
 
 def _require_free(output: Path, inputs: list[str], model: str | None) -> None:
-    """Raise `UsageError` for a place where something other than a result is, or would be looked for."""
+    """Raise `UsageError` if `output` names an image, an input, or a file that is not a result of classify."""
     from resnet_infer.data.formats.suffixes import is_picture, unreadable_format
     from resnet_infer.models.outputs import Output, require_free
 
@@ -164,7 +166,7 @@ def _require_free(output: Path, inputs: list[str], model: str | None) -> None:
 
 
 def _is_result(path: Path) -> bool:
-    """Whether the file begins as one of the four forms does."""
+    """Tell whether a file begins like one of the four formats."""
     with open(path, encoding="utf-8", errors="replace") as file:
         head = file.read(1 << 16)
     first, _, rest = head.partition("\n")
@@ -176,16 +178,16 @@ def _is_result(path: Path) -> bool:
 
 
 def _is_answer(line: str) -> bool:
-    """Whether a line is an answer in JSON."""
+    """Tell whether a line is an answer in JSON."""
     try:
         answer = json.loads(line)
-    except ValueError:  # one with many classes is longer than what is read of it
+    except ValueError:  # a long answer is cut off where reading stopped
         return re.match(r'\{"source": ".*", "predictions": \[\{"', line) is not None
     return isinstance(answer, dict) and "source" in answer and bool({"predictions", "error"} & set(answer))
 
 
 def _is_table(head: str) -> bool:
-    """Whether the first answer of a table has a bar as long as its percentage says, or is an error of a picture."""
+    """Tell whether a table begins with an image's error, or a class whose bar is as long as its percentage says."""
     from resnet_infer.data.formats.suffixes import is_picture, unreadable_format
 
     first, *lines = head.splitlines()[:2] or [""]
@@ -199,18 +201,18 @@ def _is_table(head: str) -> bool:
 
 
 class _Told:
-    """What the user is told beside the answers: errors at once, each on its line of stderr; notes once, at the end."""
+    """Report on stderr: errors at once, a line each, and notes once, at the end."""
 
     def __init__(self) -> None:
         self.answered = self.unreadable = self.unanswered = 0
         self._noted, self._first_note = 0, ""
 
     def through(self, answers: Iterable[Answer]) -> Iterator[Answer]:
-        """Pass `answers` on, telling and counting."""
+        """Pass `answers` on, while reporting and counting errors."""
         for answer in answers:
             if isinstance(answer.error, AnswerError):
                 self.unanswered += 1
-                fail(answer.error.message, answer.error.hint if self.unanswered == 1 else None)  # it is the model's
+                fail(answer.error.message, answer.error.hint if self.unanswered == 1 else None)  # same hint for all
             elif answer.error:
                 self.unreadable += 1
                 fail(answer.error.message, answer.error.hint)
@@ -221,29 +223,29 @@ class _Told:
             self.answered += 1
 
     def note(self) -> None:
-        """Say the first note, and how many more pictures have one."""
+        """Report the first note, and how many more images have one."""
         if self._noted:
             note(f"note: {self._first_note}" + f" (and {self._noted - 1} more pictures like it)" * (self._noted > 1))
 
 
 class _Asked:
-    """The pictures among `items`, and where the errors between them belong.
+    """Iterate over the images of `items`, and keep the places of the errors between them.
 
-    It is read by the stream that answers the pictures; `merged` puts answers and errors into the order of `items`.
+    The stream of answers reads the images; `merged` puts answers and errors into the order of `items`.
     """
 
     def __init__(self, items: Iterator[Picture | Answer]) -> None:
         self._items = items
-        self._order: deque[Answer | None] = deque()  # None: the next answer of the stream
+        self._order: deque[Answer | None] = deque()  # None stands for the next answer of the stream
         self._ahead: list[Picture] = []
 
     def several(self) -> bool:
-        """Whether there is more than one picture. Reads two."""
+        """Tell whether there is more than one image. Reads two."""
         self._ahead = list(islice(self._read(), 2))
         return len(self._ahead) > 1
 
     def any(self) -> bool:
-        """Whether there is a picture, after `several`."""
+        """Tell whether there is an image. Call `several` before."""
         return bool(self._ahead)
 
     def __iter__(self) -> Iterator[Picture]:
@@ -251,6 +253,7 @@ class _Asked:
         return chain(iter(ahead), self._read())
 
     def merged(self, answers: Iterator[Answer]) -> Iterator[Answer]:
+        """Yield answers and errors in the order of the items."""
         for answer in answers:
             yield from self._errors()
             self._order.popleft()
@@ -266,6 +269,7 @@ class _Asked:
                 yield item
 
     def _errors(self) -> Iterator[Answer]:
+        """Yield the errors that come before the next answer."""
         while self._order and (error := self._order[0]) is not None:
             self._order.popleft()
             yield error
@@ -273,7 +277,7 @@ class _Asked:
 
 @contextmanager
 def _watched(answers: Iterator[Answer], inputs: list[str]) -> Iterator[Iterator[Answer]]:
-    """A progress bar over the answers, where stderr is a terminal: the pictures are counted for it."""
+    """Show a progress bar over the answers if stderr is a terminal. The images are counted for it first."""
     from resnet_infer.utils.progress import progress
 
     total = None
@@ -294,7 +298,7 @@ def _watched(answers: Iterator[Answer], inputs: list[str]) -> Iterator[Iterator[
 
 
 def _pictures(inputs: list[str], passed: Passed) -> Iterator[Picture | Answer]:
-    """The pictures that the arguments name, in the order given, and the errors of what cannot be one."""
+    """Yield the images that the arguments name, in the order given, and an answer with an error for each failure."""
     from resnet_infer.classifier import Answer, Picture
     from resnet_infer.data.walk import FoundError, search
 
@@ -321,7 +325,7 @@ def _pictures(inputs: list[str], passed: Passed) -> Iterator[Picture | Answer]:
 
 
 def _stdin() -> bytes:
-    """The one picture on standard input. Raises `PictureError` where there are several, or none can come."""
+    """Return the image on standard input. Raises `PictureError` if it cannot be read or there are several."""
     from resnet_infer.data.image import piped_bytes
     from resnet_infer.data.several import second_picture
 
@@ -329,7 +333,7 @@ def _stdin() -> bytes:
         raise PictureError("stdin: standard input is closed")
     try:
         content = piped_bytes(sys.stdin.buffer)
-    except (OSError, ValueError, AttributeError) as error:  # a folder; closed; an object that has text only
+    except (OSError, ValueError, AttributeError) as error:  # a folder, a closed stream, a stream of text
         raise PictureError(f"stdin: {getattr(error, 'strerror', None) or 'standard input cannot be read'}") from error
     if second_picture(content):
         raise PictureError(

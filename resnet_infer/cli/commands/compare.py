@@ -1,4 +1,4 @@
-"""`resnet-infer compare`"""
+"""Implement `resnet-infer compare`."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ RUNTIMES = ("auto", "onnxruntime", "openvino", "tensorrt", "torch")
 MODEL_HELP = "A checkpoint (.safetensors), an artifact (.onnx, .engine) or a model's name."
 DEVICE_HELP = "Where {} runs: auto, cpu or cuda[:N]. A device that is named is used, or the command fails."
 HELD_OUT = ("val", "test")
-"""The split of a data set that is taken unasked."""
+"""Splits of a data set to use by default, in order of preference."""
 SHOWN = 10
-"""Pictures with two answers that the table names."""
+"""Most images with different answers that the table names."""
 
 
 def compare(
@@ -79,6 +79,7 @@ def compare(
     layers: Annotated[bool, typer.Option("--layers", help="Show where two ONNX graphs part, layer by layer.")] = False,
     as_json: Json = False,
 ) -> None:
+    """Compare the logits of two models. Exit with 1 if they differ by more than the limits."""
     from resnet_infer import zoo
     from resnet_infer.data.feed import open_feed
     from resnet_infer.utils.progress import progress
@@ -121,7 +122,7 @@ def compare(
 
 
 def _open(model: str, runtime: str, device: str) -> Runtime:
-    """A model as it is: an artifact by its runtime, a checkpoint as literally as can be; or by the runtime named."""
+    """Open a model with a named runtime, or an artifact with its own and a checkpoint with the reference runtime."""
     from resnet_infer import zoo
     from resnet_infer.models.checkpoint import SUFFIX, load_checkpoint
     from resnet_infer.runtimes.registry import open_runtime
@@ -135,13 +136,13 @@ def _open(model: str, runtime: str, device: str) -> Runtime:
         from resnet_infer.verification.parity import reference_runtime
 
         return reference_runtime(load_checkpoint(path))[0]
-    # Threads that wait by spinning would take the cores of the other model.
+    # Spinning threads would take the cores from the other model.
     options = {"spin": False} if path.suffix == ".onnx" and runtime != "openvino" else {}
     return open_runtime(path, runtime=runtime, device=device, **options)
 
 
 def _exact(model: str, runtime: str) -> Predict64 | None:
-    """A model in float64, None for an engine, which has no graph."""
+    """Return a function that computes the model in float64; None for an engine, which has no graph."""
     from resnet_infer import zoo
     from resnet_infer.models.checkpoint import SUFFIX, load_checkpoint
     from resnet_infer.verification.parity import exact_graph, exact_network
@@ -153,6 +154,7 @@ def _exact(model: str, runtime: str) -> Predict64 | None:
 
 
 def _graphs(model: str, reference: str) -> tuple[ModelProto, ModelProto]:
+    """Open the ONNX graphs of both models."""
     from resnet_infer import zoo
     from resnet_infer.verification.layers import open_graph
 

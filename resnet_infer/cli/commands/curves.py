@@ -1,4 +1,4 @@
-"""`resnet-infer curves`"""
+"""Implement `resnet-infer curves`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def curves(
     ] = Path("curves.png"),
     as_json: Json = False,
 ) -> None:
+    """Draw the error curves of runs, and list the last figures of each."""
     from resnet_infer.models.outputs import Output, require_free
     from resnet_infer.training.curves import check_output, draw, read_run
 
@@ -39,6 +40,7 @@ def curves(
 
 
 def _row(run: Run) -> dict[str, Any]:
+    """Return the last figures of a run; errors are in percent."""
     validated = [error for _, error in run.validated]
     return {
         "run": str(run.folder),
@@ -52,6 +54,7 @@ def _row(run: Run) -> dict[str, Any]:
 
 
 def _shown(key: str, value: Any) -> str:
+    """Format a figure for the table."""
     if value is None:
         return "-"
     if key.endswith("_error"):

@@ -1,4 +1,4 @@
-"""`resnet-infer env`"""
+"""Implement `resnet-infer env`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from resnet_infer.utils.host_memory import physical_memory
 
 
 def env(as_json: Json = False) -> None:
-    """Nothing heavy is imported but ONNX Runtime: versions come from the packages' metadata."""
+    """Show the environment. Versions come from package metadata; only ONNX Runtime is imported."""
     installed = {module: ", ".join(all_installed(names)) or None for module, names in DISTRIBUTIONS.items()}
     imported, problems = _onnxruntime(installed["onnxruntime"] is not None)
     missing: dict[str, list[str]] = {}
@@ -56,7 +56,7 @@ def env(as_json: Json = False) -> None:
 
 
 def _onnxruntime(present: bool) -> tuple[dict[str, Any] | None, list[str]]:
-    """What `import onnxruntime` gives, None if nothing, and what is wrong with what is installed."""
+    """Import ONNX Runtime. Return its description, None if it is missing, and the problems of the installation."""
     problems = [text] if (text := conflict("onnxruntime")) else []
     if not present and find_spec("onnxruntime") is None:
         return None, problems
@@ -76,10 +76,12 @@ def _onnxruntime(present: bool) -> tuple[dict[str, Any] | None, list[str]]:
 
 
 def _sentence(error: ResnetInferError) -> str:
+    """Join an error's message and hint."""
     return f"{error.message}; {error.hint}" if error.hint else error.message
 
 
 def _cores(report: dict[str, Any]) -> str:
+    """Describe the number of cores, and how many are usable."""
     if report["usable_cores"] == report["cores"]:
         return str(report["cores"])
     quota = "" if report["cpu_quota"] is None else f"; the control group's quota is {report['cpu_quota']:g}"
@@ -87,6 +89,7 @@ def _cores(report: dict[str, Any]) -> str:
 
 
 def _memory(report: dict[str, Any]) -> str:
+    """Describe the memory, in GB, and its limit."""
     physical, limit = report["memory_gb"], report["memory_limit_gb"]
     parts = [] if physical is None else [f"{physical:g} GB"]
     parts += [] if limit is None else [f"the control group's limit is {limit:g} GB"]
@@ -94,4 +97,5 @@ def _memory(report: dict[str, Any]) -> str:
 
 
 def _gigabytes(size: int | None) -> float | None:
+    """Convert bytes to GB (10^9 bytes)."""
     return None if size is None else round(size / 1e9, 2)

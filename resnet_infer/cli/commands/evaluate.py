@@ -1,4 +1,4 @@
-"""`resnet-infer evaluate`"""
+"""Implement `resnet-infer evaluate`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from resnet_infer.data.datasets import Dataset
 
 SHOWN = 20
-"""Most unreadable pictures that are named on stderr; `--json` has all."""
+"""Most unreadable images that are named on stderr; `--json` lists all."""
 
 
 def evaluate(
@@ -100,6 +100,7 @@ def evaluate(
     paper: Annotated[bool, typer.Option("--paper", help="Only show the paper's tables of errors.")] = False,
     as_json: Json = False,
 ) -> None:
+    """Measure the errors of models. Raise `ParityError` if one exceeds the reference's by more than `--max-drop`."""
     from resnet_infer.errors import AnswerError, ParityError, UsageError
 
     if paper:
@@ -114,12 +115,13 @@ def evaluate(
     _require_free(report, resume, [*models, data, reference, class_order])
     if not url:
         introduce_default(models[0] if models else None, "resnet-infer evaluate")
-    # As in `classify`: threads that decode hold the interpreter only briefly.
+    # As in `classify`: decoding threads need the interpreter only briefly.
     sys.setswitchinterval(0.0005)
     try:
         with ExitStack() as stack:
 
             def started(dataset: Dataset, done: int) -> Callable[[int], None]:
+                """Show a progress bar from the first unanswered image on."""
                 from resnet_infer.utils.progress import progress
 
                 if done:
@@ -177,7 +179,7 @@ def evaluate(
 
 
 def _show_paper(context: typer.Context, as_json: bool) -> None:
-    """The paper's tables, and nothing else: raises `UsageError` if anything else is asked for."""
+    """Show the paper's tables. Raises `UsageError` if other arguments are given."""
     from resnet_infer.errors import UsageError
 
     for parameter in context.command.params:
@@ -198,7 +200,7 @@ def _show_paper(context: typer.Context, as_json: bool) -> None:
 
 
 def _require_free(report: Path | None, resume: Path | None, inputs: list[str | None]) -> None:
-    """Raise `UsageError` or `ResnetInferError` before any work is done for a result that could not be kept."""
+    """Raise `UsageError` or `ResnetInferError`, before anything is evaluated, if an output cannot be written."""
     from resnet_infer.evaluation import journal
     from resnet_infer.evaluation import report as page
     from resnet_infer.models.outputs import Output, is_html, require_free

@@ -1,4 +1,4 @@
-"""`resnet-infer export`"""
+"""Implement `resnet-infer export`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from resnet_infer.utils.console import note, show
 
 
 def _format(value: str) -> str:
+    """Check the name of a format, and correct a common misspelling."""
     from resnet_infer.converters.formats import FORMATS, MISSPELT
 
     if value in MISSPELT:
@@ -112,6 +113,7 @@ def export(
     ] = None,
     as_json: Json = False,
 ) -> None:
+    """Export a checkpoint to an artifact, or lower the precision of an artifact."""
     from resnet_infer import zoo
     from resnet_infer.converters.formats import check_options, get_format
     from resnet_infer.errors import ModelError, UsageError
@@ -138,7 +140,7 @@ def export(
         raise UsageError(
             f"a file of the format {format} ends in {chosen.suffix}, not {output.suffix or 'nothing'}: {output}"
         )
-    if output:  # said before a model is loaded, or even downloaded
+    if output:  # checked before a model is loaded or downloaded
         _require_free(output, [model, calibration_data, check_data])
     from resnet_infer.converters.export import ExportConfig, Pictures, export
 
@@ -180,6 +182,7 @@ def export(
 
 
 def _require_free(path: Path, inputs: list[str | Path | None]) -> None:
+    """Raise `UsageError` if `path` is an input or a file that is not an artifact."""
     from resnet_infer.models.outputs import Output, has_spec, require_free
 
     ours = {"ours": has_spec} if path.suffix == ".onnx" else {}
@@ -187,6 +190,7 @@ def _require_free(path: Path, inputs: list[str | Path | None]) -> None:
 
 
 def _build_options(given: dict[str, Any]) -> Any:
+    """Return the options of an engine, with batch sizes that fit together and the workspace in bytes."""
     from resnet_infer.converters.tensorrt.export import BuildOptions
 
     least, best, most = (given.get(f"{name}_batch") for name in ("min", "opt", "max"))

@@ -1,4 +1,4 @@
-"""`resnet-infer import`"""
+"""Implement `resnet-infer import`."""
 
 from __future__ import annotations
 
@@ -121,6 +121,7 @@ def import_(
     ] = None,
     as_json: Json = False,
 ) -> None:
+    """Import the weights of a ResNet as a checkpoint, or an ONNX classifier as an artifact."""
     from resnet_infer.converters.importers.input_options import InputOptions
     from resnet_infer.converters.importers.labels import read_labels
 
@@ -184,10 +185,10 @@ def _import(
     from resnet_infer.models.checkpoint import SUFFIX, save_checkpoint
     from resnet_infer.models.outputs import Output, require_writable
 
-    if output:  # said before the work
+    if output:  # checked before the work
         _target(output, "", SUFFIX, source)
     else:
-        require_writable(Output("-o", Path(f"model{SUFFIX}"), "model of ours"))  # what it is called is not known yet
+        require_writable(Output("-o", Path(f"model{SUFFIX}"), "model of ours"))  # the name is not known yet
     imported = import_weights(source, options=options, labels=labels, name=name, **more)
     target = _target(output, imported.checkpoint.spec.name, SUFFIX, source)
     save_checkpoint(imported.checkpoint, target)
@@ -197,7 +198,7 @@ def _import(
 
 
 def _target(output: Path | None, name: str, suffix: str, source: Path) -> Path:
-    """Where the result goes. Raises `UsageError` for another suffix, the source itself, or a file of others."""
+    """Return the path of the result. Raises `UsageError` for another suffix, the source, or a file with no spec."""
     from resnet_infer.errors import UsageError
     from resnet_infer.models.outputs import Output, has_spec, require_free
 
@@ -209,7 +210,7 @@ def _target(output: Path | None, name: str, suffix: str, source: Path) -> Path:
 
 
 def _reject(options: dict[str, Any], reason: str) -> None:
-    """Raise `UsageError` for an option that was given and has no meaning here."""
+    """Raise `UsageError` for each option that was given but does not apply to the source."""
     from resnet_infer.errors import UsageError
 
     for name, value in options.items():

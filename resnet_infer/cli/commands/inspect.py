@@ -1,4 +1,4 @@
-"""`resnet-infer inspect`"""
+"""Implement `resnet-infer inspect`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def inspect(model: ModelArgument = None, as_json: Json = False) -> None:
 
 
 def spec_rows(spec: ModelSpec) -> list[tuple[str, str]]:
-    """A spec as names and values to be shown."""
+    """Return a spec as names and values for a table."""
     from resnet_infer.models.architectures import count_multiply_adds, count_parameters
 
     rows = [("name", spec.name)]
@@ -68,6 +68,7 @@ def spec_rows(spec: ModelSpec) -> list[tuple[str, str]]:
 
 
 def _geometry(spec: InputSpec) -> str:
+    """Describe the preprocessing in three lines."""
     mean = "per pixel" if spec.per_pixel else ", ".join(f"{x:.4g}" for x in spec.mean)
     return (
         f"shorter side to {spec.resize} ({spec.interpolation}), centre crop {spec.crop}x{spec.crop}\n"
@@ -77,6 +78,7 @@ def _geometry(spec: InputSpec) -> str:
 
 
 def _value(value: object) -> str:
+    """Format a JSON value of the provenance as text."""
     if isinstance(value, dict):
         return "\n".join(f"{key.replace('_', ' ')}: {_value(item)}" for key, item in value.items())
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""`resnet-infer models`"""
+"""Implement `resnet-infer models`."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from resnet_infer.models.weights.published import PublishedWeights
 
 LICENCE = "Apache-2.0"
-"""Of what comes with the package."""
+"""Licence of the built-in models."""
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A model that has a name. `bytes` is the size of its weights, errors are in percent."""
+    """Describe a named model. `bytes` is the size of its weights; errors are in percent."""
 
     name: str
     also_called: tuple[str, ...]
@@ -47,6 +47,7 @@ def models(
     ] = None,
     as_json: Json = False,
 ) -> None:
+    """List the models known by name, or show one."""
     if name is not None:
         _show(name, as_json)
         return
@@ -66,6 +67,7 @@ def models(
 
 
 def _show(name: str, as_json: bool) -> None:
+    """Show a model with its spec. Raises `ModelError` for an unknown name."""
     from resnet_infer import zoo
     from resnet_infer.cli.commands.inspect import spec_rows
     from resnet_infer.models.weights.published import find_published
@@ -85,6 +87,7 @@ def _show(name: str, as_json: bool) -> None:
 
 
 def _known() -> list[tuple[_Entry, ModelSpec]]:
+    """Return all named models: the built-in ones, then those with published weights."""
     from resnet_infer import zoo
     from resnet_infer.models.weights.published import PUBLISHED
 
@@ -92,6 +95,7 @@ def _known() -> list[tuple[_Entry, ModelSpec]]:
 
 
 def _built_in(name: str) -> tuple[_Entry, ModelSpec]:
+    """Describe a built-in model."""
     from resnet_infer import zoo
     from resnet_infer.models.checkpoint import SUFFIX
 
@@ -102,12 +106,13 @@ def _built_in(name: str) -> tuple[_Entry, ModelSpec]:
 
 
 def _published(weights: PublishedWeights) -> tuple[_Entry, ModelSpec]:
+    """Describe a model with published weights, and the cached files of it."""
     from resnet_infer import zoo
     from resnet_infer.models.weights.published import find_published, spec_of
 
     spec = spec_of(weights)
     files = {}
-    with suppress(UnwritableError):  # there is no cache, so nothing lies in it
+    with suppress(UnwritableError):  # without a cache there are no files
         places = {
             "artifact": zoo.cached_artifact(weights),
             "checkpoint": zoo.cached_checkpoint(weights),
@@ -132,6 +137,7 @@ def _entry(
     licence: str,
     files: dict[str, Path],
 ) -> _Entry:
+    """Create an entry, with the errors of the first measurement in the spec."""
     measured = spec.measured[0] if spec.measured else None
     return _Entry(
         name=name,

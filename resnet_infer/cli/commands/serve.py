@@ -1,4 +1,4 @@
-"""`resnet-infer serve`"""
+"""Implement `resnet-infer serve`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from resnet_infer.utils.threads import MOST_THREADS
 
 
 def _with_variables(command: Callable[..., None]) -> Callable[..., None]:
-    """Let every option that is a setting default to its variable, which `bentoml serve` reads, too."""
+    """Let every option that is a setting default to its environment variable, which `bentoml serve` also reads."""
     parameters = inspect.signature(command, eval_str=True).parameters
     for setting in fields(Settings):
         kind, option = get_args(parameters[setting.name].annotation)
@@ -81,8 +81,9 @@ def serve(
     ] = None,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log a line of JSON for every request.")] = False,
 ) -> None:
+    """Serve a model over HTTP until a signal ends the command. Exit with 1 if a worker could not open the model."""
     with needs("serve", "serving a model"):
-        import bentoml  # noqa: F401  # before anything else takes time
+        import bentoml  # noqa: F401  # first, so that a missing package is reported at once
 
     from resnet_infer import zoo
     from resnet_infer.runtimes.base import parse_device
@@ -109,22 +110,22 @@ def serve(
         access_log=access_log,
     )
     parse_device(device)
-    interpreter()  # BentoML starts its processes with it
+    interpreter()  # raises where BentoML could not start its processes
     keys = load_keys(settings)
     introduce_default(model, "resnet-infer serve")
     zoo.checkpoint(model) if runtime == "torch" else zoo.artifact(model)
     address, port = _bind(host, port)
     if not keys and not ipaddress.ip_address(address).is_loopback:
         note(f"whoever reaches {host} may use this service; to change that, set RESNET_INFER_API_KEY")
-    # BentoML keeps its files in one folder, which two services must not share.
+    # BentoML keeps its files in a folder that two services must not share.
     with tempfile.TemporaryDirectory(prefix="resnet-infer-") as home:
-        # What the processes leave when they are killed goes with that folder.
+        # Temporary files of killed processes are deleted with that folder.
         os.environ.update(settings.to_environment(), BENTOML_HOME=home, TMPDIR=home, BENTOML_QUIET="True")
         from resnet_infer.serving.service import service
         from resnet_infer.serving.supervisor import FAILED, HOME
 
         os.environ[HOME] = home
-        before, tempfile.tempdir = tempfile.tempdir, home  # which was read from TMPDIR already
+        before, tempfile.tempdir = tempfile.tempdir, home  # tempfile has already cached TMPDIR
         try:
             service.serve_http(host=address, port=port)
         finally:
@@ -135,7 +136,10 @@ def serve(
 
 
 def _bind(host: str, port: int) -> tuple[str, int]:
-    """The address and the port, if they can be had. Raises `ResnetInferError` and `UsageError`."""
+    """Resolve the host and bind the port once, to report errors early. Port 0 becomes a free port.
+
+    Raises `UsageError` for an unknown address, and `ResnetInferError` if the port cannot be bound.
+    """
     try:
         family, kind, protocol, _, (address, *_) = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:

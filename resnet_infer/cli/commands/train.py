@@ -1,4 +1,4 @@
-"""`resnet-infer train`"""
+"""Implement `resnet-infer train`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from resnet_infer.utils.console import note, show
 from resnet_infer.utils.threads import MOST_THREADS
 
 RUN_FILES = ("last.safetensors", "best.safetensors", "recipe.json", "metrics.csv", "curves.png")
-"""What a run writes into its folder."""
+"""Files that a run writes into its folder."""
 
 
 def train(
@@ -148,19 +148,19 @@ def train(
         ),
     ] = None,
 ) -> None:
-    """Ctrl-C, SIGTERM and SIGHUP save, and exit with 130, 143 and 129.
+    """Train a network. Ctrl-C, SIGTERM and SIGHUP save the run, and exit with 130, 143 and 129.
 
-    The same command with the run's folder as -o goes on.
+    The same command with the run's folder as `-o` resumes the run.
     """
     from resnet_infer.errors import UsageError
     from resnet_infer.models.weights.download import library_folder
     from resnet_infer.utils.extras import needs
 
-    # Or torch leaves a folder for its compiler in the temporary one, named after the user, who may have no name.
+    # By default torch puts its compiler's cache into a temporary folder named after the user, who may have no name.
     if "TORCHINDUCTOR_CACHE_DIR" not in os.environ and (folder := library_folder("torch")):
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
     with needs("train", "training"):
-        import torch  # noqa: F401 (said here so that the error comes before the data is read)
+        import torch  # noqa: F401 (a missing torch is reported before the data is read)
     from resnet_infer import zoo
     from resnet_infer.models.outputs import Output, require_free
     from resnet_infer.training.distributed import join_world

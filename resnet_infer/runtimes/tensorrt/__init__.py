@@ -1,0 +1,1 @@
+"""Run TensorRT engines on an NVIDIA GPU through the CUDA driver."""

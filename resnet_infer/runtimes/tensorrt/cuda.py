@@ -1,4 +1,8 @@
-"""One GPU through the CUDA driver: memory, a stream and graphs. Needs neither torch nor the CUDA toolkit."""
+"""Use a GPU through the CUDA driver API: memory, a stream and CUDA graphs.
+
+This needs the package `cuda-python` and NVIDIA's driver, but neither torch nor the CUDA toolkit. The functions are
+described in https://docs.nvidia.com/cuda/cuda-driver-api/.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ with needs("gpu", "running on a GPU"):
 
 
 class CudaError(RuntimeUnavailableError):
-    """A call of the CUDA driver failed. `code` is its name, e.g. `CUDA_ERROR_OUT_OF_MEMORY`."""
+    """Report a failed call of the CUDA driver. `code` is the error's name, such as `CUDA_ERROR_OUT_OF_MEMORY`."""
 
     def __init__(self, code: str, call: str) -> None:
         super().__init__(f"the GPU's driver failed: {call} gave {code}", hint="check the GPU with nvidia-smi")
@@ -29,7 +33,7 @@ class CudaError(RuntimeUnavailableError):
 
 
 def _call(name: str, *arguments: Any) -> Any:
-    """Call the driver: every function returns an error code, and a value if it has one."""
+    """Call a function of the driver and return its value, if it has one. Raises `CudaError` for an error code."""
     code, *values = getattr(driver, name)(*arguments)
     if int(code) != 0:
         raise CudaError(getattr(code, "name", str(code)), name)
@@ -37,7 +41,7 @@ def _call(name: str, *arguments: Any) -> Any:
 
 
 def device_count() -> int:
-    """The number of GPUs. Raises `RuntimeUnavailableError` where there is no driver, or none that works."""
+    """Return the number of GPUs. Raises `RuntimeUnavailableError` without a working driver."""
     no_driver = "there is no NVIDIA driver on this machine that works"
     hint = "a GPU needs NVIDIA's driver: nvidia-smi must list it; in a container, start it with --gpus all"
     try:
@@ -47,17 +51,18 @@ def device_count() -> int:
         if error.code == "CUDA_ERROR_NO_DEVICE":
             return 0
         raise RuntimeUnavailableError(f"{no_driver} ({error.code})", hint=hint) from error
-    except RuntimeError as error:  # libcuda itself is missing
+    except RuntimeError as error:  # libcuda is missing
         raise RuntimeUnavailableError(f"{no_driver} ({first_line(error)})", hint=hint) from error
     return count
 
 
 class Gpu:
-    """A GPU with a stream of its own; what is allocated on it is freed by `close`.
+    """Hold a GPU with a stream and all memory allocated on it, until `close` frees them.
 
-    `number` counts the GPUs that CUDA_VISIBLE_DEVICES leaves. All other methods than `current` and `close` are called
-    inside `with gpu.current()`, and belong to one thread at a time. Raises `RuntimeUnavailableError` if there is no
-    driver or no such GPU; any call that fails raises `CudaError`.
+    `number` is the index among the GPUs in CUDA_VISIBLE_DEVICES. Attributes: `name`, and `compute_capability` as
+    (major, minor). Call methods other than `current` and `close` inside `with gpu.current()`, on one thread at a time.
+
+    Raises `RuntimeUnavailableError` without a driver or such a GPU. Any method raises `CudaError` if the driver fails.
     """
 
     def __init__(self, number: int = 0) -> None:
@@ -78,7 +83,7 @@ class Gpu:
         self._owned = contextlib.ExitStack()
         self._stream: Any = None
         self.closed = False
-        # The primary context is the one that TensorRT, through CUDA's runtime, works in.
+        # TensorRT works in the primary context, because it uses CUDA's runtime API.
         self._device, self._context = device, _call("cuDevicePrimaryCtxRetain", device)
         try:
             with self.current():
@@ -89,7 +94,7 @@ class Gpu:
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
-        """Make this GPU the one of the calling thread."""
+        """Make this GPU's context current on the calling thread for the body of the `with` statement."""
         _call("cuCtxPushCurrent", self._context)
         try:
             yield
@@ -98,22 +103,29 @@ class Gpu:
 
     @property
     def stream(self) -> int:
-        """The stream's handle, as other libraries take it."""
+        """Return the stream's handle (`CUstream`) as an integer, for other libraries."""
         return int(self._stream)
 
     def allocate(self, size: int) -> int:
-        """The address of `size` bytes on the GPU."""
+        """Allocate `size` bytes on the GPU and return their address.
+
+        Raises `RuntimeUnavailableError` if they do not fit.
+        """
         address = self._allocated("cuMemAlloc", size)
         self._owned.callback(driver.cuMemFree, address)
         return int(address)
 
     def allocate_pinned(self, size: int) -> NDArray[np.uint8]:
-        """`size` bytes of the host's memory that the GPU copies at full speed."""
+        """Allocate `size` bytes of page-locked host memory, from and to which the GPU copies asynchronously.
+
+        Raises `RuntimeUnavailableError` if they cannot be allocated.
+        """
         address = int(self._allocated("cuMemHostAlloc", size, 0))
         self._owned.callback(driver.cuMemFreeHost, address)
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
 
     def _allocated(self, call: str, size: int, *more: int) -> Any:
+        """Call an allocating function of the driver. Raises `RuntimeUnavailableError` if memory is short."""
         try:
             return _call(call, size, *more)
         except CudaError as error:
@@ -127,20 +139,23 @@ class Gpu:
             ) from error
 
     def upload(self, source: NDArray[np.uint8], target: int) -> None:
-        """Copy pinned memory to the GPU, in the order of the stream."""
+        """Enqueue a copy of pinned memory to the address `target` on the GPU."""
         _call("cuMemcpyHtoDAsync", target, source.ctypes.data, source.nbytes, self._stream)
 
     def download(self, source: int, target: NDArray[np.uint8]) -> None:
-        """Copy from the GPU to pinned memory, in the order of the stream."""
+        """Enqueue a copy of `target.nbytes` bytes from the address `source` on the GPU to pinned memory."""
         _call("cuMemcpyDtoHAsync", target.ctypes.data, source, target.nbytes, self._stream)
 
     def synchronize(self) -> None:
-        """Wait until the stream has done all that it was given."""
+        """Wait until all work in the stream is done."""
         _call("cuStreamSynchronize", self._stream)
 
     def capture(self, work: Callable[[], None]) -> Any:
-        """What `work` gives to the stream, as a graph for `launch`; nothing of it is run."""
-        # Other threads may go on allocating: only this thread's calls are held to the rules of a capture.
+        """Record what `work` enqueues in the stream as a CUDA graph for `launch`, without running it.
+
+        Returns a `CUgraphExec`. Free it with `discard`.
+        """
+        # THREAD_LOCAL: calls that a capture forbids, such as allocations, remain allowed on other threads.
         _call("cuStreamBeginCapture", self._stream, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
         try:
             work()
@@ -156,7 +171,7 @@ class Gpu:
             driver.cuGraphDestroy(graph)
 
     def launch(self, graph: Any) -> None:
-        """Run a captured graph, in the order of the stream."""
+        """Enqueue a captured graph in the stream."""
         _call("cuGraphLaunch", graph, self._stream)
 
     def discard(self, graph: Any) -> None:
@@ -164,11 +179,11 @@ class Gpu:
         driver.cuGraphExecDestroy(graph)
 
     def before_close(self, action: Callable[[], object]) -> None:
-        """Have `close` call `action` while the GPU is still there, before it frees what was allocated earlier."""
+        """Let `close` call `action` before it frees what was allocated before this call."""
         self._owned.callback(action)
 
     def close(self) -> None:
-        """Free all, last first. What a broken GPU answers to that is of no use to anyone."""
+        """Free everything in reverse order of allocation. Errors are ignored: a broken GPU leaves nothing to do."""
         if self.closed:
             return
         self.closed = True

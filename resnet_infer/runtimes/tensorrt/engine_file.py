@@ -1,7 +1,8 @@
-"""`model.engine.json`: what a TensorRT engine is, kept beside it, so that other programs still read the engine.
+"""Read and write `model.engine.json`, the sidecar that describes a TensorRT engine.
 
-An engine runs on the TensorRT and the GPU that built it, and its own header tells neither in words. So all that decides
-whether it may be loaded is written down here, and compared before TensorRT sees the file.
+An engine runs only with the TensorRT version and on the GPU that built it, and its header does not name them in text.
+The sidecar records both, and they are compared before TensorRT loads the engine. A file of its own leaves the engine
+readable for other programs, such as trtexec.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from resnet_infer.utils.inputs import read_bytes, read_text
 
 SUFFIX = ".engine"
 FORMAT = 1
+"""Version of the sidecar's format."""
 AMPERE = (8, 0)
 """The least compute capability of a hardware-compatible engine, TensorRT's level AMPERE_PLUS."""
 _NEWER = {(8, 10), (10, 11)}
@@ -29,7 +31,7 @@ _NEWER = {(8, 10), (10, 11)}
 
 
 def sidecar_path(engine: Path) -> Path:
-    """Where the sidecar of `engine` lies: `model.engine.json` for `model.engine`."""
+    """Return the path of the sidecar of `engine`: `model.engine.json` for `model.engine`."""
     return engine.with_name(f"{engine.name}.json")
 
 
@@ -45,11 +47,14 @@ def version_numbers(version: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """A TensorRT engine: its spec, what built it, and what it takes.
+    """Describe a TensorRT engine.
 
-    `tensorrt`, `gpu` (name) and `compute_capability` are those that built it. `batch` is the least, the best and the
-    largest number of pictures in a call; `size` their (height, width). `images` and `logits` are the tensors' names.
-    `layers` counts the layers by the precision that TensorRT says they run in ("other": it does not say).
+    - `tensorrt`, `gpu`, `compute_capability`: the version, the GPU's name and its (major, minor) that built it.
+    - `batch`: smallest, optimal and largest number of images in a call (the optimisation profile).
+    - `size`: (height, width) of the images in pixels.
+    - `images`, `logits`: names of the input and output tensors.
+    - `layers`: number of layers by the precision that TensorRT reports, "other" where it reports none.
+    - `onnx_sha256`, `engine_sha256`: hexadecimal SHA-256 of the ONNX graph and of the engine.
     """
 
     spec: ModelSpec
@@ -67,12 +72,12 @@ class EngineInfo:
     engine_sha256: str
 
     def to_json(self) -> dict[str, Any]:
-        """All but the spec, and the precision out of it."""
+        """Return all fields except the spec, and the spec's precision, as a JSON object."""
         value = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "spec"}
         return {"precision": self.spec.precision, **value}
 
     def save(self, path: Path) -> None:
-        """Write the sidecar to `path`."""
+        """Write the sidecar to `path`, atomically."""
         value = {"format": FORMAT, **self.to_json(), "spec": json.loads(self.spec.dumps())}
         with atomic_path(path) as temporary:
             temporary.write_text(strict_json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -112,10 +117,12 @@ class EngineInfo:
             ) from error
 
     def differences(self, tensorrt: str, gpu: str, compute_capability: tuple[int, int]) -> list[str]:
-        """Why the engine does not run with this TensorRT on this GPU; empty if it does.
+        """List the reasons why the engine does not run with this TensorRT on this GPU; empty if it does.
 
-        By NVIDIA's rules: the same version, or for a version-compatible engine a newer one of the same major, or of
-        the next one; the same GPU, or for a hardware-compatible engine Ampere or newer.
+        An engine needs the version that built it, or if version-compatible a newer one of the same or the next major
+        version. It needs the GPU that built it, or if hardware-compatible any GPU from Ampere on.
+
+        Source: "Version Compatibility" and "Hardware Compatibility" in https://docs.nvidia.com/deeplearning/tensorrt/.
         """
         found = []
         built, here = version_numbers(self.tensorrt), version_numbers(tensorrt)
@@ -134,7 +141,7 @@ class EngineInfo:
         return found
 
     def require(self, tensorrt: str, gpu: str, compute_capability: tuple[int, int], label: str) -> None:
-        """Raise `ModelError`, with all that differs, unless the engine runs here."""
+        """Raise `ModelError` with all `differences` unless the engine runs here. `label` names it in the message."""
         found = self.differences(tensorrt, gpu, compute_capability)
         if found:
             raise ModelError(

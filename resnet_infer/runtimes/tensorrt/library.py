@@ -1,4 +1,4 @@
-"""TensorRT itself: imported only where there is a GPU for it, and what it says while it works."""
+"""Import TensorRT, only where there is a GPU, and collect its log messages."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from resnet_infer.runtimes.tensorrt.engine_file import version_numbers
 from resnet_infer.utils.extras import needs
 
 OLDEST = (8, 6)
+"""Oldest supported version of TensorRT."""
 _LOG = logging.getLogger(__name__)
 
 
 def load_tensorrt(gpu: Gpu) -> Any:
-    """The module `tensorrt`. Asking for the GPU first is what keeps TensorRT from ending the process without one.
+    """Import and return the module `tensorrt`.
 
-    Raises `MissingExtraError` if it is not installed and `RuntimeUnavailableError` if it does not load or is too old.
+    The argument proves that there is a GPU: without one, TensorRT ends the process.
+    Raises `MissingExtraError` if TensorRT is not installed, and `RuntimeUnavailableError` if it does not load or is
+    older than `OLDEST`.
     """
     with needs("gpu", f"TensorRT on {gpu.name}"):
         try:
@@ -39,25 +42,28 @@ def load_tensorrt(gpu: Gpu) -> Any:
 
 
 def major_version(tensorrt: Any) -> int:
-    """8, 10, 11 ..."""
+    """Return the major version of the module `tensorrt`: 8, 10 or 11."""
     return version_numbers(tensorrt.__version__)[0]
 
 
 def make_logger(tensorrt: Any) -> Any:
-    """A logger for TensorRT that keeps its errors, in `errors`, and passes all else to Python's logging."""
+    """Create an `ILogger` that keeps errors in `errors` and passes every message to `logging` at level DEBUG."""
 
-    class Logger(tensorrt.ILogger):  # type: ignore[misc]  # a class of a module that is known only at run time
+    class Logger(tensorrt.ILogger):  # type: ignore[misc]  # the base class is known only at run time
+        """Collect the messages of TensorRT."""
+
         def __init__(self) -> None:
             tensorrt.ILogger.__init__(self)
             self.errors: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
+            """Take a message; called by TensorRT."""
             if severity in (tensorrt.ILogger.Severity.ERROR, tensorrt.ILogger.Severity.INTERNAL_ERROR):
                 self.errors.append(message.strip())
             _LOG.debug("%s", message)
 
         def reason(self) -> str:
-            """The first error since the last call, which the others follow from; and start anew."""
+            """Return the first error since the last call, the cause of the others, and clear the list."""
             found, self.errors = self.errors, []
             return found[0] if found else "it does not say why"
 

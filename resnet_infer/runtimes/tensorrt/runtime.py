@@ -1,4 +1,4 @@
-"""TensorRT engines on an NVIDIA GPU, without torch."""
+"""Run TensorRT engines on an NVIDIA GPU, without torch."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ from resnet_infer.runtimes.tensorrt.library import load_tensorrt, make_logger
 from resnet_infer.utils.console import note
 
 MOST_TENSORS = 16
-"""Inputs and outputs of an engine that are looked at; an artifact has two."""
+"""Most inputs and outputs of an engine that are read for messages; an artifact has two."""
 SIZES = 8
-"""Sizes of batches that keep an execution context and a CUDA graph."""
+"""Most batch sizes that keep an execution context and a CUDA graph."""
 
 
 class LoadedEngine:
-    """An engine in TensorRT's hands, with buffers for its largest batch at fixed addresses.
+    """Hold a deserialised engine and buffers for its largest batch at fixed addresses.
 
-    `images` and `logits` are where the host writes and reads. Used inside `with gpu.current()`, by one thread at a
-    time; the GPU's `close` frees it all.
+    `images`, uint8 (largest, height, width, 3), and `logits`, float32 (largest, classes), are in pinned host memory.
+    Use the engine inside `with gpu.current()`, from one thread at a time. `Gpu.close` frees it.
+
+    Raises `ModelError` for an engine that TensorRT cannot load or that does not fit its spec, and
+    `RuntimeUnavailableError` if the GPU has too little memory.
     """
 
     def __init__(self, tensorrt: Any, gpu: Gpu, content: bytes, info: EngineInfo, label: str) -> None:
@@ -37,12 +40,12 @@ class LoadedEngine:
         self.logger = make_logger(tensorrt)
         self._runtime = tensorrt.Runtime(self.logger)
         if info.version_compatible:
-            # Such an engine brings the runtime that it was built for, as code for the host.
+            # A version-compatible engine contains a lean runtime, which is code that runs on the host.
             self._runtime.engine_host_code_allowed = True
         self._engine = self._runtime.deserialize_cuda_engine(content)
         if self._engine is None:
             raise ModelError(f"{label}: TensorRT cannot load it ({self.logger.reason()})", hint="export it again")
-        # Before there are buffers of the sizes that the sidecar says.
+        # Checked before buffers of the sidecar's sizes are allocated.
         require_signature(info.spec, *_tensors(tensorrt, self._engine), label)
         largest, (height, width) = info.batch[2], info.size
         self.images = gpu.allocate_pinned(largest * height * width * 3).reshape(largest, height, width, 3)
@@ -50,12 +53,15 @@ class LoadedEngine:
         self.logits = self.logits_bytes.view(np.float32).reshape(largest, -1)
         self.device_images = gpu.allocate(self.images.nbytes)
         self.device_logits = gpu.allocate(self.logits.nbytes)
-        version_2 = hasattr(self._engine, "device_memory_size_v2")  # from TensorRT 10.1 on
+        version_2 = hasattr(self._engine, "device_memory_size_v2")  # TensorRT 10.1 or newer
         self._scratch_size = int(self._engine.device_memory_size_v2 if version_2 else self._engine.device_memory_size)
         self._scratch = gpu.allocate(max(self._scratch_size, 1))
 
     def make_context(self) -> Any:
-        """An execution context on the buffers. All share one scratch memory, so only one may be at work at a time."""
+        """Create an execution context on the buffers. All contexts share one workspace, so only one may run at a time.
+
+        Raises `RuntimeUnavailableError` if there is too little memory, and `ModelError` for a tensor that is missing.
+        """
         if hasattr(self._tensorrt, "ExecutionContextAllocationStrategy"):
             strategy = self._tensorrt.ExecutionContextAllocationStrategy.USER_MANAGED
             context = self._engine.create_execution_context(strategy)
@@ -76,13 +82,13 @@ class LoadedEngine:
         return context
 
     def _drop(self) -> None:
-        """The engine goes before the runtime that made it."""
+        """Free the engine, then the `tensorrt.Runtime` that created it; TensorRT requires this order."""
         self._engine = None
         self._runtime = None
 
 
 def _tensors(tensorrt: Any, engine: Any) -> tuple[list[Tensor], list[Tensor]]:
-    """The inputs and the outputs of an engine as TensorRT describes them."""
+    """Return the inputs and the outputs of an engine, from TensorRT's description."""
     inputs: list[Tensor] = []
     outputs: list[Tensor] = []
     for index in range(min(engine.num_io_tensors, MOST_TENSORS)):
@@ -95,7 +101,11 @@ def _tensors(tensorrt: Any, engine: Any) -> tuple[list[Tensor], list[Tensor]]:
 
 
 class SizedBatch:
-    """Runs batches of `count` pictures: in an execution context of its own, because a graph holds what is in it."""
+    """Run batches of `count` images in an execution context of their own.
+
+    A CUDA graph records the addresses and shapes of its context, so the context must not change after `capture`.
+    Raises `ModelError` for a size outside the engine's profile.
+    """
 
     def __init__(self, engine: LoadedEngine, count: int) -> None:
         self._engine, self._count = engine, count
@@ -106,7 +116,7 @@ class SizedBatch:
             raise ModelError(f"{engine.label}: TensorRT does not take {shape} ({engine.logger.reason()})")
 
     def run(self) -> None:
-        """Answer the first `count` of the engine's `images` in its `logits`, and wait for it."""
+        """Compute the engine's first `count` `logits` from its first `count` `images`, and wait for them."""
         if self._graph is None:
             self._enqueue()
         else:
@@ -114,18 +124,21 @@ class SizedBatch:
         self._engine.gpu.synchronize()
 
     def capture(self) -> None:
-        """Let further runs be one call to the GPU. To be called after a run, which settles what TensorRT sets up."""
+        """Record a CUDA graph, so that further runs are one launch.
+
+        Call `run` once before: TensorRT's first run in a context does work that a graph must not contain.
+        """
         if self._graph is None:
             self._graph = self._engine.gpu.capture(self._enqueue)
 
     def close(self) -> None:
-        """Free the graph, then the context that it works in."""
+        """Free the graph, then the context that it uses."""
         if self._graph is not None:
             self._engine.gpu.discard(self._graph)
         self._graph = self._context = None
 
     def _enqueue(self) -> None:
-        """Give the stream all the work."""
+        """Enqueue upload, inference and download in the stream."""
         engine = self._engine
         engine.gpu.upload(engine.images[: self._count].reshape(-1), engine.device_images)
         if not self._context.execute_async_v3(engine.gpu.stream):
@@ -134,14 +147,17 @@ class SizedBatch:
 
 
 class TensorRTRuntime(Runtime):
-    """An `.engine` of ours, with its sidecar, on a GPU.
+    """Run an `.engine` file, which has its sidecar beside it, on an NVIDIA GPU.
 
-    `device` is `auto`, `cuda` or `cuda:N`. A batch above the engine's largest is split, one below its least is filled
-    up. `cuda_graph`: the work of a batch is captured the first time that its size comes, and from then on given to the
-    GPU in one call. Calls from several threads wait for each other.
+    - `device`: `auto`, `cuda` or `cuda:N`.
+    - `cuda_graph`: record the work of each batch size as a CUDA graph in its first call, and launch it after.
 
-    Raises `ModelError` for an engine that is missing, damaged, or of another TensorRT or GPU, and
-    `RuntimeUnavailableError` or `MissingExtraError` where there is no driver, GPU or TensorRT.
+    Batches above the engine's largest are split, those below its smallest are padded. Calls from several threads run
+    one after the other.
+
+    Raises `ModelError` for an engine that is missing, damaged, or built for another TensorRT or GPU;
+    `RuntimeUnavailableError` without a driver, a GPU or a TensorRT that loads; `MissingExtraError` without the package
+    `tensorrt` or `cuda-python`.
     """
 
     name = "tensorrt"
@@ -165,7 +181,7 @@ class TensorRTRuntime(Runtime):
             with self._gpu.current():
                 self._engine = LoadedEngine(tensorrt, self._gpu, content, info, str(model))
                 self._gpu.before_close(self._close_sizes)
-                self._sizes[info.batch[1]] = SizedBatch(self._engine, info.batch[1])  # fails now rather than later
+                self._sizes[info.batch[1]] = SizedBatch(self._engine, info.batch[1])  # errors show on opening
         except BaseException:
             self._gpu.close()
             raise
@@ -175,7 +191,7 @@ class TensorRTRuntime(Runtime):
         largest = self.info.batch[2]
         logits = np.empty((len(images), len(self.spec.classes)), np.float32)
         with self._lock:
-            if self.closed:  # by another thread, since the call began
+            if self.closed:  # by another thread after the call began
                 raise UsageError(f"{self.spec.name} was closed")
             with self._gpu.current():
                 for start in range(0, len(images), largest):
@@ -193,9 +209,9 @@ class TensorRTRuntime(Runtime):
         return True
 
     def _answer(self, images: Images) -> Logits:
-        """Logits of at most the engine's largest batch, in memory that the next call overwrites."""
+        """Compute the logits of at most the engine's largest batch, in memory that the next call overwrites."""
         count = max(len(images), self.info.batch[0])
-        self._engine.images[: len(images)] = images  # what fills up a batch is whatever was there before
+        self._engine.images[: len(images)] = images  # the padding is left over from the last batch
         sized = self._sized(count)
         sized.run()
         if self.cuda_graph:
@@ -207,7 +223,7 @@ class TensorRTRuntime(Runtime):
         return self._engine.logits[: len(images)]
 
     def _sized(self, count: int) -> SizedBatch:
-        """What runs batches of this size; of many sizes the one used longest ago gives way."""
+        """Return the context of a batch size; beyond `SIZES` contexts, free the least recently used one."""
         sized = self._sizes.pop(count, None) or SizedBatch(self._engine, count)
         self._sizes[count] = sized
         if len(self._sizes) > SIZES:
@@ -215,6 +231,7 @@ class TensorRTRuntime(Runtime):
         return sized
 
     def _close_sizes(self) -> None:
+        """Free all contexts and graphs."""
         while self._sizes:
             self._sizes.popitem()[1].close()
 
@@ -223,6 +240,7 @@ class TensorRTRuntime(Runtime):
             self._gpu.close()
 
     def describe(self) -> dict[str, Any]:
+        """Return the base fields, `version`, `gpu`, `precision`, `batch` (smallest-largest) and `cuda_graph`."""
         low, _, high = self.info.batch
         return {
             **super().describe(),
