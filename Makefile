@@ -52,15 +52,15 @@ $(PARITY)/ready: pyproject.toml constraints.txt
 # ImageNet to evaluate on.
 benchmark: $(DEV)/ready $(DEMO)/ready
 	@test -d "$(PHOTOS)" || { echo "say where photographs are: make benchmark PHOTOS=folder" >&2; exit 2; }
-	cd benchmarks && ../$(DEMO)/bin/python startup.py
-	cd benchmarks && ../$(DEV)/bin/python throughput.py $(abspath $(PHOTOS))
-	test -z "$(CIFAR)" || (cd benchmarks && ../$(DEV)/bin/python training.py $(abspath $(CIFAR)))
-	cd benchmarks && ../$(DEV)/bin/python inference.py $(abspath $(PHOTOS))
-	cd benchmarks && ../$(DEV)/bin/python int8.py $(abspath $(PHOTOS))
-	cd benchmarks && ../$(DEV)/bin/python evaluation.py $(abspath $(PHOTOS)) $(if $(TINY),--tiny $(abspath $(TINY)))
-	cd benchmarks && ../$(DEV)/bin/python serving.py $(abspath $(PHOTOS))
-	cd benchmarks && ../$(DEV)/bin/python peers.py $(abspath $(PHOTOS))
-	test -z "$(CIFAR)" || (cd benchmarks && ../$(DEV)/bin/python loadgen.py $(abspath $(PHOTOS)) $(abspath $(CIFAR)))
+	$(DEMO)/bin/python -m benchmarks.startup
+	$(DEV)/bin/python -m benchmarks.throughput $(PHOTOS)
+	test -z "$(CIFAR)" || $(DEV)/bin/python -m benchmarks.training $(CIFAR)
+	$(DEV)/bin/python -m benchmarks.inference $(PHOTOS)
+	$(DEV)/bin/python -m benchmarks.int8 $(PHOTOS)
+	$(DEV)/bin/python -m benchmarks.evaluation $(PHOTOS) $(if $(TINY),--tiny $(TINY))
+	$(DEV)/bin/python -m benchmarks.serving $(PHOTOS)
+	$(DEV)/bin/python -m benchmarks.peers $(PHOTOS)
+	test -z "$(CIFAR)" || $(DEV)/bin/python -m benchmarks.loadgen $(PHOTOS) $(CIFAR)
 
 clean:
 	rm -rf $(DEMO) $(DEV) $(PARITY) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
