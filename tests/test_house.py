@@ -170,8 +170,8 @@ def loads(tree: ast.Module) -> Iterator[tuple[str, bool]]:
                 for part in (node.orelse, node.finalbody, *(one.body for one in node.handlers)):
                     yield from visit(part, guarded)
             else:
-                for part in ("body", "orelse"):
-                    inner = getattr(node, part, None)
+                for field in ("body", "orelse"):
+                    inner = getattr(node, field, None)
                     yield from visit(inner, guarded) if isinstance(inner, list) else ()
 
     return visit(tree.body, False)

@@ -86,11 +86,13 @@ def reference_answer(checkpoint: Checkpoint, protocol: str, picture: Image.Image
             pixels = np.asarray(reference_resize(picture, side))
             both = [reference_probabilities(checkpoint, view) for view in (pixels, pixels[:, ::-1])]
             means.append(np.mean(both, axis=0))
-        return np.mean(means, axis=0)
+        mean: NDArray[Any] = np.mean(means, axis=0)
+        return mean
     views = reference_ten(np.asarray(reference_resize(picture, geometry.resize)), geometry.crop)
     if protocol != "10-crop":
         views = views[4:5]
-    return np.mean([reference_probabilities(checkpoint, view) for view in views], axis=0)
+    found: NDArray[Any] = np.mean([reference_probabilities(checkpoint, view) for view in views], axis=0)
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ def test_what_needs_a_process_says_so_and_starts_none(program: str) -> None:
     ways: list[Callable[[], object]] = [
         interpreter,
         lambda: measure([Subject(ARTIFACT)], 1, rounds=1, seconds=0.1),
-        lambda: benchmark([Entry("m", Subject(ARTIFACT), 1)], Pictures((b"",), "none"), rounds=1, seconds=0.1),
+        lambda: benchmark([Entry("m", Subject(ARTIFACT), 1)], Pictures("none", (b"",)), rounds=1, seconds=0.1),
     ]
     for way in ways:
         with pytest.raises(RuntimeUnavailableError, match=re.escape(program)) as raised:

@@ -223,7 +223,7 @@ def test_weights_that_the_last_step_made_infinite_are_seen(folder: Path, tmp_pat
             with torch.no_grad():
                 one.network.bn1.running_var[0] = float("nan")
 
-    one._step = spoil  # type: ignore[method-assign]
+    one._step = spoil  # type: ignore[assignment,method-assign]
     with pytest.raises(TrainingError, match="the weights are not finite at iteration 4"):
         one.run()
     assert not list(tmp_path.glob("*.safetensors"))

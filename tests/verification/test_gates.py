@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from resnet_infer.errors import ParityError, UsageError
 from resnet_infer.verification.gates import GATES, Gate, choose_gate, measure, require
 
 RANDOM = np.random.default_rng(0)
-REFERENCE = RANDOM.normal(size=(500, 10)).astype(np.float32) + np.arange(10, dtype=np.float32)
+REFERENCE: NDArray[np.float32] = np.add(
+    RANDOM.normal(size=(500, 10)).astype(np.float32), np.arange(10), dtype=np.float32
+)
 LABELS = REFERENCE.argmax(1)
 
 
-def noisy(scale: float) -> np.ndarray:
+def noisy(scale: float) -> NDArray[np.float32]:
     return (REFERENCE + RANDOM.normal(scale=scale, size=REFERENCE.shape)).astype(np.float32)
 
 
@@ -77,7 +80,7 @@ def test_one_picture_is_not_enough() -> None:
         measure(REFERENCE[:1], REFERENCE[:1])
 
 
-def network(seed: int, pictures: int, classes: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
+def network(seed: int, pictures: int, classes: int, noise: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Logits of a classifier's last layer on random features, and of one whose features carry noise."""
     random = np.random.default_rng(seed)
     features = random.normal(size=(pictures, 64))
@@ -110,7 +113,7 @@ def test_two_logits_and_their_halved_difference_are_one_network(seed: int, pictu
     plain = measure(reference, candidate)
     assert measure(reference @ halves, candidate @ halves).error == pytest.approx(plain.error, rel=1e-3)
     common = np.random.default_rng(seed).normal(size=(pictures, 1)).astype(np.float32)
-    moved = measure(reference + shift, candidate + shift + common)
+    moved = measure(reference + np.float32(shift), candidate + np.float32(shift) + common)
     assert moved.error == pytest.approx(plain.error, rel=1e-2)
 
 
@@ -120,7 +123,7 @@ def test_sound_passes_and_what_is_scaled_or_shifted_does_not(seed: int, pictures
     reference, sound = network(seed, pictures, classes, 0.05)
     gate = Gate(GATES["int8"].error, 0.0)
     assert measure(reference, sound).passes(gate)
-    assert not measure(reference, 0.7 * reference).passes(gate)
+    assert not measure(reference, np.float32(0.7) * reference).passes(gate)
     spread = (reference - reference.mean(axis=1, keepdims=True)).std(axis=0)
     offset = np.where(np.arange(classes) % 2, 0.5, -0.5) * spread
     assert not measure(reference, reference + offset).passes(gate)

@@ -173,7 +173,8 @@ class Clock:
     """Samples as they are listed, in place of processes; `order` is what was asked for."""
 
     def __init__(self, samples: dict[str, list[float | str]]) -> None:
-        self.samples, self.order = {name: iter(values) for name, values in samples.items()}, []
+        self.samples = {name: iter(values) for name, values in samples.items()}
+        self.order: list[str] = []
 
     def __call__(self, job: Job, timeout: float) -> dict[str, Any]:
         name = job.subject.model.name
@@ -183,7 +184,8 @@ class Clock:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, samples: dict[str, list[float | str]], **options: Any) -> Any:
-    clock, done = Clock(samples), []
+    clock = Clock(samples)
+    done: list[int] = []
     monkeypatch.setattr(module, "_sample", clock)
     timings = measure([Subject(Path(name)) for name in samples], 4, advance=done.append, **options)
     return timings, "".join(clock.order), sum(done)
