@@ -23,7 +23,7 @@ from resnet_infer.data.preprocess import whole_views
 from resnet_infer.errors import PictureError, UsageError
 from resnet_infer.evaluation.protocols import PAPER_SCALES, PROTOCOLS, LocalScorer, OpenPicture
 from resnet_infer.models.checkpoint import Checkpoint, save_checkpoint
-from tests.conftest import PICTURES
+from tests.conftest import PICTURES, photographs
 from tests.evaluation.conftest import Reds
 
 Array = NDArray[Any]
@@ -183,12 +183,8 @@ def test_whole_views_are_resize_and_its_mirror(width: int, height: int, side: in
     assert np.array_equal(views, np.stack([expected, expected[:, ::-1]]))
 
 
-def test_all_photos_at_the_paper_s_scales(data_folder: Path) -> None:
-    photos = sorted((data_folder / "imagenet-sample").glob("*.JPEG"))
-    if not photos:
-        pytest.skip("needs imagenet-sample, a folder of photographs")
-    assert len(photos) == 123
-    for number, path in enumerate(photos):
+def test_all_photos_at_the_paper_s_scales() -> None:
+    for number, path in enumerate(photographs()):
         side = PAPER_SCALES[number % len(PAPER_SCALES)]
         with Image.open(path) as file:
             expected = np.asarray(reference_resize(file.convert("RGB"), side))
