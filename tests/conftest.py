@@ -21,6 +21,7 @@ from resnet_infer import zoo
 from resnet_infer.models.architectures import architecture
 from resnet_infer.models.checkpoint import Checkpoint, save_checkpoint
 from resnet_infer.models.spec import InputSpec, ModelSpec
+from tests import selection
 from tests.requirements import pytest_make_collect_report, pytest_runtest_makereport
 
 __all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]
@@ -29,6 +30,26 @@ ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "tests" / "pictures"
 DEMO = ROOT / "demo" / "pictures"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+def pytest_configure() -> None:
+    selection.listen()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that `make quick` runs."""
+    for item in items:
+        if selection.is_quick(item):
+            item.add_marker("quick")
+
+
+@pytest.fixture(autouse=True)
+def no_process(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that is marked quick starts no process."""
+    before = len(selection.started)
+    yield
+    if request.node.get_closest_marker("quick"):
+        assert selection.started[before:] == [], "it starts a process: see tests/selection.py"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -218,6 +218,15 @@ def test_the_public_names() -> None:
         assert getattr(resnet_infer, name) is not None
 
 
-def test_the_changelog_names_the_version() -> None:
+def test_the_changelog_is_kept_and_names_the_version() -> None:
+    """In the form of keepachangelog.com 1.1: releases with their dates, below what is not released."""
     text = (PACKAGE.parent / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert f"## {resnet_infer.__version__}" in text
+    first, *others = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert first == "[Unreleased]"
+    for release in others:
+        assert re.fullmatch(r"\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", release)
+    kinds = re.findall(r"^### (.*)$", text, re.MULTILINE)
+    assert kinds
+    assert set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    version = re.escape(resnet_infer.__version__)
+    assert re.search(rf"^## \[{version}\] - |^This is going to be {version}\b", text, re.MULTILINE)
