@@ -4,11 +4,17 @@ DEMO := .venv
 DEV := .venv-dev
 PARITY := .venv-parity
 
-.PHONY: demo test test-all parity lint format benchmark clean
+.PHONY: demo test test-all quick parity lint format benchmark photos-given clean
 
 demo: $(DEMO)/ready
 	$(DEMO)/bin/resnet-infer classify demo/pictures --top-k 3
 
+# The tests that start no process and no browser: within a minute on two cores.
+quick: $(DEV)/ready
+	$(DEV)/bin/python -m pytest -n auto -m quick --ignore tests/parity
+
+# Where a program or a browser is missing, the tests that need it are skipped; the summary says how to install it.
+# With RESNET_INFER_REQUIRE=1, as in CI, they fail.
 test: $(DEV)/ready
 	$(DEV)/bin/python tests/tensorrt/fetch.py $(DEV)/tensorrt
 	$(DEV)/bin/python -m pytest -n auto --dist loadfile --durations 20 -m "not slow" --ignore tests/parity
@@ -22,6 +28,7 @@ test-all: $(DEV)/ready
 parity: $(PARITY)/ready
 	$(PARITY)/bin/python -m pytest tests/parity
 
+# mypy reads the tests, benchmarks, experiments and tools too.
 lint: $(DEV)/ready
 	$(DEV)/bin/ruff check
 	$(DEV)/bin/ruff format --check
@@ -50,17 +57,19 @@ $(PARITY)/ready: pyproject.toml constraints.txt
 
 # PHOTOS is a folder of photographs, the more the better; CIFAR, where it is given, CIFAR-10 to train on, and TINY Tiny
 # ImageNet to evaluate on.
-benchmark: $(DEV)/ready $(DEMO)/ready
+benchmark: photos-given $(DEV)/ready $(DEMO)/ready
+	$(DEMO)/bin/python -m benchmarks.startup
+	$(DEV)/bin/python -m benchmarks.throughput $(PHOTOS)
+	test -z "$(CIFAR)" || $(DEV)/bin/python -m benchmarks.training $(CIFAR)
+	$(DEV)/bin/python -m benchmarks.inference $(PHOTOS)
+	$(DEV)/bin/python -m benchmarks.int8 $(PHOTOS)
+	$(DEV)/bin/python -m benchmarks.evaluation $(PHOTOS) $(if $(TINY),--tiny $(TINY))
+	$(DEV)/bin/python -m benchmarks.serving $(PHOTOS)
+	$(DEV)/bin/python -m benchmarks.peers $(PHOTOS)
+	test -z "$(CIFAR)" || $(DEV)/bin/python -m benchmarks.loadgen $(PHOTOS) $(CIFAR)
+
+photos-given:
 	@test -d "$(PHOTOS)" || { echo "say where photographs are: make benchmark PHOTOS=folder" >&2; exit 2; }
-	cd benchmarks && ../$(DEMO)/bin/python startup.py
-	cd benchmarks && ../$(DEV)/bin/python throughput.py $(abspath $(PHOTOS))
-	test -z "$(CIFAR)" || (cd benchmarks && ../$(DEV)/bin/python training.py $(abspath $(CIFAR)))
-	cd benchmarks && ../$(DEV)/bin/python inference.py $(abspath $(PHOTOS))
-	cd benchmarks && ../$(DEV)/bin/python int8.py $(abspath $(PHOTOS))
-	cd benchmarks && ../$(DEV)/bin/python evaluation.py $(abspath $(PHOTOS)) $(if $(TINY),--tiny $(abspath $(TINY)))
-	cd benchmarks && ../$(DEV)/bin/python serving.py $(abspath $(PHOTOS))
-	cd benchmarks && ../$(DEV)/bin/python peers.py $(abspath $(PHOTOS))
-	test -z "$(CIFAR)" || (cd benchmarks && ../$(DEV)/bin/python loadgen.py $(abspath $(PHOTOS)) $(abspath $(CIFAR)))
 
 clean:
 	rm -rf $(DEMO) $(DEV) $(PARITY) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

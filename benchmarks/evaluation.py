@@ -1,6 +1,6 @@
 """Pictures a second of `evaluate` against what the cores allow and against a plain loop, and what ten crops cost.
 
-    python benchmarks/evaluation.py PHOTOS [MODEL] [--tiny TINY]
+    python -m benchmarks.evaluation PHOTOS [MODEL] [--tiny TINY]
 
 PHOTOS is a folder of photographs and nothing else; they are put into class folders as often as needed. MODEL is an
 artifact of a ResNet-50 (INT8, say), by default an untrained one in FP32. TINY is Tiny ImageNet: all its validation
@@ -19,10 +19,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from paired import COMMAND, each, save
-from throughput import BATCH, against, loop, spec_of
-from untrained import resnet50
-
+from benchmarks.paired import COMMAND, each, save
+from benchmarks.throughput import BATCH, against, loop, spec_of
+from benchmarks.untrained import resnet50
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.zoo import DEFAULT, SMALL, built_in
 
@@ -92,9 +91,11 @@ def ten_crops(artifact: Path, photos: list[Path], rounds: int) -> dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("photos", type=Path)
-    parser.add_argument("model", type=Path, nargs="?")
-    parser.add_argument("--tiny", type=Path)
+    parser.add_argument("photos", metavar="PHOTOS", type=Path, help="a folder of photographs and nothing else")
+    parser.add_argument(
+        "model", metavar="MODEL", type=Path, nargs="?", help="artifact of a ResNet-50; default: untrained, FP32"
+    )
+    parser.add_argument("--tiny", metavar="TINY", type=Path, help="Tiny ImageNet")
     options = parser.parse_args()
     folder = options.photos.resolve()
     photos = sorted(folder.iterdir())

@@ -1,6 +1,6 @@
 """What our runtime adds to ONNX Runtime: a call of ours against a bare `session.run`.
 
-    python benchmarks/inference.py PHOTOS
+    python -m benchmarks.inference PHOTOS
 
 PHOTOS is a folder of photographs. Both run the same graph with the same options in a process of their own, and take
 turns of a tenth of a second; in between each waits until its threads sleep. Every second round goes the other way. A
@@ -10,15 +10,15 @@ graph is made with ranges of synthetic pictures: its speed does not depend on th
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from paired import PYTHON, each, save
-from untrained import resnet50
-
+from benchmarks.paired import PYTHON, each, save
+from benchmarks.untrained import resnet50
 from resnet_infer.benchmarking.latency.statistics import paired_ratio
 from resnet_infer.models.weights.download import cache_folder
 
@@ -125,7 +125,9 @@ def measure(artifact: Path, batch: int, threads: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    fp32 = resnet50(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("photos", metavar="PHOTOS", type=Path, help="a folder of photographs")
+    fp32 = resnet50(parser.parse_args().photos)
     result: dict[str, Any] = {}
     gates = {}
     for precision, artifact in (("int8", int8(fp32)), ("fp32", fp32)):

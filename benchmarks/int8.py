@@ -1,6 +1,6 @@
 """A ResNet-50 in INT8 against its FP32 artifact, and against what ONNX Runtime's own quantisation makes of that.
 
-    python benchmarks/int8.py PHOTOS
+    python -m benchmarks.int8 PHOTOS
 
 PHOTOS is a folder of photographs. Every measurement is a process of its own, because two sessions in one process spin
 on each other's cores; the graphs take turns. `quantize_static` is tried in both of its formats, with what it calls
@@ -9,21 +9,17 @@ reduce_range where the CPU needs it, and ours must keep up with the better one.
 
 from __future__ import annotations
 
+import argparse
 import logging
 import statistics
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
-import onnx
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from paired import PYTHON, Pair, each, save
-from untrained import resnet50
 
-from resnet_infer.converters.precision.calibration import calibrate
-from resnet_infer.converters.precision.int8 import cpu_weight_bits, quantize
+from benchmarks.paired import PYTHON, Pair, each, save
+from benchmarks.untrained import resnet50
 from resnet_infer.data.image import read_image
 from resnet_infer.data.preprocess import Pixels, centre_crop
 from resnet_infer.models.spec import METADATA_KEY, ModelSpec
@@ -51,8 +47,8 @@ print(statistics.median(times))
 """
 
 
-class Reader(CalibrationDataReader):
-    """The same pictures for theirs, one at a time."""
+class Reader:
+    """The same pictures for theirs, one at a time: a `CalibrationDataReader` of ONNX Runtime by its methods."""
 
     def __init__(self, views: Pixels) -> None:
         self._views = iter(views)
@@ -64,6 +60,12 @@ class Reader(CalibrationDataReader):
 
 def graphs(source: Path, photos: list[Path], folder: Path) -> dict[str, Path]:
     """The graphs by name: ours, theirs, and the one that they are made from. Also writes pictures to run them on."""
+    import onnx
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    from resnet_infer.converters.precision.calibration import calibrate
+    from resnet_infer.converters.precision.int8 import cpu_weight_bits, quantize
+
     model = onnx.load(source)
     spec = ModelSpec.loads({item.key: item.value for item in model.metadata_props}[METADATA_KEY], str(source))
     views = np.concatenate([centre_crop(read_image(path), spec.input) for path in photos[:CALIBRATION]])
@@ -99,8 +101,14 @@ def measure(found: dict[str, Path], pictures: Path, batch: int) -> dict[str, lis
 
 
 def main() -> None:
-    photos = sorted(Path(sys.argv[1]).iterdir())
-    source = resnet50(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("photos", metavar="PHOTOS", type=Path, help="a folder of photographs and nothing else")
+    options = parser.parse_args()
+
+    from resnet_infer.converters.precision.int8 import cpu_weight_bits
+
+    photos = sorted(options.photos.iterdir())
+    source = resnet50(options.photos)
     result: dict[str, object] = {"weight_bits": cpu_weight_bits(), "rounds": ROUNDS}
     gates = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,6 @@
 """MLPerf LoadGen on this machine: single-stream and offline, shortened, and the accuracy beside an evaluation's.
 
-    python benchmarks/loadgen.py PHOTOS LABELLED
+    python -m benchmarks.loadgen PHOTOS LABELLED
 
 PHOTOS is a folder of photographs, LABELLED is CIFAR-10. Models: the small built-in, and ResNet-50 in INT8 with random
 weights, which is as fast as any other.
@@ -8,15 +8,14 @@ weights, which is as fast as any other.
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from paired import save
-from serving import int8
-from untrained import resnet50
-
+from benchmarks.paired import save
+from benchmarks.serving import int8
+from benchmarks.untrained import resnet50
 from resnet_infer.benchmarking.scenarios import Scenario, run_scenario
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.zoo import SMALL
@@ -37,7 +36,11 @@ def run(model: str, data: Path, scenario: str, **options: Any) -> dict[str, Any]
 
 
 def main() -> None:
-    photos, labelled = Path(sys.argv[1]), Path(sys.argv[2])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("photos", metavar="PHOTOS", type=Path, help="a folder of photographs")
+    parser.add_argument("labelled", metavar="LABELLED", type=Path, help="CIFAR-10, in any form that `evaluate` takes")
+    options = parser.parse_args()
+    photos, labelled = options.photos, options.labelled
     files = sorted(path for path in photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
     models = {SMALL: SMALL, "ResNet-50, INT8": str(int8(resnet50(photos), files))}
     result: dict[str, Any] = {

@@ -18,7 +18,9 @@ from typing import Any
 
 import resnet_infer
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parent.parent
+"""The checkout; programs of `benchmarks` are started there."""
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 @dataclass(frozen=True)

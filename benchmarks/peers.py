@@ -1,20 +1,20 @@
 """ResNet-50 beside its peers, with the same weights: inference alone, JPEG files to top-5, and the first answer.
 
-    python benchmarks/peers.py PHOTOS [batch1|batch8|batch32|pipeline|loader|timm|start]...
+    python -m benchmarks.peers PHOTOS [batch1|batch8|batch32|pipeline|loader|timm|start]...
 
 PHOTOS is a folder of photographs and nothing else. Without a part all are measured, which takes 20 minutes; figures of
 parts that are not measured stay in the result. The peers are installed in an environment of their own. Every subject is
 a process of its own that lives throughout a part; they are asked in turn, in another order each round, so that a drift
-of the machine falls on all. Afterwards `python benchmarks/peers_table.py` writes the table.
+of the machine falls on all. Afterwards `python -m benchmarks.peers_table` writes the table.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
 import subprocess
-import sys
 import time
 import venv
 from collections.abc import Iterator, Sequence
@@ -23,15 +23,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from paired import COMMAND, PYTHON, RESULTS, save, seconds
-from serving import int8
-from untrained import resnet50
-
+from benchmarks.paired import COMMAND, PYTHON, RESULTS, ROOT, save, seconds
+from benchmarks.serving import int8
+from benchmarks.untrained import resnet50
 from resnet_infer.models.checkpoint import SUFFIX
 from resnet_infer.models.weights.download import cache_folder
-from resnet_infer.runtimes.onnxruntime import OnnxRuntime
 
-HERE = Path(__file__).parent
+PROGRAMS = ROOT / "benchmarks" / "peer_programs"
 PEERS = (
     *("torch", "torchvision", "timm", "transformers", "onnxruntime", "openvino", "nncf", "onnx"),
     *("pillow", "numpy", "safetensors"),
@@ -64,8 +62,8 @@ def environment() -> str:
     python = folder / "bin" / "python"
     if not (folder / "ready").exists():
         venv.create(folder, with_pip=True, clear=True)
-        constraints = HERE.parent / "constraints.txt"
-        install = [python, "-m", "pip", "install", "--quiet", "--constraint", constraints, *PEERS]
+        constraints = ROOT / "constraints.txt"
+        install: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--constraint", constraints, *PEERS]
         subprocess.run(install, check=True)
         (folder / "ready").touch()
     return str(python)
@@ -75,6 +73,8 @@ class Bench:
     """The network in every form, and the photos."""
 
     def __init__(self, folder: Path) -> None:
+        from resnet_infer.runtimes.onnxruntime import OnnxRuntime
+
         self.photos = sorted(folder.iterdir())
         self.artifact = resnet50(folder)
         self.int8 = int8(self.artifact, self.photos)
@@ -84,13 +84,13 @@ class Bench:
         self.geometry = [str(geometry.resize), *(",".join(map(str, each)) for each in (geometry.mean, geometry.std))]
         self.files = [*map(str, (self.artifact.with_suffix(SUFFIX), self.artifact, self.int8, self.models))]
         self.python = environment()
-        # Nothing is downloaded, reported, or left outside of the cache.
+        # Nothing is downloaded, reported, or left outside of the cache; the programs import from the checkout.
         compiled = str(cache_folder() / "benchmarks" / "peers-compiled")
-        os.environ.update(CI="true", HF_HUB_OFFLINE="1", TORCHINDUCTOR_CACHE_DIR=compiled)
+        os.environ.update(CI="true", HF_HUB_OFFLINE="1", TORCHINDUCTOR_CACHE_DIR=compiled, PYTHONPATH=str(ROOT))
         if not (self.models / "ready").exists():
             self.models.mkdir(exist_ok=True)
             files = [self.files[0], self.files[1], self.files[3], *self.geometry]
-            script = str(HERE / "peers" / "make_models.py")
+            script = str(PROGRAMS / "make_models.py")
             subprocess.run([self.python, script, *files, *map(str, self.photos[:CALIBRATION])], check=True)
             (self.models / "ready").touch()
 
@@ -100,7 +100,7 @@ class Bench:
     @contextmanager
     def asked(self, script: str, subject: str, *more: str) -> Iterator[Any]:
         """A process that gives a line for a line."""
-        command = [self.python_of(subject), str(HERE / "peers" / script), subject, *self.files, *more]
+        command = [self.python_of(subject), str(PROGRAMS / script), subject, *self.files, *more]
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         ) as process:
@@ -168,8 +168,7 @@ class Bench:
         """Seconds of a whole process that answers for one photo."""
         photo = str(self.photos[0])
         commands = {
-            subject: [self.python, str(HERE / "peers" / "first_answer.py"), subject, *self.files, photo]
-            for subject in START
+            subject: [self.python, str(PROGRAMS / "first_answer.py"), subject, *self.files, photo] for subject in START
         }
         for subject in (*OURS, *OURS_OPENVINO):
             model = self.int8 if "INT8" in subject else self.artifact
@@ -214,8 +213,14 @@ def gates(result: dict[str, Any]) -> dict[str, bool]:
 
 
 def main() -> None:
-    folder, parts = Path(sys.argv[1]).resolve(), sys.argv[2:] or PARTS
-    bench = Bench(folder)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("photos", metavar="PHOTOS", type=Path, help="a folder of photographs and nothing else")
+    parser.add_argument("parts", metavar="PART", nargs="*", help=f"of {' '.join(PARTS)}; default: all")
+    options = parser.parse_args()
+    parts = options.parts or PARTS
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"no such part: {' '.join(sorted(unknown))}")
+    bench = Bench(options.photos.resolve())
     path = RESULTS / "peers.json"
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     result["peers"] = bench.versions()

@@ -1,16 +1,17 @@
-"""Writes `docs/peers.md` from `results/peers.json`.
+"""Write `docs/peers.md` from `results/peers.json`.
 
-python benchmarks/peers_table.py
+python -m benchmarks.peers_table
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from paired import RESULTS
+from benchmarks.paired import RESULTS
 
 TARGET = RESULTS.parent.parent / "docs" / "peers.md"
 BATCHES = {"batch1": "batch 1", "batch8": "batch 8", "batch32": "batch 32"}
@@ -31,7 +32,7 @@ def precision(subject: str) -> str:
 def ratio(part: dict[str, Any], subject: str, other: str) -> float:
     """How many times as long it takes as the other: the median of the rounds' ratios."""
     pairs = zip(part[subject]["ms, each"], part[other]["ms, each"], strict=True)
-    return statistics.median(mine / theirs for mine, theirs in pairs)
+    return float(statistics.median(mine / theirs for mine, theirs in pairs))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -136,6 +137,7 @@ def dates(result: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0]).parse_args()
     result = json.loads((RESULTS / "peers.json").read_text(encoding="utf-8"))
     machine = result["machine"]
     flags = f"{machine['cores']} cores of an {machine['processor']}, {machine['platform']}, Python {machine['python']}"
@@ -143,7 +145,7 @@ def main() -> None:
     gates = "\n".join(f"- {'holds' if held else '**does not hold**'}: {gate}" for gate, held in result["gates"].items())
     blocks = [
         "# ResNet-50 beside its peers",
-        "Written by `python benchmarks/peers_table.py`; measured by `python benchmarks/peers.py PHOTOS`, which "
+        "Written by `python -m benchmarks.peers_table`; measured by `python -m benchmarks.peers PHOTOS`, which "
         "installs them. All have the same weights and processor; each is a process of its own, and they take turns.",
         f"Measured on {' and '.join(dates(result))} on {flags}. Peers: {peers}.",
         "Each batch size, and each table after those, was measured in a run of its own: compare within it. The weights "

@@ -1,6 +1,6 @@
 """The service beside its peers: requests a second on loopback, and what one request takes longer than in process.
 
-    python benchmarks/serving.py PHOTOS [8|16|32|64|small|latency]...
+    python -m benchmarks.serving PHOTOS [8|16|32|64|small|latency]...
 
 PHOTOS is a folder of photographs. Without a part all are measured, which takes a quarter of an hour; a number is
 ResNet-50 INT8 at so many connections. Figures of parts that are not measured stay in the result. Peers: the best
@@ -12,6 +12,7 @@ of their own.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -29,24 +30,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from http_load import closed_loop, post, steady_rate
-from paired import COMMAND, PYTHON, RESULTS, each, save
-from untrained import resnet50
 
+from benchmarks.http_load import closed_loop, post, steady_rate
+from benchmarks.paired import COMMAND, PYTHON, RESULTS, ROOT, each, save
+from benchmarks.untrained import resnet50
 from resnet_infer.benchmarking.latency.statistics import paired_ratio
 from resnet_infer.data.image import read_image
 from resnet_infer.data.preprocess import centre_crop
 from resnet_infer.models.weights.download import cache_folder
-from resnet_infer.runtimes.onnxruntime import OnnxRuntime
 from resnet_infer.utils.cpu import usable_cores
 from resnet_infer.zoo import SMALL, built_in
 
-HERE = Path(__file__).parent
+PROGRAMS = ROOT / "benchmarks" / "peer_programs"
 PEERS = ("bentoml", "litserve", "onnxruntime", "pillow", "numpy", "python-multipart")
 SECONDS, SETTLE = 2.0, 0.4
 """Of a measurement, and before one."""
 ROUNDS = 15
 CONNECTIONS = (8, 16, 32, 64)
+PARTS = (*map(str, CONNECTIONS), "small", "latency")
 OFFLINE = """
 import sys, time
 from pathlib import Path
@@ -97,6 +98,7 @@ def int8(source: Path, photos: list[Path]) -> Path:
 
         from resnet_infer.converters.precision.calibration import calibrate
         from resnet_infer.converters.precision.int8 import cpu_weight_bits, quantize
+        from resnet_infer.runtimes.onnxruntime import OnnxRuntime
 
         with OnnxRuntime(source, device="cpu") as runtime:
             geometry = runtime.spec.input
@@ -117,7 +119,12 @@ def free_port() -> int:
 def running(command: Sequence[str], port: int, ready: str, **environment: str) -> Iterator[tuple[str, int]]:
     """A server in a process group of its own, warm; its URL, and the group."""
     with tempfile.TemporaryDirectory() as home, open(Path(home) / "log", "wb+") as log:
-        known = {"BENTOML_HOME": home, "BENTOML_DO_NOT_TRACK": "True", "BENTOML_QUIET": "True"}
+        known = {
+            "BENTOML_HOME": home,
+            "BENTOML_DO_NOT_TRACK": "True",
+            "BENTOML_QUIET": "True",
+            "PYTHONPATH": str(ROOT),  # programs of `benchmarks` import from it
+        }
         process = subprocess.Popen(
             command, stdout=log, stderr=log, start_new_session=True, env={**os.environ, **known, **environment}
         )
@@ -155,6 +162,8 @@ class Bench:
     """An artifact, the files, and the servers that answer for them."""
 
     def __init__(self, artifact: Path, photos: list[Path]) -> None:
+        from resnet_infer.runtimes.onnxruntime import OnnxRuntime
+
         self.artifact, self.photos = artifact, photos
         with OnnxRuntime(artifact, device="cpu") as runtime:
             self.resize = runtime.spec.input.resize
@@ -167,17 +176,17 @@ class Bench:
     def bare(self) -> Any:
         port = free_port()
         environment = {"RESNET_INFER_SERVE_MODEL": str(self.artifact)}
-        return running([PYTHON, str(HERE / "peers" / "bare_starlette.py"), str(port)], port, "/readyz", **environment)
+        return running([PYTHON, str(PROGRAMS / "bare_starlette.py"), str(port)], port, "/readyz", **environment)
 
     def bentoml(self) -> Any:
         port = free_port()
         command = [peers(), "-m", "bentoml", "serve", "plain_bentoml:Plain", "--port", str(port), "--host", "127.0.0.1"]
-        command += ["--working-dir", str(HERE / "peers")]
+        command += ["--working-dir", str(PROGRAMS)]
         return running(command, port, "/readyz", ARTIFACT=str(self.artifact), RESIZE=str(self.resize))
 
     def litserve(self) -> Any:
         port = free_port()
-        command = [peers(), str(HERE / "peers" / "plain_litserve.py"), str(port), str(usable_cores())]
+        command = [peers(), str(PROGRAMS / "run_litserve.py"), str(port), str(usable_cores())]
         return running(command, port, "/health", ARTIFACT=str(self.artifact), RESIZE=str(self.resize))
 
     def requests(self, server: str, url: str) -> list[bytes]:
@@ -279,7 +288,13 @@ def gates(result: dict[str, Any]) -> dict[str, bool]:
 
 
 def main() -> None:
-    folder, parts = Path(sys.argv[1]), sys.argv[2:] or [*map(str, CONNECTIONS), "small", "latency"]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("photos", metavar="PHOTOS", type=Path, help="a folder of photographs and nothing else")
+    parser.add_argument("parts", metavar="PART", nargs="*", help=f"of {' '.join(PARTS)}; default: all")
+    options = parser.parse_args()
+    folder, parts = options.photos, options.parts or PARTS
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"no such part: {' '.join(sorted(unknown))}")
     photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
     chosen = [photos[i] for i in np.linspace(0, len(photos) - 1, min(len(photos), 200)).astype(int)]
     large = Bench(int8(resnet50(folder), photos), chosen)

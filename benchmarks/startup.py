@@ -1,18 +1,17 @@
 """What a first answer costs: the whole process against a bare script that does the same.
 
-    python benchmarks/startup.py
+    python -m benchmarks.startup
 
 Run it in an environment that has the extra `cpu` and no other, as those who classify have it.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
 
-from paired import COMMAND, PYTHON, compare, peak_memory, save
-
-from resnet_infer.runtimes.onnxruntime import OnnxRuntime
+from benchmarks.paired import COMMAND, PYTHON, compare, peak_memory, save
 from resnet_infer.zoo import DEFAULT, SMALL, VARIABLE, built_in
 
 PHOTO = Path(__file__).parent.parent / "demo" / "pictures" / "cat.jpg"
@@ -36,6 +35,9 @@ for index in numpy.argsort(-probabilities)[:5]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0]).parse_args()
+    from resnet_infer.runtimes.onnxruntime import OnnxRuntime
+
     os.environ.pop(VARIABLE, None)
     found, gates = {}, {}
     for name, model in ((DEFAULT, []), (SMALL, ["-m", SMALL])):

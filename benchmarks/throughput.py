@@ -1,6 +1,6 @@
 """Pictures a second of `classify DIR` against a plain loop of PIL and ONNX Runtime, and against what the cores allow.
 
-    python benchmarks/throughput.py PHOTOS
+    python -m benchmarks.throughput PHOTOS
 
 PHOTOS is a folder of photographs and nothing else. The loop decodes and infers in turn, in batches of the size that
 `classify` is given (on a CPU it takes smaller ones of large pictures, see `batch_limit`), ONNX Runtime at its defaults.
@@ -9,9 +9,9 @@ The bound is cores / (core-seconds to decode and infer one picture), measured wh
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import statistics
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
@@ -20,14 +20,13 @@ from threading import Barrier
 from typing import Any
 
 import numpy as np
-from paired import COMMAND, PYTHON, Pair, each, save, seconds
-from untrained import resnet50
 
+from benchmarks.paired import COMMAND, PYTHON, Pair, each, save, seconds
+from benchmarks.untrained import resnet50
 from resnet_infer.data.image import read_image
 from resnet_infer.data.preprocess import centre_crop
 from resnet_infer.lanes import batch_limit
 from resnet_infer.models.spec import ModelSpec
-from resnet_infer.runtimes.onnxruntime import OnnxRuntime
 from resnet_infer.utils.cpu import usable_cores
 from resnet_infer.zoo import SMALL, built_in
 
@@ -68,6 +67,8 @@ def bound(artifact: Path, photos: list[Path]) -> float:
 
 
 def _alone(artifact: Path, photos: list[Path], start: Barrier) -> float:
+    from resnet_infer.runtimes.onnxruntime import OnnxRuntime
+
     runtime = OnnxRuntime(artifact, device="cpu", threads=1)
 
     def answer(part: list[Path]) -> None:
@@ -115,6 +116,8 @@ def against(
 
 
 def spec_of(artifact: Path) -> ModelSpec:
+    from resnet_infer.runtimes.onnxruntime import OnnxRuntime
+
     with OnnxRuntime(artifact, device="cpu") as runtime:
         return runtime.spec
 
@@ -132,7 +135,9 @@ def measure(artifact: Path, folder: Path, repeats: int, rounds: int) -> dict[str
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("photos", metavar="PHOTOS", type=Path, help="a folder of photographs and nothing else")
+    folder = parser.parse_args().photos
     small = measure(built_in(SMALL, ".onnx"), folder, repeats=32, rounds=4)
     large = measure(resnet50(folder), folder, repeats=8, rounds=2)
     gates = {

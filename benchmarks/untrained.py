@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_infer.converters.source import export_onnx
 from resnet_infer.data.image import read_image
 from resnet_infer.data.preprocess import centre_crop
 from resnet_infer.models.architectures import architecture
@@ -20,6 +19,7 @@ def resnet50(photos: Path) -> Path:
     """The artifact, made once and kept in the cache with the checkpoint that it is made from."""
     target = cache_folder() / "benchmarks" / "resnet50-untrained.onnx"
     if not target.exists() or not target.with_suffix(SUFFIX).exists():
+        from resnet_infer.converters.source import export_onnx
         from resnet_infer.models.network import untrained_checkpoint
 
         geometry = InputSpec(256, 224, np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225]), exif=False)

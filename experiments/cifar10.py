@@ -1,6 +1,6 @@
 """The paper's CIFAR-10 experiment (section 4.2): its networks by its recipe, and the errors beside the paper's.
 
-    python experiments/cifar10.py DATA [-o runs/cifar10] [--networks plain20 resnet20 ...] [-- OPTIONS OF train]
+    python -m experiments.cifar10 DATA [-o runs/cifar10] [--networks plain20 resnet20 ...] [-- OPTIONS OF train]
 
 DATA is whatever `resnet-infer train` takes. The networks are trained one after the other, each in a folder of its own
 in the output folder; beside them lie `results.md` and `degradation.png`, written anew after every network. Started
@@ -15,8 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from training_runs import is_finished, train
-
+from experiments.training_runs import is_finished, train
 from resnet_infer.errors import MissingExtraError, ResnetInferError, UsageError
 from resnet_infer.models.architectures import Architecture, architecture, count_parameters
 from resnet_infer.models.checkpoint import load_checkpoint

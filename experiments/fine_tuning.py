@@ -1,6 +1,6 @@
 """What a trained network saves: a few pictures of each class, learnt from its weights and from scratch.
 
-    python experiments/fine_tuning.py MODEL DATA [--per-class 100] [--epochs 20] [-o runs/fine-tuning]
+    python -m experiments.fine_tuning MODEL DATA [--per-class 100] [--epochs 20] [-o runs/fine-tuning]
 
 DATA has `train/` and `test/` with a folder for each class. MODEL is a checkpoint or a name. All runs see the same
 pictures, enlarged to MODEL's size, in as many steps: one from MODEL by the recipe finetune; from scratch, because no
@@ -20,8 +20,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from training_runs import is_finished, train
-
+from experiments.training_runs import is_finished, train
 from resnet_infer import zoo
 from resnet_infer.data.image import SUFFIXES
 from resnet_infer.models.checkpoint import SUFFIX, load_checkpoint

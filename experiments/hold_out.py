@@ -1,6 +1,6 @@
 """How far the error of held out pictures can be trusted: small data sets, each with thousands of fresh pictures beside.
 
-    python experiments/hold_out.py [--sets 20] [--per-class 40] [--fresh 3000] [-o runs/hold-out]
+    python -m experiments.hold_out [--sets 20] [--per-class 40] [--fresh 3000] [-o runs/hold-out]
 
 Each set has five classes of generated textures, a fifth of it held out. A small network learns from the rest as `train`
 does it, and the error that the run reports, with its 95% interval, is held against the error on fresh pictures.
@@ -18,21 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from resnet_infer.data.datasets import Dataset, Sample
 from resnet_infer.models.architectures import architecture
 from resnet_infer.models.checkpoint import SUFFIX, load_checkpoint
-from resnet_infer.models.network import ResNet
 from resnet_infer.models.spec import Measured
-from resnet_infer.training.distributed import World
-from resnet_infer.training.error_rates import count_errors
 from resnet_infer.training.input.splits import Splits, hold_out
 from resnet_infer.training.input.views import Views
-from resnet_infer.training.loop.options import Options
-from resnet_infer.training.loop.state import load_weights
-from resnet_infer.training.loop.trainer import Trainer
 from resnet_infer.training.recipes import get_recipe
 from resnet_infer.utils.files import atomic_path
 
@@ -74,6 +67,15 @@ def main() -> int:
 
 def trial(seed: int, per_class: int, fresh: int) -> Trial:
     """Train on a new set and measure what came of it."""
+    import torch
+
+    from resnet_infer.models.network import ResNet
+    from resnet_infer.training.distributed import World
+    from resnet_infer.training.error_rates import count_errors
+    from resnet_infer.training.loop.options import Options
+    from resnet_infer.training.loop.state import load_weights
+    from resnet_infer.training.loop.trainer import Trainer
+
     generator = np.random.default_rng(seed)
     data = textures(generator, per_class)
     rest, held = hold_out(data, len(data.samples) // 5, seed)
@@ -110,7 +112,10 @@ def stripes(generator: np.random.Generator, direction: float) -> NDArray[np.uint
     rows, columns = np.mgrid[:SIDE, :SIDE]
     phase, turn = generator.uniform(0, 2 * np.pi), direction + generator.normal(0, 0.1)
     wave = 20 * np.sin(2 * np.pi * (columns * np.cos(turn) + rows * np.sin(turn)) / 5 + phase)
-    return np.clip(128 + wave[:, :, None] + generator.normal(0, NOISE, (SIDE, SIDE, 3)), 0, 255).astype(np.uint8)
+    pixels: NDArray[np.uint8] = np.clip(
+        128 + wave[:, :, None] + generator.normal(0, NOISE, (SIDE, SIDE, 3)), 0, 255
+    ).astype(np.uint8)
+    return pixels
 
 
 def _sample(name: str, label: int, pixels: NDArray[np.uint8]) -> Sample:

@@ -1,6 +1,6 @@
 """What INT8 costs by each calibration method, on a whole labelled test set.
 
-    python experiments/int8.py DATA MODEL... [-o int8.md]
+    python -m experiments.int8 DATA MODEL... [-o int8.md]
 
 DATA is a data set with the splits train and test: pictures of the one calibrate, all of the other are answered. Of each
 model, method and target: top-1 and top-5 error beside FP32, with McNemar's exact test against FP32; then the same test
@@ -10,19 +10,12 @@ between the methods. No layer is left in float.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import get_args
 
 from resnet_infer import zoo
-from resnet_infer.converters.precision.calibration import calibrate
-from resnet_infer.converters.precision.int8 import cpu_weight_bits, quantize
-from resnet_infer.converters.precision.lower import logits_of
-from resnet_infer.converters.precision.placement import Target
-from resnet_infer.converters.precision.ranges import Method
-from resnet_infer.converters.source import open_source
 from resnet_infer.data.feed import open_feed
 from resnet_infer.utils.console import note
 from resnet_infer.utils.files import atomic_path
@@ -45,6 +38,13 @@ def main() -> None:
 
 def report(model: str, data: Path, count: int) -> Iterator[str]:
     """Markdown: the table of one model, and the test between its methods."""
+    from resnet_infer.converters.precision.calibration import calibrate
+    from resnet_infer.converters.precision.int8 import cpu_weight_bits, quantize
+    from resnet_infer.converters.precision.lower import logits_of
+    from resnet_infer.converters.precision.placement import Target
+    from resnet_infer.converters.precision.ranges import Method
+    from resnet_infer.converters.source import open_source
+
     source = open_source(zoo.source(model))
     calibration = calibrate(source.graph, open_feed(data, source.spec, count=count, split="train").crops())
     test = open_feed(data, source.spec, split="test", labelled=True)
@@ -80,4 +80,4 @@ def report(model: str, data: Path, count: int) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

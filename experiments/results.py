@@ -1,6 +1,6 @@
 """One network in every precision and by the paper's protocols: errors, rates, and a picture of both.
 
-    python experiments/results.py MODEL DATA --scales 112,128,160,192,240 [--second MODEL] [-o docs/results.md]
+    python -m experiments.results MODEL DATA --scales 112,128,160,192,240 [--second MODEL] [-o docs/results.md]
 
 DATA is a data set with the splits train (pictures of it calibrate INT8) and val, all of which is answered. MODEL and
 the second member of an ensemble are checkpoints or names. Rates are of `evaluate` from file to answer, on a CPU, all
@@ -19,15 +19,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import onnx
-from results_page import Disagreement, Page, Row, write
-from variants import variants
 
+from experiments.results_page import Disagreement, Page, Row, write
+from experiments.variants import variants
 from resnet_infer import zoo
-from resnet_infer.converters.precision.calibration import calibrate
-from resnet_infer.converters.precision.int8 import cpu_weight_bits, quantize
 from resnet_infer.converters.precision.ranges import Method
-from resnet_infer.converters.source import open_source
 from resnet_infer.data.datasets import Dataset
 from resnet_infer.data.feed import open_feed
 from resnet_infer.data.preprocess import centre_crop
@@ -58,6 +54,8 @@ def main() -> int:
     parser.add_argument("--work", metavar="FOLDER", type=Path, default=Path("runs/results"))
     parser.add_argument("-o", "--output", metavar="FILE.md", type=Path, default=Path("results.md"))
     options = parser.parse_args()
+    from resnet_infer.converters.precision.int8 import cpu_weight_bits
+
     options.work.mkdir(parents=True, exist_ok=True)
     scales = [int(side) for side in options.scales.split(",")]
     precisions, found = by_precision(options.model, options.data, options.work)
@@ -141,6 +139,12 @@ def by_protocol(model: str, second: str | None, data: Path, scales: Sequence[int
 
 def any_size(model: str, data: Path, int8: Path, full: Path | None = None) -> None:
     """Write the INT8 artifact of `model` that takes pictures of any size, and the FP32 one it was made of to `full`."""
+    import onnx
+
+    from resnet_infer.converters.precision.calibration import calibrate
+    from resnet_infer.converters.precision.int8 import quantize
+    from resnet_infer.converters.source import open_source
+
     source = open_source(zoo.checkpoint(model), dynamic_size=True)
     if full:
         onnx.save(source.graph, full)

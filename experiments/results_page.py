@@ -10,11 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.style import context
-from matplotlib.ticker import LogLocator, NullLocator
 
 from resnet_infer.evaluation.result import Result
 from resnet_infer.models.spec import ModelSpec
@@ -170,6 +166,11 @@ def table(rows: Sequence[Row], speeds: Sequence[float]) -> Iterator[str]:
 
 def draw(page: Page, output: Path) -> None:
     """Top-1 error with its interval against milliseconds for a picture; protocols of one network are joined."""
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.style import context
+    from matplotlib.ticker import LogLocator, NullLocator
+
     with context("default"), matplotlib.rc_context({"svg.hashsalt": "resnet-infer", "font.size": 10}):
         figure = Figure(figsize=(10, 5), layout="constrained")
         axes = figure.subplots()

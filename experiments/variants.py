@@ -1,6 +1,6 @@
 """The error of a checkpoint and of all artifacts that can be made of it, on the same pictures.
 
-    python experiments/variants.py MODEL DATA [--protocol P]... [-o variants.md]
+    python -m experiments.variants MODEL DATA [--protocol P]... [-o variants.md]
 
 DATA is a data set with the splits train and test (or val): pictures of the first calibrate, all of the other are
 answered, by the protocols named or by the one that fits the model. The checkpoint is run by torch; of it are made ONNX
@@ -11,21 +11,12 @@ is what `resnet-infer evaluate` counts.
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import get_args
 
-import onnx
-
 from resnet_infer import zoo
-from resnet_infer.converters.precision.calibration import calibrate
-from resnet_infer.converters.precision.fp16 import to_fp16
-from resnet_infer.converters.precision.int8 import cpu_weight_bits, quantize
-from resnet_infer.converters.precision.placement import Target
-from resnet_infer.converters.precision.ranges import Method
-from resnet_infer.converters.source import open_source
 from resnet_infer.data.feed import open_feed
 from resnet_infer.evaluation.config import EvaluationConfig
 from resnet_infer.evaluation.evaluate import evaluate
@@ -58,6 +49,15 @@ def main() -> None:
 
 def variants(model: str, data: Path, count: int, folder: Path) -> Iterator[str]:
     """What is evaluated: the checkpoint in torch, then the artifacts, written into `folder`."""
+    import onnx
+
+    from resnet_infer.converters.precision.calibration import calibrate
+    from resnet_infer.converters.precision.fp16 import to_fp16
+    from resnet_infer.converters.precision.int8 import cpu_weight_bits, quantize
+    from resnet_infer.converters.precision.placement import Target
+    from resnet_infer.converters.precision.ranges import Method
+    from resnet_infer.converters.source import open_source
+
     checkpoint = zoo.checkpoint(model)
     save_checkpoint(checkpoint, folder / "FP32.safetensors")
     yield f"torch:{folder / 'FP32.safetensors'}"
@@ -76,7 +76,7 @@ def variants(model: str, data: Path, count: int, folder: Path) -> Iterator[str]:
         yield str(path)
 
 
-def table(results: list[Result], pictures: int, data: str, count: int) -> Iterator[str]:
+def table(results: Sequence[Result], pictures: int, data: str, count: int) -> Iterator[str]:
     """Markdown."""
     yield f"## {results[0].spec.name} on {data}, {pictures:,} pictures, INT8 calibrated on {count}\n"
     yield "| artifact | protocol | top-1 error, % | 95% | top-5 error, % | 95% | of the first | p |"
@@ -94,4 +94,4 @@ def table(results: list[Result], pictures: int, data: str, count: int) -> Iterat
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

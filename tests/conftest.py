@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,11 +21,35 @@ from resnet_infer import zoo
 from resnet_infer.models.architectures import architecture
 from resnet_infer.models.checkpoint import Checkpoint, save_checkpoint
 from resnet_infer.models.spec import InputSpec, ModelSpec
+from tests import selection
+from tests.requirements import pytest_make_collect_report, pytest_runtest_makereport
+
+__all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "tests" / "pictures"
 DEMO = ROOT / "demo" / "pictures"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+def pytest_configure() -> None:
+    selection.listen()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that `make quick` runs."""
+    for item in items:
+        if selection.is_quick(item):
+            item.add_marker("quick")
+
+
+@pytest.fixture(autouse=True)
+def no_process(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that is marked quick starts no process."""
+    before = len(selection.started)
+    yield
+    if request.node.get_closest_marker("quick"):
+        assert selection.started[before:] == [], "it starts a process: see tests/selection.py"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -118,10 +143,22 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     return run
 
 
+def data_root() -> Path:
+    """Return where the larger data sets are, if they are: $RESNET_INFER_DATA, or shared/data beside the repository."""
+    return Path(os.environ.get("RESNET_INFER_DATA", ROOT.parent / "shared" / "data"))
+
+
+def photographs() -> list[Path]:
+    """Return the photos of imagenet-sample, or where they are not at hand the few that the repository has."""
+    sample = sorted((data_root() / "imagenet-sample").glob("*.JPEG"))
+    assert len(sample) in (0, 123)
+    return sample or sorted([*PICTURES.glob("*.jpg"), *DEMO.glob("*.jpg")])
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
-    """The folder with the larger data sets: $RESNET_INFER_DATA, or shared/data beside the repository."""
-    folder = Path(os.environ.get("RESNET_INFER_DATA", ROOT.parent / "shared" / "data"))
+    """The folder with the larger data sets."""
+    folder = data_root()
     if not folder.is_dir():
         pytest.skip("needs the larger data sets: set RESNET_INFER_DATA to the folder that has them")
     return folder
@@ -135,7 +172,7 @@ def browser() -> Iterator[Any]:
     with sync_api.sync_playwright() as playwright:
         own = Path(playwright.chromium.executable_path)
         if not own.exists() and installed is None:
-            pytest.skip("no Chromium is installed (playwright install chromium, or the system's)")
+            pytest.skip(f"no Chromium: {sys.executable} -m playwright install chromium, or the system's package")
         chosen = None if own.exists() else installed
         launched = playwright.chromium.launch(executable_path=chosen, args=["--no-sandbox"])
         yield launched

@@ -381,7 +381,7 @@ def test_a_runtime_that_is_open_takes_no_options() -> None:
     runtime = Classifier().runtime
     for options in ({"device": "cpu"}, {"threads": 1}, {"runtime": "torch"}, {"spin": False}):
         with pytest.raises(UsageError, match="already has its device"):
-            Classifier(runtime, **options)  # type: ignore[arg-type]
+            Classifier(runtime, **options)
     with pytest.raises(UsageError, match="threads is a whole one from 1"):
         Classifier(threads=0)
 
@@ -406,7 +406,7 @@ def test_answers_before_an_error_of_the_source_are_given_before_it(
     stream = Classifier(Quadrants(), throughput=throughput).stream(
         source(), crops=crops, batch_size=batch_size, workers=workers
     )
-    answers = []
+    answers: list[Any] = []
     with pytest.raises(OSError, match="the bucket is gone"):
         answers.extend(stream)
     assert [answer.source for answer in answers] == [picture.source for picture in pictures]

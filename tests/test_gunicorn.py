@@ -76,7 +76,7 @@ def test_gunicorn_with_a_preloaded_classifier(runtime: str, kind: str, requests:
             )
         try:
             for number in range(requests):
-                connection = HTTPConnection(*listening.getsockname(), timeout=60)
+                connection = HTTPConnection("127.0.0.1", listening.getsockname()[1], timeout=60)
                 connection.request("POST", "/", pictures[number % 4])
                 assert connection.getresponse().read().decode() == expected[number % 4]
                 connection.close()

@@ -184,8 +184,8 @@ def too_large(package: Path) -> list[str]:
                 found.append(f"{path}: {function.name} has {count} parameters")
             if (length := (function.end_lineno or 0) - function.lineno + 1) > MOST_LINES_OF_A_FUNCTION:
                 found.append(f"{path}: {function.name} has {length} lines")
-    for folder in sorted(item for item in (package, *package.rglob("*")) if item.is_dir()):
-        name, count = folder.relative_to(package).as_posix(), len(list(folder.glob("*.py")))
+    for place in sorted(item for item in (package, *package.rglob("*")) if item.is_dir()):
+        name, count = place.relative_to(package).as_posix(), len(list(place.glob("*.py")))
         if count > MOST_FILES and name not in LARGE_FOLDERS:
             found.append(f"{name} has {count} files")
     return found
@@ -326,8 +326,8 @@ def loads(tree: ast.Module) -> Iterator[tuple[str, bool]]:
                 for part in (node.orelse, node.finalbody, *(one.body for one in node.handlers)):
                     yield from visit(part, guarded)
             else:
-                for part in ("body", "orelse"):
-                    inner = getattr(node, part, None)
+                for field in ("body", "orelse"):
+                    inner = getattr(node, field, None)
                     yield from visit(inner, guarded) if isinstance(inner, list) else ()
 
     return visit(tree.body, False)
@@ -374,6 +374,15 @@ def test_the_public_names() -> None:
         assert getattr(resnet_infer, name) is not None
 
 
-def test_the_changelog_names_the_version() -> None:
+def test_the_changelog_is_kept_and_names_the_version() -> None:
+    """In the form of keepachangelog.com 1.1: releases with their dates, below what is not released."""
     text = (PACKAGE.parent / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert f"## {resnet_infer.__version__}" in text
+    first, *others = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert first == "[Unreleased]"
+    for release in others:
+        assert re.fullmatch(r"\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", release)
+    kinds = re.findall(r"^### (.*)$", text, re.MULTILINE)
+    assert kinds
+    assert set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    version = re.escape(resnet_infer.__version__)
+    assert re.search(rf"^## \[{version}\] - |^This is going to be {version}\b", text, re.MULTILINE)

@@ -83,7 +83,7 @@ def test_lanes_that_took_turns_stop_waiting_when_pictures_become_larger() -> Non
 def test_lanes_take_few_items_at_first_and_for_the_last_ones_too(count: int, largest: int) -> None:
     sizes: dict[int, int] = {}
 
-    def infer(batch: Sequence[tuple[int, int]]) -> list[int]:
+    def infer(batch: Sequence[tuple[int, int | PictureError]]) -> list[int]:
         sizes[batch[0][0]] = len(batch)
         return [item for item, _ in batch]
 
@@ -104,7 +104,7 @@ def test_items_are_let_go_of_when_they_are_answered() -> None:
             made.append(weakref.ref(item))
             yield item
 
-    def infer(batch: Sequence[tuple[Item, int]]) -> list[int]:
+    def infer(batch: Sequence[tuple[Item, int | PictureError]]) -> list[int]:
         return [0 for _ in batch]
 
     stream = run_lanes(items(), lambda item: 0, infer, lanes=LANES, batch_size=8)
@@ -144,7 +144,7 @@ def test_answers_before_an_error_are_given_before_it(
     def infer(batch: Sequence[tuple[int, int | PictureError]]) -> list[int]:
         return [item for item, _ in batch]
 
-    answers = []
+    answers: list[int] = []
     with pytest.raises(LostError):
         answers.extend(run_lanes(items(), prepare, infer, lanes=lanes, rows=rows, batch_size=batch_size, workers=2))
     assert answers == list(range(count))
@@ -161,7 +161,7 @@ def test_an_interrupt_of_the_source_begins_nothing_new_and_is_never_lost(
         yield from range(count)
         raise KeyboardInterrupt
 
-    def infer(batch: Sequence[tuple[int, int]]) -> list[int]:
+    def infer(batch: Sequence[tuple[int, int | PictureError]]) -> list[int]:
         inferred.extend(item for item, _ in batch)
         return [item for item, _ in batch]
 

@@ -124,8 +124,8 @@ def test_nothing_else_writes_json() -> None:
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             dotted = isinstance(node, ast.Attribute) and ast.unparse(node) in ("json.dumps", "json.dump")
-            named = isinstance(node, ast.ImportFrom) and node.module == "json"
-            if dotted or (named and {alias.name for alias in node.names} & {"dump", "dumps"}):
+            names = node.names if isinstance(node, ast.ImportFrom) and node.module == "json" else []
+            if dotted or {alias.name for alias in names} & {"dump", "dumps"}:
                 found.add(path.relative_to(PACKAGE).as_posix())
     assert found == {"utils/strict_json.py"}
 

@@ -27,8 +27,10 @@ from tests.conftest import PICTURES, ROOT
 from tests.serving.servers import free_port
 
 STRACE = shutil.which("strace")
-WRITES = ("open", "openat", "creat", "mkdir", "mkdirat", "rename", "renameat", "renameat2", "link", "linkat")
-WRITES += ("symlink", "symlinkat", "mknod", "mknodat", "truncate")
+WRITES = (
+    *("open", "openat", "creat", "mkdir", "mkdirat", "rename", "renameat", "renameat2", "link", "linkat"),
+    *("symlink", "symlinkat", "mknod", "mknodat", "truncate"),
+)
 SENDS = ("connect", "sendto", "sendmsg", "sendmmsg")
 CALL = re.compile(r"^(?:\[pid +)?(?P<pid>\d+)\]? +(?P<name>\w+)\((?P<arguments>.*)\) += (?P<result>-?\d+)")
 FREE = ("/dev/", "/proc/")

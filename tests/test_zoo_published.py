@@ -67,7 +67,9 @@ def weights(
     """A row of the table for a network that is small enough to be served here."""
     server.content = save(dict(make_checkpoint("plain8", classes=1000).weights))
     digest = hashlib.sha256(server.content).hexdigest()
-    row = replace(published.find_published("resnet50.v2"), arch="plain8", sha256_prefix=digest[:8], crop=32, resize=37)  # type: ignore[type-var]
+    found = published.find_published("resnet50.v2")
+    assert found is not None
+    row = replace(found, arch="plain8", sha256_prefix=digest[:8], crop=32, resize=37)
     monkeypatch.setattr(published, "PUBLISHED", (row,))
     monkeypatch.setattr(published, "_BY_NAME", {"resnet50": row, "resnet50.v2": row})
     monkeypatch.setenv("RESNET_INFER_CACHE", str(tmp_path / "cache"))

@@ -1,6 +1,6 @@
 """Compare what two checkouts of the project answer: logits, exported files, and the JSON of every command.
 
-    python tools/compare_trees.py BASE . --photos photos
+    python -m tools.compare_trees BASE . --photos photos
 
 Both run with this Python, one after the other, in a folder of their own. Logits and files are compared byte by byte;
 of JSON what differs from run to run (times, rates, paths, and what tells the version of the code) is masked. Prints a

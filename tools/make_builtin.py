@@ -1,7 +1,7 @@
 """Put a finished training run into the package as a built-in model: checkpoint, artifact, and their errors.
 
-    python tools/make_builtin.py runs/resnet20 resnet20-cifar10
-    python tools/make_builtin.py runs/tiny resnet18-tinyimagenet --int8 --half --data tiny-imagenet-200
+    python -m tools.make_builtin runs/resnet20 resnet20-cifar10
+    python -m tools.make_builtin runs/tiny resnet18-tinyimagenet --int8 --half --data tiny-imagenet-200
 
 With `--half` the checkpoint's kernels are stored in half precision. With `--int8` the artifact is INT8 in all its
 layers, calibrated on training pictures, its weights kept to 7 bits: so it is right on every CPU, with VNNI and without.
@@ -16,17 +16,10 @@ import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import onnx
-
-from resnet_infer.converters.export import CALIBRATION_PICTURES, TRAINING
-from resnet_infer.converters.precision.calibration import calibrate
-from resnet_infer.converters.precision.int8 import quantize
-from resnet_infer.converters.source import export_onnx, open_source
 from resnet_infer.data.feed import open_feed
 from resnet_infer.evaluation.config import EvaluationConfig
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.models.checkpoint import SUFFIX, Checkpoint, load_checkpoint, save_checkpoint
-from resnet_infer.models.graph import get_spec, set_spec
 from resnet_infer.models.spec import Measured
 from resnet_infer.models.weights.builtin import FOLDER, LIST, line
 from resnet_infer.utils.files import atomic_path
@@ -65,6 +58,8 @@ def main() -> None:
         if arguments.int8:
             int8(checkpoint, artifact, arguments.data)
         else:
+            from resnet_infer.converters.source import export_onnx
+
             print(export_onnx(checkpoint, artifact))
         for path in (kept, artifact):
             with atomic_path(built_in(arguments.name, path.suffix)) as target:
@@ -75,6 +70,14 @@ def main() -> None:
 
 def int8(checkpoint: Checkpoint, artifact: Path, data: Path) -> None:
     """Write it with its own error in its spec."""
+    import onnx
+
+    from resnet_infer.converters.export import CALIBRATION_PICTURES, TRAINING
+    from resnet_infer.converters.precision.calibration import calibrate
+    from resnet_infer.converters.precision.int8 import quantize
+    from resnet_infer.converters.source import open_source
+    from resnet_infer.models.graph import get_spec, set_spec
+
     source = open_source(checkpoint)
     print(source.parity)
     feed = open_feed(data, checkpoint.spec, count=CALIBRATION_PICTURES, prefer=TRAINING)

@@ -36,7 +36,7 @@ def openvino_is_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_fastest_runtime_is_in_the_provenance(
     make_checkpoint: Callable[..., Checkpoint], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = autotune.export_fastest(make_checkpoint(), tmp_path / "best.onnx", ExportConfig(), 1, ("fp32",))
+    made = autotune.export_fastest(make_checkpoint(), tmp_path / "best.onnx", ExportConfig(), 1, ["fp32"])
     assert made.evidence["tuned"]["runtime"] == "openvino"
     assert "it is fastest when it is run with --runtime openvino" in capsys.readouterr().err
     with open_runtime(made.path, device="cpu") as opened:
@@ -49,7 +49,7 @@ def test_a_runtime_that_answers_otherwise_is_not_kept_however_fast(
 ) -> None:
     run = OpenVinoRuntime._run
     monkeypatch.setattr(OpenVinoRuntime, "_run", lambda self, images: np.float32(1.01) * run(self, images))
-    made = autotune.export_fastest(make_checkpoint(), tmp_path / "best.onnx", ExportConfig(), 1, ("fp32",))
+    made = autotune.export_fastest(make_checkpoint(), tmp_path / "best.onnx", ExportConfig(), 1, ["fp32"])
     assert made.evidence["tuned"]["runtime"] in ("auto", "onnxruntime")
     failures = [item["failure"] for item in made.evidence["trials"] if item["runtime"] == "openvino"]
     assert failures

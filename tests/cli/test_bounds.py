@@ -124,7 +124,7 @@ def test_every_number_has_two_ends_and_is_a_number(cli: Cli) -> None:
             kind = type(item.type).__name__
             if kind not in ("IntRange", "FloatRange", "IntParamType", "FloatParamType"):
                 continue
-            checked = {"train": Recipe, "serve": Settings}.get(name)
+            checked: Any = {"train": Recipe, "serve": Settings}.get(name)
             if checked and item.name in checked.__dataclass_fields__ and "Float" in kind:
                 continue
             if name == "train" and item.name in Recipe.__dataclass_fields__:

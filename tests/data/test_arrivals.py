@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -94,10 +95,10 @@ STREAMS: dict[str, Streams] = {
     "map": lambda items: live_map(lambda item: item, items, workers=4, ahead=8),
     **{
         f"{lanes} lanes, {rows} rows, batches of {size}": (
-            lambda items, lanes=lanes, rows=rows, size=size: run_lanes(
-                items,
-                lambda item: item,
-                lambda batch: [item for item, _ in batch],
+            partial(
+                run_lanes,
+                prepare=lambda item: item,
+                infer=lambda batch: [item for item, _ in batch],
                 lanes=lanes,
                 rows=rows,
                 batch_size=size,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from resnet_infer.errors import PictureError
 from resnet_infer.evaluation.protocols import OpenPicture
 from resnet_infer.models.spec import InputSpec, Interpolation
 from resnet_infer.training.input.views import served_view
+from tests.conftest import photographs
 
 FILTERS: dict[Interpolation, Image.Resampling] = {
     "nearest": Image.Resampling.NEAREST,
@@ -129,16 +128,9 @@ def test_centre_box_is_within_and_central(crop: int, extra_width: int, extra_hei
     assert min(left, top) >= 0
 
 
-def photos() -> list[Path]:
-    beside = Path(__file__).parents[3] / "shared" / "data"
-    return sorted((Path(os.environ.get("RESNET_INFER_DATA", beside)) / "imagenet-sample").glob("*.JPEG"))
-
-
-@pytest.mark.skipif(not photos(), reason="no folder imagenet-sample in RESNET_INFER_DATA nor in ../shared/data")
 def test_photos_from_file_to_crop() -> None:
-    assert len(photos()) == 123
     spec = make_spec(256, 224)
-    for path in photos():
+    for path in photographs():
         with Image.open(path) as picture:
             resized = np.asarray(reference_resize(picture.convert("RGB"), 256, "bilinear"))
         got = centre_crop(read_image(path, exif=False), spec)

@@ -23,7 +23,7 @@ from resnet_infer.data.preprocess import whole_views
 from resnet_infer.errors import PictureError, UsageError
 from resnet_infer.evaluation.protocols import PAPER_SCALES, PROTOCOLS, LocalScorer, OpenPicture
 from resnet_infer.models.checkpoint import Checkpoint, save_checkpoint
-from tests.conftest import PICTURES
+from tests.conftest import PICTURES, photographs
 from tests.evaluation.conftest import Reds
 
 Array = NDArray[Any]
@@ -86,11 +86,13 @@ def reference_answer(checkpoint: Checkpoint, protocol: str, picture: Image.Image
             pixels = np.asarray(reference_resize(picture, side))
             both = [reference_probabilities(checkpoint, view) for view in (pixels, pixels[:, ::-1])]
             means.append(np.mean(both, axis=0))
-        return np.mean(means, axis=0)
+        mean: NDArray[Any] = np.mean(means, axis=0)
+        return mean
     views = reference_ten(np.asarray(reference_resize(picture, geometry.resize)), geometry.crop)
     if protocol != "10-crop":
         views = views[4:5]
-    return np.mean([reference_probabilities(checkpoint, view) for view in views], axis=0)
+    found: NDArray[Any] = np.mean([reference_probabilities(checkpoint, view) for view in views], axis=0)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -181,12 +183,8 @@ def test_whole_views_are_resize_and_its_mirror(width: int, height: int, side: in
     assert np.array_equal(views, np.stack([expected, expected[:, ::-1]]))
 
 
-def test_all_photos_at_the_paper_s_scales(data_folder: Path) -> None:
-    photos = sorted((data_folder / "imagenet-sample").glob("*.JPEG"))
-    if not photos:
-        pytest.skip("needs imagenet-sample, a folder of photographs")
-    assert len(photos) == 123
-    for number, path in enumerate(photos):
+def test_all_photos_at_the_paper_s_scales() -> None:
+    for number, path in enumerate(photographs()):
         side = PAPER_SCALES[number % len(PAPER_SCALES)]
         with Image.open(path) as file:
             expected = np.asarray(reference_resize(file.convert("RGB"), side))

@@ -16,8 +16,6 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.conftest import ROOT
-
 pytest.importorskip("torch", reason="the checkpoint is run by torch (the extra `train`)")
 pytest.importorskip("matplotlib", reason="the picture is drawn by matplotlib (the extra `report`)")
 
@@ -30,8 +28,7 @@ CLASSES = 6
 
 @pytest.fixture
 def results(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(ROOT / "experiments")
-    module = importlib.import_module("results")
+    module = importlib.import_module("experiments.results")
     monkeypatch.setattr(module, "TIMED", {"1-crop": 6, "10-crop": 3, "multi-scale": 3})
     monkeypatch.setattr(module, "CALIBRATION", 16)
     return module

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from resnet_infer.errors import UsageError
 from resnet_infer.models.architectures import (
     Architecture,
+    ShortcutPadding,
     ZeroPadShortcut,
     architecture,
     count_multiply_adds,
@@ -72,7 +73,7 @@ def test_every_cifar_depth_is_6n_plus_2_weighted_layers(n: int, kind: str, class
 
 
 @pytest.mark.parametrize("padding", ["append", "split"])
-def test_option_a_pads_where_it_says(padding: str) -> None:
+def test_option_a_pads_where_it_says(padding: ShortcutPadding) -> None:
     plan = architecture("resnet20", shortcut="A", padding=padding).plan()
     pads = [block.shortcut for block in plan.blocks if isinstance(block.shortcut, ZeroPadShortcut)]
     assert [(p.stride, p.before, p.after) for p in pads] == (

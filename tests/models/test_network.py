@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="the module needs torch (the extra `train`)")
@@ -23,7 +25,7 @@ def test_he_initialisation() -> None:
     """Zero mean, variance 2 / fan-out (reference 13 of the paper); batch norm starts as the identity."""
     torch.manual_seed(0)
     network = ResNet(architecture("resnet34"))
-    weight = network.get_submodule("layer4.2.conv2").weight
+    weight: Any = network.get_submodule("layer4.2.conv2").weight
     fan = weight.shape[0] * 9
     assert weight.mean().abs() < 4 * (2 / fan / weight.numel()) ** 0.5
     assert weight.var().item() == pytest.approx(2 / fan, rel=0.01)
@@ -36,7 +38,7 @@ def test_he_initialisation() -> None:
 @pytest.mark.parametrize(("stride_in", "strides"), [("1x1", (2, 1, 1)), ("3x3", (1, 2, 1))])
 def test_where_a_bottleneck_strides(stride_in: str, strides: tuple[int, ...]) -> None:
     network = ResNet(architecture("resnet50", stride_in=stride_in))  # type: ignore[arg-type]
-    block = network.get_submodule("layer2.0")
+    block: Any = network.get_submodule("layer2.0")
     assert tuple(block.get_submodule(f"conv{i}").stride[0] for i in (1, 2, 3)) == strides
 
 
@@ -45,7 +47,7 @@ def test_option_a_against_its_definition(padding: str) -> None:
     """Every second pixel; zeros after, or half before and half after, the old channels."""
     torch.manual_seed(0)
     network = ResNet(architecture("resnet20", padding=padding)).eval()  # type: ignore[arg-type]
-    block = network.get_submodule("layer2.0")
+    block: Any = network.get_submodule("layer2.0")
     x = torch.randn(2, 16, 8, 8)
     expected = torch.zeros(2, 32, 4, 4)
     first = 0 if padding == "append" else 8
@@ -68,7 +70,7 @@ def test_the_two_paddings_of_option_a_answer_differently() -> None:
 
 def test_a_plain_block_adds_nothing() -> None:
     torch.manual_seed(0)
-    block = ResNet(architecture("plain20")).eval().get_submodule("layer1.0")
+    block: Any = ResNet(architecture("plain20")).eval().get_submodule("layer1.0")
     x = torch.randn(1, 16, 8, 8)
     assert torch.equal(block(x), functional.relu(block.bn2(block.conv2(functional.relu(block.bn1(block.conv1(x)))))))
 

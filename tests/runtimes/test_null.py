@@ -22,7 +22,7 @@ def test_it_answers_zeros(model: Any, photos: Callable[..., NDArray[np.uint8]]) 
     pytest.importorskip("onnxruntime", reason="the extra `cpu` or `gpu`")
     with open_runtime(model, runtime="null", device="cpu", threads=2) as runtime:
         logits = runtime(photos(3, 32))
-        assert (logits.shape, logits.dtype) == ((3, 10), np.float32)
+        assert (logits.shape, logits.dtype) == ((3, 10), np.dtype(np.float32))
         assert not logits.any()
         assert runtime.spec.name == zoo.SMALL
         assert runtime.describe() == {"runtime": "null", "device": "cpu"}

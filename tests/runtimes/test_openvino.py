@@ -89,7 +89,7 @@ def test_answers_are_those_of_onnx_runtime(
     runtime: OpenVinoRuntime, images: NDArray[np.uint8], expected: NDArray[np.float32], rows: list[int]
 ) -> None:
     logits = runtime(images[rows])
-    assert (logits.dtype, logits.shape) == (np.float32, (len(rows), len(runtime.spec.classes)))
+    assert (logits.dtype, logits.shape) == (np.dtype(np.float32), (len(rows), len(runtime.spec.classes)))
     np.testing.assert_allclose(logits, expected[rows], rtol=0, atol=2e-5 * expected.std())
 
 
@@ -136,12 +136,14 @@ def test_half_precision_only_when_asked_for(images: NDArray[np.uint8], expected:
 @pytest.mark.skipif(not BF16, reason="needs a processor with bfloat16")
 def test_what_was_compiled_in_half_precision_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """As by a version that passes over the setting."""
-    compile_model = ours.openvino.Core.compile_model
+    import openvino
+
+    compile_model = openvino.Core.compile_model
 
     def without(self: Any, graph: Any, device: str, config: dict[str, Any]) -> Any:
         return compile_model(self, graph, device, {**config, "INFERENCE_PRECISION_HINT": "bf16"})
 
-    monkeypatch.setattr(ours.openvino.Core, "compile_model", without)
+    monkeypatch.setattr(openvino.Core, "compile_model", without)
     with pytest.raises(RuntimeUnavailableError, match="OpenVINO computes in bf16 here, though float32 was asked for"):
         OpenVinoRuntime(ARTIFACT)
 
@@ -177,8 +179,8 @@ def test_lanes_of_a_classifier_answer_as_one_after_the_other() -> None:
     for ours_, theirs in zip(answers["openvino"], answers["onnxruntime"], strict=True):
         assert ours_.source == theirs.source
         assert [item.label for item in ours_.predictions] == [item.label for item in theirs.predictions]
-        probabilities = ([item.probability for item in answer.predictions] for answer in (ours_, theirs))
-        np.testing.assert_allclose(*probabilities, atol=1e-4)
+        own, other = ([item.probability for item in answer.predictions] for answer in (ours_, theirs))
+        np.testing.assert_allclose(own, other, atol=1e-4)
 
 
 # What it refuses
@@ -282,6 +284,7 @@ def test_a_service_answers_many_at_a_time(images: NDArray[np.uint8], expected: N
         futures = [deployment.infer(images[i : i + 1 + i % 3], timeout=60) for i in range(20)]
         for i, future in enumerate(futures):
             logits = future.result(60).result
+            assert isinstance(logits, np.ndarray)
             np.testing.assert_allclose(logits, expected[i : i + 1 + i % 3], rtol=0, atol=2e-5 * expected.std())
     finally:
         deployment.close()

@@ -309,10 +309,15 @@ def test_a_program_keeps_its_settings_and_they_change_no_answer(
 
 
 def test_the_threads_asked_for_are_those_of_the_call(small: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+    seen: list[int] = []
     with program(2), TorchRuntime(small, device="cpu", threads=3) as runtime:
         forward = runtime._forward
-        monkeypatch.setattr(runtime, "_forward", lambda x: (seen.append(torch.get_num_threads()), forward(x))[1])
+
+        def watched(x: Any) -> Any:
+            seen.append(torch.get_num_threads())
+            return forward(x)
+
+        monkeypatch.setattr(runtime, "_forward", watched)
         runtime(np.zeros((1, 32, 32, 3), np.uint8))
         assert (seen, torch.get_num_threads(), runtime.describe()["threads"]) == ([3], 2, 3)
 

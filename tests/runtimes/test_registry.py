@@ -73,6 +73,7 @@ def test_options_are_handed_to_the_runtime_that_has_them() -> None:
 def test_an_option_of_another_runtime_is_a_usage_error(model: Path) -> None:
     if model is CHECKPOINT:
         pytest.importorskip("torch", reason="the extra `train`")
+    wrong: dict[str, Any]
     wrong, name = ({"fused": True}, "onnxruntime") if model is ARTIFACT else ({"spin": False}, "torch")
     with pytest.raises(UsageError, match=f"the runtime {name} has no option") as caught:
         open_runtime(model, device="cpu", **wrong)

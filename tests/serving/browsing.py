@@ -14,7 +14,9 @@ class Open:
     """Opens pages, and takes note of all that a good page does not do."""
 
     def __init__(self, browser: Any) -> None:
-        self.browser, self.contexts, self.faults = browser, [], []
+        self.browser = browser
+        self.contexts: list[Any] = []
+        self.faults: list[str] = []
 
     def __call__(self, url: str, width: int = 1280, height: int = 900, **options: Any) -> Any:
         context = self.browser.new_context(viewport={"width": width, "height": height}, **options)

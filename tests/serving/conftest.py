@@ -48,7 +48,7 @@ class Service:
         )
         files = self.settings.api_key_file or self.settings.admin_key_file
         keys = load_keys(self.settings, {}) if files else ApiKeys(self.keys, self.admin)
-        self.app = build_app(self.manager, self.settings, keys, self.metrics, memory)
+        self.app: Any = build_app(self.manager, self.settings, keys, self.metrics, memory)
         self.thread = threading.Thread(target=self.loop.run_forever)
         self.thread.start()
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://service", timeout=60)

@@ -328,7 +328,7 @@ def test_answers_before_an_error_are_given_before_it(echo: str, count: int, conn
             yield Picture(str(number), str(number).encode())
         raise OSError("the bucket is gone")
 
-    answers = []
+    answers: list[Any] = []
     with Client(echo, connections=connections) as client, pytest.raises(OSError, match="the bucket is gone"):
         answers.extend(client.stream(source()))
     assert [answer.predictions[0].label for answer in answers] == [str(number) for number in range(count)]

@@ -72,12 +72,12 @@ def test_concurrent_requests_are_never_mixed_up(make_service: Make, count: int) 
         return number, crops, done.json()
 
     async def together() -> list[tuple[int, int, Any]]:
-        return await asyncio.gather(*(ask(number) for number in range(count)))
+        return list(await asyncio.gather(*(ask(number) for number in range(count))))
 
     batches = set()
     for number, crops, answer in service.run(together()):
-        by_class = sorted(answer["predictions"], key=lambda item: item["index"])
-        assert [item["probability"] for item in by_class] == pytest.approx(expected[number, crops], abs=1e-5)
+        found = sorted(answer["predictions"], key=lambda item: item["index"])
+        assert [item["probability"] for item in found] == pytest.approx(expected[number, crops], abs=1e-5)
         batches.add(answer["batch"])
     assert max(batches) > 1, "they were not batched"
 

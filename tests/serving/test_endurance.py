@@ -41,7 +41,7 @@ def pictures() -> list[bytes]:
                 buffer = io.BytesIO()
                 (picture.convert("LA") if kind == "PNG" and width == 90 else picture).save(buffer, kind)
                 made.append(buffer.getvalue())
-    np.random.default_rng(0).shuffle(made)  # type: ignore[arg-type]
+    np.random.default_rng(0).shuffle(made)
     return made
 
 

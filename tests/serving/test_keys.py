@@ -83,7 +83,7 @@ def test_after_a_reload_the_keys_of_the_file_open_and_no_others(make_service: Ma
             assert opens(service, "/model", rng.choice(ways(name))) == (200 if name in holding else 401), step
         for number in range(12):
             is_master = f"admin-{number}" == master
-            assert service.app.keys.match(f"admin-{number}".encode(), admin=True) == is_master  # type: ignore[attr-defined]
+            assert service.app.keys.match(f"admin-{number}".encode(), admin=True) == is_master
     text = service.get("/metrics", headers={"X-API-Key": min(holding)}).text
     assert 'resnet_infer_reloads_total{outcome="failed"} 0.0' not in text
 

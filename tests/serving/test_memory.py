@@ -107,7 +107,7 @@ def test_a_picture_that_never_fits_is_told_so_and_others_are_answered(make_servi
 
 def test_pictures_beyond_the_memory_wait_or_are_refused_in_time(make_service: Make) -> None:
     service = make_service(max_memory_mb=20, max_body_mb=5, timeout=1)
-    memory = service.app.traffic.memory  # type: ignore[attr-defined]
+    memory = service.app.traffic.memory
     done = service.posts([("/classify", {"content": picture(1200)})] * 6)  # 15 MB each
     assert {answer.status_code for answer in done} == {200}
     with memory.share(0) as share:
@@ -131,7 +131,7 @@ def test_json_counts_as_what_its_parser_takes(make_service: Make) -> None:
     assert service.post(infer, content=bytes(2_000_000)).status_code == 413
     done = service.post(infer, content=bytes(2_000_000), headers={"Inference-Header-Content-Length": "100"})
     assert done.status_code == 400
-    assert service.app.traffic.memory.bodies == 0  # type: ignore[attr-defined]
+    assert service.app.traffic.memory.bodies == 0
 
 
 @pytest.mark.slow

@@ -231,7 +231,7 @@ def expected(sent: list[Sent]) -> dict[str, Counter[tuple[str, ...]]]:
         "requests": Counter((item.route, str(item.status)) for item in sent),
         "durations": Counter((item.route, f"{item.status // 100}xx") for item in sent if item.parsed),
         "pictures": sum((Counter({(word,): n for word, n in item.pictures.items()}) for item in sent), Counter()),
-        "stages": +Counter({(stage,): answered for stage in ("queue", "decode", "wait", "inference")}),
+        "stages": +Counter[tuple[str, ...]]({(stage,): answered for stage in ("queue", "decode", "wait", "inference")}),
         "rejections": Counter(reason for reason in reasons if reason),
     }
 
@@ -304,7 +304,7 @@ def test_gauges_are_of_the_present_whoever_is_asked(running: Running) -> None:
 def test_there_are_processes_reloads_and_no_times_of_creation(running: Running) -> None:
     before = running.scrape()
     workers = running.workers()
-    labels = [(("pid", str(number)),) for number in sorted(workers, key=str)] or [()]
+    labels: list[tuple[tuple[str, str], ...]] = [(("pid", str(number)),) for number in sorted(workers, key=str)] or [()]
     for name in ("resident_memory_bytes", "cpu_seconds_total", "open_fds", "start_time_seconds"):
         own = [labels for (sample, labels), value in before.items() if sample == f"process_{name}" and value > 0]
         assert sorted(own) == labels
@@ -360,9 +360,14 @@ def test_a_batcher_tells_how_many_rows_wait(seed: int) -> None:
     """Whatever is done, refused, late or no longer wanted: the changes add up to what waits."""
     rng = random.Random(seed)
     told: list[int] = []
+
+    def infer(rows: Any, alone: bool) -> Any:
+        time.sleep(0.001)
+        return rows
+
     batcher: Batcher[int, int] = Batcher(
         lambda item: np.zeros((item, 1)),
-        lambda rows, alone: time.sleep(0.001) or rows,
+        infer,
         lambda item, rows, inferred: item,
         max_rows=4,
         max_queue=20,

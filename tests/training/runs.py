@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,8 +17,8 @@ from resnet_infer.training.loop.trainer import Trainer
 from resnet_infer.training.recipes import Recipe, get_recipe
 
 
-def recipe(name: str = "cifar10-short", **changes: object) -> Recipe:
-    quick: dict[str, object] = {"iterations": 12, "batch_size": 16, "validation": 8}
+def recipe(name: str = "cifar10-short", **changes: Any) -> Recipe:
+    quick: dict[str, Any] = {"iterations": 12, "batch_size": 16, "validation": 8}
     if "stages" not in changes:
         quick |= {"peak_rate": 0.1, "resize": 16, "crop": 16}
     return get_recipe(name, **{**quick, **changes})
@@ -28,7 +29,7 @@ def trainer(
     run: Path,
     log: Callable[[str], None] = lambda line: None,
     options: Options = Options(precision="fp32"),  # noqa: B008
-    **changes: object,
+    **changes: Any,
 ) -> Trainer:
     one = recipe(**changes)
     return Trainer(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import subprocess
 import sys
 import time
@@ -28,13 +28,7 @@ def main(monkeypatch: pytest.MonkeyPatch) -> Main:
     """The script's `main`; what it starts finds the package and keeps to one thread."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.syspath_prepend(ROOT / "experiments")
-    spec = importlib.util.spec_from_file_location("cifar10_experiment", ROOT / "experiments" / "cifar10.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    result: Main = module.main
+    result: Main = importlib.import_module("experiments.cifar10").main
     return result
 
 
@@ -59,7 +53,7 @@ def test_it_trains_what_is_left_and_tabulates_all(
     run = [str(data), "-o", str(tmp_path), "--iterations", "24", "--networks"]
     options = ["--", "-b", "4", "--validation", "2"]
     # Stopped as soon as there is something to go on from.
-    with subprocess.Popen([sys.executable, ROOT / "experiments" / "cifar10.py", *run, "plain8", *options]) as process:
+    with subprocess.Popen([sys.executable, "-m", "experiments.cifar10", *run, "plain8", *options]) as process:
         while process.poll() is None and not (plain / "last.safetensors").exists():
             time.sleep(0.01)
         process.terminate()

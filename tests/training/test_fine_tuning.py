@@ -28,10 +28,9 @@ def test_both_learn_in_as_many_steps_and_a_finished_run_is_not_trained_again(
     photos: Callable[..., NDArray[np.uint8]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.syspath_prepend(ROOT / "experiments")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    experiment = importlib.import_module("fine_tuning")
+    experiment = importlib.import_module("experiments.fine_tuning")
     monkeypatch.setattr(experiment, "SCRATCH_RATES", (0.05,))
     for split, count, seed in (("train", 80, 1), ("test", 20, 2)):
         for number, pixels in enumerate(photos(count, 32, seed=seed)):

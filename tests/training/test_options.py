@@ -215,15 +215,16 @@ def test_a_run_that_diverges_says_so_and_leaves_no_model_of_it(folder: Path, tmp
 def test_weights_that_the_last_step_made_infinite_are_seen(folder: Path, tmp_path: Path) -> None:
     """The losses were all finite."""
     one = trainer(folder, tmp_path, iterations=4)
+    network: Any = one.network
     step = one._step
 
     def spoil(*batch: Any) -> None:
         step(*batch)
         if one.state.iteration == 3:
             with torch.no_grad():
-                one.network.bn1.running_var[0] = float("nan")
+                network.bn1.running_var[0] = float("nan")
 
-    one._step = spoil  # type: ignore[method-assign]
+    one._step = spoil  # type: ignore[assignment,method-assign]
     with pytest.raises(TrainingError, match="the weights are not finite at iteration 4"):
         one.run()
     assert not list(tmp_path.glob("*.safetensors"))

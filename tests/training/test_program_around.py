@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -36,8 +37,9 @@ def test_training_from_files_leaves_the_handler_of_child_processes(folder: Path,
         ).run()
         assert signal.getsignal(signal.SIGCHLD) is before
         assert torch.equal(torch.get_rng_state(), random)
+        numbers: Any = [1, 2]
         # A loader of the program still installs the handler that tells it of dead workers.
-        list(DataLoader([1, 2], num_workers=1))
+        list(DataLoader(numbers, num_workers=1))
         assert signal.getsignal(signal.SIGCHLD) is not before
     finally:
         signal.signal(signal.SIGCHLD, first)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from resnet_infer.training.schedule import Schedule
 from tests.conftest import ROOT
 
 
-def schedule(name: str, depth: int = 20, steps_per_epoch: int = 351, **overrides: object) -> Schedule:
+def schedule(name: str, depth: int = 20, steps_per_epoch: int = 351, **overrides: Any) -> Schedule:
     return Schedule(get_recipe(name, **overrides), steps_per_epoch, depth, (32, 32))
 
 
@@ -191,7 +192,7 @@ def test_another_length_stretches_the_schedule_unless_it_is_given() -> None:
         {"colours": 1},
     ],
 )
-def test_nonsense_is_refused(overrides: dict[str, object]) -> None:
+def test_nonsense_is_refused(overrides: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         get_recipe("cifar10-paper", **overrides)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,12 +34,12 @@ def test_a_step_is_sgd_with_momentum_and_decay_where_it_belongs(
         for value in named.values():
             value.grad = torch.full_like(value, 0.01 * (step + 1))
         one.learner.optimizer.step()
-        for name, value in expected.items():
-            gradient = torch.full_like(value, 0.01 * (step + 1))
-            if decay_all or value.ndim > 1:
-                gradient = gradient + 0.1 * value
+        for name, weight in expected.items():
+            gradient = torch.full_like(weight, 0.01 * (step + 1))
+            if decay_all or weight.ndim > 1:
+                gradient = gradient + 0.1 * weight
             velocity[name] = 0.9 * velocity[name] + gradient
-            expected[name] = value - 0.1 * (gradient + 0.9 * velocity[name] if nesterov else velocity[name])
+            expected[name] = weight - 0.1 * (gradient + 0.9 * velocity[name] if nesterov else velocity[name])
     for name, value in named.items():
         assert torch.allclose(value, expected[name], atol=1e-6), name
 
@@ -56,9 +57,9 @@ def test_the_papers_run_and_its_step(folder: Path, tmp_path: Path) -> None:
     one.learner.optimizer.param_groups[0]["lr"] = 0.1
     for _ in range(3):
         one.learner.optimizer.step()
-        for name, value in expected.items():
-            velocity[name] = 0.9 * velocity[name] + 1e-4 * value
-            expected[name] = value - 0.1 * velocity[name]
+        for name, weight in expected.items():
+            velocity[name] = 0.9 * velocity[name] + 1e-4 * weight
+            expected[name] = weight - 0.1 * velocity[name]
     for name, value in named.items():
         assert torch.allclose(value, expected[name], rtol=0, atol=2e-7), name
     assert len(one.learner.optimizer.param_groups) == 1
@@ -86,6 +87,6 @@ def test_pictures_are_normalised_and_tinted(folder: Path, mean: str) -> None:
 
 
 def test_zero_init_begins_as_the_shortcut(folder: Path, tmp_path: Path) -> None:
-    network = trainer(folder, tmp_path, zero_init=True).network.eval()
+    network: Any = trainer(folder, tmp_path, zero_init=True).network.eval()
     x = torch.randn(2, 16, 8, 8)
     assert torch.equal(network.layer1[0](x), x.relu())

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -165,7 +167,12 @@ def test_a_stream_without_end_is_read_no_further_than_it_says_what_it_is() -> No
 
 def test_what_a_shell_hands_over_is_read(cli: Cli) -> None:
     read, write = os.pipe()
-    feeding = threading.Thread(target=lambda: (os.write(write, CAT.read_bytes()), os.close(write)))
+
+    def feed() -> None:
+        os.write(write, CAT.read_bytes())
+        os.close(write)
+
+    feeding = threading.Thread(target=feed)
     feeding.start()
     done = cli("classify", f"/dev/fd/{read}", "-f", "csv", "-k", 1)
     feeding.join()
@@ -198,7 +205,7 @@ def test_lines_of_a_text(tmp_path: Path, mark: bytes) -> None:
 
 
 def test_too_little_memory_is_an_error_of_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object) -> Any:
         raise MemoryError
 
     with monkeypatch.context() as patch:
@@ -207,8 +214,8 @@ def test_too_little_memory_is_an_error_of_the_picture(monkeypatch: pytest.Monkey
             (answer,) = model.stream([Picture("cat", CAT)])
     assert str(answer.error) == "cat: there is not enough memory to resize it"
 
-    class Failing(inputs.FileIO):
-        read = fail  # type: ignore[assignment]
+    class Failing(FileIO):
+        read = fail
 
     monkeypatch.setattr(inputs, "FileIO", Failing)
     with pytest.raises(PictureError, match=r"cat.jpg: there is not enough memory for its [\d,]+ bytes$"):

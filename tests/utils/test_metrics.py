@@ -31,7 +31,7 @@ def test_a_score_that_is_not_finite_is_never_right(broken: float) -> None:
 def test_mcnemar_is_the_binomial_tail(first: int, second: int) -> None:
     count = first + second
     tail = sum(comb(count, k) for k in range(min(first, second) + 1))
-    exact = 1.0 if first == second else float(min(1, 2 * Fraction(tail, 2**count)))
+    exact = 1.0 if first == second else min(1.0, float(2 * Fraction(tail, 2**count)))
     assert mcnemar(first, second) == pytest.approx(exact, rel=1e-9)
     assert mcnemar(first, second) == mcnemar(second, first)
 

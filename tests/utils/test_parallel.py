@@ -156,7 +156,8 @@ def test_an_error_of_the_items_comes_after_the_results_of_those_before_it(count:
         yield from range(count)
         raise OSError("gone")
 
-    results, found = parallel_map(abs, items(), workers=workers, ahead=ahead), []
+    results = parallel_map(abs, items(), workers=workers, ahead=ahead)
+    found: list[int] = []
     with pytest.raises(OSError, match="gone"):
         found.extend(results)
     assert found == list(range(count))
@@ -175,7 +176,7 @@ def test_an_interrupt_of_the_items_ends_the_work_and_is_raised_even_if_the_strea
         assert go.wait(20)
         return number
 
-    found = []
+    found: list[int] = []
     with pytest.raises(KeyboardInterrupt):
         found.extend(parallel_map(work, items(), workers=2))
     assert found == [0, 1]  # what had begun

@@ -60,7 +60,8 @@ def against(reference: Table, model: Table, precision: str = "fp32") -> Verdict[
 def test_all_is_relative_to_the_spread_of_the_reference(seed: int, scale: float, shift: float) -> None:
     reference, noise = logits_of(seed), logits_of(seed + 5000)
     plain = against(reference, reference + 0.01 * noise)
-    scaled = against(scale * (reference + shift), scale * (reference + 0.01 * noise + shift))
+    factor, moved = np.float32(scale), np.float32(shift)
+    scaled = against(factor * (reference + moved), factor * (reference + np.float32(0.01) * noise + moved))
     assert scaled.measured.relative_max == pytest.approx(plain.measured.relative_max, rel=2e-2)
     assert scaled.measured.relative_mean == pytest.approx(plain.measured.relative_mean, rel=2e-2)
     assert scaled.measured.error == pytest.approx(plain.measured.error, rel=2e-2)

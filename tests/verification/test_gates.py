@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from resnet_infer.errors import ParityError, UsageError
 from resnet_infer.verification.gates import choose_gate, judge, require
@@ -15,11 +16,13 @@ from resnet_infer.verification.metrics import Cost, measure
 from resnet_infer.verification.tolerances import GATES, Tolerance
 
 RANDOM = np.random.default_rng(0)
-REFERENCE = RANDOM.normal(size=(500, 10)).astype(np.float32) + np.arange(10, dtype=np.float32)
+REFERENCE: NDArray[np.float32] = np.add(
+    RANDOM.normal(size=(500, 10)).astype(np.float32), np.arange(10), dtype=np.float32
+)
 LABELS = REFERENCE.argmax(1)
 
 
-def noisy(scale: float) -> np.ndarray:
+def noisy(scale: float) -> NDArray[np.float32]:
     return (REFERENCE + RANDOM.normal(scale=scale, size=REFERENCE.shape)).astype(np.float32)
 
 
@@ -83,7 +86,7 @@ def test_one_picture_is_not_enough() -> None:
         measure(REFERENCE[:1], REFERENCE[:1])
 
 
-def network(seed: int, pictures: int, classes: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
+def network(seed: int, pictures: int, classes: int, noise: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Logits of a classifier's last layer on random features, and of one whose features carry noise."""
     random = np.random.default_rng(seed)
     features = random.normal(size=(pictures, 64))
@@ -116,7 +119,7 @@ def test_two_logits_and_their_halved_difference_are_one_network(seed: int, pictu
     plain = measure(reference, candidate)
     assert measure(reference @ halves, candidate @ halves).error == pytest.approx(plain.error, rel=1e-3)
     common = np.random.default_rng(seed).normal(size=(pictures, 1)).astype(np.float32)
-    moved = measure(reference + shift, candidate + shift + common)
+    moved = measure(reference + np.float32(shift), candidate + np.float32(shift) + common)
     assert moved.error == pytest.approx(plain.error, rel=1e-2)
 
 

@@ -94,7 +94,7 @@ def test_one_changed_weight_fails_the_export(
     checkpoint = make_checkpoint()
     weights = {name: value.copy() for name, value in checkpoint.weights.items()}
     weights["layer2.1.conv2.weight"][3, 4, 1, 1] += 0.05
-    real = source.build_graph
+    real = build_graph
     monkeypatch.setattr(
         source, "build_graph", lambda _, **options: real(replace(checkpoint, weights=weights), **options)
     )
@@ -151,7 +151,7 @@ def busy(seed: int, classes: int, flatness: float, gamma: tuple[float, float]) -
         elif len(shape) == 1 and name.endswith("weight"):
             value = random.uniform(*gamma, shape)
         else:
-            value = random.normal(0, (2 / max(np.prod(shape[1:]), 1)) ** 0.5, shape)
+            value = random.normal(0, (2 / max(int(np.prod(shape[1:])), 1)) ** 0.5, shape)
         weights[name] = value.astype(np.float32)
     weights["fc.weight"] *= np.float32(flatness)
     spec = ModelSpec(

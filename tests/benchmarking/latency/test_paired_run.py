@@ -69,6 +69,7 @@ def test_what_it_says_of_a_subject(found: Benchmark) -> None:
     if sys.platform == "linux":
         assert memory["host"] is not None
         assert 1e6 < memory["host"] < 500e6
+        assert memory["host_before"] is not None
         assert memory["host_peak"] == memory["host_before"] + memory["host"]
     assert memory["device"] is None
 

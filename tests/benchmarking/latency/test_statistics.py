@@ -32,7 +32,7 @@ def test_the_interval_holds_the_median_95_times_of_100() -> None:
     generator = np.random.default_rng(0)
     for count in (6, 9, 20, 41):
         samples = np.exp(generator.exponential(size=(4000, count)) - np.log(2))
-        found = [paired_ratio(sample, np.ones(count)).interval or (0.0, 0.0) for sample in samples]
+        found = [paired_ratio(sample, [1.0] * count).interval or (0.0, 0.0) for sample in samples]
         share = np.mean([low <= 1 <= high for low, high in found])
         assert 0.94 < share < 0.985, count
 

@@ -238,7 +238,7 @@ def clumped(size: int, clumps: Sequence[int], queries: int = 4000) -> list[float
     values = np.full(queries, 0.1)
     for clump in clumps:
         values[clump : clump + size] = 1.0
-    return values.tolist()
+    return [float(value) for value in values]
 
 
 def test_queries_that_are_late_together_say_less() -> None:

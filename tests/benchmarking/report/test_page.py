@@ -146,7 +146,7 @@ def test_an_error_of_another_runtime_or_precision_is_never_taken(
     evaluated: str | None, ran: str, precisions: tuple[str, str | None]
 ) -> None:
     latency, error = precisions
-    result = {"model": "a.onnx", "protocol": "1-crop", "top1": {"error": 24.0, "interval": [23, 25]}}
+    result: dict[str, Any] = {"model": "a.onnx", "protocol": "1-crop", "top1": {"error": 24.0, "interval": [23, 25]}}
     if evaluated:
         result |= {"runtime": {"runtime": evaluated, "device": "cpu"}, "precision": error}
     text = page([results(row("a.onnx", 5, opened={"runtime": ran}, precision=latency))], {"results": [result]})

@@ -18,6 +18,7 @@ from PIL import Image
 
 from resnet_infer import zoo
 from resnet_infer.evaluation import evaluate as evaluating
+from resnet_infer.evaluation import runner
 from resnet_infer.models.checkpoint import load_checkpoint, save_checkpoint
 from tests.cli.commands.test_evaluate import CHECKPOINT, start, told, write_album
 from tests.conftest import Outcome
@@ -96,7 +97,7 @@ def test_the_table_is_there_though_the_report_fails(
 ) -> None:
     """As where the disk fills in the meantime."""
     place = tmp_path / "new"
-    real = evaluating.run
+    real = runner.run
 
     def run(*arguments: Any, **options: Any) -> Any:
         place.touch()

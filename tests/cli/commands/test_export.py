@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from resnet_infer import zoo
+from resnet_infer.models import graph
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from resnet_infer.runtimes.registry import open_runtime
 from tests.conftest import PICTURES, Outcome
@@ -126,7 +127,7 @@ def test_an_artifact_that_answers_otherwise_is_not_left(
     checkpoint = make_checkpoint()
     weights = {name: value.copy() for name, value in checkpoint.weights.items()}
     weights["layer1.0.conv1.weight"][1, 2, 0, 1] += 0.05
-    real = source.build_graph
+    real = graph.build_graph
 
     def build(_: Checkpoint, **options: Any) -> Any:
         return real(replace(checkpoint, weights=weights), **options)

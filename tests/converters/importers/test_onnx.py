@@ -24,7 +24,7 @@ from resnet_infer.converters.importers.labels import Labels  # noqa: E402
 from resnet_infer.converters.importers.onnx import import_onnx  # noqa: E402
 from resnet_infer.converters.importers.weights_check import PHOTOGRAPHS  # noqa: E402
 from resnet_infer.errors import DataError, ModelError, ParityError, UsageError  # noqa: E402
-from resnet_infer.models.spec import METADATA_KEY, ModelSpec  # noqa: E402
+from resnet_infer.models.spec import METADATA_KEY, ModelSpec, Precision  # noqa: E402
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime  # noqa: E402
 
 Photos = Callable[..., NDArray[np.uint8]]
@@ -32,7 +32,7 @@ SIZE, CLASSES = 24, 5
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 OPTIONS = InputOptions(resize=28, mean=MEAN, std=STD)
 LABELS = Labels(("a", "b", "c", "d", "e"), None, "labels.txt")
-HEADS = {
+HEADS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "logits": [("Identity", {})],
     "softmax": [("Softmax", {"axis": 1})],
     "softmax-identity": [("Softmax", {"axis": -1}), ("Identity", {})],
@@ -82,8 +82,8 @@ def foreign(
     if flatten == "reshape":
         x = node("Reshape", x, constant("shape", [batch if isinstance(batch, int) else 0, -1]))
     elif flatten == "constant-node":
-        shape = numpy_helper.from_array(np.array([batch, channels], np.int64))
-        x = node("Reshape", x, node("Constant", value=shape))
+        value = numpy_helper.from_array(np.array([batch, channels], np.int64))
+        x = node("Reshape", x, node("Constant", value=value))
     elif flatten == "mean-over-batch":
         x = node("Flatten", node("Add", x, node("ReduceMean", x, axes=[0], keepdims=1)))
     elif flatten == "across-batch":
@@ -92,8 +92,9 @@ def foreign(
         x = node("Flatten", x)
     weight = constant("fc.w", rng.normal(0, 0.1, (channels, CLASSES)))
     x = node("Gemm", x, weight, constant("fc.b", rng.normal(size=CLASSES)))
-    for index, (kind, attributes) in enumerate(HEADS.get(head, [(head, {})]), start=1):
-        x = node(kind, x, to=output_name if index == len(HEADS.get(head, [()])) else None, **attributes)
+    last = HEADS.get(head, [(head, {})])
+    for index, (kind, attributes) in enumerate(last, start=1):
+        x = node(kind, x, to=output_name if index == len(last) else None, **attributes)
     sides = (size, size) if isinstance(size, int) else ("h", "w")
     shape = (batch, 3, *sides) if layout == "nchw" else (batch, *sides, 3)
     graph = helper.make_graph(
@@ -377,7 +378,8 @@ def test_a_graph_that_takes_bgr(photos: Any, tmp_path: Path, layout: str) -> Non
     expected = answers(source, pictures[..., ::-1], layout)
     with OnnxRuntime(tmp_path / "adopted.onnx", device="cpu") as runtime:
         np.testing.assert_allclose(runtime(pictures), expected, rtol=1e-4, atol=1e-5)
-    for precision, share in (("fp16", 0.01), ("int8", 0.2)):
+    shares: dict[Precision, float] = {"fp16": 0.01, "int8": 0.2}
+    for precision, share in shares.items():
         target = tmp_path / f"{precision}.onnx"
         data = Pictures(calibration=PHOTOGRAPHS) if precision == "int8" else Pictures()
         export(tmp_path / "adopted.onnx", target, ExportConfig(precision=precision, pictures=data))

@@ -32,6 +32,8 @@ class Reader:
     """Pictures for ONNX Runtime's own calibration."""
 
     def __init__(self, pictures: NDArray[np.uint8]) -> None:
+        assert OPTIONS.mean is not None
+        assert OPTIONS.std is not None
         pixels = (pictures[:, None].astype(np.float32) / 255 - OPTIONS.mean) / OPTIONS.std
         self._rest = iter([{"data": part.transpose(0, 3, 1, 2).astype(np.float32)} for part in pixels])
 

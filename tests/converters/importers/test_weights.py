@@ -18,7 +18,7 @@ from resnet_infer.converters.importers.labels import Labels
 from resnet_infer.converters.importers.weights import import_weights
 from resnet_infer.converters.source import export_onnx
 from resnet_infer.errors import DataError, ModelError, UsageError
-from resnet_infer.models.architectures import architecture
+from resnet_infer.models.architectures import BottleneckStride, architecture
 from resnet_infer.models.imagenet_classes import imagenet_classes
 from resnet_infer.models.weights import published
 from resnet_infer.models.weights.published import PublishedWeights
@@ -46,8 +46,9 @@ def torch() -> Any:
 def network(torch: Any, shortcut: Callable[[Any, int], Any]) -> Any:
     """A CIFAR ResNet-8 as the field's repositories write it."""
     nn = torch.nn
+    Module: Any = nn.Module  # noqa: N806
 
-    class Block(nn.Module):
+    class Block(Module):  # type: ignore[misc]
         def __init__(self, inputs: int, planes: int) -> None:
             super().__init__()
             self.conv1 = nn.Conv2d(inputs, planes, 3, stride=planes // inputs, padding=1, bias=False)
@@ -60,7 +61,7 @@ def network(torch: Any, shortcut: Callable[[Any, int], Any]) -> Any:
             out = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
             return torch.relu(out + (shortcut(x, out.shape[1]) if self.change else x))
 
-    class Net(nn.Module):
+    class Net(Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
@@ -267,7 +268,8 @@ class TestAssumptions:
 
     def test_of_bottlenecks(self, tmp_path: Path) -> None:
         path = save_weights(tmp_path / "mine.safetensors", "resnet50", 2)
-        for stride_in, said in (None, True), ("1x1", False):
+        strides: dict[BottleneckStride | None, bool] = {None: True, "1x1": False}
+        for stride_in, said in strides.items():
             small = InputOptions(resize=40, crop=40)
             imported = import_weights(path, "resnet50", stride_in=stride_in, options=small, labels=labels("a", "b"))
             assert imported.checkpoint.spec.architecture == architecture("resnet50", 2, stride_in=stride_in)

@@ -146,7 +146,7 @@ def net() -> Any:
     """A graph of the shape that ours have, with one convolution."""
     random = np.random.default_rng(0)
     weights = {"w": random.normal(size=(8, 3, 3, 3)) / 50, "b": random.normal(size=8), "f": random.normal(size=(5, 8))}
-    steps = [
+    steps: list[tuple[str, list[str], dict[str, Any]]] = [
         ("Cast", ["images"], {"to": 1}),
         ("Transpose", ["x0"], {"perm": [0, 3, 1, 2]}),
         ("Conv", ["x1", "w", "b"], {"strides": [2, 2]}),
@@ -181,8 +181,8 @@ def test_the_size_of_batches_does_not_matter(net: Any, calibration: Calibration,
     assert max(done) == batch_size
     # A picture's activations may differ in the last bit, and a method then choose the next of its candidates.
     assert np.allclose(numbers(other), numbers(calibration), rtol=0.05, atol=1e-5)
-    exact = [[c.range(name, "unsigned", "minmax") for name in c.ranges] for c in (other, calibration)]
-    assert np.allclose(*exact, rtol=1e-4, atol=1e-5)
+    exact, same = ([c.range(name, "unsigned", "minmax") for name in c.ranges] for c in (other, calibration))
+    assert np.allclose(exact, same, rtol=1e-4, atol=1e-5)
 
 
 def test_pictures_are_not_kept(net: Any) -> None:
@@ -275,7 +275,7 @@ def test_pictures_of_another_kind(net: Any, shape: tuple[int, ...]) -> None:
     with pytest.raises(UsageError, match="odd: a picture is uint8"):
         calibrate(net, [("odd", np.zeros(shape, np.uint8))])
     with pytest.raises(UsageError, match="odd: a picture is uint8"):
-        calibrate(net, [("odd", np.zeros((32, 32, 3), np.float32))])  # type: ignore[list-item]
+        calibrate(net, [("odd", np.zeros((32, 32, 3), np.float32))])
     with pytest.raises(ModelError, match="does not run on pictures of"):
         calibrate(net, [("odd", np.zeros((16, 16, 3), np.uint8))])
 

@@ -19,6 +19,7 @@ from onnx.reference import ReferenceEvaluator  # noqa: E402
 from resnet_infer import zoo  # noqa: E402
 from resnet_infer.converters.importers.onnx import import_onnx  # noqa: E402
 from resnet_infer.converters.precision import fp16  # noqa: E402
+from resnet_infer.converters.precision.canonicalise import canonicalise  # noqa: E402
 from resnet_infer.converters.precision.fp16 import to_fp16  # noqa: E402
 from resnet_infer.converters.precision.fp16_graph import emulate  # noqa: E402
 from resnet_infer.data.synthetic import natural_noise  # noqa: E402
@@ -213,7 +214,7 @@ def test_adopted_graphs(tmp_path: Path, photos: Photos, head: str) -> None:
     left = {"softmax-flatten": ["Softmax", "Flatten", "Max", "Log"], "log-softmax": ["LogSoftmax", "Identity"]}.get(
         head, []
     )
-    operators = {node.name: node.op_type for node in fp16.canonicalise(model).graph.node}
+    operators = {node.name: node.op_type for node in canonicalise(model).graph.node}
     assert [operators[name] for name in half.kept] == left
 
 
@@ -224,6 +225,7 @@ def test_the_emulation_is_what_the_definition_of_onnx_gives(tmp_path: Path, phot
     half = to_fp16(model).model
     images = photos(4, 24)
     (defined,) = ReferenceEvaluator(half).run(None, {"images": images})
+    assert isinstance(defined, np.ndarray)
     emulated, exact = answers(emulate(half), images), answers(model, images)
     assert defined.dtype == np.float32
     # They differ where a sum, taken in another order, is rounded to the other neighbour.

@@ -85,7 +85,8 @@ def test_two_of_the_classes_pass_and_fail_as_all_do(
 
     def halved(graph: Any) -> NDArray[np.float32]:
         first, second = (answers(graph, images)[:, number] for number in classes)
-        return np.stack([first - second, second - first], axis=1) / 2
+        halves: NDArray[np.float32] = np.stack([first - second, second - first], axis=1) / np.float32(2)
+        return halves
 
     reference = halved(model)
     for target in TARGETS:
@@ -159,7 +160,7 @@ def test_what_makes_no_sense(trained: tuple[Any, Calibration]) -> None:
     model, calibration = trained
     for wrong in ({"target": "gpu"}, {"target": "cpu", "method": "mean"}, {"target": "cpu", "weight_bits": 4}):
         with pytest.raises(UsageError, match="no quantisation for"):
-            quantize(model, calibration, **wrong)  # type: ignore[arg-type]
+            quantize(model, calibration, **wrong)
     with pytest.raises(ModelError, match="measured on another net"):
         quantize(model, narrow("resnet18", ())[1], target="cpu")
 

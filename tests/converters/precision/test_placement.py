@@ -86,7 +86,8 @@ def narrow(name: str, options: tuple[tuple[str, str], ...]) -> tuple[Any, Calibr
             return replace(found, widths=tuple(4 * 2**index for index in range(len(found.widths))))
 
         patch.setattr(Architecture, "family", property(thin))
-        arch = architecture(name, 5, **dict(options))
+        given: dict[str, Any] = dict(options)
+        arch = architecture(name, 5, **given)
         random = np.random.default_rng(0)
         weights = {
             key: np.full(shape, 0.5)

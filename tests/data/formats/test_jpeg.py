@@ -191,13 +191,23 @@ def test_one_more_restart_before_the_end_is_no_damage(form: dict[str, int]) -> N
 def test_a_missing_end_costs_two_decodes_into_the_same_memory(
     form: dict[str, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoder, new = Image._getdecoder, Image.core.new
+    core: Any = vars(Image)["core"]
+    decoder, new = Image._getdecoder, core.new
     calls: list[str] = []
     size = (600, 900)
     data = encode(detailed(*size), **form)
-    monkeypatch.setattr(Image, "_getdecoder", lambda *args: calls.append("decode") or decoder(*args))
-    made = []
-    monkeypatch.setattr(Image.core, "new", lambda mode, size: made.append(size) or new(mode, size))
+    made: list[tuple[int, int]] = []
+
+    def watched_decoder(*args: Any) -> Any:
+        calls.append("decode")
+        return decoder(*args)
+
+    def watched_new(mode: str, size: tuple[int, int]) -> Any:
+        made.append(size)
+        return new(mode, size)
+
+    monkeypatch.setattr(Image, "_getdecoder", watched_decoder)
+    monkeypatch.setattr(core, "new", watched_new)
     read(data[:-2])
     assert calls == ["decode"] * 2
     assert made.count(size) == 1

@@ -132,8 +132,8 @@ def files(width: int, height: int) -> dict[str, bytes]:
         made[f"png {name}"] = saved(picture, "PNG", exif=turned, compress_level=1, **options)
     for name, colour, samples in (("grey", 0, 1), ("rgb", 2, 3), ("la", 4, 2), ("rgba", 6, 4)):
         made[f"png 16 {name}"] = png(width, height, colour, 16, samples)
-    for name, picture, options in (("lossless", rgb, {"lossless": True}), ("lossy", rgb, {}), ("alpha", rgba, {})):
-        made[f"webp {name}"] = saved(picture, "WEBP", method=0, exif=turned, **options)
+    for name, picture, lossless in (("lossless", rgb, True), ("lossy", rgb, False), ("alpha", rgba, False)):
+        made[f"webp {name}"] = saved(picture, "WEBP", method=0, exif=turned, lossless=lossless)
     for name, picture in (("rgb", rgb), ("grey", grey), ("rgba", rgba), ("1", grey.convert("1"))):
         made[f"bmp {name}"] = saved(picture, "BMP")
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
@@ -188,21 +188,21 @@ def crowded(size: int) -> dict[str, bytes]:
     for name, extension in (("gif comments", b"\x21\xfe\x01a\0"), ("gif controls", b"\x21\xf9\x04\0\0\0\0\0")):
         made[name] = gif[:frame] + extension * (size // len(extension)) + gif[frame:]
     whole = png(64, 64, 2, 8, 3)
-    for name in (b"IDAT", b"PLTE", b"tEXt"):
-        chunk = bytes(4) + name + struct.pack(">I", zlib.crc32(name))
-        made[f"png {name.decode()}"] = whole[:33] + chunk * (size // len(chunk)) + whole[33:]
+    for kind in (b"IDAT", b"PLTE", b"tEXt"):
+        chunk = bytes(4) + kind + struct.pack(">I", zlib.crc32(kind))
+        made[f"png {kind.decode()}"] = whole[:33] + chunk * (size // len(chunk)) + whole[33:]
     head = b"VP8X" + struct.pack("<I", 10) + bytes([8, 0, 0, 0, 63, 0, 0, 63, 0, 0])
     for name, chunk in ("webp exif", b"EXIF" + struct.pack("<I", size) + bytes(size)), ("webp chunks", b"abcd\0\0\0\0"):
         body = b"WEBP" + head + webp[12:] + chunk * (size // len(chunk) or 1)
         made[name] = b"RIFF" + struct.pack("<I", len(body)) + body
     tags = {256: 64, 257: 64, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 64, 279: 4096, 320: 0, 339: 1}
     for many in ((258,), (273, 279), (320,), (339,)):
-        body = bytearray(b"II*\0" + struct.pack("<I", 8 + size) + b"\1" * size)
+        body = b"II*\0" + struct.pack("<I", 8 + size) + b"\1" * size
         body += struct.pack("<H", len(tags))
         for number, value in tags.items():
             entry = (number, 1, size - 4096, 4104) if number in many else (number, 4, 1, value)
             body += struct.pack("<HHII", *entry)
-        made[f"tiff {many}"] = bytes(body) + bytes(4)
+        made[f"tiff {many}"] = body + bytes(4)
     return made
 
 

@@ -28,7 +28,7 @@ def damage(path: Path, kind: str) -> None:
     content = bytearray(path.read_bytes())
     if kind == "flipped":
         content[len(content) // 2] ^= 0x40
-    path.write_bytes({"cut": content[: len(content) // 3], "empty": b""}.get(kind, bytes(content)))
+    path.write_bytes({"cut": bytes(content[: len(content) // 3]), "empty": b""}.get(kind, bytes(content)))
 
 
 @settings(max_examples=60)

@@ -60,9 +60,11 @@ def weight(shape: tuple[int, ...], seed: int = 1) -> Any:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-GEMM = ("Gemm", ["flat", "weight", "bias"], "logits", {"transB": 1})
-POOL = [("GlobalAveragePool", ["features"], "pooled", {}), ("Flatten", ["pooled"], "flat", {})]
-ENDS = {
+Step = tuple[str, list[str], str, dict[str, Any]]
+"""Operator, inputs, output, attributes."""
+GEMM: Step = ("Gemm", ["flat", "weight", "bias"], "logits", {"transB": 1})
+POOL: list[Step] = [("GlobalAveragePool", ["features"], "pooled", {}), ("Flatten", ["pooled"], "flat", {})]
+ENDS: dict[str, tuple[list[Step], dict[str, Any]]] = {
     "gemm": ([*POOL, GEMM], {"weight": weight((CLASSES, 5)), "bias": weight((CLASSES,))}),
     "matmul": (
         [*POOL, ("MatMul", ["flat", "weight"], "product", {}), ("Add", ["product", "bias"], "logits", {})],
@@ -131,7 +133,7 @@ def test_the_built_in_model_and_only_the_classes_asked_for() -> None:
         np.testing.assert_allclose(drawn.mean(axis=(1, 2)) + bias[[7, 2]], runtime(view)[0, [7, 2]], atol=1e-4)
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[list[Step], dict[str, Any]]] = {
     "two layers": (
         [*POOL, ("Gemm", ["flat", "first"], "hidden", {}), ("Relu", ["hidden"], "more", {}),
          ("Gemm", ["more", "weight"], "logits", {})],

@@ -125,7 +125,7 @@ def test_a_request_may_have_less_time(stuck: tuple[Service, str, Stuck]) -> None
         (f"/v2/models/{SMALL}/infer", {"json": timed}),
     ):
         begin = time.monotonic()
-        assert httpx.post(url + path, timeout=30, **options).status_code == 503  # type: ignore[arg-type]
+        assert httpx.post(url + path, timeout=30, **options).status_code == 503
         assert 0.15 < time.monotonic() - begin < 0.6
 
 
@@ -140,7 +140,7 @@ def test_one_thread_that_is_stuck_leaves_the_service_ready(stuck: tuple[Service,
 
 def send_and_leave(url: str, content: bytes = CAT, seconds: float = 0) -> None:
     where = urlsplit(url)
-    with closing(socket.create_connection((where.hostname, where.port))) as connection:
+    with closing(socket.create_connection((where.hostname, where.port or 80))) as connection:
         head = f"POST /classify?crops=10 HTTP/1.1\r\nHost: a\r\nContent-Length: {len(content)}\r\n\r\n".encode()
         connection.sendall(head + content)
         time.sleep(seconds)
@@ -174,7 +174,7 @@ def test_clients_that_left_do_not_fill_the_queue(make_service: Make) -> None:
     threads = len(service.manager.current.batcher._threads)
     for _ in range(threads + 3):
         send_and_leave(url, seconds=0.1)
-    wait_for(lambda: not service.app.traffic.requests)  # type: ignore[attr-defined]
+    wait_for(lambda: not service.app.traffic.requests)
     threading.Timer(0.3, runtime.gate.set).start()
     done = httpx.post(url + "/classify?crops=10", content=CAT, timeout=30)
     assert done.status_code == 200, done.text
@@ -184,6 +184,6 @@ def test_a_reload_ends_though_its_client_has_left(make_service: Make) -> None:
     service = make_service(admin=("k",))
     url, old = service.listen(), service.manager.current
     where = urlsplit(url)
-    with closing(socket.create_connection((where.hostname, where.port))) as connection:
+    with closing(socket.create_connection((where.hostname, where.port or 80))) as connection:
         connection.sendall(b"POST /admin/reload HTTP/1.1\r\nHost: a\r\nX-API-Key: k\r\nContent-Length: 0\r\n\r\n")
     wait_for(lambda: service.manager.current is not old)

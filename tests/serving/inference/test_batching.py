@@ -237,16 +237,20 @@ def test_a_full_queue_refuses_and_what_is_taken_is_done() -> None:
         assert one(batcher, 7).result(30).result == (7, [21])
 
 
+def idle(batcher: Batcher[Any, Any]) -> None:
+    """Wait until all its rows are taken."""
+    while batcher.waiting_rows:
+        time.sleep(0.001)
+
+
 def test_a_request_is_taken_whole_or_not_at_all_and_always_when_nothing_waits() -> None:
     bench = Bench()
     with bench.batcher(workers=1, max_queue=10) as batcher:
         assert len(batcher.submit([((0, 1), 1)] * 50)) == 50
-        while batcher.waiting_rows:
-            time.sleep(0.001)
+        idle(batcher)
         bench.gate.clear()
         batcher.submit([((0, 1), 1)])
-        while batcher.waiting_rows:
-            time.sleep(0.001)
+        idle(batcher)
         batcher.submit([((0, 1), 1)] * 9)
         with pytest.raises(RefusedError):
             batcher.submit([((0, 1), 1)] * 2)
@@ -331,6 +335,7 @@ def test_closing_finishes_what_was_taken_and_takes_nothing_more(lanes: int) -> N
 
 
 def test_senseless_limits_are_refused() -> None:
-    for options in ({"workers": 0}, {"lanes": 0}, {"max_rows": 0}, {"max_queue": 0}, {"max_wait": -1}):
+    wrong: list[dict[str, Any]] = [{"workers": 0}, {"lanes": 0}, {"max_rows": 0}, {"max_queue": 0}, {"max_wait": -1}]
+    for options in wrong:
         with pytest.raises(UsageError):
             Batcher(lambda item: item, lambda rows, alone: rows, lambda item, rows, inferred: item, **options)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -24,7 +26,7 @@ def draws(count: int, step: int = 0) -> Draws:
     return BatchSampler(count, count, seed=0).sample(step).draws
 
 
-def positions(count: int, size: int = 8) -> torch.Tensor:
+def positions(count: int, size: int = 8) -> Any:
     """Pictures (count, size, size, 2) whose pixels name their own row and column, from 1."""
     rows = torch.arange(1.0, size + 1).view(size, 1).expand(size, size)
     return torch.stack([rows, rows.T], dim=-1).expand(count, size, size, 2).contiguous()
@@ -71,7 +73,7 @@ def test_an_epoch_shows_every_picture_once_and_several_processes_share_a_batch()
     whole = BatchSampler(100, 20, seed=3)
     epochs = [np.concatenate([whole.sample(step).indices for step in range(5 * e, 5 * e + 5)]) for e in (0, 1)]
     assert all(sorted(epoch) == list(range(100)) for epoch in epochs)
-    assert not np.array_equal(*epochs)
+    assert not np.array_equal(epochs[0], epochs[1])
     assert not np.array_equal(BatchSampler(100, 20, seed=4).sample(0).indices, whole.sample(0).indices)
     parts = [BatchSampler(100, 20, 3, rank, 4).sample(7) for rank in range(4)]
     assert np.array_equal(np.concatenate([part.indices for part in parts]), whole.sample(7).indices)

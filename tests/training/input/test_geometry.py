@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def geometry(resize: int = RESIZE, crop: int = CROP, interpolation: Interpolatio
 
 
 def trained(
-    samples: list[Sample], place: DataIn, view: InputSpec, crop: int, epochs: int = 6, **values: object
+    samples: list[Sample], place: DataIn, view: InputSpec, crop: int, epochs: int = 6, **values: Any
 ) -> NDArray[np.float32]:
     """Views that are trained on, float32 in levels, in the order of the steps."""
     recipe = get_recipe("finetune", batch_size=len(samples), **values)
@@ -83,10 +84,10 @@ def test_trained_and_served_views_are_as_rough(
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("augmentation", ["area", "scale", "pad", "none"])
 def test_memory_and_files_give_the_same_views(sizes: list[tuple[int, int]], augmentation: str) -> None:
-    values = {"scale": {"scales": (RESIZE, 80)}}.get(augmentation, {})
+    values: dict[str, Any] = {"scale": {"scales": (RESIZE, 80)}}.get(augmentation, {})
+    places: tuple[DataIn, DataIn] = ("memory", "files")
     memory, files = (
-        trained(grain(sizes), place, geometry(), CROP, augmentation=augmentation, **values)
-        for place in ("memory", "files")  # type: ignore[arg-type]
+        trained(grain(sizes), place, geometry(), CROP, augmentation=augmentation, **values) for place in places
     )
     assert memory.shape == files.shape
     if augmentation in ("pad", "none"):
@@ -97,9 +98,10 @@ def test_memory_and_files_give_the_same_views(sizes: list[tuple[int, int]], augm
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "lanczos", "box", "nearest"])
 def test_the_models_own_filter_is_used(interpolation: Interpolation) -> None:
+    ways: list[tuple[DataIn, Interpolation]]
+    ways = [("memory", interpolation), ("files", interpolation), ("memory", "bilinear")]
     memory, files, bilinear = (
-        roughness(trained(grain([(90, 90)]), place, geometry(interpolation=kind), CROP))
-        for place, kind in (("memory", interpolation), ("files", interpolation), ("memory", "bilinear"))  # type: ignore[arg-type]
+        roughness(trained(grain([(90, 90)]), place, geometry(interpolation=kind), CROP)) for place, kind in ways
     )
     assert memory == pytest.approx(files, rel=0.02)
     assert abs(memory / bilinear - 1) > 0.05

@@ -22,7 +22,6 @@ from resnet_infer.training.input.splits import FEWEST_TO_CHOOSE, Splits, divide_
 from resnet_infer.training.loop.options import Options
 from resnet_infer.training.loop.trainer import Trainer
 from resnet_infer.training.recipes import get_recipe
-from tests.conftest import ROOT
 from tests.training.runs import rows
 
 
@@ -154,8 +153,7 @@ def test_the_figure_is_not_too_good_and_its_interval_holds_the_truth(
 def test_the_experiment_measures_on_fresh_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(ROOT / "experiments")
-    experiment = importlib.import_module("hold_out")
+    experiment = importlib.import_module("experiments.hold_out")
     monkeypatch.setattr(experiment, "EPOCHS", 2)
     arguments = ["--sets", "2", "--per-class", "10", "--fresh", "100", "-o", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["hold_out.py", *arguments])

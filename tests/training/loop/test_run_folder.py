@@ -32,8 +32,13 @@ QUICK = (
 
 def stopped(data: Path, run: Path) -> None:
     """A run that was stopped after its first epoch."""
+
+    def stop(line: str) -> None:
+        if "iteration" in line:
+            signal.raise_signal(signal.SIGINT)
+
     with pytest.raises(Stopped):
-        trainer(data, run, log=lambda line: "iteration" in line and signal.raise_signal(signal.SIGINT)).run()
+        trainer(data, run, log=stop).run()
 
 
 @pytest.fixture
@@ -74,7 +79,7 @@ def rename_class(data: Path) -> None:
     (data / "red").rename(data / "scarlet")
 
 
-CHANGES = {
+CHANGES: dict[Callable[[Path], None], str] = {
     delete: "1 gone (red/20.png)",
     replaced_by_another: "1 gone (red/20.png)",
     add: "1 new (red/99.png)",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
@@ -16,6 +17,7 @@ from resnet_infer.data.datasets import Dataset  # noqa: E402
 from resnet_infer.errors import DataError, PictureError, TrainingError, UsageError  # noqa: E402
 from resnet_infer.models.architectures import architecture  # noqa: E402
 from resnet_infer.models.checkpoint import load_checkpoint  # noqa: E402
+from resnet_infer.training.input.sources import DataIn  # noqa: E402
 from resnet_infer.training.input.splits import Splits, open_splits  # noqa: E402
 from resnet_infer.training.loop.options import Options  # noqa: E402
 from resnet_infer.training.loop.signals import Stopped  # noqa: E402
@@ -77,7 +79,7 @@ def test_a_run_stopped_at_any_step_goes_on_to_the_same_weights(
         if stopped.state.iteration == stop_at - 1:
             signal.raise_signal(signal.SIGTERM)
 
-    stopped._step = interrupt  # type: ignore[method-assign]
+    stopped._step = interrupt  # type: ignore[assignment,method-assign]
     with pytest.raises(Stopped, match=f"iteration {stop_at}") as error:
         stopped.run()
     assert error.value.exit_code == 143
@@ -108,7 +110,7 @@ def test_a_finished_or_different_run_is_not_gone_on_with(folder: Path, tmp_path:
 def test_a_loss_that_is_not_finite_stops_and_keeps_what_was_saved(folder: Path, tmp_path: Path) -> None:
     one = trainer(folder, tmp_path)
     finite = one.schedule.rate
-    one.schedule.rate = lambda step: finite(step) if step < 4 else float("inf")  # type: ignore[method-assign]
+    one.schedule.rate = lambda step: finite(step) if step < 4 else float("inf")  # type: ignore[assignment,method-assign]
     with pytest.raises(TrainingError, match=r"not finite at iteration 8; .*last.safetensors keeps iteration 4"):
         one.run()
     assert load_checkpoint(tmp_path / "last.safetensors").spec.provenance["iterations"] == 4
@@ -142,24 +144,23 @@ def test_running_out_of_memory_says_what_to_lower(folder: Path, tmp_path: Path, 
     def fail(*batch: object) -> None:
         raise error
 
-    one._step = fail  # type: ignore[method-assign]
+    one._step = fail  # type: ignore[assignment,method-assign]
     with pytest.raises(TrainingError, match=r"out of memory.*; nothing is saved yet") as raised:
         one.run()
     assert "--batch-size (now 16)" in str(raised.value)
 
 
 def test_every_augmentation_runs_in_memory_and_in_files(folder: Path, tmp_path: Path) -> None:
-    changes = {"iterations": 1, "colour": 0.1, "mean": "channel", "label_smoothing": 0.1}
+    changes: dict[str, Any] = {"iterations": 1, "colour": 0.1, "mean": "channel", "label_smoothing": 0.1}
     for name in ("pad", "scale", "area", "none"):
         losses = []
-        for place in ("memory", "files"):
+        for place in get_args(DataIn)[1:]:
             one = trainer(
                 folder,
                 tmp_path / f"{name}-{place}",
-                options=Options(precision="fp32", data_in=place, workers=0),  # type: ignore[arg-type]
+                options=Options(precision="fp32", data_in=place, workers=0),
                 augmentation=name,
-                **({"scales": (32, 48)} if name == "scale" else {}),
-                **changes,
+                **changes | ({"scales": (32, 48)} if name == "scale" else {}),
             )
             one.run()
             losses.append(float(rows(tmp_path / f"{name}-{place}")[0]["train_loss"]))

@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 tifffile = pytest.importorskip("tifffile", reason="tifffile is not installed")
 pytest.importorskip("imagecodecs", reason="imagecodecs is not installed")
 
-Array = NDArray[Any]
+Array = Any
 HEIGHT, WIDTH = 37, 53
 Y, X = np.mgrid[0:HEIGHT, 0:WIDTH]
 COLOURS = {"miniswhite": 1, "minisblack": 1, "rgb": 3, "palette": 1, "separated": 4, "ycbcr": 3, "cielab": 3}

@@ -3,21 +3,29 @@
 python make_models.py CHECKPOINT ARTIFACT FOLDER RESIZE MEAN,MEAN,MEAN STD,STD,STD PHOTO...
 """
 
+from __future__ import annotations
+
+import argparse
 import re
-import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torchvision_ops  # noqa: F401
+from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import load_file
+
+from benchmarks.peer_programs.arguments import add_geometry
+from benchmarks.peer_programs.torchvision_ops import load_operators
 
 
-def hugging_face(weights, folder, resize, mean, std):
+def hugging_face(
+    weights: Mapping[str, Any], folder: Path, resize: int, mean: Sequence[float], std: Sequence[float]
+) -> None:
     """A folder as `from_pretrained` takes it."""
     from transformers import ConvNextImageProcessor, ResNetConfig, ResNetForImageClassification
 
-    names = (
+    names: tuple[tuple[str, Any], ...] = (
         (r"^conv1\.", "resnet.embedder.embedder.convolution."),
         (r"^bn1\.", "resnet.embedder.embedder.normalization."),
         (r"^fc\.", "classifier.1."),
@@ -27,7 +35,7 @@ def hugging_face(weights, folder, resize, mean, std):
         (r"(?<=\d)\.conv(\d)\.", lambda found: f".layer.{int(found[1]) - 1}.convolution."),
         (r"(?<=\d)\.bn(\d)\.", lambda found: f".layer.{int(found[1]) - 1}.normalization."),
     )
-    state = {}
+    state: dict[str, Any] = {}
     for name, value in weights.items():
         for pattern, to in names:
             name = re.sub(pattern, to, name)
@@ -43,13 +51,13 @@ def hugging_face(weights, folder, resize, mean, std):
     ).save_pretrained(folder)
 
 
-def nncf_int8(artifact, target, resize, photos):
+def nncf_int8(artifact: str, target: Path, resize: int, photos: Sequence[str]) -> None:
     """INT8 for OpenVINO, by NNCF at its defaults."""
     import nncf
     import openvino
 
-    def read(path):
-        picture = Image.open(path).convert("RGB")
+    def read(path: str) -> NDArray[np.uint8]:
+        picture: Image.Image = Image.open(path).convert("RGB")
         scale = resize / min(picture.size)
         picture = picture.resize((int(picture.width * scale), int(picture.height * scale)), Image.Resampling.BILINEAR)
         left, top = (picture.width - 224) // 2, (picture.height - 224) // 2
@@ -60,9 +68,19 @@ def nncf_int8(artifact, target, resize, photos):
     openvino.save_model(model, target, compress_to_fp16=False)
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=".safetensors")
+    parser.add_argument("artifact", metavar="ARTIFACT", help=".onnx in FP32")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="where they are written")
+    add_geometry(parser)
+    given = parser.parse_args()
+    load_operators()
+    from safetensors.torch import load_file
+
+    hugging_face(load_file(given.checkpoint), given.folder / "hugging-face", given.resize, given.mean, given.std)
+    nncf_int8(given.artifact, given.folder / "nncf.xml", given.resize, given.photos)
+
+
 if __name__ == "__main__":
-    checkpoint, artifact, folder, resize, mean, std, *photos = sys.argv[1:]
-    weights = load_file(checkpoint)
-    mean, std = ([float(value) for value in text.split(",")] for text in (mean, std))
-    hugging_face(weights, Path(folder) / "hugging-face", int(resize), mean, std)
-    nncf_int8(artifact, Path(folder) / "nncf.xml", int(resize), photos)
+    main()

@@ -1,0 +1,108 @@
+"""Which tests `make quick` runs: those that start no process and no browser and compute little.
+
+What starts a process is found in the tests themselves: a test is looked through with the fixtures and the helpers of
+`tests` that it uses. `tests/conftest.py` fails a test that is marked quick and starts one after all.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import pytest
+
+LEFT_OUT = {
+    "benchmarking/latency": "processes that measure",
+    "benchmarking/load/test_loadgen.py": "LoadGen in a process",
+    "benchmarking/test_autotune.py": "exports in every precision, timed in processes",
+    "benchmarking/test_candidates.py": "processes that measure",
+    "benchmarking/test_environment.py": "programs that are asked for their versions",
+    "benchmarking/test_scenarios.py": "LoadGen in a process",
+    "cli/commands/test_benchmark.py": "processes that measure",
+    "parity": "networks of torchvision and timm",
+    "test_odd_streams.py": "processes that measure and load pictures",
+    "training": "runs that train, some with worker processes",
+    "verification/test_parity.py": "networks of the paper, layer by layer in float64",
+}
+"""Path below tests/, of a file or a folder -> what its tests start, or spend seconds with."""
+STARTS = {"subprocess", "multiprocessing", "Popen", "ProcessPoolExecutor", "fork", "posix_spawn", "forkpty"}
+"""Names that start processes, of modules and functions."""
+FIXTURES = {"browser", "pytester"}
+"""Fixtures that start processes."""
+TESTS = Path(__file__).parent
+EVENTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn"}
+"""Audit events of the interpreter that tell of a new process."""
+
+started: list[str] = []
+"""What was started by this process, ever."""
+
+
+def listen() -> None:
+    """Take note of every process that is started from here on."""
+
+    def heard(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in EVENTS:
+            started.append(f"{event} {arguments[:1]}")
+
+    sys.addaudithook(heard)
+
+
+for _left in LEFT_OUT:
+    assert (TESTS / _left).exists(), f"{_left} is not in {TESTS}"
+
+
+def is_quick(item: pytest.Item) -> bool:
+    """Return whether `make quick` runs the test."""
+    path = item.path.relative_to(TESTS).as_posix()
+    if item.get_closest_marker("slow") or any(path == left or path.startswith(f"{left}/") for left in LEFT_OUT):
+        return False
+    fixtures = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009
+    if FIXTURES & fixtures.keys():
+        return False
+    test = getattr(item, "obj", None)
+    given = getattr(getattr(test, "hypothesis", None), "inner_test", None)
+    functions = [test, given, *(one.func for several in fixtures.values() for one in several)]
+    return not any(isinstance(function, FunctionType) and starts_processes(function) for function in functions)
+
+
+@cache
+def starts_processes(function: FunctionType) -> bool:
+    """Return whether a function of the tests, or one of theirs that it calls, names what starts processes."""
+    seen: set[FunctionType] = set()
+    left = [function]
+    while left:
+        one = left.pop()
+        if one in seen:
+            continue
+        seen.add(one)
+        names = set(names_of(one.__code__))
+        if names & STARTS:
+            return True
+        values = [one.__globals__[name] for name in names if name in one.__globals__]
+        modules = [value for value in values if isinstance(value, ModuleType) and value.__name__.startswith("tests.")]
+        values += [vars(module)[name] for module in modules for name in names if name in vars(module)]
+        left += [helper for value in values for helper in helpers(value)]
+    return False
+
+
+def names_of(code: CodeType) -> Iterator[str]:
+    """Yield all global and attribute names in a function and in those that it defines."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from names_of(constant)
+
+
+def helpers(value: Any) -> Iterator[FunctionType]:
+    """Yield the functions behind a global name of a test: a function of `tests`, or the methods of a class of it."""
+    value = getattr(value, "__wrapped__", value)
+    if not str(getattr(value, "__module__", "")).startswith("tests.") or isinstance(value, ModuleType):
+        return
+    if isinstance(value, FunctionType):
+        yield value
+    elif isinstance(value, type):
+        yield from (method for method in vars(value).values() if isinstance(method, FunctionType))

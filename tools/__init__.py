@@ -1,0 +1,1 @@
+"""Programs for those who develop the package. Run one as `python -m tools.NAME`."""
