@@ -98,6 +98,14 @@ class OutOfMemoryError(ResnetInferError):
     """The memory of this machine, or what this process may have of it, does not suffice."""
 
 
+class ServiceError(ResnetInferError):
+    """A service that does not answer, or not with classes. `status` is its HTTP status, None without an answer."""
+
+    def __init__(self, message: str, *, status: int | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+
+
 class ParityError(ResnetInferError):
     """An artifact does not give its source's answers."""
 

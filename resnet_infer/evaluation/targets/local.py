@@ -17,7 +17,7 @@ from resnet_infer.data.datasets import ClassOrder, Dataset, open_dataset
 from resnet_infer.errors import DataError, SplitError, UsageError
 from resnet_infer.evaluation.protocols import LocalScorer, Scorer
 from resnet_infer.evaluation.runner import Entrant, Member
-from resnet_infer.models.digest import model_digest
+from resnet_infer.models.checkpoint import model_digest
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.registry import split_runtime
 
