@@ -10,8 +10,7 @@ from resnet_infer.data.image import read_image
 from resnet_infer.data.preprocess import centre_crop
 from resnet_infer.models.architectures import architecture
 from resnet_infer.models.checkpoint import SUFFIX, save_checkpoint
-from resnet_infer.models.imagenet_classes import imagenet_classes
-from resnet_infer.models.spec import InputSpec, ModelSpec
+from resnet_infer.models.spec import InputSpec, ModelSpec, imagenet_classes
 from resnet_infer.models.weights.download import cache_folder
 
 

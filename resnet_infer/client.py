@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from resnet_infer.classifier import Answer, Crops, Picture, Prediction
 from resnet_infer.data.arrivals import live_map
 from resnet_infer.data.image import picture_bytes
-from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError
+from resnet_infer.errors import AnswerError, PictureError, ServiceError, UsageError
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.threads import require_threads
 
@@ -37,14 +37,6 @@ _NOT_FINITE = "not_finite"
 """The `reason` in a 500 of a service whose model's logits are not finite."""
 _HEADER_LENGTH = "inference-header-content-length"
 """Header with the length of the JSON before the binary data (KServe V2, binary tensor data extension)."""
-
-
-class ServiceError(ResnetInferError):
-    """A service that does not answer, or not with classes. `status` is its HTTP status, None without an answer."""
-
-    def __init__(self, message: str, *, status: int | None = None, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.status = status
 
 
 class Client:

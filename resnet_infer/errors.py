@@ -116,6 +116,14 @@ class OutOfMemoryError(ResnetInferError):
     """Report that the memory of the machine, or of this process's control group, does not suffice."""
 
 
+class ServiceError(ResnetInferError):
+    """A service that does not answer, or not with classes. `status` is its HTTP status, None without an answer."""
+
+    def __init__(self, message: str, *, status: int | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+
+
 class ParityError(ResnetInferError):
     """Report an artifact whose logits or predictions differ from those of its source."""
 

@@ -107,7 +107,8 @@ def artifact(model: str | Path | None) -> Path:
     path = path or find(name)
     if path.suffix != CHECKPOINT:
         return path
-    from resnet_infer.models.weights.download import cache_folder, scratch_folder, sha256
+    from resnet_infer.models.weights.download import cache_folder, scratch_folder
+    from resnet_infer.utils.files import sha256
 
     name = f"{path.stem}-{sha256(path)[:16]}-{__version__}.onnx"
     try:

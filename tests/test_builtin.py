@@ -12,7 +12,7 @@ from resnet_infer.classifier import Classifier
 from resnet_infer.data.image import read_image
 from resnet_infer.data.preprocess import ten_crops
 from resnet_infer.models.checkpoint import load_checkpoint
-from resnet_infer.models.imagenet_classes import imagenet_classes
+from resnet_infer.models.spec import imagenet_classes
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
 from resnet_infer.zoo import BUILT_IN, DEFAULT, SMALL, VARIABLE, built_in
 from tests.conftest import DEMO, PICTURES, Outcome

@@ -16,8 +16,9 @@ from PIL import Image
 
 from resnet_infer import Classifier, Picture, zoo
 from resnet_infer.cli.main import app
-from resnet_infer.models.weights.download import download, sha256
+from resnet_infer.models.weights.download import download
 from resnet_infer.utils.console import bar, encoding_of, fail, is_terminal, note
+from resnet_infer.utils.files import sha256
 from resnet_infer.utils.progress import progress
 from tests.conftest import PICTURES
 

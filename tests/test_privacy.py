@@ -214,7 +214,8 @@ def test_a_slow_command_writes_and_asks_nowhere_else(name: str, place: Place, da
 def test_a_service_writes_and_asks_nowhere_else(place: Place) -> None:
     if find_spec("bentoml") is None:
         pytest.skip("needs the extra `serve`")
-    from resnet_infer.client import Client, ServiceError
+    from resnet_infer.client import Client
+    from resnet_infer.errors import ServiceError
 
     port = free_port()
     command = place.command("-m", "resnet_infer", "serve", "--port", port)

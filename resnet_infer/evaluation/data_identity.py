@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_infer.models.imagenet_classes import imagenet_classes
-from resnet_infer.models.spec import Measured, ModelSpec
+from resnet_infer.models.spec import Measured, ModelSpec, imagenet_classes
 
 CIFAR10 = {"airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"}
 """Names of CIFAR-10's classes."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from resnet_infer.errors import ModelError
 from resnet_infer.models.spec import METADATA_KEY, ModelSpec
-from resnet_infer.utils.files import atomic_path
+from resnet_infer.utils.files import atomic_path, sha256
 from resnet_infer.utils.inputs import require_regular
 
 Weights = Mapping[str, NDArray[Any]]
@@ -104,3 +104,18 @@ def check_weights(spec: ModelSpec, weights: Weights, source: str) -> None:
     if problems:
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
         raise ModelError(f"{source}: the weights do not fit {spec.architecture.name}: {shown}")
+
+
+def model_digest(source: Path | Checkpoint) -> str:
+    """Return what tells one model's weights from another's: a SHA-256 in hexadecimal.
+
+    It is that of an artifact's file; of a checkpoint that of its spec and weights, in the order of their names.
+    """
+    if isinstance(source, Path):
+        return sha256(source)
+    import hashlib  # which loads OpenSSL
+
+    digest = hashlib.sha256(source.spec.dumps().encode())
+    for name, value in sorted(source.weights.items()):
+        digest.update(name.encode() + np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()

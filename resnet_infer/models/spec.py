@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -269,3 +271,15 @@ def _architecture(value: Any) -> Architecture:
         elif name == "name" or item is not None:
             fields.text(item, f"architecture.{name}")
     return Architecture.from_json(value)
+
+
+@functools.cache
+def imagenet_classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names and WordNet ids of ImageNet (ILSVRC 2012), 1000 of each, in the order of published logits.
+
+    Names are distinct: where a first synonym stands for two classes, these are told apart ("crane (bird)", "crane
+    (machine)"). WordNet ids ascend.
+    """
+    table = Path(__file__).with_name("imagenet_classes.tsv").read_text(encoding="utf-8")
+    rows = [line.split("\t") for line in table.splitlines()]
+    return tuple(name for _, _, name in rows), tuple(wordnet_id for _, wordnet_id, _ in rows)

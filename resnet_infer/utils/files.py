@@ -1,4 +1,4 @@
-"""Write files that are either complete or absent, and explain why a file cannot be written."""
+"""Write files that are either complete or absent, and tell one file from another."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from typing import TypeVar
 from resnet_infer.errors import ResnetInferError
 
 Kind = TypeVar("Kind", bound=ResnetInferError)
+
+_CHUNK = 1 << 18
+"""Bytes read at a time."""
 
 REMEDIES: Mapping[int, str] = MappingProxyType(
     {
@@ -66,6 +69,17 @@ def parts_of(path: Path) -> list[Path]:
     except OSError:
         return []
     return [path.with_name(name) for name in names if known.fullmatch(name)]
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal. Raises `OSError`."""
+    import hashlib  # which loads OpenSSL
+
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

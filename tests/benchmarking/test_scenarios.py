@@ -21,8 +21,7 @@ pytest.importorskip("mlperf_loadgen", reason="needs the extra `benchmark`")
 pytest.importorskip("onnxruntime", reason="the built-in model needs onnxruntime")
 
 from resnet_infer.benchmarking.scenarios import SCENARIOS, Scenario, run_scenario
-from resnet_infer.client import ServiceError
-from resnet_infer.errors import ModelError, ResnetInferError, UsageError
+from resnet_infer.errors import ModelError, ResnetInferError, ServiceError, UsageError
 from resnet_infer.evaluation.evaluate import evaluate
 from tests.benchmarking.stub import GOOD, stub
 

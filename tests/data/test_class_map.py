@@ -15,8 +15,7 @@ from resnet_infer.data.class_map import StatedOrder, map_classes, same_classes
 from resnet_infer.data.datasets import Dataset, Sample, open_all
 from resnet_infer.data.labelled import open_labelled
 from resnet_infer.errors import DataError
-from resnet_infer.models.imagenet_classes import imagenet_classes
-from resnet_infer.models.spec import InputSpec, ModelSpec
+from resnet_infer.models.spec import InputSpec, ModelSpec, imagenet_classes
 
 
 def model(names: Sequence[str], ids: Sequence[str] | None = None) -> ModelSpec:

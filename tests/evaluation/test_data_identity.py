@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resnet_infer.evaluation.data_identity import KNOWN, belongs, identity
-from resnet_infer.models.imagenet_classes import imagenet_classes
-from resnet_infer.models.spec import InputSpec, Measured, ModelSpec
+from resnet_infer.models.spec import InputSpec, Measured, ModelSpec, imagenet_classes
 
 IDS, NAMES = imagenet_classes()
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

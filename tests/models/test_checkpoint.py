@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import resource
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from resnet_infer.errors import ModelError, ResnetInferError
-from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint, model_digest, save_checkpoint
 
 Make = Callable[..., Checkpoint]
 
@@ -113,3 +114,16 @@ def test_a_full_disk_leaves_the_old_file(make_checkpoint: Make, tmp_path: Path) 
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_digest_is_of_the_file_or_of_the_spec_and_weights(make_checkpoint: Make, tmp_path: Path) -> None:
+    checkpoint = make_checkpoint()
+    (tmp_path / "a.onnx").write_bytes(b"an artifact")
+    assert model_digest(tmp_path / "a.onnx") == hashlib.sha256(b"an artifact").hexdigest()
+    backwards = replace(checkpoint, weights=dict(reversed([*checkpoint.weights.items()])), notes={"iteration": "7"})
+    changed = {name: value.copy() for name, value in checkpoint.weights.items()}
+    changed["fc.bias"][0] += 1
+    found = [model_digest(item) for item in (checkpoint, backwards, replace(checkpoint, weights=changed))]
+    named = model_digest(replace(checkpoint, spec=checkpoint.spec.with_(name="another")))
+    assert found[0] == found[1]
+    assert len({*found, named}) == 3

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from resnet_infer.classifier import Classifier, Picture
-from resnet_infer.client import Client, ServiceError
-from resnet_infer.errors import PictureError, UsageError
+from resnet_infer.client import Client
+from resnet_infer.errors import PictureError, ServiceError, UsageError
 from tests.conftest import PICTURES, Outcome
 from tests.serving.conftest import Service
 

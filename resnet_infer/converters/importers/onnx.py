@@ -21,14 +21,12 @@ from resnet_infer.converters.source import PARITY_PICTURES
 from resnet_infer.data.synthetic import natural_noise
 from resnet_infer.errors import ModelError, UsageError, first_line
 from resnet_infer.models.graph import INPUT, OUTPUT, reading_graph, set_spec
-from resnet_infer.models.imagenet_classes import imagenet_classes
-from resnet_infer.models.spec import InputSpec, ModelSpec, Precision
-from resnet_infer.models.weights.download import sha256
+from resnet_infer.models.spec import InputSpec, ModelSpec, Precision, imagenet_classes
 from resnet_infer.runtimes.base import Images, Logits
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
 from resnet_infer.utils.console import note
 from resnet_infer.utils.extras import needs
-from resnet_infer.utils.files import atomic_path
+from resnet_infer.utils.files import atomic_path, sha256
 from resnet_infer.verification.float64 import Float64Graph
 from resnet_infer.verification.metrics import Logits64
 from resnet_infer.verification.parity import Parity, Predict, Predict64, Reference, compare, require

@@ -22,12 +22,11 @@ from resnet_infer.models.architectures import (
     architecture,
 )
 from resnet_infer.models.checkpoint import Checkpoint
-from resnet_infer.models.imagenet_classes import imagenet_classes
-from resnet_infer.models.spec import METADATA_KEY, InputSpec, ModelSpec
+from resnet_infer.models.spec import METADATA_KEY, InputSpec, ModelSpec, imagenet_classes
 from resnet_infer.models.weights import published
-from resnet_infer.models.weights.download import sha256
 from resnet_infer.models.weights.state_dict import count_classes, guess_architecture, match_state_dict
 from resnet_infer.models.weights.torch_file import StoredWeights, read_weights
+from resnet_infer.utils.files import sha256
 from resnet_infer.utils.inputs import require_regular
 
 if TYPE_CHECKING:

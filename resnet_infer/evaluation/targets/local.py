@@ -16,7 +16,7 @@ from resnet_infer.data.datasets import Dataset
 from resnet_infer.errors import UsageError
 from resnet_infer.evaluation.protocols import LocalScorer, Scorer
 from resnet_infer.evaluation.runner import Member, Predictor
-from resnet_infer.models.digest import model_digest
+from resnet_infer.models.checkpoint import model_digest
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.registry import split_runtime
 

@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 
 from resnet_infer.classifier import Classifier, Crops, Picture
-from resnet_infer.client import Client, ServiceError
+from resnet_infer.client import Client
 from resnet_infer.data.class_map import ClassMap, StatedOrder, map_classes
 from resnet_infer.data.datasets import Content, Dataset
-from resnet_infer.errors import ModelError
+from resnet_infer.errors import ModelError, ServiceError
 from resnet_infer.evaluation.protocols import LocalScorer, OpenPicture, Probabilities, Scorer
 from resnet_infer.evaluation.targets.remote_runtime import ServiceRuntime, TensorScorer
 from resnet_infer.models.spec import ModelSpec

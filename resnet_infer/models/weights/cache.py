@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Literal
 
 from resnet_infer.errors import ModelError, ResnetInferError, UnwritableError
-from resnet_infer.models.weights.download import cache_folder, sha256
+from resnet_infer.models.weights.download import cache_folder
 from resnet_infer.models.weights.locks import locked
 from resnet_infer.utils.console import printable
-from resnet_infer.utils.files import atomic_path, remedy
+from resnet_infer.utils.files import atomic_path, remedy, sha256
 
 DIGEST = ".sha256"
 """Suffix of the file that holds the digest of the file beside it."""

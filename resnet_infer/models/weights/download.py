@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
@@ -18,7 +17,7 @@ from resnet_infer._version import __version__
 from resnet_infer.errors import ModelError, UnwritableError, UsageError
 from resnet_infer.models.weights.locks import locked
 from resnet_infer.utils.console import printable
-from resnet_infer.utils.files import remedy
+from resnet_infer.utils.files import remedy, sha256
 from resnet_infer.utils.progress import progress
 
 CACHE_VARIABLE = "RESNET_INFER_CACHE"
@@ -315,13 +314,4 @@ def _length(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-__all__ = ["cache_folder", "download", "library_folder", "scratch_folder", "sha256"]
+__all__ = ["cache_folder", "download", "library_folder", "scratch_folder"]

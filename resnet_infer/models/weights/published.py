@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from resnet_infer.models.architectures import architecture
-from resnet_infer.models.imagenet_classes import imagenet_classes
-from resnet_infer.models.spec import InputSpec, Interpolation, Measured, ModelSpec
+from resnet_infer.models.spec import InputSpec, Interpolation, Measured, ModelSpec, imagenet_classes
 
 URL_VARIABLE = "RESNET_INFER_WEIGHTS_URL"
 """Environment variable with the address of a mirror's folder."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from resnet_infer import zoo
 from resnet_infer.classifier import Classifier, Crops, Picture, Prediction
 from resnet_infer.errors import AnswerError, ModelError, PictureError
-from resnet_infer.models.digest import model_digest
+from resnet_infer.models.checkpoint import model_digest
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.base import Images, Logits, Runtime
 from resnet_infer.runtimes.registry import open_runtime

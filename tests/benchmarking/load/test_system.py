@@ -19,8 +19,7 @@ from resnet_infer.benchmarking.load.image_library import open_image_library
 from resnet_infer.benchmarking.load.scenario import Scenario
 from resnet_infer.benchmarking.load.system import InProcess, Response, Service, System, open_system
 from resnet_infer.classifier import Classifier
-from resnet_infer.client import ServiceError
-from resnet_infer.errors import UsageError
+from resnet_infer.errors import ServiceError, UsageError
 from tests.benchmarking.stub import GOOD, stub
 from tests.conftest import PICTURES
 

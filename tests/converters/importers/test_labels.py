@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from resnet_infer.converters.importers.labels import Labels, read_labels
 from resnet_infer.errors import DataError
-from resnet_infer.models.imagenet_classes import imagenet_classes
+from resnet_infer.models.spec import imagenet_classes
 
 NAMES = st.lists(
     st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1).filter(lambda t: t[0] not in "[{"),

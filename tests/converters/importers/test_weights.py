@@ -19,7 +19,7 @@ from resnet_infer.converters.importers.weights import import_weights
 from resnet_infer.converters.source import export_onnx
 from resnet_infer.errors import DataError, ModelError, UsageError
 from resnet_infer.models.architectures import BottleneckStride, architecture
-from resnet_infer.models.imagenet_classes import imagenet_classes
+from resnet_infer.models.spec import imagenet_classes
 from resnet_infer.models.weights import published
 from resnet_infer.models.weights.published import PublishedWeights
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime

@@ -17,16 +17,16 @@ from PIL import Image
 pytest.importorskip("starlette", reason="a service needs the extra `serve`")
 
 from resnet_infer.classifier import Classifier
-from resnet_infer.client import Client, ServiceError
+from resnet_infer.client import Client
 from resnet_infer.converters.source import export_onnx
 from resnet_infer.data.datasets import Dataset, Sample, open_dataset
-from resnet_infer.errors import DataError, PictureError, UsageError
+from resnet_infer.errors import DataError, PictureError, ServiceError, UsageError
 from resnet_infer.evaluation.config import EvaluationConfig
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.evaluation.protocols import LocalScorer, OpenPicture
 from resnet_infer.evaluation.targets.service import open_service
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from resnet_infer.models.weights.download import sha256
+from resnet_infer.utils.files import sha256
 from resnet_infer.zoo import SMALL, built_in
 from tests.conftest import Outcome
 from tests.serving.conftest import Service, make_service, service
