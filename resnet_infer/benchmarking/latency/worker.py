@@ -119,9 +119,7 @@ class Bench:
 def open_bench(task: Task) -> tuple[Bench, dict[str, Any]]:
     """Open the subject and answer the first batch. What it is, and how long that took from the process's start."""
     subject = task.subject
-    # The library is loaded before the model is; the null runtime reads an ONNX file's spec by another's.
-    reads = "onnxruntime" if subject.runtime == "null" and subject.model.suffix == ".onnx" else subject.runtime
-    runtime_class(subject.model, reads)
+    runtime_class(subject.model, subject.runtime)  # the library is loaded before the model is
     before = peak_resident()
     used = device_in_use(subject.device if subject.device.startswith("cuda") else "cuda")
     begin = time.perf_counter()

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resnet_infer.errors import ModelError, UsageError, first_line
-from resnet_infer.models.spec import METADATA_KEY, ModelSpec, Precision
+from resnet_infer.models.spec import ModelSpec, Precision
 from resnet_infer.utils.extras import needs
 
 with needs("export", "building a TensorRT engine"):
     import onnx
     from onnx import TensorProto
+
+    from resnet_infer.models.graph import get_spec
 
 STRONGLY_TYPED = 10
 """The first major version of TensorRT that takes every precision from the graph's own types."""
@@ -104,12 +106,7 @@ def read_graph(model: bytes | Path) -> EngineGraph:
         proto = onnx.ModelProto.FromString(content)
     except Exception as error:  # protobuf's, which is not ours to import
         raise ModelError(f"{label} is no ONNX model, or damaged ({first_line(error)})") from error
-    metadata = {item.key: item.value for item in proto.metadata_props}
-    if METADATA_KEY not in metadata:
-        raise ModelError(
-            f"{label} carries no model spec", hint=f"adopt it with: resnet-infer import {label} --labels FILE ..."
-        )
-    spec = ModelSpec.loads(metadata[METADATA_KEY], label)
+    spec = get_spec(proto, label)
     graph = proto.graph
     if (len(graph.input), len(graph.output)) != (1, 1):
         raise ModelError(f"{label} has {len(graph.input)} inputs and {len(graph.output)} outputs, not one of each")
