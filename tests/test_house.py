@@ -45,6 +45,8 @@ ASKED = {
     "/sys/fs/cgroup": set(),
 }
 """What tells how many cores or how much memory there is -> the files that may ask it; all others ask those."""
+SESSIONS = {"InferenceSession", "SessionOptions"}
+"""What makes a session of ONNX Runtime: only `runtimes/ort_session.py`, which gives it its threads, may name them."""
 POOLS = {"ThreadPoolExecutor", "ProcessPoolExecutor", "ThreadPool", "Pool"}
 """What has as many threads or processes as the machine has cores, unless it is told a number."""
 
@@ -146,6 +148,20 @@ def test_every_pool_is_told_how_many_workers_it_has() -> None:
                 told = node.args or any(item.arg in ("max_workers", "processes") for item in node.keywords)
                 silent += [] if told else [f"{path}:{node.lineno}"]
     assert not silent
+
+
+def test_sessions_of_onnx_runtime_are_made_in_one_module() -> None:
+    found: dict[str, set[str]] = {}
+    for path, tree in modules():
+        for node in ast.walk(tree):
+            text = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else None
+            if isinstance(node, ast.alias):
+                text = node.name
+            elif isinstance(node, ast.Constant):
+                text = str(node.value)
+            if text in SESSIONS:
+                found.setdefault(path, set()).add(str(text))
+    assert found == {"runtimes/ort_session.py": SESSIONS}
 
 
 def loads(tree: ast.Module) -> Iterator[tuple[str, bool]]:
