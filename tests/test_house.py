@@ -47,6 +47,8 @@ ASKED = {
     "/sys/fs/cgroup": set(),
 }
 """What tells how many cores or how much memory there is -> the files that may ask it; all others ask those."""
+SESSIONS = {"InferenceSession", "SessionOptions"}
+"""What makes a session of ONNX Runtime: only `runtimes/ort_session.py`, which gives it its threads, may name them."""
 POOLS = {"ThreadPoolExecutor", "ProcessPoolExecutor", "ThreadPool", "Pool"}
 """What has as many threads or processes as the machine has cores, unless it is told a number."""
 MOST_LINES, MOST_FILES, MOST_PARAMETERS, MOST_LINES_OF_A_FUNCTION = 350, 15, 12, 100
@@ -302,6 +304,20 @@ def test_circles_are_found(tmp_path: Path, texts: dict[str, str], at_import: set
         (tmp_path / "p" / f"{name}.py").write_text(text)
     for lazy, expected in ((False, at_import), (True, in_functions)):
         assert circles(tmp_path / "p", lazy=lazy) == ({frozenset(expected)} if expected else set())
+
+
+def test_sessions_of_onnx_runtime_are_made_in_one_module() -> None:
+    found: dict[str, set[str]] = {}
+    for path, tree in modules():
+        for node in ast.walk(tree):
+            text = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else None
+            if isinstance(node, ast.alias):
+                text = node.name
+            elif isinstance(node, ast.Constant):
+                text = str(node.value)
+            if text in SESSIONS:
+                found.setdefault(path, set()).add(str(text))
+    assert found == {"runtimes/ort_session.py": SESSIONS}
 
 
 def loads(tree: ast.Module) -> Iterator[tuple[str, bool]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,27 @@ def load_checkpoint(path: Path) -> Checkpoint:
     >>> load_checkpoint(Path("model.safetensors")).spec.name
     'resnet50'
     """
+    with _opened(path) as (file, notes):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    spec = ModelSpec.loads(notes.pop(METADATA_KEY), str(path))
+    weights = {k: v.astype(np.float32) for k, v in tensors.items() if not k.startswith(EXTRA_PREFIX)}
+    extra = {k.removeprefix(EXTRA_PREFIX): v for k, v in tensors.items() if k.startswith(EXTRA_PREFIX)}
+    check_weights(spec, weights, str(path))
+    return Checkpoint(spec, weights, extra, notes)
+
+
+def read_checkpoint_spec(path: Path) -> ModelSpec:
+    """Read the spec in a checkpoint's header, and none of its weights.
+
+    Raises `ModelError` if the file is missing, damaged, or not a checkpoint of ours.
+    """
+    with _opened(path) as (_, notes):
+        return ModelSpec.loads(notes[METADATA_KEY], str(path))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
+    """A checkpoint, open to be read, and the notes of its header, of which one is the spec."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -75,16 +97,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
                     f"{path} is a safetensors file without a model spec",
                     hint=f"if it holds a ResNet's weights: resnet-infer import {path} --arch resnet50 -o model{SUFFIX}",
                 )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            yield file, notes
     except FileNotFoundError as error:
         raise ModelError(f"{path} does not exist") from error
     except (SafetensorError, OSError, TypeError) as error:
         raise ModelError(f"{path} is damaged or no safetensors file ({error})") from error
-    spec = ModelSpec.loads(notes.pop(METADATA_KEY), str(path))
-    weights = {k: v.astype(np.float32) for k, v in tensors.items() if not k.startswith(EXTRA_PREFIX)}
-    extra = {k.removeprefix(EXTRA_PREFIX): v for k, v in tensors.items() if k.startswith(EXTRA_PREFIX)}
-    check_weights(spec, weights, str(path))
-    return Checkpoint(spec, weights, extra, notes)
 
 
 def check_weights(spec: ModelSpec, weights: Weights, source: str) -> None:

@@ -223,12 +223,7 @@ class _Writer:
 
 def get_spec(model: onnx.ModelProto, label: str = "the graph") -> ModelSpec:
     """Return the spec in the model's metadata. Raises `ModelError` if there is none."""
-    text = next((item.value for item in model.metadata_props if item.key == METADATA_KEY), None)
-    if text is None:
-        raise ModelError(
-            f"{label} carries no model spec", hint=f"adopt it with: resnet-infer import {label} --labels FILE ..."
-        )
-    return ModelSpec.loads(text, label)
+    return ModelSpec.from_metadata({item.key: item.value for item in model.metadata_props}, label)
 
 
 def set_spec(model: onnx.ModelProto, spec: ModelSpec) -> None:

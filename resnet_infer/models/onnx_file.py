@@ -1,21 +1,36 @@
-"""Read just enough of an ONNX file to add outputs to its graph, without a package for ONNX.
+"""Read an ONNX file's metadata and graph, and add outputs to the graph, without the package `onnx`.
 
 A protocol buffer that is followed by another of its kind is read as their union, in which repeated fields are
 concatenated (Protocol Buffers encoding, "Last One Wins"). Therefore a few bytes at the end of the file add an output to
-the graph. Field numbers are those of onnx.proto.
+the graph. Field numbers and element types are those of onnx.proto.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import mmap
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 
 from resnet_infer.errors import ModelError
+from resnet_infer.utils.inputs import open_input
 
-_MODEL_GRAPH = 7
-_GRAPH_NODE, _GRAPH_OUTPUT = 1, 12
+_MODEL_GRAPH, _MODEL_METADATA = 7, 14
+_ENTRY_KEY, _ENTRY_VALUE = 1, 2
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 5, 11, 12
+_INITIALIZER_NAME = 8
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OP = 1, 2, 4
-_VALUE_NAME = 1
+_VALUE_NAME, _VALUE_TYPE = 1, 2
+_TYPE_TENSOR = 1
+_TENSOR_DTYPE, _TENSOR_SHAPE = 1, 2
+_SHAPE_SIDE = 1
+_SIDE_NUMBER = 1
+_DTYPES: Mapping[int, str] = MappingProxyType(
+    {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 10: "float16", 11: "float64", 16: "bfloat16"}
+)
+"""Element type -> its name in numpy, of those that an input or an output of a network may have."""
+_VARINT_BITS = 64
 _VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5
 
 
@@ -34,6 +49,64 @@ class Graph:
 
     nodes: tuple[Node, ...]
     outputs: tuple[str, ...]
+
+
+Value = tuple[str, str, tuple[int | None, ...]]
+"""Name, dtype (as numpy calls it) and shape of an input or an output; a side that is open is None."""
+
+
+def map_file(path: Path) -> memoryview:
+    """Map the file at `path` into memory, so that only what is read of it is loaded.
+
+    Raises `ModelError` if it is missing or cannot be read.
+    """
+    try:
+        with open_input(path) as file:
+            size = file.seek(0, 2)
+            return memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b"")
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} does not exist") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
+
+
+def read_metadata(model: bytes | memoryview, label: str = "the model") -> dict[str, str]:
+    """Read the metadata of a serialised ModelProto; its graph is passed over.
+
+    Raises `ModelError` if it is none, or is cut off. `label` is what the message calls it.
+    """
+    try:
+        fields = list(_fields(memoryview(model)))
+        if not any(number == _MODEL_GRAPH for number, _ in fields):
+            raise IndexError("there is no graph")
+        found = {}
+        for number, entry in fields:
+            if number == _MODEL_METADATA and isinstance(entry, memoryview):
+                key, value = ("".join(_texts(entry, part)) for part in (_ENTRY_KEY, _ENTRY_VALUE))
+                found[key] = value
+    except (IndexError, UnicodeDecodeError) as error:
+        raise ModelError(f"{label} is damaged, or no ONNX file ({error})") from error
+    return found
+
+
+def read_interface(model: bytes | memoryview, label: str = "the model") -> tuple[list[Value], list[Value]]:
+    """Read the inputs and the outputs of a serialised ModelProto; a weight among the inputs is none.
+
+    Raises `ModelError` as `read_metadata` does.
+    """
+    inputs: list[Value] = []
+    outputs: list[Value] = []
+    weights: set[str] = set()
+    try:
+        for graph in _parts(memoryview(model), _MODEL_GRAPH):
+            for number, content in _fields(graph):
+                if number == _GRAPH_INITIALIZER and isinstance(content, memoryview):
+                    weights.update(_texts(content, _INITIALIZER_NAME))
+                elif number in (_GRAPH_INPUT, _GRAPH_OUTPUT) and isinstance(content, memoryview):
+                    (inputs if number == _GRAPH_INPUT else outputs).append(_value(content))
+    except (IndexError, UnicodeDecodeError) as error:
+        raise ModelError(f"{label} is damaged, or no ONNX file ({error})") from error
+    return [item for item in inputs if item[0] not in weights], outputs
 
 
 def read_graph(model: bytes) -> Graph:
@@ -66,8 +139,30 @@ def _texts(message: memoryview, number: int) -> Iterator[str]:
     return (bytes(content).decode() for content in _parts(message, number))
 
 
+def _value(message: memoryview) -> Value:
+    """Read a ValueInfoProto. What is no tensor has no shape."""
+    code, shape = 0, []
+    for kind in _parts(message, _VALUE_TYPE):
+        for tensor in _parts(kind, _TYPE_TENSOR):
+            code = next(_numbers(tensor, _TENSOR_DTYPE), code)
+            for sides in _parts(tensor, _TENSOR_SHAPE):
+                shape = [next(_numbers(side, _SIDE_NUMBER), 0) for side in _parts(sides, _SHAPE_SIDE)]
+    open_or_known = tuple(side if 0 < side < 2 ** (_VARINT_BITS - 1) else None for side in shape)
+    return "".join(_texts(message, _VALUE_NAME)), _DTYPES.get(code, f"type {code}"), open_or_known
+
+
 def _parts(message: memoryview, number: int) -> Iterator[memoryview]:
-    """Yield the contents of the length-delimited fields with that number.
+    """Yield the contents of the length-delimited fields with that number."""
+    return (part for found, part in _fields(message) if found == number and isinstance(part, memoryview))
+
+
+def _numbers(message: memoryview, number: int) -> Iterator[int]:
+    """Yield the values of the varint fields with that number."""
+    return (value for found, value in _fields(message) if found == number and isinstance(value, int))
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Yield the number and the value of each varint or length-delimited field; skip the others.
 
     Raises `IndexError` if the message is damaged.
     """
@@ -76,13 +171,13 @@ def _parts(message: memoryview, number: int) -> Iterator[memoryview]:
         key, place = _varint(message, place)
         kind = key & 7
         if kind == _VARINT:
-            _, place = _varint(message, place)
+            value, place = _varint(message, place)
+            yield key >> 3, value
         elif kind == _BYTES:
             size, place = _varint(message, place)
             if place + size > len(message):
                 raise IndexError("the message is cut off")
-            if key >> 3 == number:
-                yield message[place : place + size]
+            yield key >> 3, message[place : place + size]
             place += size
         elif kind in (_EIGHT_BYTES, _FOUR_BYTES):
             place += 8 if kind == _EIGHT_BYTES else 4
@@ -93,13 +188,14 @@ def _parts(message: memoryview, number: int) -> Iterator[memoryview]:
 def _varint(message: memoryview, place: int) -> tuple[int, int]:
     """Decode a variable-length integer. Return it and the position after it."""
     value = shift = 0
-    while True:
+    while shift < _VARINT_BITS:
         byte = message[place]
         place += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, place
         shift += 7
+    raise IndexError(f"a number has more than {_VARINT_BITS} bits")
 
 
 def _field(number: int, content: bytes) -> bytes:

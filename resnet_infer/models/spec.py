@@ -226,6 +226,18 @@ class ModelSpec:
         return cls.from_json(value, source)
 
     @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str], source: str) -> ModelSpec:
+        """Read the spec out of an ONNX file's metadata, where it lies under `METADATA_KEY`.
+
+        `source` is the file, for the message. Raises `ModelError` if there is none, and as `loads` does.
+        """
+        if METADATA_KEY not in metadata:
+            raise ModelError(
+                f"{source} carries no model spec", hint=f"adopt it with: resnet-infer import {source} --labels FILE ..."
+            )
+        return cls.loads(metadata[METADATA_KEY], source)
+
+    @classmethod
     def from_json(cls, value: Mapping[str, Any], source: str) -> ModelSpec:
         """Read the result of `to_json`. The provenance may be missing, and unknown fields are ignored.
 

@@ -6,12 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_infer.models.checkpoint import SUFFIX as CHECKPOINT
-from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint
-from resnet_infer.models.spec import ModelSpec
+from resnet_infer.models.checkpoint import Checkpoint
+from resnet_infer.runtimes.artifacts import read_size, read_spec
 from resnet_infer.runtimes.base import Images, Logits, Runtime, parse_device
-from resnet_infer.runtimes.tensorrt.engine_file import SUFFIX as ENGINE
-from resnet_infer.runtimes.tensorrt.engine_file import EngineInfo, sidecar_path
 
 
 class NullRuntime(Runtime):
@@ -25,22 +22,10 @@ class NullRuntime(Runtime):
 
     def __init__(self, model: Path | Checkpoint, *, device: str = "auto") -> None:
         parse_device(device)
-        spec, size = _spec(model)
-        super().__init__(spec, "cpu", size)
+        if isinstance(model, Checkpoint):
+            super().__init__(model.spec, "cpu", (None, None))
+        else:
+            super().__init__(read_spec(model), "cpu", read_size(model))
 
     def _run(self, images: Images) -> Logits:
         return np.zeros((len(images), len(self.spec.classes)), np.float32)
-
-
-def _spec(model: Path | Checkpoint) -> tuple[ModelSpec, tuple[int | None, int | None]]:
-    if isinstance(model, Checkpoint):
-        return model.spec, (None, None)
-    if model.suffix == CHECKPOINT:
-        return load_checkpoint(model).spec, (None, None)
-    if model.suffix == ENGINE:
-        info = EngineInfo.load(sidecar_path(model))
-        return info.spec, info.size
-    from resnet_infer.runtimes.onnxruntime import OnnxRuntime
-
-    with OnnxRuntime(model, device="cpu", threads=1, optimize=False) as opened:
-        return opened.spec, opened.size

@@ -15,7 +15,7 @@ from resnet_infer.errors import (
     did_you_mean,
     first_line,
 )
-from resnet_infer.models.spec import METADATA_KEY, ModelSpec
+from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.base import Images, Logits, Runtime, parse_device
 from resnet_infer.runtimes.signature import Tensor, require_signature
 from resnet_infer.utils.console import note
@@ -186,11 +186,7 @@ def _spec(session: Any, label: str) -> ModelSpec:
         metadata = session.get_modelmeta().custom_metadata_map
     except UnicodeDecodeError as error:
         raise _no_text(label, error) from error
-    if METADATA_KEY not in metadata:
-        raise ModelError(
-            f"{label} carries no model spec", hint=f"adopt it with: resnet-infer import {label} --labels FILE ..."
-        )
-    return ModelSpec.loads(metadata[METADATA_KEY], label)
+    return ModelSpec.from_metadata(metadata, label)
 
 
 def _tensor(found: Any) -> Tensor:
@@ -241,10 +237,20 @@ def _open(
 
 
 def _placed_for_cpu(model: str | bytes) -> bool:
-    """Whether it is INT8 with uint8 activations, for which CUDA has no kernels: its layers would go to and fro."""
-    session = ort_session.open_session(model, ort_session.session_options(threads=1, optimize=False))
-    quantization = _spec(session, str(model) if isinstance(model, str) else "the model").provenance.get("quantization")
+    """Tell whether it is INT8 with uint8 activations, for which CUDA has no kernels: its layers would go to and fro."""
+    quantization = _told(model).provenance.get("quantization")
     return isinstance(quantization, dict) and quantization.get("target") == "cpu"
+
+
+def _told(model: str | bytes) -> ModelSpec:
+    """Read the spec, without a session. Raises what ONNX Runtime raises for a file that is damaged."""
+    from resnet_infer.runtimes.artifacts import read_onnx_spec  # which only a machine with a GPU needs
+
+    try:
+        return read_onnx_spec(Path(model) if isinstance(model, str) else model)
+    except ModelError:
+        ort_session.open_session(model, ort_session.session_options(threads=1, optimize=False))
+        raise
 
 
 def _open_gpu(
@@ -269,9 +275,7 @@ def _open_gpu(
 
 def _tensorrt(model: str | bytes, number: int, engine_cache: Path | None) -> tuple[str, dict[str, Any]]:
     """The provider, allowed the precision of the artifact, which it does not read from the graph by itself."""
-    # A session is the one way to read the metadata without onnx; without optimisations it opens at once.
-    probe = ort_session.open_session(model, ort_session.session_options(threads=1, optimize=False))
-    precision = _spec(probe, model if isinstance(model, str) else "the model").precision
+    precision = _told(model).precision
     settings: dict[str, Any] = {
         "device_id": number,
         "trt_fp16_enable": precision == "fp16",

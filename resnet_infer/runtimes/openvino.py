@@ -181,11 +181,8 @@ class OpenVinoRuntime(Runtime):
 def _spec(graph: Any, label: str) -> ModelSpec:
     """Read the spec from a graph's metadata. Raises `ModelError`."""
     place = ["framework", METADATA_KEY]  # where OpenVINO keeps an ONNX file's metadata
-    if not graph.has_rt_info(place):
-        raise ModelError(
-            f"{label} carries no model spec", hint=f"adopt it with: resnet-infer import {label} --labels FILE ..."
-        )
-    return ModelSpec.loads(graph.get_rt_info(place).astype(str), label)
+    metadata = {METADATA_KEY: graph.get_rt_info(place).astype(str)} if graph.has_rt_info(place) else {}
+    return ModelSpec.from_metadata(metadata, label)
 
 
 def _tensor(found: Any) -> Tensor:

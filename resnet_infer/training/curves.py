@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_infer.errors import DataError, UsageError
-from resnet_infer.models.checkpoint import SUFFIX, load_checkpoint
+from resnet_infer.models.checkpoint import SUFFIX
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.models.weights.download import library_folder
+from resnet_infer.runtimes.artifacts import read_spec
 from resnet_infer.utils.extras import needs
 from resnet_infer.utils.files import atomic_path
 from resnet_infer.utils.inputs import read_bytes, read_text
@@ -262,7 +263,7 @@ def _number(row: Mapping[str, str | None], column: str, where: str, most: float 
 
 
 def _spec(path: Path) -> ModelSpec | None:
-    return load_checkpoint(path).spec if path.exists() else None
+    return read_spec(path) if path.exists() else None
 
 
 def _drops(recipe: Path, rates: Mapping[int, float]) -> tuple[int, ...]:

@@ -24,6 +24,8 @@ with needs("export", "evaluating a graph in float64"):
     from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
     from onnx.reference import ReferenceEvaluator
 
+    from resnet_infer.models.onnx_tools import ONNX_DOMAINS, attributes, consumers, initializers, inputs, subgraphs
+
 Array = NDArray[Any]
 Operator = Callable[..., Array]
 ROUNDED = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -39,12 +41,12 @@ class Float64Graph:
 
     def __init__(self, model: ModelProto, output: str | None = None) -> None:
         graph = model.graph
-        self._opsets = [item for item in model.opset_import if item.domain in ("", "ai.onnx")]
-        self._constants = {tensor.name: _constant(tensor) for tensor in graph.initializer}
-        (self._input,) = (item.name for item in graph.input if item.name not in self._constants)
+        self._opsets = [item for item in model.opset_import if item.domain in ONNX_DOMAINS]
+        self._constants = {name: _constant(tensor) for name, tensor in initializers(graph).items()}
+        (self._input,) = (item.name for item in inputs(graph))
         self._output = output or graph.output[0].name
         self._steps = [(node, self._operator(node)) for node in graph.node]
-        self._readers = Counter(name for node in graph.node for name in node.input)
+        self._readers = Counter({name: len(nodes) for name, nodes in consumers(graph).items()})
         self._readers[self._output] += 1
 
     def __call__(self, value: Array) -> NDArray[np.float64]:
@@ -71,14 +73,14 @@ class Float64Graph:
 
     def _operator(self, node: NodeProto) -> Callable[..., Any]:
         """What computes the node: a tuple of outputs from its inputs."""
-        if node.domain not in ("", "ai.onnx"):
+        if node.domain not in ONNX_DOMAINS:
             raise NotCoveredError(f"{node.domain}.{node.op_type} is no operator of ONNX's own")
-        attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-        if any(isinstance(value, onnx.GraphProto) for value in attributes.values()):
+        settings = attributes(node)
+        if any(subgraphs(node)):
             raise NotCoveredError(f"{node.op_type} holds another graph")
         own = _OWN.get(node.op_type)
         if own is not None and len(node.output) == 1:
-            return lambda *inputs: (own(*inputs, **attributes),)
+            return lambda *inputs: (own(*inputs, **settings),)
         return self._reference(node)
 
     def _reference(self, node: NodeProto) -> Callable[..., Any]:
@@ -93,11 +95,11 @@ class Float64Graph:
                 if item.i in ROUNDED:
                     raise NotCoveredError("it computes in float16")
                 item.i = TensorProto.DOUBLE if item.i == TensorProto.FLOAT else item.i
-        inputs = [name for name in dict.fromkeys(node.input) if name]
+        fed = [name for name in dict.fromkeys(node.input) if name]
         graph = helper.make_graph(
             [copy],
             "node",
-            [helper.make_value_info(name, onnx.TypeProto()) for name in inputs],
+            [helper.make_value_info(name, onnx.TypeProto()) for name in fed],
             [helper.make_value_info(name, onnx.TypeProto()) for name in node.output if name],
         )
         evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=self._opsets))

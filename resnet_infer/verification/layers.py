@@ -16,6 +16,7 @@ from resnet_infer.models.architectures import Plan
 from resnet_infer.models.checkpoint import SUFFIX as CHECKPOINT
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint
 from resnet_infer.models.graph import INPUT, build_graph, reading_graph
+from resnet_infer.models.onnx_tools import consumers, producers, rename
 from resnet_infer.utils.extras import needs
 from resnet_infer.verification.metrics import TensorDelta, plain
 from resnet_infer.verification.tolerances import Verdict
@@ -88,7 +89,7 @@ def compare_layers(
     Tensors are matched by name; of a quantised one the value after its DequantizeLinear is taken. One picture is run
     at a time, so that memory holds the maps of one. Raises `UsageError` if the graphs have no tensor in common.
     """
-    makers = {name: node for node in reference.graph.node for name in node.output if name}
+    makers = producers(reference.graph)
     own, other = _values(reference), _values(model)
     common = [name for name in makers if name in other]
     if not common:
@@ -142,11 +143,7 @@ def literal_graph(checkpoint: Checkpoint) -> onnx.ModelProto:
     """
     model = build_graph(checkpoint, fused=False)
     assert checkpoint.spec.architecture is not None
-    renamed = _fused_names(checkpoint.spec.architecture.plan())
-    for node in model.graph.node:
-        for names in (node.input, node.output):
-            for index, name in enumerate(names):
-                names[index] = renamed.get(name, name)
+    rename(model.graph, _fused_names(checkpoint.spec.architecture.plan()))
     return model
 
 
@@ -159,16 +156,13 @@ def _fused_names(plan: Plan) -> dict[str, str]:
 
 def _values(model: onnx.ModelProto) -> dict[str, str]:
     """The name of every node's output -> the tensor that holds its value as the next nodes see it."""
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    readers = consumers(model.graph)
 
     def read_by(name: str, operator: str) -> str | None:
         return next((node.output[0] for node in readers.get(name, ()) if node.op_type == operator), None)
 
     found = {}
-    for name in (name for node in model.graph.node for name in node.output if name):
+    for name in producers(model.graph):
         found[name] = read_by(read_by(name, "QuantizeLinear") or name, "DequantizeLinear") or name
     return found
 

@@ -154,9 +154,7 @@ def open_bench(start: StartRequest) -> tuple[Bench, dict[str, Any]]:
     (`resident_before`, `device`), and seconds (`open`, `answer`, and from the start of the process `first_answer`).
     """
     subject = start.subject
-    # The library is loaded before the model is; the null runtime reads an ONNX file's spec by another's.
-    reads = "onnxruntime" if subject.runtime == "null" and subject.model.suffix == ".onnx" else subject.runtime
-    runtime_class(subject.model, reads)
+    runtime_class(subject.model, subject.runtime)  # the library is loaded before the model is
     before = peak_resident()
     used = device_in_use(subject.device if subject.device.startswith("cuda") else "cuda")
     begin = time.perf_counter()

@@ -9,6 +9,7 @@ from typing import Any
 from resnet_infer._version import __version__
 from resnet_infer.cli.options import Json
 from resnet_infer.errors import MissingExtraError, ResnetInferError
+from resnet_infer.runtimes.tensorrt.versions import compatible_majors, version_numbers
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.cgroups import cpu_quota, memory_limit
 from resnet_infer.utils.console import pairs, show
@@ -38,6 +39,7 @@ def env(as_json: Json = False) -> None:
         "packages": installed,
         "onnxruntime": imported,
         "devices": imported["devices"] if imported else [],
+        "engines": (engines := _engines(installed["tensorrt"])),
         "problems": problems,
         "missing": missing,
     }
@@ -50,9 +52,24 @@ def env(as_json: Json = False) -> None:
     if imported:
         rows.append(("imported", f"onnxruntime {imported['version']} from {imported['folder']}"))
     rows.append(("devices", ", ".join(report["devices"]) or "none: no runtime can be used"))
+    if engines:
+        majors = " and ".join(map(str, engines["version_compatible"]))
+        rows.append(("engines", f"of TensorRT {engines['tensorrt']}; version-compatible ones of {majors}, if no newer"))
     rows += [("problem", text) for text in problems]
     rows += [(f"for {', '.join(modules)}", command) for command, modules in missing.items()]
     show(pairs(rows))
+
+
+def _engines(installed: str | None) -> dict[str, Any] | None:
+    """Return the versions of TensorRT whose engines the installed one runs, None without TensorRT.
+
+    `installed` is the distribution's name and version. Which GPU an engine needs is told by `resnet-infer inspect`.
+    """
+    numbers = version_numbers((installed or "").rpartition(" ")[2])
+    if not numbers:
+        return None
+    version = ".".join(map(str, numbers))
+    return {"tensorrt": version, "version_compatible": list(compatible_majors(version))}
 
 
 def _onnxruntime(present: bool) -> tuple[dict[str, Any] | None, list[str]]:

@@ -11,27 +11,40 @@ from resnet_infer.utils.console import pairs, show
 
 if TYPE_CHECKING:
     from resnet_infer.models.spec import InputSpec, ModelSpec
+    from resnet_infer.runtimes.tensorrt.engine_file import EngineInfo
 
 
 def inspect(model: ModelArgument = None, as_json: Json = False) -> None:
     from resnet_infer import zoo
-    from resnet_infer.models.checkpoint import SUFFIX, load_checkpoint
-    from resnet_infer.runtimes.registry import open_runtime
+    from resnet_infer.runtimes.artifacts import read_spec
+    from resnet_infer.runtimes.tensorrt.engine_file import SUFFIX, read_engine
 
     path = zoo.find(model)
-    if path.suffix == SUFFIX:
-        spec = load_checkpoint(path).spec
-    else:
-        with open_runtime(path, device="cpu") as runtime:
-            spec = runtime.spec
+    spec = read_spec(path)
+    engine = read_engine(path)[1] if path.suffix == SUFFIX else None
+    size = path.stat().st_size
     if as_json:
-        print(
-            strict_json.dumps(
-                {"file": str(path), "bytes": path.stat().st_size, "spec": json.loads(spec.dumps())}, indent=2
-            )
-        )
+        about = {"file": str(path), "bytes": size, "spec": json.loads(spec.dumps())}
+        print(strict_json.dumps(about | ({"engine": engine.to_json()} if engine else {}), indent=2))
     else:
-        show(pairs([("file", str(path)), ("size", f"{path.stat().st_size / 1e6:.1f} MB"), *spec_rows(spec)]))
+        rows = [("file", str(path)), ("size", f"{size / 1e6:.1f} MB"), *spec_rows(spec)]
+        show(pairs(rows + (engine_rows(engine) if engine else [])))
+
+
+def engine_rows(engine: EngineInfo) -> list[tuple[str, str]]:
+    """Return names and values of what built an engine, where it runs and what it takes."""
+    versions = ", and newer versions (version-compatible)" if engine.version_compatible else ""
+    capability = ".".join(map(str, engine.compute_capability))
+    gpus = ", and other GPUs from Ampere on (hardware-compatible)" if engine.hardware_compatible else ""
+    (low, best, high), (height, width) = engine.batch, engine.size
+    return [
+        ("TensorRT", f"{engine.tensorrt}{versions}"),
+        ("GPU", f"{engine.gpu} (compute capability {capability}){gpus}"),
+        ("batch", f"{low} to {high}, tuned for {best}"),
+        ("pixels", f"{height}x{width}"),
+        ("layers", ", ".join(f"{count} {name}" for name, count in engine.layers.items()) or "not told"),
+        ("made from", f"an ONNX graph with SHA-256 {engine.onnx_sha256}"),
+    ]
 
 
 def spec_rows(spec: ModelSpec) -> list[tuple[str, str]]:

@@ -98,8 +98,9 @@ def _built_in(name: str) -> tuple[_Entry, ModelSpec]:
     """Describe a built-in model."""
     from resnet_infer import zoo
     from resnet_infer.models.checkpoint import SUFFIX
+    from resnet_infer.runtimes.artifacts import read_spec
 
-    spec = zoo.checkpoint(name).spec
+    spec = read_spec(zoo.checkpoint_file(name))
     files = {kind: zoo.built_in(name, suffix) for kind, suffix in (("artifact", ".onnx"), ("checkpoint", SUFFIX))}
     licence = str(spec.provenance.get("licence", LICENCE))
     return _entry(name, (), "built-in", spec, files["checkpoint"].stat().st_size, licence, files), spec

@@ -18,6 +18,7 @@ from resnet_infer.data.preprocess import Pixels
 from resnet_infer.models.architectures import NORM_EPSILON, Conv
 from resnet_infer.models.checkpoint import Checkpoint
 from resnet_infer.models.graph import INPUT, IR_VERSION, OPSET, build_graph
+from resnet_infer.models.onnx_tools import add_constant
 from resnet_infer.utils.extras import needs
 
 with needs("export", "checking weights on pictures"):
@@ -95,7 +96,7 @@ def _tap(model: ModelProto, convs: list[Conv], checkpoint: Checkpoint) -> None:
     for conv in convs:
         name = f"{conv.name}.tap"
         centre = _stored(checkpoint, conv)[0].astype(np.float32).reshape(1, -1, 1, 1)
-        model.graph.initializer.append(numpy_helper.from_array(centre, f"{name}.centre"))
+        add_constant(model.graph, f"{name}.centre", centre)
         nodes.append(helper.make_node("Sub", [f"{conv.name}.out", f"{name}.centre"], [f"{name}.sub"]))
         for kind in ("ReduceMean", "ReduceSumSquare"):
             nodes.append(helper.make_node(kind, [f"{name}.sub"], [f"{name}.{kind}"], axes=[2, 3], keepdims=0))

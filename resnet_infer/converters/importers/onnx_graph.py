@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnet_infer.models.graph import INPUT, OUTPUT
+from resnet_infer.models.onnx_tools import add_constant, attribute, constants, producers, prune, rename, set_items
 from resnet_infer.models.spec import InputSpec
 from resnet_infer.utils.extras import needs
 
@@ -31,13 +31,12 @@ def softmax_input(graph: GraphProto, output: str) -> str | None:
     if node is None or node.op_type != "Softmax":
         return None
     # Before opset 13 the axis is 1 by default, and -1 since: the same for two dimensions.
-    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
-    return node.input[0] if axis in (1, -1) else None
+    return node.input[0] if attribute(node, "axis", 1) in (1, -1) else None
 
 
 def producer(graph: GraphProto, output: str) -> NodeProto | None:
     """The node that computes `output`; nodes that only pass it on are passed over."""
-    nodes = {name: node for node in graph.node for name in node.output}
+    nodes = producers(graph)
     node = nodes.get(output)
     while node is not None and node.op_type == "Identity":
         node = nodes.get(node.input[0])
@@ -63,20 +62,20 @@ def replace_input(
     if layout == "nchw":
         steps.append(("Transpose", [], {"perm": [0, 3, 1, 2]}))
     if reverse:
-        order = _add_constant(graph, f"{_OURS}gather.operand", np.array([2, 1, 0], np.int64))
+        order = add_constant(graph, f"{_OURS}gather.operand", np.array([2, 1, 0], np.int64))
         steps.append(("Gather", [order], {"axis": 1 if layout == "nchw" else 3}))
     for kind, values, neutral in (("Sub", spec.mean, 0), ("Div", spec.std, 1)):
         constant = full_range(values)[:: -1 if reverse else 1]
         if (constant != neutral).any():
-            operand = _add_constant(graph, f"{_OURS}{kind.lower()}.operand", constant.reshape(shape))
+            operand = add_constant(graph, f"{_OURS}{kind.lower()}.operand", constant.reshape(shape))
             steps.append((kind, [operand], {}))
     names = [INPUT, *(f"{_OURS}{kind.lower()}" for kind, _, _ in steps[:-1]), name]
     front = [
         helper.make_node(kind, [source, *more], [target], name=f"{_OURS}{kind.lower()}", **attributes)
         for (kind, more, attributes), source, target in zip(steps, names, names[1:], strict=False)
     ]
-    _replace(graph.node, [*front, *graph.node])
-    _replace(graph.input, [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["N", *size, 3])])
+    set_items(graph.node, [*front, *graph.node])
+    set_items(graph.input, [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["N", *size, 3])])
     # Sizes that were inferred for the old input may be wrong for this one.
     del graph.value_info[:]
     model.ir_version = max(model.ir_version, INITIALIZERS_APART)
@@ -91,19 +90,19 @@ def full_range(values: NDArray[Any]) -> NDArray[np.float32]:
 def replace_output(graph: GraphProto, name: str, classes: int, *, logarithm: bool) -> None:
     """Make `logits`, float32 (N, classes), of the tensor `name` (its logarithm for probabilities), the only output."""
     if logarithm:
-        floor = _add_constant(graph, f"{_OURS}floor", np.array(FLOOR, np.float32))
+        floor = add_constant(graph, f"{_OURS}floor", np.array([FLOOR], np.float32))
         graph.node.append(helper.make_node("Max", [name, floor], [f"{_OURS}max"], name=f"{_OURS}max"))
         graph.node.append(helper.make_node("Log", [f"{_OURS}max"], [OUTPUT], name=f"{_OURS}log"))
     else:
         graph.node.append(helper.make_node("Identity", [name], [OUTPUT], name=f"{_OURS}{OUTPUT}"))
-    _replace(graph.output, [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["N", classes])])
-    _prune(graph)
+    set_items(graph.output, [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["N", classes])])
+    prune(graph)
 
 
 def free_names(graph: GraphProto) -> Mapping[str, str]:
     """Rename whatever is called as the input and output that the graph is going to have; old names -> new names."""
     names = {name: f"original.{name}" for name in (INPUT, OUTPUT)}
-    _rename(graph, names)
+    rename(graph, names)
     return names
 
 
@@ -112,77 +111,20 @@ def open_batch(graph: GraphProto, batch: int) -> None:
 
     This is a good guess and no more: run the graph afterwards.
     """
-    constants = _integer_constants(graph)
+    shapes = _integer_constants(graph)
     for number, node in enumerate(graph.node):
-        shape = constants.get(node.input[1]) if node.op_type == "Reshape" and len(node.input) == 2 else None
+        shape = shapes.get(node.input[1]) if node.op_type == "Reshape" and len(node.input) == 2 else None
         if shape is None or not shape.size or shape[0] != batch:
             continue
         # -1 is what is left over; 0, which copies the size that comes in, is for where -1 is taken.
         opened = np.array([0 if -1 in shape[1:] else -1, *shape[1:]], np.int64)
-        node.input[1] = _add_constant(graph, f"{_OURS}shape{number}", opened)
+        node.input[1] = add_constant(graph, f"{_OURS}shape{number}", opened)
 
 
 def _integer_constants(graph: GraphProto) -> dict[str, NDArray[Any]]:
     """Every one-dimensional int64 constant by name."""
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            tensors[node.output[0]] = node.attribute[0].t
     return {
         name: numpy_helper.to_array(tensor)
-        for name, tensor in tensors.items()
+        for name, tensor in constants(graph).items()
         if tensor.data_type == TensorProto.INT64 and len(tensor.dims) == 1
     }
-
-
-def _add_constant(graph: GraphProto, name: str, value: NDArray[Any]) -> str:
-    graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
-    return name
-
-
-def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
-    """The graphs that a node holds, as the branches of an If."""
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
-
-
-def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:
-    for node in graph.node:
-        for field in (node.input, node.output):
-            for index, name in enumerate(field):
-                field[index] = names.get(name, name)
-        for subgraph in subgraphs(node):
-            _rename(subgraph, names)
-    for item in (*graph.input, *graph.output, *graph.initializer):
-        item.name = names.get(item.name, item.name)
-
-
-def _reads(node: NodeProto) -> Iterator[str]:
-    """The tensors that a node reads, those that its subgraphs take from outside included."""
-    yield from node.input
-    for subgraph in subgraphs(node):
-        yield from (item.name for item in subgraph.output)
-        for inner in subgraph.node:
-            yield from _reads(inner)
-
-
-def _prune(graph: GraphProto) -> None:
-    """Remove what the outputs do not depend on."""
-    needed = {item.name for item in graph.output}
-    for index in reversed(range(len(graph.node))):
-        if needed.intersection(graph.node[index].output):
-            needed.update(_reads(graph.node[index]))
-        else:
-            del graph.node[index]
-    for index in reversed(range(len(graph.initializer))):
-        if graph.initializer[index].name not in needed:
-            del graph.initializer[index]
-
-
-def _replace(field: Any, items: list[Any]) -> None:
-    """Give a repeated field of a message another content."""
-    kept = copy.deepcopy(items)
-    del field[:]
-    field.extend(kept)

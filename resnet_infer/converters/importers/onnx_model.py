@@ -15,6 +15,8 @@ with needs("export", "adopting an ONNX graph"):
     import onnx
     from onnx.external_data_helper import load_external_data_for_model
 
+    from resnet_infer.models.onnx_tools import inputs, opset
+
 MIN_OPSET = 9
 
 
@@ -39,27 +41,26 @@ def read_foreign(path: Path, layout: Layout | None = None, output_name: str | No
     """
     model = _load(path)
     graph = model.graph
-    constants = {tensor.name for tensor in graph.initializer}
-    inputs = [item for item in graph.input if item.name not in constants]
-    if len(inputs) != 1:
+    fed = inputs(graph)
+    if len(fed) != 1:
         raise ModelError(
-            f"{path} has {len(inputs)} inputs ({', '.join(item.name for item in inputs) or 'none'}); "
+            f"{path} has {len(fed)} inputs ({', '.join(item.name for item in fed) or 'none'}); "
             "a classifier has one, the pictures"
         )
-    images = inputs[0].type.tensor_type
+    images = fed[0].type.tensor_type
     sizes = [item.dim_value if item.dim_value > 0 else None for item in images.shape.dim]
     shape = f"({', '.join('?' if size is None else str(size) for size in sizes)})"
     if images.elem_type != onnx.TensorProto.FLOAT or len(sizes) != 4:
         kind = onnx.TensorProto.DataType.Name(images.elem_type).lower()
         raise ModelError(
-            f"{path}: its input {inputs[0].name} is {kind} of shape {shape}; only float of four dimensions is adopted"
+            f"{path}: its input {fed[0].name} is {kind} of shape {shape}; only float of four dimensions is adopted"
         )
     batch, *rest = sizes
     axes: dict[Layout, int] = {"nchw": 0, "nhwc": 2}
     possible = [kind for kind, axis in axes.items() if rest[axis] in (3, None)]
     if not possible or (layout and layout not in possible):
         wanted = f"{layout} " if layout else ""
-        raise ModelError(f"{path}: its input {inputs[0].name} of shape {shape} takes no {wanted}pictures of 3 channels")
+        raise ModelError(f"{path}: its input {fed[0].name} of shape {shape} takes no {wanted}pictures of 3 channels")
     certain = [kind for kind in possible if rest[axes[kind]] == 3]
     if layout is None:
         if len(certain) != 1:
@@ -76,7 +77,7 @@ def read_foreign(path: Path, layout: Layout | None = None, output_name: str | No
         )
     if output_name is not None and output_name not in outputs:
         raise UsageError(f"{path} has no output {output_name}; it has {', '.join(outputs)}")
-    return ForeignModel(path, model, inputs[0].name, output_name or outputs[0], layout, batch, (rest[0], rest[1]))
+    return ForeignModel(path, model, fed[0].name, output_name or outputs[0], layout, batch, (rest[0], rest[1]))
 
 
 def _load(path: Path) -> onnx.ModelProto:
@@ -95,10 +96,9 @@ def _load(path: Path) -> onnx.ModelProto:
         ) from error
     if any(item.key == METADATA_KEY for item in model.metadata_props):
         raise ModelError(f"{path} carries a model spec already", hint="use it as it is: -m " + str(path))
-    opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
-    if opset < MIN_OPSET:
+    if opset(model) < MIN_OPSET:
         raise ModelError(
-            f"{path} uses opset {opset}; {MIN_OPSET} or newer can be adopted",
+            f"{path} uses opset {opset(model)}; {MIN_OPSET} or newer can be adopted",
             hint="export it again, or convert it with onnx.version_converter",
         )
     if model.ByteSize() >= 2**31:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from resnet_infer.converters.importers.onnx_graph import subgraphs
 from resnet_infer.errors import ModelError
 from resnet_infer.models.spec import Precision
 from resnet_infer.utils.extras import needs
 
 with needs("export", "adopting an ONNX graph"):
-    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+    from onnx import ModelProto, NodeProto, TensorProto
 
-ONNX_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
+    from resnet_infer.models.onnx_tools import ONNX_DOMAINS, all_graphs, attribute, constant_of
+
 PROCESSOR_DOMAINS = ("com.microsoft.nchwc",)
 """Operators whose weights are laid out for the vector width of one kind of processor."""
 INTEGER_OPERATORS = ("ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "MatMulIntegerToFloat", "QGemm")
@@ -27,18 +27,13 @@ def precision_of_graph(model: ModelProto, label: str) -> Precision:
     Raises `ModelError` for one that a spec has no name for: bfloat16, float8, and integers other than of 8 bits.
     """
     nodes, tensors = list(_nodes(model)), list(_tensors(model))
-    kinds = {tensor.data_type for tensor in tensors} | {
-        attribute.i
-        for node in nodes
-        if node.op_type == "Cast"
-        for attribute in node.attribute
-        if attribute.name == "to"
-    }
+    kinds = {tensor.data_type for tensor in tensors}
+    kinds |= {attribute(node, "to", TensorProto.UNDEFINED) for node in nodes if node.op_type == "Cast"}
     quantized = [node for node in nodes if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
     types = {tensor.name: tensor.data_type for tensor in tensors}
     widths = {types[name] for node in quantized for name in node.input[2:3] if name in types}
     widths |= {types[node.input[0]] for node in quantized if node.op_type.startswith("D") and node.input[0] in types}
-    widths |= {item.i for node in quantized for item in node.attribute if item.name == "output_dtype" and item.i}
+    widths |= {kind for node in quantized if (kind := attribute(node, "output_dtype"))}
     odd = sorted(TensorProto.DataType.Name(kind).lower() for kind in widths - set(EIGHT_BITS))
     if TensorProto.BFLOAT16 in kinds:
         odd.append("bfloat16")
@@ -71,18 +66,11 @@ def own_operators(model: ModelProto, label: str) -> tuple[str, ...]:
 
 
 def _known_domains(model: ModelProto) -> tuple[str, ...]:
-    return (*ONNX_DOMAINS, *(function.domain for function in model.functions))
-
-
-def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    yield graph
-    for node in graph.node:
-        for inner in subgraphs(node):
-            yield from _graphs(inner)
+    return (*ONNX_DOMAINS, "ai.onnx.ml", *(function.domain for function in model.functions))
 
 
 def _nodes(model: ModelProto) -> Iterator[NodeProto]:
-    for graph in _graphs(model.graph):
+    for graph in all_graphs(model.graph):
         yield from graph.node
     for function in model.functions:
         yield from function.node
@@ -90,9 +78,9 @@ def _nodes(model: ModelProto) -> Iterator[NodeProto]:
 
 def _tensors(model: ModelProto) -> Iterator[TensorProto]:
     """Initialisers and the values of Constant nodes, these under the name of the node's output."""
-    for graph in _graphs(model.graph):
+    for graph in all_graphs(model.graph):
         yield from graph.initializer
     for node in _nodes(model):
-        for attribute in node.attribute:
-            if node.op_type == "Constant" and attribute.name == "value":
-                yield TensorProto(name=node.output[0], data_type=attribute.t.data_type)
+        value = constant_of(node)
+        if value is not None:
+            yield TensorProto(name=node.output[0], data_type=value.data_type)

@@ -12,6 +12,16 @@ from numpy.typing import NDArray
 
 from resnet_infer.errors import ModelError, first_line
 from resnet_infer.models.graph import OPSET
+from resnet_infer.models.onnx_tools import (
+    add_constant,
+    attribute,
+    constant_of,
+    consumers,
+    initializers,
+    opset,
+    producers,
+    set_items,
+)
 from resnet_infer.utils.extras import needs
 
 with needs("export", "quantisation"):
@@ -25,13 +35,13 @@ Array = NDArray[Any]
 
 def canonicalise(model: ModelProto) -> ModelProto:
     """A plain copy that computes the same. Raises `ModelError` for an old graph that cannot be brought up to date."""
-    opset = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
-    if opset < PER_CHANNEL_OPSET:
+    found = opset(model)
+    if found < PER_CHANNEL_OPSET:
         try:
             copy = version_converter.convert_version(model, OPSET)
         except Exception as error:  # a RuntimeError or one of onnx's own
             raise ModelError(
-                f"the graph has opset {opset} and cannot be brought to {OPSET} ({first_line(error)})",
+                f"the graph has opset {found} and cannot be brought to {OPSET} ({first_line(error)})",
                 hint=f"export it again with opset_version={OPSET}",
             ) from error
         helper.set_model_props(copy, {item.key: item.value for item in model.metadata_props})
@@ -52,41 +62,41 @@ def _lift_constants(model: ModelProto) -> None:
     graph = model.graph
     kept = []
     for node in graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            tensor = graph.initializer.add()
-            tensor.CopyFrom(node.attribute[0].t)
-            tensor.name = node.output[0]
-        else:
+        value = constant_of(node)
+        if value is None:
             kept.append(node)
-    _set_nodes(model, kept)
+        else:
+            tensor = graph.initializer.add()
+            tensor.CopyFrom(value)
+            tensor.name = node.output[0]
+    set_items(graph.node, kept)
 
 
 def _fold_norms(model: ModelProto) -> None:
     """Fold each BatchNormalization into the convolution that it alone reads. Computed in float64."""
     graph = model.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    producers = {name: node for node in graph.node for name in node.output}
-    readers: dict[str, int] = {}
-    for name in [name for node in graph.node for name in node.input] + [item.name for item in graph.output]:
-        readers[name] = readers.get(name, 0) + 1
+    constants, makers, readers = initializers(graph), producers(graph), consumers(graph)
+    outputs = {item.name for item in graph.output}
     kept = []
     for node in graph.node:
-        conv = producers.get(node.input[0]) if node.op_type == "BatchNormalization" else None
+        conv = makers.get(node.input[0]) if node.op_type == "BatchNormalization" else None
         if (
             conv is None
             or conv.op_type != "Conv"
-            or readers[node.input[0]] > 1
+            or len(readers[node.input[0]]) > 1
+            or node.input[0] in outputs
             or not all(name in constants for name in [*conv.input[1:], *node.input[1:]] if name)
         ):
             kept.append(node)
             continue
         weight, bias = _folded(conv, node, constants)
         names = [f"{node.output[0]}.folded.{part}" for part in ("weight", "bias")]
-        graph.initializer.extend(map(numpy_helper.from_array, (weight, bias), names))
+        for name, value in zip(names, (weight, bias), strict=True):
+            add_constant(graph, name, value)
         del conv.input[1:]
         conv.input.extend(names)
         conv.output[0] = node.output[0]
-    _set_nodes(model, kept)
+    set_items(graph.node, kept)
 
 
 def _folded(conv: NodeProto, norm: NodeProto, constants: dict[str, Any]) -> tuple[Array, Array]:
@@ -96,13 +106,7 @@ def _folded(conv: NodeProto, norm: NodeProto, constants: dict[str, Any]) -> tupl
     weight = value(conv.input[1])
     bias = value(conv.input[2]) if len(conv.input) > 2 and conv.input[2] else np.zeros(len(weight))
     gamma, beta, mean, variance = map(value, norm.input[1:5])
-    epsilon = next((attribute.f for attribute in norm.attribute if attribute.name == "epsilon"), 1e-5)
+    epsilon = attribute(norm, "epsilon", 1e-5)
     scale = gamma / np.sqrt(variance + epsilon)
     folded = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
     return folded.astype(np.float32), ((bias - mean) * scale + beta).astype(np.float32)
-
-
-def _set_nodes(model: ModelProto, nodes: list[NodeProto]) -> None:
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)

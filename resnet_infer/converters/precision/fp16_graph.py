@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,9 @@ from resnet_infer.utils.extras import needs
 
 with needs("export", "converting a graph to FP16"):
     import onnx
-    from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+    from resnet_infer.models.onnx_tools import captured, element_types, set_items, subgraphs
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 _SUFFIX: Mapping[int, str] = {FLOAT: "fp32", HALF: "fp16"}
@@ -37,12 +39,12 @@ class Fp16Graph:
 
     def __init__(self, model: ModelProto) -> None:
         self.graph = model.graph
-        self._types = _types(model)
+        self._types = element_types(model)
         self._opsets = {item.domain.removeprefix("ai.onnx"): item.version for item in model.opset_import}
         self.weights = {
             tensor.name: numpy_helper.to_array(tensor) for tensor in self.graph.initializer if tensor.data_type == FLOAT
         }
-        self._captured = {name for node in self.graph.node for name in _captured(node)}
+        self._captured = {name for node in self.graph.node for name in captured(node)}
         self.forms = [self._form(node) for node in self.graph.node]
 
     def floats(self, names: Iterable[str]) -> list[str]:
@@ -52,7 +54,7 @@ class Fp16Graph:
     def _form(self, node: NodeProto) -> Fp16Form | None:
         """The node's half form, by the definition of its operator; None if there is none, or it cannot be told."""
         names = {name for name in (*node.input, *node.output) if name}
-        if not names <= self._types.keys() or names & self._captured or any(_subgraphs(node)):
+        if not names <= self._types.keys() or names & self._captured or any(subgraphs(node)):
             return None
         try:
             schema = onnx.defs.get_schema(node.op_type, self._opsets[node.domain], node.domain)
@@ -105,8 +107,8 @@ class _Rewriting:
                 _declare_half(node)
         for name in self.outputs & floats:
             self.read(name, FLOAT)
-        _replace(self.graph.node, self.nodes)
-        _replace(self.graph.initializer, self.initializers)
+        set_items(self.graph.node, self.nodes)
+        set_items(self.graph.initializer, self.initializers)
         del self.graph.value_info[:]
 
     def read(self, name: str, kind: int) -> str:
@@ -137,7 +139,7 @@ def emulate(model: ModelProto) -> ModelProto:
     and an overflow is not seen.
     """
     result = copy.deepcopy(model)
-    types = _types(result)
+    types = element_types(result)
     for tensor in result.graph.initializer:
         _widen(tensor)
     nodes = []
@@ -154,7 +156,7 @@ def emulate(model: ModelProto) -> ModelProto:
                 node.output[place] = exact
                 nodes.append(helper.make_node("Cast", [exact], [half], name=half, to=HALF))
                 nodes.append(helper.make_node("Cast", [half], [name], name=f"{name}.rounded", to=FLOAT))
-    _replace(result.graph.node, nodes)
+    set_items(result.graph.node, nodes)
     del result.graph.value_info[:]
     onnx.checker.check_model(result, full_check=True)
     return result
@@ -175,35 +177,3 @@ def _declare_half(node: NodeProto) -> None:
             value = numpy_helper.to_array(node.attribute[0].t)
         del node.attribute[:]
         node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(value.astype(np.float16))))
-
-
-def _types(model: ModelProto) -> dict[str, int]:
-    """The element type of every tensor for which it can be told."""
-    graph = shape_inference.infer_shapes(model).graph
-    values = (*graph.input, *graph.value_info, *graph.output)
-    return {
-        **{item.name: item.type.tensor_type.elem_type for item in values if item.type.HasField("tensor_type")},
-        **{tensor.name: tensor.data_type for tensor in graph.initializer},
-    }
-
-
-def _subgraphs(node: NodeProto) -> Iterator[GraphProto]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
-
-
-def _captured(node: NodeProto) -> Iterator[str]:
-    """The names that a node's subgraphs read, those from outside among them."""
-    for subgraph in _subgraphs(node):
-        for inner in subgraph.node:
-            yield from inner.input
-            yield from _captured(inner)
-
-
-def _replace(items: Any, new: list[Any]) -> None:
-    """Give a repeated field of a message another content."""
-    kept = copy.deepcopy(new)
-    del items[:]
-    items.extend(kept)

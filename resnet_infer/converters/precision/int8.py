@@ -19,6 +19,7 @@ from resnet_infer.converters.precision.placement import Net, Target, place
 from resnet_infer.converters.precision.ranges import TINY, Grid, Method, grid_parameters
 from resnet_infer.errors import ModelError, UsageError
 from resnet_infer.models.graph import get_spec, set_spec
+from resnet_infer.models.onnx_tools import add_constant, attribute, prune_initializers, set_items
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.utils import cpu
 from resnet_infer.utils.extras import needs
@@ -137,13 +138,8 @@ class _Writer:
             self.nodes.append(node)
             for name in node.output:
                 self._pair(name)
-        nodes = [NodeProto.FromString(node.SerializeToString()) for node in self.nodes]
-        del self.graph.node[:]
-        self.graph.node.extend(nodes)
-        used = {name for node in nodes for name in node.input} | self.net.outputs
-        for index in reversed(range(len(self.graph.initializer))):
-            if self.graph.initializer[index].name not in used:
-                del self.graph.initializer[index]
+        set_items(self.graph.node, self.nodes)
+        prune_initializers(self.graph)
 
     def _pair(self, name: str) -> None:
         """Behind a tensor that is quantised, a QuantizeLinear and a DequantizeLinear."""
@@ -152,8 +148,8 @@ class _Writer:
         scale, zero = self.scales[name]
         kind = np.uint8 if GRIDS[self.target] == "unsigned" else np.int8
         self.grids[name] = [
-            self._constant(f"{name}.scale", np.array(scale)),
-            self._constant(f"{name}.zero_point", kind(zero)),
+            add_constant(self.graph, f"{name}.scale", scale),
+            add_constant(self.graph, f"{name}.zero_point", kind(zero)),
         ]
         self._node("QuantizeLinear", [name, *self.grids[name]], f"{name}.quantized")
         self._dequantize(name)
@@ -208,7 +204,7 @@ class _Writer:
             stored = np.rint(corrected / scale.astype(np.float64)).astype(np.int32)
             node.input.append(self._constant_dequantized(name, [stored, scale], 0))
         else:
-            node.input.append(self._constant(f"{name}.corrected", corrected.astype(np.float32)))
+            node.input.append(add_constant(self.graph, f"{name}.corrected", corrected.astype(np.float32)))
 
     def _shift(self, tensor: str, error: Array) -> Array:
         """What errors of the weights, (outputs, inputs, ...), add to each output where the input is `tensor`'s mean.
@@ -229,12 +225,8 @@ class _Writer:
     def _constant_dequantized(self, name: str, values: list[Array], axis: int) -> str:
         """A constant of integers, their scales and zero points if any, made floats again by a node."""
         parts = zip(("quantized", "scale", "zero_point"), values, strict=False)
-        inputs = [self._constant(f"{name}.{part}", value) for part, value in parts]
+        inputs = [add_constant(self.graph, f"{name}.{part}", value) for part, value in parts]
         return self._node("DequantizeLinear", inputs, f"{name}.dequantized", axis=axis)
-
-    def _constant(self, name: str, value: Any) -> str:
-        self.graph.initializer.append(numpy_helper.from_array(np.array(value, order="C"), name))
-        return name
 
     def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
@@ -262,12 +254,11 @@ def _widen(model: ModelProto) -> None:
             if value is not None and width and shape in ([1, 3, 1, 1], [1, 1, 1, 3]):
                 shape[3 if shape[1] == 3 else 2] = width
                 node.input[1] = f"{node.input[1]}.row"
-                row = np.ascontiguousarray(np.broadcast_to(value, shape))
-                model.graph.initializer.append(numpy_helper.from_array(row, node.input[1]))
+                add_constant(model.graph, node.input[1], np.broadcast_to(value, shape))
 
 
 def _output_axis(node: NodeProto) -> int:
     """Which axis of a layer's weights its output channels are."""
     if node.op_type == "Conv":
         return 0
-    return 0 if any(attribute.name == "transB" and attribute.i for attribute in node.attribute) else 1
+    return 0 if attribute(node, "transB") else 1

@@ -19,7 +19,16 @@ from resnet_infer.errors import UsageError, did_you_mean
 from resnet_infer.utils.extras import needs
 
 with needs("export", "quantisation"):
-    from onnx import ModelProto, NodeProto, TensorProto, numpy_helper, shape_inference
+    from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+
+    from resnet_infer.models.onnx_tools import (
+        attribute,
+        attributes,
+        consumers,
+        element_types,
+        initializers,
+        producers,
+    )
 
 Target = Literal["cpu", "tensorrt"]
 ACTIVATIONS = ("Relu", "Clip")
@@ -35,14 +44,10 @@ class Net:
     def __init__(self, model: ModelProto) -> None:
         graph = model.graph
         self.nodes = list(graph.node)
-        self.constants = {tensor.name: tensor for tensor in graph.initializer}
-        self.producers = {name: node for node in graph.node for name in node.output}
-        self.consumers: dict[str, list[NodeProto]] = {}
-        for node in graph.node:
-            for name in node.input:
-                self.consumers.setdefault(name, []).append(node)
+        self.constants, self.producers, self.consumers = initializers(graph), producers(graph), consumers(graph)
         self.outputs = {item.name for item in graph.output}
-        self._floats = _float_tensors(model)
+        types = element_types(model)
+        self._floats = {name for name, kind in types.items() if kind == TensorProto.FLOAT} - self.constants.keys()
         self._depths: dict[str, int] = {}
         for node in self.nodes:
             depth = max((self._depths.get(name, 0) for name in node.input), default=0) + self.is_weighted(node)
@@ -63,7 +68,7 @@ class Net:
             return False
         if node.op_type == "Conv":
             return True
-        settings = {item.name: item.f if item.name in ("alpha", "beta") else item.i for item in node.attribute}
+        settings = attributes(node)
         plain = settings.get("alpha", 1) == settings.get("beta", 1) == 1 and not settings.get("transA", 0)
         return len(weight.dims) == 2 and plain
 
@@ -90,7 +95,7 @@ class Net:
     def carries(self, node: NodeProto) -> bool:
         """Whether each value of its output is one of its input's values, or zero."""
         if node.op_type == "Pad":
-            mode = next((attribute.s for attribute in node.attribute if attribute.name == "mode"), b"constant")
+            mode = attribute(node, "mode", b"constant")
             value = self.constant(node, 2)
             zero = len(node.input) < 3 or not node.input[2] or (value is not None and not value.any())
             return mode == b"constant" and zero
@@ -172,11 +177,3 @@ def _everything(net: Net, layers: frozenset[str]) -> dict[str, None]:
         elif node.input and node.input[0] in chosen and (net.carries(node) or node.op_type in POOLS):
             chosen[str(node.output[0])] = None
     return {name: None for name in chosen if name not in net.outputs}
-
-
-def _float_tensors(model: ModelProto) -> set[str]:
-    """Every float32 tensor that is computed."""
-    graph = shape_inference.infer_shapes(model).graph
-    constants = {tensor.name for tensor in graph.initializer}
-    typed = [*graph.value_info, *graph.input, *graph.output]
-    return {item.name for item in typed if item.type.tensor_type.elem_type == TensorProto.FLOAT} - constants

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resnet_infer.errors import ModelError, UsageError, first_line
-from resnet_infer.models.spec import METADATA_KEY, ModelSpec, Precision
+from resnet_infer.models.spec import ModelSpec, Precision
 from resnet_infer.utils.extras import needs
 
 with needs("export", "building a TensorRT engine"):
     import onnx
     from onnx import TensorProto
+
+    from resnet_infer.models.graph import get_spec
+    from resnet_infer.models.onnx_tools import attribute, constants, opset, producers
 
 STRONGLY_TYPED = 10
 """The first major version of TensorRT that takes every precision from the graph's own types."""
@@ -104,12 +107,7 @@ def read_graph(model: bytes | Path) -> EngineGraph:
         proto = onnx.ModelProto.FromString(content)
     except Exception as error:  # protobuf's, which is not ours to import
         raise ModelError(f"{label} is no ONNX model, or damaged ({first_line(error)})") from error
-    metadata = {item.key: item.value for item in proto.metadata_props}
-    if METADATA_KEY not in metadata:
-        raise ModelError(
-            f"{label} carries no model spec", hint=f"adopt it with: resnet-infer import {label} --labels FILE ..."
-        )
-    spec = ModelSpec.loads(metadata[METADATA_KEY], label)
+    spec = get_spec(proto, label)
     graph = proto.graph
     if (len(graph.input), len(graph.output)) != (1, 1):
         raise ModelError(f"{label} has {len(graph.input)} inputs and {len(graph.output)} outputs, not one of each")
@@ -132,7 +130,7 @@ def read_graph(model: bytes | Path) -> EngineGraph:
         size=(sides[1], sides[2]),
         nodes=tuple((node.name, node.op_type) for node in graph.node),
         convolutions=_convolutions(graph),
-        opset=next((item.version for item in proto.opset_import if item.domain in ("", "ai.onnx")), 0),
+        opset=opset(proto),
     )
 
 
@@ -147,30 +145,27 @@ def check_batches(low: int, best: int, high: int) -> tuple[int, int, int]:
 
 
 def _convolutions(graph: onnx.GraphProto) -> Mapping[Precision, int]:
-    producer = {name: node for node in graph.node for name in node.output}
-    types = {item.name: item.data_type for item in graph.initializer}
+    makers = producers(graph)
+    types = {name: tensor.data_type for name, tensor in constants(graph).items()}
     found: Counter[Precision] = Counter()
     for node in graph.node:
         if node.op_type != "Conv":
             continue
-        if all(name in producer and producer[name].op_type == "DequantizeLinear" for name in node.input[:2]):
+        if all(name in makers and makers[name].op_type == "DequantizeLinear" for name in node.input[:2]):
             found["int8"] += 1
         else:
-            found["fp16" if _type(node.input[1], producer, types) == TensorProto.FLOAT16 else "fp32"] += 1
+            found["fp16" if _type(node.input[1], makers, types) == TensorProto.FLOAT16 else "fp32"] += 1
     return found
 
 
-def _type(name: str, producer: Mapping[str, onnx.NodeProto], types: Mapping[str, int]) -> int | None:
-    """The element type of weights, also behind a Constant, a Cast or a DequantizeLinear."""
-    if name in types:
-        return types[name]
-    node = producer.get(name)
-    if node is None:
-        return None
+def _type(name: str, makers: Mapping[str, onnx.NodeProto], types: Mapping[str, int]) -> int | None:
+    """The element type of weights, also behind a Cast or a DequantizeLinear."""
+    node = makers.get(name)
+    if name in types or node is None:
+        return types.get(name)
     if node.op_type == "Cast":
-        return next((item.i for item in node.attribute if item.name == "to"), None)
-    if node.op_type == "Constant":
-        return next((item.t.data_type for item in node.attribute if item.name == "value"), None)
+        kind: int | None = attribute(node, "to")
+        return kind
     return types.get(node.input[1]) if node.op_type == "DequantizeLinear" else None
 
 

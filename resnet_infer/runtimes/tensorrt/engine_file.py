@@ -17,6 +17,7 @@ from typing import Any
 from resnet_infer.errors import ModelError
 from resnet_infer.models import spec_fields
 from resnet_infer.models.spec import ModelSpec
+from resnet_infer.runtimes.tensorrt.versions import compatible_majors, version_numbers
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.files import atomic_path
 from resnet_infer.utils.inputs import read_bytes, read_text
@@ -26,23 +27,11 @@ FORMAT = 1
 """Version of the sidecar's format."""
 AMPERE = (8, 0)
 """The least compute capability of a hardware-compatible engine, TensorRT's level AMPERE_PLUS."""
-_NEWER = {(8, 10), (10, 11)}
-"""Major versions of TensorRT whose version-compatible engines the other runs, besides its own."""
 
 
 def sidecar_path(engine: Path) -> Path:
     """Return the path of the sidecar of `engine`: `model.engine.json` for `model.engine`."""
     return engine.with_name(f"{engine.name}.json")
-
-
-def version_numbers(version: str) -> tuple[int, ...]:
-    """TensorRT's version as numbers: "10.16.1.11" is (10, 16, 1, 11)."""
-    numbers = []
-    for part in version.split("."):
-        if not part.isdecimal():
-            break
-        numbers.append(int(part))
-    return tuple(numbers)
 
 
 @dataclass(frozen=True)
@@ -126,7 +115,7 @@ class EngineInfo:
         """
         found = []
         built, here = version_numbers(self.tensorrt), version_numbers(tensorrt)
-        newer = here >= built and (here[:1] == built[:1] or (built[0], here[0]) in _NEWER)
+        newer = here >= built and built[0] in compatible_majors(tensorrt)
         if self.tensorrt != tensorrt and not (self.version_compatible and newer):
             found.append(f"it was built by TensorRT {self.tensorrt}, and this is TensorRT {tensorrt}")
         if self.hardware_compatible:
@@ -150,8 +139,11 @@ class EngineInfo:
             )
 
 
-def read_engine(path: Path) -> tuple[bytes, EngineInfo]:
-    """An engine's bytes and its sidecar. Raises `ModelError` if one is missing, damaged or not the other's."""
+def read_info(path: Path) -> EngineInfo:
+    """Read the sidecar of the engine at `path`, and nothing of the engine.
+
+    Raises `ModelError` if one of the two is missing, or the sidecar is damaged.
+    """
     if not path.is_file():
         raise ModelError(f"{path} does not exist")
     sidecar = sidecar_path(path)
@@ -160,11 +152,16 @@ def read_engine(path: Path) -> tuple[bytes, EngineInfo]:
             f"{path} lacks its sidecar {sidecar.name}, which says what the engine is",
             hint="copy both files together, or export the engine again",
         )
-    info = EngineInfo.load(sidecar)
+    return EngineInfo.load(sidecar)
+
+
+def read_engine(path: Path) -> tuple[bytes, EngineInfo]:
+    """An engine's bytes and its sidecar. Raises `ModelError` if one is missing, damaged or not the other's."""
+    info = read_info(path)
     content = read_bytes(path)
     if hashlib.sha256(content).hexdigest() != info.engine_sha256:
         raise ModelError(
-            f"{path} is damaged, or {sidecar.name} belongs to another engine: the SHA-256 differs",
+            f"{path} is damaged, or {sidecar_path(path).name} belongs to another engine: the SHA-256 differs",
             hint="copy both files again, or export the engine again",
         )
     return content, info

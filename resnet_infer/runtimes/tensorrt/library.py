@@ -7,7 +7,7 @@ from typing import Any
 
 from resnet_infer.errors import RuntimeUnavailableError, first_line
 from resnet_infer.runtimes.tensorrt.cuda import Gpu
-from resnet_infer.runtimes.tensorrt.engine_file import version_numbers
+from resnet_infer.runtimes.tensorrt.versions import version_numbers
 from resnet_infer.utils.extras import needs
 
 OLDEST = (8, 6)

@@ -158,3 +158,29 @@ def test_a_runtime_that_does_not_load_is_a_problem_and_no_error(
     (problem,) = report["problems"]
     assert "libcublas.so.12" in problem
     assert "pip install --force-reinstall --no-deps onnxruntime-gpu" in problem
+
+
+@pytest.mark.parametrize(
+    ("package", "version", "majors", "row"),
+    [
+        (
+            "10.16.1.11",
+            "10.16.1.11",
+            [8, 10],
+            "of TensorRT 10.16.1.11; version-compatible ones of 8 and 10, if no newer",
+        ),
+        ("8.6.1.post1", "8.6.1", [8], "of TensorRT 8.6.1; version-compatible ones of 8, if no newer"),
+    ],
+)
+def test_it_tells_which_engines_an_installed_tensorrt_runs(
+    cli: Cli, installed: Callable[..., None], package: str, version: str, majors: list[int], row: str
+) -> None:
+    installed(tensorrt=package)
+    assert json.loads(cli("env", "--json").out)["engines"] == {"tensorrt": version, "version_compatible": majors}
+    assert any(line.split(maxsplit=1) == ["engines", row] for line in cli("env").out.splitlines())
+
+
+def test_without_tensorrt_no_engine_runs(cli: Cli, installed: Callable[..., None]) -> None:
+    installed(onnx="1.3")
+    assert json.loads(cli("env", "--json").out)["engines"] is None
+    assert not any(line.startswith("engines") for line in cli("env").out.splitlines())

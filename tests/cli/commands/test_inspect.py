@@ -15,7 +15,9 @@ from resnet_infer.models.architectures import Architecture, architecture, count_
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from resnet_infer.models.spec import METADATA_KEY, Measured, ModelSpec
 from resnet_infer.runtimes.registry import open_runtime
+from resnet_infer.runtimes.tensorrt.engine_file import sidecar_path
 from tests.conftest import Outcome
+from tests.runtimes.tensorrt.test_engine_file import INFO
 
 Cli = Callable[..., Outcome]
 Make = Callable[..., Checkpoint]
@@ -140,7 +142,7 @@ def test_the_default_is_the_environment_or_the_built_in(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("model.onnx", b"no model", "ONNX Runtime cannot load it"),
+        ("model.onnx", b"no model", "is damaged, or no ONNX file"),
         ("model.safetensors", b"no model", "is damaged"),
         ("model.pth", b"no model", "is no checkpoint"),
         ("model.onnx", None, "there is no file and no model called"),
@@ -165,3 +167,51 @@ def test_a_bare_safetensors_file_is_sent_to_import(cli: Cli, tmp_path: Path) -> 
     done = cli("inspect", path)
     assert done.code == 1
     assert f"resnet-infer import {path}" in done.err
+
+
+def engine(folder: Path, **changes: object) -> Path:
+    path = folder / "model.engine"
+    path.write_bytes(b"an engine")
+    replace(INFO, **changes).save(sidecar_path(path))  # type: ignore[arg-type]  # of a field each
+    return path
+
+
+def test_an_engine_is_told_without_a_gpu_and_without_tensorrt(cli: Cli, tmp_path: Path) -> None:
+    path = engine(tmp_path, tensorrt="99.1.2")
+    done = cli("inspect", path)
+    assert (done.code, done.err) == (0, "")
+    rows = shown(done)
+    assert (rows["file"], rows["name"], rows["precision"]) == (str(path), "small", "int8")
+    assert rows["TensorRT"] == "99.1.2"
+    assert rows["GPU"] == "NVIDIA Test GPU (compute capability 9.0)"
+    assert rows["batch"] == "1 to 64, tuned for 8"
+    assert rows["pixels"] == "8x8"
+    assert rows["layers"] == "3 int8, 1 other"
+    assert rows["made from"] == f"an ONNX graph with SHA-256 {'0' * 64}"
+
+
+def test_an_engine_says_where_else_it_runs(cli: Cli, tmp_path: Path) -> None:
+    rows = shown(cli("inspect", engine(tmp_path, version_compatible=True, hardware_compatible=True, layers={})))
+    assert rows["TensorRT"] == "10.3.0, and newer versions (version-compatible)"
+    assert rows["GPU"].endswith("(compute capability 9.0), and other GPUs from Ampere on (hardware-compatible)")
+    assert rows["layers"] == "not told"
+
+
+def test_json_of_an_engine_has_what_its_sidecar_has(cli: Cli, tmp_path: Path) -> None:
+    path = engine(tmp_path)
+    report = json.loads(cli("inspect", path, "--json").out)
+    sidecar = json.loads(sidecar_path(path).read_text())
+    assert ModelSpec.loads(json.dumps(report["spec"]), "json") == INFO.spec
+    assert report["bytes"] == len(b"an engine")
+    assert report["engine"] == {name: value for name, value in sidecar.items() if name not in ("format", "spec")}
+    assert "engine" not in json.loads(cli("inspect", ARTIFACT, "--json").out)
+
+
+def test_an_engine_that_its_sidecar_does_not_tell_of_is_refused(cli: Cli, tmp_path: Path) -> None:
+    path = engine(tmp_path)
+    path.write_bytes(b"another")
+    done = cli("inspect", path)
+    assert (done.code, done.out) == (1, "")
+    assert "belongs to another engine" in " ".join(done.err.split())
+    sidecar_path(path).unlink()
+    assert "lacks its sidecar" in cli("inspect", path).err

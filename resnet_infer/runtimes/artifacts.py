@@ -1,0 +1,85 @@
+"""What a file says of itself: the spec that it carries, and the size of the pictures that it takes.
+
+Everything is read from headers and metadata. No session is opened and no device is asked, so that a file can be read on
+a machine that cannot run it: an engine without a GPU, an ONNX file with neither ONNX Runtime nor the package `onnx`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from resnet_infer.errors import ModelError
+from resnet_infer.models.checkpoint import SUFFIX as CHECKPOINT
+from resnet_infer.models.checkpoint import read_checkpoint_spec
+from resnet_infer.models.onnx_file import map_file, read_interface, read_metadata
+from resnet_infer.models.spec import ModelSpec
+from resnet_infer.runtimes.signature import Tensor, require_signature
+from resnet_infer.runtimes.tensorrt.engine_file import SUFFIX as ENGINE
+from resnet_infer.runtimes.tensorrt.engine_file import read_info
+
+Size = tuple[int | None, int | None]
+"""Height and width in pixels, None where a side is open."""
+
+
+def read_spec(path: Path) -> ModelSpec:
+    """Read the spec of a checkpoint (`.safetensors`) or an artifact (`.onnx`, `.engine`).
+
+    Weights and graphs are not read: that they fit the spec is found when the file is opened to be run.
+    Raises `ModelError` if the file is missing or damaged, carries no spec, or is of another kind.
+
+        read_spec(Path("model.engine")).classes
+    """
+    return _reader(path).spec(path)
+
+
+def read_size(path: Path) -> Size:
+    """Read the size of the pictures that a file takes; a checkpoint leaves it open.
+
+    Raises `ModelError` as `read_spec` does, and where an ONNX graph does not take and give what its spec says.
+    """
+    return _reader(path).size(path)
+
+
+def read_onnx_spec(model: Path | bytes) -> ModelSpec:
+    """Read the spec of an ONNX file, or of a serialised ONNX model. Raises `ModelError` as `read_spec` does."""
+    content, label = (map_file(model), str(model)) if isinstance(model, Path) else (memoryview(model), "the model")
+    return ModelSpec.from_metadata(read_metadata(content, label), label)
+
+
+def _onnx_size(path: Path) -> Size:
+    inputs, outputs = ([Tensor(*item) for item in items] for items in read_interface(map_file(path), str(path)))
+    images, _ = require_signature(read_onnx_spec(path), inputs, outputs, str(path))
+    return images.shape[1], images.shape[2]
+
+
+def _checkpoint_size(path: Path) -> Size:
+    read_checkpoint_spec(path)
+    return None, None
+
+
+@dataclass(frozen=True)
+class _Reader:
+    spec: Callable[[Path], ModelSpec]
+    size: Callable[[Path], Size]
+
+
+_READERS: Mapping[str, _Reader] = MappingProxyType(
+    {
+        ".onnx": _Reader(read_onnx_spec, _onnx_size),
+        ENGINE: _Reader(lambda path: read_info(path).spec, lambda path: read_info(path).size),
+        CHECKPOINT: _Reader(read_checkpoint_spec, _checkpoint_size),
+    }
+)
+"""Suffix of a file -> what reads it. Every suffix that a runtime opens has a row."""
+
+
+def _reader(path: Path) -> _Reader:
+    try:
+        return _READERS[path.suffix]
+    except KeyError:
+        raise ModelError(
+            f"{path}: no runtime opens it", hint=f"it would have to end in {' or '.join(_READERS)}"
+        ) from None

@@ -1,0 +1,22 @@
+"""TensorRT's versions, and whose engines each runs; imports nothing, so that `resnet-infer env` can ask it."""
+
+from __future__ import annotations
+
+_NEWER = {(8, 10), (10, 11)}
+"""Major versions of TensorRT whose version-compatible engines the other runs, besides its own."""
+
+
+def version_numbers(version: str) -> tuple[int, ...]:
+    """TensorRT's version as numbers: "10.16.1.11" is (10, 16, 1, 11)."""
+    numbers = []
+    for part in version.split("."):
+        if not part.isdecimal():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)
+
+
+def compatible_majors(tensorrt: str) -> tuple[int, ...]:
+    """Return the major versions of TensorRT whose version-compatible engines this version runs, if it is no older."""
+    here = version_numbers(tensorrt)[:1]
+    return tuple(sorted({*here, *(old for old, new in _NEWER if (new,) == here)}))
