@@ -85,7 +85,7 @@ def read_checkpoint_spec(path: Path) -> ModelSpec:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
-    """A checkpoint, open to be read, and the notes of its header, of which one is the spec."""
+    """Open a checkpoint for reading, and give it with the metadata of its header, which contains the spec."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -156,7 +156,10 @@ def read_info(path: Path) -> EngineInfo:
 
 
 def read_engine(path: Path) -> tuple[bytes, EngineInfo]:
-    """An engine's bytes and its sidecar. Raises `ModelError` if one is missing, damaged or not the other's."""
+    """Read an engine and its sidecar.
+
+    Raises `ModelError` if either is missing or damaged, or if the sidecar belongs to another engine.
+    """
     info = read_info(path)
     content = read_bytes(path)
     if hashlib.sha256(content).hexdigest() != info.engine_sha256:
