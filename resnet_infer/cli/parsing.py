@@ -1,4 +1,4 @@
-"""Parse the values of options: numbers, choices, names and class orders, the same way in every command."""
+"""Read the texts of options: numbers, choices, names and class orders, in the same way in every command."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ LARGEST_SEED = 2**63 - 1
 
 
 def choice(*values: str) -> Callable[[str | None], str | None]:
-    """Return a callback that accepts one of `values`, and suggests the nearest for anything else (exit code 2)."""
+    """Return a callback that accepts one of `values`. For others it suggests a similar one, with exit code 2."""
 
     def check(value: str | None) -> str | None:
+        """Return the value, or raise `typer.BadParameter`."""
         if value is None or value in values:
             return value
         from difflib import get_close_matches
@@ -35,7 +36,7 @@ def choice(*values: str) -> Callable[[str | None], str | None]:
 
 
 def number(value: float | None) -> float | None:
-    """Refuse NaN, which passes every comparison with bounds; a callback."""
+    """Return the value, or raise `typer.BadParameter` for NaN, which bounds do not exclude."""
     if value is not None and value != value:
         raise typer.BadParameter("it is not a number (NaN)")
     return value
@@ -91,7 +92,7 @@ def channel_values(text: str | None) -> list[float] | None:
 
 
 def is_channel_values(text: str | None) -> str | None:
-    """Refuse texts that `channel_values` cannot read; a callback."""
+    """Return the text, or raise `typer.BadParameter` if `channel_values` cannot read it."""
     try:
         channel_values(text)
     except UsageError as error:
@@ -100,7 +101,7 @@ def is_channel_values(text: str | None) -> str | None:
 
 
 def names(text: str | None) -> tuple[str, ...]:
-    """Read comma-separated names, without the spaces around them."""
+    """Read names with commas between them, without the spaces around them."""
     return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 

@@ -1,7 +1,7 @@
-"""Read a model file's spec and the size of its input images, without running the model.
+"""Read what a file says about its model: the spec, and the size of its images.
 
-Only headers and metadata are read. No session is opened and no device is used, so a machine that cannot run a file can
-still read it: an engine without a GPU, an ONNX file without ONNX Runtime and without the package `onnx`.
+Everything is read from headers and metadata, without a session or a device. So a file can be read on a machine that
+cannot run it: an engine without a GPU, an ONNX file without ONNX Runtime and the package `onnx`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from resnet_infer.runtimes.tensorrt.engine_file import SUFFIX as ENGINE
 from resnet_infer.runtimes.tensorrt.engine_file import read_info
 
 Size = tuple[int | None, int | None]
-"""Height and width in pixels, None where a side is open."""
+"""Height and width in pixels, None for a side that is open."""
 
 
 def read_spec(path: Path) -> ModelSpec:
@@ -36,7 +36,7 @@ def read_spec(path: Path) -> ModelSpec:
 
 
 def read_size(path: Path) -> Size:
-    """Read the size of a file's input images; a checkpoint leaves it open.
+    """Read the (height, width) of the images that a file takes, (None, None) for a checkpoint.
 
     Raises `ModelError` as `read_spec` does, and if the inputs and outputs of an ONNX graph do not fit its spec.
     """
@@ -50,14 +50,14 @@ def read_onnx_spec(model: Path | bytes) -> ModelSpec:
 
 
 def _onnx_size(path: Path) -> Size:
-    """Read the size of the graph's input, and check inputs and outputs against the spec."""
+    """Read the size that an ONNX graph takes, after checking its inputs and outputs."""
     inputs, outputs = ([Tensor(*item) for item in items] for items in read_interface(map_file(path), str(path)))
     images, _ = require_signature(read_onnx_spec(path), inputs, outputs, str(path))
     return images.shape[1], images.shape[2]
 
 
 def _checkpoint_size(path: Path) -> Size:
-    """Check that the file is a checkpoint; its size is open."""
+    """Check the header of a checkpoint, which takes every size."""
     read_checkpoint_spec(path)
     return None, None
 
@@ -81,7 +81,7 @@ _READERS: Mapping[str, _Reader] = MappingProxyType(
 
 
 def _reader(path: Path) -> _Reader:
-    """Return the row for the file. Raises `ModelError` for another suffix."""
+    """Return the reader for the suffix of `path`. Raises `ModelError` for another suffix."""
     try:
         return _READERS[path.suffix]
     except KeyError:

@@ -237,10 +237,7 @@ def _open(
 
 
 def _placed_for_cpu(model: str | bytes) -> bool:
-    """Tell whether the model is INT8 with uint8 activations.
-
-    CUDA has no kernels for those, so layers would be copied between GPU and CPU.
-    """
+    """Tell whether the model is INT8 with uint8 activations. CUDA has no kernels for it and would copy to the CPU."""
     quantization = _read_spec(model).provenance.get("quantization")
     return isinstance(quantization, dict) and quantization.get("target") == "cpu"
 
@@ -277,10 +274,7 @@ def _open_gpu(
 
 
 def _tensorrt(model: str | bytes, number: int, engine_cache: Path | None) -> tuple[str, dict[str, Any]]:
-    """Return the TensorRT provider and its options.
-
-    The options allow the artifact's precision, which the provider does not read from the graph.
-    """
+    """Return the TensorRT provider with its options. It must be told the precision, which it does not infer."""
     precision = _read_spec(model).precision
     settings: dict[str, Any] = {
         "device_id": number,

@@ -26,7 +26,7 @@ SUFFIX = ".engine"
 FORMAT = 1
 """Version of the sidecar's format."""
 AMPERE = (8, 0)
-"""The least compute capability of a hardware-compatible engine, TensorRT's level AMPERE_PLUS."""
+"""Smallest compute capability that runs a hardware-compatible engine (`HardwareCompatibilityLevel.AMPERE_PLUS`)."""
 
 
 def sidecar_path(engine: Path) -> Path:
@@ -156,9 +156,9 @@ def read_info(path: Path) -> EngineInfo:
 
 
 def read_engine(path: Path) -> tuple[bytes, EngineInfo]:
-    """Read an engine and its sidecar.
+    """Read an engine's bytes and its sidecar.
 
-    Raises `ModelError` if either is missing or damaged, or if the sidecar belongs to another engine.
+    Raises `ModelError` if one is missing or damaged, or if they do not belong together.
     """
     info = read_info(path)
     content = read_bytes(path)

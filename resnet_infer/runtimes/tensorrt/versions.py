@@ -1,7 +1,4 @@
-"""Tell which versions of TensorRT run an engine.
-
-Imports nothing, so that `resnet-infer env` starts quickly.
-"""
+"""Compare versions of TensorRT. This module imports nothing, so that `resnet-infer env` can use it."""
 
 from __future__ import annotations
 
@@ -10,7 +7,11 @@ _NEWER = {(8, 10), (10, 11)}
 
 
 def version_numbers(version: str) -> tuple[int, ...]:
-    """Split TensorRT's version into numbers: "10.16.1.11" becomes (10, 16, 1, 11)."""
+    """Split a version of TensorRT into numbers.
+
+    >>> version_numbers("10.16.1.11")
+    (10, 16, 1, 11)
+    """
     numbers = []
     for part in version.split("."):
         if not part.isdecimal():
