@@ -26,7 +26,7 @@ CEILING = 1e-2
 it float32 hardly distinguishes the images, and `MARGIN` times that error would let faults pass. The artifact must then
 answer as the source does in float32."""
 LARGEST_ERROR = 0.25
-"""Largest logit error that passes with `Tolerance.max_drop`. A model that only guesses cannot get a worse top-1 error."""
+"""Largest logit error that passes with `Tolerance.max_drop`. A model that only guesses cannot get a worse error."""
 CLEAR = 0.5
 """Smallest lead of the highest logit over the next, in standard deviations, of a clear answer, which rounding does not
 change."""
