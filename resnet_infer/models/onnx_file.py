@@ -1,8 +1,8 @@
 """Read an ONNX file's metadata and graph, and add outputs to the graph, without the package `onnx`.
 
-Protocol buffers (encoding, "Last One Wins"): a message that is followed by another of its kind is read as their union,
-in which repeated fields are joined. So a graph gains an output by a few bytes at the end of its file. Field numbers
-and element types are those of onnx.proto.
+A protocol buffer that is followed by another of its kind is read as their union, in which repeated fields are
+concatenated (Protocol Buffers encoding, "Last One Wins"). Therefore a few bytes at the end of the file add an output to
+the graph. Field numbers and element types are those of onnx.proto.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5
 
 @dataclass(frozen=True)
 class Node:
-    """An operator, and the names of the tensors that go in and come out."""
+    """Hold an operator and the names of its input and output tensors."""
 
     op: str
     inputs: tuple[str, ...]
@@ -45,7 +45,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """The nodes of a graph, in the order in which they run, and the names of its outputs."""
+    """Hold the nodes of a graph in the order of execution, and the names of its outputs."""
 
     nodes: tuple[Node, ...]
     outputs: tuple[str, ...]
@@ -71,26 +71,27 @@ def map_file(path: Path) -> memoryview:
 
 
 def read_metadata(model: bytes | memoryview, label: str = "the model") -> dict[str, str]:
-    """Read the metadata of a serialised ModelProto; its graph is passed over.
+    """Read the metadata of a serialised ModelProto; its graph is skipped.
 
-    Raises `ModelError` if it is none, or is cut off. `label` is what the message calls it.
+    Raises `ModelError` if it is not one, or is truncated. `label` is what the message calls it.
     """
+    found: dict[str, str] = {}
+    has_graph = False
     try:
-        fields = list(_fields(memoryview(model)))
-        if not any(number == _MODEL_GRAPH for number, _ in fields):
-            raise IndexError("there is no graph")
-        found = {}
-        for number, entry in fields:
-            if number == _MODEL_METADATA and isinstance(entry, memoryview):
-                key, value = ("".join(_texts(entry, part)) for part in (_ENTRY_KEY, _ENTRY_VALUE))
+        for number, content in _fields(memoryview(model)):
+            has_graph = has_graph or number == _MODEL_GRAPH
+            if number == _MODEL_METADATA and isinstance(content, memoryview):
+                key, value = ("".join(_texts(content, part)) for part in (_ENTRY_KEY, _ENTRY_VALUE))
                 found[key] = value
+        if not has_graph:
+            raise IndexError("there is no graph")
     except (IndexError, UnicodeDecodeError) as error:
         raise ModelError(f"{label} is damaged, or no ONNX file ({error})") from error
     return found
 
 
 def read_interface(model: bytes | memoryview, label: str = "the model") -> tuple[list[Value], list[Value]]:
-    """Read the inputs and the outputs of a serialised ModelProto; a weight among the inputs is none.
+    """Read the inputs and the outputs of a serialised ModelProto; initializers among the inputs are left out.
 
     Raises `ModelError` as `read_metadata` does.
     """
@@ -110,7 +111,7 @@ def read_interface(model: bytes | memoryview, label: str = "the model") -> tuple
 
 
 def read_graph(model: bytes) -> Graph:
-    """The graph of a serialised ModelProto. Raises `ModelError` if it is none."""
+    """Read the graph of a serialised ModelProto. Raises `ModelError` if it is not one."""
     nodes, outputs = [], []
     try:
         for content in _parts(memoryview(model), _MODEL_GRAPH):
@@ -129,17 +130,18 @@ def read_graph(model: bytes) -> Graph:
 
 
 def add_outputs(model: bytes, tensors: Sequence[str]) -> bytes:
-    """The model, with tensors that it computes, or has as weights, as further outputs."""
+    """Return the serialised model with further outputs: tensors that it computes, or has as weights."""
     outputs = b"".join(_field(_GRAPH_OUTPUT, _field(_VALUE_NAME, name.encode())) for name in tensors)
     return model + _field(_MODEL_GRAPH, outputs)
 
 
 def _texts(message: memoryview, number: int) -> Iterator[str]:
+    """Yield the texts in the fields with that number."""
     return (bytes(content).decode() for content in _parts(message, number))
 
 
 def _value(message: memoryview) -> Value:
-    """Read a ValueInfoProto. What is no tensor has no shape."""
+    """Read a ValueInfoProto. The shape of anything but a tensor is empty."""
     code, shape = 0, []
     for kind in _parts(message, _VALUE_TYPE):
         for tensor in _parts(kind, _TYPE_TENSOR):
@@ -151,17 +153,20 @@ def _value(message: memoryview) -> Value:
 
 
 def _parts(message: memoryview, number: int) -> Iterator[memoryview]:
-    """The contents of the fields with that number, which hold bytes."""
+    """Yield the contents of the length-delimited fields with that number."""
     return (part for found, part in _fields(message) if found == number and isinstance(part, memoryview))
 
 
 def _numbers(message: memoryview, number: int) -> Iterator[int]:
-    """The values of the fields with that number, which hold a varint."""
+    """Yield the values of the varint fields with that number."""
     return (value for found, value in _fields(message) if found == number and isinstance(value, int))
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Number and value of each field: a varint as a number, bytes as they are; others are passed over."""
+    """Yield number and value of each field: an integer for a varint, a view of bytes; fixed-size fields are skipped.
+
+    Raises `IndexError` if the message is damaged.
+    """
     place = 0
     while place < len(message):
         key, place = _varint(message, place)
@@ -182,6 +187,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
 
 
 def _varint(message: memoryview, place: int) -> tuple[int, int]:
+    """Decode a variable-length integer. Return it and the position after it."""
     value = shift = 0
     while shift < _VARINT_BITS:
         byte = message[place]
@@ -194,10 +200,12 @@ def _varint(message: memoryview, place: int) -> tuple[int, int]:
 
 
 def _field(number: int, content: bytes) -> bytes:
+    """Encode a length-delimited field."""
     return _encode(number << 3 | _BYTES) + _encode(len(content)) + content
 
 
 def _encode(value: int) -> bytes:
+    """Encode a variable-length integer."""
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)
