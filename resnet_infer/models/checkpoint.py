@@ -124,9 +124,9 @@ def check_weights(spec: ModelSpec, weights: Weights, source: str) -> None:
 
 
 def model_digest(source: Path | Checkpoint) -> str:
-    """Return what tells one model's weights from another's: a SHA-256 in hexadecimal.
+    """Return the SHA-256, in hexadecimal, of an artifact's file, or of a checkpoint's spec and weights.
 
-    It is that of an artifact's file; of a checkpoint that of its spec and weights, in the order of their names.
+    The weights of a checkpoint are hashed in the order of their names.
     """
     if isinstance(source, Path):
         return sha256(source)

@@ -30,7 +30,8 @@ _LOWER: Mapping[Precision, set[Precision]] = {"fp32": {"fp16", "int8"}, "fp16": 
 @dataclass(frozen=True)
 class GraphKind:
     """The graph that a precision wants: `half` is one in float16 (`fp16.to_fp16`), `quantized` one with Q/DQ nodes
-    (`quantize.quantize` with target "tensorrt")."""
+    (`quantize.quantize` with target "tensorrt").
+    """
 
     half: bool
     quantized: bool
