@@ -3,7 +3,7 @@
 >>> import resnet_infer
 >>> classifier = resnet_infer.Classifier()
 >>> classifier.classify("cat.jpg")[0].label
-'cat'
+'Egyptian cat'
 """
 
 from __future__ import annotations

@@ -44,5 +44,5 @@ def require_whole(path: Path) -> None:
 def _damaged(path: Path, reason: str) -> ModelError:
     return ModelError(
         f"the built-in model {path} is damaged ({reason})",
-        hint="install the package again: pip install --force-reinstall --no-deps resnet-infer",
+        hint="install the package again: pip install --force-reinstall --no-deps . in a checkout",
     )
