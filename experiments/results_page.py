@@ -107,13 +107,14 @@ def lines(page: Page, machine: str, picture: str) -> Iterator[str]:
     yield f"`{page.spec.name}` on {page.data}: {page.pictures:,} images that were used neither to train it nor to"
     yield f"select it nor to calibrate INT8, which used {page.calibration} training images. Errors in percent, with 95%"
     yield f"confidence intervals. Images per second: from file to answer, all cores ({machine}), median of"
-    yield f"{len(page.rates[0])} rounds. Measured by `experiments/results.py`.\n\n![top-1 error against time]({picture})\n"
+    yield f"{len(page.rates[0])} rounds. Measured by `experiments/results.py`.\n"
+    yield f"![top-1 error against time]({picture})\n"
     yield "## Precisions, one crop\n"
     yield from table(page.precisions, page.speeds[:split])
     yield "\nThe difference is in percentage points of top-1 error, to PyTorch on the same images; p is that of"
-    yield "McNemar's test. ONNX Runtime computes FP16 in FP32 on a CPU, with rounded weights. `cpu` and `tensorrt` are the"
-    yield f"quantization schemes, with weights of {page.weight_bits} and of 8 bits; both ran on this CPU. The built-in"
-    yield "artifact has the scheme `cpu` with weights of 7 bits, which no CPU saturates.\n"
+    yield "McNemar's test. ONNX Runtime computes FP16 in FP32 on a CPU, with rounded weights. `cpu` and `tensorrt` are"
+    yield f"the quantization schemes, with weights of {page.weight_bits} and of 8 bits; both ran on this CPU. The"
+    yield "built-in artifact has the scheme `cpu` with weights of 7 bits, which no CPU saturates.\n"
     alike = page.pictures - len(page.disagreements)
     yield f"The checkpoint in PyTorch and the FP32 artifact predict the same class for {alike:,} of"
     yield f"the {page.pictures:,} images{', all but these:' if page.disagreements else '.'}\n"
