@@ -221,7 +221,7 @@ class ModelSpec:
         if number > FORMAT:
             raise ModelError(
                 f"{source}: its spec has format {number}, this version reads up to {FORMAT}",
-                hint="upgrade with: pip install --upgrade resnet-infer",
+                hint="upgrade resnet-infer: pip install --upgrade . in a newer checkout",
             )
         return cls.from_json(value, source)
 

@@ -112,7 +112,7 @@ class Calibration:
             if number > FORMAT:
                 raise ModelError(
                     f"{path} has format {number}, this version reads up to {FORMAT}",
-                    hint="upgrade with: pip install --upgrade resnet-infer",
+                    hint="upgrade resnet-infer: pip install --upgrade . in a newer checkout",
                 )
             ranges = {
                 str(name): {

@@ -79,7 +79,7 @@ class EngineInfo:
             if spec_fields.whole(value["format"], "format", 1, 10**9) > FORMAT:
                 raise ModelError(
                     f"{path} has format {value['format']}, this version reads up to {FORMAT}",
-                    hint="upgrade with: pip install --upgrade resnet-infer",
+                    hint="upgrade resnet-infer: pip install --upgrade . in a newer checkout",
                 )
             known: dict[str, Any] = {item.name: value[item.name] for item in fields(cls)}
             known["spec"] = ModelSpec.loads(strict_json.dumps(known["spec"]), str(path))
