@@ -34,6 +34,7 @@ CAP = 10.0
 """Upper limit for the divergence and the shift of a channel, in nats: a dead channel must not dominate the average."""
 
 Array = NDArray[Any]
+"""Array of any dtype."""
 
 
 @dataclass(frozen=True)

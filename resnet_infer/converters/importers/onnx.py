@@ -241,7 +241,8 @@ def _original(source: ForeignModel, spec: InputSpec, precision: Precision, *, re
         return _run(session, source.output, {source.input: pixels})
 
     try:
-        # FP32 runs unoptimised. FP16 and INT8 run optimised, like the artifact: sums in another order round otherwise.
+        # FP32 runs as written. FP16 and INT8 are optimised like the artifact, because another order of sums would
+        # change what rounding makes of a value halfway between two numbers.
         session = _session(str(source.path), optimize=precision != "fp32")
     except Exception as error:  # the exceptions of ONNX Runtime share no other base class
         raise ModelError(f"{source.path}: ONNX Runtime cannot load it ({first_line(error)})") from error

@@ -103,7 +103,9 @@ class Normalisation:
 
 
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and std of torchvision's ImageNet weights in units of the full range."""
 _CIFAR = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
+"""Mean and std of CIFAR-10 in units of the full range."""
 NORMALISATIONS = (
     Normalisation("rgb", *_IMAGENET),
     Normalisation("bgr", *_IMAGENET),
