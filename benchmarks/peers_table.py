@@ -56,8 +56,8 @@ def inference(result: dict[str, Any]) -> Iterator[str]:
     yield "## Inference alone"
     rounds = ", ".join(str(len(next(iter(rows_of(result[part]).values()))["ms, each"])) for part in parts)
     yield (
-        f"Milliseconds of a call, medians of {rounds} rounds, so less is better. Rounds of the same thing differ by up "
-        f"to {100 * (NEAR - 1):.0f}%: in bold is the fastest of each precision, and what is even with it within that."
+        f"Milliseconds per call, medians of {rounds} rounds; less is better. Rounds of the same subject differ by up "
+        f"to {100 * (NEAR - 1):.0f}%: the fastest of each precision, and those within that of it, are in bold."
     )
     subjects = list(rows_of(result[next(iter(parts))]))
     for kind, title in PRECISIONS.items():
@@ -87,9 +87,9 @@ def faster(result: dict[str, Any], parts: dict[str, str], subjects: Sequence[str
                 usual = ratio(result[part], f"{OURS} {kind}", peer)
                 best = min(ratio(result[part], name, peer) for name in own)
                 if usual > NEAR:
-                    rest = "and faster than our best there" if best > NEAR else "even with our best there"
-                    found.append(f"- {title}: {peer} is {usual:.2f} times as fast as {OURS} {kind}, {rest}.")
-    yield f"Where a peer is faster, by more than {100 * (NEAR - 1):.0f}%, than what resnet-infer takes unasked:"
+                    rest = "also over its fastest runtime" if best > NEAR else "but not over its fastest runtime"
+                    found.append(f"- {title}: {peer} has a speed-up of {usual:.2f} over {OURS} {kind}, {rest}.")
+    yield f"Where a peer is faster, by more than {100 * (NEAR - 1):.0f}%, than the default runtime of resnet-infer:"
     yield "\n".join(found) or "- Nowhere."
 
 
@@ -99,23 +99,24 @@ def pictures(result: dict[str, Any]) -> Iterator[str]:
         return
     yield "## JPEG files to top-5"
     yield (
-        f"{result[parts[0]]['pictures']:,} decodes of real photos, in pictures a second: more is better. The Hugging "
-        "Face pipeline reads the files itself; timm and torch read them in a DataLoader with two workers."
+        f"{result[parts[0]]['pictures']:,} decodes and classifications of photographs, in images per second; more is "
+        "better. The Hugging Face pipeline reads the files itself; timm and torch read them in a DataLoader with two "
+        "workers."
     )
     for part in parts:
         peers = [name for name in rows_of(result[part]) if not name.startswith(OURS)]
         rows = []
         for subject, row in rows_of(result[part]).items():
-            times = [f"{row[f'times {peer}']:.1f} x" if f"times {peer}" in row else "" for peer in peers]
+            times = [f"{row[f'times {peer}']:.1f}" if f"times {peer}" in row else "" for peer in peers]
             rows.append([shown(subject), f"{row['pictures_per_s']:.1f}", *times])
-        yield table(("", "pictures/s", *(f"beside {peer}" for peer in peers)), rows)
+        yield table(("", "images/s", *(f"speed-up over {peer}" for peer in peers)), rows)
 
 
 def start(result: dict[str, Any]) -> Iterator[str]:
     if "start" not in result:
         return
-    yield "## The first answer"
-    yield "Seconds of a whole process that loads the network and answers for one photo, so less is better."
+    yield "## Process start to first answer"
+    yield "Seconds of a whole process that loads the network and classifies one photo; less is better."
     rows = sorted((row["s"], subject) for subject, row in rows_of(result["start"]).items())
     yield table(("", "seconds"), [(shown(subject), f"{value:.2f}") for value, subject in rows])
     found = {subject: value for value, subject in rows}
@@ -127,7 +128,7 @@ def start(result: dict[str, Any]) -> Iterator[str]:
         if not subject.startswith(OURS) and precision(subject) == kind and value * NEAR < own
     ]
     if behind:
-        yield f"A bare script is sooner, which checks nothing and reads no spec: {'; '.join(behind)}."
+        yield f"A bare script, without checks and without a model spec, is faster: {'; '.join(behind)}."
 
 
 def dates(result: dict[str, Any]) -> list[str]:
@@ -142,20 +143,20 @@ def main() -> None:
     machine = result["machine"]
     flags = f"{machine['cores']} cores of an {machine['processor']}, {machine['platform']}, Python {machine['python']}"
     peers = ", ".join(f"{name} {version}" for name, version in result["peers"].items())
-    gates = "\n".join(f"- {'holds' if held else '**does not hold**'}: {gate}" for gate, held in result["gates"].items())
+    gates = "\n".join(f"- {'met' if held else '**missed**'}: {gate}" for gate, held in result["gates"].items())
     blocks = [
-        "# ResNet-50 beside its peers",
+        "# ResNet-50 compared with other libraries",
         "Written by `python -m benchmarks.peers_table`; measured by `python -m benchmarks.peers PHOTOS`, which "
-        "installs them. All have the same weights and processor; each is a process of its own, and they take turns.",
-        f"Measured on {' and '.join(dates(result))} on {flags}. Peers: {peers}.",
-        "Each batch size, and each table after those, was measured in a run of its own: compare within it. The weights "
-        "are untrained, so nothing is said of accuracy. onnxruntime is called directly, on our graphs; so is openvino, "
-        "in INT8 on what NNCF makes of them. torch.compile has channels_last and freezing. Torch is given normalised "
-        "float32, the others the uint8 pictures.",
+        "installs them. All use the same weights and processor. Each is a process of its own, and they take turns.",
+        f"Measured on {' and '.join(dates(result))} on {flags}. Versions: {peers}.",
+        "Each batch size, and each of the later tables, was measured in a run of its own: compare within it only. The "
+        "weights are random, so accuracy was not measured. onnxruntime is called directly on our graphs, "
+        "openvino on our FP32 graphs and, in INT8, on graphs quantized by NNCF. torch.compile uses "
+        "channels_last and freezing. The input of torch is normalised float32, that of the others uint8 images.",
         *inference(result),
         *pictures(result),
         *start(result),
-        "## What was to hold",
+        "## Goals",
         gates,
     ]
     TARGET.write_text("\n\n".join(blocks) + "\n", encoding="utf-8")

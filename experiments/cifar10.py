@@ -35,14 +35,14 @@ STEPS_PER_EPOCH = 45_000 // 128
 PAPER = {"resnet20": 8.75, "resnet32": 7.51, "resnet44": 7.17, "resnet56": 6.97, "resnet110": 6.43}
 """Test error in percent (table 6); resnet110 is the best of five runs."""
 NOTES = """\
-Training error is that of the last epoch, on augmented pictures. Test error is that of the weights with the lowest
+Training error is that of the last epoch, on augmented images. Test error is that of the weights with the lowest
 validation error, measured once.
-The paper trained on the original pictures; a copy of CIFAR-10 that was stored as JPEG costs 2 to 3 points. Its plain
-networks are shown as curves only, and its resnet110 is the best of five runs.
+The paper trained on the original images; on a copy of CIFAR-10 stored as JPEG the error is 2 to 3 points higher. The
+paper shows its plain networks as curves only, and its resnet110 is the best of five runs.
 """
 SHORTENED_NOTE = """\
-Shortened: a few epochs, in which the rate rises and falls linearly. It shows what depth does to plain and to residual
-networks, not what they reach.
+Shortened: a few epochs, in which the learning rate rises and falls linearly. It shows the effect of depth on plain and
+residual networks, not the errors of full training.
 """
 
 
@@ -122,7 +122,7 @@ def _report(output: Path) -> None:
         assert arch is not None
         found.append((arch, read_run(checkpoint.parent)))
     found.sort(key=lambda item: (not item[0].plain, item[0].depth))
-    text = ["# CIFAR-10 by the recipe of the paper", "", *_table(found), "", NOTES]
+    text = ["# CIFAR-10 with the recipe of the paper", "", *_table(found), "", NOTES]
     if any(run.iterations[-1] < ITERATIONS for _, run in found):
         text.append(SHORTENED_NOTE)
     text += [f"{line}\n" for line in _degradation(found)]
@@ -175,7 +175,7 @@ def _degradation(found: Sequence[tuple[Architecture, Run]]) -> list[str]:
         if len(group) > 1:
             (shallow, first), (deep, last) = group[0], group[-1]
             more = last.train_error[-1] - first.train_error[-1]
-            lines.append(f"Training error of {deep.name} less that of {shallow.name}: {more:+.2f} points.")
+            lines.append(f"Training error of {deep.name} minus that of {shallow.name}: {more:+.2f} points.")
     return lines
 
 

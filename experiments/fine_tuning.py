@@ -73,7 +73,7 @@ def main() -> int:
 
 def lines(found: dict[str, Measured], steps: int, per_class: int, data: str) -> Iterator[str]:
     """Markdown."""
-    yield f"{per_class} pictures of each class of {data}, {steps:,} steps of {BATCH} pictures, seed 0"
+    yield f"{per_class} images of each class of {data}, {steps:,} steps of {BATCH} images, seed 0"
     yield f"({processor()}, {time.strftime('%Y-%m-%d', time.gmtime())}); the error is of the whole test set:\n"
     yield "| | top-1 error, % | 95% |"
     yield "|---|---:|---|"
@@ -81,7 +81,10 @@ def lines(found: dict[str, Measured], steps: int, per_class: int, data: str) -> 
         low, high = interval(round(item.top1_error * item.pictures / 100), item.pictures)
         yield f"| {title} | {item.top1_error:.2f} | {low:.2f}-{high:.2f} |"
     tuned, *others = (item.top1_error for item in found.values())
-    yield f"\nThe weights are worth {min(others) - tuned:.2f} points; of the rates from scratch the best one counts."
+    yield (
+        f"\nThe weights lower the error by {min(others) - tuned:.2f} points, compared with the best learning rate from "
+        "scratch."
+    )
 
 
 def subset(data: Path, count: int, folder: Path) -> Path:

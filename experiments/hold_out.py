@@ -126,10 +126,10 @@ def lines(trials: list[Trial], per_class: int, fresh: int) -> Iterator[str]:
     """Markdown."""
     widths = [high - low for low, high in (trial.reported.top1_interval for trial in trials)]
     holding = sum(trial.holds for trial in trials)
-    yield f"{len(trials)} sets of {len(CLASSES)} classes of {per_class} generated pictures, a fifth of each held out:"
-    yield f"{holding} of the {len(trials)} intervals hold the error on {fresh:,} fresh pictures; they are"
+    yield f"{len(trials)} sets of {len(CLASSES)} classes of {per_class} generated images, a fifth of each held out:"
+    yield f"{holding} of the {len(trials)} intervals contain the error on {fresh:,} fresh images; they are"
     yield f"{statistics.mean(widths):.1f} points wide on average. The mean of the reported errors is"
-    yield f"{statistics.mean(trial.reported.top1_error for trial in trials):.1f}%, that of the errors on fresh pictures"
+    yield f"{statistics.mean(trial.reported.top1_error for trial in trials):.1f}%, that of the errors on fresh images"
     yield f"{statistics.mean(trial.fresh for trial in trials):.1f}%.\n"
     yield "| set | reported error, % | 95% | on fresh pictures, % |"
     yield "|---:|---:|---|---:|"

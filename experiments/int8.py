@@ -52,8 +52,8 @@ def report(model: str, data: Path, count: int) -> Iterator[str]:
     classes = len(source.spec.classes)
     reference = logits_of(source.graph, test)
     exact = difference(ranks(reference, test.labels), ranks(reference, test.labels), classes).model
-    yield f"## {source.spec.name}, {len(test):,} pictures, calibrated on {len(calibration.pictures)}\n"
-    yield "| target | method | top-1 error, % | of FP32 | top-5 error, % | p | logit error, % | agreement, % |"
+    yield f"## {source.spec.name}, {len(test):,} images, calibrated on {len(calibration.pictures)}\n"
+    yield "| target | method | top-1 error, % | difference | top-5 error, % | p | logit error, % | agreement, % |"
     yield "|---|---|---:|---:|---:|---:|---:|---:|"
     yield f"| | FP32 | {exact.top1:.2f} | | {exact.top5:.2f} | | | |"
     found = {}

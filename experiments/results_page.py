@@ -100,26 +100,27 @@ def lines(page: Page, machine: str, picture: str) -> Iterator[str]:
     """Markdown."""
     split = len(page.precisions)
     yield "# Results\n"
-    yield f"`{page.spec.name}` on {page.data}: {page.pictures:,} pictures that neither trained it, nor chose it, nor"
-    yield f"calibrated INT8, which took {page.calibration} of the training set. Errors in percent with 95% intervals."
-    yield f"Pictures a second: from file to answer, all cores ({machine}), the median of {len(page.rates[0])} rounds."
-    yield f"Made by `experiments/results.py`.\n\n![top-1 error against time]({picture})\n"
+    yield f"`{page.spec.name}` on {page.data}: {page.pictures:,} images that were used neither to train it nor to"
+    yield f"select it nor to calibrate INT8, which used {page.calibration} training images. Errors in percent, with 95%"
+    yield f"confidence intervals. Images per second: from file to answer, all cores ({machine}), median of"
+    yield f"{len(page.rates[0])} rounds. Measured by `experiments/results.py`.\n"
+    yield f"![top-1 error against time]({picture})\n"
     yield "## Precisions, one crop\n"
     yield from table(page.precisions, page.speeds[:split])
-    yield "\nThe difference is in points of top-1 error, to torch on the same pictures; p is McNemar's. ONNX Runtime on"
-    yield "a CPU computes FP16 in FP32, with the rounded weights. `cpu` and `tensorrt` say what INT8 is placed for,"
-    yield f"with weights of {page.weight_bits} and of 8 bits; both ran on this CPU. The built-in artifact is placed"
-    yield "for a CPU too, with weights of 7 bits, which every CPU multiplies right.\n"
+    yield "\nThe difference is in percentage points of top-1 error, to PyTorch on the same images; p is that of"
+    yield "McNemar's test. ONNX Runtime computes FP16 in FP32 on a CPU, with rounded weights. `cpu` and `tensorrt` are"
+    yield f"the quantization schemes, with weights of {page.weight_bits} and of 8 bits; both ran on this CPU. The"
+    yield "built-in artifact has the scheme `cpu` with weights of 7 bits, which no CPU saturates.\n"
     alike = page.pictures - len(page.disagreements)
-    yield f"The checkpoint in torch and the FP32 artifact name the same class on {alike:,} of the {page.pictures:,}"
-    yield f"pictures{', all but these:' if page.disagreements else '.'}\n"
+    yield f"The checkpoint in PyTorch and the FP32 artifact predict the same class for {alike:,} of"
+    yield f"the {page.pictures:,} images{', all but these:' if page.disagreements else '.'}\n"
     for item in page.disagreements:
         what = "a tie" if item.tie else "NO TIE"
-        yield f"- `{item.picture}`: {item.torch} in torch, {item.artifact} in the artifact; {what}: the two logits are"
-        yield f"  {item.gap:.1e} of their spread apart"
+        yield f"- `{item.picture}`: {item.torch} in PyTorch, {item.artifact} in the artifact; {what}: the two logits"
+        yield f"  are {item.gap:.1e} of their standard deviation apart"
     yield "\n## Protocols\n"
-    yield f"Multi-scale: the whole picture and its mirror image at shorter sides of {', '.join(map(str, page.scales))}."
-    yield "Artifacts of any size. The difference is to FP32 by one crop.\n"
+    yield f"Multi-scale: the whole image and its mirror image at shorter sides of {', '.join(map(str, page.scales))}."
+    yield "The artifacts accept any size. The difference is to FP32 with one crop.\n"
     yield from table(page.protocols, page.speeds[split:])
     if page.second:
         yield ""
@@ -135,14 +136,14 @@ def described(spec: ModelSpec, first: ModelSpec) -> Iterator[str]:
     if "name" in recipe:
         parts.append(f"recipe `{recipe['name']}`")
     for stage in recipe.get("stages", ()):
-        parts.append("{epochs:g} epochs at {crop} pixels with a rate up to {peak_rate:g}".format(**stage))
+        parts.append("{epochs:g} epochs at {crop} pixels with a learning rate up to {peak_rate:g}".format(**stage))
     if "seed" in recipe:
         parts.append(f"seed {recipe['seed']}")
     yield f"The second network: {', '.join(parts)}."
     for later, one, other in (("second", spec, first), ("first", first, spec)):
         if went_on(one, other):
-            yield f"The {later} went on from the other's weights (a snapshot ensemble: Huang et al., 2017), so that"
-            yield "the two are more alike than networks trained apart."
+            yield f"The {later} was trained from the other's weights (a snapshot ensemble: Huang et al., 2017), so"
+            yield "the two are more alike than networks trained independently."
 
 
 def went_on(later: ModelSpec, earlier: ModelSpec) -> bool:
@@ -153,7 +154,7 @@ def went_on(later: ModelSpec, earlier: ModelSpec) -> bool:
 
 def table(rows: Sequence[Row], speeds: Sequence[float]) -> Iterator[str]:
     """Markdown."""
-    yield "| | protocol | MB | top-1 error | 95% | top-5 error | 95% | difference | p | pictures/s |"
+    yield "| | protocol | MB | top-1 error | 95% | top-5 error | 95% | difference | p | images/s |"
     yield "|---|---|---:|---:|---|---:|---|---:|---:|---:|"
     for row, speed in zip(rows, speeds, strict=True):
         cells = [row.title, row.result.protocol, f"{row.megabytes:.1f}"]

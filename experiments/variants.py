@@ -78,8 +78,8 @@ def variants(model: str, data: Path, count: int, folder: Path) -> Iterator[str]:
 
 def table(results: Sequence[Result], pictures: int, data: str, count: int) -> Iterator[str]:
     """Markdown."""
-    yield f"## {results[0].spec.name} on {data}, {pictures:,} pictures, INT8 calibrated on {count}\n"
-    yield "| artifact | protocol | top-1 error, % | 95% | top-5 error, % | 95% | of the first | p |"
+    yield f"## {results[0].spec.name} on {data}, {pictures:,} images, INT8 calibrated on {count}\n"
+    yield "| artifact | protocol | top-1 error, % | 95% | top-5 error, % | 95% | difference | p |"
     yield "|---|---|---:|---|---:|---|---:|---:|"
     for item in results:
         name = item.name.replace(".onnx", ", ONNX").replace("torch:FP32.safetensors", "FP32, torch")
@@ -89,8 +89,8 @@ def table(results: Sequence[Result], pictures: int, data: str, count: int) -> It
         own = item.difference
         cells += [f"{own.top1:+.2f}", f"{own.p:.3f}"] if own else ["", ""]
         yield f"| {' | '.join(cells)} |"
-    yield "\nThe difference is in points of top-1 error, to torch on the same pictures; p is McNemar's."
-    yield "ONNX Runtime on a CPU computes FP16 in FP32, with the rounded weights."
+    yield "\nThe difference is in percentage points of top-1 error, to PyTorch on the same images;"
+    yield "p is that of McNemar's test. ONNX Runtime computes FP16 in FP32 on a CPU, with rounded weights."
 
 
 if __name__ == "__main__":

@@ -117,7 +117,10 @@ class OutOfMemoryError(ResnetInferError):
 
 
 class ServiceError(ResnetInferError):
-    """A service that does not answer, or not with classes. `status` is its HTTP status, None without an answer."""
+    """Report a service that does not answer, or whose answer is not a classification.
+
+    `status` is the HTTP status, None without a response.
+    """
 
     def __init__(self, message: str, *, status: int | None = None, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)

@@ -30,7 +30,7 @@ def rows() -> dict[str, list[str]]:
     fp32, lower = "resnet-infer FP32", "resnet-infer INT8"
     hugging, eager = "Hugging Face, batch 8", "torch eager + DataLoader, batch 8"
     return {
-        "| first answer": [
+        "| `classify cat.jpg`": [
             f"{first['ours_median_s']:.2f} s, {first['ours_peak_mb']:.0f} MB",
             f"{first['theirs_median_s']:.2f} s, {first['theirs_peak_mb']:.0f} MB",
             f"{1 / first['ratio']:.2f}",
@@ -40,55 +40,55 @@ def rows() -> dict[str, list[str]]:
             f"{page['theirs_median_s']:.3f} s",
             f"{1 / page['ratio']:.2f}",
         ],
-        "| 123 photos, each 32 times (3,936)": [
-            f"{small['classify_per_s']:.0f} pictures/s",
+        "| `resnet20-cifar10`, JPEG": [
+            f"{small['classify_per_s']:.0f} images/s",
             f"{small['loop_per_s']:.0f}",
             f"{small['classify / loop']:.2f}",
         ],
-        "| the same, each 8 times (984)": [
-            f"{large['classify_per_s']} pictures/s",
+        "| ResNet-50 FP32, JPEG": [
+            f"{large['classify_per_s']} images/s",
             f"{large['loop_per_s']}",
             f"{large['classify / loop']:.2f}",
         ],
-        "| | | all that two cores allow: 42": [f"{large['bound_per_s']}", f"{large['classify / bound']:.2f}"],
-        "| 1,000 decodes": [
-            f"{pipeline[fp32]['pictures_per_s']} / {pipeline[lower]['pictures_per_s']} pictures/s",
+        "| | | upper bound of the two cores: 42": [f"{large['bound_per_s']}", f"{large['classify / bound']:.2f}"],
+        "| ResNet-50 FP32 / INT8, JPEG": [
+            f"{pipeline[fp32]['pictures_per_s']} / {pipeline[lower]['pictures_per_s']} images/s",
             f"{pipeline[hugging]['pictures_per_s']}",
             f"{pipeline[fp32][f'times {hugging}']:.1f} / {pipeline[lower][f'times {hugging}']:.1f}",
         ],
-        "| the same |": [
-            f"{loader[fp32]['pictures_per_s']} / {loader[lower]['pictures_per_s']} pictures/s",
+        "| ResNet-50 FP32 / INT8, the same": [
+            f"{loader[fp32]['pictures_per_s']} / {loader[lower]['pictures_per_s']} images/s",
             f"{loader[eager]['pictures_per_s']}",
             f"{loader[fp32][f'times {eager}']:.1f} / {loader[lower][f'times {eager}']:.1f}",
         ],
-        "| `evaluate`, the 3,936": [
-            f"{own['evaluate_per_s']:.0f} pictures/s",
+        "| `evaluate` `resnet20-cifar10`": [
+            f"{own['evaluate_per_s']:.0f} images/s",
             f"{own['loop_per_s']:.0f}",
             f"{own['evaluate / loop']:.2f}",
         ],
-        "| `evaluate`, Tiny ImageNet": [
-            f"{tiny['evaluate_per_s']:.0f} pictures/s",
+        "| `evaluate` `resnet18-tinyimagenet`": [
+            f"{tiny['evaluate_per_s']:.0f} images/s",
             f"{tiny['loop_per_s']:.0f}",
             f"{tiny['evaluate / loop']:.2f}",
         ],
-        "| | | all that two cores allow: 657": [f"{tiny['bound_per_s']:.0f}", f"{tiny['evaluate / bound']:.3f}"],
+        "| | | upper bound of the two cores: 657": [f"{tiny['bound_per_s']:.0f}", f"{tiny['evaluate / bound']:.3f}"],
         "| ResNet-50 INT8, batch": [
             f"{one['ours_ms']:.1f} / {eight['ours_ms']:.1f} ms",
             f"{one['fp32_ms']:.1f} / {eight['fp32_ms']:.1f} ms",
             f"{one['fp32 / ours']:.1f} / {eight['fp32 / ours']:.1f}",
         ],
-        "| | | the best graph": [
+        "| | | best graph": [
             f"{one['QOperator_ms']:.1f} / {eight['QOperator_ms']:.1f} ms",
             f"{one['QOperator / ours']:.2f} / {eight['QOperator / ours']:.2f}",
         ],
-        "| training resnet20": [
-            f"{rates['train']} pictures/s",
+        "| ResNet-20, batch 128, bf16": [
+            f"{rates['train']} images/s",
             f"{rates['plain loop']}",
             f"{training['train / plain loop']:.1f}",
             training["precision of train"],
         ],
-        "| the same, eager FP32": [
-            f"{rates['train, eager fp32']} pictures/s",
+        "| ResNet-20, batch 128, eager FP32": [
+            f"{rates['train, eager fp32']} images/s",
             f"{training['train, eager fp32 / plain loop']}",
         ],
     }

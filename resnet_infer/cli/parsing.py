@@ -1,4 +1,4 @@
-"""How texts of the command line are read: numbers, choices, names and class orders, alike in every command."""
+"""Read the texts of options: numbers, choices, names and class orders, in the same way in every command."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from resnet_infer.utils.inputs import read_lines
 Number = TypeVar("Number", int, float)
 
 MOST = 10**9
-"""Largest batch, number of pictures or repetitions: more than any machine has room or time for."""
+"""Largest batch, number of images or repetitions: more than any machine has memory or time for."""
 LARGEST_SEED = 2**63 - 1
-"""Largest seed that every random generator takes."""
+"""Largest seed that every random generator accepts."""
 
 
 def choice(*values: str) -> Callable[[str | None], str | None]:
-    """Return a callback that takes one of `values` and says "did you mean" to everything else (exit code 2)."""
+    """Return a callback that accepts one of `values`. For others it suggests a similar one, with exit code 2."""
 
     def check(value: str | None) -> str | None:
+        """Return the value, or raise `typer.BadParameter`."""
         if value is None or value in values:
             return value
         from difflib import get_close_matches
@@ -35,17 +36,16 @@ def choice(*values: str) -> Callable[[str | None], str | None]:
 
 
 def number(value: float | None) -> float | None:
-    """Refuse NaN, which lies within any bounds; a callback."""
+    """Return the value, or raise `typer.BadParameter` for NaN, which bounds do not exclude."""
     if value is not None and value != value:
         raise typer.BadParameter("it is not a number (NaN)")
     return value
 
 
 def numbers(text: str | None, kind: Callable[[str], Number], mistake: str) -> tuple[Number, ...] | None:
-    """Read numbers with commas between them, e.g. `1,8,32`; None if nothing was given.
+    """Read comma-separated numbers, e.g. `1,8,32`; None if the option was not given.
 
-    Raises `UsageError` for a text with anything else in it. `mistake` is its message, where `{text}` stands for the
-    text.
+    Raises `UsageError` for any other text. `mistake` is its message, in which `{text}` stands for the text.
 
         numbers("1,8,32", int, "--batch takes numbers with commas between them, not {text}")  # (1, 8, 32)
     """
@@ -58,9 +58,9 @@ def numbers(text: str | None, kind: Callable[[str], Number], mistake: str) -> tu
 
 
 def bounded_numbers(option: str, text: str | None, kind: Callable[[str], Number], most: int) -> tuple[Number, ...]:
-    """Read the numbers of `option`, none if it was not given.
+    """Read the numbers of `option`; an empty tuple if it was not given.
 
-    Raises `UsageError`, also for NaN and for more than `most`.
+    Raises `UsageError` for other texts, for NaN and for numbers above `most`.
     """
     found = numbers(text, kind, f"{option} takes numbers with commas between them, not {{text}}") or ()
     for value in found:
@@ -83,7 +83,7 @@ def two_numbers(text: str | None, kind: Callable[[str], Number]) -> tuple[Number
 
 
 def channel_values(text: str | None) -> list[float] | None:
-    """Read a value for all channels or for each of three, None if nothing was given. Raises `UsageError`."""
+    """Read one value for all channels or one for each of three; None if not given. Raises `UsageError`."""
     mistake = "{text} is not one number, or three with commas between them"
     found = numbers(text, float, mistake)
     if found is not None and len(found) not in (1, 3):
@@ -92,7 +92,7 @@ def channel_values(text: str | None) -> list[float] | None:
 
 
 def is_channel_values(text: str | None) -> str | None:
-    """Refuse what `channel_values` does not read; a callback."""
+    """Return the text, or raise `typer.BadParameter` if `channel_values` cannot read it."""
     try:
         channel_values(text)
     except UsageError as error:
@@ -101,15 +101,15 @@ def is_channel_values(text: str | None) -> str | None:
 
 
 def names(text: str | None) -> tuple[str, ...]:
-    """Read names with commas between them; spaces around a name are none of it."""
+    """Read names with commas between them, without the spaces around them."""
     return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 
 def class_order(text: str | None, *rules: str) -> Any:
-    """Read the order of classes: one of `rules` as it is, or the lines of the file that is named.
+    """Read the order of classes: one of `rules` as it is, or the lines of the named file.
 
-    The file is UTF-8, with a byte-order mark or without, and has a class on a line; empty lines are none. Raises
-    `UsageError` where there is no such file.
+    The file is UTF-8, with or without a byte-order mark, and has one class per line; empty lines are skipped. Raises
+    `UsageError` if it cannot be read.
     """
     if text is None or text in rules:
         return text

@@ -1,0 +1,1 @@
+"""Import models, lower their precision, and export them as ONNX graphs or TensorRT engines."""

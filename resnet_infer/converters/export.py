@@ -1,4 +1,8 @@
-"""What `export` does: a proven FP32 graph, lowered, guarded, written; and for TensorRT an engine built of it."""
+"""Export a checkpoint or an FP32 artifact as an ONNX graph or a TensorRT engine, in FP32, FP16 or INT8.
+
+The steps: check the configuration, open and verify the FP32 graph (`source`), lower its precision and check the cost
+(`precision.lower`), then write the graph, or build and verify an engine (`tensorrt.export`).
+"""
 
 from __future__ import annotations
 
@@ -37,20 +41,29 @@ if TYPE_CHECKING:
     from resnet_infer.converters.tensorrt.build import BuildOptions
 
 CALIBRATION_PICTURES = 512
+"""Default number of calibration images."""
 CHECK_PICTURES = 1000
+"""Default number of images on which the lower precision is compared with FP32."""
 TRAINING = ("train",)
+"""Preferred splits of a data set for calibration."""
 HELD_OUT = ("val", "test")
-"""Splits that pictures are taken from, where a data set has several: to calibrate, and to see what INT8 costs."""
+"""Preferred splits of a data set for the comparison with FP32."""
 LEAST_PICTURES = 16
-"""Fewer say nothing about a cost."""
+"""Fewest images for the comparison. Fewer give no useful estimate of the cost."""
 CALIBRATION_SUFFIX = ".calibration.json"
+"""Suffix of the calibration file, in place of the artifact's suffix."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Where pictures come from. `calibration` is a data set, a folder, or a file with ranges measured before.
+    """Name the sources of images for calibration and for the comparison with FP32.
 
-    `check` are those on which the lower precision is compared with FP32; by default what calibration left of its own.
+    `calibration` is a data set, a folder, an archive or an image, or the `.calibration.json` of an earlier export.
+    INT8 needs it. `calibration_count` is the number of images chosen from it.
+
+    `check` is the source of the images on which the lower precision is compared with FP32, and `check_count` their
+    number. Without it, INT8 is compared on those images of `calibration` that are not used to calibrate, and FP16, or
+    INT8 with a calibration file, on synthetic images.
     """
 
     calibration: Path | None = None
@@ -61,7 +74,16 @@ class Pictures:
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """What is to be made. `max_drop` is in points of top-1 error; see `lower_to_int8` for the others."""
+    """Hold the settings of an export.
+
+    `precision` is "fp32", "fp16" or "int8". `target` chooses the quantisation scheme of INT8: "cpu" for ONNX Runtime's
+    CPU provider, "tensorrt" for TensorRT. `method`, `weight_bits` and `float_layers` are those of `lower_to_int8`.
+
+    `max_drop` is the largest accepted rise of the top-1 error in percentage points, on labelled images. None uses the
+    default limits on the change of the logits. `dynamic_size` leaves height and width of the input open. `pictures`
+    names the image sources. `engine` holds the TensorRT build options, and `device` is the GPU that builds and verifies
+    the engine.
+    """
 
     precision: Precision = "fp32"
     target: Target = "cpu"
@@ -77,29 +99,43 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """An artifact, and the evidence that it answers as its source does."""
+    """Hold the path of an artifact, and the evidence that its logits match those of its source.
+
+    `evidence` has a key for every check and step that ran: `parity`, `accuracy`, `calibration`, `engine` and
+    `engine_parity`.
+    """
 
     path: Path
     precision: Precision
     evidence: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the path, the size in bytes, the precision and the evidence as JSON values."""
         size = self.path.stat().st_size
         return {"artifact": str(self.path), "bytes": size, "precision": self.precision, **self.evidence}
 
 
 def export(model: Checkpoint | Path, target: Path, config: ExportConfig) -> ExportResult:
-    """Make the artifact `target`, an engine if it ends in `.engine`, and say on stderr what was proven.
+    """Export a checkpoint, or the FP32 artifact at a path, to the file `target`, and report the checks on stderr.
 
-    INT8 leaves its calibration beside it, `NAME.calibration.json`, to be used again. Raises `ParityError`, and leaves
-    nothing under the final name, if the artifact does not answer as its source does, or costs more than asked for;
-    `ModelError` for an ONNX file whose graph is damaged.
+    A `target` with the suffix `.engine` becomes a TensorRT engine, any other an ONNX graph. INT8 also writes its
+    calibration beside the artifact, as `NAME.calibration.json`; a later export can use it again.
+
+    Raises `ParityError` if the artifact's logits differ from its source's, or the lower precision costs more than
+    allowed; nothing is left at `target` then. Raises `UsageError` for settings that do not fit together, `DataError`
+    for images that cannot be used, and `ModelError` for an ONNX file that is damaged or no artifact. An engine further
+    raises the errors of `tensorrt.export.require_tensorrt` and `build_engine`.
+
+    >>> model = load_checkpoint(Path("model.safetensors"))
+    >>> export(model, Path("model.onnx"), ExportConfig(precision="fp16")).path
+    PosixPath('model.onnx')
     """
     with reading_graph(model) if isinstance(model, Path) else nullcontext():
         return _export(model, target, config)
 
 
 def _export(model: Checkpoint | Path, target: Path, config: ExportConfig) -> ExportResult:
+    """Do the steps of `export`, without its handling of errors from a damaged graph."""
     engine = target.suffix == ".engine"
     half = True
     if engine:
@@ -116,7 +152,7 @@ def _export(model: Checkpoint | Path, target: Path, config: ExportConfig) -> Exp
     if config.precision == "int8":
         graph, calibration = _int8(source, config, evidence)
     elif config.precision == "fp16":
-        # TensorRT 8 makes its own FP16 of the FP32 graph; what FP16 costs is the same question.
+        # TensorRT 8 converts the FP32 graph to FP16 itself. The cost of FP16 is checked all the same.
         lowered = _fp16(source, config, evidence)
         graph = lowered if half else source.graph
     if engine:
@@ -137,7 +173,7 @@ def _export(model: Checkpoint | Path, target: Path, config: ExportConfig) -> Exp
 
 
 def check(config: ExportConfig) -> None:
-    """Before anything slow. Raises `UsageError`."""
+    """Check the settings before anything slow. Raises `UsageError` for those that do not fit together."""
     if config.target not in get_args(Target):
         raise UsageError(
             f"unknown target {config.target!r}" + did_you_mean(config.target, get_args(Target)),
@@ -159,6 +195,7 @@ def check(config: ExportConfig) -> None:
 
 
 def _int8(source: Source, config: ExportConfig, evidence: dict[str, Any]) -> tuple[ModelProto, Calibration]:
+    """Calibrate, or load the given calibration, and quantise the graph. Adds the cost to `evidence`."""
     data = config.pictures.calibration
     assert data
     calibration = feed = None
@@ -167,8 +204,8 @@ def _int8(source: Source, config: ExportConfig, evidence: dict[str, Any]) -> tup
         calibration.require(source.graph)
     else:
         feed = open_feed(data, source.spec, count=config.pictures.calibration_count, prefer=TRAINING)
-    # Before the slow part, because it may fail.
-    pictures, gate = _compared_on(source.spec, config, feed)
+    # Opened before the slow calibration, because opening may fail.
+    pictures, gate = _open_check_pictures(source.spec, config, feed)
     if calibration is None:
         assert feed
         with progress("calibrating", len(feed), "pictures") as advance:
@@ -183,18 +220,23 @@ def _int8(source: Source, config: ExportConfig, evidence: dict[str, Any]) -> tup
         weight_bits=config.weight_bits,
         float_layers=config.float_layers,
     )
-    return _told(lowered, pictures, evidence), calibration
+    return _record_cost(lowered, pictures, evidence), calibration
 
 
 def _fp16(source: Source, config: ExportConfig, evidence: dict[str, Any]) -> ModelProto:
+    """Convert the graph to FP16. Adds the cost to `evidence`."""
     if ort_session.CUDA not in ort_session.available_providers():
         note(ON_CPU)
-    pictures, gate = _compared_on(source.spec, config, None)
-    return _told(lower_to_fp16(source.graph, pictures, gate), pictures, evidence)
+    pictures, gate = _open_check_pictures(source.spec, config, None)
+    return _record_cost(lower_to_fp16(source.graph, pictures, gate), pictures, evidence)
 
 
-def _compared_on(spec: ModelSpec, config: ExportConfig, feed: Feed | None) -> tuple[Feed, Tolerance]:
-    """The pictures to compare on, and what is asked of the comparison. `feed` are those that calibrate."""
+def _open_check_pictures(spec: ModelSpec, config: ExportConfig, feed: Feed | None) -> tuple[Feed, Tolerance]:
+    """Open the images for the comparison with FP32, and choose the limits for it.
+
+    `feed` holds the calibration images, None if there are none. Raises `UsageError` for too few images, or for
+    `max_drop` without labels.
+    """
     wanted = config.pictures
     if wanted.check:
         used = feed.names if feed and wanted.check == wanted.calibration else ()
@@ -206,15 +248,15 @@ def _compared_on(spec: ModelSpec, config: ExportConfig, feed: Feed | None) -> tu
                 f"--check-data has {len(found)} pictures; it takes {LEAST_PICTURES} to tell what INT8 costs"
             )
     elif feed:
-        found = _rest(spec, config, feed)
+        found = _open_unused_pictures(spec, config, feed)
     else:
         found = open_feed(None, spec)
         note("without pictures the cost is measured on synthetic ones: --check-data gives real ones")
     return found, choose_gate(config.precision, config.max_drop, found.labels is not None)
 
 
-def _rest(spec: ModelSpec, config: ExportConfig, feed: Feed) -> Feed:
-    """The pictures of the calibration data that do not calibrate; if they are too few, those that do."""
+def _open_unused_pictures(spec: ModelSpec, config: ExportConfig, feed: Feed) -> Feed:
+    """Open the images of the calibration data that `feed` does not use; if they are too few, those that it uses."""
     data = config.pictures.calibration
     assert data
     count = config.pictures.check_count
@@ -231,6 +273,7 @@ def _rest(spec: ModelSpec, config: ExportConfig, feed: Feed) -> Feed:
 def _labelled_if_possible(
     source: Path, spec: ModelSpec, count: int, prefer: Sequence[str], required: bool, exclude: Sequence[str] = ()
 ) -> Feed:
+    """Open images with their labels, or without them if the labels do not fit the model and are not `required`."""
     try:
         return open_feed(source, spec, count=count, prefer=prefer, exclude=exclude, labelled=True)
     except DataError as error:
@@ -240,8 +283,11 @@ def _labelled_if_possible(
         return open_feed(source, spec, count=count, prefer=prefer, exclude=exclude)
 
 
-def _told(lowered: Lowered, pictures: Feed, evidence: dict[str, Any]) -> ModelProto:
-    """Say what was found, and write the error, where it was measured, into the spec."""
+def _record_cost(lowered: Lowered, pictures: Feed, evidence: dict[str, Any]) -> ModelProto:
+    """Report the cost on stderr, add it to `evidence`, and return the graph.
+
+    If the images have labels, the top-1 and top-5 errors are written into the graph's spec.
+    """
     cost = lowered.verdict.measured
     note(f"{lowered.spec.precision} against fp32 on {pictures.source}: {lowered.verdict}")
     for name, reason in lowered.float_layers.items():
@@ -249,7 +295,7 @@ def _told(lowered: Lowered, pictures: Feed, evidence: dict[str, Any]) -> ModelPr
     evidence["accuracy"] = {"pictures_from": pictures.source, **lowered.to_json()}
     if cost.difference:
         errors = cost.difference.model
-        # The lowered graph is run by ONNX Runtime, whatever its artifact is for.
+        # ONNX Runtime ran the lowered graph, for an engine too.
         name = Path(pictures.source).name
         measured = Measured(name, "1-crop", cost.pictures, errors.top1, errors.top5, "onnxruntime")
         set_spec(lowered.model, lowered.spec.with_(measured=(measured,)))
@@ -257,11 +303,13 @@ def _told(lowered: Lowered, pictures: Feed, evidence: dict[str, Any]) -> ModelPr
 
 
 def _build(graph: ModelProto, target: Path, config: ExportConfig, images: Images, evidence: dict[str, Any]) -> None:
+    """Build an engine from the graph at `target`, and verify it on `images`. Adds both results to `evidence`."""
     from resnet_infer.converters.tensorrt import export as tensorrt
 
     content = graph.SerializeToString()
 
     def prove(engine: Path) -> None:
+        """Compare the engine with the graph before it gets its final name."""
         parity = tensorrt.prove(engine, content, images, device=config.device)
         note(str(parity))
         evidence["engine_parity"] = parity.to_json()

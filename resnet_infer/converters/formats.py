@@ -1,4 +1,4 @@
-"""The formats that `export` makes, as one table."""
+"""List the formats that `export` writes, and their options."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ from resnet_infer.runtimes.registry import RUNTIMES
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of artifact: what makes it, what runs it, and which options of `export` it knows."""
+    """Describe one format of artifacts.
+
+    `name` is the value of `--format`, `suffix` that of the file, with its dot. `extra` is the optional dependency group
+    that the export needs, and `devices` are the kinds of device that run the artifact. `targets` are the accepted
+    values of `--target`, the first being the default. `options` are the names of those options of `export` that not
+    every format has, with underscores.
+    """
 
     name: str
     suffix: str
@@ -26,6 +32,7 @@ class Format:
 
     @property
     def runtime(self) -> str:
+        """Name of the runtime that runs the format."""
         return RUNTIMES[self.suffix]
 
 
@@ -50,12 +57,17 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         )
     }
 )
+"""Format of each value of `--format`."""
 MISSPELT: Mapping[str, str] = MappingProxyType({"trensorrt": "tensorrt"})
-"""What people write, and what they mean. Taken, with a note; every other typo is an error."""
+"""Common misspelling of a format -> the format. It is accepted with a note; any other unknown name is an error."""
 
 
 def get_format(name: str) -> Format:
-    """The format called `name`. Raises `UsageError` with the one that was probably meant."""
+    """Return the format called `name`. Raises `UsageError`, which suggests a similar name, if there is none.
+
+    >>> get_format("tensorrt").suffix
+    '.engine'
+    """
     if name not in FORMATS:
         raise UsageError(
             f"unknown format {name!r}" + did_you_mean(name, FORMATS), hint=f"known are {', '.join(FORMATS)}"
@@ -64,7 +76,10 @@ def get_format(name: str) -> Format:
 
 
 def check_options(chosen: Format, given: Collection[str]) -> None:
-    """Raise `UsageError` for an option that belongs to another format. `given` are names as in `Format.options`."""
+    """Check that the format `chosen` has the options that were given, by names as in `Format.options`.
+
+    Raises `UsageError` for an option that belongs to another format.
+    """
     for item in FORMATS.values():
         for name in sorted(set(given) & set(item.options) - set(chosen.options)):
             raise UsageError(f"--{name.replace('_', '-')} is an option of --format {item.name}, not of {chosen.name}")

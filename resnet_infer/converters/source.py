@@ -1,4 +1,7 @@
-"""A checkpoint or an FP32 artifact in, a proven artifact out."""
+"""Open the FP32 graph that an export starts from, and verify it against its checkpoint.
+
+Lowering the precision is the task of `precision.lower`, and importing foreign models that of `importers`.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,15 @@ with needs("export", "writing an ONNX graph"):
     from onnx import ModelProto
 
 PARITY_PICTURES = 17
-"""One alone, and two batches of eight."""
+"""Images of a parity check: one alone, and two batches of eight."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """The FP32 graph that artifacts are made from, and its proof; an artifact needed none."""
+    """Hold the FP32 graph that an export starts from, its spec, and its comparison with the checkpoint.
+
+    `parity` is None for a graph that was read from an artifact.
+    """
 
     graph: ModelProto
     spec: ModelSpec
@@ -38,10 +44,13 @@ class Source:
 def export_onnx(
     checkpoint: Checkpoint, target: Path, *, dynamic_size: bool = False, images: Images | None = None
 ) -> Verdict[Parity]:
-    """Write the fused FP32 graph to `target` and prove that it answers as the checkpoint does.
+    """Write a checkpoint's FP32 graph to `target`, batch norm folded, and verify it against the checkpoint.
 
-    `images` (uint8 NHWC) are the pictures to compare on, by default synthetic ones. Raises `ParityError`, and
-    leaves nothing under the final name, if the answers differ.
+    `images`, uint8, (N, height, width, 3), are compared on; the default are synthetic ones. `dynamic_size` leaves
+    height and width of the input open. Raises `ParityError` if the logits differ; nothing is left at `target` then.
+
+    >>> export_onnx(load_checkpoint(Path("model.safetensors")), Path("model.onnx")).passed
+    True
     """
     with atomic_path(target) as temporary:
         temporary.write_bytes(build_graph(checkpoint, dynamic_size=dynamic_size).SerializeToString())
@@ -49,10 +58,11 @@ def export_onnx(
 
 
 def open_source(model: Checkpoint | Path, *, dynamic_size: bool = False) -> Source:
-    """The FP32 graph of a checkpoint, proven, or the one that an FP32 artifact holds.
+    """Build and verify the FP32 graph of a checkpoint, or read that of an FP32 artifact.
 
-    Raises `ParityError` as `export_onnx` does, `ModelError` for a file that is no artifact, `UsageError` for one of
-    a lower precision, or if its size cannot be left open.
+    `dynamic_size` leaves height and width of the input open; an artifact's size is fixed already. Raises `ParityError`
+    if the logits of graph and checkpoint differ, `ModelError` for a file that is no artifact of FP32 or holds operators
+    of ONNX Runtime only, and `UsageError` for an artifact of a lower precision, or with `dynamic_size`.
     """
     if isinstance(model, Checkpoint):
         graph = build_graph(model, dynamic_size=dynamic_size)
@@ -78,10 +88,13 @@ def open_source(model: Checkpoint | Path, *, dynamic_size: bool = False) -> Sour
 
 
 def read_artifact(path: Path) -> tuple[ModelProto, ModelSpec]:
-    """The graph and the spec of an artifact of ours, which ONNX Runtime opens. Raises `ModelError` for other files."""
+    """Read the graph and the spec of an ONNX artifact.
+
+    Raises `ModelError` for a file that is no ONNX model, carries no spec, or cannot be loaded by ONNX Runtime.
+    """
     try:
         graph = onnx.load(path)
-    except Exception as error:  # protobuf's and onnx's share no base class but this
+    except Exception as error:  # the exceptions of protobuf and onnx share no other base class
         raise ModelError(f"{path} is no ONNX model, or damaged ({first_line(error)})") from error
     with OnnxRuntime(path, device="cpu", threads=1, optimize=False) as opened:
         return graph, opened.spec
@@ -95,7 +108,11 @@ def prove(
     dynamic_size: bool = False,
     images: Images | None = None,
 ) -> Verdict[Parity]:
-    """Compare the fused graph with the checkpoint, at a second size too if the size is open. Raises `ParityError`."""
+    """Verify the exported graph, a path or its bytes, against the checkpoint.
+
+    `images` are uint8, (N, height, width, 3), by default synthetic. With `dynamic_size`, a second image size is
+    compared too. Raises `ParityError`, with `what` as the graph's name, if the logits differ.
+    """
     crop = checkpoint.spec.input.crop
     if images is None:
         images = natural_noise(PARITY_PICTURES, crop, crop)

@@ -85,7 +85,7 @@ def read_checkpoint_spec(path: Path) -> ModelSpec:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
-    """A checkpoint, open to be read, and the notes of its header, of which one is the spec."""
+    """Open a checkpoint for reading, and give it with the metadata of its header, which contains the spec."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -124,9 +124,9 @@ def check_weights(spec: ModelSpec, weights: Weights, source: str) -> None:
 
 
 def model_digest(source: Path | Checkpoint) -> str:
-    """Return what tells one model's weights from another's: a SHA-256 in hexadecimal.
+    """Return the SHA-256, in hexadecimal, of an artifact's file, or of a checkpoint's spec and weights.
 
-    It is that of an artifact's file; of a checkpoint that of its spec and weights, in the order of their names.
+    The weights of a checkpoint are hashed in the order of their names.
     """
     if isinstance(source, Path):
         return sha256(source)

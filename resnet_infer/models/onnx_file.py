@@ -71,26 +71,27 @@ def map_file(path: Path) -> memoryview:
 
 
 def read_metadata(model: bytes | memoryview, label: str = "the model") -> dict[str, str]:
-    """Read the metadata of a serialised ModelProto; its graph is passed over.
+    """Read the metadata of a serialised ModelProto; its graph is skipped.
 
-    Raises `ModelError` if it is none, or is cut off. `label` is what the message calls it.
+    Raises `ModelError` if it is not one, or is truncated. `label` is what the message calls it.
     """
+    found: dict[str, str] = {}
+    has_graph = False
     try:
-        fields = list(_fields(memoryview(model)))
-        if not any(number == _MODEL_GRAPH for number, _ in fields):
-            raise IndexError("there is no graph")
-        found = {}
-        for number, entry in fields:
-            if number == _MODEL_METADATA and isinstance(entry, memoryview):
-                key, value = ("".join(_texts(entry, part)) for part in (_ENTRY_KEY, _ENTRY_VALUE))
+        for number, content in _fields(memoryview(model)):
+            has_graph = has_graph or number == _MODEL_GRAPH
+            if number == _MODEL_METADATA and isinstance(content, memoryview):
+                key, value = ("".join(_texts(content, part)) for part in (_ENTRY_KEY, _ENTRY_VALUE))
                 found[key] = value
+        if not has_graph:
+            raise IndexError("there is no graph")
     except (IndexError, UnicodeDecodeError) as error:
         raise ModelError(f"{label} is damaged, or no ONNX file ({error})") from error
     return found
 
 
 def read_interface(model: bytes | memoryview, label: str = "the model") -> tuple[list[Value], list[Value]]:
-    """Read the inputs and the outputs of a serialised ModelProto; a weight among the inputs is none.
+    """Read the inputs and the outputs of a serialised ModelProto; initializers among the inputs are left out.
 
     Raises `ModelError` as `read_metadata` does.
     """
@@ -140,7 +141,7 @@ def _texts(message: memoryview, number: int) -> Iterator[str]:
 
 
 def _value(message: memoryview) -> Value:
-    """Read a ValueInfoProto. What is no tensor has no shape."""
+    """Read a ValueInfoProto. The shape of anything but a tensor is empty."""
     code, shape = 0, []
     for kind in _parts(message, _VALUE_TYPE):
         for tensor in _parts(kind, _TYPE_TENSOR):

@@ -1,4 +1,4 @@
-"""Look things up in an ONNX graph, and change it in place: what every module that works on graphs needs.
+"""Look up and change parts of an ONNX graph; shared by all modules that work on graphs.
 
 A name of "" stands for an optional input or output that is left out, and is no tensor.
 """
@@ -36,12 +36,12 @@ def opset(model: ModelProto) -> int:
 
 
 def initializers(graph: GraphProto) -> dict[str, TensorProto]:
-    """Return the initialisers by name."""
+    """Map names to the graph's initialisers."""
     return {tensor.name: tensor for tensor in graph.initializer}
 
 
 def constant_of(node: NodeProto) -> TensorProto | None:
-    """Return the tensor of a Constant node; None for another node, and for a constant that is written as numbers."""
+    """Return the tensor of a Constant node; None for other nodes, and for constants given as plain numbers."""
     return attribute(node, "value") if node.op_type == "Constant" else None
 
 
@@ -52,18 +52,18 @@ def constants(graph: GraphProto) -> dict[str, TensorProto]:
 
 
 def inputs(graph: GraphProto) -> list[ValueInfoProto]:
-    """Return the inputs that have to be fed: initialisers may be among a graph's inputs, before IR version 4."""
+    """Return the inputs that must be fed. Before IR version 4 a graph's inputs include its initialisers."""
     known = initializers(graph)
     return [item for item in graph.input if item.name not in known]
 
 
 def producers(graph: GraphProto) -> dict[str, NodeProto]:
-    """Return, for every tensor that is computed, the node that does it; in the order of the nodes."""
+    """Map every computed tensor to the node that computes it, in the order of the nodes."""
     return {name: node for node in graph.node for name in node.output if name}
 
 
 def consumers(graph: GraphProto) -> dict[str, list[NodeProto]]:
-    """Return, for every tensor that nodes read, these nodes in order; one that reads it twice is there twice."""
+    """Map every tensor to the nodes that read it, in order; a node that reads it twice is listed twice."""
     found: dict[str, list[NodeProto]] = {}
     for node in graph.node:
         for name in reads(node):
@@ -73,13 +73,13 @@ def consumers(graph: GraphProto) -> dict[str, list[NodeProto]]:
 
 
 def reads(node: NodeProto) -> Iterator[str]:
-    """Yield the names of the tensors that a node reads, those that its subgraphs read included."""
+    """Yield the names of the tensors that a node and its subgraphs read."""
     yield from node.input
     yield from captured(node)
 
 
 def captured(node: NodeProto) -> Iterator[str]:
-    """Yield the names of the tensors that a node's subgraphs read, from outside and from inside."""
+    """Yield the names of all tensors that a node's subgraphs read, whether computed outside or inside them."""
     for subgraph in subgraphs(node):
         yield from (item.name for item in subgraph.output)
         for inner in subgraph.node:
@@ -87,7 +87,7 @@ def captured(node: NodeProto) -> Iterator[str]:
 
 
 def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
-    """Yield the graphs that a node holds, as the branches of an If."""
+    """Yield the subgraphs of a node, such as the branches of an If."""
     for item in node.attribute:
         if item.HasField("g"):
             yield item.g
@@ -95,7 +95,7 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
 
 
 def all_graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """Yield the graph and all that its nodes hold, at any depth."""
+    """Yield the graph and all its subgraphs, at any depth."""
     yield graph
     for node in graph.node:
         for inner in subgraphs(node):
@@ -113,7 +113,7 @@ def attributes(node: NodeProto) -> dict[str, Any]:
 
 
 def element_types(model: ModelProto) -> dict[str, int]:
-    """Return the element type (`TensorProto.FLOAT`) of every tensor for which it is written or can be inferred."""
+    """Map tensors to their element types (`TensorProto.FLOAT`), as far as they are stated or can be inferred."""
     graph = shape_inference.infer_shapes(model).graph
     values = (*graph.input, *graph.value_info, *graph.output)
     written = {item.name: item.type.tensor_type.elem_type for item in values if item.type.HasField("tensor_type")}
@@ -127,7 +127,7 @@ def add_constant(graph: GraphProto, name: str, value: ArrayLike) -> str:
 
 
 def rename(graph: GraphProto, names: Mapping[str, str]) -> None:
-    """Give tensors other names (old name -> new name) wherever they occur, in subgraphs too."""
+    """Rename tensors (old name -> new name) wherever they occur, in subgraphs too."""
     for node in graph.node:
         for places in (node.input, node.output):
             for index, name in enumerate(places):
@@ -139,7 +139,7 @@ def rename(graph: GraphProto, names: Mapping[str, str]) -> None:
 
 
 def set_items(field: Any, items: Iterable[Any]) -> None:
-    """Give a repeated field of a message (`graph.node`) other content, which may be messages that it holds already."""
+    """Replace the content of a repeated field (`graph.node`). The new content may include messages of the old."""
     kept = copy.deepcopy(list(items))
     del field[:]
     field.extend(kept)
@@ -157,7 +157,7 @@ def prune(graph: GraphProto) -> None:
 
 
 def prune_initializers(graph: GraphProto) -> None:
-    """Remove the initialisers that no node reads and that are no output."""
+    """Remove the initialisers that no node reads and that are not outputs."""
     needed = {item.name for item in graph.output}.union(*map(reads, graph.node))
     for index in reversed(range(len(graph.initializer))):
         if graph.initializer[index].name not in needed:

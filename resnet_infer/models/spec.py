@@ -221,7 +221,7 @@ class ModelSpec:
         if number > FORMAT:
             raise ModelError(
                 f"{source}: its spec has format {number}, this version reads up to {FORMAT}",
-                hint="upgrade with: pip install --upgrade resnet-infer",
+                hint="upgrade resnet-infer: pip install --upgrade . in a newer checkout",
             )
         return cls.from_json(value, source)
 
@@ -287,10 +287,10 @@ def _architecture(value: Any) -> Architecture:
 
 @functools.cache
 def imagenet_classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the names and WordNet ids of ImageNet (ILSVRC 2012), 1000 of each, in the order of published logits.
+    """Return the names and the WordNet ids of the classes of ImageNet (ILSVRC 2012), 1000 of each.
 
-    Names are distinct: where a first synonym stands for two classes, these are told apart ("crane (bird)", "crane
-    (machine)"). WordNet ids ascend.
+    They are in the order of the logits of published weights. Names are distinct: if two classes share their first
+    synonym, a word is added ("crane (bird)", "crane (machine)"). WordNet ids ascend.
     """
     table = Path(__file__).with_name("imagenet_classes.tsv").read_text(encoding="utf-8")
     rows = [line.split("\t") for line in table.splitlines()]

@@ -1,7 +1,7 @@
-"""What a file says of itself: the spec that it carries, and the size of the pictures that it takes.
+"""Read what a file says about its model: the spec, and the size of its images.
 
-Everything is read from headers and metadata. No session is opened and no device is asked, so that a file can be read on
-a machine that cannot run it: an engine without a GPU, an ONNX file with neither ONNX Runtime nor the package `onnx`.
+Everything is read from headers and metadata, without a session or a device. So a file can be read on a machine that
+cannot run it: an engine without a GPU, an ONNX file without ONNX Runtime and the package `onnx`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from resnet_infer.runtimes.tensorrt.engine_file import SUFFIX as ENGINE
 from resnet_infer.runtimes.tensorrt.engine_file import read_info
 
 Size = tuple[int | None, int | None]
-"""Height and width in pixels, None where a side is open."""
+"""Height and width in pixels, None for a side that is open."""
 
 
 def read_spec(path: Path) -> ModelSpec:
     """Read the spec of a checkpoint (`.safetensors`) or an artifact (`.onnx`, `.engine`).
 
-    Weights and graphs are not read: that they fit the spec is found when the file is opened to be run.
+    Weights and graphs are not read. Whether they fit the spec is checked when a runtime opens the file.
     Raises `ModelError` if the file is missing or damaged, carries no spec, or is of another kind.
 
         read_spec(Path("model.engine")).classes
@@ -36,9 +36,9 @@ def read_spec(path: Path) -> ModelSpec:
 
 
 def read_size(path: Path) -> Size:
-    """Read the size of the pictures that a file takes; a checkpoint leaves it open.
+    """Read the (height, width) of the images that a file takes, (None, None) for a checkpoint.
 
-    Raises `ModelError` as `read_spec` does, and where an ONNX graph does not take and give what its spec says.
+    Raises `ModelError` as `read_spec` does, and if the inputs and outputs of an ONNX graph do not fit its spec.
     """
     return _reader(path).size(path)
 
@@ -50,18 +50,22 @@ def read_onnx_spec(model: Path | bytes) -> ModelSpec:
 
 
 def _onnx_size(path: Path) -> Size:
+    """Read the size that an ONNX graph takes, after checking its inputs and outputs."""
     inputs, outputs = ([Tensor(*item) for item in items] for items in read_interface(map_file(path), str(path)))
     images, _ = require_signature(read_onnx_spec(path), inputs, outputs, str(path))
     return images.shape[1], images.shape[2]
 
 
 def _checkpoint_size(path: Path) -> Size:
+    """Check the header of a checkpoint, which takes every size."""
     read_checkpoint_spec(path)
     return None, None
 
 
 @dataclass(frozen=True)
 class _Reader:
+    """Hold the functions that read one kind of file."""
+
     spec: Callable[[Path], ModelSpec]
     size: Callable[[Path], Size]
 
@@ -73,10 +77,11 @@ _READERS: Mapping[str, _Reader] = MappingProxyType(
         CHECKPOINT: _Reader(read_checkpoint_spec, _checkpoint_size),
     }
 )
-"""Suffix of a file -> what reads it. Every suffix that a runtime opens has a row."""
+"""Suffix of a file -> the functions that read it. Every suffix that a runtime opens has a row."""
 
 
 def _reader(path: Path) -> _Reader:
+    """Return the reader for the suffix of `path`. Raises `ModelError` for another suffix."""
     try:
         return _READERS[path.suffix]
     except KeyError:

@@ -237,12 +237,12 @@ def _open(
 
 
 def _placed_for_cpu(model: str | bytes) -> bool:
-    """Tell whether it is INT8 with uint8 activations, for which CUDA has no kernels: its layers would go to and fro."""
-    quantization = _told(model).provenance.get("quantization")
+    """Tell whether the model is INT8 with uint8 activations. CUDA has no kernels for it and would copy to the CPU."""
+    quantization = _read_spec(model).provenance.get("quantization")
     return isinstance(quantization, dict) and quantization.get("target") == "cpu"
 
 
-def _told(model: str | bytes) -> ModelSpec:
+def _read_spec(model: str | bytes) -> ModelSpec:
     """Read the spec, without a session. Raises what ONNX Runtime raises for a file that is damaged."""
     from resnet_infer.runtimes.artifacts import read_onnx_spec  # which only a machine with a GPU needs
 
@@ -274,8 +274,8 @@ def _open_gpu(
 
 
 def _tensorrt(model: str | bytes, number: int, engine_cache: Path | None) -> tuple[str, dict[str, Any]]:
-    """The provider, allowed the precision of the artifact, which it does not read from the graph by itself."""
-    precision = _told(model).precision
+    """Return the TensorRT provider with its options. It must be told the precision, which it does not infer."""
+    precision = _read_spec(model).precision
     settings: dict[str, Any] = {
         "device_id": number,
         "trt_fp16_enable": precision == "fp16",

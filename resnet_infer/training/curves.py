@@ -1,4 +1,4 @@
-"""The error curves of training runs: read from their folders, and drawn in the style of the paper's Figure 6."""
+"""Read the error curves of training runs from their folders, and draw them in the style of the paper's Figure 6."""
 
 from __future__ import annotations
 
@@ -30,19 +30,20 @@ _NEEDED = ("iteration", "train_error")
 # Okabe and Ito's colours, which colour-blind readers can tell apart, without the yellow that is lost on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F")
 _FONT = 9.0
-"""Points."""
+"""Size of the letters, in points."""
 _HEIGHT = 4.6
-"""Of the picture, in inches."""
+"""Height of the plot, in inches."""
 _PAPER_TOP = 20.0
+"""Upper end of the error axis in the paper's Figure 6, in percent."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """The error curves of one training run; errors in percent, one entry for each row of its `metrics.csv`.
+    """Hold the error curves of one training run, in percent, with one entry for each row of its `metrics.csv`.
 
-    `val_error` is None where nothing was validated. `drops` are the iterations of the rows after which a step or
-    plateau schedule lowered the learning rate. `network` and `test_error` come from the checkpoints and are None where
-    those do not say.
+    `val_error` is None in rows without validation. `drops` are the iterations of the rows after which a step or plateau
+    schedule lowered the learning rate. `network` and `test_error` come from the checkpoints, and are None if those do
+    not have them.
     """
 
     folder: Path
@@ -55,7 +56,7 @@ class Run:
 
     @property
     def validated(self) -> tuple[tuple[int, float], ...]:
-        """The pairs (iteration, validation error) that there are."""
+        """The pairs (iteration, validation error) of the rows with validation."""
         return tuple((i, e) for i, e in zip(self.iterations, self.val_error, strict=True) if e is not None)
 
     @property
@@ -65,9 +66,9 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Read `metrics.csv`, `recipe.json` and the checkpoints of a run's folder; only the first has to be there.
+    """Read `metrics.csv`, `recipe.json` and the checkpoints of a run's folder; only the first must exist.
 
-    Columns are found by name. Rows that a resumed run wrote again replace those from before it was stopped.
+    Columns are found by name. Rows that a resumed run wrote again replace the older ones.
     Raises `DataError` naming the file and line if it is missing, broken or empty, and `ModelError` for a damaged
     checkpoint.
     """
@@ -98,7 +99,7 @@ def read_run(folder: Path) -> Run:
         raise DataError(f"{path} has no rows", hint="a run writes its first one at the end of its first epoch")
     best, last = (_spec(folder / f"{name}{SUFFIX}") for name in ("best", "last"))
     spec = best or last
-    # A run without a test split has measured its validation split, and says so.
+    # Without a test split the checkpoint holds the validation error, marked as such.
     tested = [item.top1_error for item in (best.measured if best else ()) if not item.dataset.endswith("(validation)")]
     return Run(
         folder=folder,
@@ -112,7 +113,7 @@ def read_run(folder: Path) -> Run:
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
-    """A name for each run: its network, or its folder where networks are unknown or alike."""
+    """Return a distinct name for each run: its network, or its folder if networks are unknown or the same."""
     folders = [run.folder.resolve().name for run in runs]
     networks = [run.network or name for run, name in zip(runs, folders, strict=True)]
     for names in (networks, folders):
@@ -132,9 +133,9 @@ def draw(runs: Sequence[Run], output: Path) -> None:
 
 
 def draw_panels(panels: Mapping[str, Sequence[Run]], output: Path) -> None:
-    """As `draw`, with plots side by side on the same scale; the keys are their titles."""
+    """Draw plots side by side on the same scale, like `draw`. The keys of `panels` are the titles."""
     check_output(output)
-    # Or matplotlib writes its list of fonts below the home folder.
+    # By default matplotlib writes its list of fonts below the home folder.
     if "MPLCONFIGDIR" not in os.environ and (folder := library_folder("matplotlib")):
         os.environ["MPLCONFIGDIR"] = str(folder)
     with needs("report", "drawing curves"):
@@ -159,7 +160,7 @@ def draw_panels(panels: Mapping[str, Sequence[Run]], output: Path) -> None:
 
 
 def check_output(output: Path) -> None:
-    """Raise `UsageError` if no picture can be written under that name."""
+    """Raise `UsageError` unless the suffix is one that can be drawn."""
     if output.suffix.lower() not in SUFFIXES:
         raise UsageError(
             f"{output} names no kind of picture that can be drawn", hint=f"end it with {' or '.join(SUFFIXES)}"
@@ -167,6 +168,7 @@ def check_output(output: Path) -> None:
 
 
 def _plot(axes: Axes, runs: Sequence[Run], top: float, end: int) -> None:
+    """Draw the curves of the runs, up to the error `top` and the iteration `end`."""
     with needs("report", "drawing curves"):
         from matplotlib.ticker import MultipleLocator
 
@@ -192,7 +194,7 @@ def _plot(axes: Axes, runs: Sequence[Run], top: float, end: int) -> None:
 
 
 def _label(axes: Axes, runs: Sequence[Run], top: float, scale: float) -> None:
-    """Name each curve at its right end; names that would lie on one another move apart."""
+    """Write the name of each curve at its right end, and move names apart that would overlap."""
     gap = 1.35 * _FONT / (0.85 * _HEIGHT * 72) * top
     names = labels(runs)
     for end in {run.iterations[-1]: None for run in runs}:
@@ -213,7 +215,7 @@ def _label(axes: Axes, runs: Sequence[Run], top: float, scale: float) -> None:
 
 
 def _explain(axes: Axes, runs: Sequence[Run]) -> None:
-    """What the kinds of lines mean: at the upper right, or below where the curves have not come down."""
+    """Add the legend of line styles at the upper right, or at the lower left if a curve ends high."""
     with needs("report", "drawing curves"):
         from matplotlib.lines import Line2D
 
@@ -228,7 +230,7 @@ def _explain(axes: Axes, runs: Sequence[Run]) -> None:
 
 
 def _top(runs: Sequence[Run]) -> float:
-    """The paper's 20% if the later half of every curve is below it, else what shows all."""
+    """Return the upper end of the error axis: the paper's 20% if every curve's later half is below it, else more."""
     curves = [run.train_error for run in runs] + [tuple(e for _, e in run.validated) for run in runs]
     if all(error < _PAPER_TOP for curve in curves for error in curve[len(curve) // 2 :]):
         return _PAPER_TOP
@@ -236,8 +238,8 @@ def _top(runs: Sequence[Run]) -> float:
 
 
 def spread(wanted: Sequence[float], gap: float, top: float) -> list[float]:
-    """The places nearest to `wanted` (ascending) that are at least `gap` apart and, if there is room, in [0, `top`]."""
-    # Neighbours that are too close form a block around the mean of what they want (isotonic regression).
+    """Move positions (ascending) at least `gap` apart, by as little as possible, within [0, `top`] if there is room."""
+    # Neighbours that are too close form a block around the mean of their wanted positions (isotonic regression).
     blocks: list[tuple[float, int]] = []
     for index, value in enumerate(wanted):
         total, count = value - index * gap, 1
@@ -250,6 +252,7 @@ def spread(wanted: Sequence[float], gap: float, top: float) -> list[float]:
 
 
 def _number(row: Mapping[str, str | None], column: str, where: str, most: float = 100.0) -> float:
+    """Read a number from 0 to `most`. Raises `DataError` naming the line, `where`."""
     text = row.get(column)
     try:
         value = float(text or "")
@@ -263,11 +266,12 @@ def _number(row: Mapping[str, str | None], column: str, where: str, most: float 
 
 
 def _spec(path: Path) -> ModelSpec | None:
+    """Read the spec of a checkpoint, None if there is no such file."""
     return read_spec(path) if path.exists() else None
 
 
 def _drops(recipe: Path, rates: Mapping[int, float]) -> tuple[int, ...]:
-    """The rows after which the learning rate fell at once. A smooth schedule has none, steep as its end may be."""
+    """Return the iterations after which the learning rate dropped. Smooth schedules have none, however steep."""
     if not recipe.exists():
         return ()
     try:

@@ -32,7 +32,7 @@ class Schedule:
     """
 
     def __init__(self, recipe: Recipe, steps_per_epoch: int, depth: int, size: tuple[int, int]) -> None:
-        """`size` is resize and crop where the recipe leaves them to the model.
+        """Prepare the schedule. `size` is resize and crop, in pixels, if the recipe leaves them to the model.
 
         Raises `UsageError` if the run is too short for its stages, its warm-up or its milestones.
         """

@@ -1,4 +1,4 @@
-"""Write files that are either complete or absent, and tell one file from another."""
+"""Write files that are either complete or absent, explain why a file cannot be written, and hash files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two models on the same pictures: how far apart their answers are, and whether that is too far."""
+"""Compare the answers of two models to the same images, and judge whether they differ too much."""
 
 from __future__ import annotations
 
@@ -38,7 +38,10 @@ from resnet_infer.verification.tolerances import (
 
 @dataclass(frozen=True)
 class Disagreement:
-    """Hold a picture with two answers. `margin` is the lead of the reference's answer over its next one, in spreads."""
+    """Hold an image to which the two models answer differently.
+
+    `margin` is the lead of the reference's highest logit over its next, in standard deviations of the logits.
+    """
 
     picture: str
     reference: str
@@ -48,13 +51,13 @@ class Disagreement:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Hold how far a model's logits are from a reference's, over `pictures` pictures.
+    """Hold how far a model's logits are from a reference's, over `pictures` images.
 
-    `max_delta` and `mean_delta` are of the absolute differences. `spread`, their unit, is that of the reference's
-    logits. `error` and `largest_error` are those of `metrics.Cost`. `agreement` is the share of pictures with the same
-    top-1 class; `clear_agreement` that of the `clear` ones, which the reference answers with a margin of `CLEAR`, 1 if
-    there are none. `deviation` is there where the reference is known in float64: it takes the place of `max_delta` in
-    the verdict. `limits` is what passes.
+    `max_delta` and `mean_delta` are the maximum and mean of the absolute differences. `spread` is the standard
+    deviation of the reference's logits. `error` and `largest_error` are those of `metrics.Cost`. `agreement` is the
+    fraction of images with the same top-1 class. `clear` counts the images that the reference answers with a margin of
+    at least `CLEAR`, and `clear_agreement` is the agreement on those, 1 if there are none. `deviation` is set if the
+    reference is known in float64; the verdict then uses it instead of `max_delta`. `limits` states what passes.
     """
 
     pictures: int
@@ -72,17 +75,17 @@ class Comparison:
 
     @property
     def relative_max(self) -> float:
-        """`max_delta` as a fraction of the spread."""
+        """`max_delta` divided by the standard deviation of the logits."""
         return of_spread(self.max_delta, self.spread)
 
     @property
     def relative_mean(self) -> float:
-        """`mean_delta` as a fraction of the spread."""
+        """`mean_delta` divided by the standard deviation of the logits."""
         return of_spread(self.mean_delta, self.spread)
 
 
 def judge(found: Comparison) -> Verdict[Comparison]:
-    """Return whether two models answer alike; in its JSON None stands for what is not finite."""
+    """Judge whether two models answer alike. In the verdict's JSON None stands for values that are not finite."""
     failures = _failures(found)
     line = (
         f"{'FAIL' if failures else 'PASS'} on {found.pictures} pictures: max |logit delta| "
@@ -104,7 +107,7 @@ def judge(found: Comparison) -> Verdict[Comparison]:
 
 
 def _failures(found: Comparison) -> tuple[str, ...]:
-    """Return why it did not pass."""
+    """Return the reasons why the comparison failed."""
     if not 0 < found.spread < math.inf:
         return ("the reference's logits are not finite, or the same for every picture: nothing can be compared",)
     if not math.isfinite(found.max_delta):
@@ -123,7 +126,7 @@ def _failures(found: Comparison) -> tuple[str, ...]:
 
 
 def describe_limits(limits: Tolerance) -> str:
-    """Return what passes, in words."""
+    """Return the limits in words."""
     shown = (
         ("max |logit delta| at most {:.0e} of the spread", limits.delta),
         ("logit error at most {:g} of the variance", limits.error),
@@ -145,11 +148,11 @@ def compare(
     batch_size: int = 8,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Verdict[Comparison]:
-    """Run both on every picture of `feed`, the same crops for both.
+    """Run both models on the same crop of every image of `feed`, and judge.
 
     `limits` are by default those of the lower precision of the two. `exact` is the reference in float64, for limits
-    with `own_error`: it answers a few of the pictures. `advance` is called with the number of pictures just finished.
-    Kept in memory are the logits of both. Raises `UsageError` if the two cannot be compared.
+    with `own_error`; it runs on a few of the images. `advance` is called with the number of images just finished. The
+    logits of both models are kept in memory. Raises `UsageError` if the two cannot be compared.
     """
     require_comparable(model.spec, reference.spec)
     if len(feed) < 2:
@@ -186,9 +189,9 @@ def judge_logits(
     limits: Tolerance,
     deviation: Deviation | None = None,
 ) -> Verdict[Comparison]:
-    """Return the verdict on logits, (N, classes), N >= 2, of the pictures called `names`."""
+    """Judge logits, (N, classes), N >= 2, of the images called `names`."""
     expected, actual = reference.astype(np.float64), model.astype(np.float64)
-    with np.errstate(invalid="ignore"):  # what is not finite fails
+    with np.errstate(invalid="ignore"):  # the limits fail NaN and infinity
         cost = measure(reference, model)
         delta = np.abs(actual - expected)
         unit = spread(expected)
@@ -217,21 +220,21 @@ def judge_logits(
 
 
 def precision_of(runtime: Runtime) -> str:
-    """What the runtime computes in, which may be less than what its artifact holds: a key of `LIMITS`."""
+    """Return the precision that the runtime computes in, a key of `LIMITS`. It may be lower than the artifact's."""
     return str(runtime.describe().get("precision", runtime.spec.precision))
 
 
 def lower_precision(first: Runtime, second: Runtime) -> str:
-    """The lower of the two precisions."""
+    """Return the lower of the two runtimes' precisions."""
     order = list(LIMITS)
     return max(precision_of(first), precision_of(second), key=order.index)
 
 
 def require_comparable(model: ModelSpec, reference: ModelSpec) -> None:
-    """Raise `UsageError` unless both answer with the same classes and see the same part of a picture.
+    """Raise `UsageError` unless both have the same classes and the same resize and crop.
 
-    Classes are told by their ids where both have such, else by name. What happens to the pixels afterwards, mean and
-    standard deviation, is part of what is compared.
+    Classes are compared by id if both models have ids, else by name. Normalisation (mean and standard deviation) may
+    differ: it is part of what is compared.
     """
     own, known = (
         (model.class_ids, reference.class_ids)
@@ -256,12 +259,13 @@ def require_comparable(model: ModelSpec, reference: ModelSpec) -> None:
 
 
 def _geometry(spec: InputSpec) -> str:
+    """Describe the resize and the crop in one line, for messages and to compare."""
     exif = "obeyed" if spec.exif else "ignored"
     return f"shorter side to {spec.resize} ({spec.interpolation}), crop {spec.crop}x{spec.crop}, EXIF {exif}"
 
 
 def _margins(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The lead of the highest logit over the next, (N,); infinite where there is one class."""
+    """Return the lead of the highest logit over the next, (N,); infinity if there is only one class."""
     if logits.shape[1] < 2:
         return np.full(len(logits), np.inf)
     top = np.partition(logits, -2, axis=1)

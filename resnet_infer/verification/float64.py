@@ -1,8 +1,8 @@
-"""Run an ONNX graph in float64 with numpy: slow, and exact enough to judge what float32 makes of the same graph.
+"""Run an ONNX graph in float64 with numpy: slow, and exact enough to measure the error of float32.
 
-Convolutions, pools and batch normalisation are written here, for speed and because ONNX's reference implementation of
-the last takes old opsets for training. Every other operator is that reference implementation. What
-has no meaning in float64, or holds another graph inside, is not covered.
+Convolution, pooling and batch normalisation are implemented here: the first two for speed, the last because ONNX's
+reference implementation takes old opsets for training. Every other operator runs in ONNX's reference implementation.
+Operators that have no meaning in float64, and graphs inside operators, are not covered.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ with needs("export", "evaluating a graph in float64"):
 Array = NDArray[Any]
 Operator = Callable[..., Array]
 ROUNDED = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
-"""Types whose rounding is part of what a graph means."""
+"""Types whose rounding is part of the meaning of a graph."""
 
 
 class Float64Graph:
-    """A graph with one input and float32 arithmetic, to be evaluated in float64.
+    """Evaluate a graph with one input and float32 arithmetic in float64.
 
-    `output` names the tensor to be computed, by default the graph's first output. Raises `NotCoveredError` for a graph
-    that holds other graphs, operators outside ONNX's own set, or float16.
+    `output` names the tensor to compute, by default the graph's first output. Raises `NotCoveredError` for a graph with
+    subgraphs, operators outside ONNX's own domains, or float16.
     """
 
     def __init__(self, model: ModelProto, output: str | None = None) -> None:
@@ -50,7 +50,7 @@ class Float64Graph:
         self._readers[self._output] += 1
 
     def __call__(self, value: Array) -> NDArray[np.float64]:
-        """The output for `value`: float64, or integers where the graph itself makes floats of them.
+        """Return the output for `value`, which is float64, or integers that the graph itself converts to float.
 
         Raises `NotCoveredError` if an operator fails, or answers in less than float64.
         """
@@ -72,7 +72,7 @@ class Float64Graph:
         return found
 
     def _operator(self, node: NodeProto) -> Callable[..., Any]:
-        """What computes the node: a tuple of outputs from its inputs."""
+        """Return a function that computes the tuple of the node's outputs from its inputs."""
         if node.domain not in ONNX_DOMAINS:
             raise NotCoveredError(f"{node.domain}.{node.op_type} is no operator of ONNX's own")
         settings = attributes(node)
@@ -84,6 +84,7 @@ class Float64Graph:
         return self._reference(node)
 
     def _reference(self, node: NodeProto) -> Callable[..., Any]:
+        """Return the operator of ONNX's reference implementation, its constants and casts in float64."""
         copy = NodeProto.FromString(node.SerializeToString())
         for item in copy.attribute:
             if item.HasField("t"):
@@ -116,6 +117,7 @@ class Float64Graph:
 
 
 def _constant(tensor: TensorProto) -> Array:
+    """Return a constant's values, float32 as float64. Raises `NotCoveredError` for float16."""
     if tensor.data_type in ROUNDED:
         raise NotCoveredError("it computes in float16")
     value: Array = numpy_helper.to_array(tensor)
@@ -123,7 +125,10 @@ def _constant(tensor: TensorProto) -> Array:
 
 
 def _windows(x: Array, kernel: tuple[int, ...], attributes: Mapping[str, Any], fill: float) -> Array:
-    """The windows that a kernel sees, (N, C, H', W', kh, kw). Raises `NotCoveredError` for what is rarely used."""
+    """Return the windows under a kernel, (N, C, H', W', kh, kw).
+
+    Raises `NotCoveredError` for dilation, ceil mode and automatic padding.
+    """
     unusual = (
         len(kernel) != 2
         or attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")
@@ -139,6 +144,7 @@ def _windows(x: Array, kernel: tuple[int, ...], attributes: Mapping[str, Any], f
 
 
 def _conv(x: Array, weight: Array, bias: Array | None = None, **attributes: Any) -> Array:
+    """Compute Conv of x, (N, C, H, W), one image at a time, as a product of matrices per group."""
     windows = _windows(x, weight.shape[2:], attributes, 0.0)
     groups = int(attributes.get("group", 1))
     count, _, height, width = windows.shape[:4]
@@ -154,11 +160,13 @@ def _conv(x: Array, weight: Array, bias: Array | None = None, **attributes: Any)
 
 
 def _max_pool(x: Array, **attributes: Any) -> Array:
+    """Compute MaxPool of x, (N, C, H, W)."""
     found: Array = _windows(x, tuple(attributes["kernel_shape"]), attributes, -np.inf).max(axis=(4, 5))
     return found
 
 
 def _average_pool(x: Array, **attributes: Any) -> Array:
+    """Compute AveragePool of x, (N, C, H, W)."""
     kernel = tuple(attributes["kernel_shape"])
     sums = _windows(x, kernel, attributes, 0.0).sum(axis=(4, 5))
     counts = _windows(np.ones((1, 1, *x.shape[2:])), kernel, attributes, 0.0).sum(axis=(4, 5))
@@ -167,6 +175,7 @@ def _average_pool(x: Array, **attributes: Any) -> Array:
 
 
 def _batch_norm(x: Array, gamma: Array, beta: Array, mean: Array, variance: Array, **attributes: Any) -> Array:
+    """Compute BatchNormalization of x, (N, C, ...), by the stored statistics."""
     if attributes.get("training_mode", 0) or not attributes.get("spatial", 1):
         raise NotCoveredError("a batch normalisation that is trained, or not per channel")
     scale = gamma / np.sqrt(variance + attributes.get("epsilon", 1e-5))
@@ -181,3 +190,4 @@ _OWN: Mapping[str, Operator] = {
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_norm,
 }
+"""Operators that are implemented here."""

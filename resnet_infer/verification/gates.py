@@ -1,4 +1,4 @@
-"""What a lower precision costs, and whether that is too much."""
+"""Judge whether a lower precision costs too much accuracy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from resnet_infer.verification.tolerances import (
 
 
 def judge(cost: Cost, gate: Tolerance) -> Verdict[Cost]:
-    """Return whether a lower precision may cost so much, by the `error` and `agreement` of `gate` or its `max_drop`."""
+    """Judge the cost of a lower precision by the `error` and `agreement` of `gate`, or by its `max_drop`."""
     if gate.max_drop is None:
         failures = error_failure(cost.error, gate.error) + agreement_failure(cost.agreement, gate.agreement)
     else:

@@ -1,4 +1,4 @@
-"""Where two graphs part: every tensor that both have, layer by layer."""
+"""Find the first layer where two graphs differ, by comparing every tensor that both have."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ with needs("cpu", "comparing layers"):
     from resnet_infer.runtimes import ort_session
 
 PICTURES = 8
-"""Enough to see where two graphs part: each picture has thousands of values in every layer."""
+"""Images to compare layers on. A few are enough: each gives thousands of values in every layer."""
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class LayerDelta:
-    """Hold a tensor of both graphs, called `name` but for the `.out` of our own; `operator` makes it in the reference.
+    """Hold the differences of a tensor that both graphs have.
 
-    `relative` is the root of the mean square of the difference over that of the reference; `max_delta` the largest
-    absolute difference; `cosine` that of both tensors over all pictures.
+    `name` is the tensor's, without the suffix `.out`. `operator` computes it in the reference. `relative` is the root
+    mean square of the difference divided by that of the reference. `max_delta` is the largest absolute difference.
+    `cosine` is the cosine similarity of both tensors over all images.
     """
 
     name: str
@@ -49,9 +50,9 @@ class LayerDelta:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """Hold layers in the order of the reference's graph.
+    """Hold the layers in the order of the reference's graph.
 
-    Those `unmatched` have no counterpart, or one of another shape.
+    Layers in `unmatched` have no counterpart, or one of another shape.
     """
 
     layers: tuple[LayerDelta, ...]
@@ -61,12 +62,12 @@ class LayerReport:
 
     @property
     def first(self) -> LayerDelta | None:
-        """The first layer that differs by more than `limit`; NaN is more."""
+        """The first layer that differs by more than `limit`; NaN counts as more."""
         return next((layer for layer in self.layers if not layer.relative <= self.limit), None)
 
 
 def judge(report: LayerReport) -> Verdict[LayerReport]:
-    """Return whether no layer differs by more than the report's limit."""
+    """Judge whether every layer differs by at most the report's limit."""
     first = report.first
     line = f"no layer differs by more than {report.limit:g}"
     if first:
@@ -84,10 +85,10 @@ def compare_layers(
     limit: float,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Verdict[LayerReport]:
-    """Run both graphs as they are written, without optimisations, on the CPU, and compare what their nodes put out.
+    """Run both graphs on the CPU without graph optimisations, and compare the outputs of their nodes.
 
-    Tensors are matched by name; of a quantised one the value after its DequantizeLinear is taken. One picture is run
-    at a time, so that memory holds the maps of one. Raises `UsageError` if the graphs have no tensor in common.
+    Tensors are matched by name; a quantised tensor is compared after its DequantizeLinear. Images are run one at a
+    time, so that memory holds the feature maps of one. Raises `UsageError` if the graphs have no tensor in common.
     """
     makers = producers(reference.graph)
     own, other = _values(reference), _values(model)
@@ -122,11 +123,12 @@ def compare_layers(
 
 
 def _layer(tensor: str) -> str:
+    """Return the name of the layer that computes a tensor."""
     return tensor.removesuffix(".out")
 
 
 def open_graph(path: Path) -> onnx.ModelProto:
-    """The graph of an artifact, or the literal one of a checkpoint. Raises `UsageError` where there is none."""
+    """Load an artifact's graph, or build the unfused graph of a checkpoint. Raises `UsageError` for other files."""
     if path.suffix == CHECKPOINT:
         return literal_graph(load_checkpoint(path))
     if path.suffix != ".onnx":
@@ -136,10 +138,10 @@ def open_graph(path: Path) -> onnx.ModelProto:
 
 
 def literal_graph(checkpoint: Checkpoint) -> onnx.ModelProto:
-    """The unfused graph, each tensor named as the fused graph names the same value.
+    """Build the unfused graph, with each tensor named as the fused graph names the same value.
 
-    In the fused graph a convolution puts out what batch normalisation does here, and the mean is subtracted from
-    pixels that are not divided yet.
+    The output of a fused convolution is the output of the batch normalisation here. The fused graph subtracts the mean
+    before it divides the pixels by the standard deviation.
     """
     model = build_graph(checkpoint, fused=False)
     assert checkpoint.spec.architecture is not None
@@ -148,6 +150,7 @@ def literal_graph(checkpoint: Checkpoint) -> onnx.ModelProto:
 
 
 def _fused_names(plan: Plan) -> dict[str, str]:
+    """Map tensors of the unfused graph to the names of the same values in the fused graph."""
     renamed = {"subtract_mean.out": "subtract_mean.scaled"}
     for conv in plan.convs():
         renamed |= {f"{conv.name}.out": f"{conv.name}.raw", f"{conv.norm}.out": f"{conv.name}.out"}
@@ -155,7 +158,7 @@ def _fused_names(plan: Plan) -> dict[str, str]:
 
 
 def _values(model: onnx.ModelProto) -> dict[str, str]:
-    """The name of every node's output -> the tensor that holds its value as the next nodes see it."""
+    """Map each node's output to the tensor that holds its value for the next nodes, after dequantisation."""
     readers = consumers(model.graph)
 
     def read_by(name: str, operator: str) -> str | None:
@@ -168,7 +171,7 @@ def _values(model: onnx.ModelProto) -> dict[str, str]:
 
 
 class _Outputs:
-    """A session that gives the tensors called `names`."""
+    """Run a graph and return the tensors called `names`."""
 
     def __init__(self, model: onnx.ModelProto, names: Collection[str], what: str) -> None:
         self._names, self._what = list(names), what

@@ -1,4 +1,4 @@
-"""How far a candidate's logits are from a reference's: the figures that the checks judge by `tolerances`."""
+"""Measure how far a candidate's logits are from a reference's. The checks judge these figures by `tolerances`."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Logits64 = NDArray[np.float64]
 class Deviation:
     """Hold how far a candidate's logits are from the reference's, and how far the source's own float32 is.
 
-    `max_delta` is the largest |difference|: from float64 on `exact_pictures` pictures; on the others, where only the
-    source's float32 is known, from that, less `own_delta`. `own_delta` is the largest |difference| of the source's
-    float32 from float64, None without float64. `spread` is that of the source's logits.
+    `max_delta` is the largest |difference|. On `exact_pictures` images it is measured from float64. On the others it is
+    measured from the source in float32, less `own_delta`. `own_delta` is the largest |difference| between the source in
+    float32 and in float64, None without float64. `spread` is the standard deviation of the source's logits.
     """
 
     max_delta: float
@@ -35,24 +35,24 @@ class Deviation:
 
     @property
     def relative_delta(self) -> float:
-        """`max_delta` as a fraction of the spread."""
+        """`max_delta` divided by the standard deviation of the logits."""
         return of_spread(self.max_delta, self.spread)
 
     @property
     def own_error(self) -> float | None:
-        """`own_delta` as a fraction of the spread."""
+        """`own_delta` divided by the standard deviation of the logits."""
         return None if self.own_delta is None else of_spread(self.own_delta, self.spread)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Hold how far a candidate's answers are from its reference's, over `pictures` pictures.
+    """Hold how far a candidate's answers are from its reference's, over `pictures` images.
 
-    `error` is the mean squared change of the logits over their variance, both over all pictures and classes together;
-    `largest_error` is that of the worst single picture. Two things count for nothing: what the reference's logits of
-    a class have in common over the pictures, and what a picture's logits have in common over the classes, which no
-    softmax sees. So neither the number of classes nor that of pictures moves it. `agreement` is the share of pictures
-    with the same top-1 class. `difference` is there if the pictures have labels.
+    `error` is the mean squared change of the logits divided by their variance, over all images and classes.
+    `largest_error` is the same for the worst single image. The variance is taken about each class's mean over the
+    images, and each image's logits are taken about their mean over the classes, which softmax ignores. So the figure
+    does not depend on the number of classes or images. `agreement` is the fraction of images with the same top-1 class.
+    `difference` is the change of the top-1 and top-5 errors, None without labels.
     """
 
     pictures: int
@@ -68,12 +68,12 @@ def spread(logits: Logits64) -> float:
 
 
 def of_spread(delta: float, spread: float) -> float:
-    """Return a difference of logits as a fraction of their spread, infinity where there is no spread."""
+    """Return a difference of logits divided by their standard deviation, infinity if that is zero."""
     return delta / spread if spread > 0 else math.inf
 
 
 def same_answers(reference: Logits | Logits64, candidate: Logits | Logits64) -> NDArray[np.bool_]:
-    """Return for which pictures, (N,), both have the same top-1 class, and the candidate finite logits."""
+    """Return a mask, (N,), of the images with the same top-1 class in both, and finite logits in the candidate."""
     agree = reference.argmax(axis=1) == candidate.argmax(axis=1)
     same: NDArray[np.bool_] = agree & np.isfinite(candidate).all(axis=1)
     return same
@@ -89,7 +89,7 @@ def against_float64(
     if exact is None:
         return None
     expected, actual = source.astype(np.float64), candidate.astype(np.float64)
-    with np.errstate(invalid="ignore"):  # what is not finite fails
+    with np.errstate(invalid="ignore"):  # the tolerances fail NaN and infinity
         own = float(np.abs(expected[indices] - exact).max())
         deltas = np.maximum(np.abs(actual - expected) - own, 0)
         deltas[indices] = np.abs(actual[indices] - exact)
@@ -98,7 +98,7 @@ def against_float64(
 
 
 def against_float32(source: Logits, candidate: Logits) -> Deviation:
-    """Return the deviation of `candidate` from `source`, (N, classes), of which no more is known."""
+    """Return the deviation of `candidate` from `source`, (N, classes), without float64."""
     expected = source.astype(np.float64)
     with np.errstate(invalid="ignore"):  # as above
         return Deviation(float(np.abs(candidate - expected).max()), None, 0, spread(expected))
@@ -112,10 +112,10 @@ def measure(reference: Logits, candidate: Logits, labels: Labels | None = None) 
     """
     if len(reference) < 2 or reference.shape != candidate.shape:
         raise UsageError(f"logits of {reference.shape} and {candidate.shape} cannot be compared")
-    with np.errstate(all="ignore"):  # what is not finite gets its error below
+    with np.errstate(all="ignore"):  # values that are not finite get an infinite error below
         change = _between_classes(candidate.astype(np.float64) - reference)
         expected = _between_classes(reference.astype(np.float64))
-        # N - 1: about their own mean few pictures vary less than many do.
+        # N - 1: unbiased, because the variance is taken about the mean of these same images.
         variance = np.square(expected - expected.mean(axis=0)).sum() / (len(expected) - 1)
         errors = np.square(change).sum(axis=1) / variance
     errors = np.where(np.isfinite(errors), errors, np.inf)
@@ -131,19 +131,19 @@ def measure(reference: Logits, candidate: Logits, labels: Labels | None = None) 
 
 
 def _between_classes(logits: Logits64) -> Logits64:
-    """Return each row less its mean, which no softmax sees; a single class has nothing beside it, and stays."""
+    """Return each row less its mean, which softmax ignores; a single class stays as it is."""
     return logits - logits.mean(axis=1, keepdims=True) if logits.shape[1] > 1 else logits
 
 
 class TensorDelta:
-    """Add up how far two tensors are apart, part by part, in float64."""
+    """Accumulate the difference of two tensors in float64, part by part."""
 
     def __init__(self) -> None:
         self._squares = np.zeros(3)
         self._largest = 0.0
 
     def add(self, expected: NDArray[np.float64], actual: NDArray[np.float64]) -> None:
-        """Take in a part of both tensors, of the same shape."""
+        """Add a part of both tensors, of the same shape."""
         with np.errstate(invalid="ignore", over="ignore"):
             delta = actual - expected
             self._squares += [np.vdot(delta, delta), np.vdot(expected, expected), np.vdot(actual, actual)]
@@ -170,7 +170,7 @@ class TensorDelta:
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values for JSON, which has no NaN and no infinity: None for those."""
+    """Return the values with None for NaN and infinity, which JSON does not have."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
     }

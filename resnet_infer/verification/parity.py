@@ -1,7 +1,7 @@
-"""Does an artifact still answer as its source does?
+"""Check that an artifact answers as the model that it was made from.
 
-The reference is the source in float64. What float32 makes of the source itself, as literally as it can be run, is
-measured beside it: no artifact can be asked to be nearer to the truth than that, and no artifact is given much more.
+The reference is the source evaluated in float64. The error of the source itself in float32, run as literally as
+possible, is measured too: the tolerance for an artifact is never below that error, and never far above it.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ Predict = Callable[[Images], Logits]
 Predict64 = Callable[[Images], NDArray[np.float64]]
 
 EXACT_PICTURES = 4
-"""Fewest pictures that are evaluated in float64, which takes a few times as long as float32."""
+"""Fewest images evaluated in float64, which takes a few times as long as float32."""
 EXACT_LOGITS = 64
-"""Fewest logits evaluated in float64, as far as there are pictures: of fewer the largest error says little."""
+"""Fewest logits evaluated in float64, if there are enough images. The maximum over fewer says little."""
 
 
 class NotCoveredError(Exception):
-    """A graph, or an operator in it, that cannot be evaluated in float64. The message says which."""
+    """Report a graph, or an operator in it, that cannot be evaluated in float64. The message says which."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A source that artifacts are compared with: `source` in float32, `exact` in float64 where that can be had.
+    """Hold the model that artifacts are compared with: `source` in float32 and, if it can be had, `exact` in float64.
 
-    `name` says for the report what it is. `exact` raises `NotCoveredError` for a graph that has no float64.
+    `name` describes it in reports. `exact` raises `NotCoveredError` for a graph that cannot be evaluated in float64.
     """
 
     name: str
@@ -56,11 +56,11 @@ class Reference:
 
 @dataclass(frozen=True)
 class Parity:
-    """Hold how far a candidate's answers are from its source's, over `pictures` pictures.
+    """Hold the differences between a candidate's logits and its source's, over `pictures` images.
 
-    `reference` says what the source was run by. `agreement` is the fraction of pictures with the same top-1 class.
-    Where all must agree, two classes count as the same that the reference holds nearer to each other than the tolerance
-    allows two logits to move. `tolerance` is what passes.
+    `reference` names what ran the source. `agreement` is the fraction of images with the same top-1 class. If the
+    tolerance asks for full agreement, a class also counts as the same when its reference logit is so close to the
+    highest that the allowed differences could exchange the two. `tolerance` states what passes.
     """
 
     reference: str
@@ -71,7 +71,7 @@ class Parity:
 
     @property
     def relative_delta(self) -> float:
-        """The largest |difference of logits| as a fraction of the spread."""
+        """The largest |difference of logits| divided by the standard deviation of the source's logits."""
         return self.deviation.relative_delta
 
     @property
@@ -81,9 +81,9 @@ class Parity:
 
 
 def judge(found: Parity) -> Verdict[Parity]:
-    """Return whether an artifact answers as its source does.
+    """Judge whether an artifact answers as its source does.
 
-    It does not where nothing can be told: for logits that are not finite, or the same for every picture.
+    Logits that are not finite, or the same for every image, fail: they allow no comparison.
     """
     deviation, allowed = found.deviation, found.largest_delta
     failures = [
@@ -112,7 +112,7 @@ def judge(found: Parity) -> Verdict[Parity]:
 
 
 def exact_indices(pictures: int, classes: int) -> NDArray[np.int64]:
-    """Which of so many pictures are evaluated in float64: evenly spread, the first among them."""
+    """Return the indices of the images that are evaluated in float64: evenly spaced, the first image included."""
     count = min(pictures, max(EXACT_PICTURES, -(-EXACT_LOGITS // classes)))
     found: NDArray[np.int64] = np.linspace(0, pictures - 1, count).round().astype(np.int64)
     return found
@@ -125,7 +125,7 @@ def compare(
     *,
     tolerance: Tolerance = PARITY,
 ) -> Verdict[Parity]:
-    """Run both on `images` (uint8 NHWC, at least two): the first picture alone, the others in batches of 8."""
+    """Run both on `images` (uint8 NHWC, at least two) and judge: the first image alone, the others in batches of 8."""
     parts = [images[:1], *(images[i : i + 8] for i in range(1, len(images), 8))]
     expected = np.concatenate([reference.source(part) for part in parts])
     actual = np.concatenate([candidate(part) for part in parts])
@@ -146,7 +146,7 @@ def compare(
 
 
 def evaluate_exactly(reference: Reference, images: Images) -> tuple[Logits64 | None, str]:
-    """The reference's logits of `images` in float64, or None and the reason why there are none."""
+    """Return the reference's logits of `images` in float64, or None and the reason why there are none."""
     if reference.exact is None:
         return None, ""
     try:
@@ -157,7 +157,7 @@ def evaluate_exactly(reference: Reference, images: Images) -> tuple[Logits64 | N
 
 
 def _agreement(expected: Logits64, actual: Logits, slack: float) -> float:
-    """The share of rows whose highest logit is the same, or is by the reference at most `slack` below its highest."""
+    """Return the fraction of rows whose predicted class has a reference logit at most `slack` below the highest."""
     chosen = expected[np.arange(len(expected)), actual.argmax(axis=1)]
     return float((chosen >= expected.max(axis=1) - slack).mean())
 
@@ -177,14 +177,14 @@ def require(parity: Verdict[Parity], what: str) -> None:
 
 @contextmanager
 def open_reference(checkpoint: Checkpoint, *, dynamic_size: bool = False) -> Iterator[Reference]:
-    """What a checkpoint means: by the torch module where torch is installed, else by the unfused graph."""
+    """Open the reference of a checkpoint: the torch module if torch is installed, else the unfused graph."""
     runtime, name = reference_runtime(checkpoint, dynamic_size=dynamic_size)
     with runtime:
         yield Reference(name, runtime, exact_network(checkpoint))
 
 
 def exact_network(checkpoint: Checkpoint) -> Predict64:
-    """A checkpoint in float64: the torch module where torch is installed, else the unfused graph by numpy."""
+    """Return a checkpoint in float64: the torch module if torch is installed, else the unfused graph in numpy."""
     if find_spec("torch") is not None:
         from resnet_infer.runtimes.pytorch import Float64Network
 
@@ -196,7 +196,10 @@ def exact_network(checkpoint: Checkpoint) -> Predict64:
 
 
 def exact_graph(model: Path | bytes) -> Predict64:
-    """An FP32 artifact in float64, by numpy. It raises `NotCoveredError` when it is called, if it has no float64."""
+    """Return an FP32 artifact as a function that evaluates it in float64 with numpy.
+
+    The function raises `NotCoveredError` if the graph cannot be evaluated in float64.
+    """
 
     def predict(images: Images) -> Logits64:
         if not graphs:
@@ -216,9 +219,9 @@ def exact_graph(model: Path | bytes) -> Predict64:
 
 
 def reference_runtime(checkpoint: Checkpoint, *, dynamic_size: bool = False) -> tuple[Runtime, str]:
-    """What a checkpoint means, run in float32 as literally as possible, and its name for the report.
+    """Open a checkpoint to be run in float32 as literally as possible. Return it and its name for reports.
 
-    The torch module where torch is installed, else the unfused graph without optimisations in ONNX Runtime.
+    It is the torch module if torch is installed, else the unfused graph in ONNX Runtime without optimisations.
     """
     if find_spec("torch") is not None:
         from resnet_infer.runtimes.pytorch import TorchRuntime

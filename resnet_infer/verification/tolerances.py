@@ -1,4 +1,4 @@
-"""What passes: the tolerances of every check of answers, and the verdict that each of them returns.
+"""Define the tolerances of every check of answers, and the verdict that each check returns.
 
 The checks themselves are `parity` (an export or import against its source), `gates` (what a lower precision costs),
 `comparison` (any two models), `layers` (two graphs, layer by layer) and `converters.importers.weights_check`.
@@ -16,36 +16,36 @@ from resnet_infer.models.spec import Precision
 Measured = TypeVar("Measured", covariant=True)
 
 FP32_DELTA = 1e-4
-"""Largest |difference of logits| that always passes in FP32, as a fraction of the logits' spread over the pictures. The
-built-in ResNet-20 reaches 3e-6, on photos and on noise."""
+"""Largest |difference of logits| that always passes in FP32, divided by the logits' standard deviation over the images.
+The built-in ResNet-20 reaches 3e-6, on photos and on noise."""
 MARGIN = 3.0
-"""Multiple of the source's own float32 error that passes too: another order of the same sums may err more, not ten
-times more."""
+"""Multiple of the source's own float32 error that passes too. The same sums in another order may have a larger error,
+but not ten times as large."""
 CEILING = 1e-2
-"""Own float32 error, as a fraction of the spread, up to which float64 is the reference. Beyond it float32 hardly tells
-the pictures apart, and `MARGIN` times as much would let faults pass: an artifact must then answer as the source's own
-float32 does."""
+"""Largest float32 error of the source, in standard deviations of its logits, for which float64 is the reference. Beyond
+it float32 hardly distinguishes the images, and `MARGIN` times that error would let faults pass. The artifact must then
+answer as the source does in float32."""
 LARGEST_ERROR = 0.25
-"""Largest logit error that passes beside `Tolerance.max_drop`: where FP32 only guesses, its top-1 error cannot rise."""
+"""Largest logit error that passes with `Tolerance.max_drop`. A model that only guesses cannot get a worse error."""
 CLEAR = 0.5
-"""Lead of an answer's logit over the next one, in spreads, from which on the answer is clear: rounding does not change
-it."""
+"""Smallest lead of the highest logit over the next, in standard deviations, of a clear answer, which rounding does not
+change."""
 BATCHED = 1e-3
-"""Largest difference of an imported graph's answers to a picture alone and in a batch, relative to the logit and to
-their standard deviation: float32 sums in another order differ by far less, and a graph that mixes pictures by more."""
+"""Largest difference between an imported graph's logits of an image alone and in a batch, relative to the logit and to
+the standard deviation. Sums in another order differ by far less, a graph that mixes the images of a batch by more."""
 PROBABILITIES = 1e-3
-"""Largest distance from 1 of the sum of an imported graph's outputs that are taken for probabilities: FP16 rounds each
+"""Largest distance from 1 of the sum of an imported graph's outputs that are taken for probabilities. FP16 rounds each
 of a thousand by up to 5e-4 of itself."""
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Hold what a check lets pass; None asks nothing.
+    """Hold the limits of a check; None is no limit.
 
-    `delta` is the largest |difference of logits|, as a fraction of the spread of the reference's logits. With
+    `delta` is the largest |difference of logits|, in standard deviations of the reference's logits. With
     `own_error` up to `MARGIN` times the reference's own float32 error passes too. `error` is the largest mean squared
     change of the logits over their variance (`metrics.Cost`). `agreement` is the least share of pictures with the same
-    top-1 class; `comparison` counts only those that the reference answers clearly. `max_drop`, points of percent by
+    top-1 class; `comparison` counts only images with a clear answer (`CLEAR`). `max_drop`, points of percent by
     which the top-1 error may rise, takes the place of `error` and `agreement`; `LARGEST_ERROR` remains.
     """
 
@@ -56,7 +56,7 @@ class Tolerance:
     max_drop: float | None = None
 
     def largest_delta(self, own_error: float | None) -> float:
-        """Return the largest `delta` that passes where the reference's own float32 error, in spreads, is known."""
+        """Return the largest `delta` that passes, given the reference's own float32 error in standard deviations."""
         own = MARGIN * own_error if self.own_error and own_error is not None else 0.0
         return max(self.delta or 0.0, own)
 
@@ -67,7 +67,7 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Verdict(Generic[Measured]):
-    """Hold what a check measured, and the reasons why that does not pass.
+    """Hold what a check measured, and the reasons why it failed.
 
     `measured` is of the check's own type. `str()` gives one line for people, `to_json()` plain JSON.
 
@@ -82,7 +82,7 @@ class Verdict(Generic[Measured]):
 
     @property
     def passed(self) -> bool:
-        """Whether there is no reason against it."""
+        """Whether the check passed."""
         return not self.failures
 
     def to_json(self) -> dict[str, Any]:
@@ -94,20 +94,20 @@ class Verdict(Generic[Measured]):
 
 
 PARITY = Tolerance(delta=FP32_DELTA, agreement=1.0, own_error=True)
-"""An FP32 graph against the checkpoint or the foreign graph that it was made from."""
+"""Limits for an FP32 graph against the checkpoint or the foreign graph that it was made from."""
 
 ENGINES: Mapping[Precision, Tolerance] = MappingProxyType(
     {
-        # Another program on the very same graph: what is left is rounding in another order.
+        # The same graph in another program: only the order of rounding differs.
         "fp32": Tolerance(delta=1e-3, agreement=1.0, own_error=True),
         # As above, in half precision; rounding may decide between two classes that are close.
         "fp16": Tolerance(delta=5e-2, agreement=0.9, own_error=True),
-        # Rounding moves an activation by a whole step where it falls on an edge: between ONNX Runtime's own two ways
-        # of running one graph the difference is 0.1 to 0.2.
+        # A value on the border between two integers may be rounded either way. ONNX Runtime with and without graph
+        # optimisations differs by 0.1 to 0.2.
         "int8": Tolerance(delta=5e-1, agreement=0.9, own_error=True),
     }
 )
-"""Precision of a TensorRT engine -> what passes against ONNX Runtime on the graph that it was built from."""
+"""Precision of a TensorRT engine -> limits against ONNX Runtime on the graph that the engine was built from."""
 
 GATES: Mapping[Precision, Tolerance] = MappingProxyType(
     {
@@ -120,7 +120,7 @@ GATES: Mapping[Precision, Tolerance] = MappingProxyType(
         "int8": Tolerance(error=0.03, agreement=0.90),
     }
 )
-"""Precision -> what it may cost against FP32 where no `--max-drop` is given.
+"""Precision -> limits against FP32 if no `--max-drop` is given.
 
 Measured on both built-in networks with all their classes, ten and two of them, and a thousand mixtures of them.
 """
@@ -138,7 +138,7 @@ LIMITS: Mapping[str, Tolerance] = MappingProxyType(
         "int8": Tolerance(error=GATES["int8"].error, agreement=0.95),
     }
 )
-"""Precision, highest first -> what passes between a model of that precision and one of the same or a higher one."""
+"""Precision, highest first -> limits between a model of that precision and one of the same or a higher precision."""
 
 LAYER_LIMITS: Mapping[str, float] = MappingProxyType(
     {
@@ -149,25 +149,25 @@ LAYER_LIMITS: Mapping[str, float] = MappingProxyType(
         "int8": 0.25,  # 255 steps over the range of a whole tensor
     }
 )
-"""Precision -> the relative difference of a tensor from which on its layer is said to differ."""
+"""Precision -> largest relative difference of a tensor before its layer is reported."""
 
 
 def delta_failure(delta: float, allowed: float, beside: str = "") -> list[str]:
-    """Return the reason against a largest |logit delta|, in spreads; none if it is allowed. NaN is not."""
+    """Return why a largest |logit delta|, in standard deviations, fails; an empty list if it passes. NaN fails."""
     if delta <= allowed:
         return []
     return [f"max |logit delta|{beside} is {delta:.1e} of the spread, {allowed:.0e} is allowed"]
 
 
 def error_failure(error: float, allowed: float | None) -> list[str]:
-    """Return the reason against a logit error; none if it is allowed. NaN is not."""
+    """Return why a logit error fails; an empty list if it passes. NaN fails."""
     if allowed is None or error <= allowed:
         return []
     return [f"the logit error is {error:.2g} of the variance, {allowed:g} is allowed"]
 
 
 def agreement_failure(agreement: float, least: float | None, answers: str = "answers") -> list[str]:
-    """Return the reason against a share of `answers` that agree; none if it is large enough. NaN is not."""
+    """Return why a fraction of `answers` that agree fails; an empty list if it passes. NaN fails."""
     if least is None or agreement >= least:
         return []
     return [f"{100 * agreement:.2f}% of the {answers} agree, {100 * least:g}% is asked for"]

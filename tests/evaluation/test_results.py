@@ -91,12 +91,12 @@ def test_every_precision_and_protocol_has_a_row_with_evaluates_errors(
             assert rows[title, item.protocol]["top1"] == item.top1.to_json()
     assert found["disagreements"] == []
     page = (tmp_path / "page.md").read_text()
-    assert "name the same class on 24 of the 24\npictures." in page
+    assert "predict the same class for 24 of\nthe 24 images." in page
     assert (
-        "The second network: resnet8, from `plain8-test`, recipe `mine`, 3 epochs at 28 pixels with a rate up to 0.1, "
-        in page
+        "The second network: resnet8, from `plain8-test`, recipe `mine`, 3 epochs at 28 pixels with a learning rate "
+        "up to 0.1, " in page
     )
-    assert "seed 1.\nThe second went on from the other's weights" in page
+    assert "seed 1.\nThe second was trained from the other's weights" in page
     assert (tmp_path / "page.svg").read_text().count("multi-scale") >= 1
 
 

@@ -252,6 +252,7 @@ def _require_free(output: Path | None, report: Path | None, logs: Path | None, i
 
 
 def _warn(machine: dict[str, Any]) -> list[str]:
+    """Report and return warnings about the machine's state."""
     from resnet_infer.benchmarking.environment import warnings
 
     lines = warnings(machine)

@@ -164,6 +164,7 @@ def _graphs(model: str, reference: str) -> tuple[ModelProto, ModelProto]:
 def _layers(
     graphs: tuple[ModelProto, ModelProto], pictures: Callable[..., Feed], precision: str
 ) -> Verdict[LayerReport]:
+    """Compare two graphs layer by layer."""
     from resnet_infer.utils.progress import progress
     from resnet_infer.verification.layers import PICTURES, compare_layers
     from resnet_infer.verification.tolerances import LAYER_LIMITS
@@ -174,6 +175,7 @@ def _layers(
 
 
 def _rows(found: Comparison, feed: Feed) -> list[tuple[str, str]]:
+    """Return the figures of a comparison as names and values."""
     from resnet_infer.verification.comparison import describe_limits
 
     rows = [
@@ -206,6 +208,7 @@ def _rows(found: Comparison, feed: Feed) -> list[tuple[str, str]]:
 
 
 def _layer_table(verdict: Verdict[LayerReport]) -> str:
+    """Format the differences of the layers as a table."""
     report = verdict.measured
     header = ("layer", "operator", "relative delta", "max |delta|", "cosine", "")
     rows = [

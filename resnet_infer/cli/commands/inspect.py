@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 def inspect(model: ModelArgument = None, as_json: Json = False) -> None:
+    """Show the spec of a checkpoint or an artifact. Nothing is run, so no device is needed."""
     from resnet_infer import zoo
     from resnet_infer.runtimes.artifacts import read_spec
     from resnet_infer.runtimes.tensorrt.engine_file import SUFFIX, read_engine

@@ -1,4 +1,4 @@
-"""Ranges of activations, measured on pictures in one pass."""
+"""Measure the ranges of activations on calibration images in one pass, and store them as JSON."""
 
 from __future__ import annotations
 
@@ -29,23 +29,27 @@ with needs("cpu", "INT8 calibration"):
     from resnet_infer.runtimes import ort_session
 
 FORMAT = 1
+"""Version of the calibration file."""
 MEMORY = 256 << 20
-"""Bytes of activations at a time, if a single picture does not need more."""
+"""Bytes of activations per batch, unless a single image needs more."""
 LARGEST_BATCH = 64
+"""Most images per batch."""
 MOST = 3.0e38
-"""Largest value of an activation, which is float32."""
+"""Largest magnitude that a mean in a file may have: activations are float32."""
 
 Ranges = Mapping[str, Mapping[Grid, Mapping[Method, Range]]]
+"""Range of each tensor, for each grid and method."""
 Means = Mapping[str, tuple[float, ...]]
+"""Mean of each channel of each tensor."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The range of every activation that INT8 may touch, on both grids, by every method.
+    """Hold the range of every activation that may be quantised, for every grid and method.
 
-    `pictures` are the names of the pictures that were used, in order, `sha256` is of their names and pixels, and
-    `net_sha256` of the net that was measured. `means` has the mean of each channel of every tensor that a layer with
-    weights reads.
+    `means` holds the mean of each channel of every tensor that is the input of a convolution or fully connected layer.
+    `pictures` are the names of the calibration images, in order. `sha256` is the digest of their names and pixels, and
+    `net_sha256` that of the network (see `net_sha256`).
     """
 
     ranges: Ranges
@@ -55,7 +59,7 @@ class Calibration:
     net_sha256: str
 
     def range(self, tensor: str, grid: Grid, method: Method) -> Range:
-        """Lowest and highest value of a tensor. Raises `ModelError` for one that was not measured."""
+        """Return the lowest and highest value of a tensor. Raises `ModelError` for one that was not measured."""
         try:
             return self.ranges[tensor][grid][method]
         except KeyError as error:
@@ -64,18 +68,21 @@ class Calibration:
             ) from error
 
     def mean(self, tensor: str) -> tuple[float, ...]:
-        """The mean of each channel of a tensor. Raises `ModelError` for one that was not measured."""
+        """Return the mean of each channel of a tensor. Raises `ModelError` for one that was not measured."""
         if tensor not in self.means:
             raise ModelError(f"the calibration has no mean of {tensor}", hint="calibrate again")
         return self.means[tensor]
 
     def require(self, model: ModelProto) -> None:
-        """Raise `ModelError` unless the ranges were measured on this net."""
+        """Raise `ModelError` unless the ranges were measured on this network."""
         if net_sha256(model) != self.net_sha256:
             raise ModelError("the calibration was measured on another net", hint="calibrate again, with this one")
 
     def scaled(self, factor: float, tensors: Collection[str] | None = None) -> Calibration:
-        """A copy in which the ranges of `tensors`, by default of all, are `factor` times as wide."""
+        """Return a copy in which the ranges of `tensors`, by default of all, are multiplied by `factor`.
+
+        Raises `UsageError` for a tensor that was not measured.
+        """
         for name in tensors or ():
             if name not in self.ranges:
                 raise UsageError(f"no range of {name!r} was measured" + did_you_mean(name, self.ranges))
@@ -91,21 +98,21 @@ class Calibration:
         return replace(self, ranges=ranges)
 
     def save(self, path: Path) -> None:
-        """Write as JSON, atomically."""
+        """Write the calibration as JSON, atomically."""
         text = strict_json.dumps({"format": FORMAT, **vars(self)}, ensure_ascii=False, indent=1)
         with atomic_path(path) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Calibration:
-        """Read what `save` wrote. Raises `ModelError` for any other file, and for one of a newer version."""
+        """Read a file that `save` wrote. Raises `ModelError` for any other file, and for one of a newer format."""
         try:
             value = spec_fields.parse(read_text(path))
             number = spec_fields.whole(value["format"], "format", 1, 10**9)
             if number > FORMAT:
                 raise ModelError(
                     f"{path} has format {number}, this version reads up to {FORMAT}",
-                    hint="upgrade with: pip install --upgrade resnet-infer",
+                    hint="upgrade resnet-infer: pip install --upgrade . in a newer checkout",
                 )
             ranges = {
                 str(name): {
@@ -133,11 +140,17 @@ def calibrate(
     batch_size: int | None = None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Calibration:
-    """Run the FP32 net on every picture once and measure its activations.
+    """Run an FP32 network on every image once, and measure its activations.
 
-    `feed` gives names and crops, uint8 (height, width, 3). Memory is bounded whatever the number of pictures;
-    `batch_size` is by default what keeps activations below `MEMORY`. `advance` is told how many pictures were just
-    finished. Raises `DataError` if there are none, `ModelError` if the net cannot be run or has nothing to quantise.
+    `feed` yields names and crops, uint8, (height, width, 3). `batch_size` is the number of images per inference; the
+    default keeps the activations below `MEMORY` bytes. Memory does not grow with the number of images. After each batch
+    `advance` is called with its number of images.
+
+    Raises `DataError` without images, `UsageError` for an image of another dtype or shape, and `ModelError` if the
+    network cannot be run, has no layer that can be quantised, or yields values that are not finite.
+
+    >>> calibration = calibrate(graph, open_feed(Path("imagenet"), spec, count=512).crops())
+    >>> calibration.save(Path("model.calibration.json"))
     """
     meter = _Meter(canonicalise(model))
     pictures: list[str] = []
@@ -145,6 +158,7 @@ def calibrate(
     digest = hashlib.sha256()
 
     def measure() -> None:
+        """Measure the waiting images as one batch."""
         meter.measure(np.stack(waiting))
         advance(len(waiting))
         waiting.clear()
@@ -170,7 +184,10 @@ def calibrate(
 
 
 def net_sha256(model: ModelProto) -> str:
-    """SHA-256 of a graph's nodes and weights. Names, spec and the size of its input do not count."""
+    """Compute the SHA-256 of a graph's nodes and weights.
+
+    The graph's name, its spec and the size of its input do not count.
+    """
     digest = hashlib.sha256()
     for node in model.graph.node:
         digest.update(node.SerializeToString(deterministic=True))
@@ -181,9 +198,10 @@ def net_sha256(model: ModelProto) -> str:
 
 
 class _Meter:
-    """Runs a net and keeps a histogram of each activation that any placement quantises."""
+    """Run a network, and keep a histogram of every activation that the placement of any target quantises."""
 
     def __init__(self, model: ModelProto) -> None:
+        """Make the tensors to measure outputs of `model`, a canonical graph, and load it into ONNX Runtime."""
         net = Net(model)
         origins = (origin for target in get_args(Target) for origin in place(net, target).tensors.values())
         self._histograms = {name: Histogram() for name in dict.fromkeys(origins)}
@@ -193,7 +211,7 @@ class _Meter:
             raise ModelError("the graph has no convolution or fully connected layer that can be quantised")
         self._pictures = 0
         self.batch_size = 1
-        """How many pictures to measure at a time, known after the first."""
+        """Images per batch: one at first, then what fits into `MEMORY`."""
         self._tensors = list(dict.fromkeys([*self._histograms, *self._sums]))
         present = {item.name for item in model.graph.output}
         model.graph.output.extend(
@@ -204,11 +222,11 @@ class _Meter:
         options = ort_session.session_options(silent=True)
         try:
             self._session = ort_session.open_session(model.SerializeToString(), options)
-        except Exception as error:  # ONNX Runtime's exceptions share no base class but this
+        except Exception as error:  # the exceptions of ONNX Runtime share no other base class
             raise ModelError(f"ONNX Runtime cannot load the net ({first_line(error)})") from error
 
     def measure(self, images: Images) -> None:
-        """`images` is uint8 (N, height, width, 3)."""
+        """Add the activations on `images`, uint8, (N, height, width, 3). Raises `ModelError` if one is not finite."""
         try:
             outputs = self._session.run(self._tensors, {INPUT: images})
         except Exception as error:  # as above
@@ -220,7 +238,7 @@ class _Meter:
                     hint="train the network, or set its batch-norm statistics, before exporting it",
                 )
             if name in self._sums:
-                # Of each picture alone, so that the mean does not depend on the size of batches.
+                # The mean is taken per image first, so that the result does not depend on the batch size.
                 axis = self._channel_axes[name] % values.ndim
                 others = tuple(range(1, axis)) + tuple(range(axis + 1, values.ndim))
                 self._sums[name] += values.mean(axis=others).sum(axis=0, dtype=np.float64)
@@ -229,6 +247,7 @@ class _Meter:
         self.batch_size = max(1, min(LARGEST_BATCH, MEMORY // max(1, bytes_each)))
 
     def ranges(self) -> Ranges:
+        """Compute the range of every tensor, for each grid and method."""
         return {
             name: {
                 grid: {method: find_range(histogram, grid, method) for method in get_args(Method)}
@@ -238,16 +257,19 @@ class _Meter:
         }
 
     def means(self) -> Means:
+        """Return the mean of each channel of the inputs of layers with weights."""
         return {name: tuple((total / self._pictures).tolist()) for name, total in self._sums.items()}
 
 
 def _means(value: Any) -> tuple[float, ...]:
+    """Read the channel means of a tensor from a JSON value. Raises `ValueError`."""
     if not isinstance(value, list) or not value:
         raise ValueError(f"{value} is no list of means")
     return tuple(spec_fields.number(item, "a mean", -MOST, MOST) for item in value)
 
 
 def _range(value: Any) -> Range:
+    """Read a range from a JSON value. Raises `ValueError` unless it is finite and includes zero."""
     if not isinstance(value, list) or len(value) != 2:
         raise ValueError(f"{value} is no range")
     low, high = float(value[0]), float(value[1])

@@ -1,6 +1,6 @@
-"""A graph made plain: what is constant is an initializer, batch norm is in its convolution, each node has its name.
+"""Convert a graph to a canonical form: constants are initialisers, batch norm is folded, node names are unique.
 
-The graphs that `models/graph.py` writes are so already; adopted ones may not be.
+The graphs that `models/graph.py` writes have this form already; imported graphs may not.
 """
 
 from __future__ import annotations
@@ -28,18 +28,21 @@ with needs("export", "quantisation"):
     from onnx import ModelProto, NodeProto, helper, numpy_helper, version_converter
 
 PER_CHANNEL_OPSET = 13
-"""The first with a scale per channel."""
+"""First version of the ONNX operators with a scale per channel in QuantizeLinear and DequantizeLinear."""
 
 Array = NDArray[Any]
 
 
 def canonicalise(model: ModelProto) -> ModelProto:
-    """A plain copy that computes the same. Raises `ModelError` for an old graph that cannot be brought up to date."""
+    """Return an equivalent copy in canonical form, with opset 13 or newer.
+
+    Raises `ModelError` for a graph of an older opset that onnx cannot convert.
+    """
     found = opset(model)
     if found < PER_CHANNEL_OPSET:
         try:
             copy = version_converter.convert_version(model, OPSET)
-        except Exception as error:  # a RuntimeError or one of onnx's own
+        except Exception as error:  # a RuntimeError or an exception of onnx
             raise ModelError(
                 f"the graph has opset {found} and cannot be brought to {OPSET} ({first_line(error)})",
                 hint=f"export it again with opset_version={OPSET}",
@@ -59,6 +62,7 @@ def canonicalise(model: ModelProto) -> ModelProto:
 
 
 def _lift_constants(model: ModelProto) -> None:
+    """Replace Constant nodes by initialisers of the same names."""
     graph = model.graph
     kept = []
     for node in graph.node:
@@ -73,7 +77,7 @@ def _lift_constants(model: ModelProto) -> None:
 
 
 def _fold_norms(model: ModelProto) -> None:
-    """Fold each BatchNormalization into the convolution that it alone reads. Computed in float64."""
+    """Fold every BatchNormalization into its convolution, in float64, unless another node reads the convolution too."""
     graph = model.graph
     constants, makers, readers = initializers(graph), producers(graph), consumers(graph)
     outputs = {item.name for item in graph.output}
@@ -100,7 +104,10 @@ def _fold_norms(model: ModelProto) -> None:
 
 
 def _folded(conv: NodeProto, norm: NodeProto, constants: dict[str, Any]) -> tuple[Array, Array]:
+    """Compute the weight and the bias, float32, of a convolution that includes the batch norm after it."""
+
     def value(name: str) -> Array:
+        """Return a constant as float64."""
         return numpy_helper.to_array(constants[name]).astype(np.float64)
 
     weight = value(conv.input[1])

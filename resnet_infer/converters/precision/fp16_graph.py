@@ -1,4 +1,7 @@
-"""Surgery on an ONNX graph in FP32: nodes into half precision, casts between the two, and half precision emulated."""
+"""Rewrite nodes of an FP32 ONNX graph in FP16, with casts between the two, and emulate FP16 in FP32.
+
+Which nodes are converted is decided in `fp16`.
+"""
 
 from __future__ import annotations
 
@@ -19,25 +22,28 @@ with needs("export", "converting a graph to FP16"):
     from resnet_infer.models.onnx_tools import captured, element_types, set_items, subgraphs
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+"""Element types of ONNX: float32 and float16."""
 _SUFFIX: Mapping[int, str] = {FLOAT: "fp32", HALF: "fp16"}
+"""Suffix of the name of a tensor that was cast to the element type."""
 
 
 @dataclass
 class Fp16Form:
-    """The places of a node's inputs and outputs that are float32 now and half precision in its half form."""
+    """Hold the indices of those inputs and outputs of a node that change from float32 to float16."""
 
     inputs: set[int] = field(default_factory=set)
     outputs: set[int] = field(default_factory=set)
 
 
 class Fp16Graph:
-    """The graph of a model: what of it can be in half precision, and the rewriting, in place, of what shall be.
+    """Find the nodes of a graph that have an FP16 form, and rewrite those that are chosen, in place.
 
-    `forms` has an entry for every node, None for one that stays as it is; callers set further ones to None and then
-    call `rewrite`. `weights` are the float32 initializers by name.
+    `forms` holds the FP16 form of every node, None for a node that stays as it is. To keep further nodes in FP32, set
+    their entries to None, then call `rewrite`. `weights` holds the float32 initialisers by name.
     """
 
     def __init__(self, model: ModelProto) -> None:
+        """Find the FP16 form of every node of `model`, which `rewrite` changes."""
         self.graph = model.graph
         self._types = element_types(model)
         self._opsets = {item.domain.removeprefix("ai.onnx"): item.version for item in model.opset_import}
@@ -48,11 +54,15 @@ class Fp16Graph:
         self.forms = [self._form(node) for node in self.graph.node]
 
     def floats(self, names: Iterable[str]) -> list[str]:
-        """Those of the tensors that are float32."""
+        """Return those of the tensors that are float32."""
         return [name for name in names if self._types.get(name) == FLOAT]
 
     def _form(self, node: NodeProto) -> Fp16Form | None:
-        """The node's half form, by the definition of its operator; None if there is none, or it cannot be told."""
+        """Derive the FP16 form of a node from the schema of its operator.
+
+        Returns None if the operator has no FP16 form, or if a type is unknown, a subgraph is involved, or an attribute
+        fixes the type.
+        """
         names = {name for name in (*node.input, *node.output) if name}
         if not names <= self._types.keys() or names & self._captured or any(subgraphs(node)):
             return None
@@ -69,7 +79,7 @@ class Fp16Graph:
             (node.output, schema.outputs, form.outputs),
         ):
             for place, name in enumerate(found):
-                # The last parameter may stand for any number of them.
+                # A variadic last parameter stands for all that remain.
                 kind = formal[min(place, len(formal) - 1)].type_str
                 if self._types.get(name) != FLOAT or kind not in allowed:
                     continue
@@ -79,12 +89,18 @@ class Fp16Graph:
         return form if form.inputs or form.outputs else None
 
     def rewrite(self) -> None:
-        """Write the nodes that have a form in half precision, in the order they have, and the casts it takes."""
+        """Convert the nodes that have an entry in `forms` to FP16, and insert the casts. The node order is kept."""
         _Rewriting(self.graph, self.weights, self._captured).run(self.forms, set(self.floats(self._types)))
 
 
 class _Rewriting:
+    """Collect the new nodes and initialisers of one `Fp16Graph.rewrite`.
+
+    `names` maps a tensor's original name and an element type to its name in that type.
+    """
+
     def __init__(self, graph: GraphProto, weights: dict[str, NDArray[Any]], captured: set[str]) -> None:
+        """Prepare the rewriting. `captured` are the tensors that subgraphs read; their weights stay in float32."""
         self.graph, self.weights = graph, weights
         self.nodes: list[NodeProto] = []
         self.initializers = [tensor for tensor in graph.initializer if tensor.name not in weights]
@@ -94,6 +110,7 @@ class _Rewriting:
             self.read(name, FLOAT)
 
     def run(self, forms: list[Fp16Form | None], floats: set[str]) -> None:
+        """Rewrite the graph's nodes. `floats` are the names of all float32 tensors."""
         for node, form in zip(self.graph.node, forms, strict=True):
             form = form or Fp16Form()
             for place, name in enumerate(node.input):
@@ -112,7 +129,10 @@ class _Rewriting:
         del self.graph.value_info[:]
 
     def read(self, name: str, kind: int) -> str:
-        """The name of the tensor in that type. Where it is first asked for it is cast, or rounded if a weight."""
+        """Return the name of the tensor in the type `kind`.
+
+        The first call for a type adds the conversion: a Cast node, or for a weight a converted initialiser.
+        """
         if (name, kind) not in self.names:
             new = self.name(name, kind)
             if name in self.weights:
@@ -125,18 +145,22 @@ class _Rewriting:
         return self.names[name, kind]
 
     def name(self, name: str, kind: int) -> str:
-        """Its own name for the type that is made first, but an output's stays that of the float32 one."""
+        """Choose the name of the tensor in the type `kind`.
+
+        A tensor keeps its original name in the type in which it first exists, and gets a suffix in the other. A graph
+        output keeps its original name in float32.
+        """
         other = FLOAT if kind == HALF else HALF
         own = kind == FLOAT if name in self.outputs else (name, other) not in self.names
         return name if own or not name else f"{name}.{_SUFFIX[kind]}"
 
 
 def emulate(model: ModelProto) -> ModelProto:
-    """`model`, which is in half precision, as a graph in FP32 that rounds every result to half precision.
+    """Convert an FP16 graph to an FP32 graph that rounds the result of every node to FP16.
 
-    Sums are taken in FP32, as a GPU's matrix units do. It answers on any CPU as `model` does on a GPU. The graph itself
-    does not: where ONNX Runtime has no kernels in half precision, as on x86, it leaves the rounding of activations out,
-    and an overflow is not seen.
+    Sums are accumulated in FP32, as in the matrix units of GPUs, so the emulation on a CPU predicts the logits of
+    `model` on a GPU. Running `model` itself on a CPU does not: where ONNX Runtime has no FP16 kernels, as on x86, it
+    does not round activations to FP16, and an overflow remains unnoticed.
     """
     result = copy.deepcopy(model)
     types = element_types(result)
@@ -163,12 +187,13 @@ def emulate(model: ModelProto) -> ModelProto:
 
 
 def _widen(tensor: TensorProto) -> None:
+    """Convert a float16 tensor to float32, in place."""
     if tensor.data_type == HALF:
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
 
 
 def _declare_half(node: NodeProto) -> None:
-    """Change the attribute that says which type the node puts out."""
+    """Change the attribute that sets the output type of a Cast or ConstantOfShape node to float16."""
     if node.op_type == "Cast":
         next(item for item in node.attribute if item.name == "to").i = HALF
     elif node.op_type == "ConstantOfShape":

@@ -1,4 +1,4 @@
-"""A histogram of a tensor's values that needs no range beforehand."""
+"""Count a tensor's values in a histogram whose range grows with them."""
 
 from __future__ import annotations
 
@@ -8,24 +8,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 SIDE = 4096
-"""Bins on each side of zero. At least half of those of the wider side are in use."""
+"""Bins on each side of zero. The largest magnitude lies in the outer half of them."""
 _SIDE_BITS = 12
+"""Binary logarithm of `SIDE`."""
 _SMALLEST = -100
-"""Exponent of the narrowest range, so that the width of a bin stays a normal float32."""
+"""Least exponent of the range, 2**exponent, with which the width of a bin is a normal float32."""
 _CHUNK = 1 << 18
-"""Values at a time, so that what is computed of them stays in the processor's cache."""
+"""Values per step, few enough for the processor's cache."""
 
 Array = NDArray[Any]
 
 
 class Histogram:
-    """Counts of float32 values in 2 * `SIDE` bins of one `width`, zeros apart, in memory that does not grow.
+    """Count float32 values in 2 * `SIDE` bins of equal width, and zeros apart.
 
-    The width is a power of two: the least with which the bins hold all values. As it doubles, pairs of bins become one.
-    So the result depends on the values alone, not on their order or on how they were divided into calls.
+    `counts` holds the counts of the bins, int64, (2 * SIDE,), and `zeros` the count of zeros. `low` and `high` are the
+    lowest and highest value, and include zero.
+
+    The width of a bin is the smallest power of two with which the bins hold all values. Doubling it merges pairs of
+    bins. The result therefore depends on the values alone, not on their order or their division into calls.
     """
 
     def __init__(self) -> None:
+        """Make an empty histogram."""
         self.counts: NDArray[np.int64] = np.zeros(2 * SIDE, np.int64)
         self.zeros = 0
         self.low = self.high = 0.0
@@ -33,11 +38,15 @@ class Histogram:
 
     @property
     def width(self) -> float:
-        """Of a bin. Bin SIDE + i holds what is from i to below i + 1 widths, bin SIDE - 1 - i the same of negatives."""
+        """Width of a bin.
+
+        Bin SIDE + i counts positive values from i to below i + 1 widths, and bin SIDE - 1 - i negative values of the
+        same magnitudes.
+        """
         return 2.0 ** ((0 if self._exponent is None else self._exponent) - _SIDE_BITS)
 
     def add(self, values: Array) -> bool:
-        """Count `values`, float32 of any shape. False, and nothing is counted, if one is not finite."""
+        """Count `values`, float32 of any shape. Returns False, and counts nothing, if one is not finite."""
         if not values.size:
             return True
         values = values.reshape(-1)
@@ -60,6 +69,7 @@ class Histogram:
         return True
 
     def _grow(self, exponent: int) -> None:
+        """Widen the range to magnitudes below 2**exponent."""
         if self._exponent is None:
             self._exponent = exponent
         while self._exponent < exponent:
@@ -70,9 +80,10 @@ class Histogram:
 
     @property
     def total(self) -> int:
+        """Number of all values, zeros included."""
         return int(self.counts.sum()) + self.zeros
 
     def magnitudes(self) -> NDArray[np.int64]:
-        """Counts of the absolute values that are not zero, (SIDE,)."""
+        """Return the counts of the magnitudes without zeros, int64, (SIDE,)."""
         merged: NDArray[np.int64] = self.counts[SIDE:] + self.counts[:SIDE][::-1]
         return merged

@@ -1,4 +1,4 @@
-"""From a proven FP32 graph to a lower precision, guarded."""
+"""Lower an FP32 graph to FP16 or INT8, and check what that costs against a gate."""
 
 from __future__ import annotations
 
@@ -31,13 +31,18 @@ with needs("export", "lowering the precision of a graph"):
     from onnx import ModelProto
 
 HALF_PICTURES = 8
-"""Pictures on which the ranges of FP16 are looked at."""
+"""Images on which the largest activations are measured for FP16."""
 BATCH = 32
+"""Images per inference of the comparison."""
 
 
 @dataclass(frozen=True)
 class Lowered:
-    """A graph in a lower precision and what that costs. `float_layers` stayed in float, each with the reason."""
+    """Hold a graph in a lower precision, and what that costs.
+
+    `verdict` judges the cost by `gate`. `float_layers` maps the layers that stay in FP32 to the reason. `layer_costs`
+    are the costs of single layers, highest first, empty if they were not needed.
+    """
 
     model: ModelProto
     verdict: Verdict[Cost]
@@ -47,10 +52,11 @@ class Lowered:
 
     @property
     def spec(self) -> ModelSpec:
-        """As the graph carries it."""
+        """Spec that the graph carries."""
         return get_spec(self.model)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the cost, the gate, the float layers and the costs of layers as JSON values."""
         return {
             "cost": self.verdict.to_json(),
             "gate": self.gate.to_json("error", "agreement", "max_drop"),
@@ -60,15 +66,18 @@ class Lowered:
 
 
 def logits_of(model: ModelProto, feed: Feed) -> Logits:
-    """The logits of a graph on all pictures of the feed, by ONNX Runtime on the CPU."""
+    """Run a graph on all images of the feed, by ONNX Runtime on the CPU. Returns logits, float32, (N, classes)."""
     with OnnxRuntime(model.SerializeToString(), device="cpu") as runtime:
         return np.concatenate([runtime(batch) for batch in feed.batches(BATCH)])
 
 
 def lower_to_fp16(graph: ModelProto, feed: Feed, gate: Tolerance) -> Lowered:
-    """`graph` in half precision. Raises `ParityError` if that costs more than the gate allows on `feed`."""
+    """Convert an FP32 graph to FP16.
+
+    Raises `ParityError` if that costs more on the images of `feed` than `gate` allows, and as `to_fp16`.
+    """
     half = to_fp16(graph, images=next(feed.batches(HALF_PICTURES)))
-    # ONNX Runtime computes FP16 in FP32 on a CPU; made explicit, the rounding of every result is there all the same.
+    # On most CPUs ONNX Runtime computes FP16 nodes in FP32. The emulated graph rounds every result to FP16.
     cost = measure(logits_of(graph, feed), logits_of(emulate(half.model), feed), feed.labels)
     verdict = judge(cost, gate)
     require(verdict, gate, "FP16")
@@ -86,17 +95,21 @@ def lower_to_int8(
     weight_bits: int | None = None,
     float_layers: Collection[str] = (),
 ) -> Lowered:
-    """`graph` in INT8 for `target`, with `float_layers` left in float from the start.
+    """Quantise an FP32 graph to INT8 for `target`, with the nodes `float_layers` left in float.
 
-    `weight_bits` are 8, or 7 for a CPU that needs it, by default as this one does.
-    If it misses the gate on `feed`, the layers that cost most are looked for, and the fewest of them that must be are
-    left in float too. Raises `ParityError` naming them if that does not help.
+    `method` chooses how ranges follow from the calibration (see `find_range`). `weight_bits` is 8 or 7; the default is
+    what this machine's processor needs for the target "cpu" (see `cpu_weight_bits`), and 8 for "tensorrt".
+
+    If the cost on the images of `feed` exceeds `gate`, the cost of every layer alone is measured, and the fewest
+    layers, in the order of their cost, that make the graph pass stay in float too. Raises `ParityError` naming the most
+    costly layers if that does not suffice, and as `quantize`.
     """
     asked = tuple(float_layers)
     bits = weight_bits or (cpu_weight_bits() if target == "cpu" else 8)
     reference = logits_of(graph, feed)
 
     def build(others: Collection[str]) -> ModelProto:
+        """Quantise the graph with the layers `others` left in float too."""
         return quantize(
             graph,
             calibration,
@@ -107,6 +120,7 @@ def lower_to_int8(
         )
 
     def judged(model: ModelProto) -> Verdict[Cost]:
+        """Judge the cost of a quantised graph."""
         return judge(measure(reference, logits_of(model, feed), feed.labels), gate)
 
     model = build(())

@@ -1,10 +1,13 @@
-"""Where a graph is quantised: which tensors become integers, and whose range each of them has.
+"""Choose the tensors of a graph that are quantised, and the tensor from which each of them takes its range.
 
-For ONNX Runtime's CPU provider everything between the first convolution and the logits is integer, so that its
-optimiser makes one integer operator of every node: each convolution, residual addition and pool has integers before
-and behind it. TensorRT fuses convolution, addition and ReLU itself, and only if nothing stands between them: what goes
-into a layer is quantised, and of a residual addition only the shortcut (TensorRT developer guide, "Q/DQ placement
-recommendations"). For both, nothing stands between a layer and the ReLU that follows it.
+For ONNX Runtime's CPU provider, all tensors between the first convolution and the logits are quantised. Every
+convolution, residual addition and pool then has quantised inputs and outputs, and the optimiser fuses it with its Q/DQ
+nodes into one integer operator.
+
+TensorRT fuses convolution, addition and ReLU only if no Q/DQ nodes are between them. Only the inputs of layers are
+quantised, and of a residual addition only the shortcut (TensorRT developer guide, "Q/DQ placement recommendations").
+
+For both targets, no Q/DQ nodes are between a layer and the activation that follows it.
 """
 
 from __future__ import annotations
@@ -31,17 +34,20 @@ with needs("export", "quantisation"):
     )
 
 Target = Literal["cpu", "tensorrt"]
+"""Runtime that an INT8 graph is made for: ONNX Runtime's CPU provider, or TensorRT."""
 ACTIVATIONS = ("Relu", "Clip")
-"""What is computed together with the layer in front of it."""
+"""Operators that a runtime fuses with the layer before them."""
 POOLS = ("GlobalAveragePool", "AveragePool")
+"""Pooling operators that compute new values."""
 CARRIERS = ("MaxPool", "Flatten", "Reshape", "Slice", "Pad", "Transpose", "Squeeze", "Unsqueeze", "Identity")
-"""What only moves values, so that its output has the grid of its first input."""
+"""Operators that only move or select values. Their output has the scale and zero point of their first input."""
 
 
 class Net:
-    """A graph with what is looked up in it all the time."""
+    """Index the nodes and tensors of a graph in canonical form (see `canonicalise`)."""
 
     def __init__(self, model: ModelProto) -> None:
+        """Index the graph of `model`, and count the layers before each tensor."""
         graph = model.graph
         self.nodes = list(graph.node)
         self.constants, self.producers, self.consumers = initializers(graph), producers(graph), consumers(graph)
@@ -54,12 +60,15 @@ class Net:
             self._depths.update(dict.fromkeys(node.output, depth))
 
     def constant(self, node: NodeProto, index: int) -> NDArray[Any] | None:
-        """The value of an input, None if it is not there or not constant."""
+        """Return the value of an input of the node, None if it is missing or not constant."""
         name = node.input[index] if index < len(node.input) else ""
         return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
 
     def is_weighted(self, node: NodeProto) -> bool:
-        """Whether it is a convolution or fully connected layer of the kind that can be quantised."""
+        """Return whether the node is a convolution or fully connected layer that can be quantised.
+
+        Weights and bias must be constant, the weights float32, and a Gemm must not scale or transpose its input.
+        """
         if node.op_type not in ("Conv", "Gemm", "MatMul") or node.input[1] not in self.constants:
             return False
         weight = self.constants[node.input[1]]
@@ -73,19 +82,19 @@ class Net:
         return len(weight.dims) == 2 and plain
 
     def weighted(self) -> list[NodeProto]:
-        """The nodes that `is_weighted` is true of, in order."""
+        """Return the nodes for which `is_weighted` is true, in graph order."""
         return [node for node in self.nodes if self.is_weighted(node)]
 
     def is_residual(self, node: NodeProto) -> bool:
-        """Whether it adds two branches of the network."""
+        """Return whether the node adds two branches of the network, rather than a constant."""
         return node.op_type == "Add" and all(name in self._floats for name in node.input)
 
     def layers(self) -> list[str]:
-        """The names of the nodes that can be quantised or left in float, in order."""
+        """Return the names of the nodes that can be quantised or left in float, in graph order."""
         return [node.name for node in self.nodes if self.is_weighted(node) or self.is_residual(node)]
 
     def end(self, node: NodeProto) -> str:
-        """The output of the node, or of the activation that alone reads it."""
+        """Return the output of the activation that is the node's only reader, else the node's own output."""
         output: str = node.output[0]
         readers = self.consumers.get(output, [])
         if len(readers) == 1 and readers[0].op_type in ACTIVATIONS and output not in self.outputs:
@@ -93,7 +102,7 @@ class Net:
         return output
 
     def carries(self, node: NodeProto) -> bool:
-        """Whether each value of its output is one of its input's values, or zero."""
+        """Return whether every output value of the node is one of its input's values, or zero."""
         if node.op_type == "Pad":
             mode = attribute(node, "mode", b"constant")
             value = self.constant(node, 2)
@@ -102,7 +111,7 @@ class Net:
         return node.op_type in CARRIERS and len(node.output) == 1
 
     def origin(self, tensor: str) -> str:
-        """The tensor that the values of `tensor` were computed in."""
+        """Return the tensor in which the values of `tensor` were computed, before operators that only move them."""
         node = self.producers.get(tensor)
         while node is not None and self.carries(node):
             tensor = node.input[0]
@@ -110,9 +119,10 @@ class Net:
         return tensor
 
     def shortcut(self, node: NodeProto) -> str | None:
-        """The input of a residual addition that is not its main branch; None if no branch ends in a convolution.
+        """Return the shortcut input of a residual addition, None if no input can be the main branch.
 
-        The main branch ends in a convolution that nothing else reads; of two, the one with more layers before it.
+        The main branch is the output of a convolution or fully connected layer that has no other reader. If both
+        inputs are, it is the one with more layers before it.
         """
         mains = [
             name
@@ -130,16 +140,23 @@ class Net:
 
 @dataclass(frozen=True)
 class Placement:
-    """What is quantised: `tensors`, each with the tensor whose range it has, and the weights of `layers`."""
+    """Hold what is quantised.
+
+    `tensors` maps every quantised activation to the tensor that gives its range. `layers` are the names of the
+    quantised layers, whose weights become integers.
+    """
 
     tensors: Mapping[str, str]
     layers: frozenset[str]
 
 
 def place(net: Net, target: Target, float_nodes: Collection[str] = ()) -> Placement:
-    """The placement for `target`, with the named layers left in float.
+    """Choose what is quantised for `target`, with the layers named in `float_nodes` left in float.
 
     Raises `UsageError` for a name that is no layer's.
+
+    >>> sorted(place(Net(canonicalise(model)), "tensorrt").layers)[:2]
+    ['conv1', 'fc']
     """
     known = net.layers()
     for name in float_nodes:
@@ -149,12 +166,12 @@ def place(net: Net, target: Target, float_nodes: Collection[str] = ()) -> Placem
                 hint="layers are the names of convolutions, fully connected layers and additions",
             )
     layers = frozenset(known) - frozenset(float_nodes)
-    chosen = (_everything if target == "cpu" else _inputs)(net, layers)
+    chosen = (_cpu_tensors if target == "cpu" else _tensorrt_tensors)(net, layers)
     return Placement({name: net.origin(name) for name in chosen if net.consumers.get(name)}, layers)
 
 
-def _inputs(net: Net, layers: frozenset[str]) -> dict[str, None]:
-    """For TensorRT: what goes into a layer, and into an addition by its shortcut. As a dict, which is in order."""
+def _tensorrt_tensors(net: Net, layers: frozenset[str]) -> dict[str, None]:
+    """Choose the tensors for TensorRT: inputs of layers, and shortcuts of additions. The dict is an ordered set."""
     chosen: dict[str, None] = {}
     for node in net.nodes:
         if node.name in layers:
@@ -164,14 +181,17 @@ def _inputs(net: Net, layers: frozenset[str]) -> dict[str, None]:
     return chosen
 
 
-def _everything(net: Net, layers: frozenset[str]) -> dict[str, None]:
-    """For the CPU: what goes into a layer and what comes out of it, and what pools and carriers make of that."""
+def _cpu_tensors(net: Net, layers: frozenset[str]) -> dict[str, None]:
+    """Choose the tensors for the CPU: inputs and outputs of layers, and what pools and carriers compute from them.
+
+    The dict is an ordered set. The outputs of fully connected layers and of the graph are not quantised.
+    """
     chosen: dict[str, None] = {}
     for node in net.nodes:
         if node.name in layers:
             adds = node.op_type == "Add"
             chosen.update(dict.fromkeys(node.input if adds else node.input[:1]))
-            # A fully connected layer can put out floats, and the logits need no rounding.
+            # ONNX Runtime's fully connected layer can return floats, and the logits are better not rounded.
             if adds or node.op_type == "Conv":
                 chosen[net.end(node)] = None
         elif node.input and node.input[0] in chosen and (net.carries(node) or node.op_type in POOLS):

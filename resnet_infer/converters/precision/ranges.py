@@ -1,4 +1,4 @@
-"""From the histogram of a tensor to the range that its integers shall cover."""
+"""Choose the range that a tensor's integers cover, from the histogram of its values."""
 
 from __future__ import annotations
 
@@ -10,25 +10,32 @@ from numpy.typing import NDArray
 from resnet_infer.converters.precision.histogram import SIDE, Histogram
 
 Grid = Literal["unsigned", "symmetric"]
-"""uint8 with a zero point, zero being one of its values; or int8 around zero."""
+"""Kind of quantisation: "unsigned" is uint8 with a zero point, "symmetric" is int8 with zero point 0."""
 Method = Literal["mse", "minmax", "entropy", "percentile"]
+"""Method that chooses the range; see `find_range`."""
 Range = tuple[float, float]
+"""Lowest and highest value that the integers cover. Zero is between them."""
 
 PERCENTILE = 99.999
+"""Percentage of the values that the method "percentile" does not clip."""
 SHRINKS = np.geomspace(1.0, 0.02, 160)
-"""The parts of the full range that `mse` and `entropy` try."""
+"""Fractions of the full range that "mse" tries; "entropy" tries every second of them."""
 TINY = 1e-20
-"""The least step of a grid. Smaller values are as good as zero, and products of two steps must be normal floats."""
+"""Smallest scale. Smaller values count as zero, and the product of two scales remains a normal float32."""
 
 Array = NDArray[Any]
 
 
 def find_range(histogram: Histogram, grid: Grid, method: Method) -> Range:
-    """The lowest and highest value to be told apart; what lies outside is clipped. Zero is always inside.
+    """Choose the lowest and highest value that the integers cover. Values outside are clipped; zero is inside.
 
-    `minmax` clips nothing; `percentile` what is beyond `PERCENTILE` percent; `mse` minimises the mean squared error of
-    quantised values; `entropy` the Kullback-Leibler divergence of their distribution (Migacz, "8-bit inference with
-    TensorRT", GTC 2017). On the symmetric grid the range is (-a, a).
+    - "minmax" clips nothing.
+    - "percentile" keeps `PERCENTILE` percent of the values.
+    - "mse" minimises the mean squared error of the quantised values.
+    - "entropy" minimises the Kullback-Leibler divergence between the distributions of the values before and after
+      quantisation (Migacz, "8-bit inference with TensorRT", GTC 2017).
+
+    On the symmetric grid the range is (-a, a).
     """
     low, high = histogram.low, histogram.high
     if low == high:
@@ -44,7 +51,11 @@ def find_range(histogram: Histogram, grid: Grid, method: Method) -> Range:
 
 
 def grid_parameters(limits: Range, grid: Grid) -> tuple[np.float32, int]:
-    """Scale and zero point of the grid that covers the range."""
+    """Compute the scale, float32, and the zero point of a range: value = scale * (integer - zero point).
+
+    >>> grid_parameters((0.0, 255.0), "unsigned")
+    (np.float32(1.0), 0)
+    """
     low, high = limits
     step = max(-low, high) / 127 if grid == "symmetric" else (high - low) / 255
     scale = np.float32(step if step > TINY else 1.0)
@@ -52,12 +63,13 @@ def grid_parameters(limits: Range, grid: Grid) -> tuple[np.float32, int]:
 
 
 def _symmetric(low: float, high: float) -> Range:
+    """Widen a range to one that is symmetric about zero."""
     limit = max(-low, high)
     return -limit, limit
 
 
 def _percentile(histogram: Histogram) -> Range:
-    """The same share of all values is left out at both ends together."""
+    """Clip the share of the values beyond `PERCENTILE`: half of it at each end, or all at the only end."""
     counts = histogram.counts.copy()
     counts[SIDE] += histogram.zeros
     left_out = histogram.total * (1 - PERCENTILE / 100)
@@ -72,9 +84,13 @@ def _percentile(histogram: Histogram) -> Range:
 
 
 class _Moments:
-    """Count, sum and sum of squares of the values up to any point; within a bin they are taken as even."""
+    """Compute the count, sum and sum of squares of all values below any point.
+
+    The values in a bin are assumed to be uniformly distributed.
+    """
 
     def __init__(self, histogram: Histogram) -> None:
+        """Accumulate the three moments over the bins of a histogram."""
         self._width = histogram.width
         self._edges = np.arange(-SIDE, SIDE + 1) * self._width
         self._density = histogram.counts / self._width
@@ -82,7 +98,10 @@ class _Moments:
         self._sums = np.concatenate([np.zeros((3, 1)), sums], axis=1)
 
     def below(self, points: Array) -> Array:
-        """The three of the values below each of `points`, (3, *points.shape). Zeros themselves do not count."""
+        """Return count, sum and sum of squares of the values below each of `points`, (3, *points.shape).
+
+        Values equal to zero do not count: their quantisation error is zero.
+        """
         points = np.clip(points, self._edges[0], self._edges[-1])
         bins = np.minimum((points / self._width).astype(np.int64) + SIDE, 2 * SIDE - 1)
         bins -= points < self._edges[bins]
@@ -91,7 +110,7 @@ class _Moments:
         return result
 
     def errors(self, lows: Array, highs: Array, grid: Grid) -> Array:
-        """The summed squared error of all values when they are quantised, for each of the ranges given."""
+        """Return the summed squared quantisation error of all values, (N,), for N ranges from `lows` to `highs`."""
         if grid == "symmetric":
             first, scales = np.full(len(lows), -128.0), highs / 127
         else:
@@ -106,17 +125,19 @@ class _Moments:
 
 
 def _integrals(points: Array) -> Array:
+    """Return the integrals of 1, x and x**2 from zero to each of `points`, (3, *points.shape)."""
     return np.stack([points, points**2 / 2, points**3 / 3])
 
 
 def _least_squares(histogram: Histogram, grid: Grid) -> Range:
-    """Both ends are shrunk together, then each alone."""
+    """Find the range of least squared error: shrink both ends together, then each alone."""
     moments = _Moments(histogram)
     low, high = histogram.low, histogram.high
     if grid == "symmetric":
         low, high = _symmetric(low, high)
 
     def best(lows: Array, highs: Array) -> Range:
+        """Return the range of least error among those from `lows` to `highs`."""
         lows, highs = np.broadcast_arrays(lows, highs)
         place = int(moments.errors(lows, highs, grid).argmin())
         return float(lows[place]), float(highs[place])
@@ -129,7 +150,10 @@ def _least_squares(histogram: Histogram, grid: Grid) -> Range:
 
 
 def _entropy(histogram: Histogram, levels: int) -> float:
-    """The limit of absolute values. As in the source, what is clipped is counted with the last bin that is kept."""
+    """Find the largest magnitude to keep, for a quantisation of magnitudes to `levels` levels.
+
+    As in the paper that `find_range` cites, clipped values are counted in the last bin that is kept.
+    """
     counts = histogram.magnitudes().astype(np.float64)
     used = int(np.flatnonzero(counts)[-1]) + 1
     best = (np.inf, used)
@@ -148,7 +172,10 @@ def _entropy(histogram: Histogram, levels: int) -> float:
 
 
 def _divergence(reference: Array, other: Array) -> float:
-    """Kullback-Leibler, of two histograms; where the other is empty, it has a ten-thousandth of a mean bin."""
+    """Compute the Kullback-Leibler divergence of two histograms, from `reference` to `other`.
+
+    An empty bin of `other` counts as a ten-thousandth of its mean bin, so that the divergence is finite.
+    """
     p = reference / reference.sum()
     q = np.where(other > 0, other, 1e-4 * other.mean())
     q = q / q.sum()

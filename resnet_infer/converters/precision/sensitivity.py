@@ -1,4 +1,4 @@
-"""Which layers INT8 costs most, and the fewest of them that must stay in float."""
+"""Measure which layers lose most by INT8, and find the fewest that must stay in float."""
 
 from __future__ import annotations
 
@@ -10,27 +10,31 @@ from resnet_infer.runtimes.base import Logits
 from resnet_infer.verification.metrics import measure
 
 LARGEST_SHARE = 0.25
-"""With more of its layers than this in float a network is no INT8 network any more."""
+"""Largest share of the layers that may stay in float. With more of them it hardly counts as INT8."""
 
 Quantized = Callable[[Collection[str]], Logits]
-"""The logits of the network on the pictures of the comparison, with the named layers left in float."""
+"""Function from the names of layers left in float to the quantised network's logits, (N, classes), on all images."""
 
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What one layer costs when it alone is INT8: the `Cost.error` of that network."""
+    """Hold the `Cost.error` of the network in which this layer alone is INT8."""
 
     layer: str
     cost: float
 
     def to_json(self) -> dict[str, Any]:
+        """Return the layer and its cost as JSON values."""
         return dict(vars(self))
 
 
 def layer_costs(
     layers: Sequence[str], reference: Logits, quantized: Quantized, advance: Callable[[int], None] = lambda count: None
 ) -> list[LayerCost]:
-    """The cost of every layer, dearest first. `reference` are the logits (N, classes) of the network in float."""
+    """Measure the cost of every layer in INT8 alone, and return the costs, highest first.
+
+    `reference` holds the FP32 logits, (N, classes). After each layer `advance` is called with 1.
+    """
     costs = []
     for layer in layers:
         logits = quantized([other for other in layers if other != layer])
@@ -40,9 +44,11 @@ def layer_costs(
 
 
 def fewest_float_layers(costs: Sequence[LayerCost], passes: Callable[[Collection[str]], bool]) -> list[str] | None:
-    """The shortest head of `costs` that, left in float, makes the network pass; None if none is short enough.
+    """Return the fewest layers that must stay in float for the network to pass, None if they exceed `LARGEST_SHARE`.
 
-    `passes` is asked a logarithmic number of times: it is taken to hold from some length on.
+    The layers are taken in the order of `costs`. `passes` is called with the layers left in float. If it passes with
+    some number of them, it is assumed to pass with more, so an exponential and a binary search find the least number
+    with a logarithmic number of calls.
     """
     names = [item.layer for item in costs]
     most = int(len(names) * LARGEST_SHARE)

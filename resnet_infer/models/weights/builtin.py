@@ -47,5 +47,5 @@ def _damaged(path: Path, reason: str) -> ModelError:
     """Return the error for a damaged file."""
     return ModelError(
         f"the built-in model {path} is damaged ({reason})",
-        hint="install the package again: pip install --force-reinstall --no-deps resnet-infer",
+        hint="install the package again: pip install --force-reinstall --no-deps . in a checkout",
     )

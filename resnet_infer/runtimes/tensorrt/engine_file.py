@@ -26,7 +26,7 @@ SUFFIX = ".engine"
 FORMAT = 1
 """Version of the sidecar's format."""
 AMPERE = (8, 0)
-"""The least compute capability of a hardware-compatible engine, TensorRT's level AMPERE_PLUS."""
+"""Smallest compute capability that runs a hardware-compatible engine (`HardwareCompatibilityLevel.AMPERE_PLUS`)."""
 
 
 def sidecar_path(engine: Path) -> Path:
@@ -79,7 +79,7 @@ class EngineInfo:
             if spec_fields.whole(value["format"], "format", 1, 10**9) > FORMAT:
                 raise ModelError(
                     f"{path} has format {value['format']}, this version reads up to {FORMAT}",
-                    hint="upgrade with: pip install --upgrade resnet-infer",
+                    hint="upgrade resnet-infer: pip install --upgrade . in a newer checkout",
                 )
             known: dict[str, Any] = {item.name: value[item.name] for item in fields(cls)}
             known["spec"] = ModelSpec.loads(strict_json.dumps(known["spec"]), str(path))
@@ -156,7 +156,10 @@ def read_info(path: Path) -> EngineInfo:
 
 
 def read_engine(path: Path) -> tuple[bytes, EngineInfo]:
-    """An engine's bytes and its sidecar. Raises `ModelError` if one is missing, damaged or not the other's."""
+    """Read an engine's bytes and its sidecar.
+
+    Raises `ModelError` if one is missing or damaged, or if they do not belong together.
+    """
     info = read_info(path)
     content = read_bytes(path)
     if hashlib.sha256(content).hexdigest() != info.engine_sha256:

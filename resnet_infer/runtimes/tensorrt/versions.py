@@ -1,13 +1,17 @@
-"""TensorRT's versions, and whose engines each runs; imports nothing, so that `resnet-infer env` can ask it."""
+"""Compare versions of TensorRT. This module imports nothing, so that `resnet-infer env` can use it."""
 
 from __future__ import annotations
 
 _NEWER = {(8, 10), (10, 11)}
-"""Major versions of TensorRT whose version-compatible engines the other runs, besides its own."""
+"""Pairs (older, newer) of major versions of TensorRT: the newer runs version-compatible engines of the older."""
 
 
 def version_numbers(version: str) -> tuple[int, ...]:
-    """TensorRT's version as numbers: "10.16.1.11" is (10, 16, 1, 11)."""
+    """Split a version of TensorRT into numbers.
+
+    >>> version_numbers("10.16.1.11")
+    (10, 16, 1, 11)
+    """
     numbers = []
     for part in version.split("."):
         if not part.isdecimal():
