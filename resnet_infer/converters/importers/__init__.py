@@ -1,0 +1,1 @@
+"""Import weights and ONNX graphs of other programs, with their preprocessing and class names."""

@@ -1,4 +1,4 @@
-"""What the user says about a foreign model's input, and what has to be assumed."""
+"""Hold the user's options for an imported model's input, and combine them with default values."""
 
 from __future__ import annotations
 
@@ -12,15 +12,23 @@ from resnet_infer.errors import UsageError
 from resnet_infer.models.spec import InputSpec, Interpolation
 
 Channels = Literal["rgb", "bgr"]
+"""Order of the colour channels."""
 
 
 @dataclass(frozen=True)
 class InputOptions:
-    """The fields of an `InputSpec`, None where nothing was said.
+    """Hold the options that describe the preprocessing of an imported model, None where the user gave none.
 
-    `mean` and `std` hold one number or one per channel, for pictures whose full range is `scale` (1 or 255).
-    `channels` is the order in which the network takes the channels, which is also that of `mean` and `std`. Pictures
-    and an `InputSpec` are always RGB: whoever imports a BGR network turns its input round.
+    - `resize`, `crop`: shorter side after resizing, and side of the central square, in pixels.
+    - `mean`, `std`: one number, or one per channel, in units in which the largest pixel value is `scale` (1 or 255).
+    - `interpolation`, `exif`: as in `InputSpec`.
+    - `channels`: order of the network's input channels, of `mean` and of `std`; None is RGB. Images and `InputSpec` are
+      always RGB, so the importer of a BGR network must reverse the channels of its input.
+
+    Raises `UsageError` if only one of mean and standard deviation is given, or if they do not suit `scale`.
+
+    >>> InputOptions(mean=(104, 117, 124), std=(1,), scale=255, channels="bgr").given["mean"] * 255
+    array([124., 117., 104.])
     """
 
     resize: int | None = None
@@ -46,12 +54,12 @@ class InputOptions:
 
     @property
     def reversed(self) -> bool:
-        """Whether the network takes BGR."""
+        """Tell whether the network takes BGR."""
         return self.channels == "bgr"
 
     @property
     def given(self) -> dict[str, Any]:
-        """The fields that were said, in an `InputSpec`'s units and order of channels."""
+        """Return the given fields of an `InputSpec` by name, with mean and standard deviation in its units, as RGB."""
         values: dict[str, Any] = {
             "resize": self.resize,
             "crop": self.crop,
@@ -63,10 +71,11 @@ class InputOptions:
         return {name: value for name, value in values.items() if value is not None}
 
     def over(self, assumed: InputSpec) -> InputSpec:
-        """`assumed`, with what was said in place of it. Raises `UsageError` if the outcome makes no sense."""
+        """Return `assumed` with the given fields replaced. Raises `UsageError` if the values do not fit together."""
         return replace(assumed, **self.given)
 
     def _per_channel(self, values: Sequence[float] | None) -> Any:
+        """Convert `values` to float64 (3,) in units of the full range, as RGB. None stays None."""
         if values is None:
             return None
         numbers = np.array(values, np.float64) / self.scale
@@ -76,7 +85,7 @@ class InputOptions:
 
 
 def describe(spec: InputSpec, fields: Sequence[str]) -> str:
-    """Some fields of `spec` as text, e.g. `resize 256, mean 0.485,0.456,0.406`."""
+    """Return the named fields of `spec` as text, e.g. `resize 256, mean 0.485,0.456,0.406`."""
     texts = []
     for name in fields:
         value = getattr(spec, name)

@@ -1,4 +1,4 @@
-"""Class names out of the files that people keep them in."""
+"""Read class names from text, CSV and JSON files."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ FORMS = (
     "one name per line; CSV or TSV with the columns index,id,name or index,name; a JSON list of names; or JSON like "
     '{"0": "name"} or {"0": ["id", "name"]}'
 )
+"""Accepted forms of a file with class names, as text for messages."""
 
 
 def require_classes(source: str, count: int) -> None:
-    """Raise `ModelError` for a classifier with `count` outputs that cannot choose between classes."""
+    """Raise `ModelError` if the classifier `source` has fewer than two outputs, so that it cannot choose a class."""
     if count < 2:
         raise ModelError(
             f"{source} has one output: it says yes or no by a sigmoid, and does not choose between classes; "
@@ -31,7 +32,10 @@ def require_classes(source: str, count: int) -> None:
 
 @dataclass(frozen=True)
 class Labels:
-    """Class names in the order of the logits; `ids` (WordNet ids) where the file has them."""
+    """Hold class names in the order of the logits.
+
+    `ids` are the WordNet ids, such as `n01440764`, or None if the file `source` does not give one for every class.
+    """
 
     names: tuple[str, ...]
     ids: tuple[str, ...] | None
@@ -47,9 +51,15 @@ class Labels:
 
 
 def read_labels(path: Path) -> Labels:
-    """Class names from a text file in one of `FORMS`; the form is told by the content.
+    """Read class names from a UTF-8 file, with or without a byte order mark, in one of the `FORMS`.
 
-    Raises `DataError` if the file cannot be read, is of no such form, or leaves a class without a name.
+    The content decides the form, not the suffix. Raises `DataError` if the file cannot be read, has another form, or
+    leaves a class without a name.
+
+    With the lines `index,id,name`, `1,n01443537,goldfish` and `0,n01440764,tench` in `names.csv`:
+
+    >>> read_labels(Path("names.csv")).names
+    ('tench', 'goldfish')
     """
     try:
         text = read_text(path, "utf-8-sig")
@@ -67,15 +77,19 @@ def read_labels(path: Path) -> Labels:
 
 
 _Row = tuple[str | None, str]
-"""Id and name of a class."""
+"""Id, if there is one, and name of a class."""
 
 
 def _lines(text: str) -> list[_Row]:
+    """Read one name from each line."""
     return [(None, line.strip()) for line in text.strip().splitlines()]
 
 
 def _table(text: str) -> list[_Row] | None:
-    """The rows of a table by its index; None for a text that is no such table."""
+    """Read a CSV or TSV table and sort its rows by index. Return None if the text is no such table.
+
+    Raises `ValueError` if the indices are not 0, 1, 2, ..., each once.
+    """
     lines = [line for line in text.splitlines() if line.strip()]
     rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter="\t" if "\t" in text else ",")]
     if rows and rows[0][0].lower() == "index":
@@ -86,18 +100,23 @@ def _table(text: str) -> list[_Row] | None:
 
 
 def _distinct(rows: list[list[str]]) -> list[list[str]]:
+    """Return `rows` unchanged. Raises `ValueError` if two have the same index."""
     if len({int(row[0]) for row in rows}) < len(rows):
         raise ValueError("an index occurs twice")
     return rows
 
 
 def _json(text: str) -> list[_Row]:
+    """Read a JSON list, or a JSON object whose keys are the indices."""
     value = json.loads(text)
     return _ordered(value if isinstance(value, dict) else {str(index): item for index, item in enumerate(value)})
 
 
 def _ordered(entries: Mapping[str, Any]) -> list[_Row]:
-    """Names, or [id, name] or [name], by index: every index from 0 on must be there."""
+    """Sort entries by index. An entry is a name, `[name]` or `[id, name]`.
+
+    Raises `ValueError` if the indices are not 0, 1, 2, ..., or if an entry has another form.
+    """
     by_index = {int(index): item for index, item in entries.items()}
     if set(by_index) != set(range(len(entries))):
         raise ValueError(f"the indices are not 0 to {len(entries) - 1}")

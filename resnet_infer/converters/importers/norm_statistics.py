@@ -1,8 +1,10 @@
-"""Compare a network's batch norm statistics with those of real pictures, layer by layer.
+"""Compare the statistics stored in a network's batch norms with those of real images, layer by layer.
 
-Training leaves in every batch norm the mean and variance of what came in. Run as the network it was trained as, on
-pictures of the same kind, a network meets them again; run as another one, it does not from the first layer that is
-computed in another way. Here is only measured; what follows from it is `weights_check`'s.
+During training every batch norm records the mean and variance of its input (`running_mean`, `running_var`). If the
+network is computed as in training, on images of the same kind, the inputs have these statistics again. If a layer is
+computed in another way, for example with another padding, the statistics differ from that layer on.
+
+This module only measures. `weights_check` holds the thresholds and the conclusions.
 """
 
 from __future__ import annotations
@@ -27,22 +29,25 @@ with needs("cpu", "checking weights on pictures"):
     from resnet_infer.runtimes import ort_session
 
 BATCH_VALUES = 2 * 224 * 224 * 3
-"""Most values in a batch of pictures, which bounds the memory."""
+"""Most values in a batch (two 224x224 RGB images), which bounds the memory for activations."""
 CAP = 10.0
-"""Largest divergence of a channel in nats: one dead channel must not speak for its layer."""
+"""Upper limit for the divergence and the shift of a channel, in nats: a dead channel must not dominate the average."""
 
 Array = NDArray[Any]
+"""Array of any dtype."""
 
 
 @dataclass(frozen=True)
 class LayerFit:
-    """How far the input of the batch norm `name` is from its statistics.
+    """Hold how far the input of the batch norm `name` is from the stored statistics, averaged over the channels.
 
-    `divergence` is the Kullback-Leibler divergence in nats of two normal distributions, that of the pictures from the
-    stored one. `shift` is the part of it that the means make: half the square of their distance in standard
-    deviations, less what so few pictures leave to chance; where they fit it may be a little below 0. Pictures of more
-    or less contrast than those of the training make the divergence of a deep network large and leave the shift alone:
-    for it the stored variances are first scaled by one factor for the layer. Both are averages over the channels.
+    - `divergence`: Kullback-Leibler divergence, in nats, of the images' distribution from the stored one, both taken as
+      normal distributions per channel: `(v + d**2) / s - 1 - log(v / s)`, halved, for the variances `v` of the images
+      and `s` of the batch norm, and the distance `d` of the means.
+    - `shift`: the part due to the means, in nats: half of `d**2 / s`. The sampling error expected for so few images is
+      subtracted, so that the shift of fitting statistics is about 0 and can be negative. The stored variances of a
+      layer are first scaled by a common factor to those of the images. Therefore images with another contrast than in
+      training, which raise the divergence of a deep network, do not change the shift.
     """
 
     name: str
@@ -51,9 +56,9 @@ class LayerFit:
 
 
 def measure(checkpoint: Checkpoint, pictures: Pixels) -> tuple[LayerFit, ...]:
-    """The fit of every batch norm of a checkpoint, in order of execution.
+    """Measure the fit of every batch norm of a checkpoint, in order of execution.
 
-    `pictures` are uint8 (N, crop, crop, 3), N >= 2, as the checkpoint's spec prepares them.
+    `pictures` are uint8 (N, crop, crop, 3) RGB, N >= 2, resized and cropped as the checkpoint's spec says.
     """
     arch = checkpoint.spec.architecture
     assert arch is not None
@@ -65,7 +70,10 @@ def measure(checkpoint: Checkpoint, pictures: Pixels) -> tuple[LayerFit, ...]:
 
 
 def measure_stem(checkpoint: Checkpoint, inputs: Mapping[str, NDArray[np.float32]]) -> dict[str, LayerFit]:
-    """The fit of the first batch norm alone, for each of `inputs`: normalised pixels, float32 (N, H, W, 3)."""
+    """Measure the fit of the first batch norm for each of `inputs`, by their names.
+
+    An input holds normalised pixels, float32 (N, H, W, 3), N >= 2, with the channels in the order of the checkpoint.
+    """
     arch = checkpoint.spec.architecture
     assert arch is not None
     stem = arch.plan().stem
@@ -85,13 +93,18 @@ def measure_stem(checkpoint: Checkpoint, inputs: Mapping[str, NDArray[np.float32
 
 
 def _batches(images: Array) -> Iterator[Array]:
+    """Yield the images (N, ...) in batches of at most `BATCH_VALUES` values, or of one image."""
     size = max(1, BATCH_VALUES // images[0].size)
     for start in range(0, len(images), size):
         yield images[start : start + size]
 
 
 def _tap(model: ModelProto, convs: list[Conv], checkpoint: Checkpoint) -> None:
-    """Put out, for each convolution, the mean and the mean square about the stored mean: two of (N, channels)."""
+    """Add three outputs to the graph for each convolution, whose output is the input of a batch norm.
+
+    They are the mean and the sum of squares per image of its difference from the stored mean, float32 (N, channels)
+    each, and its shape, int64 (4,). Subtracting the stored mean first keeps float32 accurate.
+    """
     nodes: list[NodeProto] = []
     for conv in convs:
         name = f"{conv.name}.tap"
@@ -108,11 +121,12 @@ def _tap(model: ModelProto, convs: list[Conv], checkpoint: Checkpoint) -> None:
 
 
 def _session(model: ModelProto) -> Any:
+    """Open an ONNX Runtime session on the CPU."""
     return ort_session.open_session(model.SerializeToString(), ort_session.session_options(silent=True))
 
 
 def _fits(session: Any, convs: list[Conv], checkpoint: Checkpoint, batches: Iterator[Array]) -> Iterator[LayerFit]:
-    """The fit of the batch norm behind each of `convs`, which `_tap` prepared, in that order."""
+    """Run the batches through a graph from `_tap`, and yield the fit of the batch norm behind each of `convs`."""
     rows = [session.run(None, {INPUT: batch}) for batch in batches]
     for index, conv in enumerate(convs):
         offsets = np.concatenate([row[3 * index] for row in rows]).astype(np.float64)
@@ -124,6 +138,7 @@ def _fits(session: Any, convs: list[Conv], checkpoint: Checkpoint, batches: Iter
 
 
 def _stored(checkpoint: Checkpoint, conv: Conv) -> tuple[Array, Array]:
+    """Return the stored mean and variance of the batch norm behind `conv`, float64 (channels,) each."""
     mean, variance = (
         checkpoint.weights[f"{conv.norm}.{part}"].astype(np.float64) for part in ("running_mean", "running_var")
     )
@@ -131,20 +146,27 @@ def _stored(checkpoint: Checkpoint, conv: Conv) -> tuple[Array, Array]:
 
 
 def _moments(offsets: Array, squares: Array) -> tuple[Array, Array]:
-    """Mean, from the stored one, and variance per channel of pictures of one size: from (N, channels) each."""
+    """Return mean and variance per channel over all images and pixels, float64 (channels,) each.
+
+    `offsets` and `squares`, (N, channels), are the means per image of the values' differences from the stored mean and
+    of their squares. The images have one size. The mean is relative to the stored one; the variance includes batch
+    norm's epsilon.
+    """
     mean = offsets.mean(axis=0)
     return mean, np.maximum(squares.mean(axis=0) - mean**2, 0) + NORM_EPSILON
 
 
 def _divergence(offsets: Array, squares: Array, variance: Array) -> float:
+    """Return `LayerFit.divergence` for the moments of the images and the stored variance."""
     stored = variance + NORM_EPSILON
-    with np.errstate(all="ignore"):  # nonsense overflows; what it gives is not finite
+    with np.errstate(all="ignore"):  # meaningless weights overflow; `_capped` replaces what is not finite
         mean, found = _moments(offsets, squares)
         value = 0.5 * ((found + mean**2) / stored - 1 - np.log(found / stored))
     return float(_capped(value).mean())
 
 
 def _shift(offsets: Array, squares: Array, variance: Array) -> float:
+    """Return `LayerFit.shift` for the moments of the images and the stored variance."""
     stored = variance + NORM_EPSILON
     with np.errstate(all="ignore"):  # as above
         mean, found = _moments(offsets, squares)
@@ -155,4 +177,5 @@ def _shift(offsets: Array, squares: Array, variance: Array) -> float:
 
 
 def _capped(value: Array) -> Array:
+    """Limit values to `CAP`, which also replaces those that are not finite."""
     return np.where(np.isfinite(value), np.minimum(value, CAP), CAP)

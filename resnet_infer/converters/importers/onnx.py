@@ -1,4 +1,7 @@
-"""A foreign ONNX classifier in, an artifact of ours out, proven to answer alike."""
+"""Import an ONNX classifier of another program as an artifact, and check that both give the same logits.
+
+`onnx_model` reads the graph, `onnx_precision` determines its precision, and `onnx_graph` changes it.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,12 @@ with needs("cpu", "adopting an ONNX graph"):
 
 @dataclass(frozen=True)
 class ImportedOnnx:
-    """What was written, how well it answers as the original does, and what was assumed."""
+    """Hold the result of an import.
+
+    - `spec`: model spec of the written artifact.
+    - `parity`: comparison of its logits with the original's.
+    - `assumed`: assumptions, in words, about what the graph does not record.
+    """
 
     spec: ModelSpec
     parity: Verdict[Parity]
@@ -55,15 +63,25 @@ def import_onnx(
     output_name: str | None = None,
     name: str | None = None,
 ) -> ImportedOnnx:
-    """Write the classifier in `path` to `target` with our input (`images`, uint8 NHWC, any batch), `logits` and spec.
+    """Convert the ONNX classifier in `path` to an artifact with a model spec, and write it to `target`.
 
-    The original takes float32 pictures, NCHW or NHWC (`layout` where its shape does not tell), and gives (N, classes):
-    logits, or probabilities, which a final softmax then makes of ours. `options` must hold the resize, mean and std.
-    `labels` may be left out for 1,000 classes: ImageNet's are assumed. `output_name` chooses one of several outputs.
+    The original takes normalised float32 images, NCHW or NHWC, and returns float32 (N, classes): logits or
+    probabilities. The artifact takes `images`, uint8 (N, height, width, 3) RGB with any N, and returns `logits`,
+    float32 (N, classes). Their softmax gives the original's probabilities.
 
-    Both are run in ONNX Runtime on the same pictures. Raises `ParityError`, and leaves nothing under the final name,
-    if the answers differ; `ModelError` for a graph that is no such classifier, or damaged; `UsageError` for what must
-    be said.
+    - `options`: preprocessing; `resize`, `mean` and `std` are required, and `crop` too if the input's size is dynamic.
+    - `labels`: class names; by default ImageNet's are assumed for 1,000 classes.
+    - `layout`: order of the input's axes; required if the input's shape does not show it.
+    - `output_name`: the output to use; required if there are several.
+    - `name`: name of the model in the spec; default: the file's name without its suffix.
+
+    Original and artifact are run in ONNX Runtime on the same synthetic images. Raises `ParityError` if the logits
+    differ, and then writes no file. Raises `ModelError` if the graph is damaged or no such classifier, `DataError` for
+    the wrong number of labels, and `UsageError` if a required option is missing or contradicts the graph.
+
+    >>> options = InputOptions(resize=256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    >>> import_onnx(Path("theirs.onnx"), Path("resnet50.onnx"), options=options).spec.name
+    'theirs'
     """
     with reading_graph(path):
         return _adopt(path, target, options, labels, layout, output_name, name)
@@ -78,13 +96,14 @@ def _adopt(
     output_name: str | None,
     name: str | None,
 ) -> ImportedOnnx:
+    """Import the graph; see `import_onnx`, which also converts errors from a damaged graph."""
     source = read_foreign(path, layout, output_name)
     model = source.model
     precision, own = precision_of_graph(model, str(path)), own_operators(model, str(path))
     spec_input = _input(source, options)
     images = natural_noise(PARITY_PICTURES, spec_input.crop, spec_input.crop)
     original = _original(source, spec_input, precision, reverse=options.reversed)
-    # A lower precision is what its rounding makes of it, which float64 has none of.
+    # Float64 is no reference for FP16 and INT8, whose rounding is part of the result.
     exact = _exact(source, spec_input, reverse=options.reversed) if precision == "fp32" else None
     outputs = original(images[:3])
     if outputs.ndim != 2 or outputs.dtype != np.float32:
@@ -138,6 +157,10 @@ def _adopt(
 
 
 def _input(source: ForeignModel, options: InputOptions) -> InputSpec:
+    """Return the preprocessing from the options and the graph's fixed size.
+
+    Raises `ModelError` for an input that is not square, and `UsageError` for a missing option or another crop.
+    """
     fixed = {side for side in source.sides if side is not None}
     if len(fixed) > 1:
         raise ModelError(f"{source.path} takes pictures of {source.sides} pixels; only square ones can be cut for it")
@@ -159,7 +182,10 @@ def _input(source: ForeignModel, options: InputOptions) -> InputSpec:
 def _classes(
     path: Path, labels: Labels | None, count: int
 ) -> tuple[tuple[str, ...], tuple[str, ...] | None, tuple[str, ...]]:
-    """Names, ids, and what was assumed."""
+    """Return the names and ids of `count` classes, and the assumptions made.
+
+    Raises `DataError` for the wrong number of labels, and `UsageError` if labels are required but missing.
+    """
     if labels:
         labels.require(count)
         return labels.names, labels.ids, ()
@@ -174,7 +200,11 @@ def _classes(
 def _rebuild(
     source: ForeignModel, spec: ModelSpec, before_softmax: str | None, probabilities: bool, *, reverse: bool
 ) -> None:
-    """Turn the source's model into ours, in place."""
+    """Change the source's model in place: open its batch, replace input and output, and add the spec.
+
+    `before_softmax` is the tensor to use as logits instead of the source's output, if there is one. `probabilities`
+    tells that the source returns probabilities; without `before_softmax` the logits are their logarithm.
+    """
     model = source.model
     if source.batch is not None:
         surgery.open_batch(model.graph, source.batch)
@@ -189,32 +219,37 @@ def _rebuild(
 
 
 def _original(source: ForeignModel, spec: InputSpec, precision: Precision, *, reverse: bool) -> Predict:
-    """The foreign graph on our pictures, normalised as the spec says, in the batches that it was written for.
+    """Return a function that runs the original graph on uint8 images, normalised as `spec` says.
 
-    `reverse`: it takes BGR.
+    `reverse` gives it BGR. The function runs batches of the size for which the graph was written.
 
-    One of a lower precision gets the very numbers that our input gives it: where a value lies on the edge of two
-    integers, the last bit decides which it becomes.
+    For FP16 and INT8 the normalisation uses the same float32 operations as the nodes that `replace_input` adds. A value
+    halfway between two quantised integers is rounded by its last bit, so equal results need equal bits.
+
+    Raises `ModelError` if ONNX Runtime cannot load the graph, or run it on an image of `spec.crop` pixels.
     """
 
     def normalise(images: Images) -> NDArray[Any]:
+        """Return the input of the graph, float32 (N, H, W, 3) RGB."""
         pixels = images.astype(np.float32)
         if precision == "fp32":
             return np.asarray((pixels / 255 - spec.mean) / spec.std)
         return (pixels - surgery.full_range(spec.mean)) / surgery.full_range(spec.std)
 
     def run(pixels: NDArray[Any]) -> NDArray[Any]:
+        """Run one batch."""
         return _run(session, source.output, {source.input: pixels})
 
     try:
-        # FP32 is run as it is written; what is lower, as our graph will be, for another order of sums moves its edges.
+        # FP32 runs as written. FP16 and INT8 are optimised like the artifact, because another order of sums would
+        # change what rounding makes of a value halfway between two numbers.
         session = _session(str(source.path), optimize=precision != "fp32")
-    except Exception as error:  # ONNX Runtime's exceptions share no base class but this
+    except Exception as error:  # the exceptions of ONNX Runtime share no other base class
         raise ModelError(f"{source.path}: ONNX Runtime cannot load it ({first_line(error)})") from error
     predict = _in_batches(source, normalise, run, reverse=reverse)
     try:
         predict(np.zeros((1, spec.crop, spec.crop, 3), np.uint8))
-    except Exception as error:  # ONNX Runtime's exceptions share no base class but this
+    except Exception as error:  # the exceptions of ONNX Runtime share no other base class
         raise ModelError(
             f"{source.path} does not run on pictures of {spec.crop}x{spec.crop} pixels ({first_line(error)})"
         ) from error
@@ -222,11 +257,15 @@ def _original(source: ForeignModel, spec: InputSpec, precision: Precision, *, re
 
 
 def _exact(source: ForeignModel, spec: InputSpec, *, reverse: bool) -> Predict64:
-    """As `_original`, in float64. It raises `NotCoveredError` when it is called, if the graph has no float64."""
+    """Return a function that evaluates the original graph in float64, otherwise like that of `_original`.
+
+    Calling it raises `NotCoveredError` if the graph cannot be evaluated in float64.
+    """
     original = copy.deepcopy(source.model)
     mean, std = spec.mean.astype(np.float64), spec.std.astype(np.float64)
 
     def predict(images: Images) -> Logits64:
+        """Return the original's output in float64, (N, classes)."""
         graph = Float64Graph(original, source.output)
         return _in_batches(source, lambda part: (part / 255 - mean) / std, graph, reverse=reverse)(images)
 
@@ -240,9 +279,14 @@ def _in_batches(
     *,
     reverse: bool,
 ) -> Callable[[Images], NDArray[Any]]:
+    """Return a function that normalises images and runs them in the source's layout and batch size.
+
+    The batch size is the fixed one, or 1 if it is dynamic. The last batch is filled up with copies of its last image.
+    """
     size = source.batch or 1
 
     def predict(images: Images) -> NDArray[Any]:
+        """Return the output for uint8 images (N, H, W, 3) RGB: (N, classes)."""
         pixels = normalise(images)
         if reverse:
             pixels = pixels[..., ::-1]
@@ -259,7 +303,7 @@ def _in_batches(
 
 
 def _check_batches(source: ForeignModel, model: bytes, images: Images) -> None:
-    """Raise `ModelError` unless pictures are answered together as they are one by one."""
+    """Raise `ModelError` unless the changed graph gives the same logits for the images in one batch as one by one."""
     try:
         session = _session(model)
         alone = np.concatenate([_run(session, OUTPUT, {INPUT: image[None]}) for image in images])
@@ -267,7 +311,7 @@ def _check_batches(source: ForeignModel, model: bytes, images: Images) -> None:
         if together.shape == alone.shape and np.allclose(together, alone, rtol=BATCHED, atol=BATCHED * alone.std()):
             return
         reason = "other answers for several pictures than for each alone"
-    except Exception as error:  # ONNX Runtime's exceptions share no base class but this
+    except Exception as error:  # the exceptions of ONNX Runtime share no other base class
         reason = first_line(error)
     hint = "export it again with an open batch: torch.onnx.export(..., dynamic_axes={'input': {0: 'batch'}})"
     if any(node.op_type == "DynamicQuantizeLinear" for node in source.model.graph.node):
@@ -277,21 +321,24 @@ def _check_batches(source: ForeignModel, model: bytes, images: Images) -> None:
 
 
 def _session(model: str | bytes, *, optimize: bool = True) -> Any:
-    # What fails is reported here, not on stderr.
+    """Open an ONNX Runtime session on the CPU. It is silent because callers report its errors themselves."""
     return ort_session.open_session(model, ort_session.session_options(optimize=optimize, silent=True))
 
 
 def _run(session: Any, output: str, feed: dict[str, NDArray[Any]]) -> NDArray[Any]:
+    """Run a session and return the output called `output`."""
     result: NDArray[Any] = session.run([output], feed)[0]
     return result
 
 
 def _logarithm(probabilities: NDArray[Any]) -> Logits64:
+    """Return the logarithm of probabilities in float64, those below `FLOOR` taken as `FLOOR`."""
     logarithm: Logits64 = np.log(np.maximum(probabilities.astype(np.float64), FLOOR))
     return logarithm
 
 
 def _log_softmax(logits: Logits) -> Logits:
+    """Return the logarithm of the softmax over the classes, float32 (N, classes), limited as in `_logarithm`."""
     powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     found: Logits = _logarithm(powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
     return found

@@ -1,4 +1,4 @@
-"""Surgery on a foreign ONNX graph: our input in front of it, logits behind it, a batch of any size through it."""
+"""Change an imported ONNX graph in place to the package's form: uint8 images in, logits out, batches of any size."""
 
 from __future__ import annotations
 
@@ -17,25 +17,29 @@ with needs("export", "adopting an ONNX graph"):
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 Layout = Literal["nchw", "nhwc"]
+"""Order of the axes of a batch of images: channels before or after height and width."""
 FLOOR = 1e-30
-"""The least probability that is told apart from zero."""
+"""Smallest probability whose logarithm is taken: smaller ones count as this, which keeps logits finite in float32."""
 INITIALIZERS_APART = 4
-"""The first IR version in which an initializer need not be an input as well."""
+"""First IR version in which an initializer need not be a graph input too (ONNX IR specification)."""
 _OURS = "resnet_infer."
-"""Prefix of the names of what is added."""
+"""Prefix of the names of added nodes and tensors."""
 
 
 def softmax_input(graph: GraphProto, output: str) -> str | None:
-    """What goes into the softmax over classes that `output`, of shape (N, classes), comes from; None without one."""
+    """Return the input of the Softmax over the classes that computes `output`, or None if there is no such Softmax.
+
+    `output` names a tensor of shape (N, classes). Identity nodes behind the Softmax are skipped.
+    """
     node = producer(graph, output)
     if node is None or node.op_type != "Softmax":
         return None
-    # Before opset 13 the axis is 1 by default, and -1 since: the same for two dimensions.
+    # The default axis is 1 before opset 13 and -1 from 13 on: the same axis of a two-dimensional tensor.
     return node.input[0] if attribute(node, "axis", 1) in (1, -1) else None
 
 
 def producer(graph: GraphProto, output: str) -> NodeProto | None:
-    """The node that computes `output`; nodes that only pass it on are passed over."""
+    """Return the node that computes `output`, skipping Identity nodes; None for an input or an initializer."""
     nodes = producers(graph)
     node = nodes.get(output)
     while node is not None and node.op_type == "Identity":
@@ -52,9 +56,14 @@ def replace_input(
     *,
     reverse: bool = False,
 ) -> None:
-    """Put `images`, uint8 (N, *size, 3), in the place of the float input `name`: cast, transpose, normalise.
+    """Replace the float32 input `name` by `images`, uint8 (N, *size, 3) RGB, and nodes that cast and normalise them.
 
-    `reverse` gives the graph BGR. The cast comes first because TensorRT demands it.
+    - `layout`: axes of the replaced input; a Transpose is added for `nchw`.
+    - `spec`: mean and standard deviation, as RGB.
+    - `size`: height and width, each a number of pixels or the name of a dynamic axis.
+    - `reverse`: the graph takes BGR.
+
+    The Cast comes first because TensorRT requires it for uint8 inputs.
     """
     graph = model.graph
     shape = (1, 3, 1, 1) if layout == "nchw" else (1, 1, 1, 3)
@@ -76,19 +85,22 @@ def replace_input(
     ]
     set_items(graph.node, [*front, *graph.node])
     set_items(graph.input, [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["N", *size, 3])])
-    # Sizes that were inferred for the old input may be wrong for this one.
+    # Shapes inferred for the replaced input may be wrong for this one.
     del graph.value_info[:]
     model.ir_version = max(model.ir_version, INITIALIZERS_APART)
 
 
 def full_range(values: NDArray[Any]) -> NDArray[np.float32]:
-    """Mean or std of pixels up to 1 as those of pixels up to 255."""
+    """Convert a mean or standard deviation from units of the full range to the units of pixels from 0 to 255."""
     scaled: NDArray[np.float32] = (values.astype(np.float64) * 255).astype(np.float32)
     return scaled
 
 
 def replace_output(graph: GraphProto, name: str, classes: int, *, logarithm: bool) -> None:
-    """Make `logits`, float32 (N, classes), of the tensor `name` (its logarithm for probabilities), the only output."""
+    """Make `logits`, float32 (N, classes), the only output: the tensor `name`, or its logarithm if `logarithm`.
+
+    The logarithm turns probabilities into logits with the same softmax. Nodes without a use are removed.
+    """
     if logarithm:
         floor = add_constant(graph, f"{_OURS}floor", np.array([FLOOR], np.float32))
         graph.node.append(helper.make_node("Max", [name, floor], [f"{_OURS}max"], name=f"{_OURS}max"))
@@ -100,29 +112,29 @@ def replace_output(graph: GraphProto, name: str, classes: int, *, logarithm: boo
 
 
 def free_names(graph: GraphProto) -> Mapping[str, str]:
-    """Rename whatever is called as the input and output that the graph is going to have; old names -> new names."""
+    """Rename the tensors that have the names of the future input and output, and return the new names by old name."""
     names = {name: f"original.{name}" for name in (INPUT, OUTPUT)}
     rename(graph, names)
     return names
 
 
 def open_batch(graph: GraphProto, batch: int) -> None:
-    """Let `Reshape` nodes that were written for `batch` pictures follow the real number.
+    """Make the Reshape nodes whose target shape begins with the fixed number `batch` work for any number of images.
 
-    This is a good guess and no more: run the graph afterwards.
+    The first number of a shape need not be the batch, so the caller must check the changed graph by running it.
     """
     shapes = _integer_constants(graph)
     for number, node in enumerate(graph.node):
         shape = shapes.get(node.input[1]) if node.op_type == "Reshape" and len(node.input) == 2 else None
         if shape is None or not shape.size or shape[0] != batch:
             continue
-        # -1 is what is left over; 0, which copies the size that comes in, is for where -1 is taken.
+        # In Reshape, -1 is inferred from the other sizes, and may occur once; 0 copies the size of the input's axis.
         opened = np.array([0 if -1 in shape[1:] else -1, *shape[1:]], np.int64)
         node.input[1] = add_constant(graph, f"{_OURS}shape{number}", opened)
 
 
 def _integer_constants(graph: GraphProto) -> dict[str, NDArray[Any]]:
-    """Every one-dimensional int64 constant by name."""
+    """Return all one-dimensional int64 constants by name."""
     return {
         name: numpy_helper.to_array(tensor)
         for name, tensor in constants(graph).items()

@@ -1,4 +1,4 @@
-"""What a foreign ONNX classifier says about itself."""
+"""Read an ONNX classifier of another program: its input, layout, size and output, as the graph declares them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,18 @@ with needs("export", "adopting an ONNX graph"):
     from resnet_infer.models.onnx_tools import inputs, opset
 
 MIN_OPSET = 9
+"""Oldest supported version of ONNX's operators."""
 
 
 @dataclass(frozen=True)
 class ForeignModel:
-    """A foreign classifier as it declares itself; `batch` and `sides` (height, width) are None where open."""
+    """Describe an imported classifier by what its graph declares.
+
+    - `input`, `output`: names of the float32 input, with three channels, and of the chosen output.
+    - `layout`: order of the input's axes.
+    - `batch`: fixed number of images in a call, None if dynamic.
+    - `sides`: height and width of the input in pixels, each None if dynamic.
+    """
 
     path: Path
     model: onnx.ModelProto
@@ -34,10 +41,14 @@ class ForeignModel:
 
 
 def read_foreign(path: Path, layout: Layout | None = None, output_name: str | None = None) -> ForeignModel:
-    """Read a classifier that takes one float input of four dimensions and three channels, weights in other files too.
+    """Read a classifier with one float32 input of four dimensions, three channels among them.
 
-    `layout` is for a shape that does not tell it, `output_name` for a graph with several outputs. Raises `ModelError`
-    for another kind of graph, and `UsageError` if one of these two is needed or wrong.
+    Weights in external data files are loaded too. `layout` is required if the input's shape does not show it, and
+    `output_name` if the graph has several outputs.
+
+    Raises `ModelError` for a file that is missing, damaged, larger than 2 GB, or an artifact of this package already,
+    and for another kind of graph or an opset below `MIN_OPSET`. Raises `UsageError` if `layout` or `output_name` is
+    required but missing, or if the graph has no output of that name.
     """
     model = _load(path)
     graph = model.graph
@@ -81,12 +92,13 @@ def read_foreign(path: Path, layout: Layout | None = None, output_name: str | No
 
 
 def _load(path: Path) -> onnx.ModelProto:
+    """Load a model with its external data. Raises `ModelError`; see `read_foreign`."""
     try:
         require_regular(path)
         model = onnx.load(path, load_external_data=False)
     except FileNotFoundError as error:
         raise ModelError(f"{path} does not exist") from error
-    except Exception as error:  # protobuf's and onnx's exceptions share no base class but this
+    except Exception as error:  # the exceptions of protobuf and onnx share no other base class
         raise ModelError(f"{path} is damaged, or no ONNX file ({first_line(error)})") from error
     try:
         load_external_data_for_model(model, str(path.parent))

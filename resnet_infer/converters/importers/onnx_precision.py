@@ -1,4 +1,4 @@
-"""What a foreign ONNX graph computes in, and whether anything but the ONNX Runtime that wrote it can run it."""
+"""Determine the precision of an imported ONNX graph, and whether it uses operators that only ONNX Runtime has."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ with needs("export", "adopting an ONNX graph"):
     from resnet_infer.models.onnx_tools import ONNX_DOMAINS, all_graphs, attribute, constant_of
 
 PROCESSOR_DOMAINS = ("com.microsoft.nchwc",)
-"""Operators whose weights are laid out for the vector width of one kind of processor."""
+"""Domains of ONNX Runtime's operators whose weights are laid out for the vector width of one kind of processor."""
 INTEGER_OPERATORS = ("ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "MatMulIntegerToFloat", "QGemm")
-"""Operators on 8-bit integers, besides those called `QLinear...`."""
+"""Operators on 8-bit integers, besides those whose names begin with `QLinear`."""
 EIGHT_BITS = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32)
-"""What is quantised in an INT8 graph: activations and weights, and biases."""
+"""Types of quantised tensors in an INT8 graph: int8 and uint8 for activations and weights, int32 for biases."""
 
 
 def precision_of_graph(model: ModelProto, label: str) -> Precision:
-    """What the graph computes in: the lowest precision of any of its nodes and weights.
+    """Return the lowest precision of any node or weight in the graph.
 
-    Raises `ModelError` for one that a spec has no name for: bfloat16, float8, and integers other than of 8 bits.
+    `label` names the graph in messages. Raises `ModelError` for a precision that a spec cannot express: bfloat16,
+    float8, and quantisation to other integers than those of `EIGHT_BITS`.
     """
     nodes, tensors = list(_nodes(model)), list(_tensors(model))
     kinds = {tensor.data_type for tensor in tensors}
@@ -48,9 +49,10 @@ def precision_of_graph(model: ModelProto, label: str) -> Precision:
 
 
 def own_operators(model: ModelProto, label: str) -> tuple[str, ...]:
-    """Operators in the graph that are ONNX Runtime's own, as `domain.operator`.
+    """Return the operators outside ONNX's domains and the model's own functions, as `domain.operator`.
 
-    Raises `ModelError` if one of them is made for one kind of processor.
+    Such operators, for example `com.microsoft.FusedConv`, come from ONNX Runtime's graph optimisations. Raises
+    `ModelError` if one of them is in `PROCESSOR_DOMAINS`.
     """
     found = dict.fromkeys(
         f"{node.domain}.{node.op_type}" for node in _nodes(model) if node.domain not in _known_domains(model)
@@ -66,10 +68,12 @@ def own_operators(model: ModelProto, label: str) -> tuple[str, ...]:
 
 
 def _known_domains(model: ModelProto) -> tuple[str, ...]:
+    """Return the domains of ONNX's operators and of the functions that the model defines."""
     return (*ONNX_DOMAINS, "ai.onnx.ml", *(function.domain for function in model.functions))
 
 
 def _nodes(model: ModelProto) -> Iterator[NodeProto]:
+    """Yield the nodes of the graph, its subgraphs and the model's functions."""
     for graph in all_graphs(model.graph):
         yield from graph.node
     for function in model.functions:
@@ -77,7 +81,7 @@ def _nodes(model: ModelProto) -> Iterator[NodeProto]:
 
 
 def _tensors(model: ModelProto) -> Iterator[TensorProto]:
-    """Initialisers and the values of Constant nodes, these under the name of the node's output."""
+    """Yield the initialisers, and for each Constant node an empty tensor with its type and the name of its output."""
     for graph in all_graphs(model.graph):
         yield from graph.initializer
     for node in _nodes(model):

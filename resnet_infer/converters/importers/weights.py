@@ -1,4 +1,8 @@
-"""Foreign weights in, a checkpoint out: what the file reveals is read, and what it does not is asked for or said."""
+"""Import weights of other programs, such as torchvision and timm, as a checkpoint with a model spec.
+
+What the tensors show is read from them: the number of classes and the shortcut option. What they do not show comes from
+the options, or is assumed and recorded in the spec's provenance. `weights_check` checks the result on real images.
+"""
 
 from __future__ import annotations
 
@@ -34,23 +38,29 @@ if TYPE_CHECKING:
     from resnet_infer.verification.tolerances import Verdict
 
 State = Mapping[str, NDArray[Any]]
+"""State dict: tensors by name."""
 
 IMAGENET_INPUT = InputSpec(
     resize=256, crop=224, mean=np.array((0.485, 0.456, 0.406)), std=np.array((0.229, 0.224, 0.225))
 )
+"""Default preprocessing of ImageNet networks: torchvision's."""
 CIFAR_INPUT = InputSpec(
     resize=32, crop=32, mean=np.array((0.4914, 0.4822, 0.4465)), std=np.array((0.2470, 0.2435, 0.2616))
 )
-"""Mean and standard deviation of CIFAR-10's training pictures, which most of its weights were trained with."""
+"""Default preprocessing of CIFAR networks: mean and standard deviation of CIFAR-10's training images, as most use."""
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+"""Names of CIFAR-10's classes in the order of its labels."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """A checkpoint, and in words what was assumed because the file does not reveal it.
+    """Hold the result of an import.
 
-    `entry` is where in its file the network was, None at the top. `check` tells how the weights fit real pictures; it
-    is None for a published file as it was published, and where the packages for it are missing.
+    - `checkpoint`: weights and spec.
+    - `assumed`: assumptions, in words, about what the file does not record.
+    - `entry`: keys to the network in its file, joined by dots; None at the top.
+    - `check`: how well the weights fit real images; None for a published file without changes, and if a package for the
+      check is missing.
     """
 
     checkpoint: Checkpoint
@@ -73,18 +83,27 @@ def import_weights(
     entry: str | None = None,
     check_data: Path | None = None,
 ) -> Imported:
-    """The weights of the network `arch` in a file of any form that `read_weights` knows; `entry` as there.
+    """Import the weights of a network from a file in any format that `read_weights` knows.
 
-    `num_classes` and `shortcut` are read from the shapes unless given, and `padding` is told by the batch norm
-    statistics, which are compared with those of pictures: `check_data`, or the package's. A published file is known by
-    its SHA-256: it brings its own network, classes, geometry and error. For others the field's usual geometry and
-    normalisation are assumed, and ImageNet's or CIFAR-10's classes if the number of outputs fits; all of it is said in
-    `assumed`.
+    - `arch`: name of the architecture; required unless the file is a published one, recognised by its SHA-256.
+    - `num_classes`, `shortcut`: default: as the shapes show.
+    - `padding`: position of option A's zero channels; default: the one that fits the batch norm statistics.
+    - `stride_in`: strided convolution of a bottleneck; default: `3x3`, as in torchvision.
+    - `options`: preprocessing; default: that of the published file, else `IMAGENET_INPUT` or `CIFAR_INPUT`.
+    - `labels`: class names; default: those of the published file, else of ImageNet or CIFAR-10 if their number fits.
+    - `name`: name of the model in the spec; default: the published name, or the file's name without its suffix.
+    - `entry`: place of the network in its file; see `read_weights`.
+    - `check_data`: at least 16 images to check the weights on; default: the package's photographs.
 
-    Raises `ModelError` if the file or its weights do not fit, also where the statistics tell that they are another
-    network's, or for a single output; `DataError` for the wrong number of labels; `UsageError` for what must be given
-    because neither the weights nor the custom of the field tells it: the architecture, option A's padding where the
-    statistics do not tell it, the labels of other classes, one of several networks.
+    Defaults that the file does not confirm are listed in `Imported.assumed`.
+
+    Raises `ModelError` if the file cannot be read, is a checkpoint of this package already, does not fit the
+    architecture in shapes or in batch norm statistics, or has a single output. Raises `DataError` for the wrong number
+    of labels or too few images. Raises `UsageError` if an option is invalid, or required because nothing shows its
+    value: `arch`, `labels`, `entry`, or `padding` if the statistics do not decide.
+
+    >>> import_weights(Path("resnet50_timm.safetensors"), "resnet50").checkpoint.spec.architecture.num_classes
+    1000
     """
     options = options or InputOptions()
     if _is_checkpoint(path):
@@ -144,7 +163,7 @@ def import_weights(
 
 
 def _beside(stored: StoredWeights, entry: str | None) -> list[str]:
-    """What is said of a file with several networks of which nobody chose one."""
+    """State which of several networks in a file was read if `entry` did not choose it, and which cannot be read."""
     texts = []
     if stored.others and entry is None:
         kind = ", averaged over training" if stored.averaged else ""
@@ -166,9 +185,13 @@ def _checked(
     check_data: Path | None,
     assumed: list[str],
 ) -> tuple[Checkpoint, Verdict[WeightsFit] | None]:
-    """The checkpoint with the padding that fits its statistics where none was given, and how well it fits them.
+    """Check the weights on images, and choose option A's padding by the batch norm statistics if it was not given.
 
-    Raises `UsageError` where option A's padding was not given and the statistics do not tell it.
+    Returns the checkpoint with its final architecture, and the verdict of `weights_check`, or None if a package for the
+    check is missing. Assumptions are appended to `assumed`.
+
+    Raises `UsageError` if the padding was not given and the statistics do not decide, and errors as `judge` and
+    `open_pictures` do.
     """
     arch = checkpoint.spec.architecture
     assert arch is not None
@@ -198,10 +221,12 @@ def _checked(
 
 
 def _of(checkpoint: Checkpoint, arch: Architecture) -> Checkpoint:
+    """Return the checkpoint with another architecture in its spec."""
     return replace(checkpoint, spec=checkpoint.spec.with_(architecture=arch))
 
 
 def _padding_needed(source: str, arch: str, reason: str) -> UsageError:
+    """Create the error that requires `--padding`, with the reason why it cannot be determined."""
     return UsageError(
         f"{source}: say where the shortcuts of {arch} put their zero channels, with --padding; "
         f"the weights do not reveal it, and the wrong one answers wrongly without an error ({reason})",
@@ -211,6 +236,7 @@ def _padding_needed(source: str, arch: str, reason: str) -> UsageError:
 
 
 def _is_checkpoint(path: Path) -> bool:
+    """Tell whether the file is a checkpoint of this package: safetensors with a model spec."""
     try:
         require_regular(path)
         with safe_open(path, "numpy") as file:
@@ -228,7 +254,10 @@ def _network(
     padding: ShortcutPadding | None,
     stride_in: BottleneckStride | None,
 ) -> Architecture:
-    """The architecture called `arch`, with what the shapes tell where nothing was said."""
+    """Return the architecture called `arch`, with the number of classes and the shortcut from the shapes by default.
+
+    Raises `UsageError` for an unknown name or an option that does not belong to the architecture.
+    """
     named = architecture(arch)
     if shortcut is None and not named.plain:
         guess = guess_architecture(state)
@@ -239,6 +268,7 @@ def _network(
 
 
 def _input(network: Architecture, options: InputOptions, assumed: list[str]) -> InputSpec:
+    """Return the preprocessing, with defaults for fields that were not given, and append these to `assumed`."""
     imagenet = network.family.stem == "imagenet"
     spec = options.over(IMAGENET_INPUT if imagenet else CIFAR_INPUT)
     for fields in (("mean", "std"), ("resize", "crop", "interpolation")):
@@ -249,7 +279,10 @@ def _input(network: Architecture, options: InputOptions, assumed: list[str]) -> 
 
 
 def _classes(network: Architecture, labels: Labels | None, assumed: list[str]) -> dict[str, Any]:
-    """The spec's `classes` and `class_ids`."""
+    """Return the fields `classes` and `class_ids` of the spec, and append to `assumed` if they are a default.
+
+    Raises `DataError` for the wrong number of labels, and `UsageError` if labels are required but missing.
+    """
     count = network.num_classes
     if labels:
         labels.require(count)
@@ -267,7 +300,7 @@ def _classes(network: Architecture, labels: Labels | None, assumed: list[str]) -
 
 
 def _doubts(path: Path, digest: str) -> list[str]:
-    """What is wrong with a file that has a published name, and is not the published file."""
+    """Return a warning if the file has the name of published weights but another SHA-256, else an empty list."""
     for row in published.PUBLISHED:
         if row.sha256_prefix in path.name:
             return [f"no published weights: {path.name} has the name of {row.name}, but SHA-256 {digest[:8]}"]

@@ -1,8 +1,9 @@
-"""Say whether foreign weights are of the network, the normalisation and the order of channels they are imported with.
+"""Decide whether imported weights belong to the network, normalisation and channel order they are imported with.
 
-A network with a ResNet's names and shapes need not be one: a blurring pool, another activation or another stride leave
-no trace in a state dict. They do in the statistics of batch norm, see `norm_statistics`. This module holds what is
-compared, the thresholds, and the words for what was found.
+A network with a ResNet's names and shapes need not be a ResNet: a blur pool, another activation or another stride
+leaves no trace in a state dict. It does in the statistics of batch norm, which `norm_statistics` compares with those of
+real images. This module holds the alternatives that are compared, the thresholds and the messages. The thresholds for
+divergences and shifts are in nats; see `LayerFit`.
 """
 
 from __future__ import annotations
@@ -25,41 +26,42 @@ from resnet_infer.models.spec import ModelSpec
 from resnet_infer.verification.tolerances import Verdict
 
 PHOTOGRAPHS = Path(__file__).parents[2] / "data" / "photographs"
-"""The package's own photographs, for when no others are given."""
+"""Folder with the package's photographs, on which weights are checked by default."""
 MOST_PICTURES = 64
+"""Most images that a check uses, which bounds its time."""
 LEAST_PICTURES = 16
+"""Fewest images for a check: the means of fewer depend too much on chance."""
 
 STEM_MISFIT = 0.15
-"""Divergence of the first batch norm from which mean and std, or the statistics, are another's."""
+"""Divergence of the first batch norm above which the normalisation is wrong, or the statistics are of other images."""
 WELL = 0.1
-"""The first batch norm fits well: it diverges by no more."""
+"""Largest divergence of a first batch norm that fits well."""
 RISE = 0.035
-"""Rise of the shift, from the median of some layers to that of as many behind them, that is warned of."""
+"""Rise of the median shift from one window of layers to the next above which a warning is given."""
 WINDOW = 8
-"""How many layers those are: one layer that fits badly, as trained networks have them, is no rise."""
+"""Number of layers in such a window: trained networks have single layers that fit badly, which are no rise."""
 MISFIT = 0.03
-"""Mean shift over all layers that is warned of, however slowly it came."""
+"""Mean shift of all layers above which a warning is given, even if the shift rises slowly."""
 REFUSED = 0.1
-"""The same, for weights that are refused; only where the first batch norm fits well."""
+"""Mean shift of all layers above which weights are refused, if the first batch norm fits well."""
 REFUSED_DIVERGENCE = 1.0
-"""Mean divergence over all layers, in nats, with which `MISFIT` is enough for that: a blurring pool shows in the
-variances more than in the means."""
+"""Mean divergence of all layers above which a mean shift above `MISFIT` suffices for refusal: a blur pool changes the
+variances more than the means."""
 FIRST = 2.0, 0.02
-"""The first layer to part has a shift of more than so many times all before it, and of more than so much."""
+"""Multiple of the largest shift before it, and least shift, which the first layer that does not fit exceeds."""
 FIRST_DIVERGENCE = 3.0, 0.2
-"""Or its divergence has."""
+"""Multiple and least value as in `FIRST`, for the divergence; a layer that exceeds either pair does not fit."""
 APART = 0.002
-"""Two variants of a network differ in a layer by more than so much shift."""
+"""Difference of a layer's shifts above which two variants of a network differ in this layer."""
 BETTER = 0.5, 0.03
-"""Another padding fits clearly better: its shift, that of all layers, is at most this share of the other's, and less by
-so much."""
+"""Largest ratio and least difference of the mean shifts with which one padding fits clearly better than the other."""
 BETTER_STEM = 0.5, 0.012
-"""The same for another mean or order of channels, by the shift of the first layer alone: that of networks which are fed
-rightly is below 0.008."""
+"""Ratio and difference as in `BETTER`, for the first layer's shift and another mean or order of channels: with the
+right input this shift is below 0.008."""
 TIED = 0.02, 0.05
-"""Of two options neither fits better if their shifts and their divergences, of the first layer, are so close."""
+"""Largest differences of the first layer's shift and divergence with which two normalisations fit equally well."""
 BETTER_DIVERGENCE = 0.4, 0.1
-"""The same for the divergence of the first layer, which another std makes."""
+"""Ratio and difference as in `BETTER`, for the first layer's divergence, which also depends on the std."""
 
 UNCHECKED = (
     "pooling at the end",
@@ -72,12 +74,15 @@ UNCHECKED = (
     "resize and crop",
     "the order of the classes",
 )
-"""What batch norm statistics do not tell."""
+"""Properties that batch norm statistics do not show."""
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """What a network is fed with: `mean` and `std` in units of the full range `scale`, in its own order of channels."""
+    """Describe a network's input: order of the channels, and mean and standard deviation in that order.
+
+    `mean` and `std` are in units in which the largest pixel value is `scale` (1 or 255).
+    """
 
     channels: Channels
     mean: tuple[float, ...]
@@ -85,7 +90,7 @@ class Normalisation:
     scale: int = 1
 
     def apply(self, pictures: Pixels) -> NDArray[np.float32]:
-        """float32 (N, H, W, 3) in the network's order, of RGB pictures."""
+        """Normalise uint8 images (N, H, W, 3) RGB: float32, same shape, channels in the network's order."""
         pixels = pictures[..., ::-1] if self.channels == "bgr" else pictures
         mean, std = (np.float32(np.array(value) / self.scale) for value in (self.mean, self.std))
         normalised: NDArray[np.float32] = (pixels.astype(np.float32) / np.float32(255) - mean) / std
@@ -98,7 +103,9 @@ class Normalisation:
 
 
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and std of torchvision's ImageNet weights in units of the full range."""
 _CIFAR = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
+"""Mean and std of CIFAR-10 in units of the full range."""
 NORMALISATIONS = (
     Normalisation("rgb", *_IMAGENET),
     Normalisation("bgr", *_IMAGENET),
@@ -113,16 +120,18 @@ NORMALISATIONS = (
     Normalisation("rgb", (123.68, 116.779, 103.939), (1.0,) * 3, 255),
     Normalisation("bgr", (103.939, 116.779, 123.68), (1.0,) * 3, 255),
 )
-"""What people feed networks with: torchvision's, the same on OpenCV's BGR, CIFAR-10's, TensorFlow's, Caffe's."""
+"""Usual normalisations: torchvision's, the same on OpenCV's BGR, CIFAR-10's, TensorFlow's, plain pixels, Caffe's."""
 
 
 @dataclass(frozen=True)
 class WeightsFit:
     """Hold how well weights fit the network they are imported as.
 
-    `source` and `pictures` say what was looked at. `layers` are in order of execution. `first` is the batch norm where
-    the network parts from its statistics, None where it does not. `compared` has the mean shift with other options (of
-    all layers), and with other normalisations (of the first layer alone), by option.
+    - `source`, `pictures`: name of the images, and their number.
+    - `layers`: fit of each batch norm, in order of execution.
+    - `first`: name of the first batch norm that does not fit, None if all do.
+    - `compared`: shift by alternative: the mean over all layers for options of the network, and the first layer's for
+      normalisations.
     """
 
     source: str
@@ -133,10 +142,11 @@ class WeightsFit:
 
     @property
     def shift(self) -> float:
+        """Return the mean shift of all layers in nats, at least 0."""
         return mean_shift(self.layers)
 
     def summary(self) -> dict[str, Any]:
-        """The result without the layers, for the provenance."""
+        """Return the result without the single layers as JSON, for the spec's provenance."""
         worst = max(self.layers, key=lambda layer: layer.shift)
         return {
             "pictures": f"{self.pictures} of {self.source}",
@@ -147,9 +157,10 @@ class WeightsFit:
 
 
 def open_pictures(source: Path | None, spec: ModelSpec) -> tuple[str, Pixels]:
-    """What is looked at, and its name: uint8 (N, crop, crop, 3) of `source`, by default of the package's photographs.
+    """Return the name of the images to check on, and the images, uint8 (N, crop, crop, 3) RGB.
 
-    Raises `DataError` for fewer than `LEAST_PICTURES`.
+    At most `MOST_PICTURES` are taken from `source`, or from the package's photographs if it is None. Raises `DataError`
+    if there are fewer than `LEAST_PICTURES`.
     """
     feed = open_feed(source or PHOTOGRAPHS, spec, count=MOST_PICTURES)
     if len(feed) < LEAST_PICTURES:
@@ -161,21 +172,22 @@ def open_pictures(source: Path | None, spec: ModelSpec) -> tuple[str, Pixels]:
 
 
 def mean_shift(layers: tuple[LayerFit, ...]) -> float:
-    """The shift of all layers, at least 0."""
+    """Return the mean shift of the layers in nats, at least 0."""
     return max(float(np.mean([layer.shift for layer in layers])), 0.0)
 
 
 def mean_divergence(layers: tuple[LayerFit, ...]) -> float:
-    """The divergence of all layers in nats."""
+    """Return the mean divergence of the layers in nats."""
     return float(np.mean([layer.divergence for layer in layers]))
 
 
 def clearly_better(one: tuple[LayerFit, ...], other: tuple[LayerFit, ...]) -> bool:
-    """Whether the statistics tell that `one` is the network that was trained, rather than `other`."""
+    """Tell whether the statistics show that variant `one` of a network was trained, rather than `other`."""
     return one[0].divergence <= STEM_MISFIT and _better(mean_shift(one), mean_shift(other), BETTER)
 
 
 def _better(low: float, high: float, limits: tuple[float, float]) -> bool:
+    """Tell whether `low` is clearly below `high`, by a largest ratio and a least difference. See `BETTER`."""
     share, margin = limits
     low, high = max(low, 0), max(high, 0)
     return low <= share * high and high - low >= margin
@@ -189,13 +201,15 @@ def judge(
     *,
     reversed_input: bool = False,
 ) -> Verdict[WeightsFit]:
-    """Return the verdict on `checkpoint`, whose fit is `fits[chosen]`; its failures are warnings for the user.
+    """Return the verdict on `checkpoint`, whose failures are warnings for the user.
 
-    `fits` has all the variants that were measured, by the options that make them (`--padding split`).
-    `reversed_input`: the network took BGR before its first convolution was turned round.
+    - `pictures`: name and pixels of the images, from `open_pictures`.
+    - `fits`: fit of each measured variant of the network, by the option that selects it (`--padding split`).
+    - `chosen`: the option of `checkpoint`.
+    - `reversed_input`: the network took BGR before the import reversed its first convolution.
 
-    Raises `ModelError` for weights that are beyond doubt another network's: the first layer fits well, later ones are
-    far from their statistics, and no other option explains it.
+    Raises `ModelError` if the weights certainly belong to another network: the first layer fits well, later layers do
+    not fit at all, and no other option fits better.
     """
     source, images = pictures
     layers = fits[chosen]
@@ -242,7 +256,7 @@ def judge(
 
 
 def _best(inputs: Mapping[str, LayerFit]) -> tuple[str, LayerFit]:
-    """The options that fit best, with `or` between those that fit equally well, and their fit."""
+    """Return the normalisation that fits best, as options, and its fit. `or` joins options that fit equally well."""
     shift, divergence = TIED
     ranked = sorted(inputs.items(), key=lambda item: item[1].divergence + item[1].shift)
     best = ranked[0][1]
@@ -255,7 +269,7 @@ def _best(inputs: Mapping[str, LayerFit]) -> tuple[str, LayerFit]:
 
 
 def _misfit(checkpoint: Checkpoint, layers: tuple[LayerFit, ...], first: str) -> str:
-    """The warning for weights that no other option explains. Raises `ModelError`, see `judge`."""
+    """Return the warning for weights that no other option fits better. Raises `ModelError` as `judge` does."""
     arch = checkpoint.spec.architecture
     assert arch is not None
     if layers[0].divergence > STEM_MISFIT:
@@ -282,7 +296,7 @@ def _misfit(checkpoint: Checkpoint, layers: tuple[LayerFit, ...], first: str) ->
 
 
 def _rise(layers: tuple[LayerFit, ...]) -> float:
-    """The largest lasting rise of the shift between neighbouring layers, see `RISE`."""
+    """Return the largest rise of the median shift from one window of layers to the next. See `RISE`."""
     values = [layer.shift for layer in layers]
     window = min(WINDOW, len(values) // 2)
     return max(
@@ -292,7 +306,7 @@ def _rise(layers: tuple[LayerFit, ...]) -> float:
 
 
 def _first_jump(layers: tuple[LayerFit, ...]) -> str:
-    """The first batch norm that fits much worse than all before it; the worst if there is no such one."""
+    """Return the first batch norm that fits much worse than all before it, else the one with the largest shift."""
     shift, divergence = layers[0].shift, layers[0].divergence
     for layer in layers[1:]:
         if _jump(shift, layer.shift, FIRST) or _jump(divergence, layer.divergence, FIRST_DIVERGENCE):
@@ -302,24 +316,25 @@ def _first_jump(layers: tuple[LayerFit, ...]) -> str:
 
 
 def _jump(before: float, value: float, limits: tuple[float, float]) -> bool:
+    """Tell whether `value` exceeds a multiple of `before`, and a least value. See `FIRST`."""
     times, least = limits
     return value > max(times * before, least)
 
 
 def _first_apart(one: tuple[LayerFit, ...], other: tuple[LayerFit, ...]) -> str:
-    """The first batch norm that two variants of a network feed differently."""
+    """Return the first batch norm whose input differs between two variants of a network."""
     pairs = zip(one, other, strict=True)
     return next((a.name for a, b in pairs if abs(a.shift - b.shift) > APART), one[0].name)
 
 
 def _compare_inputs(checkpoint: Checkpoint, images: Pixels, reversed_input: bool) -> dict[str, LayerFit]:
-    """The fit of the first batch norm with the usual normalisations, but for the one that is assumed."""
+    """Measure the fit of the first batch norm with each of `NORMALISATIONS` that differs from the checkpoint's."""
     spec = checkpoint.spec.input
     assumed = (images[:1].astype(np.float32) / np.float32(255) - spec.mean) / spec.std
     others: dict[str, NDArray[np.float32]] = {}
     for normalisation in NORMALISATIONS:
         pixels = normalisation.apply(images)
-        # The checkpoint takes RGB, whatever its network took.
+        # The checkpoint takes RGB, even if the network took BGR before the import.
         pixels = pixels[..., ::-1] if reversed_input else pixels
         if not np.allclose(pixels[:1], assumed, rtol=1e-3, atol=1e-3):
             others[str(normalisation)] = pixels

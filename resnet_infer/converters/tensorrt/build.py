@@ -1,4 +1,8 @@
-"""The calls of TensorRT's builder, the same for 8.6, 10 and 11 but for what each of them lacks."""
+"""Build a TensorRT engine from an ONNX graph through TensorRT's Python API, in versions 8.6, 10 and 11.
+
+The module parses the graph, configures the builder and inspects the engine. `export` prepares the GPU, checks the
+engine's precision and writes the files.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +25,24 @@ from resnet_infer.utils.inputs import read_bytes
 from resnet_infer.utils.progress import Advance
 
 _SHOWN = 5
-"""Errors of the parser in a message."""
+"""Largest number of parser errors that a message lists."""
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How an engine is built.
+    """Hold the settings of the builder. The names in parentheses are those of TensorRT's Python API.
 
-    Batches have from `min_batch` to `max_batch` pictures, and kernels are chosen for `opt_batch`. `workspace`, in
-    bytes, bounds what a layer may use on the GPU. `optimization_level` is TensorRT's, from 0 (built soonest) to 5
-    (runs fastest). `version_compatible` engines run on newer versions of TensorRT, `hardware_compatible` ones on all
-    GPUs from Ampere on; both cost speed. `timing_cache` is a file that keeps what kernels took, for the next build.
+    - `min_batch`, `opt_batch`, `max_batch`: smallest, optimal and largest number of images in a call; kernels are
+      chosen for the optimal one (`IOptimizationProfile`).
+    - `workspace`: most bytes of GPU memory that a layer may use temporarily (`MemoryPoolType.WORKSPACE`).
+    - `optimization_level`: 0 (shortest build) to 5 (fastest engine) (`builder_optimization_level`).
+    - `version_compatible`: allow newer versions of TensorRT to run the engine, at a cost in speed
+      (`BuilderFlag.VERSION_COMPATIBLE`).
+    - `hardware_compatible`: allow all GPUs from Ampere on to run the engine, at a cost in speed
+      (`HardwareCompatibilityLevel.AMPERE_PLUS`).
+    - `timing_cache`: file that keeps the measured times of kernels for later builds (`ITimingCache`).
+
+    None stands for TensorRT's default, or for no file. Raises `UsageError` for values out of range.
     """
 
     min_batch: int = 1
@@ -52,7 +63,11 @@ class BuildOptions:
 
 
 class Build:
-    """One engine in the making. TensorRT's objects live in its methods, and are gone when they return."""
+    """Build and inspect one engine. The builder, network and engine live only as long as the method that uses them.
+
+    `tensorrt` is the imported module. `size` is the (height, width) of the images in pixels. The GPU's context must be
+    current while a method runs.
+    """
 
     def __init__(
         self, tensorrt: Any, graph: EngineGraph, precision: Precision, options: BuildOptions, size: tuple[int, int]
@@ -63,7 +78,12 @@ class Build:
         self.logger = make_logger(tensorrt)
 
     def plan(self, progress: Advance | None) -> bytes:
-        """The serialised engine."""
+        """Build the engine and return it serialised.
+
+        `progress` receives the builder's phases and steps, in TensorRT versions with `IProgressMonitor`.
+
+        Raises `ModelError` if TensorRT cannot parse the graph or build it, and `KeyboardInterrupt` after Ctrl-C.
+        """
         builder = self.tensorrt.Builder(self.logger)
         network = builder.create_network(self._network_flags())
         parser = self._parse(network)
@@ -74,7 +94,7 @@ class Build:
                 monitor = _make_monitor(self.tensorrt, progress, pressed)
                 config.progress_monitor = monitor
             plan = builder.build_serialized_network(network, config)
-        del parser  # the network's weights were in it
+        del parser  # kept until here because it owns the network's weights
         if pressed.is_set():
             raise KeyboardInterrupt
         if plan is None:
@@ -88,7 +108,11 @@ class Build:
         return to_bytes(plan)
 
     def layers(self, plan: bytes) -> list[Layer]:
-        """What the engine says of itself, for the best batch."""
+        """Deserialise the engine and return its layers, as TensorRT's inspector reports them for `opt_batch` images.
+
+        Raises `ModelError` if the engine or its description cannot be read, and `RuntimeUnavailableError` if the
+        engine does not fit in the GPU's memory.
+        """
         runtime = self.tensorrt.Runtime(self.logger)
         if self.options.version_compatible:
             runtime.engine_host_code_allowed = True
@@ -106,12 +130,14 @@ class Build:
         return read_layers(inspector.get_engine_information(self.tensorrt.LayerInformationFormat.JSON))
 
     def _network_flags(self) -> int:
+        """Return the bit mask of `NetworkDefinitionCreationFlag` for this version of TensorRT."""
         if self.major > STRONGLY_TYPED:
-            return 0  # strongly typed, always
+            return 0  # TensorRT 11 knows only strongly typed networks
         flags = self.tensorrt.NetworkDefinitionCreationFlag
         return 1 << int(flags.STRONGLY_TYPED if self.major == STRONGLY_TYPED else flags.EXPLICIT_BATCH)
 
     def _parse(self, network: Any) -> Any:
+        """Parse the graph into `network` and return the parser. Raises `ModelError` with the parser's errors."""
         parser = self.tensorrt.OnnxParser(network, self.logger)
         path = (str(self.graph.path),) if self.graph.path else ()
         if parser.parse(self.graph.content, *path):
@@ -126,6 +152,7 @@ class Build:
         )
 
     def _parser_error(self, error: Any) -> str:
+        """Describe an `IParserError` with the name and operator of its node, if they are known."""
         index = int(error.node())
         name, operator = self.graph.nodes[index] if 0 <= index < len(self.graph.nodes) else ("", "")
         if hasattr(error, "node_name"):
@@ -134,9 +161,13 @@ class Build:
         return f"{where}{error.desc()}"
 
     def _config(self, builder: Any) -> Any:
+        """Create the `IBuilderConfig` with the options, the precision and one optimisation profile.
+
+        Raises `ModelError` if TensorRT rejects the profile.
+        """
         tensorrt, options = self.tensorrt, self.options
         config = builder.create_builder_config()
-        config.profiling_verbosity = tensorrt.ProfilingVerbosity.DETAILED  # for `layers`
+        config.profiling_verbosity = tensorrt.ProfilingVerbosity.DETAILED  # `layers` needs it
         flags = {"fp32": None, "fp16": "FP16", "int8": "INT8"}
         if self.major < STRONGLY_TYPED and (flag := flags[self.precision]):
             config.set_flag(getattr(tensorrt.BuilderFlag, flag))
@@ -157,7 +188,10 @@ class Build:
         return config
 
     def _load_timing_cache(self, config: Any) -> Any:
-        """The cache that the build uses, None if there is to be no file of it."""
+        """Give the config a timing cache and return it, or None without the option `timing_cache`.
+
+        A file that is missing, unreadable, damaged, or of another GPU or TensorRT is replaced by an empty cache.
+        """
         path = self.options.timing_cache
         if path is None:
             return None
@@ -179,7 +213,7 @@ class Build:
         return cache
 
     def _save_timing_cache(self, config: Any) -> None:
-        """Keep what the build measured. Not a reason to lose an engine over."""
+        """Write the timing cache to its file. A failure is only noted, because the engine is valid without it."""
         path = self.options.timing_cache
         assert path is not None
         try:
@@ -190,13 +224,16 @@ class Build:
 
 
 def to_bytes(memory: Any) -> bytes:
-    """A copy of TensorRT's `IHostMemory`."""
+    """Copy the content of an `IHostMemory`, the buffer in which TensorRT returns serialised objects."""
     return bytes(memory)
 
 
 @contextlib.contextmanager
 def _ctrl_c() -> Iterator[threading.Event]:
-    """Ctrl-C sets the event. As an exception in a callback of TensorRT's it would be lost there."""
+    """Set an event on Ctrl-C instead of raising `KeyboardInterrupt`, which TensorRT would lose inside a callback.
+
+    Outside the main thread, where Python allows no signal handlers, the event is never set.
+    """
     pressed = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield pressed
@@ -209,25 +246,33 @@ def _ctrl_c() -> Iterator[threading.Event]:
 
 
 def _make_monitor(tensorrt: Any, progress: Advance | None, pressed: threading.Event) -> Any:
-    """Tells `progress` of each step, and TensorRT to stop once `pressed` is set: a build takes minutes."""
+    """Create an `IProgressMonitor` that reports each step to `progress` and cancels the build once `pressed` is set.
+
+    A build takes minutes. TensorRT calls the monitor from several threads.
+    """
     lock = threading.Lock()
 
     def tell(count: int, title: str | None = None) -> None:
+        """Report `count` steps and a new title, one thread at a time."""
         if progress is not None:
             with lock:
                 progress(count, title)
 
-    class Monitor(tensorrt.IProgressMonitor):  # type: ignore[misc]  # as in `make_logger`
+    class Monitor(tensorrt.IProgressMonitor):  # type: ignore[misc]  # the base class is known only at run time
+        """Receive the progress of a build; TensorRT calls the methods."""
+
         def __init__(self) -> None:
             tensorrt.IProgressMonitor.__init__(self)
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            """Show the name of a phase that starts."""
             tell(0, phase_name)
 
         def phase_finish(self, phase_name: str) -> None:
-            pass
+            """Ignore the end of a phase."""
 
         def step_complete(self, phase_name: str, step: int) -> bool:
+            """Count a step, and return False to cancel the build."""
             tell(1)
             return not pressed.is_set()
 

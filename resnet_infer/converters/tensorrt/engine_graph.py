@@ -1,4 +1,4 @@
-"""The ONNX graph that a TensorRT engine is built from: what it must be, and what it is."""
+"""Read the ONNX graph of an engine to be built, and check that it suits the precision and the version of TensorRT."""
 
 from __future__ import annotations
 
@@ -20,17 +20,21 @@ with needs("export", "building a TensorRT engine"):
     from resnet_infer.models.onnx_tools import attribute, constants, opset, producers
 
 STRONGLY_TYPED = 10
-"""The first major version of TensorRT that takes every precision from the graph's own types."""
+"""First major version of TensorRT for which networks are built strongly typed: precisions follow the graph's types."""
 HALF_QUANTIZED_OPSET = 19
-"""The first opset whose QuantizeLinear and DequantizeLinear take float16."""
+"""First ONNX opset whose QuantizeLinear and DequantizeLinear accept float16 (ONNX operator changelog)."""
 
 _LOWER: Mapping[Precision, set[Precision]] = {"fp32": {"fp16", "int8"}, "fp16": {"int8"}, "int8": set()}
+"""Precision of an engine -> lower precisions, which its graph must not contain."""
 
 
 @dataclass(frozen=True)
 class GraphKind:
-    """The graph that a precision wants: `half` is one in float16 (`fp16.to_fp16`), `quantized` one with Q/DQ nodes
-    (`quantize.quantize` with target "tensorrt").
+    """Describe the graph that a precision needs.
+
+    - `half`: its weights and activations are float16 (`precision.fp16.to_fp16`).
+    - `quantized`: it has QuantizeLinear and DequantizeLinear (Q/DQ) nodes (`precision.int8.quantize` with target
+      "tensorrt").
     """
 
     half: bool
@@ -38,20 +42,31 @@ class GraphKind:
 
 
 def graph_for(precision: Precision, major: int) -> GraphKind:
-    """The graph to give TensorRT of that major version for an engine of that precision.
+    """Return the kind of graph from which TensorRT of version `major` builds an engine of `precision`.
 
-    TensorRT 10 and newer run what the graph's types say. TensorRT 8 takes the FP32 graph and may choose FP16 kernels.
-    INT8 is always the FP32 graph with Q/DQ nodes; TensorRT 10 and newer also take the float16 one, from opset 19 on,
-    which leaves what is not quantised in FP16.
+    - FP32: the FP32 graph.
+    - FP16: from TensorRT 10 on the float16 graph, because networks are strongly typed. TensorRT 8 gets the FP32 graph
+      and permission to choose FP16 kernels (`BuilderFlag.FP16`).
+    - INT8: the FP32 graph with Q/DQ nodes. TensorRT 10 and newer also accept a float16 graph with Q/DQ nodes, from
+      opset 19 on; its layers without quantisation run in FP16.
+
+    >>> graph_for("fp16", 10)
+    GraphKind(half=True, quantized=False)
     """
     return GraphKind(half=precision == "fp16" and major >= STRONGLY_TYPED, quantized=precision == "int8")
 
 
 @dataclass(frozen=True)
 class EngineGraph:
-    """An artifact's graph, read. `nodes` are (name, operator); `size` is (height, width), None where it is open.
+    """Hold an ONNX artifact with what the build needs to know of its graph.
 
-    `convolutions` counts those that compute in each precision, by the type of their weights and Q/DQ before them.
+    - `label`, `path`, `content`: name for messages, file if there is one, and bytes of the artifact.
+    - `images`, `logits`: names of the input and output tensors.
+    - `size`: (height, width) of the input in pixels, each None if it is dynamic.
+    - `nodes`: (name, operator) of each node, in the graph's order.
+    - `convolutions`: number of convolutions that compute in each precision, judged by the type of their weights and
+      by the Q/DQ nodes in front of them.
+    - `opset`: version of ONNX's operators.
     """
 
     label: str
@@ -67,10 +82,11 @@ class EngineGraph:
 
     @property
     def sha256(self) -> str:
+        """Return the SHA-256 of the artifact in hexadecimal."""
         return hashlib.sha256(self.content).hexdigest()
 
     def require(self, precision: Precision, major: int) -> None:
-        """Raise `ModelError` unless the graph is one that gives an engine of that precision."""
+        """Raise `ModelError` unless TensorRT of version `major` can build an engine of `precision` from the graph."""
         kind = graph_for(precision, major)
         found = {name for name, count in self.convolutions.items() if count}
         if kind.quantized and "int8" not in found:
@@ -97,7 +113,13 @@ class EngineGraph:
 
 
 def read_graph(model: bytes | Path) -> EngineGraph:
-    """Read an artifact. Raises `ModelError` if it is none of ours or TensorRT would not take its input."""
+    """Read an ONNX artifact, given as its bytes or its path.
+
+    Raises `ModelError` if the file is missing or damaged, or has no model spec. Raises it also unless the graph has one
+    input, uint8 (N, height, width, 3) with a dynamic batch, and one float32 output, and casts the input first: TensorRT
+    accepts uint8 only for a network input that is cast to a floating-point type (`DataType.UINT8` in its API
+    reference).
+    """
     path = model if isinstance(model, Path) else None
     label = str(path) if path else "the model"
     if path and not path.is_file():
@@ -106,7 +128,7 @@ def read_graph(model: bytes | Path) -> EngineGraph:
     assert isinstance(content, bytes)
     try:
         proto = onnx.ModelProto.FromString(content)
-    except Exception as error:  # protobuf's, which is not ours to import
+    except Exception as error:  # protobuf's exceptions; protobuf is no direct dependency
         raise ModelError(f"{label} is no ONNX model, or damaged ({first_line(error)})") from error
     spec = get_spec(proto, label)
     graph = proto.graph
@@ -136,7 +158,7 @@ def read_graph(model: bytes | Path) -> EngineGraph:
 
 
 def check_batches(low: int, best: int, high: int) -> tuple[int, int, int]:
-    """The sizes of batches of an engine. Raises `UsageError` if they are not in order."""
+    """Return the smallest, optimal and largest batch. Raises `UsageError` unless 1 <= low <= best <= high."""
     if not 1 <= low <= best <= high:
         raise UsageError(
             f"batches of {low}, {best} and {high} pictures make no range",
@@ -146,6 +168,7 @@ def check_batches(low: int, best: int, high: int) -> tuple[int, int, int]:
 
 
 def _convolutions(graph: onnx.GraphProto) -> Mapping[Precision, int]:
+    """Count the convolutions that compute in each precision. See `EngineGraph.convolutions`."""
     makers = producers(graph)
     types = {name: tensor.data_type for name, tensor in constants(graph).items()}
     found: Counter[Precision] = Counter()
@@ -160,7 +183,10 @@ def _convolutions(graph: onnx.GraphProto) -> Mapping[Precision, int]:
 
 
 def _type(name: str, makers: Mapping[str, onnx.NodeProto], types: Mapping[str, int]) -> int | None:
-    """The element type of weights, also behind a Cast or a DequantizeLinear."""
+    """Return the element type of weights (`TensorProto.DataType`), or None if it is unknown.
+
+    The result type of a Cast counts. For a DequantizeLinear it is the type of its scale.
+    """
     node = makers.get(name)
     if name in types or node is None:
         return types.get(name)
@@ -171,4 +197,5 @@ def _type(name: str, makers: Mapping[str, onnx.NodeProto], types: Mapping[str, i
 
 
 def _named(precisions: set[Precision]) -> str:
+    """Return the precisions as text for a message, e.g. `FP16 and INT8`."""
     return " and ".join(sorted(item.upper() for item in precisions)) or "no known precision"

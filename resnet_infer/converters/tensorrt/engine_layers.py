@@ -1,7 +1,8 @@
-"""The precision that a built engine really runs in, as TensorRT's inspector tells it.
+"""Determine the precision in which a built engine runs, from the report of TensorRT's `IEngineInspector`.
 
-What the inspector writes differs from version to version, and with a dynamic batch TensorRT 8 and 10 leave the types of
-activations out. So every sign is read: the type of the weights, then those of the inputs, then the kernel's name.
+The report differs from version to version, and with a dynamic batch TensorRT 8 and 10 omit the types of activations.
+The precision of a layer is therefore taken from the type of the weights, else from the types of the inputs, else from
+the name of the kernel.
 """
 
 from __future__ import annotations
@@ -22,18 +23,22 @@ _TYPES: tuple[tuple[Precision, str], ...] = (
     ("fp16", r"half|fp16|float16(?<!bfloat16)"),
     ("fp32", r"fp32|float\b|float32"),
 )
-"""Words for a type in the inspector's JSON, e.g. "Half" and "Row major linear FP32"."""
+"""Patterns of data types in the inspector's JSON, e.g. "Half" and "Row major linear FP32"."""
 _KERNELS: tuple[tuple[Precision, str], ...] = (
     ("int8", r"i8i8|i8i32|i8f32|imma|(?<!u)int8"),
     ("fp16", r"f16f16|hmma|h1688|h16816|h884|fp16"),
     ("fp32", r"f32f32|sgemm|scudnn|fp32"),
 )
-"""Marks of the arithmetic in a kernel's name, e.g. sm80_xmma_fprop_implicit_gemm_interleaved_i8i8_i8i32_f32_nchw."""
+"""Patterns of the arithmetic in a kernel's name, e.g. sm80_xmma_fprop_implicit_gemm_interleaved_i8i8_i8i32_f32_nchw."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer of an engine: its precision, None where nothing tells it, and whether it is a convolution."""
+    """Describe a layer of an engine.
+
+    `precision` is None if the report does not show it. `convolution` tells whether the layer is a convolution.
+    `kernel` is the name of the kernel that TensorRT chose (its tactic), empty if unknown.
+    """
 
     name: str
     precision: Precision | None
@@ -42,9 +47,12 @@ class Layer:
 
 
 def read_layers(information: str) -> list[Layer]:
-    """The layers in the inspector's JSON. Raises `ModelError` if it does not hold them in detail."""
+    """Read the layers from the JSON of `IEngineInspector.get_engine_information`.
+
+    Raises `ModelError` if the layers are missing or lack details, as without `ProfilingVerbosity.DETAILED`.
+    """
     try:
-        found = json.loads(information, strict=False)["Layers"]  # names are parted by control characters
+        found = json.loads(information, strict=False)["Layers"]  # names may contain control characters
         return [_layer(item) for item in found]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
@@ -54,7 +62,11 @@ def read_layers(information: str) -> list[Layer]:
 
 
 def count_layers(layers: Iterable[Layer]) -> dict[str, int]:
-    """Precision -> layers that run in it; "other" for those that nothing tells of."""
+    """Count the layers by precision. Layers of unknown precision count as "other".
+
+    >>> count_layers([Layer("conv1", "int8", True), Layer("pool", None, False)])
+    {'int8': 1, 'other': 1}
+    """
     return dict(sorted(Counter(layer.precision or "other" for layer in layers).items()))
 
 
@@ -63,9 +75,13 @@ def require_precision(
 ) -> None:
     """Raise `ModelError` unless the engine runs in `precision`.
 
-    `convolutions` are the graph's, by precision. At least one convolution must run in the precision (one layer, where
-    TensorRT tells of no convolution); those in a wider one are no more than the graph itself has (TensorRT 8 chooses
-    freely for FP16); FP32 is FP32 everywhere, without TF32.
+    `convolutions` is the number of the graph's convolutions by precision, and `major` TensorRT's major version.
+
+    - At least one convolution must run in `precision`. If the precision of no convolution is known, one layer of any
+      kind suffices.
+    - No more convolutions may run in a wider precision than the graph has in it. TensorRT 8 is excepted for FP16, where
+      it chooses the precision of each layer itself.
+    - In FP32 no layer may run in FP16, INT8 or TF32.
     """
     wrong: list[Layer] = []
     if precision == "fp32":
@@ -85,6 +101,7 @@ def require_precision(
 
 
 def _layer(item: Mapping[str, Any]) -> Layer:
+    """Convert the inspector's JSON object for a layer. Raises `KeyError` or `AttributeError` without details."""
     kernel = str(item.get("TacticName", ""))
     kind = f"{item.get('LayerType', '')} {item.get('ParameterType', '')}".lower()
     inputs = " ".join(
@@ -102,4 +119,5 @@ def _layer(item: Mapping[str, Any]) -> Layer:
 
 
 def _first(words: Iterable[tuple[Precision, str]], text: str) -> Precision | None:
+    """Return the first precision whose pattern occurs in `text`, ignoring case, or None."""
     return next((precision for precision, word in words if re.search(word, text, re.IGNORECASE)), None)

@@ -1,4 +1,7 @@
-"""An ONNX artifact in, a proven TensorRT engine out: TensorRT 8.6, 10 and 11."""
+"""Export an ONNX artifact as a TensorRT engine with TensorRT 8.6, 10 or 11, and check its precision and its answers.
+
+`build` makes the calls of the builder, `engine_graph` checks the graph, and `engine_layers` the engine's precision.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +31,12 @@ from resnet_infer.verification.tolerances import ENGINES, Verdict
 
 
 def require_tensorrt(device: str = "auto") -> int:
-    """The major version of TensorRT that will build, for `graph_for`; call it before anything slow.
+    """Check that engines can be built on `device`, and return the major version of TensorRT, as `graph_for` needs it.
 
-    Raises `RuntimeUnavailableError` without driver, GPU or a TensorRT that loads, `MissingExtraError` without the
-    packages.
+    `device` is `auto`, `cuda` or `cuda:N`. The check is fast, so it belongs in front of any slow preparation.
+
+    Raises `RuntimeUnavailableError` for the device `cpu`, and without a driver, the GPU, or a TensorRT that loads.
+    Raises `MissingExtraError` without the packages, and `UsageError` for an unknown device.
     """
     gpu = _open_gpu(device)
     try:
@@ -52,12 +57,21 @@ def build_engine(
 ) -> EngineInfo:
     """Build an engine from an ONNX artifact, and write it to `target` with its sidecar.
 
-    `model` must be the graph that `graph_for(precision, require_tensorrt())` names. Height and width that are open in
-    it are fixed to the spec's crop. `progress` is told of steps, where TensorRT tells them (10 and newer). `prove` gets
-    the engine's temporary path, the sidecar beside it, before both get their names; if it raises, nothing is left.
+    - `model`: bytes or path of a graph of the kind `graph_for(precision, require_tensorrt())`. A dynamic height or
+      width is fixed to the spec's crop, in pixels.
+    - `device`: `auto`, `cuda` or `cuda:N`.
+    - `progress`: receives the steps of the build, from TensorRT 10 on.
+    - `prove`: called with the temporary path of the engine, which has its sidecar beside it, before the files get their
+      final names. If it raises an exception, no new file is left.
 
-    Raises `ModelError` for a graph that TensorRT cannot read or build, or if the engine does not run in `precision`;
-    and as `require_tensorrt`. Ctrl-C ends the build at its next step, or at its end where there are none.
+    Raises `ModelError` if the graph is of the wrong kind, if TensorRT cannot parse or build it, or if the engine does
+    not run in `precision`. Raises `RuntimeUnavailableError` if the engine does not fit in the GPU's memory, or for
+    `hardware_compatible` on a GPU older than Ampere; further errors are those of `require_tensorrt`. Ctrl-C ends the
+    build at its next step, or at its end in versions without steps.
+
+    >>> info = build_engine(Path("resnet50.onnx"), Path("resnet50.engine"), precision="fp32")
+    >>> info.batch, info.size
+    ((1, 8, 64), (224, 224))
     """
     options = options or BuildOptions()
     graph = read_graph(model)
@@ -77,11 +91,11 @@ def build_engine(
                 plan = build.plan(progress)
                 layers = build.layers(plan)
             except BaseException as error:
-                clear_frames(error.__traceback__)  # what it holds of TensorRT's must not outlive the GPU
+                clear_frames(error.__traceback__)  # its TensorRT objects must be freed before the GPU's context
                 raise
         require_precision(layers, precision, graph.convolutions, build.major)
         info = EngineInfo(
-            spec=graph.spec.with_(precision=precision, measured=()),  # nothing was measured of the engine yet
+            spec=graph.spec.with_(precision=precision, measured=()),  # the graph's figures are not the engine's
             tensorrt=str(tensorrt.__version__),
             gpu=gpu.name,
             compute_capability=gpu.compute_capability,
@@ -102,15 +116,16 @@ def build_engine(
 
 
 def prove(engine: Path, model: bytes | Path, images: Images | None = None, *, device: str = "auto") -> Verdict[Parity]:
-    """Compare an engine with ONNX Runtime on the CPU, which runs the graph `model` that the engine was built from.
+    """Compare the logits of an engine with those of its graph `model` in ONNX Runtime on the CPU.
 
-    `images` (uint8 NHWC) are by default synthetic ones. Raises `ParityError` if the answers differ.
+    `images` are uint8 (N, height, width, 3), N >= 2, of the engine's size; the default is synthetic images. What passes
+    is in `verification.tolerances.ENGINES`. Raises `ParityError` if the logits differ by more.
     """
     with OnnxRuntime(model, device="cpu") as reference, TensorRTRuntime(engine, device=device) as candidate:
         if images is None:
             images = natural_noise(PARITY_PICTURES, *candidate.info.size)
         precision = candidate.spec.precision
-        # A lower precision is what its rounding makes of it, which float64 has none of.
+        # Float64 is no reference for FP16 and INT8, whose rounding is part of the result.
         exact = exact_graph(model) if precision == "fp32" else None
         parity = compare(
             Reference("the graph" if exact else "ONNX Runtime on the CPU", reference, exact),
@@ -123,6 +138,7 @@ def prove(engine: Path, model: bytes | Path, images: Images | None = None, *, de
 
 
 def _open_gpu(device: str) -> Gpu:
+    """Open the GPU that `device` names. Raises `RuntimeUnavailableError` for `cpu` and without a working GPU."""
     kind, number = parse_device(device)
     if kind == "cpu":
         raise RuntimeUnavailableError(
@@ -132,7 +148,7 @@ def _open_gpu(device: str) -> Gpu:
 
 
 def _write(plan: bytes, info: EngineInfo, target: Path, prove: Callable[[Path], object] | None) -> None:
-    """Both files under temporary names, proven, then the sidecar and last the engine under their own."""
+    """Write both files under temporary names, call `prove`, and give them their final names, the engine last."""
     with atomic_path(target) as temporary:
         temporary.write_bytes(plan)
         companion = sidecar_path(temporary)
