@@ -1,4 +1,4 @@
-"""`python -m resnet_infer` is the command `resnet-infer`."""
+"""Run the command line with `python -m resnet_infer`, which is the command `resnet-infer`."""
 
 from resnet_infer.cli.main import main
 

@@ -1,4 +1,7 @@
-"""`Classifier`: spec, preprocessing, runtime and top-k."""
+"""Classify images in this process: model spec, preprocessing, runtime and top-k in one class.
+
+Streams of images are spread over the cores by `lanes`; a service on another machine is reached by `client`.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from resnet_infer.data.formats.memory import resizing_bytes
 from resnet_infer.data.image import MAX_PIXELS, is_resizable, read_image, require_resizable
 from resnet_infer.data.preprocess import Pixels, centre_crop, ten_crops
 from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError, bare
-from resnet_infer.lanes import batch_limit, flow
+from resnet_infer.lanes import batch_limit, run_lanes
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.base import Runtime
 from resnet_infer.runtimes.registry import open_runtime
@@ -26,11 +29,17 @@ from resnet_infer.utils.cpu import usable_cores
 from resnet_infer.utils.threads import require_threads
 
 Crops = Literal[1, 10]
+"""Views of an image: 1 for the centre crop, 10 for the four corners and the centre, each also mirrored (Krizhevsky et
+al. 2012).
+"""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A class and its probability (softmax, averaged over the crops); `id` is its WordNet id where there is one."""
+    """Hold a class and its probability: the softmax, averaged over the crops.
+
+    `index` is the class's place in the model's list, `id` its WordNet id (`n02123045`), None where there is none.
+    """
 
     label: str
     probability: float
@@ -40,11 +49,11 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model says of one picture, most probable class first; or why there is no answer.
+    """Hold the predictions for one image, most probable class first, or the error that took their place.
 
-    `error` is a `PictureError` for a picture that cannot be read, an `AnswerError` where the network's logits for it
-    are not finite; it has no traceback, so that it holds nothing of the picture. `note` is a sentence on why the answer
-    may mean little, where the picture can hardly be seen.
+    `source` is the image's name. `error` is a `PictureError` for an image that cannot be read, and an `AnswerError`
+    where the logits are not finite. It has no traceback, so it keeps no image data in memory. `note` is a warning about
+    an image that can hardly be seen, for which the predictions may mean little.
     """
 
     source: str
@@ -53,6 +62,7 @@ class Answer:
     note: str | None = None
 
     def to_json(self) -> dict[str, Any]:
+        """Return the JSON form: `source`, and either `error` or `predictions`, with the `note` if there is one."""
         if self.error:
             return {"source": self.source, "error": self.error.message}
         note = {"note": self.note} if self.note else {}
@@ -61,27 +71,40 @@ class Answer:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture to be read: a path, or bytes with a name of their own."""
+    """Name an image to be read: a path, or the bytes of an encoded file.
+
+    `source` is its name in results and messages.
+    """
 
     source: str
     content: Path | bytes
 
 
 class Prepared(NamedTuple):
-    """What the runtime is given of a picture, uint8 (views, crop, crop, 3), and what is to be noted of it."""
+    """Hold an image's views, uint8 (views, crop, crop, 3), and the note on it, if any."""
 
     views: Pixels
     note: str | None
 
 
 class Classifier:
-    """A model, ready to classify.
+    """Classify images with one model.
 
-    `model` is a path (`.onnx`, `.safetensors`) or a model's name; None means $RESNET_INFER_MODEL or `zoo.DEFAULT`.
-    `runtime`, `device`, `threads` and `options` (`spin=False`, say) are as in `open_runtime`. With all threads on one
-    batch a single picture is answered soonest. `throughput` is for many: on a CPU, as many batches at a time as there
-    are cores, each on one thread (or `threads`), so that no core ever waits for another; a `Runtime` given as the model
-    should then have one thread. Instances are context managers.
+    `model` is a path (`.onnx`, `.safetensors`, `.engine`), a model's name or an open `Runtime`. None means the model of
+    $RESNET_INFER_MODEL, or else `zoo.DEFAULT`. `runtime`, `device`, `threads` and `options` (`spin=False`, for example)
+    are those of `open_runtime`, whose errors are raised, as are those of `zoo`.
+
+    By default all threads work on one batch, which gives the lowest latency for a single image. With `throughput`, a
+    CPU runs as many batches in parallel as it has cores, each on one thread (or on `threads`), so that no core waits
+    for another. An open runtime that is used with `throughput` should have one thread.
+
+    Instances are context managers.
+
+    >>> with Classifier("resnet20-cifar10") as classifier:
+    ...     for prediction in classifier.classify("cat.jpg", top_k=2):
+    ...         print(f"{prediction.label}: {prediction.probability:.3f}")
+    cat: 0.998
+    dog: 0.002
     """
 
     def __init__(
@@ -110,18 +133,19 @@ class Classifier:
 
     @property
     def spec(self) -> ModelSpec:
+        """Return the model's spec: its classes, input size and preprocessing."""
         return self.runtime.spec
 
     def classify(self, picture: str | Path | bytes, *, crops: Crops = 1, top_k: int = 5) -> list[Prediction]:
-        """The `top_k` most probable classes of one picture (a path, or the bytes of a file).
+        """Return the `top_k` most probable classes of one image, which is a path or the bytes of an encoded file.
 
-        Warns of a picture whose answer has a `note`. Raises `PictureError` if it cannot be read, and `AnswerError` if
-        the network's logits for it are not finite.
+        Warns if the answer has a `note`. Raises `PictureError` if the image cannot be read, `AnswerError` if the logits
+        are not finite, and `UsageError` for `crops` other than 1 or 10 and for `top_k` below 1.
         """
         content = picture if isinstance(picture, bytes) else Path(picture)
         source = "picture" if isinstance(picture, bytes) else str(picture)
         (answer,) = self.stream([Picture(source, content)], crops=crops, top_k=top_k)
-        del picture, content  # an error that is kept holds this frame
+        del picture, content  # an error that the caller keeps holds this frame
         if answer.error:
             raise answer.error
         if answer.note:
@@ -137,24 +161,32 @@ class Classifier:
         batch_size: int = 32,
         workers: int | None = None,
     ) -> Generator[Answer, None, None]:
-        """Answers in the order of `pictures`, decoded in threads beside the inference.
+        """Yield an answer for every image, in the order of `pictures`.
 
-        `batch_size` is the most crops in one call of the runtime; a picture's crops stay together, and lanes on a CPU
-        take no more than is of use there (`batch_limit`). Unreadable pictures, and those whose logits are not finite,
-        give an `Answer` with its `error`; the others of their batch are answered. Memory is bounded however many
-        pictures there are. An error of `pictures` is raised after the answers to all pictures before it.
+        Images are decoded in threads during inference: in `workers` threads (default: the usable cores), or in the
+        lanes of a classifier with `throughput`. `batch_size` is the most crops in one call of the runtime; lanes on a
+        CPU take no more than `batch_limit` gives. The crops of one image stay in one batch. An image that cannot be
+        read, or whose logits are not finite, gets an `Answer` with its `error`; the rest of its batch is answered.
+        Memory use is bounded, also for endless `pictures`. An error of `pictures` is raised after the answers to all
+        images before it.
 
-        `pictures` may wait for answers, as those of a camera or of a queue do: where the next one has not come, what
-        has come is answered within a twentieth of a second and the time that the answers take. For that, `pictures`
-        that are no list or tuple are read in a thread of their own, with the context variables of the caller. A source
-        that is bound to its thread must allow that (`sqlite3.connect(..., check_same_thread=False)`). Closing the
-        stream does not wait for a picture that does not come.
+        `pictures` may also be a live source, such as a camera or a queue. When the next image has not come, those that
+        have are answered within 50 ms plus the time of their inference. For that, `pictures` that are not a list or
+        tuple are read in a thread of their own, with the caller's context variables. A source that is bound to one
+        thread must allow this: `sqlite3.connect(..., check_same_thread=False)`. Closing the stream does not wait for an
+        image that does not come.
+
+        Raises `UsageError` for values out of range.
+
+        >>> pictures = (Picture(str(path), path) for path in sorted(Path("photos").glob("*.jpg")))
+        >>> for answer in classifier.stream(pictures, top_k=1):
+        ...     print(answer.source, answer.error or answer.predictions[0].label)
         """
         if batch_size < 1 or top_k < 1:
             raise UsageError("the batch size and top-k are at least 1")
         require_threads(workers, "workers")
         _check_crops(crops)
-        return flow(
+        return run_lanes(
             pictures,
             partial(self.prepared, crops=crops),
             partial(self._answers, top_k=top_k),
@@ -166,11 +198,13 @@ class Classifier:
         )
 
     def probabilities(self, views: Sequence[Pixels], *, allow_nan: bool = False) -> NDArray[np.float64]:
-        """The softmax averaged over a picture's views, (pictures, classes), of all pictures in one call.
+        """Return the softmax of every image, averaged over its views, as float64 (images, classes).
 
-        `views` has an array uint8 (views, height, width, 3) for each picture, all of one shape. Raises `UsageError`
-        for pictures with different numbers of views, or without any, and for views that the runtime does not take;
-        `AnswerError` if any logits are not finite; with `allow_nan` the row of that picture is NaN instead.
+        All views are inferred in one call of the runtime.
+
+        `views` has an array, uint8 (views, height, width, 3) for each image, all of one shape. Raises `UsageError` for
+        images with different numbers of views or none, and for a shape that the runtime does not take. Raises
+        `AnswerError` if any logits are not finite; with `allow_nan` the row of that image is NaN instead.
         """
         shapes = sorted({item.shape for item in views})
         if len(shapes) > 1 or not all(len(item) for item in views):
@@ -188,7 +222,10 @@ class Classifier:
         return means
 
     def views(self, picture: Picture, crops: Crops = 1, *, max_pixels: int = MAX_PIXELS) -> Pixels | PictureError:
-        """What the runtime is given of a picture, uint8 (views, crop, crop, 3), or why there is nothing to give."""
+        """Return the runtime's input for an image, uint8 (views, crop, crop, 3), or the error if it cannot be read.
+
+        `max_pixels` is the largest image that is decoded. Raises `UsageError` for `crops` other than 1 or 10.
+        """
         prepared = self.prepared(picture, crops, max_pixels=max_pixels)
         return prepared if isinstance(prepared, PictureError) else prepared.views
 
@@ -200,14 +237,16 @@ class Classifier:
         max_pixels: int = MAX_PIXELS,
         reserve: Callable[[int], None] | None = None,
     ) -> Prepared | PictureError:
-        """What `views` gives, together with what is to be noted of the picture.
+        """Return the views of an image, with the note on it, or the error if it cannot be read.
 
-        `reserve` is told beforehand how many bytes it takes at most; what it raises of this package's errors is raised.
+        `reserve` is called before decoding with an upper bound of the memory that it takes, in bytes. If it raises an
+        `UnusableError`, that becomes the returned error; its other errors are raised.
         """
         _check_crops(crops)
         side = self.spec.input.resize
 
         def admit(decoding: int, width: int, height: int) -> None:
+            """Call `reserve` with the peak memory of decoding and resizing an image of this size."""
             if reserve and is_resizable(width, height, side):
                 reserve(max(decoding, resizing_bytes(width, height, side)))
 
@@ -217,7 +256,7 @@ class Classifier:
                 picture.source,
                 exif=self.spec.input.exif,
                 max_pixels=max_pixels,
-                reserve=admit if reserve else None,  # the estimate takes time of its own
+                reserve=admit if reserve else None,  # the estimate itself takes time
             )
             require_resizable(image, side, picture.source)
             views = centre_crop(image, self.spec.input) if crops == 1 else ten_crops(image, self.spec.input)
@@ -228,9 +267,9 @@ class Classifier:
         return Prepared(views, image.info.get("note"))
 
     def predictions(self, logits: NDArray[np.float32], top_k: int) -> tuple[Prediction, ...]:
-        """The most probable classes by the logits (views, classes) of one picture.
+        """Return the `top_k` most probable classes for the logits (views, classes) of one image.
 
-        Raises `AnswerError` if they are not finite.
+        Raises `AnswerError` if the logits are not finite.
         """
         each = softmax(logits)
         probabilities = each[0] if len(each) == 1 else each.mean(axis=0)
@@ -239,6 +278,7 @@ class Classifier:
         return self._top(probabilities, top_k)
 
     def _answers(self, batch: Sequence[tuple[Picture, Prepared | PictureError]], top_k: int) -> list[Answer]:
+        """Infer the readable images of a batch in one call, and return an answer for every image."""
         views = [prepared.views for _, prepared in batch if not isinstance(prepared, PictureError)]
         means: Iterator[NDArray[np.float64]] = iter(self.probabilities(views, allow_nan=True) if views else ())
 
@@ -253,9 +293,11 @@ class Classifier:
         return [answer(*item) for item in batch]
 
     def _no_answer(self, source: str) -> AnswerError:
+        """Return the error for an image whose logits are not finite."""
         return AnswerError(f"{source}: the logits of {self.spec.name} are not finite, so there is no answer")
 
     def _top(self, probabilities: NDArray[np.float64], top_k: int) -> tuple[Prediction, ...]:
+        """Return the `top_k` most probable classes, ties in the order of the classes."""
         order = np.argsort(-probabilities, kind="stable")[:top_k]
         classes, ids = self.spec.classes, self.spec.class_ids
         return tuple(
@@ -264,7 +306,7 @@ class Classifier:
         )
 
     def close(self) -> None:
-        """Free the runtime, and give its memory back to the system."""
+        """Close the runtime and free its memory."""
         self.runtime.close()
 
     def __enter__(self) -> Classifier:
@@ -277,12 +319,16 @@ class Classifier:
 
 
 def _check_crops(crops: int) -> None:
+    """Raise `UsageError` unless `crops` is 1 or 10."""
     if crops not in (1, 10):
         raise UsageError(f"crops is 1 or 10, not {crops}")
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Probabilities over the last axis, in float64; all of them NaN where any of the logits is not finite."""
+    """Return the softmax over the last axis, as float64 of the shape of `logits`.
+
+    A row with logits that are not finite is all NaN.
+    """
     finite = np.isfinite(logits)
     with np.errstate(invalid="ignore"):
         result: NDArray[np.float64] = logits.astype(np.float64)

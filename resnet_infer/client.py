@@ -1,4 +1,7 @@
-"""A service of `resnet-infer serve`, asked from Python as a `Classifier` is."""
+"""Classify images with a service of `resnet-infer serve`, through the same methods as `Classifier`.
+
+It opens no model and no runtime. Connections (HTTP/1.1) are kept open between requests.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +30,13 @@ from resnet_infer.utils import strict_json
 from resnet_infer.utils.threads import require_threads
 
 KEY_VARIABLE = "RESNET_INFER_API_KEY"
+"""Environment variable with the service's API key."""
 _UNREADABLE = (400, 413, 415, 422)
-"""Statuses that say something of the picture."""
+"""Statuses of answers about the image itself: it cannot be read or is too large."""
 _NOT_FINITE = "not_finite"
-"""The reason of a 500 of a service whose model's logits are not finite."""
+"""The `reason` in a 500 of a service whose model's logits are not finite."""
 _HEADER_LENGTH = "inference-header-content-length"
-"""The header that says where JSON ends and binary data begins."""
+"""Header with the length of the JSON before the binary data (KServe V2, binary tensor data extension)."""
 
 
 class ServiceError(ResnetInferError):
@@ -44,12 +48,18 @@ class ServiceError(ResnetInferError):
 
 
 class Client:
-    """A service at a URL, e.g. http://127.0.0.1:3000.
+    """Send images to a service at a URL, such as http://127.0.0.1:3000.
 
-    `api_key` is the service's key, if it has one; default: $RESNET_INFER_API_KEY. `timeout` is in seconds: for an
-    answer, and for a service that is busy (503) to have time. `connections` is how many pictures are asked about at
-    a time. Instances are context managers, and safe for use from several threads and in forked children, which open
+    `api_key` is the service's key (default: $RESNET_INFER_API_KEY). `timeout` is in seconds and bounds the wait for an
+    answer, and for a busy service (503) to become free. `connections` is the number of images in flight in `stream`.
+    Raises `UsageError` for a URL that is not HTTP or HTTPS.
+
+    Instances are context managers. They are safe for use from several threads, and in forked children, which open
     connections of their own.
+
+    >>> with Client("http://127.0.0.1:3000") as client:
+    ...     client.classify("cat.jpg")[0].label
+    'cat'
     """
 
     def __init__(self, url: str, *, api_key: str | None = None, timeout: float = 60.0, connections: int = 8) -> None:
@@ -63,39 +73,43 @@ class Client:
         self._host, self._port, self._path = parts.hostname, parts.port, parts.path.rstrip("/")
         key = api_key or os.environ.get(KEY_VARIABLE, "")
         self._headers: dict[str, str | bytes] = {"Authorization": b"Bearer " + key.encode()} if key else {}
-        self._idle = _Idle()
+        self._idle = _IdleConnections()
 
     def classify(self, picture: str | Path | bytes, *, crops: Crops = 1, top_k: int = 5) -> list[Prediction]:
-        """The `top_k` most probable classes of one picture (a path, or the bytes of a file).
+        """Return the `top_k` most probable classes of one image, which is a path or the bytes of an encoded file.
 
-        Raises `PictureError` if it cannot be read, here or by the service, `AnswerError` if the logits for it are not
-        finite, `ServiceError`, and `UsageError`.
+        Raises `PictureError` if the image cannot be read, here or by the service, `AnswerError` if its logits are not
+        finite, `ServiceError` if the service does not answer, and `UsageError` for options out of range.
         """
         content = picture if isinstance(picture, bytes) else Path(picture)
         source = "picture" if isinstance(picture, bytes) else str(picture)
         answer = self.ask(Picture(source, content), crops=crops, top_k=top_k)
-        del picture, content  # an error that is kept holds this frame
+        del picture, content  # an error that the caller keeps holds this frame
         if answer.error:
             raise answer.error
         return list(answer.predictions)
 
     def stream(self, pictures: Iterable[Picture], *, crops: Crops = 1, top_k: int = 5) -> Generator[Answer, None, None]:
-        """Answers in the order of `pictures`; unreadable ones give an `Answer` with its `error`.
+        """Yield an answer for every image, in the order of `pictures`.
 
-        Raises `UsageError` at once, and `ServiceError`. Memory is bounded however many pictures there are. An error of
-        `pictures`, or of the service, is raised after the answers to all pictures before it. `pictures` that keep
-        their reader waiting are read as in `Classifier.stream`.
+        An unreadable image gives an `Answer` with an `error`. Memory use is bounded, also for endless `pictures`. An
+        error of `pictures` or of the service (`ServiceError`) is raised after the answers to all images before it. A
+        live source is read as in `Classifier.stream`. Raises `UsageError` for options out of range, before anything is
+        read.
         """
         _check(crops, top_k)
         ask = partial(self.ask, crops=crops, top_k=top_k)
         return live_map(ask, pictures, workers=self.connections, ahead=2 * self.connections)
 
     def ask(self, picture: Picture, *, crops: Crops = 1, top_k: int = 5) -> Answer:
-        """The answer to one picture, or why it has none. Raises `UsageError` and `ServiceError`."""
+        """Return the answer to one image. An image that cannot be read gives an `Answer` with an `error`.
+
+        Raises `UsageError` for options out of range, and `ServiceError`.
+        """
         _check(crops, top_k)
         try:
             content = picture.content if isinstance(picture.content, bytes) else picture_bytes(picture.content)
-        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have, such as one with a null byte
             reason = getattr(error, "strerror", None) or str(error)
             return Answer(picture.source, error=PictureError(f"{picture.source}: {reason}"))
         if not content:
@@ -121,23 +135,30 @@ class Client:
             raise ServiceError(f"{self.url} does not answer as `resnet-infer serve` does", status=status) from error
 
     def model(self) -> dict[str, Any]:
-        """What the service says of its model (`GET /model`). Raises `ServiceError`."""
+        """Return the service's description of its model (`GET /model`): spec, digest, runtime and limits.
+
+        Raises `ServiceError`.
+        """
         status, body = self._request("GET", "/model")
         if status != 200:
             raise self._failure(status, body)
         return body
 
     def tensors(self, model: str) -> dict[str, Any]:
-        """What the service says of the model's tensors (`GET /v2/models/MODEL`). Raises `ServiceError`."""
+        """Return the metadata of the model's input and output tensors (`GET /v2/models/MODEL` of KServe V2).
+
+        Raises `ServiceError`, with the status 404 for a model that is not served.
+        """
         status, body = self._request("GET", f"/v2/models/{quote(model, safe='')}")
         if status != 200:
             raise self._failure(status, body)
         return body
 
     def infer(self, model: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The logits (N, classes) of `images`, uint8 (N, height, width, 3), by the Open Inference Protocol.
+        """Return the logits, float32 (N, classes), of `images`, uint8 (N, height, width, 3).
 
-        Tensors travel as binary data. Raises `ServiceError`, and `AnswerError` if the logits are not finite.
+        The request is one of the Open Inference Protocol (KServe V2); tensors travel in its binary tensor data
+        extension. Raises `ServiceError`, and `AnswerError` if the logits are not finite.
         """
         tensor = {"name": "images", "datatype": "UINT8", "shape": images.shape}
         request = {
@@ -145,7 +166,7 @@ class Client:
             "parameters": {"binary_data_output": True},
         }
         head = strict_json.dumps(request).encode()
-        status, headers, body = self._patiently(
+        status, headers, body = self._request_with_retries(
             "POST",
             f"/v2/models/{quote(model, safe='')}/infer",
             head + images.tobytes(),
@@ -166,7 +187,7 @@ class Client:
         return logits
 
     def close(self) -> None:
-        """Close the connections; those in use when their answer is there."""
+        """Close the idle connections at once, and those in use when their answer has come."""
         self._idle.close()
 
     def __enter__(self) -> Client:
@@ -178,14 +199,14 @@ class Client:
         self.close()
 
     def _request(self, method: str, path: str, content: bytes | None = None) -> tuple[int, dict[str, Any]]:
-        """Status and JSON of an answer."""
-        status, _, body = self._patiently(method, path, content)
+        """Return the status and the JSON object of a response."""
+        status, _, body = self._request_with_retries(method, path, content)
         return status, _json_object(body)
 
-    def _patiently(
+    def _request_with_retries(
         self, method: str, path: str, content: bytes | None, extra: Mapping[str, str] | None = None
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """An answer as it is; a service that is busy is asked again when it says so."""
+        """Return status, headers and body of a response; repeat a request after a 503 with a Retry-After header."""
         until = time.monotonic() + self.timeout
         while True:
             status, headers, body = self._exchange(method, path, content, extra or {})
@@ -197,7 +218,7 @@ class Client:
     def _exchange(
         self, method: str, path: str, content: bytes | None, extra: Mapping[str, str]
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """One request; a second one if the service had closed the idle connection of the first."""
+        """Send one request, or a second one if the service has closed the idle connection of the first."""
         headers = {**self._headers, **extra, **({"Content-Type": "application/octet-stream"} if content else {})}
         connection = self._idle.take()
         while True:
@@ -223,39 +244,43 @@ class Client:
                 return response.status, {name.lower(): value for name, value in response.getheaders()}, body
 
     def _no_answer(self, source: str) -> AnswerError:
+        """Return the error for an image whose logits are not finite."""
         return AnswerError(f"{source}: the logits of the model at {self.url} are not finite, so there is no answer")
 
     def _failure(self, status: int, body: Mapping[str, Any]) -> ServiceError:
+        """Return the error for a response that is not a success."""
         hint = f"set {KEY_VARIABLE} to its key" if status == 401 else None
         reason = body.get("error") or "which is no answer of `resnet-infer serve`"
         return ServiceError(f"{self.url} answered {status}: {reason}", status=status, hint=hint)
 
 
-class _Idle:
-    """Connections that nobody uses; the one used last is taken first.
+class _IdleConnections:
+    """Keep the open connections that are not in use, and give out the most recent one first.
 
-    Safe for use from several threads. A forked child begins without any: on a socket that two processes share, each
-    would read the other's answers.
+    It is safe for use from several threads. A forked child begins without any: two processes that share a socket would
+    read each other's responses.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._connections: list[HTTPConnection] = []
         self._closed = False
-        _EVERY.add(self)
+        _ALL_POOLS.add(self)
 
     def forget(self) -> None:
-        """In a child that was just forked: close its copies, and free the lock that a thread of the parent may hold."""
+        """Close this process's copies after a fork, and replace the lock, which a thread of the parent may hold."""
         self._lock = threading.Lock()
         connections, self._connections = self._connections, []
         for connection in connections:
             connection.close()
 
     def take(self) -> HTTPConnection | None:
+        """Return an idle connection, or None."""
         with self._lock:
             return self._connections.pop() if self._connections else None
 
     def give(self, connection: HTTPConnection) -> None:
+        """Keep a connection for the next request, or close it after `close`."""
         with self._lock:
             if not self._closed:
                 self._connections.append(connection)
@@ -263,7 +288,7 @@ class _Idle:
         connection.close()
 
     def close(self) -> None:
-        """Close them all, and each one given from now on."""
+        """Close all connections, and from then on each one that is given back."""
         with self._lock:
             self._closed = True
             connections, self._connections = self._connections, []
@@ -271,11 +296,13 @@ class _Idle:
             connection.close()
 
 
-_EVERY: weakref.WeakSet[_Idle] = weakref.WeakSet()
+_ALL_POOLS: weakref.WeakSet[_IdleConnections] = weakref.WeakSet()
+"""Pools of this process, to be emptied in a forked child."""
 
 
 def _forget_all() -> None:
-    for idle in list(_EVERY):
+    """Empty all pools in a child that was just forked."""
+    for idle in list(_ALL_POOLS):
         idle.forget()
 
 
@@ -284,7 +311,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _check(crops: int, top_k: int) -> None:
-    """Refuse what `Classifier` refuses."""
+    """Raise `UsageError` for options that `Classifier` refuses."""
     if top_k < 1:
         raise UsageError("top-k is at least 1")
     if crops not in (1, 10):
@@ -292,7 +319,7 @@ def _check(crops: int, top_k: int) -> None:
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
-    """The object that `body` is as JSON; empty if it is none."""
+    """Return the JSON object in `body`, or an empty one if there is none."""
     try:
         value = json.loads(body)
     except ValueError:

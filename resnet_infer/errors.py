@@ -1,4 +1,4 @@
-"""One family of exceptions: what went wrong, what to do about it, and the exit code of the command."""
+"""Define the exceptions of the package: the message, a hint that says what to do, and the command's exit code."""
 
 from __future__ import annotations
 
@@ -9,9 +9,18 @@ Error = TypeVar("Error", bound=BaseException)
 
 
 class ResnetInferError(Exception):
-    """Something failed that the user can act on. `hint` says how; the command line exits with `exit_code`."""
+    """Report a failure that the user can act on.
+
+    `message` says what went wrong, `hint` what to do about it. The command line ends with `exit_code`.
+
+    >>> error = ResnetInferError("there is no model.onnx", hint="export one: resnet-infer export model.safetensors")
+    >>> print(error)
+    there is no model.onnx
+      hint: export one: resnet-infer export model.safetensors
+    """
 
     exit_code = 1
+    """Exit code of the command that ends with this error."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -23,18 +32,24 @@ class ResnetInferError(Exception):
 
 
 def bare(error: Error) -> Error:
-    """`error` without its traceback, cause and context, for one that is kept: their frames hold what was being read."""
+    """Return `error` without its traceback, cause and context.
+
+    An error that is kept would otherwise keep the frames of its traceback alive, and the image data in them.
+    """
     error.__traceback__ = error.__cause__ = error.__context__ = None
     return error
 
 
 def first_line(error: Exception) -> str:
-    """The message of another library's exception, cut to a line."""
+    """Return the first line of another library's error, at most 300 characters; the name of its type if it is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the known one it is most like, or nothing."""
+    """Return "; did you mean NAME?" for the known name most like `name`, or nothing.
+
+    It completes the message about an unknown name.
+    """
     from difflib import get_close_matches
 
     close = get_close_matches(name, list(known), n=1)
@@ -42,29 +57,29 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 class UsageError(ResnetInferError):
-    """The command or call itself makes no sense: an unknown name, a contradiction, a value out of range."""
+    """Report a command or call that makes no sense: an unknown name, a contradiction, a value out of range."""
 
     exit_code = 2
 
 
 class ModelError(ResnetInferError):
-    """A checkpoint or artifact that is missing, damaged, foreign, or of another version."""
+    """Report a checkpoint or artifact that is missing, damaged, foreign, or of another version."""
 
 
 class UnwritableError(ModelError):
-    """The cache cannot be written, or there is no place for it."""
+    """Report a cache that cannot be written or that has no place."""
 
 
 class PictureError(ResnetInferError):
-    """A picture that cannot be read. The message names the file."""
+    """Report an image that cannot be read. The message names the file."""
 
 
 class UnsupportedPictureError(PictureError):
-    """A file that may be whole, but of a form that is not read. The message says which form it is."""
+    """Report an image file that may be intact, but is of a kind that is not supported. The message names the kind."""
 
 
 class AnswerError(ResnetInferError):
-    """A network whose answer to a picture is not finite (NaN or infinite). The message names the picture."""
+    """Report logits that are not finite (NaN or infinite). The message names the image."""
 
     def __init__(self, message: str) -> None:
         super().__init__(
@@ -75,32 +90,35 @@ class AnswerError(ResnetInferError):
 
 
 class DataError(ResnetInferError):
-    """A data set that is missing, incomplete or inconsistent."""
+    """Report a data set that is missing, incomplete or inconsistent."""
 
 
 class SplitError(DataError):
-    """A split that a data set does not have, or one of several that was not named."""
+    """Report a split that the data set does not have, or a choice between several splits that was not made."""
 
 
 class RuntimeUnavailableError(ResnetInferError):
-    """A runtime or device that was asked for by name cannot be used here."""
+    """Report a runtime or device that was requested by name and cannot be used on this machine."""
 
 
 class MissingExtraError(ResnetInferError):
-    """An optional dependency is not installed. The hint is the exact command that installs it."""
+    """Report an optional dependency that is not installed. The hint is the exact command that installs it."""
 
 
 class BrokenPackageError(MissingExtraError):
-    """A package is installed and cannot be imported. The message has the cause, the hint a command that may help."""
+    """Report a package that is installed and cannot be imported.
+
+    The message has the cause, the hint a command that may help.
+    """
 
 
 class OutOfMemoryError(ResnetInferError):
-    """The memory of this machine, or what this process may have of it, does not suffice."""
+    """Report that the memory of the machine, or of this process's control group, does not suffice."""
 
 
 class ParityError(ResnetInferError):
-    """An artifact does not give its source's answers."""
+    """Report an artifact whose logits or predictions differ from those of its source."""
 
 
 class TrainingError(ResnetInferError):
-    """Training cannot start or go on; what was reached is saved."""
+    """Report that training cannot start or continue. The progress up to there is saved."""

@@ -1,4 +1,8 @@
-"""`flow`: the one path on which pictures go through models, from one end to the other on all cores."""
+"""Run images through a model in lanes: read, decode and infer on all cores, and give results in order.
+
+Only this module decides how a stream of items is spread over cores. What an item is, and how it is decoded and
+inferred, is up to the caller.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +19,19 @@ from resnet_infer.utils.lifetime import in_one_process
 from resnet_infer.utils.parallel import Quiet, UntilError, stage
 
 LANE_PIXELS = 8 * 224**2
-"""Of a batch, where several are inferred at a time on a CPU: on one thread a larger one is no faster."""
+"""Most pixels in a batch of a CPU lane (eight 224x224 crops). A lane has one thread, where larger batches are no
+faster.
+"""
 FIRST_ROWS = 8
-"""Most of the first batches of lanes, so that first answers come soon."""
-SHARE = 8
-"""A later batch of a lane is at most this part of what it has had, so that lanes finish at about the same time."""
-FULL = 0.75
-"""Share of the time up to which lanes that prepare one after the other hardly wait for each other."""
+"""Most rows in the first batch of a lane, so that the first results come soon."""
+GROWTH_DIVISOR = 8
+"""Divisor: a later batch has at most an eighth of the items that each lane has had, so that lanes finish together."""
+MAX_TURN_LOAD = 0.75
+"""Lanes take turns to prepare while a round of turns takes at most this share of the time for a group. Beyond that,
+they would wait for each other.
+"""
 PATIENCE = 4
-"""A lane waits for its turn as long as this many rounds of turns should take."""
+"""Longest wait for a turn, in rounds of turns. A round is the time in which every lane prepares one group."""
 
 Item = TypeVar("Item")
 Views = TypeVar("Views")
@@ -31,7 +39,7 @@ Result = TypeVar("Result")
 
 
 @in_one_process
-def flow(
+def run_lanes(
     items: Iterable[Item],
     prepare: Callable[[Item], Views | PictureError],
     infer: Callable[[Sequence[tuple[Item, Views | PictureError]]], Sequence[Result]],
@@ -42,24 +50,32 @@ def flow(
     workers: int | None = None,
     live: bool = False,
 ) -> Generator[Result, None, None]:
-    """A result for every item, in order: `prepare` decodes one, in threads; `infer` answers several.
+    """Yield a result for every item, in the order of `items`.
 
-    `rows` is what an item adds to a batch of at most `batch_size`. An item that `prepare` has an error for adds
-    nothing and is handed on with it. With several `lanes` each takes a few items from end to end; with one, `workers`
-    threads prepare beside the one that infers. Memory is bounded however many items there are.
+    `prepare` decodes one item in a thread. It returns what `infer` takes, or a `PictureError`, which is handed to
+    `infer` in its place. `infer` gets a batch of pairs (item, prepared) and returns one result for each.
 
-    An error of `items`, or one that `prepare` raises, comes after the results of all items before it; one that `infer`
-    raises after those of the earlier batches.
+    An item adds `rows` rows to a batch of at most `batch_size` rows; an item with an error adds none. With several
+    `lanes`, each lane takes a few items from decoding to inference. With one lane, `workers` threads decode (default:
+    the usable cores) while one thread infers. Memory use is bounded, also for endless `items`.
 
-    With `live`, `items` that are no list or tuple are read in a thread of their own. Where they keep it waiting, what
-    has come is answered in smaller batches.
+    With `live`, `items` that are not a list or tuple are read in a thread of their own. Whenever the source pauses, the
+    items that have arrived are inferred in smaller batches.
+
+    Errors are raised in order: an error of `items` or `prepare` after the results of all earlier items, an error of
+    `infer` after the results of all earlier batches.
+
+    >>> def infer(batch):
+    ...     return [2 * number for _, number in batch]
+    >>> list(run_lanes(["1", "2", "3"], int, infer, lanes=1))
+    [2, 4, 6]
     """
-    most = max(batch_size // rows, 1)
-    ahead = 2 * most + 8
+    max_items = max(batch_size // rows, 1)
+    ahead = 2 * max_items + 8
     with arriving(items, min(LIMIT, ahead // 2)) if live else nullcontext(items) as source:
         if lanes > 1:
-            # A lane decodes and infers a few pictures from end to end, so that cores do not hand work to each other.
-            groups = _groups(source, most, max(FIRST_ROWS // rows, 1), lanes)
+            # A lane takes its images from decoding to inference, so that no data moves between cores.
+            groups = _groups(source, max_items, max(FIRST_ROWS // rows, 1), lanes)
             with closing(stage(_Lane(prepare, infer, lanes), groups, workers=lanes, ahead=2 * lanes)) as done:
                 for group in done:
                     if not isinstance(group, Quiet):
@@ -70,6 +86,7 @@ def flow(
             return
 
         def prepared(item: Item) -> tuple[Item, Views | PictureError]:
+            """Return an item with what was prepared of it."""
             return item, prepare(item)
 
         with closing(stage(prepared, source, workers=workers, ahead=ahead)) as ready:
@@ -81,17 +98,20 @@ def flow(
 
 
 def batch_limit(batch_size: int, side: int, lanes: int) -> int:
-    """Most views of `side` pixels in a batch: `batch_size`, on several lanes no more than have `LANE_PIXELS`."""
+    """Return the most views in a batch for crops of `side` x `side` pixels.
+
+    One lane takes `batch_size`. Each of several lanes takes at most as many as `LANE_PIXELS` allows, and at least one.
+    """
     return min(batch_size, max(LANE_PIXELS // side**2, 1)) if lanes > 1 else batch_size
 
 
 class _Lane(Generic[Item, Views, Result]):
-    """What every lane does with a group of items: prepare them, infer.
+    """Prepare a group of items and infer it, in any of the lanes.
 
-    A small picture is many short steps, and after each the lane needs the interpreter again: lanes that prepare at the
-    same time wait for each other at every step, and stay side by side for the next pictures too. So one prepares while
-    the others infer, as long as that is enough for all of them. Large pictures take more than one lane can prepare:
-    then nobody waits. What is enough is judged by the group that was answered last.
+    Decoding a small image is many short steps, and each needs Python's global interpreter lock. Lanes that decode at
+    the same time slow each other down at every step. So one lane prepares while the others infer, as long as one is
+    enough to keep them all busy. Large images need several lanes to decode at once; then no lane waits. The times of
+    the most recent group decide which of the two it is.
     """
 
     def __init__(
@@ -103,37 +123,43 @@ class _Lane(Generic[Item, Views, Result]):
         self._prepare, self._infer, self._lanes = prepare, infer, lanes
         self._turn = Lock()
         self._last: tuple[float, float] | None = None
-        """Seconds to prepare and to infer a group."""
+        """Seconds to prepare and seconds to infer the most recent group."""
 
     def __call__(self, group: list[Item]) -> tuple[Sequence[Result], BaseException | None]:
-        """The results of the group; where an item could not be prepared, those before it, and its error."""
-        alone = self._wait()
+        """Return the results of the group.
+
+        If an item could not be prepared, return the results of the items before it, and its error.
+        """
+        has_turn = self._take_turn()
         begin = perf_counter()
         prepared = UntilError((item, self._prepare(item)) for item in group)
         try:
             ready = list(prepared)
         finally:
-            if alone:
+            if has_turn:
                 self._turn.release()
         middle = perf_counter()
         results = self._infer(ready) if ready else ()
         self._last = middle - begin, perf_counter() - middle
         return results, prepared.error
 
-    def _wait(self) -> bool:
-        """For this lane's turn, if there are turns; whether it has one."""
+    def _take_turn(self) -> bool:
+        """Wait for this lane's turn to prepare, if lanes take turns. Return whether it has the turn."""
         if self._last is None:
             return False
         prepare, infer = self._last
         round_of_turns = self._lanes * prepare
-        # Who has the turn may have met larger pictures: then others do not wait for them.
-        return round_of_turns <= FULL * (prepare + infer) and self._turn.acquire(timeout=PATIENCE * round_of_turns)
+        # The lane whose turn it is may be decoding larger images; the timeout keeps the others from waiting for them.
+        return round_of_turns <= MAX_TURN_LOAD * (prepare + infer) and self._turn.acquire(
+            timeout=PATIENCE * round_of_turns
+        )
 
 
 def _groups(items: Iterable[Item | Quiet], size: int, first: int, lanes: int) -> Iterator[list[Item] | Quiet]:
-    """`first` items at a time, later up to `size`; where there are too few to fill every lane, an equal share each.
+    """Yield groups of `first` items, later of up to `size`.
 
-    Before `QUIET` comes what there is.
+    Where there are too few items to fill every lane, all lanes get an equal share. A pause (`QUIET`) is handed on after
+    the items before it, which form a group of their own.
     """
     source = UntilError(items)
     head: list[Item | Quiet] = []
@@ -142,14 +168,14 @@ def _groups(items: Iterable[Item | Quiet], size: int, first: int, lanes: int) ->
         if isinstance(item, Quiet) or len(head) == lanes * min(first, size):
             break
     least = max(-(-sum(not isinstance(item, Quiet) for item in head) // lanes), 1)
-    whole = chain(iter(head), source)  # an iterator of a list lets go of it at its end
+    whole = chain(iter(head), source)  # a list's iterator drops the list at its end
     del head
     taken = 0
     group: list[Item] = []
     for item in whole:
         if not isinstance(item, Quiet):
             group.append(item)
-        if isinstance(item, Quiet) or len(group) >= max(least, min(size, taken // (SHARE * lanes))):
+        if isinstance(item, Quiet) or len(group) >= max(least, min(size, taken // (GROWTH_DIVISOR * lanes))):
             if source.interrupted:
                 break
             taken += len(group)
@@ -166,9 +192,9 @@ def _groups(items: Iterable[Item | Quiet], size: int, first: int, lanes: int) ->
 def _batches(
     prepared: Iterable[tuple[Item, Views | PictureError] | Quiet], rows: int, batch_size: int
 ) -> Iterator[list[tuple[Item, Views | PictureError]] | Quiet]:
-    """Groups of as many readable items as fit into `batch_size` rows; unreadable ones keep their place.
+    """Yield groups of as many readable items as fit into `batch_size` rows. Unreadable items keep their place.
 
-    Before `QUIET` comes what there is.
+    A pause (`QUIET`) is handed on after the items before it, which form a batch of their own.
     """
     batch: list[tuple[Item, Views | PictureError]] = []
     used = 0

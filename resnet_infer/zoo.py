@@ -1,4 +1,7 @@
-"""Any MODEL argument -> the file that answers it: a path, a built-in model, or published weights by name."""
+"""Find the file for a MODEL argument: a path, a built-in model, or published weights by name.
+
+Downloads, conversions and exports happen once; the results are kept in the cache.
+"""
 
 from __future__ import annotations
 
@@ -20,21 +23,24 @@ if TYPE_CHECKING:
     from resnet_infer.models.weights.published import PublishedWeights
 
 DEFAULT, SMALL = "resnet18-tinyimagenet", "resnet20-cifar10"
+"""Names of the built-in models: the default one, and a small one for tests and demos."""
 BUILT_IN = {DEFAULT: "200 of ImageNet's 1,000 classes", SMALL: "CIFAR-10's ten classes"}
-"""The models in the package, and what each knows."""
+"""Built-in models, each with the classes that it knows."""
 VARIABLE = "RESNET_INFER_MODEL"
+"""Environment variable with the model that is used where none is named."""
 
 
 def default_model() -> str | None:
-    """The model of $RESNET_INFER_MODEL, if it is set."""
+    """Return the model of $RESNET_INFER_MODEL, or None if it is not set."""
     return os.environ.get(VARIABLE) or None
 
 
 def find(model: str | Path | None) -> Path:
-    """The checkpoint or artifact that `model` names; a built-in gives its artifact, None the default.
+    """Return the path of the checkpoint or artifact that `model` names.
 
-    Published weights give their checkpoint, and are downloaded the first time. A file goes before a name. Raises
-    `ModelError` if there is no such file or name, or if a download fails.
+    A built-in model gives its artifact, and None the default model. Published weights give their checkpoint, and are
+    downloaded the first time. A file takes precedence over a name. Raises `ModelError` if there is no such file or
+    name, or if a download fails.
     """
     name = _name(model)
     path = _existing(name)
@@ -49,24 +55,24 @@ def find(model: str | Path | None) -> Path:
 
 
 def built_in(name: str, suffix: str) -> Path:
-    """Where the file of a built-in model with that suffix lies."""
+    """Return the path of a built-in model's file with this suffix."""
     return FOLDER / f"{name}{suffix}"
 
 
 def _whole(name: str, suffix: str) -> Path:
-    """The file of a built-in model. Raises `ModelError` if it is damaged."""
+    """Return the path of a built-in model's file. Raises `ModelError` if it is damaged."""
     path = built_in(name, suffix)
     require_whole(path)
     return path
 
 
 def checkpoint(model: str | Path | None) -> Checkpoint:
-    """The checkpoint that `model` names. Raises `ModelError` for an artifact, which has none."""
+    """Return the checkpoint that `model` names. Raises `ModelError` for an artifact, which contains none."""
     return load_checkpoint(checkpoint_file(model))
 
 
 def checkpoint_file(model: str | Path | None) -> Path:
-    """Where the checkpoint that `model` names lies. Raises `ModelError` as `checkpoint` does."""
+    """Return the path of the checkpoint that `model` names. Raises `ModelError` as `checkpoint` does."""
     name = _name(model)
     path = _whole(name, CHECKPOINT) if name in BUILT_IN and not _existing(name) else find(name)
     if path.suffix != CHECKPOINT:
@@ -75,16 +81,23 @@ def checkpoint_file(model: str | Path | None) -> Path:
 
 
 def source(model: str | Path | None) -> Checkpoint | Path:
-    """What other artifacts can be made of: the checkpoint that `model` names, or the path of an ONNX artifact."""
+    """Return what an export can start from: the checkpoint that `model` names, or the path of an ONNX artifact.
+
+    Raises `ModelError` for an artifact of another format.
+    """
     path = _existing(_name(model))
     return path if path is not None and path.suffix == ".onnx" else checkpoint(model)
 
 
 def artifact(model: str | Path | None) -> Path:
-    """The artifact that answers for `model`. A checkpoint is exported, and proven, once; then it lies in the cache.
+    """Return the path of an artifact that runs `model`.
 
-    Where the cache cannot be written, a checkpoint is exported for this process alone. Raises `ModelError`, and
-    `UnwritableError` where there is no place for it at all.
+    A checkpoint is exported to ONNX and verified once; the artifact stays in the cache. Where the cache cannot be
+    written, the checkpoint is exported to a temporary folder of this process. Raises `ModelError`, and
+    `UnwritableError` where neither can be written.
+
+    >>> artifact("resnet50").suffix  # downloads and exports the published weights the first time
+    '.onnx'
     """
     name = _name(model)
     path = _existing(name)
@@ -109,24 +122,24 @@ def artifact(model: str | Path | None) -> Path:
 
 
 def cached_file(weights: PublishedWeights) -> Path:
-    """Where the published file lies once it is downloaded."""
+    """Return the path of a published file after its download."""
     from resnet_infer.models.weights.download import cache_folder
 
     return cache_folder() / "downloads" / weights.filename
 
 
 def cached_checkpoint(weights: PublishedWeights) -> Path:
-    """Where the checkpoint made of published weights lies."""
+    """Return the path in the cache of the checkpoint made from published weights."""
     return _derived("checkpoints", weights, CHECKPOINT)
 
 
 def cached_artifact(weights: PublishedWeights) -> Path:
-    """Where the artifact made of published weights lies."""
+    """Return the path in the cache of the artifact made from published weights."""
     return _derived("artifacts", weights, ".onnx")
 
 
 def unknown_model(name: str) -> ModelError:
-    """The error for a name that nothing is called."""
+    """Return the error for a name that no file and no model has."""
     from resnet_infer.models.weights.published import PUBLISHED
 
     names = [*BUILT_IN, *dict.fromkeys(name for row in PUBLISHED for name in (row.arch, row.name))]
@@ -137,17 +150,19 @@ def unknown_model(name: str) -> ModelError:
 
 
 def _derived(folder: str, weights: PublishedWeights, suffix: str) -> Path:
+    """Return the path in the cache of a file made from published weights by this version of the package."""
     from resnet_infer.models.weights.download import cache_folder
 
     return cache_folder() / folder / f"{weights.name}-{weights.sha256_prefix}-{__version__}{suffix}"
 
 
 def _name(model: str | Path | None) -> str:
+    """Return the name or path that `model` stands for; None stands for the default."""
     return str(model) if model is not None else default_model() or DEFAULT
 
 
 def _existing(name: str) -> Path | None:
-    """The file at the path `name`, None if there is none. Raises `ModelError` if it is no model."""
+    """Return the file at the path `name`, or None if there is none. Raises `ModelError` if it is not a model."""
     path = Path(os.path.expanduser(name))
     if not os.path.isfile(path):
         return None
@@ -160,24 +175,26 @@ def _existing(name: str) -> Path | None:
 
 
 def _published(name: str) -> PublishedWeights | None:
+    """Return the published weights of this name, or None."""
     from resnet_infer.models.weights.published import find_published
 
     return find_published(name)
 
 
 def _fetch(weights: PublishedWeights) -> Path:
-    """The checkpoint of published weights, out of the cache or made of a download."""
+    """Return the checkpoint of published weights, from the cache or made from a download."""
     return _kept(cached_checkpoint(weights), lambda target: _make_checkpoint(weights, target))
 
 
 def _kept(target: Path, make: Callable[[Path], None]) -> Path:
-    """The file of the cache, whose digest is compared; made where it is missing or damaged."""
+    """Return a file of the cache after comparing its digest; make it where it is missing or damaged."""
     from resnet_infer.models.weights.cache import kept
 
     return kept(target, lambda: make(target))
 
 
 def _make_checkpoint(weights: PublishedWeights, target: Path) -> None:
+    """Download published weights and convert them to a checkpoint at `target`."""
     from resnet_infer.converters.importers.weights import import_weights
     from resnet_infer.models.checkpoint import save_checkpoint
     from resnet_infer.models.weights.download import download
@@ -190,7 +207,8 @@ def _make_checkpoint(weights: PublishedWeights, target: Path) -> None:
 
 
 def _make_artifact(name: str, weights: PublishedWeights, target: Path) -> None:
-    # Said before the download, not after it.
+    # Check for missing packages before the download.
+    """Export published weights to an ONNX artifact at `target`."""
     with needs("cpu", f"making {name} ready to run"):
         from resnet_infer.runtimes import ort_session  # noqa: F401
     with needs("export", f"making {name} ready to run"):
@@ -199,6 +217,7 @@ def _make_artifact(name: str, weights: PublishedWeights, target: Path) -> None:
 
 
 def _export(path: Path, target: Path) -> None:
+    """Export the checkpoint at `path` to an ONNX artifact at `target`, and verify it."""
     from resnet_infer.converters.source import export_onnx
 
     note(f"exporting {path} once to {target}")

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resnet_infer.errors import PictureError
-from resnet_infer.lanes import flow
+from resnet_infer.lanes import run_lanes
 
 LANES = 2
 SHORT, LONG = 0.04, 0.4
@@ -28,7 +28,7 @@ def run(items: Iterable[Any], prepare: Callable[[Any], Any], infer_seconds: Call
         time.sleep(infer_seconds(batch[0][0]))
         return [item for item, _ in batch]
 
-    return flow(items, prepare, infer, lanes=LANES, batch_size=1)
+    return run_lanes(items, prepare, infer, lanes=LANES, batch_size=1)
 
 
 def test_lanes_prepare_one_after_the_other_where_that_is_enough() -> None:
@@ -87,7 +87,7 @@ def test_lanes_take_few_items_at_first_and_for_the_last_ones_too(count: int, lar
         sizes[batch[0][0]] = len(batch)
         return [item for item, _ in batch]
 
-    assert list(flow(range(count), lambda item: item, infer, lanes=LANES, batch_size=32)) == list(range(count))
+    assert list(run_lanes(range(count), lambda item: item, infer, lanes=LANES, batch_size=32)) == list(range(count))
     assert max(sizes.values()) == largest
     assert sizes[0] == min(largest, 8)
 
@@ -107,7 +107,7 @@ def test_items_are_let_go_of_when_they_are_answered() -> None:
     def infer(batch: Sequence[tuple[Item, int]]) -> list[int]:
         return [0 for _ in batch]
 
-    stream = flow(items(), lambda item: 0, infer, lanes=LANES, batch_size=8)
+    stream = run_lanes(items(), lambda item: 0, infer, lanes=LANES, batch_size=8)
     for _ in range(300):
         next(stream)
     assert not any(reference() for reference in made[:100])
@@ -146,7 +146,7 @@ def test_answers_before_an_error_are_given_before_it(
 
     answers = []
     with pytest.raises(LostError):
-        answers.extend(flow(items(), prepare, infer, lanes=lanes, rows=rows, batch_size=batch_size, workers=2))
+        answers.extend(run_lanes(items(), prepare, infer, lanes=lanes, rows=rows, batch_size=batch_size, workers=2))
     assert answers == list(range(count))
 
 
@@ -165,7 +165,7 @@ def test_an_interrupt_of_the_source_begins_nothing_new_and_is_never_lost(
         inferred.extend(item for item, _ in batch)
         return [item for item, _ in batch]
 
-    stream = flow(items(), lambda item: item, infer, lanes=lanes, batch_size=batch_size, workers=2)
+    stream = run_lanes(items(), lambda item: item, infer, lanes=lanes, batch_size=batch_size, workers=2)
     answers: list[int] = []
     interrupted = False
     try:

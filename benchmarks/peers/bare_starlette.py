@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from resnet_infer.classifier import Picture
-from resnet_infer.serving.inference.deployment import Deployment, Question
+from resnet_infer.serving.inference.deployment import ClassifyItem, Deployment
 from resnet_infer.serving.settings import Settings
 
 sys.setswitchinterval(0.0005)
@@ -19,8 +19,8 @@ deployment = Deployment(Settings.from_environment())
 
 
 async def classify(request: Request) -> Response:
-    question = Question(Picture("picture", await request.body()))
-    (future,) = deployment.ask([question], 30)
+    item = ClassifyItem(Picture("picture", await request.body()))
+    (future,) = deployment.classify([item], 30)
     done = await asyncio.wrap_future(future)
     return Response(json.dumps([vars(item) for item in done.result.predictions]), media_type="application/json")
 

@@ -1,4 +1,4 @@
-"""Items that keep their reader waiting: read in a thread beside it, so that what has come is answered meanwhile."""
+"""Read slow items in a thread of their own, so that those that have arrived are processed meanwhile."""
 
 from __future__ import annotations
 
@@ -16,23 +16,26 @@ from resnet_infer.utils.lifetime import in_child, in_one_process
 from resnet_infer.utils.parallel import Quiet, stage
 
 PATIENCE = 0.05
-"""Seconds that an item waits for others to be answered with, where the others have not come."""
+"""Seconds that an item waits for others to share its batch while no other arrives."""
 GRACE = 0.2
-"""Seconds that closing waits for items that are being read: nothing can interrupt their source."""
+"""Seconds that closing waits for an item that is being read. Nothing can interrupt its source."""
 LIMIT = 16
+"""Most items that the thread reads ahead."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class Arriving(Generic[Item]):
-    """An iterator over `items`, read in a thread of its own, with `QUIET` where they keep their reader waiting.
+    """Iterate over `items`, which a thread of its own reads, and yield `QUIET` when the next item is late.
 
-    `QUIET` comes once, `PATIENCE` seconds after the first item since the last one, if by then there is no next item.
-    It does not come while `items` are faster than their reader: the thread has read `limit` items ahead then, and
-    waits. An error of `items` is raised after the items before it, an interrupt at once. The context variables of
-    `items` are those of who begins to read. Close it in the end: what is being read from `items` then is dropped when
-    it comes, and what has interrupted them is raised.
+    `QUIET` comes `PATIENCE` seconds after the first item since the last `QUIET`, if there is no next item by then. It
+    does not come while `items` are faster than their consumer: the thread has read `limit` items ahead then, and waits.
+
+    An error of `items` is raised after the items before it, an interrupt (`BaseException`) at once. `items` run with
+    the context variables of the code that creates this object.
+
+    Close it at the end. An item that is being read then is dropped, and an interrupt of `items` is raised.
     """
 
     def __init__(self, items: Iterable[Item], limit: int = LIMIT) -> None:
@@ -42,9 +45,9 @@ class Arriving(Generic[Item]):
         self._ended = self._closed = self._full = self._reading = False
         self._error: BaseException | None = None
         self._since: float | None = None
-        """When the first item was handed on that nothing has been waited for with."""
+        """Time (`monotonic`, seconds) of the first item handed out since the last `QUIET`; None if there is none."""
         read = contextvars.copy_context().run
-        # A daemon: at the end of the program a source that waits for ever must not keep it.
+        # A daemon thread: a source that waits for ever must not keep the program from ending.
         self._thread = threading.Thread(target=read, args=(self._read, items), name="arriving", daemon=True)
         self._begun = False
 
@@ -68,15 +71,16 @@ class Arriving(Generic[Item]):
         return item
 
     def _settle(self) -> None:
-        """Raise what ended the items, once."""
+        """Raise the error that ended the items, once."""
         error, self._error = self._error, None
         if error is not None:
             try:
                 raise error
             finally:
-                del error  # its traceback holds this frame
+                del error  # the traceback of the error holds this frame
 
     def _begin(self) -> None:
+        """Start the thread, once."""
         if not self._begun:
             self._reading = True
             self._thread.start()
@@ -84,7 +88,7 @@ class Arriving(Generic[Item]):
             _READ.add(self)
 
     def _wait(self) -> bool:
-        """For an item or the end; whether neither has come in time."""
+        """Wait for an item or the end. Return True if neither has come in time."""
         with self._changed:
             while not self._arrived and not self._ended:
                 left = None if self._since is None else self._since + PATIENCE - monotonic()
@@ -95,6 +99,7 @@ class Arriving(Generic[Item]):
         return False
 
     def _read(self, items: Iterable[Item]) -> None:
+        """Read the items to their end. This is the body of the thread."""
         try:
             iterator = iter(items)
             del items
@@ -109,7 +114,7 @@ class Arriving(Generic[Item]):
                         self._arrived.append(item)
                     self._changed.notify_all()
                 del item
-        except BaseException as error:  # raised where the items are taken
+        except BaseException as error:  # raised in the consumer's thread
             self._error = error
             if not isinstance(error, Exception):
                 self._arrived.clear()
@@ -119,7 +124,7 @@ class Arriving(Generic[Item]):
                 self._changed.notify_all()
 
     def _may_read(self) -> bool:
-        """Wait until there is room for another item; whether it is still wanted."""
+        """Wait until there is room for another item, and return whether it is still wanted."""
         with self._changed:
             if len(self._arrived) >= self._limit:
                 self._since, self._full = None, True
@@ -130,21 +135,21 @@ class Arriving(Generic[Item]):
             return self._reading
 
     def leave(self) -> None:
-        """Want no more items, without waiting."""
+        """Stop reading further items, without waiting."""
         with self._changed:
             self._closed = True
             self._arrived.clear()
             self._changed.notify_all()
 
     def join(self, seconds: float) -> None:
-        """Wait for the thread: to its end, or for `seconds` where the source does not let go of it."""
+        """Wait for the thread to end, but no more than `seconds` while its source is blocked."""
         if self._begun and self._thread is not threading.current_thread():
             with self._changed:
                 reading = self._reading
             self._thread.join(seconds if reading else None)
 
     def close(self) -> None:
-        """End the thread, or leave it where the source holds it."""
+        """Stop the thread, or abandon it if its source is blocked. Raises an interrupt of `items`."""
         self.leave()
         self.join(GRACE)
         if not isinstance(self._error, Exception):
@@ -155,7 +160,7 @@ _READ: weakref.WeakSet[Arriving[Any]] = weakref.WeakSet()
 
 
 def _end() -> None:
-    """At the end of the program: let threads come back from their sources, as far as these let them."""
+    """Stop all threads at the end of the program, and wait up to `GRACE` seconds for them."""
     reading = list(_READ)
     for one in reading:
         one.leave()
@@ -165,11 +170,14 @@ def _end() -> None:
 
 
 atexit.register(_end)
-in_child(_READ.clear)  # whose threads are not there, and whose locks may be held for ever
+in_child(_READ.clear)  # a child process has none of the threads, and their locks may be held for ever
 
 
 def arriving(items: Iterable[Item], limit: int = LIMIT) -> AbstractContextManager[Iterable[Item | Quiet]]:
-    """`items` as `Arriving`, closed at the end of the block; as they are where they never keep anyone waiting."""
+    """Return a context manager that gives `items` as `Arriving`, and closes it at the end of the block.
+
+    Lists and tuples never keep their consumer waiting, and are given as they are.
+    """
     return nullcontext(items) if isinstance(items, (list, tuple)) else closing(Arriving(items, limit))
 
 
@@ -177,7 +185,10 @@ def arriving(items: Iterable[Item], limit: int = LIMIT) -> AbstractContextManage
 def live_map(
     function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int
 ) -> Generator[Result, None, None]:
-    """`parallel_map` that gives out what there is while the next of `items` has not come."""
+    """Map `function` over `items` as `parallel_map` does, but yield finished results while the next item is late.
+
+    The results keep the order of `items`. `workers` is the number of threads, `ahead` the most items read ahead.
+    """
     with arriving(items) as source, closing(stage(function, source, workers=workers, ahead=ahead)) as results:
         for result in results:
             if not isinstance(result, Quiet):

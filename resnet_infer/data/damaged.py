@@ -1,4 +1,4 @@
-"""Pictures that cannot be read, all in one message: whoever repairs them wants to begin again once."""
+"""Collect images that cannot be read into one error message, so that all can be repaired before the next attempt."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from resnet_infer.errors import PictureError, bare
 from resnet_infer.utils.parallel import parallel_map
 
 NAMED = 20
-"""Pictures that a message names; after so many the search ends."""
+"""Most images that a message names. The search ends after so many."""
 
 Item = TypeVar("Item")
 
@@ -19,9 +19,10 @@ Item = TypeVar("Item")
 def unreadable(
     read: Callable[[Item], object], items: Iterable[Item], most: int = NAMED, workers: int | None = None
 ) -> Iterator[PictureError]:
-    """The first `most` errors of `read`, which is called in threads."""
+    """Yield the first `most` errors that `read` raises for `items`. `read` is called in threads."""
 
     def error_of(item: Item) -> PictureError | None:
+        """Return the error of one item, or None."""
         try:
             read(item)
         except PictureError as error:
@@ -33,7 +34,7 @@ def unreadable(
 
 
 def in_one(errors: Sequence[PictureError], name: str, count: int, hint: str) -> PictureError:
-    """One error for all pictures of the data set called `name`, which has `count`, that cannot be read."""
+    """Return one error for all unreadable images of the data set `name`, which has `count` images."""
     lines = "\n  ".join(error.message for error in errors)
     more = "at least " if len(errors) >= NAMED else ""
     which = "the only picture" if count == 1 else f"{more}{len(errors)} of the {count} pictures"

@@ -1,4 +1,4 @@
-"""One feed of pictures for everything that compares models: chosen once, decoded once, the same for all."""
+"""Give the same images to every model that is compared: chosen once, decoded once, in one order."""
 
 from __future__ import annotations
 
@@ -28,21 +28,23 @@ from resnet_infer.models.spec import InputSpec, ModelSpec
 from resnet_infer.utils.parallel import parallel_map
 
 SYNTHETIC = 128
-"""Pictures made from numbers, if no other count is asked for."""
+"""Synthetic images of a feed if no count is given."""
 MEMORY_LIMIT = 1 << 30
 """Bytes of crops that a feed keeps for its next pass."""
 
 Labels = NDArray[np.int64]
 _UNLABELLED = -1
+"""Label of an image without one."""
 
 
 class Feed:
-    """Pictures as a model eats them: the single view of the 1-crop protocol, uint8 (crop, crop, 3).
+    """Provide images as model input: the single view of the 1-crop protocol, uint8, (crop, crop, 3).
 
-    `source` says where they come from, `name` what a report calls that, `names` tells them apart within it. `labels`
-    (N,) are class numbers of the model, None where none were asked for. Every pass gives the same crops in the same
-    order. Memory is bounded: the first crops, as many as fit into `MEMORY_LIMIT`, are kept for the next pass, and the
-    others are read again. One pass at a time.
+    `source` is where the images come from, `name` what reports call it, and `names` are the images' names within it.
+    `labels` are the model's class numbers, int64, (N,), or None if the feed is unlabelled.
+
+    Every pass gives the same crops in the same order. Memory is bounded: as many first crops as fit into `MEMORY_LIMIT`
+    are kept for the next pass, and the others are read again. Only one pass may run at a time.
     """
 
     def __init__(
@@ -66,7 +68,10 @@ class Feed:
         return len(self.names)
 
     def crops(self) -> Iterator[tuple[str, Pixels]]:
-        """Name and crop of every picture, decoded in threads. Raises `PictureError` for one that cannot be read."""
+        """Yield the name and the crop of every image, decoded in threads.
+
+        Raises `PictureError` for an image that cannot be read.
+        """
         start = self._done
         yield from zip(self.names[:start], self._kept[:start], strict=True)
         rest = islice(self._samples, start, None)
@@ -78,12 +83,13 @@ class Feed:
                 yield self.names[index], crop
 
     def batches(self, size: int = 32) -> Iterator[Pixels]:
-        """The crops in order, (n, crop, crop, 3), n = `size` but for the last."""
+        """Yield the crops in order as batches: uint8, (n, crop, crop, 3). n is `size`, or less in the last batch."""
         views = (crop for _, crop in self.crops())
         while batch := list(islice(views, size)):
             yield np.stack(batch)
 
     def _read(self, sample: Sample) -> Pixels:
+        """Decode and crop one image. Raises `PictureError`, naming the source."""
         try:
             image = sample.image(exif=self.geometry.exif)
         except PictureError as error:
@@ -110,19 +116,24 @@ def open_feed(
     labelled: bool = False,
     workers: int | None = None,
 ) -> Feed:
-    """Pictures of `source` for the model of `spec`.
+    """Choose images of `source` as input of the model that `spec` describes.
 
-    `source` is whatever `open_dataset` opens, with `split` where it has several, by default the first of `prefer` that
-    it has; or, unless `labelled`, any folder, archive or picture that is no data set: then all pictures there, at any
-    depth. None makes `count` pictures from numbers (`SYNTHETIC` by default).
+    `source` is anything that `open_dataset` opens. `split` chooses one of its splits; the default is the first of
+    `prefer` that it has. Unless `labelled`, it may also be any other folder, archive or image; then all images in it
+    are taken, at any depth. None generates `count` synthetic images (default `SYNTHETIC`).
 
-    `count` pictures are chosen, or all if there are fewer: the pictures in order, without those that `exclude`
-    names, are cut into `count` runs of equal length, and of each one is drawn by `seed` (NumPy's PCG64). As the
-    pictures of a class lie together, every class is represented as in the whole. The order is kept.
+    `count` images are chosen, or all if there are fewer: the images in order, without the names in `exclude`, are cut
+    into `count` runs of equal length, and `seed` draws one from each (NumPy's PCG64). The images of a class lie
+    together, so every class keeps its share. The order is kept.
 
-    With `labelled` the labels become class numbers of the model, see `map_classes`.
+    `labelled` converts the labels to the model's class numbers; see `map_classes`.
 
-    Raises `DataError` if there are no pictures, or no labels that the model knows; `UsageError` for a count below 1.
+    Raises `DataError` if there are no images, or labels that the model does not know, and `UsageError` for a count
+    below 1.
+
+    >>> feed = open_feed(Path("val"), spec, count=100)
+    >>> next(feed.batches(32)).shape
+    (32, 224, 224, 3)
     """
     if count is not None and count < 1:
         raise UsageError(f"at least one picture is needed, not {count}")
@@ -143,7 +154,10 @@ def open_feed(
 
 
 def spread(total: int, count: int | None, seed: int) -> list[int]:
-    """`count` of the numbers below `total`, ascending: one drawn from each of `count` equal runs; all if too few."""
+    """Choose `count` of the numbers below `total`, in ascending order: one from each of `count` equal runs.
+
+    All numbers are returned if there are no more than `count`, or `count` is None.
+    """
     if count is None or count >= total:
         return list(range(total))
     edges = np.arange(count + 1) * total // count
@@ -152,7 +166,10 @@ def spread(total: int, count: int | None, seed: int) -> list[int]:
 
 
 def _labels(samples: Sequence[Sample], dataset: Dataset, spec: ModelSpec) -> Labels:
-    """The model's class numbers. Raises `DataError` where it does not know a class, or it is in doubt which it is."""
+    """Return the model's class numbers of `samples`, int64, (N,).
+
+    Raises `DataError` if the model does not know a class, or the match is ambiguous.
+    """
     try:
         classes = map_classes(replace(dataset, samples=samples), spec)
     except DataError as error:
@@ -161,7 +178,7 @@ def _labels(samples: Sequence[Sample], dataset: Dataset, spec: ModelSpec) -> Lab
 
 
 def _dataset(source: Path, split: str | None, prefer: Sequence[str], labelled: bool) -> Dataset | None:
-    """The data set at `source`; None for pictures without labels, if that will do."""
+    """Open the data set at `source`. Return None if its images are to be taken without labels."""
     any_picture = split is None and not labelled
     if any_picture and source.is_dir() and any(map(is_picture, open_tree(source).list()[1])):
         return None
@@ -177,7 +194,7 @@ def _dataset(source: Path, split: str | None, prefer: Sequence[str], labelled: b
         several = found is not None and len(found.splits) > 1
         if not any_picture or several:
             raise
-        reason = error.with_traceback(None)  # its frames hold what was read of an archive
+        reason = error.with_traceback(None)  # the frames of the traceback hold what was read of an archive
     found = None
     if not _pictures(source):
         raise reason
@@ -185,10 +202,11 @@ def _dataset(source: Path, split: str | None, prefer: Sequence[str], labelled: b
 
 
 def _load(found: Recognised, request: Request) -> Dataset:
+    """Load the data set, with any order of its classes if the order is unclear."""
     try:
         return found.load(request)
     except DataError as error:
-        # The order of the classes may be unclear; as they are matched by name, any will do.
+        # Classes are matched by name, so any order of the data set's own will do.
         try:
             return found.load(replace(request, class_order="string"))
         except (DataError, UsageError):
@@ -196,6 +214,7 @@ def _load(found: Recognised, request: Request) -> Dataset:
 
 
 def _pictures(source: Path) -> list[Sample]:
+    """Return all images at `source`, unlabelled, and report files of unreadable formats on stderr."""
     tree = open_tree(source)
     paths = list(walk(tree))
     samples = [Sample(path, _UNLABELLED, tree.reader(path)) for path in paths if is_picture(path)]
@@ -205,10 +224,12 @@ def _pictures(source: Path) -> list[Sample]:
 
 
 def _synthetic(count: int, seed: int, side: int) -> list[Sample]:
+    """Return `count` samples that generate their image when they are read."""
     return [Sample(f"synthetic {index}", _UNLABELLED, partial(_noise, side, seed, index)) for index in range(count)]
 
 
 def _noise(side: int, seed: int, index: int) -> Pixels:
+    """Generate synthetic image number `index`: uint8, (side, side, 3)."""
     mixed = np.random.SeedSequence((seed, index)).generate_state(1)[0]
     picture: Pixels = natural_noise(1, side, side, seed=int(mixed))[0]
     return picture

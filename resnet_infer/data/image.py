@@ -1,8 +1,9 @@
-"""Bytes in, a safe RGB picture out.
+"""Decode the bytes of an image file to an 8-bit RGB image, safely.
 
-PIL's class for the format opens the picture, not `Image.open`: PIL warns about large pictures and damaged tags, and
-`warnings.catch_warnings` is not safe while several threads decode. What would make those classes warn is checked or
-cut out beforehand. No global state of PIL is changed, and none that the program around has changed matters.
+The PIL class of the format opens the image, not `Image.open`. PIL warns about large images and damaged tags, and
+`warnings.catch_warnings` is not safe while several threads decode. Whatever would make those classes warn is checked or
+cut out beforehand. This module changes no global state of PIL, and does not depend on what the calling program changed
+there.
 """
 
 from __future__ import annotations
@@ -30,24 +31,27 @@ from resnet_infer.errors import PictureError, ResnetInferError, UnsupportedPictu
 from resnet_infer.utils.inputs import open_input, read_open
 
 SUFFIXES = frozenset(READABLE)
-"""What a folder is searched for; the content decides how a file is read."""
+"""Suffixes that a folder is searched for, in lower case. The content decides how a file is decoded."""
 
 MAX_PIXELS = 178_956_970
-"""PIL's own bound against decompression bombs, as a hard limit."""
+"""Most pixels of an image: PIL's own bound against decompression bombs, as a hard limit."""
 
 _BYTES_PER_PIXEL, _OTHER_BYTES = 8, 1 << 26
-"""Of a file: four samples of 16 bits, and what else it may hold. A larger one is not read."""
+"""Bytes per pixel (four 16-bit samples), and bytes of metadata, that a file may have. A larger file is not read."""
 _LARGE = 1 << 24
-"""Bytes from which on it is looked at the beginning of a file before it is read."""
+"""Bytes of a file above which its head is checked before the whole file is read."""
 HEAD = 4096
-"""Bytes that tell a format."""
+"""Bytes at the start of a file that suffice to tell its format."""
 
 _MOST_EXTENSIONS = 10_000
-"""Most of a GIF before its first frame: PIL keeps what they say."""
+"""Most extension blocks of a GIF before its first frame. PIL keeps their contents in memory."""
 
 CheckSize = Callable[[int, int], None]
 Reserve = Callable[[int, int, int], None]
-"""Told of the bytes that decoding takes at most, the width and the height, before it is begun."""
+"""Callback before decoding, with the most bytes that decoding takes, the width and the height in pixels.
+
+It may raise.
+"""
 
 
 def read_image(
@@ -58,21 +62,30 @@ def read_image(
     max_pixels: int = MAX_PIXELS,
     reserve: Reserve | None = None,
 ) -> Image.Image:
-    """Decode a JPEG, PNG, WebP, BMP, GIF or TIFF to 8-bit RGB; of several frames, the first.
+    """Decode a JPEG, PNG, WebP, BMP, GIF or TIFF image to 8-bit RGB.
 
-    The content decides the format, not the name. Transparency is composited over white. Of 16-bit samples the high
-    byte is kept. Grey samples that are signed, floating-point or of 32 bits have no agreed range: black is 0 and white
-    the smallest of 1 (floating point only), 255 and 65535 that holds all of them; beyond these, or with negative ones,
-    they are stretched from the lowest to the highest. CMYK and the like are converted as PIL does; ICC profiles are
-    ignored. `exif` turns a photo by its orientation tag (EXIF 2.3, tag 274; a damaged one is ignored). What `reserve`
-    raises of this package's errors is raised.
+    `data` is the content of a file, or its path. The content decides the format; the name does not. The first frame of
+    an animation or multi-page file is decoded.
 
-    The picture's `info` has a `note`, one sentence, where samples of more than 8 bits use less than a tenth of the
-    range, so that the picture is nearly black or has hardly any contrast.
+    - Transparency is composited over white.
+    - 16-bit samples keep their high byte.
+    - Grey samples that are signed, floating-point or 32-bit have no agreed range. Black is 0, and white the smallest of
+      1 (floating point only), 255 and 65535 that no sample exceeds. With larger or negative samples the range from the
+      lowest to the highest is stretched to 0 to 255.
+    - CMYK and other colour spaces are converted as PIL does. ICC profiles are ignored.
+    - `exif` rotates a photo by its orientation tag (EXIF 2.3, tag 274). A damaged tag is ignored.
 
-    Raises `UnsupportedPictureError` for a form or kind of file that is not read, and names it; `PictureError` for
-    whatever else cannot be read whole or has more than `max_pixels` pixels (a GIF: than PIL's `MAX_IMAGE_PIXELS`). The
-    message is one line that begins with `name`, or else with the path.
+    `info["note"]` of the image is a sentence if samples of more than 8 bits use less than a tenth of their range, so
+    that the image is nearly black or has hardly any contrast.
+
+    Raises `UnsupportedPictureError`, naming the form, for a kind of file that is not decoded. Raises `PictureError` for
+    a file that cannot be read whole, or has more than `max_pixels` pixels (a GIF also: more than PIL's
+    `MAX_IMAGE_PIXELS`). The message is one line that begins with `name`, or else with the path. Errors of this package
+    that `reserve` raises pass through.
+
+    >>> image = read_image(Path("photo.jpg"))
+    >>> image.mode, image.size
+    ('RGB', (640, 480))
     """
     label = name or (str(data) if isinstance(data, Path) else "picture")
     kind = PictureError
@@ -83,29 +96,37 @@ def read_image(
         reason, cause, kind = f"unsupported: {error}", error.__cause__, UnsupportedPictureError
     except UnusableError as error:
         reason, cause = str(error), error.__cause__
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
         reason, cause = getattr(error, "strerror", None) or str(error), error
     line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in f"{label}: {reason}")
     raise kind(line) from cause
 
 
 def is_resizable(width: int, height: int, side: int) -> bool:
-    """Whether a picture of which the shorter side is `side` has no more than `MAX_PIXELS` pixels."""
+    """Tell whether an image may be resized so that its shorter side is `side` pixels.
+
+    The result must not have more than `MAX_PIXELS` pixels.
+    """
     shorter, longer = sorted((width, height))
     return side**2 * longer <= MAX_PIXELS * shorter
 
 
 def require_resizable(picture: Image.Image, side: int, source: str) -> None:
-    """Raise `PictureError` where resizing the shorter side to `side` would let a small file fill the memory."""
+    """Raise `PictureError` if `is_resizable` is false, because a small file could then fill the memory.
+
+    `source` names the image in the message.
+    """
     if not is_resizable(*picture.size, side):
         raise PictureError(f"{source}: {picture.width}x{picture.height} pixels are too narrow to resize")
 
 
 def picture_bytes(path: str | Path, max_pixels: int = MAX_PIXELS) -> bytes:
-    """The bytes of a picture's file; of a large file that is none, the first ones, which say so.
+    """Read the bytes of an image file.
 
-    Raises `OSError` for what is no regular file (`inputs.open_input`), for a file that is larger than a picture of
-    `max_pixels` may be, and where memory is too small for it.
+    If a large file is not an image of a known format, only its first `HEAD` bytes are returned; they suffice to say so.
+
+    Raises `OSError` for anything but a regular file (`inputs.open_input`), for a file larger than an image of
+    `max_pixels` pixels can be, and if memory is too small for it.
     """
     with open_input(path) as file:
         about = os.fstat(file.fileno())
@@ -118,7 +139,11 @@ def picture_bytes(path: str | Path, max_pixels: int = MAX_PIXELS) -> bytes:
 
 
 def piped_bytes(stream: IO[bytes], max_pixels: int = MAX_PIXELS) -> bytes:
-    """The same of a stream that is read to its end. Raises `OSError`."""
+    """Read the bytes of an image from a stream to its end.
+
+    If the stream is not an image of a known format, only its first `HEAD` bytes are returned. Raises `OSError` for more
+    bytes than an image of `max_pixels` pixels can have, and if memory is too small.
+    """
     limit = _most_bytes(max_pixels)
     parts = [stream.read(HEAD)]
     if not format_of(parts[0])[1]:
@@ -134,10 +159,15 @@ def piped_bytes(stream: IO[bytes], max_pixels: int = MAX_PIXELS) -> bytes:
 
 
 def _most_bytes(max_pixels: int) -> int:
+    """Return the largest size in bytes of an image file of `max_pixels` pixels."""
     return _BYTES_PER_PIXEL * max_pixels + _OTHER_BYTES
 
 
 def _decode(content: bytes, exif: bool, max_pixels: int, reserve: Reserve | None) -> Image.Image:
+    """Decode `content` as `read_image` documents it.
+
+    Raises `UnusableError`, and what `reserve` raises of this package.
+    """
     if not content:
         raise UnusableError("the file is empty")
 
@@ -151,11 +181,11 @@ def _decode(content: bytes, exif: bool, max_pixels: int, reserve: Reserve | None
     if reader is None:
         raise UnsupportedError(f"{other_kind(content)}; {READ}")
     try:
-        # One name for the picture in all its forms: a form is freed as soon as there is the next.
+        # One name for the image in all its forms, so that each form is freed once the next exists.
         picture = reader(content, check_size)
         note = picture.info.get("note")
         turn = _TURNS.get(orientation(content if kind == "TIFF" else picture.info.get("exif", b""))) if exif else None
-        if turn is not None:  # first, while it may be small
+        if turn is not None:  # before the conversion, while a pixel may have fewer bytes
             picture = picture.transpose(turn)
         if picture.mode != "RGB" or "transparency" in picture.info:
             picture = _to_rgb(picture)
@@ -163,7 +193,7 @@ def _decode(content: bytes, exif: bool, max_pixels: int, reserve: Reserve | None
         raise
     except (MemoryError, Image.DecompressionBombError) as error:
         raise UnusableError("too many pixels to decode") from error
-    except Exception as error:  # parsers raise whatever damaged bytes make them stumble over
+    except Exception as error:  # damaged bytes make parsers raise errors of any kind
         detail = f" ({error})" if isinstance(error, (OSError, SyntaxError, ValueError)) and str(error) else ""
         raise UnusableError(f"damaged or truncated {kind} picture{detail}") from error
     if note:
@@ -172,6 +202,7 @@ def _decode(content: bytes, exif: bool, max_pixels: int, reserve: Reserve | None
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
+    """Convert an image of any PIL mode to RGB, with transparent pixels over white."""
     if picture.mode == "P":
         colours = len(picture.getpalette() or ()) // 3
         if colours <= _most(picture):
@@ -186,21 +217,23 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _most(picture: Image.Image) -> float:
-    """The greatest level of a picture of one channel."""
+    """Return the greatest level of a one-channel image."""
     extrema = picture.getextrema()
     return extrema[1] if isinstance(extrema[1], (int, float)) else max(most for _, most in extrema[1:])
 
 
-# The readers of the other formats are imported when a picture needs one: a JPEG is soonest read without them.
+# The readers of the other formats are imported when an image needs them: a JPEG is read sooner without them.
 
 
 def _read_png(content: bytes, check_size: CheckSize) -> Image.Image:
+    """Decode a PNG image."""
     from resnet_infer.data.formats.png import read_png
 
     return read_png(content, check_size)
 
 
 def _read_webp(content: bytes, check_size: CheckSize) -> Image.Image:
+    """Decode the first frame of a WebP image."""
     from PIL.WebPImagePlugin import WebPImageFile
 
     picture = WebPImageFile(io.BytesIO(content))
@@ -209,7 +242,7 @@ def _read_webp(content: bytes, check_size: CheckSize) -> Image.Image:
     if decoder is None or picture.mode not in ("RGB", "RGBA"):
         picture.load()
         return picture
-    # PIL would keep the decoder, which has two more pictures, while it makes its own.
+    # PIL would keep the decoder, which holds two more copies of the image, while it makes its own copy.
     found = decoder.get_next()
     if found is None:
         raise EOFError("failed to decode next frame in WebP file")
@@ -222,19 +255,24 @@ def _read_webp(content: bytes, check_size: CheckSize) -> Image.Image:
 
 
 def _read_bmp(content: bytes, check_size: CheckSize) -> Image.Image:
+    """Decode a BMP image."""
     from resnet_infer.data.formats.bmp import read_bmp
 
     return read_bmp(content, check_size)
 
 
 def _read_gif(content: bytes, check_size: CheckSize) -> Image.Image:
-    """Check the size before PIL does: it widens the picture to its first frame on opening, and warns."""
+    """Decode the first frame of a GIF image.
+
+    The size is checked before PIL opens the file, because PIL enlarges the image to its first frame on opening, and
+    warns.
+    """
     from PIL.GifImagePlugin import GifImageFile
 
     width, height, flags = struct.unpack_from("<HHB", content, 6)
     position = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
     extensions = 0
-    while content[position] != 0x2C:  # the first frame's descriptor
+    while content[position] != 0x2C:  # until the image descriptor of the first frame
         if content[position] == 0x21:  # an extension: its label, then blocks that begin with their size
             extensions += 1
             if extensions > _MOST_EXTENSIONS:
@@ -254,6 +292,7 @@ def _read_gif(content: bytes, check_size: CheckSize) -> Image.Image:
 
 
 def _read_tiff(content: bytes, check_size: CheckSize) -> Image.Image:
+    """Decode the first image of a TIFF file."""
     from resnet_infer.data.formats.tiff.picture import read_tiff
 
     return read_tiff(content, check_size)
@@ -268,7 +307,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""By orientation. PIL rotates anticlockwise."""
+"""PIL's transposition by EXIF orientation. PIL rotates anticlockwise."""
 
 
 _FORMATS: tuple[tuple[str, re.Pattern[bytes], Callable[[bytes, CheckSize], Image.Image]], ...] = (
@@ -279,11 +318,17 @@ _FORMATS: tuple[tuple[str, re.Pattern[bytes], Callable[[bytes, CheckSize], Image
     ("GIF", re.compile(rb"GIF8[79]a"), _read_gif),
     ("TIFF", TIFF, _read_tiff),
 )
-"""Name, how a file begins, and what decodes it to a picture that is not turned."""
+"""Rows of format name, pattern of the first bytes, and decoder. A decoder does not apply the EXIF orientation."""
 
 
 def format_of(head: bytes) -> tuple[str, bool]:
-    """Tell by its first 4096 bytes what a file is: the name of its format, empty if unknown, and if it is decoded."""
+    """Tell the format of a file by its first 4096 bytes.
+
+    Returns the name of the format (empty if it is unknown), and whether this package decodes it.
+
+    >>> format_of(b"GIF89a")
+    ('GIF', True)
+    """
     for kind, magic, _ in _FORMATS:
         if magic.match(head):
             return kind, True

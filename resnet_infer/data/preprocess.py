@@ -1,4 +1,7 @@
-"""Resize and crops: the only place where a picture's geometry changes."""
+"""Resize and crop images: the only module that changes an image's geometry.
+
+The paper is He et al., "Deep Residual Learning for Image Recognition" (2015).
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,10 @@ Pixels = NDArray[np.uint8]
 
 
 def resize_shorter_side(picture: Image.Image, size: int, interpolation: Interpolation) -> Image.Image:
-    """Scale so that the shorter side is `size`; the longer one is truncated to whole pixels, as torchvision does.
+    """Scale an image so that its shorter side has `size` pixels.
 
-    Raises `PictureError` for a picture that is too narrow for that.
+    The longer side is truncated to whole pixels, as in torchvision's `Resize`. Raises `PictureError` for an image that
+    is too narrow for that (`image.is_resizable`).
     """
     require_resizable(picture, size, "picture")
     shorter, longer = sorted(picture.size)
@@ -28,21 +32,31 @@ def resize_shorter_side(picture: Image.Image, size: int, interpolation: Interpol
 
 
 def centre_box(width: int, height: int, crop: int) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of the central square; half pixels are rounded to even, as torchvision does."""
+    """Return the left, top, right and bottom of the central `crop` x `crop` square, in pixels.
+
+    Half pixels are rounded to even, as in torchvision's `CenterCrop`.
+
+    >>> centre_box(341, 256, 224)
+    (58, 16, 282, 240)
+    """
     left, top = round((width - crop) / 2.0), round((height - crop) / 2.0)
     return left, top, left + crop, top + crop
 
 
 def centre_crop(picture: Image.Image, spec: InputSpec) -> Pixels:
-    """The single view of the 1-crop protocol: (1, crop, crop, 3)."""
+    """Return the single view of the 1-crop protocol: uint8, (1, crop, crop, 3).
+
+    The image is resized to `spec.resize` first. Raises `PictureError` for an image that is too narrow for that.
+    """
     resized = resize_shorter_side(picture, spec.resize, spec.interpolation)
     return np.asarray(resized.crop(centre_box(*resized.size, spec.crop)))[None]
 
 
 def ten_crops(picture: Image.Image, spec: InputSpec) -> Pixels:
-    """Four corners and centre, then those of the mirrored picture (paper section 3.4): (10, crop, crop, 3).
+    """Return the ten views of the 10-crop protocol (paper, section 3.4): uint8, (10, crop, crop, 3).
 
-    In the order of torchvision's TenCrop: top left, top right, bottom left, bottom right, centre.
+    The order is that of torchvision's `TenCrop`: top left, top right, bottom left, bottom right and centre, then the
+    same of the mirrored image. Raises `PictureError` for an image that is too narrow to resize.
     """
     resized = resize_shorter_side(picture, spec.resize, spec.interpolation)
     (width, height), crop = resized.size, spec.crop
@@ -54,6 +68,10 @@ def ten_crops(picture: Image.Image, spec: InputSpec) -> Pixels:
 
 
 def whole_views(picture: Image.Image, side: int, interpolation: Interpolation) -> Pixels:
-    """All of the picture with its shorter side at `side`, and its mirror image (paper section 3.4): (2, H, W, 3)."""
+    """Return the whole image with its shorter side at `side` pixels, and its mirror image: uint8, (2, H, W, 3).
+
+    These are the views of the fully convolutional protocol (paper, section 3.4). Raises `PictureError` for an image
+    that is too narrow to resize.
+    """
     whole = np.asarray(resize_shorter_side(picture, side, interpolation))
     return np.stack([whole, whole[:, ::-1]])

@@ -1,4 +1,4 @@
-"""Whether bytes hold a second picture after the first one, as `cat a.jpg b.jpg` makes them."""
+"""Detect a second image after the first one, as `cat a.jpg b.jpg` makes it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import re
 from collections.abc import Callable
 
 _MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
-"""A marker in the scan of a JPEG; zero (a stuffed byte) and the restart markers D0 to D7 belong to the scan."""
+"""Pattern of a marker in the scan of a JPEG.
+
+Zero (a stuffed byte) and the restart markers D0 to D7 belong to the scan.
+"""
 
 
 def second_picture(content: bytes) -> bool:
-    """Tell whether another picture begins right where the first ends.
+    """Tell whether another image begins right where the first one ends.
 
-    Trailing bytes of other kinds are common, and are none. A JPEG that says that it holds several (MPO) is one
-    picture. Formats that state no end (TIFF) are taken to be one.
+    Trailing bytes of any other kind are common, and do not count. A JPEG that states that it holds several images (MPO)
+    counts as one image, and so does a format that states no end (TIFF).
     """
     from resnet_infer.data.image import format_of
 
@@ -21,7 +24,7 @@ def second_picture(content: bytes) -> bool:
     find = _ENDS.get(kind)
     try:
         end = find(content) if find else len(content)
-    except (IndexError, ValueError):  # damaged: said by the decoder
+    except (IndexError, ValueError):  # damaged: the decoder reports it
         return False
     if kind == "JPEG" and b"MPF\0" in content[: 1 << 16]:
         return False
@@ -29,6 +32,7 @@ def second_picture(content: bytes) -> bool:
 
 
 def _end_of_jpeg(content: bytes) -> int:
+    """Return the position after the end marker. Raises `ValueError` or `IndexError` for a damaged file."""
     position = 2
     while True:
         if content[position] != 0xFF:
@@ -50,6 +54,7 @@ def _end_of_jpeg(content: bytes) -> int:
 
 
 def _end_of_png(content: bytes) -> int:
+    """Return the position after the IEND chunk. Raises `ValueError` if there is none."""
     position = 8
     while content[position + 4 : position + 8] != b"IEND":
         if position >= len(content):
@@ -59,7 +64,10 @@ def _end_of_png(content: bytes) -> int:
 
 
 def _end_of_gif(content: bytes) -> int:
+    """Return the position after the trailer. Raises `IndexError` if there is none."""
+
     def colours(flags: int) -> int:
+        """Return the bytes of the colour table that `flags` announce."""
         return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
     position = 13 + colours(content[10])
@@ -81,4 +89,4 @@ _ENDS: dict[str, Callable[[bytes], int]] = {
     "WebP": lambda content: 8 + int.from_bytes(content[4:8], "little") + (content[4] & 1),
     "BMP": lambda content: int.from_bytes(content[2:6], "little"),
 }
-"""Where the first picture ends, by format."""
+"""Functions that return where the first image ends, by format."""

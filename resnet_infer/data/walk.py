@@ -1,4 +1,4 @@
-"""The pictures in a folder and behind a pattern, and an account of what else is there."""
+"""Find the images in a folder or behind a pattern, and count the other files there."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ UNSUPPORTED, OTHER, SPECIAL, CLOSED, HIDDEN = (
     "cannot be opened",
     "hidden",
 )
-"""Why a file of a folder is not read."""
+"""Reasons why a file of a folder is not read."""
 SHOWN = 8
-"""Most suffixes that are named for each reason."""
+"""Most suffixes that a summary names for each reason."""
 HEAD = 4096
-"""Bytes that tell a format."""
+"""Bytes at the start of a file that suffice to tell its format."""
 _PART = re.compile(r"\..*\.[0-9a-f]{8}\.part")
-"""Names of results that are being written (`files.atomic_path`)."""
+"""Pattern of the names of files that are still being written (`files.atomic_path`)."""
 
 
 class FoundError(PictureError):
-    """Why a file or folder that was found has no answer. `source` is its path."""
+    """Report why a file or folder that was found cannot be classified. `source` is its path."""
 
     def __init__(self, source: str, reason: str, *, hint: str | None = None) -> None:
         self.source = str(Path(source))
@@ -42,15 +42,19 @@ class FoundError(PictureError):
 
 @dataclass
 class Passed:
-    """How many files were there and not read, by reason and suffix."""
+    """Count the files that were found and not read, by reason and suffix."""
 
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def add(self, reason: str, name: str) -> None:
+        """Count the file called `name`, which was not read for `reason`. Hidden files are counted together."""
         self.counts[reason, "" if reason == HIDDEN else suffix(name)] += 1
 
     def __str__(self) -> str:
-        """`3 .heic, 1 .avif: not supported; 12 .txt: no pictures; 2 hidden`; empty if all was read."""
+        """Summarise the counts, or return the empty string if every file was read.
+
+        For example `3 .heic, 1 .avif: not supported; 12 .txt: no pictures; 2 hidden`.
+        """
         parts = []
         for reason in (UNSUPPORTED, OTHER, SPECIAL, CLOSED):
             found = [(name, count) for (why, name), count in self.counts.items() if why == reason]
@@ -66,11 +70,13 @@ class Passed:
 
 
 def search(argument: str, passed: Passed) -> Iterator[str | FoundError]:
-    """The paths that `argument` stands for: a folder, a pattern, or a file; or the errors of those that are none.
+    """Yield the paths that `argument` stands for: a folder, a glob pattern or a file; or errors.
 
-    A pattern is what a shell would make of it: each file that it matches is named, each folder is searched (`walk`),
-    and nothing is met twice. A file that is named is taken whatever it is, if it is a regular one or was handed over
-    by a shell (/dev/fd).
+    The errors say why a folder or pattern has no images, or why an argument is not read.
+
+    A pattern means what a shell would expand it to. Each matching file is yielded, each matching folder is searched
+    (see `walk`), and no file is yielded twice. A file that is named explicitly is yielded whatever its suffix, if it is
+    a regular file or was handed over by a shell (/dev/fd). Files that are not read are counted in `passed`.
     """
     if os.path.isdir(argument) or not glob.has_magic(argument) or os.path.lexists(argument):
         yield from _named(argument, passed)
@@ -89,12 +95,15 @@ def search(argument: str, passed: Passed) -> Iterator[str | FoundError]:
 
 
 def walk(folder: str, passed: Passed) -> Iterator[str | FoundError]:
-    """Pictures below `folder`, folder by folder, each sorted by name: their paths.
+    """Yield the paths of the images below `folder`, folder by folder, sorted by name in each.
 
-    A picture is a regular file whose suffix is that of a format that is decoded, or whose first bytes are where the
-    suffix is none of a picture. Pictures of other formats, and folders that cannot be listed, are a `FoundError` each.
-    Nothing else is opened, nothing hidden is entered; `passed` counts it. Links to folders are followed, and each
-    folder is entered once; a link into `folder` itself is not, for what it leads to is met without it.
+    An image is a regular file with the suffix of a format that is decoded. A file whose suffix is not one of images
+    counts as well, if its first bytes are those of a decoded format. Images of other formats, and folders that cannot
+    be listed, are yielded as `FoundError`. All other files, and hidden files and folders, are counted in `passed`.
+    Hidden folders are not entered.
+
+    Links to folders are followed, and each folder is entered once. A link to a place inside `folder` is not followed,
+    because the search reaches that place anyway.
     """
     top, entered, left = os.path.realpath(folder), set[tuple[int, int]](), [folder]
     while left:
@@ -122,21 +131,22 @@ def walk(folder: str, passed: Passed) -> Iterator[str | FoundError]:
 
 
 def expand(pattern: str) -> Iterator[str]:
-    """The files and folders that a shell would put in the place of `pattern`, sorted.
+    """Yield the files and folders that a shell would expand `pattern` to, sorted.
 
-    `*`, `?` and `[...]` as in a shell. `**` is folders at any depth, by the rules of `walk`; at the end of a pattern,
-    also as `**/*`, it is all files in these.
+    `*`, `?` and `[...]` mean what they mean in a shell. `**` matches folders at any depth, by the rules of `walk`. `**`
+    or `**/*` at the end of a pattern matches all files in these folders.
     """
     parts = Path(pattern).parts
     if parts[-2:] == ("**", "*"):
         parts = parts[:-1]
     kept: dict[str, str] = {}
     for name in sorted(set(_matches("", parts)), key=lambda name: (len(Path(name).parts), name)):
-        kept.setdefault(_place(name), name)  # several links may lead to a file: it is met by the shortest way
+        kept.setdefault(_place(name), name)  # several links may lead to a file: the shortest path is kept
     return iter(sorted(kept.values()))
 
 
 def _named(name: str, passed: Passed) -> Iterator[str | FoundError]:
+    """Yield the images of one folder or file that was named."""
     if os.path.isdir(name):
         found = walk(name, passed)
         first = next(found, None)
@@ -145,7 +155,7 @@ def _named(name: str, passed: Passed) -> Iterator[str | FoundError]:
         return
     try:
         regular = stat.S_ISREG(os.stat(name).st_mode)
-    except (OSError, ValueError):  # said by whoever reads it
+    except (OSError, ValueError):  # whoever reads the file reports the error
         regular = True
     if regular or is_handed_over(name):
         yield name
@@ -154,19 +164,20 @@ def _named(name: str, passed: Passed) -> Iterator[str | FoundError]:
 
 
 def _nothing(name: str) -> FoundError:
+    """Return the error for a folder or pattern without images."""
     return FoundError(name, "no pictures there", hint=f"known are {', '.join(sorted(READABLE))}")
 
 
 def _place(path: str) -> str:
-    """The path with the links of its folders resolved, and its own name."""
+    """Return the path with the links of its folders resolved. The last part stays as it is."""
     return os.path.join(os.path.realpath(os.path.dirname(path) or "."), os.path.basename(path))
 
 
 def _judge(path: str, name: str, passed: Passed) -> str | FoundError | None:
-    """The path of a picture, the error of one that is not decoded, None for what is none."""
+    """Return the path of an image, the error for one that is not decoded, or None for any other file."""
     try:
         regular = stat.S_ISREG(os.stat(path).st_mode)
-    except OSError:  # e.g. a link to nowhere: an error where a picture was meant
+    except OSError:  # e.g. a dangling link: an error only where an image was meant
         regular = is_picture(name)
     if not regular:
         passed.add(SPECIAL, name)
@@ -190,6 +201,7 @@ def _judge(path: str, name: str, passed: Passed) -> str | FoundError | None:
 
 
 def _sniff(path: str) -> tuple[str, bool]:
+    """Read the head of a file, and return its format and whether it is decoded (`image.format_of`)."""
     from resnet_infer.data.image import format_of
 
     with open_input(path) as file:
@@ -197,6 +209,7 @@ def _sniff(path: str) -> tuple[str, bool]:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Tell whether a directory entry is a folder, or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
@@ -204,18 +217,19 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_met(link: str, top: str) -> bool:
-    """Whether what `link` leads to lies below `top`, where it is met without the link."""
+    """Tell whether the target of `link` lies below `top`, where the search reaches it without the link."""
     inside = os.path.relpath(os.path.realpath(link), top)
     return not any(part.startswith(".") for part in inside.split(os.sep) if inside != os.curdir)
 
 
 def _identity(path: str) -> tuple[int, int]:
+    """Return the device and inode numbers, which are equal for two paths to one folder."""
     found = os.stat(path)
     return found.st_dev, found.st_ino
 
 
 def _matches(folder: str, parts: tuple[str, ...]) -> Iterator[str]:
-    """Paths below `folder` that fit the parts of a pattern."""
+    """Yield the paths below `folder` that match the parts of a pattern."""
     if not parts:
         yield folder
         return
@@ -240,7 +254,7 @@ def _matches(folder: str, parts: tuple[str, ...]) -> Iterator[str]:
 
 
 def _folders(folder: str) -> Iterator[str]:
-    """`folder` (empty: the current one) and the folders below it, by the rules of `walk`."""
+    """Yield `folder` (the current folder if empty) and all folders below it, by the rules of `walk`."""
     top, entered, left = os.path.realpath(folder or "."), set[tuple[int, int]](), [folder]
     while left:
         here = left.pop()
@@ -257,6 +271,7 @@ def _folders(folder: str) -> Iterator[str]:
 
 
 def _names(folder: str) -> list[str]:
+    """List the names in a folder, sorted; none if it cannot be listed."""
     try:
         return sorted(os.listdir(folder or "."))
     except OSError:

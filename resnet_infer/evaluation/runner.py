@@ -16,7 +16,7 @@ from resnet_infer.data.datasets import Dataset, Sample
 from resnet_infer.errors import PictureError, bare
 from resnet_infer.evaluation.protocols import OpenPicture, Probabilities, Scorer
 from resnet_infer.evaluation.record import Given, Record
-from resnet_infer.lanes import batch_limit, flow
+from resnet_infer.lanes import batch_limit, run_lanes
 from resnet_infer.utils.metrics import ranks
 
 
@@ -112,7 +112,7 @@ def run(
     todo = ((index, dataset.samples[index]) for index in missing.tolist())
     unreadable: list[Unreadable] = []
     begin = perf_counter()
-    verdicts = flow(
+    verdicts = run_lanes(
         todo,
         _Preparing(scorers),
         _Answering(scorers, entrants),

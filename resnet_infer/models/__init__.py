@@ -1,0 +1,1 @@
+"""Describe, build and store the models: architectures, specs, checkpoints and ONNX graphs."""

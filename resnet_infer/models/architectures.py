@@ -1,8 +1,7 @@
-"""The networks of "Deep Residual Learning for Image Recognition" as one table.
+"""Describe the networks of "Deep Residual Learning for Image Recognition" in one table.
 
-An `Architecture` is a row of the table together with the options that the paper (and the field after it) leaves open;
-`Architecture.plan()` lays it out as a flat description of convolutions and shortcuts. The torch module, the ONNX graph,
-the parameter counts and the multiply-adds are all read from that plan, so they cannot disagree.
+`Architecture.plan()` lays a network out as a flat list of convolutions and shortcuts. The torch module, the ONNX graph
+and the counts of parameters and multiply-adds are all derived from that plan, so they cannot disagree.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ StemKind = Literal["imagenet", "cifar"]
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution without bias, followed by batch normalisation (paper section 3.4). Padding is `kernel // 2`."""
+    """Describe a convolution without bias, followed by batch norm (paper, section 3.4). Padding is `kernel // 2`."""
 
     name: str
     """Prefix of the weight in a state dict, e.g. `layer1.0.conv1`."""
     norm: str
-    """Prefix of the batch normalisation that follows it, e.g. `layer1.0.bn1`."""
+    """Prefix of the batch norm that follows, e.g. `layer1.0.bn1`."""
     in_channels: int
     out_channels: int
     kernel: int
@@ -36,12 +35,13 @@ class Conv:
 
     @property
     def padding(self) -> int:
+        """Return the zero padding on each side, in pixels."""
         return self.kernel // 2
 
 
 @dataclass(frozen=True)
 class ZeroPadShortcut:
-    """Option A: the input subsampled by `stride`, with `before` and `after` zero channels around it."""
+    """Describe option A: the input subsampled by `stride`, with `before` and `after` zero channels around it."""
 
     stride: int
     before: int
@@ -50,10 +50,10 @@ class ZeroPadShortcut:
 
 @dataclass(frozen=True)
 class Block:
-    """Two (basic) or three (bottleneck) convolutions and what is added to their output.
+    """Describe a block: two (basic) or three (bottleneck) convolutions, and what is added to their output.
 
-    `shortcut` is None in a plain net, "identity", an option-A `ZeroPadShortcut`, or a projecting `Conv`. ReLU follows
-    every convolution but the last, and the sum.
+    `shortcut` is None in a plain net, else "identity", a `ZeroPadShortcut` (option A) or a projecting `Conv`. ReLU
+    follows every convolution but the last, and the sum.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Plan:
-    """A network from input to logits: stem, optional 3x3/2 max-pool, blocks, global average pool, classifier."""
+    """Describe a network from input to logits: stem, optional 3x3/2 max-pool, blocks, average pool, classifier."""
 
     stem: Conv
     max_pool: bool
@@ -72,7 +72,7 @@ class Plan:
     num_classes: int
 
     def convs(self) -> Iterator[Conv]:
-        """Every convolution, projections included, in order of execution."""
+        """Yield every convolution, projections included, in order of execution."""
         yield self.stem
         for block in self.blocks:
             yield from block.convs
@@ -80,7 +80,7 @@ class Plan:
                 yield block.shortcut
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every tensor in the state dict, in torch's layout (O, I, H, W)."""
+        """Return the name and shape of every tensor in the state dict, in torch's layout (O, I, H, W)."""
         shapes: dict[str, tuple[int, ...]] = {}
         for conv in self.convs():
             shapes[f"{conv.name}.weight"] = (conv.out_channels, conv.in_channels, conv.kernel, conv.kernel)
@@ -98,16 +98,16 @@ NORM_EPSILON = 1e-5
 
 @dataclass(frozen=True)
 class Family:
-    """One row of the table: what the paper fixes for a group of networks."""
+    """Describe one row of the table: what the paper fixes for a group of networks."""
 
     stem: StemKind
     block: BlockKind
     stages: tuple[int, ...]
-    """Blocks per stage."""
+    """Number of blocks of each stage."""
     widths: tuple[int, ...]
-    """Width of each stage; a bottleneck puts out four times as many channels."""
+    """Width of each stage in channels. A bottleneck puts out four times as many."""
     shortcut: ShortcutOption
-    """The option by default."""
+    """Default of the shortcut option."""
 
 
 _IMAGENET_WIDTHS = (64, 128, 256, 512)
@@ -121,11 +121,11 @@ IMAGENET: Mapping[int, Family] = {
     101: Family("imagenet", "bottleneck", (3, 4, 23, 3), _IMAGENET_WIDTHS, "B"),
     152: Family("imagenet", "bottleneck", (3, 8, 36, 3), _IMAGENET_WIDTHS, "B"),
 }
-"""Table 1 of the paper. Published weights of 18 and 34 use option B, so that is the default."""
+"""Table 1 of the paper. Published weights of 18 and 34 layers use option B, so that is the default."""
 
 IMAGENET_PLAIN = (18, 34)
 CIFAR_DEPTHS = (20, 32, 44, 56, 110, 1202)
-"""The depths of section 4.2; every other 6n+2 is built the same way."""
+"""Depths of section 4.2 of the paper. Every other depth 6n+2 is built the same way."""
 
 
 def _cifar_family(depth: int) -> Family:
@@ -134,7 +134,7 @@ def _cifar_family(depth: int) -> Family:
 
 
 def published_names() -> tuple[str, ...]:
-    """The networks named in the paper, residual and plain."""
+    """Return the names of the networks in the paper, residual and plain."""
     return (
         *(f"resnet{depth}" for depth in IMAGENET),
         *(f"plain{depth}" for depth in IMAGENET_PLAIN),
@@ -145,14 +145,13 @@ def published_names() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network by name, with its options. Use `architecture()` to make one: it fills the defaults in and checks them.
+    """Hold a network's name and options. Create it with `architecture()`, which adds the defaults and checks them.
 
     - `name`: `resnet50`, `plain34`, `resnet110`; `resnet50-cifar` is the CIFAR net of a depth that ImageNet also has.
-    - `shortcut`: option A, B or C of section 3.3, None in a plain net.
-    - `padding`: where option A's zero channels go, after the old ones (`append`) or half before and half after them
-      (`split`); None without option A. Weights cannot reveal it.
-    - `stride_in`: which convolution of a bottleneck has the stride: `1x1` (v1, the paper) or `3x3` (v1.5, the weights
-      that most people use); None without bottlenecks.
+    - `shortcut`: option A, B or C (paper, section 3.3), None in a plain net.
+    - `padding`: option A's zero channels are all at the end (`append`) or half at each end (`split`), else None.
+    - `stride_in`: the strided convolution of a bottleneck, `1x1` (v1, the paper) or `3x3` (v1.5, most weights), or
+      None.
     """
 
     name: str
@@ -163,25 +162,31 @@ class Architecture:
 
     @property
     def family(self) -> Family:
+        """Return the row of the table."""
         return _lookup(self.name)[2]
 
     @property
     def plain(self) -> bool:
+        """Tell whether the network has no shortcuts."""
         return self.name.startswith("plain")
 
     @property
     def depth(self) -> int:
+        """Return the number of layers in the name."""
         return _lookup(self.name)[1]
 
     def to_json(self) -> dict[str, Any]:
+        """Return the fields as a JSON object."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Architecture:
+        """Create an architecture from `to_json`'s result. Unknown fields are ignored. Raises `UsageError`."""
         known = {f.name for f in fields(cls)}
         return architecture(**{key: item for key, item in value.items() if key in known})
 
     def plan(self) -> Plan:
+        """Return the layout of the network."""
         return _plan(self)
 
 
@@ -193,9 +198,12 @@ def architecture(
     padding: ShortcutPadding | None = None,
     stride_in: BottleneckStride | None = None,
 ) -> Architecture:
-    """The architecture called `name`, every option at its default unless given.
+    """Return the architecture called `name`, with every option at its default unless given.
 
-    Raises `UsageError` for an unknown name, an unknown value, or an option that the network does not have.
+    Raises `UsageError` for an unknown name or value, or an option that the network does not have.
+
+    >>> count_parameters(architecture("resnet50"))
+    25557032
     """
     kind, depth, family = _lookup(name)
     canonical = f"{kind}{depth}" + ("-cifar" if family.stem == "cifar" and depth in _ambiguous(kind) else "")
@@ -231,6 +239,7 @@ def _ambiguous(kind: str) -> tuple[int, ...]:
 
 
 def _lookup(name: str) -> tuple[str, int, Family]:
+    """Return kind, depth and row of a name. Raises `UsageError` for an unknown one."""
     match = re.fullmatch(r"(resnet|plain)-?(\d{1,5})(-cifar)?", name.strip().lower())
     if match:
         kind, depth = match[1], int(match[2])
@@ -246,6 +255,7 @@ def _lookup(name: str) -> tuple[str, int, Family]:
 
 
 def _plan(arch: Architecture) -> Plan:
+    """Lay out the network."""
     family = arch.family
     stem_width = family.widths[0]
     kernel, stride = (7, 2) if family.stem == "imagenet" else (3, 1)
@@ -276,6 +286,7 @@ def _block(arch: Architecture, name: str, channels: int, width: int, stride: int
 def _shortcut(
     arch: Architecture, name: str, channels: int, out: int, stride: int
 ) -> Literal["identity"] | ZeroPadShortcut | Conv | None:
+    """Choose the shortcut of a block from `channels` to `out` channels."""
     if arch.shortcut is None:
         return None
     if arch.shortcut != "C" and channels == out and stride == 1:
@@ -288,7 +299,7 @@ def _shortcut(
 
 
 def count_parameters(arch: Architecture) -> int:
-    """Learned parameters: weights, batch-norm scales and shifts, classifier; running statistics are not counted."""
+    """Count the learned parameters: weights, scales and shifts of batch norm, classifier; no running statistics."""
     total = 0
     for name, shape in arch.plan().shapes().items():
         if not name.endswith(NORM_STATISTICS):
@@ -300,7 +311,7 @@ def count_parameters(arch: Architecture) -> int:
 
 
 def count_multiply_adds(arch: Architecture, height: int, width: int) -> int:
-    """Multiply-adds of convolutions and classifier for one picture of `height` x `width` pixels (paper, table 1)."""
+    """Count the multiply-adds of convolutions and classifier for one height x width image (paper, table 1)."""
     plan = arch.plan()
     total = 0
 

@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors files whose header carries the `ModelSpec`."""
+"""Read and write checkpoints: safetensors files whose header holds the `ModelSpec`."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from resnet_infer.utils.inputs import require_regular
 
 Weights = Mapping[str, NDArray[Any]]
 SUFFIX = ".safetensors"
+"""Suffix of a checkpoint."""
 EXTRA_PREFIX = "training."
-"""Tensors under this prefix are not the network's: a trainer keeps its momentum there."""
+"""Prefix of tensors that are not the network's. A trainer keeps its momentum under it."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A spec and the weights that belong to it, float32, named and shaped as `Plan.shapes()` says.
+    """Hold a spec and its weights, float32, named and shaped as in `Plan.shapes()`.
 
-    `extra` holds tensors that are not weights and `notes` further header entries; both belong to whoever wrote them.
+    `extra` holds tensors that are not weights, and `notes` further entries of the header. The writer defines their
+    meaning.
     """
 
     spec: ModelSpec
@@ -35,10 +37,10 @@ class Checkpoint:
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path, *, half: bool = False) -> None:
-    """Write atomically; with `half` the kernels, which are nearly all of it, in half precision.
+    """Write a checkpoint atomically. `half` stores the kernels, which are nearly all of it, in half precision.
 
-    The vectors of batch norm stay in float32: a variance may be too small for float16. Raises `ModelError` if the
-    weights do not fit the spec's architecture, or are too large for half precision.
+    The vectors of batch norm stay in float32, because a variance may be too small for float16. Raises `ModelError` if
+    the weights do not fit the spec's architecture, or are too large for half precision.
     """
     from safetensors.numpy import save
 
@@ -50,14 +52,17 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path, *, half: bool = False) -
         check_weights(checkpoint.spec, tensors, f"{path} in half precision")
     tensors |= {EXTRA_PREFIX + name: np.ascontiguousarray(value) for name, value in checkpoint.extra.items()}
     with atomic_path(path) as temporary:
-        # safetensors' own writer makes the file unreadable to other users.
+        # safetensors' own writer makes the file unreadable for other users.
         temporary.write_bytes(save(tensors, metadata={**checkpoint.notes, METADATA_KEY: checkpoint.spec.dumps()}))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint; half-precision weights become float32.
+    """Read a checkpoint. Half-precision weights become float32.
 
-    Raises `ModelError` if the file is missing, damaged, not a checkpoint of ours, or its weights do not fit its spec.
+    Raises `ModelError` if the file is missing, damaged or not a checkpoint, or its weights do not fit its spec.
+
+    >>> load_checkpoint(Path("model.safetensors")).spec.name
+    'resnet50'
     """
     from safetensors import SafetensorError, safe_open
 
@@ -83,7 +88,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def check_weights(spec: ModelSpec, weights: Weights, source: str) -> None:
-    """Raise `ModelError` naming the missing, left over, misshapen and non-finite tensors, if there are any."""
+    """Raise `ModelError` naming missing, left-over, misshapen and non-finite tensors, if there are any."""
     if spec.architecture is None:
         raise ModelError(f"{source}: a checkpoint needs an architecture; this spec has none")
     shapes = spec.architecture.plan().shapes()

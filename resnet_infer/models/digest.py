@@ -1,4 +1,4 @@
-"""What tells one model's weights from another's."""
+"""Identify a model's weights by a digest."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from resnet_infer.models.weights.download import sha256
 
 
 def model_digest(source: Path | Checkpoint) -> str:
-    """The SHA-256 of an artifact's file; of a checkpoint that of its spec and weights, in the order of their names.
+    """Return the SHA-256, in hexadecimal, of an artifact's file, or of a checkpoint's spec and weights.
 
-    Hexadecimal.
+    The weights of a checkpoint are hashed in the order of their names.
     """
     if isinstance(source, Path):
         return sha256(source)

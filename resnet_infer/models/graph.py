@@ -1,10 +1,10 @@
-"""The ONNX graph of a network, written directly from the plan and numpy weights; nothing is traced.
+"""Write the ONNX graph of a network directly from its plan and numpy weights, without tracing.
 
-Every graph eats `images`, uint8 (N, H, W, 3), and puts out `logits`, float32 (N, classes). In the fused form batch norm
-and the input's scale are folded into the convolutions in float64. The mean stays a subtraction in front of the first
-convolution: its zero padding means "the mean" there, so folding the mean into a bias would be wrong at the border.
+Every graph takes `images`, uint8 (N, H, W, 3), and returns `logits`, float32 (N, classes). In the fused form batch norm
+and the scale of the input are folded into the convolutions in float64. The mean stays a subtraction in front of the
+first convolution: the zero padding stands for the mean there, so a folded mean would be wrong at the border.
 
-Opset 17 is the newest that TensorRT 8.6 reads, and has all that a ResNet needs.
+Opset 17 is the newest that TensorRT 8.6 reads, and has all operators that a ResNet needs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ with needs("export", "writing an ONNX graph"):
 
 OPSET = 17
 IR_VERSION = 8
-"""The IR version of opset 17's release (ONNX 1.12), so that old readers take the file."""
+"""IR version of the release with opset 17 (ONNX 1.12), so that old readers accept the file."""
 INPUT, OUTPUT = "images", "logits"
 
 Array = NDArray[Any]
@@ -45,16 +45,16 @@ Array = NDArray[Any]
 
 @contextlib.contextmanager
 def reading_graph(path: Path) -> Iterator[None]:
-    """Around work on the graph of the file `path`: what fails because the graph contradicts itself is a `ModelError`.
+    """Convert errors from a self-contradictory graph, read from the file `path`, to a `ModelError`.
 
-    A damaged or odd file can have a weight of another size than its data, a node without inputs or a type that there
-    is not; onnx, protobuf and numpy each have their own exceptions for that.
+    A damaged or unusual file can have a weight whose size does not match its data, a node without inputs, or an unknown
+    type. onnx, protobuf and numpy each raise exceptions of their own for that.
     """
     try:
         yield
     except (ResnetInferError, MemoryError, OSError):
         raise
-    except Exception as error:  # those of onnx share no base class but this
+    except Exception as error:  # the exceptions of onnx share no other base class
         raise ModelError(
             f"{path}: its graph is damaged, or of a form that is not understood ({type(error).__name__}: "
             f"{first_line(error)})",
@@ -63,11 +63,13 @@ def reading_graph(path: Path) -> Iterator[None]:
 
 
 def build_graph(checkpoint: Checkpoint, *, fused: bool = True, dynamic_size: bool = False) -> onnx.ModelProto:
-    """The network as a checked ONNX model with the spec in its metadata.
+    """Build the network as a checked ONNX model with the spec in its metadata.
 
-    `fused=False` keeps batch normalisation and the normalisation of the input as they are defined: slow, and the
-    reference that the fused form is compared with. `dynamic_size` leaves height and width open (at least
-    what the network needs to keep one pixel); it excludes a per-pixel mean, which has a size.
+    `fused=False` keeps batch norm and the normalisation of the input as they are defined: slow, and the reference for
+    the fused form. `dynamic_size` leaves height and width open (at least what the network needs to keep one pixel).
+
+    Raises `ModelError` if the weights do not fit, and `UsageError` for `dynamic_size` with a per-pixel mean, which has
+    a fixed size.
     """
     spec = checkpoint.spec
     check_weights(spec, checkpoint.weights, spec.name)
@@ -80,6 +82,8 @@ def build_graph(checkpoint: Checkpoint, *, fused: bool = True, dynamic_size: boo
 
 
 class _Writer:
+    """Collect the nodes and weights of a graph."""
+
     def __init__(self, checkpoint: Checkpoint, fused: bool) -> None:
         arch = checkpoint.spec.architecture
         assert arch is not None
@@ -89,6 +93,7 @@ class _Writer:
         self.initializers: list[onnx.TensorProto] = []
 
     def model(self, dynamic_size: bool) -> onnx.ModelProto:
+        """Build the whole model."""
         x = self._conv(self.plan.stem, self._front())
         x = self._node("Relu", [x], "relu1")
         if self.plan.max_pool:
@@ -121,12 +126,12 @@ class _Writer:
         return model
 
     def _front(self) -> str:
-        """uint8 NHWC to what the first convolution takes. Cast comes first because TensorRT demands it."""
+        """Convert uint8 NHWC to the input of the first convolution. Cast comes first because TensorRT demands it."""
         x = self._node("Cast", [INPUT], "cast", to=TensorProto.FLOAT)
         x = self._node("Transpose", [x], "nchw", perm=[0, 3, 1, 2])
         mean = self._channels_first(self.spec.input.mean.astype(np.float64))
         if self.fused:
-            # The scale is in the first convolution.
+            # The first convolution contains the scale.
             if mean.any():
                 x = self._node("Sub", [x, self._constant("mean", mean * 255)], "subtract_mean")
             return x
@@ -137,9 +142,11 @@ class _Writer:
 
     @staticmethod
     def _channels_first(value: Array) -> Array:
+        """Shape a mean or deviation for broadcasting over NCHW."""
         return value.reshape(1, 3, 1, 1) if value.ndim == 1 else value.transpose(2, 0, 1)[None]
 
     def _block(self, block: Block, x: str) -> str:
+        """Add the nodes of a block, and return its output."""
         out = x
         for index, conv in enumerate(block.convs, start=1):
             out = self._conv(conv, out)
@@ -150,6 +157,7 @@ class _Writer:
         return self._node("Relu", [out], f"{block.name}.relu")
 
     def _shortcut(self, block: Block, x: str) -> str:
+        """Add the nodes of a shortcut, and return its output."""
         if isinstance(block.shortcut, Conv):
             return self._conv(block.shortcut, x)
         if isinstance(block.shortcut, ZeroPadShortcut):
@@ -157,6 +165,7 @@ class _Writer:
         return x
 
     def _zero_pad(self, name: str, shortcut: ZeroPadShortcut, x: str) -> str:
+        """Add the nodes of shortcut option A, and return its output."""
         if shortcut.stride > 1:
             integers = {"starts": [0, 0], "ends": [2**31 - 1] * 2, "axes": [2, 3], "steps": [shortcut.stride] * 2}
             inputs = [self._constant(f"{name}.shortcut.{k}", np.array(v, np.int64)) for k, v in integers.items()]
@@ -165,6 +174,7 @@ class _Writer:
         return self._node("Pad", [x, self._constant(f"{name}.shortcut.pads", pads)], f"{name}.shortcut.pad")
 
     def _conv(self, conv: Conv, x: str) -> str:
+        """Add a convolution and its batch norm, and return the output."""
         weight = self.weights[f"{conv.name}.weight"].astype(np.float64)
         gamma, beta, mean, variance = (
             self.weights[f"{conv.norm}.{part}"].astype(np.float64) for part in NORM_PARAMETERS + NORM_STATISTICS
@@ -190,6 +200,7 @@ class _Writer:
         return self._node("Conv", [x, *inputs], conv.name, attributes=attributes)
 
     def _constant(self, name: str, value: Array) -> str:
+        """Add a constant, floating-point numbers as float32, and return its name."""
         value = value.astype(np.float32) if value.dtype.kind == "f" else value
         self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
@@ -204,13 +215,14 @@ class _Writer:
         attributes: dict[str, Any] | None = None,
         **more: Any,
     ) -> str:
+        """Add a node, and return its output."""
         output = output or f"{name}.out"
         self.nodes.append(helper.make_node(kind, inputs, [output], name=name, **(attributes or {}), **more))
         return output
 
 
 def get_spec(model: onnx.ModelProto, label: str = "the graph") -> ModelSpec:
-    """The spec in the model's metadata. Raises `ModelError` if there is none."""
+    """Return the spec in the model's metadata. Raises `ModelError` if there is none."""
     text = next((item.value for item in model.metadata_props if item.key == METADATA_KEY), None)
     if text is None:
         raise ModelError(
@@ -220,6 +232,6 @@ def get_spec(model: onnx.ModelProto, label: str = "the graph") -> ModelSpec:
 
 
 def set_spec(model: onnx.ModelProto, spec: ModelSpec) -> None:
-    """Write the spec into the model's metadata, replacing the one it had."""
+    """Write the spec into the model's metadata, in place of any other."""
     properties = {item.key: item.value for item in model.metadata_props}
     helper.set_model_props(model, {**properties, METADATA_KEY: spec.dumps()})

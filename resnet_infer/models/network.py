@@ -1,4 +1,4 @@
-"""The torch module of an architecture, for training, for the torch runtime, and as the reference in parity checks."""
+"""Build the torch module of an architecture, for training, for the torch runtime and as the reference for parity."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from resnet_infer.models.spec import ModelSpec
 
 
 class ZeroPad(nn.Module):
-    """Shortcut option A: every `stride`-th pixel, and new channels of zeros (paper section 3.3)."""
+    """Apply shortcut option A: every `stride`-th pixel, and new channels of zeros (paper, section 3.3)."""
 
     def __init__(self, shortcut: ZeroPadShortcut) -> None:
         super().__init__()
@@ -27,11 +27,15 @@ class ZeroPad(nn.Module):
         self.channels = (shortcut.before, shortcut.after)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the subsampled and padded feature maps, float32 NCHW."""
         return functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, *self.channels))
 
 
 class ResidualBlock(nn.Module):
-    """A block of the plan, basic or bottleneck, residual or plain. The names are those of torchvision's state dicts."""
+    """Build a block of the plan: basic or bottleneck, residual or plain.
+
+    Its names are those of torchvision's state dicts.
+    """
 
     def __init__(self, block: Block) -> None:
         super().__init__()
@@ -48,6 +52,7 @@ class ResidualBlock(nn.Module):
             self.downsample = None
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output, float32 NCHW."""
         out = x
         for index in range(1, self.count + 1):
             out = getattr(self, f"bn{index}")(getattr(self, f"conv{index}")(out))
@@ -59,7 +64,12 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Normalised pictures, float32 NCHW, to logits, float32 (N, classes)."""
+    """Build a network from normalised images, float32 (N, 3, H, W), to logits, float32 (N, classes).
+
+    >>> network = ResNet(architecture("resnet18"))
+    >>> network(torch.zeros(1, 3, 224, 224)).shape
+    torch.Size([1, 1000])
+    """
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
@@ -78,10 +88,11 @@ class ResNet(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """He initialisation (paper section 3.4; its reference 13, equation 10); batch norm starts as the identity.
+        """Initialise the weights as He et al. do (paper, section 3.4; its reference 13, equation 10).
 
-        By the number of inputs: by that of outputs the first convolution of a CIFAR net gets weights less than half as
-        large, and as batch norm makes small weights learn fast, a deep net is thrown off at first.
+        Batch norm starts as the identity. The variance follows the number of inputs. With the number of outputs the
+        first convolution of a CIFAR net would get weights less than half as large. Batch norm makes small weights learn
+        fast, which would destabilise a deep net at first.
         """
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -89,7 +100,7 @@ class ResNet(nn.Module):
         nn.init.zeros_(self.fc.bias)
 
     def features(self, x: Tensor) -> Tensor:
-        """The maps before the global pooling."""
+        """Return the feature maps before the global pooling, float32 NCHW."""
         x = functional.relu(self.bn1(self.conv1(x)))
         if self.max_pool:
             x = functional.max_pool2d(x, 3, stride=2, padding=1)
@@ -98,17 +109,20 @@ class ResNet(nn.Module):
         return x
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the logits, float32 (N, classes)."""
         pooled = self.features(x).mean(dim=(2, 3))
         return cast(Tensor, self.fc(pooled))
 
 
 def _conv(conv: Conv) -> nn.Conv2d:
+    """Build the convolution."""
     return nn.Conv2d(
         conv.in_channels, conv.out_channels, conv.kernel, stride=conv.stride, padding=conv.padding, bias=False
     )
 
 
 def _norm(conv: Conv) -> nn.BatchNorm2d:
+    """Build the batch norm behind a convolution."""
     return nn.BatchNorm2d(conv.out_channels, eps=NORM_EPSILON)
 
 
@@ -116,7 +130,7 @@ def _norm(conv: Conv) -> nn.BatchNorm2d:
 def set_norm_statistics(network: ResNet, batches: Iterable[Tensor]) -> None:
     """Set every running mean and variance to the average over `batches` (normalised, float32 NCHW).
 
-    With these statistics even a network with random weights keeps its activations in range and tells pictures apart.
+    With these statistics even a network with random weights keeps its activations in range and distinguishes images.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
@@ -134,15 +148,15 @@ def set_norm_statistics(network: ResNet, batches: Iterable[Tensor]) -> None:
 
 @contextlib.contextmanager
 def torch_defaults() -> Iterator[None]:
-    """What a program may have set for torch is as torch sets it: gradients, default dtype and device, autocast.
+    """Restore torch's defaults in a `with` block or a decorated function: gradients, dtype, device and autocast.
 
-    It is put back at the end. The default dtype is that of all threads. For a block, or as a decorator of a function.
+    A program may have changed them; its settings return at the end. The default dtype is shared by all threads.
     """
     dtype = torch.get_default_dtype()
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        if torch.get_default_device().type != "cpu":  # to say so of every call takes time
+        if torch.get_default_device().type != "cpu":  # entering a device adds a cost to every call
             stack.enter_context(torch.device("cpu"))
         for device in ("cpu", "cuda"):
             if torch.is_autocast_enabled(device):
@@ -153,18 +167,20 @@ def torch_defaults() -> Iterator[None]:
 
 
 def weights_of(network: ResNet) -> dict[str, NDArray[np.float32]]:
-    """The network's weights and statistics as a checkpoint holds them."""
+    """Return the network's weights and statistics as a checkpoint holds them: float32, by name."""
     state = network.state_dict()
     return {name: state[name].detach().float().cpu().contiguous().numpy() for name in network.arch.plan().shapes()}
 
 
 @torch_defaults()
 def untrained_checkpoint(spec: ModelSpec, images: NDArray[np.uint8], seed: int = 0) -> Checkpoint:
-    """Random weights that tell `images` (uint8 NHWC) apart, for benchmarks and for tests of speed and parity.
+    """Create random weights that distinguish `images`, uint8 NHWC, for benchmarks and tests of speed and parity.
 
-    Each convolution is the identity and a tenth of He's random weights, batch norm shifts by 1 and takes its statistics
-    from `images`, and the mean logit of each class is 0. A deep net of purely random weights is chaotic: it
-    multiplies every rounding error from layer to layer until no two implementations agree. Trained ones do not.
+    Each convolution is the identity and a tenth of He's random weights. Batch norm shifts by 1 and takes its statistics
+    from `images`. The mean logit of each class is 0. A deep net of purely random weights is chaotic: it multiplies
+    every rounding error from layer to layer until no two implementations agree. Trained weights do not.
+
+    Raises `UsageError` if the spec has no architecture.
     """
     if spec.architecture is None:
         raise UsageError(f"{spec.name} has no architecture to initialise")

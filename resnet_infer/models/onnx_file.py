@@ -1,8 +1,8 @@
-"""Just enough of an ONNX file to add outputs to its graph, so that a service needs no package for it.
+"""Read just enough of an ONNX file to add outputs to its graph, without a package for ONNX.
 
-Protocol buffers (encoding, "Last One Wins"): a message that is followed by another of its kind is read as their union,
-in which repeated fields are joined. So a graph gains an output by a few bytes at the end of its file. Field numbers
-are those of onnx.proto.
+A protocol buffer that is followed by another of its kind is read as their union, in which repeated fields are
+concatenated (Protocol Buffers encoding, "Last One Wins"). Therefore a few bytes at the end of the file add an output to
+the graph. Field numbers are those of onnx.proto.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5
 
 @dataclass(frozen=True)
 class Node:
-    """An operator, and the names of the tensors that go in and come out."""
+    """Hold an operator and the names of its input and output tensors."""
 
     op: str
     inputs: tuple[str, ...]
@@ -30,14 +30,14 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """The nodes of a graph, in the order in which they run, and the names of its outputs."""
+    """Hold the nodes of a graph in the order of execution, and the names of its outputs."""
 
     nodes: tuple[Node, ...]
     outputs: tuple[str, ...]
 
 
 def read_graph(model: bytes) -> Graph:
-    """The graph of a serialised ModelProto. Raises `ModelError` if it is none."""
+    """Read the graph of a serialised ModelProto. Raises `ModelError` if it is not one."""
     nodes, outputs = [], []
     try:
         for content in _parts(memoryview(model), _MODEL_GRAPH):
@@ -56,17 +56,21 @@ def read_graph(model: bytes) -> Graph:
 
 
 def add_outputs(model: bytes, tensors: Sequence[str]) -> bytes:
-    """The model, with tensors that it computes, or has as weights, as further outputs."""
+    """Return the serialised model with further outputs: tensors that it computes, or has as weights."""
     outputs = b"".join(_field(_GRAPH_OUTPUT, _field(_VALUE_NAME, name.encode())) for name in tensors)
     return model + _field(_MODEL_GRAPH, outputs)
 
 
 def _texts(message: memoryview, number: int) -> Iterator[str]:
+    """Yield the texts in the fields with that number."""
     return (bytes(content).decode() for content in _parts(message, number))
 
 
 def _parts(message: memoryview, number: int) -> Iterator[memoryview]:
-    """The contents of the fields with that number, which hold bytes."""
+    """Yield the contents of the length-delimited fields with that number.
+
+    Raises `IndexError` if the message is damaged.
+    """
     place = 0
     while place < len(message):
         key, place = _varint(message, place)
@@ -87,6 +91,7 @@ def _parts(message: memoryview, number: int) -> Iterator[memoryview]:
 
 
 def _varint(message: memoryview, place: int) -> tuple[int, int]:
+    """Decode a variable-length integer. Return it and the position after it."""
     value = shift = 0
     while True:
         byte = message[place]
@@ -98,10 +103,12 @@ def _varint(message: memoryview, place: int) -> tuple[int, int]:
 
 
 def _field(number: int, content: bytes) -> bytes:
+    """Encode a length-delimited field."""
     return _encode(number << 3 | _BYTES) + _encode(len(content)) + content
 
 
 def _encode(value: int) -> bytes:
+    """Encode a variable-length integer."""
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)

@@ -1,4 +1,4 @@
-"""Files that commands write: where they may be, and where they may not."""
+"""Check the files that commands will write: that they can be written, and replace nothing that matters."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from resnet_infer.utils.files import atomic_path, remedy, unwritable
 
 @dataclass(frozen=True)
 class Output:
-    """A file that is to be written, and the option that names it.
+    """Describe a file that will be written, and the option that names it.
 
-    One that is there is replaced or gone on with only if `ours` says that it is `kind`, or it is empty.
+    An existing file is replaced or continued only if it is empty, or `ours` says that it is a `kind`.
     """
 
     option: str
@@ -29,10 +29,12 @@ class Output:
 
 
 def require_free(outputs: Sequence[Output], inputs: Iterable[Path | str | None]) -> None:
-    """Raise `UsageError` for an output that is a folder, an input, another output, or a file of another kind, or that
-    has the name of standard output; and `ResnetInferError` where none can be written.
+    """Raise `UsageError` unless the outputs may be written without harm.
 
-    An input that is no file (None, a model's name) is passed over."""
+    An output may not be a folder, an input, another output, a file of another kind, or the name of standard output (-).
+    Inputs that are not files (None, the name of a model) are ignored. Raises `ResnetInferError` if nothing can be
+    written there.
+    """
     named = [Path(os.path.expanduser(item)) for item in inputs if item]
     known = [path for path in named if os.path.exists(path)]
     for number, output in enumerate(outputs):
@@ -58,7 +60,10 @@ def require_free(outputs: Sequence[Output], inputs: Iterable[Path | str | None])
 
 @contextmanager
 def whole_file(path: Path, option: str) -> Iterator[Path]:
-    """`atomic_path`, where `option` names the place."""
+    """Yield a temporary path whose file replaces `path` at the end of the block, as `atomic_path` does.
+
+    The hint of an error names `option`, which chose the path.
+    """
     try:
         with atomic_path(path) as temporary:
             yield temporary
@@ -70,26 +75,30 @@ def whole_file(path: Path, option: str) -> Iterator[Path]:
 
 
 def has_spec(path: Path) -> bool:
-    """Whether the file is a checkpoint or an artifact of ours: it has the key of a model's spec."""
+    """Tell whether a file contains the key of a model spec, as checkpoints and artifacts of this package do."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return content.find(METADATA_KEY.encode()) >= 0
 
 
 def is_html(path: Path) -> bool:
-    """Whether the file begins as a page does."""
+    """Tell whether a file begins like an HTML page."""
     with open(path, "rb") as file:
         head = file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     return head.startswith((b"<!doctype html", b"<html"))
 
 
 def _same(one: Path, other: Path) -> bool:
+    """Tell whether two paths are, or would be, one file."""
     if one.exists() and other.exists():
         return one.samefile(other)
     return os.path.realpath(one) == os.path.realpath(other)
 
 
 def require_writable(output: Output) -> None:
-    """Raise `ResnetInferError` where nothing can be written: by a nameless file in the folder, or the one above it."""
+    """Raise `ResnetInferError` if the file cannot be written.
+
+    The test is a nameless file in its folder or, if that does not exist, in the nearest folder above.
+    """
     path = Path(os.path.realpath(output.path))
     if path.exists() and not path.is_file():  # a device or a pipe
         return

@@ -1,4 +1,4 @@
-"""`ModelSpec`: all that is needed to turn a picture into an answer, carried inside every checkpoint and artifact."""
+"""Define `ModelSpec`: all that is needed to classify an image, stored in every checkpoint and artifact."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ from resnet_infer.utils import strict_json
 from resnet_infer.utils.metrics import interval
 
 Interpolation = Literal["bilinear", "bicubic", "lanczos", "box", "hamming", "nearest"]
-"""The resize filters of PIL, which antialias when shrinking (all but `nearest`)."""
+"""Resize filters of PIL. All but `nearest` antialias when shrinking."""
 Precision = Literal["fp32", "fp16", "int8"]
 
 METADATA_KEY = "resnet_infer.spec"
-"""Where the spec lies in a safetensors header and in an ONNX file's metadata."""
+"""Key of the spec in a safetensors header and in the metadata of an ONNX file."""
 FORMAT = 1
+"""Version of the spec's format."""
 
 
 @dataclass(frozen=True, eq=False)
 class InputSpec:
-    """From a decoded picture to the pixels of the graph's input, and their normalisation inside the graph.
+    """Describe the preprocessing of an image, and its normalisation inside the graph.
 
-    The shorter side is resized to `resize` pixels with PIL's filter `interpolation`, and a square of side `crop` is
-    cut out. The network then sees `(pixel / 255 - mean) / std`. `mean` is float32, (3,) per channel or
-    (crop, crop, 3) per pixel, and `std` float32 (3,), both in units of the full range. `exif`: whether a photo's
-    orientation tag is obeyed when classifying (published ImageNet figures were measured without).
+    The shorter side is resized to `resize` pixels with PIL's filter `interpolation`, and a central square of `crop`
+    pixels is cut out. The network then gets `(pixel / 255 - mean) / std`. `mean` is float32, per channel (3,) or per
+    pixel (crop, crop, 3), and `std` float32 (3,), both in units of the full range. `exif` says whether a photo's
+    orientation tag is applied when classifying (published ImageNet figures were measured without). Raises `UsageError`
+    for invalid values.
     """
 
     resize: int
@@ -62,14 +64,16 @@ class InputSpec:
 
     @property
     def per_pixel(self) -> bool:
+        """Tell whether the mean is per pixel."""
         return self.mean.ndim == 3
 
     @property
     def protocol(self) -> str:
-        """What one view of a picture is called: `native` where it is all of the resized square, else `1-crop`."""
+        """Name one view of an image: `native` if it is the whole resized square, else `1-crop`."""
         return "native" if self.resize == self.crop else "1-crop"
 
     def to_json(self) -> dict[str, Any]:
+        """Return the fields as a JSON object."""
         mean: Any = (
             [float(x) for x in self.mean]
             if not self.per_pixel
@@ -89,7 +93,7 @@ class InputSpec:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> InputSpec:
-        """Read what `to_json` gave. Raises `FieldError` and `UsageError` for anything else."""
+        """Read the result of `to_json`. Raises `FieldError` and `UsageError` for anything else."""
         fields.has_fields(value, "input", ("resize", "crop", "mean", "std"), ("interpolation", "exif"))
         crop = fields.whole(value["crop"], "input.crop", 1, fields.MAX_SIDE)
         mean = value["mean"]
@@ -112,9 +116,9 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Measured:
-    """An error that was measured, in percent of `pictures`; `top5` is None where there are too few classes.
+    """Hold a measured error in percent of `pictures`. `top5_error` is None with too few classes.
 
-    `runtime` is what ran the model (`torch`, `onnxruntime`), None where it is not known.
+    `runtime` ran the model (`torch`, `onnxruntime`); None if it is unknown.
     """
 
     dataset: str
@@ -126,7 +130,7 @@ class Measured:
 
     @classmethod
     def from_json(cls, value: Any, where: str) -> Measured:
-        """Read one of a spec's `measured`, which is called `where`. Raises `FieldError`."""
+        """Read an entry of a spec's `measured`. `where` names it in messages. Raises `FieldError`."""
         value = fields.mapping(value, where)
         fields.has_fields(value, where, ("dataset", "protocol", "pictures", "top1_error"), ("top5_error", "runtime"))
         top5, runtime = value.get("top5_error"), value.get("runtime")
@@ -141,17 +145,18 @@ class Measured:
 
     @property
     def top1_interval(self) -> tuple[float, float]:
-        """Wilson's 95% interval of `top1_error`, in percent."""
+        """Return Wilson's 95% interval of `top1_error`, in percent."""
         return interval(round(self.top1_error * self.pictures / 100), self.pictures)
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a network is, what it answers, what it eats, and where it comes from.
+    """Describe a network, its classes, its input and its origin.
 
-    `classes` are names, at least two, in the order of the logits. `class_ids` (WordNet ids) may stand beside them.
-    `architecture` is None for an adopted graph. `provenance` is plain JSON: recipe, data, length, machine, licence,
-    whatever is known. In it and in `name` what is not UTF-8 is escaped; among the classes it raises `UsageError`.
+    `classes` are at least two names, in the order of the logits; `class_ids` are their WordNet ids, if known.
+    `architecture` is None for an imported ONNX graph. `provenance` is plain JSON: recipe, data, duration, machine,
+    licence, whatever is known. In `provenance` and `name`, text that is not UTF-8 is escaped; in the classes it raises
+    `UsageError`.
     """
 
     name: str
@@ -184,10 +189,11 @@ class ModelSpec:
             raise UsageError(f"precision is one of {', '.join(get_args(Precision))}, not {self.precision!r}")
 
     def dumps(self) -> str:
-        """The spec as JSON."""
+        """Return the spec as JSON text."""
         return strict_json.dumps({"format": FORMAT, **self.to_json()}, ensure_ascii=False)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the fields as a JSON object."""
         return {
             "name": self.name,
             "architecture": self.architecture.to_json() if self.architecture else None,
@@ -201,9 +207,9 @@ class ModelSpec:
 
     @classmethod
     def loads(cls, text: str, source: str) -> ModelSpec:
-        """Read `dumps`' JSON. `source` is the file it was found in, for the message.
+        """Read the text that `dumps` writes. `source` is the file, for messages.
 
-        Raises `ModelError` if the text is damaged, a field has no value that it may have, or a newer version wrote it.
+        Raises `ModelError` if the text is damaged, a field has an invalid value, or a newer version wrote it.
         """
         try:
             value = fields.parse(text)
@@ -219,7 +225,7 @@ class ModelSpec:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], source: str) -> ModelSpec:
-        """Read what `to_json` gave; a provenance may be lacking, and other fields are passed over.
+        """Read the result of `to_json`. The provenance may be missing, and unknown fields are ignored.
 
         Raises `ModelError`, naming the field and `source`, as `loads` does.
         """
@@ -244,11 +250,16 @@ class ModelSpec:
             raise ModelError(f"{source}: its spec cannot be used: {first_line(error)}") from error
 
     def with_(self, **changes: Any) -> ModelSpec:
-        """A copy with some fields changed."""
+        """Return a copy with some fields changed.
+
+        >>> spec.with_(name="other").name
+        'other'
+        """
         return replace(self, **changes)
 
 
 def _architecture(value: Any) -> Architecture:
+    """Read the architecture. Raises `FieldError` and `UsageError`."""
     value = fields.mapping(value, "architecture")
     if "name" not in value:
         raise fields.FieldError("architecture lacks name")

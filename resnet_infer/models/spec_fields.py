@@ -1,4 +1,7 @@
-"""The types and bounds of a spec's fields as JSON: every function returns the value, or raises `FieldError`."""
+"""Check the types and bounds of a spec's fields in JSON.
+
+Each function returns the value, or raises `FieldError`. `where` is the name of the field, for the message.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_SIDE = 4096
-"""Largest resize and crop in pixels: one view of it has 48 MiB as uint8."""
+"""Largest resize and crop in pixels. One view of that size takes 48 MiB as uint8."""
 MAX_CLASSES = 1_000_000
+"""Most classes of a model."""
 MAX_TEXT = 100_000
 """Most characters of a name."""
 MAX_DEPTH = 32
-"""Most lists and objects inside each other in a provenance."""
+"""Most levels of lists and objects in a provenance."""
 
 
 class FieldError(ValueError):
-    """A field that has no value of its kind. The message names the field and what it has."""
+    """Report a field without a valid value. The message names the field and the value."""
 
 
 def parse(text: str) -> dict[str, Any]:
-    """Read an object in JSON, which has no NaN and no infinity."""
+    """Parse a JSON object, without NaN and infinity."""
     try:
         value = json.loads(text, parse_constant=_refuse)
     except RecursionError as error:
@@ -35,7 +39,7 @@ def parse(text: str) -> dict[str, Any]:
 
 
 def mapping(value: Any, where: str) -> dict[str, Any]:
-    """An object."""
+    """Require an object."""
     if not isinstance(value, Mapping):
         raise _wrong(where, "an object", value)
     return dict(value)
@@ -52,14 +56,14 @@ def has_fields(value: Mapping[str, Any], where: str, required: tuple[str, ...], 
 
 
 def text(value: Any, where: str) -> str:
-    """Text that has a character and can be written as UTF-8."""
+    """Require text that is not empty and can be written as UTF-8."""
     if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT or not is_utf8(value):
         raise _wrong(where, f"text of 1 to {MAX_TEXT:,} characters", value)
     return value
 
 
 def texts(value: Any, where: str) -> tuple[str, ...]:
-    """A list of texts, of which one may be empty."""
+    """Require a list of texts that is not empty; a text in it may be."""
     if not isinstance(value, list | tuple) or not 0 < len(value) <= MAX_CLASSES:
         raise _wrong(where, f"a list of 1 to {MAX_CLASSES:,} texts", value)
     for index, item in enumerate(value):
@@ -69,35 +73,38 @@ def texts(value: Any, where: str) -> tuple[str, ...]:
 
 
 def truth(value: Any, where: str) -> bool:
-    """True or false."""
+    """Require true or false."""
     if not isinstance(value, bool):
         raise _wrong(where, "true or false", value)
     return value
 
 
 def whole(value: Any, where: str, low: int, high: int) -> int:
-    """A whole number from `low` to `high`; 32.0 is none."""
+    """Require a whole number from `low` to `high`. 32.0 is not one."""
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise _wrong(where, f"a whole number from {low:,} to {high:,}", value)
     return value
 
 
 def number(value: Any, where: str, low: float, high: float) -> float:
-    """A finite number from `low` to `high`."""
+    """Require a finite number from `low` to `high`."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
         raise _wrong(where, f"a number from {low:g} to {high:g}", value)
     return float(value)
 
 
 def numbers(value: Any, where: str) -> NDArray[np.float32]:
-    """Three numbers, one a channel, float32."""
+    """Require three numbers, one per channel, and return them as float32."""
     if not isinstance(value, list | tuple) or len(value) != 3:
         raise _wrong(where, "a list of three numbers", value)
     return np.array([number(item, f"{where}[{index}]", -1e6, 1e6) for index, item in enumerate(value)], np.float32)
 
 
 def pixels(value: Any, where: str, crop: int) -> NDArray[np.float32]:
-    """A number for each pixel, float32 (crop, crop, 3): an object with its `shape` and its `float32` in base64."""
+    """Require a number per pixel and channel, and return them as float32 (crop, crop, 3).
+
+    The value is an object with `shape` and `float32`, the little-endian bytes in base64.
+    """
     value = mapping(value, where)
     has_fields(value, where, ("shape", "float32"))
     if value["shape"] != [crop, crop, 3] or any(isinstance(side, bool | float) for side in value["shape"]):
@@ -114,7 +121,7 @@ def pixels(value: Any, where: str, crop: int) -> NDArray[np.float32]:
 
 
 def plain(value: Any, where: str, depth: int = 0) -> Any:
-    """Any JSON: finite numbers, texts that can be written, lists and objects at most `MAX_DEPTH` inside each other."""
+    """Require plain JSON: finite numbers, UTF-8 texts, and at most `MAX_DEPTH` levels of lists and objects."""
     if depth > MAX_DEPTH:
         raise FieldError(f"{where[:60]} is nested more than {MAX_DEPTH} deep")
     if value is None or isinstance(value, bool | int):
@@ -137,7 +144,7 @@ def plain(value: Any, where: str, depth: int = 0) -> Any:
 
 
 def writable(value: Any) -> Any:
-    """Plain JSON with escapes in the place of what is not UTF-8 and could not be written, as in some file names."""
+    """Replace what is not UTF-8 in plain JSON by escapes, as it occurs in some file names."""
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode("utf-8")
     if isinstance(value, Mapping):
@@ -148,7 +155,7 @@ def writable(value: Any) -> Any:
 
 
 def is_utf8(value: str) -> bool:
-    """Whether it can be written: half of a surrogate pair cannot."""
+    """Tell whether a text can be written as UTF-8. Half of a surrogate pair cannot."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -157,9 +164,11 @@ def is_utf8(value: str) -> bool:
 
 
 def _wrong(where: str, wanted: str, value: Any) -> FieldError:
+    """Return the error for a value of the wrong kind."""
     shown = ascii(value)
     return FieldError(f"{where[:80]} is {wanted}, not {shown if len(shown) <= 60 else shown[:57] + '...'}")
 
 
 def _refuse(name: str) -> None:
+    """Refuse NaN and infinity."""
     raise FieldError(f"{name} is no JSON")

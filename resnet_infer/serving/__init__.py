@@ -1,0 +1,1 @@
+"""Serve a model over HTTP: `resnet-infer serve`, run by BentoML."""

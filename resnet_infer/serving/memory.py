@@ -1,4 +1,4 @@
-"""One bound for what requests hold in memory: their bodies, and the pictures that are being decoded."""
+"""Bound the memory of requests: their bodies, and the images that are being decoded."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from resnet_infer.serving.inference.jobs import RefusedError
 from resnet_infer.utils.heap import give_back
 
 JSON_FACTOR, TENSOR_FACTOR = 8, 13
-"""Memory that a body of JSON takes at most while it is read, in bodies: with pictures in base64, with numbers."""
+"""Peak memory while a JSON body is read, in sizes of the body: with images in base64, and with tensors of numbers."""
 
 
 LARGE = 1 << 25
-"""Bytes that are given back to the system at once: the C library would keep them for its next one."""
+"""Bytes from which freed memory is returned to the system at once, instead of staying in the C library's heap."""
 
 
 class Memory:
-    """`limit` bytes. Bodies may take half of them, so that there is always room to decode.
+    """Share `limit` bytes between requests.
 
-    Bodies belong to the event loop; the rest may be used from any thread.
+    Bodies may take half of them, so there is always room to decode. `hold` and `release` belong to the event loop; the
+    shares of decoding images may be used from any thread.
     """
 
     def __init__(self, limit: int) -> None:
@@ -33,15 +34,16 @@ class Memory:
 
     @property
     def for_bodies(self) -> int:
+        """Return the bytes that bodies may take."""
         return self.limit // 2
 
     def hold(self, size: int) -> bool:
-        """Count bytes of bodies, and whether they fit."""
+        """Add `size` bytes of bodies, and return whether all bodies fit. `release` must follow in either case."""
         self.bodies += size
         return self.bodies <= self.for_bodies
 
     def release(self, size: int) -> None:
-        """Count bytes of bodies that are no longer there."""
+        """Subtract `size` bytes of bodies that have been freed."""
         self.bodies -= size
         if size >= LARGE:
             give_back()
@@ -49,16 +51,16 @@ class Memory:
             with self._changed:
                 self._changed.notify_all()
 
-    def share(self, due: float) -> Share:
-        """A part for one picture, given back in the end of its context; `due` is by the monotonic clock."""
-        return Share(self, due)
+    def share(self, deadline: float) -> Share:
+        """Return a share for one image, to be used as a context manager. `deadline` is by the monotonic clock."""
+        return Share(self, deadline)
 
 
 class Share:
-    """What one picture takes of a `Memory`. It belongs to one thread."""
+    """Hold the memory of one image in one thread, until the end of its context."""
 
-    def __init__(self, memory: Memory, due: float) -> None:
-        self._memory, self._due = memory, due
+    def __init__(self, memory: Memory, deadline: float) -> None:
+        self._memory, self._deadline = memory, deadline
         self.size = 0
 
     def __enter__(self) -> Share:
@@ -70,9 +72,9 @@ class Share:
         self.take(0)
 
     def take(self, size: int) -> None:
-        """Have `size` bytes instead of those before; wait for more in the order of those who come.
+        """Reserve `size` bytes in place of the bytes reserved before, and wait for more in the order of arrival.
 
-        Raises `UnusableError` for more than there can be, and `RefusedError` when the time is over.
+        Raises `UnusableError` for more than the limit, and `RefusedError` ("memory") at the deadline.
         """
         memory = self._memory
         if size > memory.limit:
@@ -83,7 +85,7 @@ class Share:
                 memory._waiting.append(self)
                 try:
                     while memory._waiting[0] is not self or not self._fits(size):
-                        left = self._due - time.monotonic()
+                        left = self._deadline - time.monotonic()
                         if left <= 0:
                             raise RefusedError("memory")
                         memory._changed.wait(min(left, threading.TIMEOUT_MAX))
@@ -96,5 +98,6 @@ class Share:
             self.size = size
 
     def _fits(self, size: int) -> bool:
+        """Return whether `size` bytes fit in place of those of this share."""
         memory = self._memory
         return memory.bodies + memory.decoding - self.size + size <= memory.limit

@@ -1,4 +1,4 @@
-"""What a Prometheus server reads at /metrics."""
+"""Count and measure requests, for a Prometheus server that reads /metrics."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ from resnet_infer.serving.inference.deployment import Deployment
 from resnet_infer.serving.inference.jobs import Timings
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+"""Bounds of the histograms of durations, in seconds."""
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+"""Bounds of the histogram of batch sizes, in rows."""
 OUTCOMES = ("answered", "unreadable", "failed")
-"""What becomes of a picture; `failed` where the model's logits are not finite."""
+"""Outcomes of an image. `failed` means that the model's logits were not finite, or that it could not be run."""
 REASONS = ("full", "late", "closed", "unready", "memory", "size", "key", "head", "idle", "left")
-"""Why a request is turned away: the reasons of `RefusedError`, and those of the guard and the HTTP protocol."""
+"""Reasons for refusing a request: those of `RefusedError`, of the middleware and of the HTTP protocol."""
 RELOADS = ("done", "failed")
+"""Outcomes of a reload."""
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
-"""The variable by which prometheus_client is told where the processes of a service share their figures."""
+"""Environment variable of prometheus_client with the folder in which the processes of a service share their metrics."""
 
 
 class Metrics:
-    """Counters, histograms and gauges of one process, in a registry of their own.
+    """Hold the counters, histograms and gauges of one process, in a registry of their own.
 
-    In a service of several processes, with `shared`, `render` adds up those of all that live: gauges are written when
-    what they count changes, so that they are of the present whichever process is asked. That takes files, which cost
-    as much as the rest of a small request; prometheus_client decides for them when it is first imported.
+    With `shared`, for a service of several processes, `render` adds up the metrics of all live processes. Gauges are
+    then written at every change, so that their sum is current whichever process is asked. This goes through files and
+    costs as much as the rest of a small request; prometheus_client decides on it when it is first imported.
     """
 
     def __init__(self, *, shared: bool = False) -> None:
@@ -82,13 +85,14 @@ class Metrics:
         self._in_progress = 0
         self._current: tuple[str, ...] = ()
         self._is_shared = MULTIPROCESS in os.environ
-        if not self._is_shared:  # read when they are asked for, rather than written at every change
+        if not self._is_shared:  # read by `render`, which is cheaper than a write at every change
             self._active.set_function(lambda: self._in_progress)
             ProcessCollector(registry=self._registry)
 
     def request(self, route: str, status: int, seconds: float) -> None:
+        """Count a response, by route and status, and the seconds that it took."""
         own = self._by_answer.get((route, status))
-        if own is None:  # finding them takes longer than counting
+        if own is None:  # looking up labels takes longer than counting
             own = self._requests.labels(route, str(status)), self._seconds.labels(route, f"{status // 100}xx")
             self._by_answer[route, status] = own
         answered, duration = own
@@ -96,24 +100,30 @@ class Metrics:
         duration.observe(seconds)
 
     def unparsed(self, reason: str, status: int | None) -> None:
-        """A connection that ended before there was a request: its answer's status, if it was given one."""
+        """Count a connection that ended before its request was complete.
+
+        `status` is that of the response, None if there was none.
+        """
         self.rejected(reason)
         if status is not None:
             self._requests.labels("other", str(status)).inc()
 
     def active(self, change: int) -> None:
-        """A request has begun (1) or ended (-1)."""
+        """Count a request that has begun (`change` 1) or ended (-1)."""
         self._in_progress += change
         if self._is_shared:
             self._active.inc(change)
 
     @property
     def waiting(self) -> Callable[[int], None] | None:
-        """To be told of so many rows more, or fewer, that wait; None where the model's are asked for."""
+        """Return the function to call with the change in waiting rows; None where `render` asks the batcher instead."""
         return self._queue.inc if self._is_shared else None
 
     def picture(self, timings: Timings | None, *, failed: bool = False, count: int = 1) -> None:
-        """Pictures that were answered, or None for some that could not be read or, with `failed`, not answered."""
+        """Count `count` images.
+
+        With `timings` they were answered; without, they could not be read or, with `failed`, could not be answered.
+        """
         self._outcomes["answered" if timings else "failed" if failed else "unreadable"].inc(count)
         if timings:
             for name, histogram in self._stage.items():
@@ -121,17 +131,19 @@ class Metrics:
                     histogram.observe(getattr(timings, name))
 
     def rejected(self, reason: str) -> None:
+        """Count a refused request by one of `REASONS`."""
         self._rejections.labels(reason).inc()
 
     def batch(self, rows: int, seconds: float) -> None:
+        """Count a batch of so many rows."""
         self._batch.observe(rows)
 
     def reloaded(self, outcome: str) -> None:
-        """A reload ended, as one of `RELOADS` says."""
+        """Count a reload by one of `RELOADS`."""
         self._reloads.labels(outcome).inc()
 
     def model(self, deployment: Deployment) -> None:
-        """The model that answers from now on."""
+        """Set the model that answers from now on, and the time when it was opened."""
         spec, runtime = deployment.spec, deployment.runtime
         if self._current:
             self._model.labels(*self._current).set(0)
@@ -142,7 +154,7 @@ class Metrics:
             self._queue.set_function(lambda: deployment.batcher.waiting_rows)
 
     def render(self) -> bytes:
-        """The text that Prometheus reads."""
+        """Return the metrics in Prometheus's text format."""
         from prometheus_client import CollectorRegistry, generate_latest
 
         registry = self._registry
@@ -150,7 +162,7 @@ class Metrics:
             from prometheus_client.multiprocess import MultiProcessCollector
 
             registry = CollectorRegistry()
-            living = _forget_the_dead(Path(os.environ[MULTIPROCESS]))
+            living = _drop_dead_processes(Path(os.environ[MULTIPROCESS]))
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
             registry.register(_Processes(living))
         text: bytes = generate_latest(registry)
@@ -158,12 +170,16 @@ class Metrics:
 
 
 class _Processes:
-    """The `process_` metrics of several processes, each with its number as `pid`: a sum would fall when one ends."""
+    """Collect the `process_` metrics of several processes, each labelled with its `pid`.
+
+    Their sum would fall whenever a process ends.
+    """
 
     def __init__(self, numbers: Iterable[int]) -> None:
         self._numbers = tuple(numbers)
 
     def collect(self) -> Iterator[Any]:
+        """Yield every metric with the samples of all processes."""
         from prometheus_client import Metric, ProcessCollector
 
         together: dict[str, Metric] = {}
@@ -176,8 +192,8 @@ class _Processes:
         yield from together.values()
 
 
-def _forget_the_dead(folder: Path) -> list[int]:
-    """Drop the gauges of processes that were killed, which nobody else does; the numbers of those that live."""
+def _drop_dead_processes(folder: Path) -> list[int]:
+    """Remove the gauges of processes that were killed, which nothing else does. Return the numbers of the live ones."""
     from prometheus_client.multiprocess import mark_process_dead
 
     living = []
@@ -191,7 +207,10 @@ def _forget_the_dead(folder: Path) -> list[int]:
 
 
 def _is_alive(number: int) -> bool:
-    """Whether the process is one of this service. One that was killed stays in the table until it is waited for."""
+    """Return whether the process is a live one of this service.
+
+    A killed process stays in the process table until its parent has waited for it.
+    """
     import psutil
 
     try:

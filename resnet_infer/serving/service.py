@@ -1,8 +1,9 @@
-"""The service as BentoML runs it: `bentoml serve resnet_infer.serving.service:service`, or `resnet-infer serve`.
+"""Define the service that BentoML runs.
 
-Its settings come from the environment, see `Settings`. The HTTP API is an ASGI application in the service, with a
-batcher of its own: BentoML's own path through a method costs more than a small network does. The method below is for
-BentoML's typed clients.
+It is started by `resnet-infer serve`, or by `bentoml serve resnet_infer.serving.service:service`. The settings come
+from environment variables (`Settings`). The HTTP API is an ASGI application within the service, with a batcher of its
+own: BentoML's own path from a request to a method costs more time than a small network. The method `classify` below is
+for BentoML's typed clients only.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from resnet_infer.errors import ResnetInferError
 from resnet_infer.utils.console import fail, note
 from resnet_infer.utils.extras import needs
 
-# Or BentoML reports to its maker that a service starts. Set before it looks, in whatever process this is imported.
+# Keeps BentoML from reporting usage. It must be set before BentoML is imported, in every process.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
 with needs("serve", "a service"):
@@ -42,7 +43,14 @@ from resnet_infer.serving.http.middleware import (
     Send,
     Traffic,
 )
-from resnet_infer.serving.http.requests import SPARSE, ClassifyRequest, decode, read_body, require_sparse, with_options
+from resnet_infer.serving.http.requests import (
+    JSON_PARTS,
+    ClassifyRequest,
+    decode,
+    read_body,
+    require_few_parts,
+    with_options,
+)
 from resnet_infer.serving.inference.deployment import Deployment
 from resnet_infer.serving.inference.jobs import RefusedError
 from resnet_infer.serving.inference.model_manager import ModelManager
@@ -62,18 +70,20 @@ from resnet_infer.serving.supervisor import (
 )
 
 SETTINGS = Settings.from_environment()
+"""Settings of this service; in a bento, the packed model is the default."""
 if SETTINGS.model is None and zoo.default_model() is None:
     SETTINGS = replace(SETTINGS, model=packed_model())
 DEVICES = devices(SETTINGS)
-"""A process for each."""
+"""Device of each process."""
 
-THEIRS = {"/typed/classify": ("POST",), "/schema.json": ("GET", "HEAD")}
-"""What BentoML answers, and to which methods."""
+BENTOML_ROUTES = {"/typed/classify": ("POST",), "/schema.json": ("GET", "HEAD")}
+"""Paths that BentoML answers itself, and their methods."""
 
 logger = logging.getLogger("resnet_infer")
 
 
 def _open() -> Deployment:
+    """Open a deployment on the device of this process."""
     index = (bentoml.server_context.worker_index or 1) - 1
     return Deployment(SETTINGS, DEVICES[index % len(DEVICES)], METRICS.batch, MEMORY, METRICS.waiting)
 
@@ -82,14 +92,14 @@ METRICS = Metrics(shared=len(DEVICES) > 1)
 MEMORY = Memory(SETTINGS.max_memory)
 TRAFFIC = Traffic(MEMORY)
 KEYS = load_keys(SETTINGS)
-ENGINE = ModelManager(_open, METRICS.model)
+MANAGER = ModelManager(_open, METRICS.model)
 protocol.install(METRICS.unparsed)
 follow_supervisor(SETTINGS.timeout + 5)
-API = Api(ENGINE, SETTINGS, KEYS, METRICS, TRAFFIC, reload_others if len(DEVICES) > 1 else lambda: None)
+API = Api(MANAGER, SETTINGS, KEYS, METRICS, TRAFFIC, reload_others if len(DEVICES) > 1 else lambda: None)
 
 
 class ClassProbability(BaseModel):
-    """A class and its probability."""
+    """Hold a class and its probability, in answers to BentoML's typed client."""
 
     label: str
     probability: float
@@ -98,26 +108,32 @@ class ClassProbability(BaseModel):
 
 
 class Classified(BaseModel):
-    """What is in a picture, most probable class first."""
+    """Hold the classes of an image, most probable first, in answers to BentoML's typed client."""
 
     model: str
     predictions: list[ClassProbability]
 
 
 class ResNetInfer:
-    """Says what is in pictures. `POST /classify` takes a picture as it is; `/openapi.json` describes the API."""
+    """Classify images. `POST /classify` takes an image's file as its body; `/openapi.json` describes the API."""
 
     @bentoml.on_deployment
     @staticmethod
     def find_model() -> None:
-        """In the supervisor, once: what is missing is said before there are processes, and exported once for all."""
+        """Find the model, in the supervisor and before there are processes.
+
+        An error is reported once, and a checkpoint is exported once for all processes.
+        """
         supervise()
         if SETTINGS.runtime != "torch":
             zoo.artifact(SETTINGS.model)
 
     @bentoml.on_startup
     async def start(self) -> None:
-        """Open the model while health is answered already; `readyz` says when it is warm."""
+        """Open the model in the background.
+
+        Liveness probes succeed meanwhile; `readyz` succeeds when the model is warm.
+        """
         self._starting = asyncio.ensure_future(self._start())
         if is_worker():
             drain_on_signals(TRAFFIC, SETTINGS.timeout + 5)
@@ -125,12 +141,13 @@ class ResNetInfer:
                 asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
 
     async def _start(self) -> None:
-        # Threads that decode hold the interpreter only briefly; at the default of 5 ms the others wait for nothing.
+        # Decoding threads run Python code only briefly: at the default of 5 ms other threads would wait for nothing.
+        """Open the model, and end the service if that fails."""
         sys.setswitchinterval(0.0015)
         try:
-            await ENGINE.start()
+            await MANAGER.start()
         except RefusedError:
-            pass  # the service ends before the model is open
+            pass  # the service ended before the model was open
         except ResnetInferError as error:
             fail(error.message, error.hint)
             stop_service(error.message)
@@ -138,15 +155,17 @@ class ResNetInfer:
             logger.exception("the model could not be opened")
             stop_service(str(error))
         else:
-            spec, runtime = ENGINE.current.spec, ENGINE.current.runtime
+            spec, runtime = MANAGER.current.spec, MANAGER.current.runtime
             place = address()
             where = f" at {place}" if place else ""
             note(f"{spec.name} ({spec.precision}, {runtime.name}, {runtime.device}) is ready{where}")
 
     def _hang_up(self) -> None:
+        """Reload in the background (SIGHUP)."""
         self._reloading = asyncio.ensure_future(self._reload())
 
     async def _reload(self) -> None:
+        """Reload keys and model, and write the outcome to stderr."""
         try:
             deployment = await API.renew()
             note(f"reloaded {deployment.spec.name}")
@@ -157,15 +176,17 @@ class ResNetInfer:
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
-        """Answer what was taken."""
-        await ENGINE.close()
+        """Finish the accepted requests and close the model."""
+        await MANAGER.close()
         remove_home()
 
     async def __is_ready__(self) -> bool:
-        return ENGINE.ready and not TRAFFIC.draining and not ENGINE.stalled
+        """Return whether the service accepts requests, for BentoML."""
+        return MANAGER.ready and not TRAFFIC.draining and not MANAGER.stalled
 
     async def __is_alive__(self) -> bool:
-        return ENGINE.state != "failed"
+        """Return whether the process works, for BentoML."""
+        return MANAGER.state != "failed"
 
     @bentoml.api(route="/typed/classify")
     async def classify(
@@ -174,51 +195,57 @@ class ResNetInfer:
         crops: Literal[1, 10] = 1,
         top_k: Annotated[int, Field(ge=1)] = 5,
     ) -> Classified:
-        """What is in a picture."""
-        asked = with_options(
+        """Classify an image."""
+        request = with_options(
             ClassifyRequest((decode(image, "image"),), several=False), {"crops": crops, "top_k": top_k}
         )
         try:
-            deployment, (answer,) = await API.answer(asked)
+            deployment, (answer,) = await API.answer(request)
             if "error" in answer:
                 raise HttpError(answer["status"], answer["error"], reason=answer.get("reason", ""))
-        except HttpError as error:  # what is raised here, BentoML logs with a traceback
+        except HttpError as error:  # BentoML would log an error raised here with a traceback
             return cast(Classified, JSONResponse(error.to_json(), error.status, dict(error.headers)))
         return Classified(model=deployment.spec.name, predictions=answer["predictions"])
 
 
 async def _read_first(receive: Receive) -> Receive:
-    """`receive` for a body that has come. Raises `HttpError` and `ClientDisconnect`."""
+    """Return a `receive` that gives the body, which has been read and checked, in one message.
+
+    Raises `HttpError` for a body that is too large or too complex, and `ClientDisconnect`.
+    """
     body = await read_body(receive)
-    require_sparse(body, SPARSE)
+    require_few_parts(body, JSON_PARTS)
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def again() -> Message:
+    async def replay() -> Message:
+        """Return the body, then what the client sends."""
         return messages.pop() if messages else await receive()
 
-    return again
+    return replay
 
 
 class _Service(Service[Any]):
-    """BentoML's service, in front of whose layers the API answers what is its own.
+    """Answer the API's own requests before BentoML's layers of middleware.
 
-    They cost as much again as the API and, for every request, a timer that lives on for its whole timeout; and what
-    the guard or the API raises within them, they log and answer with a 500.
+    Those layers double the cost of a request, and each request gets a timer that lives for its whole timeout. They also
+    log errors of the middleware or the API, and answer them with a 500.
     """
 
     def to_asgi(self, is_main: bool = True) -> App:
-        behind: Any = super().to_asgi(is_main)
+        """Return the ASGI application: the API, and behind it BentoML's application."""
+        bentoml_app: Any = super().to_asgi(is_main)
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            """Answer a request of the API, or hand it to BentoML."""
             if scope["type"] != "http":
-                await behind(scope, receive, send)
-            elif (methods := THEIRS.get(scope["path"])) is None:
+                await bentoml_app(scope, receive, send)
+            elif (methods := BENTOML_ROUTES.get(scope["path"])) is None:
                 await API(scope, receive, send)
             elif scope["method"] not in methods:
                 raise HttpError(405, "Method Not Allowed", headers=[("Allow", ", ".join(methods))])
             else:
                 scope[RECORD]["route"] = scope["path"]
-                await behind(scope, await _read_first(receive), send)
+                await bentoml_app(scope, await _read_first(receive), send)
 
         return Middleware(answer, SETTINGS, KEYS, METRICS, TRAFFIC)
 
@@ -228,10 +255,11 @@ service: Any = bentoml.service(
     service_class=_Service,
     workers=len(DEVICES),
     threads=1,
-    # The guard and the API keep the time, measure and log their requests themselves.
+    # The middleware and the API have timeouts, metrics and a log of their own.
     traffic={"timeout": SETTINGS.timeout + 30},
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": [".*"]},
 )(ResNetInfer)
+"""The service that BentoML starts."""
 service.mount_asgi_app(API, path="/", name="api")

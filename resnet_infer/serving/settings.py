@@ -1,4 +1,4 @@
-"""What a service is told: the options of `resnet-infer serve`, handed to its processes in environment variables."""
+"""Read the settings and keys of a service: options of `resnet-infer serve`, passed on in environment variables."""
 
 from __future__ import annotations
 
@@ -15,50 +15,69 @@ from resnet_infer.utils.inputs import read_text
 from resnet_infer.utils.threads import require_threads
 
 PREFIX = "RESNET_INFER_SERVE_"
-"""`RESNET_INFER_SERVE_MAX_QUEUE` is `Settings.max_queue`."""
+"""Prefix of the variables: `RESNET_INFER_SERVE_MAX_QUEUE` sets `Settings.max_queue`."""
 KEY_VARIABLE, ADMIN_KEY_VARIABLE = "RESNET_INFER_API_KEY", "RESNET_INFER_ADMIN_KEY"
+"""Environment variables with the API key and the admin key."""
 PACKED = "model.onnx"
-"""The model in a bento, as bentofile.yaml names it."""
+"""Name of the model in a bento, as in bentofile.yaml."""
 
-_OF_KUBERNETES = re.compile(r"(\w+?_)??(SERVICE_(HOST|PORT(_\w+)?)|PORT(_[0-9]+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)?)")
-"""Behind the prefix: what Kubernetes sets for a Service whose name begins as ours, like resnet-infer-serve."""
+_KUBERNETES_VARIABLE = re.compile(
+    r"(\w+?_)??(SERVICE_(HOST|PORT(_\w+)?)|PORT(_[0-9]+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)?)"
+)
+"""What follows the prefix in a variable that Kubernetes sets for a Service called, for example, resnet-infer-serve."""
 _ADDRESS = re.compile("(tcp|udp|sctp)://")
+"""Begin of an address in the value of such a variable."""
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+"""Spellings of true and false."""
 
 
-MOST = 1_000_000
-"""Seconds, milliseconds and MB: more than anyone waits or has, and no more than clocks take."""
+MAX_VALUE = 1_000_000
+"""Largest number of seconds, milliseconds or MB, well within the range of the system's clocks."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """`model`, `runtime` and `device` are as in `Classifier`.
+    """Hold the settings of a service. `model`, `runtime` and `device` are those of `Classifier`.
 
-    `threads` None: on a CPU all threads on one request when nothing else is to be done, and one thread for each of
-    several; a number: always that many. `workers` None: a process for every GPU, or one. `max_batch` (rows) None: 8
-    on a CPU, 32 on a GPU. `max_wait_ms` is how long a picture that is decoded waits, while others are decoded, to share
-    a batch with them; `max_queue` how many rows may wait. `timeout` (seconds) is the longest that a request takes.
-    `max_body_mb` bounds a request's body, and `max_memory_mb` what all requests of a process have in memory: bodies,
-    which may take half of it, and pictures that are being decoded. `access_log` writes
-    a line of JSON for every request.
+    Raises `UsageError` for values out of range.
+
+    >>> Settings(model="resnet50", max_batch=16).to_environment()["RESNET_INFER_SERVE_MAX_BATCH"]
+    '16'
     """
 
     model: str | None = None
     runtime: str = "auto"
     device: str = "auto"
     threads: int | None = None
+    """Threads for each inference. None: on a CPU all cores for a request that is alone, and one thread for each of
+    several.
+    """
     workers: int | None = None
+    """Processes. None: one for each GPU, or a single one."""
     max_batch: int | None = None
+    """Most rows in a batch. None: 8 on a CPU, 32 on a GPU."""
     max_wait_ms: float = 50.0
+    """Longest time that a decoded image waits for others to join its batch, in milliseconds."""
     max_queue: int = 256
+    """Most rows that wait in the queue."""
     timeout: float = 30.0
+    """Longest duration of a request, in seconds."""
     max_body_mb: float = 32.0
+    """Largest body of a request, in MB."""
     max_memory_mb: float = 512.0
+    """Memory for all requests of a process, in MB: bodies, which may take half of it, and images that are being
+    decoded.
+    """
     max_pixels: int = 50_000_000
+    """Most pixels in an image."""
     max_pictures: int = 64
+    """Most images in a request."""
     api_key_file: str | None = None
+    """File with the API keys, one in each line."""
     admin_key_file: str | None = None
+    """File with the admin keys, one in each line."""
     access_log: bool = False
+    """Whether to write a line of JSON for every request to stderr."""
 
     def __post_init__(self) -> None:
         for name in ("threads", "workers"):
@@ -68,36 +87,39 @@ class Settings:
             if value is not None and value < 1:
                 raise UsageError(f"{name.replace('_', '-')} is at least 1, not {value}")
         for name in ("timeout", "max_body_mb", "max_memory_mb"):
-            if not 0 < getattr(self, name) <= MOST:
+            if not 0 < getattr(self, name) <= MAX_VALUE:
                 raise UsageError(
-                    f"{name.replace('_', '-')} is more than 0 and at most {MOST:,}, not {getattr(self, name)}"
+                    f"{name.replace('_', '-')} is more than 0 and at most {MAX_VALUE:,}, not {getattr(self, name)}"
                 )
-        if not 0 <= self.max_wait_ms <= MOST:
-            raise UsageError(f"max-wait-ms is from 0 to {MOST:,}, not {self.max_wait_ms}")
+        if not 0 <= self.max_wait_ms <= MAX_VALUE:
+            raise UsageError(f"max-wait-ms is from 0 to {MAX_VALUE:,}, not {self.max_wait_ms}")
 
     @property
     def max_body(self) -> int:
-        """Bytes."""
+        """Return the largest body in bytes."""
         return int(self.max_body_mb * 1e6)
 
     @property
     def max_memory(self) -> int:
-        """Bytes."""
+        """Return the memory for all requests of a process in bytes, at least twice the largest body."""
         return int(max(self.max_memory_mb, 2 * self.max_body_mb) * 1e6)
 
     def to_environment(self) -> dict[str, str]:
-        """Variables that `from_environment` reads the same settings from."""
+        """Return the environment variables from which `from_environment` reads these settings."""
         return {variable(name): str(value) for name, value in vars(self).items() if value is not None}
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
-        """Raises `UsageError` for a variable that is no setting, or has no value for it."""
+        """Read the settings from environment variables.
+
+        Raises `UsageError` for a variable with the prefix that is not a setting, and for a value of the wrong type.
+        """
         known = {variable(field.name): field for field in fields(cls)}
         given: dict[str, Any] = {}
         for name, text in environment.items():
             if name in known and text:
                 given[known[name].name] = _parse(name, text, str(known[name].type))
-            elif name.startswith(PREFIX) and name not in known and not _is_of_kubernetes(name, text):
+            elif name.startswith(PREFIX) and name not in known and not _is_kubernetes_variable(name, text):
                 from resnet_infer.errors import did_you_mean
 
                 raise UsageError(f"there is no setting {name}" + did_you_mean(name, known))
@@ -105,24 +127,25 @@ class Settings:
 
 
 def packed_model() -> str | None:
-    """The `model.onnx` that `bentoml build` packed beside this package, None outside of a bento."""
+    """Return the path of the `model.onnx` that `bentoml build` packed, or None outside of a bento."""
     source = Path(__file__).resolve().parents[2]
     packed = source / PACKED
     return str(packed) if packed.is_file() and (source.parent / "bento.yaml").is_file() else None
 
 
 def variable(setting: str) -> str:
-    """The environment variable of a setting."""
+    """Return the environment variable of a setting."""
     return PREFIX + setting.upper()
 
 
-def _is_of_kubernetes(name: str, text: str) -> bool:
-    """Whether it is none of ours; `..._PORT` itself only with an address, or it is a mistake to be told."""
-    found = _OF_KUBERNETES.fullmatch(name, len(PREFIX))
+def _is_kubernetes_variable(name: str, text: str) -> bool:
+    """Return whether Kubernetes has set this variable. `..._PORT` counts only if its value is an address."""
+    found = _KUBERNETES_VARIABLE.fullmatch(name, len(PREFIX))
     return found is not None and (found[2] != "PORT" or _ADDRESS.match(text) is not None)
 
 
 def _parse(name: str, text: str, kind: str) -> Any:
+    """Return the value that `text` spells for a field of type `kind`. Raises `UsageError`."""
     try:
         if kind.startswith("bool"):
             return {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)}[text.lower()]
@@ -133,9 +156,10 @@ def _parse(name: str, text: str, kind: str) -> Any:
 
 
 class ApiKeys:
-    """The keys that open the service, and those that open its administration; none of the one opens the other.
+    """Hold the API keys and the admin keys of the service; a key of one kind is refused for the other.
 
-    Any of several, so that one can be replaced while it is in use. `read` gives the keys that hold from now on.
+    There may be several of each, so that a key can be replaced while it is in use. `read` returns the keys after a
+    reload. Raises `UsageError` for a key that is of both kinds.
     """
 
     def __init__(
@@ -148,31 +172,31 @@ class ApiKeys:
         self._read = read
 
     def __bool__(self) -> bool:
-        """Whether the service needs a key."""
+        """Return whether the service needs a key."""
         return bool(self._keys)
 
     @property
     def has_admin(self) -> bool:
-        """Whether there is a key for the administration."""
+        """Return whether there is an admin key."""
         return bool(self._admin)
 
     def match(self, key: bytes, *, admin: bool = False) -> bool:
-        """Whether `key` is one of them; takes as long for a wrong key as for a right one."""
+        """Return whether `key` is one of the keys, in a time that does not depend on how much of it is correct."""
         known = self._admin if admin else self._keys
         return sum(hmac.compare_digest(key, each) for each in known) > 0
 
     def reload(self) -> None:
-        """Read them anew. Raises `UsageError`; then those that were go on."""
+        """Read the keys again. Raises `UsageError` and keeps the old keys if that fails."""
         if self._read is not None:
             new = self._read()
             self._keys, self._admin = new._keys, new._admin
 
 
 def load_keys(settings: Settings, environment: Mapping[str, str] = os.environ) -> ApiKeys:
-    """The keys of $RESNET_INFER_API_KEY and $RESNET_INFER_ADMIN_KEY, and those of the files.
+    """Return the keys of $RESNET_INFER_API_KEY and $RESNET_INFER_ADMIN_KEY, and of the key files.
 
-    A file has one a line; a line that begins with # is none. Raises `UsageError` for a file without, for a space
-    within a key, and for a key that is both.
+    A key file has one key in each line; lines that begin with # are comments. Raises `UsageError` for a file that
+    cannot be read or has no key, for a key with a space, and for a key that is of both kinds.
     """
     keys, admin = (
         _read_keys(environment.get(name, ""), file)
@@ -182,6 +206,7 @@ def load_keys(settings: Settings, environment: Mapping[str, str] = os.environ) -
 
 
 def _read_keys(given: str, file: str | None) -> tuple[str, ...]:
+    """Return the keys of a variable and of a file."""
     keys = [given.strip()]
     if file:
         try:

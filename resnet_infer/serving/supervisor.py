@@ -1,4 +1,7 @@
-"""The processes of a service: how many, on which devices, and what they tell each other."""
+"""Manage the processes of a service: their number, their devices, their signals and their end.
+
+BentoML starts them with circus, whose supervisor (arbiter) runs in the command's own process.
+"""
 
 from __future__ import annotations
 
@@ -28,23 +31,28 @@ from resnet_infer.utils import strict_json
 from resnet_infer.utils.extras import needs
 
 LINGER = 10
-"""Seconds that clients have to read their answers, when all are given and the service ends."""
+"""Seconds for clients to read their responses after the last one was sent, before the process ends."""
 CHECK_SECONDS = 0.5
-"""Between two looks for processes that died, and of those for a supervisor that did."""
+"""Seconds between two checks for dead processes, and between two checks for a dead supervisor."""
 DEATHS, DEATHS_SECONDS, CALM_SECONDS = 5, 60.0, 10.0
-"""After so many deaths in that time looks are further apart: what dies at every start would keep a core busy."""
+"""Checks become `CALM_SECONDS` apart after `DEATHS` deaths within `DEATHS_SECONDS`: a process that dies at every start
+would otherwise keep a core busy.
+"""
 SUPERVISOR = "RESNET_INFER_SUPERVISOR"
-"""The variable by which the supervisor tells the processes its number."""
+"""Environment variable with the process number of the supervisor."""
 HOME = "RESNET_INFER_HOME"
-"""The variable that names the folder that goes with the service."""
+"""Environment variable with the temporary folder of the service."""
 PARENT_DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG of Linux's prctl."""
 FAILED = "failed"
-"""The file in $BENTOML_HOME, by which a process that could not open its model says so to the command."""
+"""File in $BENTOML_HOME by which a process tells the command that it could not open the model."""
 
 
 def devices(settings: Settings) -> list[str]:
-    """The device of every process: each GPU has one of its own, a CPU has one for all its cores."""
+    """Return the device of each process: one process for each GPU, or one that uses all cores of the CPU.
+
+    An explicit number of workers is kept; they share the devices in turn.
+    """
     kind, _ = parse_device(settings.device)
     number = settings.workers or 1
     named = ":" in settings.device
@@ -55,18 +63,19 @@ def devices(settings: Settings) -> list[str]:
 
 
 def _takes_gpu(settings: Settings) -> bool:
+    """Return whether the runtime for this model would choose a GPU by itself."""
     if (settings.model or "").endswith(".engine"):
         return True
     try:
         with needs("cpu", "a service"):
             from resnet_infer.runtimes import ort_session
-    except MissingExtraError:  # opening the model will say so
+    except MissingExtraError:  # opening the model will raise the error
         return False
     return ort_session.CUDA in ort_session.available_providers()
 
 
 def count_gpus() -> int:
-    """The NVIDIA GPUs that this process may see."""
+    """Return the number of NVIDIA GPUs that this process may use."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([name for name in visible.split(",") if name.strip() and name.strip() != "-1"])
@@ -78,19 +87,22 @@ def count_gpus() -> int:
             return int(pynvml.nvmlDeviceGetCount())
         finally:
             pynvml.nvmlShutdown()
-    except Exception:  # no driver, or no library for it
+    except Exception:  # no driver, or no NVML library
         return 0
 
 
 def is_worker() -> bool:
-    """Whether this is a process that BentoML's supervisor started."""
+    """Return whether this process was started by BentoML's supervisor."""
     from bentoml import server_context
 
     return server_context.worker_index is not None
 
 
 def stop_service(message: str) -> None:
-    """End the service: its supervisor would start a process that cannot open its model for ever."""
+    """End the service with a message.
+
+    The supervisor would otherwise restart for ever a process that cannot open the model.
+    """
     if is_worker():
         home = os.environ.get("BENTOML_HOME")
         if home and os.path.isdir(home):
@@ -99,7 +111,7 @@ def stop_service(message: str) -> None:
 
 
 def reload_others() -> None:
-    """Let the other processes read the keys and open the model anew, too."""
+    """Make the other processes reload their keys and model (SIGHUP)."""
     import psutil
 
     if is_worker() and hasattr(signal, "SIGHUP"):
@@ -110,16 +122,18 @@ def reload_others() -> None:
 
 
 def supervise() -> None:
-    """Make the supervisor, which is this process, one that nobody commands and that soon replaces who died.
+    """Make this process a supervisor that accepts no commands from outside and soon replaces dead processes.
 
-    By itself circus takes commands from whoever reaches its port, as BentoML starts it, and looks every 10 s.
+    By default circus, as BentoML starts it, accepts commands from any local process through a port, and checks every 10
+    s.
     """
     os.environ[SUPERVISOR] = str(os.getpid())
     _forward_hangups()
-    _keep_to_itself()
+    _make_arbiter_private()
 
 
-def _keep_to_itself() -> None:
+def _make_arbiter_private() -> None:
+    """Patch circus's arbiter: private sockets, frequent checks, and a pause after many deaths."""
     from circus.arbiter import Arbiter
 
     start, manage = Arbiter.__init__, Arbiter.manage_watchers
@@ -127,9 +141,10 @@ def _keep_to_itself() -> None:
         return
 
     def start_privately(self: Any, *arguments: Any, **options: Any) -> None:
+        """Start the arbiter with sockets that only this process, or only this user, can reach."""
         place = f"inproc://{id(self)}"
-        if options.get("plugins"):  # processes of their own, as for `bentoml serve --reload`, that give commands
-            folder = tempfile.mkdtemp(prefix="resnet-infer-")  # for nobody else
+        if options.get("plugins"):  # plugins (`bentoml serve --reload`) are processes that send commands
+            folder = tempfile.mkdtemp(prefix="resnet-infer-")  # accessible to this user only
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
             place = f"ipc://{folder}/"
         private = {"endpoint": f"{place}control", "pubsub_endpoint": f"{place}events", "check_delay": CHECK_SECONDS}
@@ -137,7 +152,8 @@ def _keep_to_itself() -> None:
         start(self, *arguments, **{**options, **private})
 
     def manage_calmly(self: Any) -> Any:
-        if self._restarting or self._exclusive_running_command:  # it would raise, and log that
+        """Check the processes, less often while they die in rapid succession."""
+        if self._restarting or self._exclusive_running_command:  # circus would raise an error and log it
             return None
         now, known = time.monotonic(), self._known
         self._known = {number for watcher in self.watchers for number in watcher.processes}
@@ -152,10 +168,11 @@ def _keep_to_itself() -> None:
 
 
 def _forward_hangups() -> None:
-    """Let SIGHUP be the processes' business, which then reload; by itself it restarts them."""
+    """Forward SIGHUP to the processes, which then reload. By default circus restarts them."""
     from circus.sighandler import SysHandler
 
     def forward(handler: Any) -> None:
+        """Send SIGHUP to every process."""
         command = {"id": "reload", "command": "signal", "properties": {"name": "service", "signum": "hup"}}
         loop, controller = handler.controller.loop, handler.controller
         loop.add_callback_from_signal(controller.dispatch, (None, strict_json.dumps(command).encode()))
@@ -164,22 +181,23 @@ def _forward_hangups() -> None:
 
 
 def follow_supervisor(seconds: float) -> None:
-    """In a process of the service: end as by SIGTERM, in at most `seconds`, when the supervisor was killed.
+    """End this process of the service, as SIGTERM does and within `seconds`, when its supervisor was killed.
 
-    It can tell nobody, and its processes would answer for ever.
+    A killed supervisor cannot stop its processes, which would answer for ever.
     """
     parent = _supervisor()
     if parent is None:
         return
-    is_told = False
+    is_signalled = False
     if sys.platform == "linux":
-        is_told = ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGTERM) == 0 and os.getppid() == parent
+        is_signalled = ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGTERM) == 0 and os.getppid() == parent
 
     def watch() -> None:
+        """Wait until the supervisor is gone, then end this process."""
         while os.getppid() == parent:
             time.sleep(CHECK_SECONDS)
         remove_home()
-        if not is_told:
+        if not is_signalled:
             os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(seconds + LINGER)
         os._exit(1)
@@ -188,19 +206,20 @@ def follow_supervisor(seconds: float) -> None:
 
 
 def remove_home() -> None:
-    """Remove the folder of the service, if the supervisor, whose task that is, was killed."""
+    """Remove the service's temporary folder if the supervisor, which normally does so, was killed."""
     home, parent = os.environ.get(HOME), _supervisor()
     if home and parent is not None and os.getppid() != parent:
         shutil.rmtree(home, ignore_errors=True)
 
 
 def _supervisor() -> int | None:
+    """Return the process number of the supervisor, or None in a process that has none."""
     number = os.environ.get(SUPERVISOR, "")
     return int(number) if number.isdigit() and is_worker() else None
 
 
 def address() -> str:
-    """Where the service listens, as its supervisor says; or nothing."""
+    """Return the URL on which the service listens, as its supervisor says, or an empty text."""
     try:
         found = json.loads(os.environ.get("BENTOML_RUNNER_MAP", "{}"))
     except ValueError:
@@ -211,30 +230,33 @@ def address() -> str:
 
 
 def drain_on_signals(traffic: Traffic, seconds: float) -> None:
-    """On SIGTERM or Ctrl-C answer what is in progress, refuse what comes, and only then let the server stop.
+    """Stop gracefully on SIGTERM or SIGINT: finish the requests in progress, and refuse new ones.
 
-    The server by itself would stop listening at once; what comes while it finishes would hang. A second signal stops
-    it at once. `seconds` is the longest that this takes.
+    By itself the server would stop listening at once, and clients that connect while it finishes would hang. A second
+    signal stops it at once. `seconds` bounds the wait for requests.
     """
     loop = asyncio.get_running_loop()
     waiting: set[asyncio.Task[None]] = set()
 
     async def finish(stop: Callable[[int, FrameType | None], Any], number: int) -> None:
+        """Wait for the requests in progress, then call the server's own handler."""
         traffic.draining = True
         until = time.monotonic() + seconds
         pending = set(traffic.requests)
         while pending & traffic.requests and time.monotonic() < until:
             await asyncio.sleep(0.02)
         stop(number, None)
-        # The server waits for ever for clients that do not read their answers.
+        # The server would wait for ever for clients that do not read their responses.
         loop.call_later(LINGER, os._exit, 0)
 
     def install(number: int) -> None:
+        """Replace the server's handler of a signal."""
         stop = signal.getsignal(number)
         if not callable(stop):
             return
 
         def leave(number: int, frame: FrameType | None) -> None:
+            """Begin to drain, or stop at once if that has begun."""
             if traffic.draining:
                 stop(number, frame)
             else:

@@ -1,7 +1,7 @@
-"""Notes and errors on stderr, tables on stdout.
+"""Write notes and errors to stderr, and results to stdout.
 
-Names of files, classes and members of archives come from others. Whatever is shown here is shown `printable`, so that
-they cannot move the cursor, change colours, turn the direction of text or begin a line that seems to be ours.
+Names of files, classes and archive members may come from strangers. All text is written `printable`, so that such a
+name cannot move the cursor, change colours, reverse the direction of text or imitate a line of this package (CWE-150).
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
+"""Blocks of zero to seven eighths of a character."""
 
 
 def note(message: str) -> None:
-    """A line for the person at the terminal; never part of a result. Further lines of it are indented.
+    """Write a message for the person at the terminal to stderr. It is never part of a result.
 
-    Nothing where stderr is closed or takes nothing more: that is no reason to stop.
+    Further lines of the message must be indented. Nothing happens where stderr is closed or cannot be written.
     """
-    if sys.stderr is None:  # `print` would take stdout
+    if sys.stderr is None:  # `print` would write to stdout
         return
-    # What a program around this one has put there may lack any method; `ValueError`: it was closed.
+    # An embedding program may have replaced stderr by an object without these methods. ValueError: it is closed.
     text = _paragraph(message)
     with suppress(OSError, ValueError, AttributeError):
         try:
@@ -31,7 +32,7 @@ def note(message: str) -> None:
 
 
 def is_terminal(stream: object) -> bool:
-    """Whether a standard stream is a terminal; not where it is closed, or an object that cannot say."""
+    """Return whether a standard stream is a terminal. A closed stream, or an object without `isatty`, is not."""
     try:
         return bool(stream.isatty())  # type: ignore[attr-defined]
     except (AttributeError, OSError, ValueError):
@@ -39,25 +40,25 @@ def is_terminal(stream: object) -> bool:
 
 
 def flush(stream: object) -> None:
-    """Write out what a text stream holds back; nothing for None, or an object that holds nothing back."""
+    """Write out the buffer of a text stream. Do nothing for None and for an object without a buffer."""
     if write_out := getattr(stream, "flush", None):
         write_out()
 
 
 def encoding_of(stream: object) -> str:
-    """The encoding of a text stream; ASCII where it does not name one."""
+    """Return the encoding of a text stream; ASCII where it names none."""
     return getattr(stream, "encoding", None) or "ascii"
 
 
 def fail(message: str, hint: str | None = None) -> None:
-    """An error as one line, and what to do about it on the next."""
+    """Write an error as one line to stderr, and its hint on the next line."""
     note(f"error: {message}")
     if hint:
         note(f"  hint: {hint}")
 
 
 def printable(text: str) -> str:
-    """The text with escapes in the place of what would move the cursor, change colours or begin a line."""
+    """Return the text with escapes in place of characters that move the cursor, change colours or begin a line."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
@@ -67,12 +68,18 @@ def show(text: str) -> None:
 
 
 def _paragraph(text: str) -> str:
-    """The same of text that may have indented lines below the first; other line breaks are not ours."""
+    """Return the text `printable`, with its line breaks before indented lines kept."""
     return "\n".join(map(printable, re.split(r"\n(?=  )", text)))
 
 
 def bar(fraction: float, width: int = 24, *, encoding: str | None = None) -> str:
-    """A bar of block characters, to an eighth of a character; ASCII where `encoding` has none (default: stdout's)."""
+    """Return a bar of block characters for a fraction from 0 to 1, to an eighth of a character.
+
+    It is `width` characters long at 1, and of "#" where `encoding` (default: stdout's) has no block characters.
+
+    >>> bar(0.5, 8, encoding="utf-8")
+    '████'
+    """
     eighths = round(min(max(fraction, 0.0), 1.0) * width * 8)
     try:
         _EIGHTHS.encode(encoding or encoding_of(sys.stdout))
@@ -82,7 +89,7 @@ def bar(fraction: float, width: int = 24, *, encoding: str | None = None) -> str
 
 
 def pairs(rows: Sequence[tuple[str, str]]) -> str:
-    """Names and values, aligned; further lines of a value are indented below it."""
+    """Return aligned lines of names and values. Further lines of a value are indented below its first."""
     width = max(len(name) for name, _ in rows)
     values = ("\n".join(map(printable, value.split("\n"))) for _, value in rows)
     return "\n".join(
@@ -92,7 +99,7 @@ def pairs(rows: Sequence[tuple[str, str]]) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns, aligned; numbers to the right."""
+    """Return a table with aligned columns; columns of numbers are aligned to the right."""
     rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
     right = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(header))]
@@ -104,4 +111,5 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _is_number(text: str) -> bool:
+    """Return whether a cell is a number, possibly with a sign, thousands separators or a percent sign."""
     return text.strip().rstrip("%").replace(".", "", 1).replace(",", "").lstrip("-").isdigit()

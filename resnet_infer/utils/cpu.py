@@ -1,6 +1,7 @@
-"""What the operating system says about the processor, and how much of it this process may use.
+"""Query the processor from the operating system, and how many of its cores this process may use.
 
-Only this module asks for a number of cores: libraries count those of the machine, whatever share of it is allowed.
+Only this module reads the number of cores. Other libraries count all cores of the machine, even where a process may use
+only some of them.
 """
 
 from __future__ import annotations
@@ -15,43 +16,48 @@ from pathlib import Path
 from resnet_infer.utils.cgroups import cpu_quota
 
 _CORES = Path("/sys/devices/system/cpu")
+"""Folder of Linux with a folder for every core."""
 _FREQUENCY = _CORES / "cpu0/cpufreq"
+"""Folder of Linux with the frequency settings of the first core."""
 
 
 def machine_cores() -> int:
-    """Return the number of logical cores that the machine has, whether this process may use them or not."""
+    """Return the number of logical cores of the machine, whether this process may use them or not."""
     return os.cpu_count() or 1
 
 
 def usable_cores() -> int:
-    """Return how many cores this process can keep busy, at least 1.
+    """Return the number of cores that this process can keep busy, at least 1.
 
-    The least of the cores that it may run on, of the time that its control groups allow (`cgroups.cpu_quota`, rounded
-    up), and of PYTHON_CPU_COUNT or `-X cpu_count` (Python 3.13). More threads than these would only be stopped.
+    It is the least of three: the cores of the CPU affinity mask, the CPU time that the control groups allow
+    (`cgroups.cpu_quota`, rounded up), and PYTHON_CPU_COUNT or `-X cpu_count` (Python 3.13). Additional threads would
+    only be throttled.
     """
     counts = [len(_affinity()) or machine_cores()]
     if (quota := cpu_quota()) is not None:
         counts.append(math.ceil(quota))
-    # By itself it counts as above; it says something else where the user does.
+    # By default it counts the affinity mask too; it differs only where the user sets another number.
     if stated := getattr(os, "process_cpu_count", lambda: None)():
         counts.append(stated)
     return max(min(counts), 1)
 
 
 def compute_threads() -> int:
-    """Return how many threads one computation should have: `usable_cores`, two of the same physical core counted once.
+    """Return the number of threads for one computation: at most one per physical core, and `usable_cores` at most.
 
-    Libraries for networks count like this, of the whole machine: the two halves of a core share what multiplies.
+    Inference libraries count the same way, but over the whole machine: the two threads of a core share its arithmetic
+    units.
     """
     shared = {_line(_CORES / f"cpu{number}/topology/thread_siblings_list") or str(number) for number in _affinity()}
     return min(usable_cores(), len(shared) or machine_cores())
 
 
 def limit_libraries() -> None:
-    """Let numpy's and torch's libraries begin with no more threads than this process may use.
+    """Limit the thread pools of numpy and torch to the cores that this process may use.
 
-    For a process of our own, before they are imported: they start a thread for every core of the machine. Variables
-    that are set already stay as they are, and so does everything where all cores may be used.
+    Call it before they are imported, in a process of this package only: by default they start a thread for every core
+    of the machine. Environment variables that are already set keep their values. Nothing changes where all cores may be
+    used.
     """
     if (usable := usable_cores()) < machine_cores():
         for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
@@ -59,25 +65,26 @@ def limit_libraries() -> None:
 
 
 def _affinity() -> set[int]:
-    """The numbers of the cores that this process may run on; none where the system does not say."""
+    """Return the numbers of the cores in the CPU affinity mask; none where the system has no mask."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 
 
 def processor() -> str:
-    """The processor's name."""
+    """Return the processor's name."""
     return _field("model name") or platform.processor() or platform.machine()
 
 
 def flags() -> frozenset[str]:
-    """The processor's extensions by the names that Linux gives them; empty where they are not known."""
+    """Return the processor's instruction set extensions by Linux's names, such as `avx2`; none if unknown."""
     if sys.platform == "darwin" and platform.machine() == "arm64":
-        return frozenset({"asimddp"})  # as all of Apple's have it
-    # x86 calls the line "flags", ARM "Features".
+        return frozenset({"asimddp"})  # all ARM processors of Apple have it
+    # The line is called "flags" on x86 and "Features" on ARM.
     return frozenset((_field("flags") or _field("Features")).split())
 
 
 @cache
 def _field(name: str) -> str:
+    """Return the first value with this name in /proc/cpuinfo, or an empty text."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             return next((line.partition(":")[2].strip() for line in file if line.partition(":")[0].strip() == name), "")
@@ -86,12 +93,12 @@ def _field(name: str) -> str:
 
 
 def governor() -> str | None:
-    """What Linux chooses the first core's frequency by, `performance` or `powersave`; None where it is not told."""
+    """Return Linux's frequency governor of the first core, such as `performance`; None where it is unknown."""
     return _line(_FREQUENCY / "scaling_governor")
 
 
 def megahertz() -> float | None:
-    """The present frequency of the first core; None where it is not told."""
+    """Return the current frequency of the first core in MHz; None where it is unknown."""
     text = _line(_FREQUENCY / "scaling_cur_freq")
     if text is not None:
         return float(text) / 1000
@@ -100,6 +107,7 @@ def megahertz() -> float | None:
 
 
 def _line(path: Path) -> str | None:
+    """Return the text of a one-line file, or None if it is empty or cannot be read."""
     try:
         return path.read_text(encoding="utf-8").strip() or None
     except OSError:

@@ -1,4 +1,4 @@
-"""Optional dependencies: import them where they are needed, or say which extra to install."""
+"""Check optional dependencies where they are imported, and name the command that installs or repairs them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "benchmark": ("mlperf_loadgen",),
     }
 )
-"""Extra -> the modules it brings. `cpu` and `gpu` both bring `onnxruntime` and exclude each other."""
+"""Modules of every extra. `cpu` and `gpu` both contain `onnxruntime` and exclude each other."""
 
 DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -49,7 +49,7 @@ DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "mlperf_loadgen": ("mlcommons-loadgen",),
     }
 )
-"""Module -> the distributions that may bring it. Two of them write into the same folder: together they break it."""
+"""Distributions that may provide a module. Two that write into the same folder break each other."""
 _OTHERS: Mapping[str, str] = MappingProxyType(
     {
         "numpy": "numpy",
@@ -66,13 +66,15 @@ _OTHERS: Mapping[str, str] = MappingProxyType(
         "tensorboard": "tensorboard",
     }
 )
-"""Module -> the distribution that brings it, of those that every installation has, and of what extras bring in turn."""
+"""Distributions of the modules that every installation has, and of those that extras depend on."""
 _ABI = re.compile(r"numpy.*(multiarray|umath|failed to import|abi\b|size changed)|(compiled|built).*numpy", re.I)
+"""Messages about a compiled module that was built for another version of numpy."""
 _LIBRARY = re.compile(r"[\w.+-]+\.(?:so|dll|dylib)\b[\w.]*")
+"""Names of shared libraries in a message."""
 
 
 def all_installed(distributions: Sequence[str]) -> list[str]:
-    """Return name and version of each of these that is installed; none is imported."""
+    """Return name and version of each of these distributions that is installed. None is imported."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = []
@@ -83,15 +85,15 @@ def all_installed(distributions: Sequence[str]) -> list[str]:
 
 
 def installed(distributions: tuple[str, ...]) -> str | None:
-    """Return name and version of the first of these that is installed; it is not imported."""
+    """Return name and version of the first of these distributions that is installed, or None. It is not imported."""
     return next(iter(all_installed(distributions)), None)
 
 
 def install_command(extra: str) -> str:
     """Return the command that installs an extra.
 
-    What stands in its way is uninstalled first. Distributions of one module share files, so uninstalling one of two
-    takes those of the other with it, whose metadata then keeps pip from installing it.
+    Conflicting distributions are uninstalled first. Distributions of one module share files: uninstalling one of them
+    removes files of the other, and pip would not install them again because the other's metadata is still there.
     """
     install = f'pip install "resnet-infer[{extra}]"'
     if "onnxruntime" not in EXTRAS[extra]:
@@ -102,7 +104,7 @@ def install_command(extra: str) -> str:
 
 
 def conflict(module: str) -> str | None:
-    """Return what is wrong where several distributions of one module are installed, and the way out; None if not."""
+    """Return the problem and its solution if several distributions of one module are installed, or None."""
     names = _names(DISTRIBUTIONS[module])
     if len(names) < 2:
         return None
@@ -115,16 +117,19 @@ def conflict(module: str) -> str | None:
 
 @contextlib.contextmanager
 def needs(extra: str, purpose: str) -> Iterator[None]:
-    """Around imports: a package that is missing or broken becomes an error with the command that helps.
+    """Turn the error of an import in the `with` block into one with the command that helps.
 
-    `purpose` completes "... needs the package x", e.g. "export to ONNX". Raises `MissingExtraError` for a package of
-    the extra that is not installed, and `BrokenPackageError` for whatever an installed one raises.
+    `purpose` completes "... needs the package x", for example "export to ONNX". Raises `MissingExtraError` for a
+    package of the extra that is not installed, and `BrokenPackageError` for any error of an installed one.
+
+    >>> with needs("export", "export to ONNX"):
+    ...     import onnx
     """
     try:
         yield
     except ResnetInferError:
         raise
-    except Exception as error:  # libraries that do not load raise anything
+    except Exception as error:  # a library that does not load may raise anything
         found = explain(error, purpose, extra)
         if found is None:
             raise
@@ -132,7 +137,7 @@ def needs(extra: str, purpose: str) -> Iterator[None]:
 
 
 def explain(error: Exception, purpose: str = "this", extra: str | None = None) -> ResnetInferError | None:
-    """Return what to say of an error that importing another package raised; None if it is none of a known package."""
+    """Return the error that explains why importing another package failed; None if no known package is the cause."""
     module = _culprit(error)
     if module is None:
         return None
@@ -156,6 +161,7 @@ def explain(error: Exception, purpose: str = "this", extra: str | None = None) -
 
 
 def _way_out(error: Exception, module: str, names: Sequence[str], cause: str, extra: str | None) -> str:
+    """Return the hint for a package that is installed and cannot be imported."""
     if len(names) > 1:
         return conflict(module) or ""
     if not names:
@@ -172,18 +178,22 @@ def _way_out(error: Exception, module: str, names: Sequence[str], cause: str, ex
 
 
 def _names(distributions: Sequence[str]) -> list[str]:
+    """Return the names of those distributions that are installed."""
     return [found.partition(" ")[0] for found in all_installed(distributions)]
 
 
 def _is_emptied(module: str) -> bool:
-    """Whether only a folder is there, which Python imports as a package without content."""
+    """Return whether only the package's folder is left, which Python imports as an empty namespace package."""
     found = sys.modules.get(module)
-    # Without a file; some packages (`cuda`) are meant to be so.
+    # A namespace package has no file; `cuda` is meant to be one.
     return found is not None and getattr(found, "__file__", None) is None and module != "cuda"
 
 
 def _culprit(error: Exception) -> str | None:
-    """The known package that was being imported: the last one into which the traceback leads from our last module."""
+    """Return the known package that failed to import, or None.
+
+    It is the last package in the traceback that follows the last module of this one.
+    """
     trace, found = error.__traceback__, None
     while trace is not None:
         name = str(trace.tb_frame.f_globals.get("__name__"))
@@ -198,5 +208,6 @@ def _culprit(error: Exception) -> str | None:
 
 
 def _package(name: object) -> str | None:
+    """Return the top-level package of a module's name if it is a known one, or None."""
     top = str(name or "").partition(".")[0]
     return top if top in DISTRIBUTIONS or top in _OTHERS else None

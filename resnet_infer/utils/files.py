@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Write files that are either complete or absent, and explain why a file cannot be written."""
 
 from __future__ import annotations
 
@@ -37,21 +37,18 @@ REMEDIES: Mapping[int, str] = MappingProxyType(
 
 
 def remedy(error: OSError, instead: str) -> str:
-    """What to do about a file that cannot be written: what the system's answer calls for, or else `instead`."""
+    """Return what to do about a file that cannot be written: the remedy for its error number, or `instead`."""
     own = REMEDIES.get(error.errno or 0)
     return f"{own}, or {instead}" if own else instead
 
 
 def unwritable(path: Path, error: OSError, kind: type[Kind], instead: str = "choose another place with -o") -> Kind:
-    """The error for a file or folder that the system did not let us write."""
+    """Return the error, of type `kind`, for a file or folder that the operating system refused to write."""
     return kind(f"cannot write {path}: {error.strerror or error}", hint=remedy(error, instead))
 
 
 def part_of(path: Path) -> Path:
-    """Where what there is of a result is kept if it did not come to its end: `x.part.csv` for `x.csv`.
-
-    If that is there already, `x.part-2.csv`, and so on.
-    """
+    """Return the path for an unfinished result: `x.part.csv` for `x.csv`, or `x.part-2.csv` if that exists."""
     number = 1
     while True:
         found = path.with_name(f"{path.stem}.part{'' if number == 1 else f'-{number}'}{path.suffix}")
@@ -61,7 +58,7 @@ def part_of(path: Path) -> Path:
 
 
 def parts_of(path: Path) -> list[Path]:
-    """What earlier runs have left of `path`: those that were stopped (`part_of`), killed, or are still writing."""
+    """Return the unfinished files of `path` that earlier runs left: stopped (`part_of`), killed, or still writing."""
     stem, suffix = re.escape(path.stem), re.escape(path.suffix)
     known = re.compile(rf"{stem}\.part(-\d+)?{suffix}|\.{stem}\.[0-9a-f]{{8}}\.part{suffix}")
     try:
@@ -73,16 +70,19 @@ def parts_of(path: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def atomic_path(path: Path, *, keep: Callable[[], Path | None] = lambda: None) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; renamed to `path` when the block succeeds, removed when it fails.
+    """Give a temporary path beside `path` to write to, and rename it to `path` when the block succeeds.
 
-    The data reaches the disk before the rename, so a crash leaves the old file or the new one and never half of one.
-    The name ends as `path` does, because libraries choose a format by it. A link's target is replaced, not the link;
-    a device or a pipe is written to as it is. Where `keep` names another place, what was written until the block
-    failed is moved there instead of being removed. Raises `ResnetInferError` where the operating system refuses.
+    The file is removed when the block fails, or moved to the path that `keep` returns. The data reaches the disk before
+    the rename, so a crash leaves the old file or the new one, and never part of one. The temporary name has the suffix
+    of `path`, because libraries choose a format by it. If `path` is a link, its target is replaced. A device or a pipe
+    is written to directly. Raises `ResnetInferError` where the operating system refuses.
+
+    >>> with atomic_path(Path("report.csv")) as temporary:
+    ...     temporary.write_text("label,count")
     """
     try:
         special = path.exists() and not path.is_file() and not path.is_dir()
-    except OSError as error:  # a name that no file can have
+    except OSError as error:  # a name that no file can have, such as one with a null byte
         raise unwritable(path, error, ResnetInferError) from error
     if special:
         yield path
@@ -97,7 +97,7 @@ def atomic_path(path: Path, *, keep: Callable[[], Path | None] = lambda: None) -
         os.replace(temporary, path)
     except OSError as error:
         if error.filename not in (None, str(temporary), str(path), *map(str, path.parents)):
-            raise  # another file's
+            raise  # the error is about another file
         raise unwritable(path, error, ResnetInferError) from error
     finally:
         with contextlib.suppress(OSError):

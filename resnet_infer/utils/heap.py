@@ -1,4 +1,4 @@
-"""Memory that was freed, and that the C library keeps for what is asked for next."""
+"""Return freed memory from the C library's heap to the operating system."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 
 def _trimmer() -> Callable[[int], object]:
+    """Return glibc's `malloc_trim`, or a function that does nothing where there is another C library."""
     try:
         trim: Callable[[int], object] = ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):  # another C library, which gives it back by itself or never
+    except (AttributeError, OSError, TypeError):  # another C library, which returns memory by itself or never
         return lambda keep: None
     return trim
 
@@ -18,5 +19,5 @@ _trim = _trimmer()
 
 
 def give_back() -> None:
-    """Let the system have what was freed; it takes about a millisecond, and some more where much was."""
+    """Return freed memory to the system. It takes about a millisecond, and more where much was freed."""
     _trim(0)

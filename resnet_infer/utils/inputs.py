@@ -1,6 +1,6 @@
-"""Files that a user names, read only where that comes to an end.
+"""Read files that a user names, without the risk of never returning.
 
-A named pipe without a writer blocks whoever opens it, a device may never end, and a file may be larger than memory.
+Opening a named pipe without a writer blocks, reading a device may never end, and a file may be larger than memory.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from io import FileIO
 from pathlib import Path
 
 MAX_BYTES = 1 << 31
-"""Most bytes of a file that is read whole."""
+"""Most bytes of a file that is read as a whole (2 GiB)."""
 _HANDED_OVER = re.compile(r"/dev/(fd/\d+|stdin)|/proc/(self|thread-self|\d+)/(task/\d+/)?fd/\d+")
-"""Where a shell puts what it hands over, as in `classify <(...)`: a pipe that has a writer."""
+"""Paths of open descriptors, as a shell passes them in `classify <(...)`: pipes that have a writer."""
 
 
 def open_input(path: str | Path) -> FileIO:
-    """Open a regular file, or what a shell has handed over, to be read without a buffer.
+    """Open a regular file, or a descriptor passed by a shell, for unbuffered reading.
 
-    Raises `OSError`, whose `strerror` is "not a regular file" for a named pipe, a socket and a device: these are not
-    opened, for that alone may block or do something.
+    Raises `OSError` if it cannot be opened. For a named pipe, a socket or a device, `strerror` is "not a regular file";
+    it is not opened, because that alone may block or have an effect.
     """
     if is_handed_over(path):
         return FileIO(str(path))
     _require(os.stat(path).st_mode, path)
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-    # It may have been replaced since it was looked at.
+    # The file may have been replaced since `os.stat`.
     descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     try:
         _require(os.fstat(descriptor).st_mode, path)
@@ -46,26 +46,30 @@ def require_regular(path: str | Path) -> None:
 
 
 def is_handed_over(path: str | Path) -> bool:
-    """Whether a shell hands over files, pipes or whatever it has at this path."""
+    """Return whether the path is that of an open descriptor, such as /dev/stdin or a shell's process substitution."""
     return _HANDED_OVER.fullmatch(str(path)) is not None
 
 
 def read_bytes(path: str | Path, limit: int = MAX_BYTES) -> bytes:
-    """All of a file. Raises `OSError` as `open_input` does, for more than `limit` bytes, and where memory is too small.
+    """Return the content of a file.
 
-    So one file that cannot be read is an error like any other, and not the end of the program.
+    Raises `OSError` as `open_input` does, for a file of more than `limit` bytes (EFBIG), and where memory does not
+    suffice (ENOMEM), so that one such file is an error like any other.
     """
     with open_input(path) as file:
         return read_open(file, path, limit)
 
 
 def read_text(path: str | Path, encoding: str = "utf-8") -> str:
-    """All of a text file, with line ends as \\n. Raises `OSError` as `read_bytes`, and `UnicodeDecodeError`."""
+    """Return the content of a text file, with line feeds as line ends.
+
+    Raises `OSError` as `read_bytes` does, and `UnicodeDecodeError`.
+    """
     return read_bytes(path).decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_open(file: FileIO, path: str | Path, limit: int) -> bytes:
-    """What is left of an open file. Raises `OSError` as `read_bytes` does."""
+    """Return the rest of an open file, of at most `limit` bytes. Raises `OSError` as `read_bytes` does."""
     about = os.fstat(file.fileno())
     size = about.st_size if stat.S_ISREG(about.st_mode) else 0
     if size > limit:
@@ -79,7 +83,7 @@ def read_open(file: FileIO, path: str | Path, limit: int) -> bytes:
             if found > limit:
                 raise _too_large(None, limit, path)
             if found == size:
-                break  # one byte more was asked for
+                break  # the read requested one byte more, so this is the end
         return parts[0] if len(parts) == 1 else b"".join(parts)
     except MemoryError:
         pass
@@ -88,6 +92,7 @@ def read_open(file: FileIO, path: str | Path, limit: int) -> bytes:
 
 
 def _require(mode: int, path: str | Path) -> None:
+    """Raise `OSError` unless `mode` is that of a regular file."""
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
@@ -95,5 +100,6 @@ def _require(mode: int, path: str | Path) -> None:
 
 
 def _too_large(size: int | None, limit: int, path: str | Path) -> OSError:
+    """Return the error for a file of more than `limit` bytes; `size` is None where it is unknown."""
     said = f"it has more than {limit:,} bytes" if size is None else f"its {size:,} bytes are more than {limit:,}"
     return OSError(errno.EFBIG, said, str(path))

@@ -1,11 +1,11 @@
-"""What libraries with threads of their own do not survive by themselves: a fork of the process, and its end.
+"""Keep libraries that start threads safe through a fork and through the end of the process.
 
-A forked child has all of the parent's memory and only the thread that forked. What the parent's libraries hold is
-then not to be used, nor even freed: a destructor waits for threads that are not there. So it is kept for ever in the
-child, and what is needed is opened anew (`Runtime` in `runtimes/base.py`).
+A forked child has all of the parent's memory and only the thread that forked. The objects of the parent's libraries
+must then be neither used nor freed: a destructor would wait for threads that do not exist. So the child keeps them for
+ever, and opens new ones when it needs them (`Runtime` in `runtimes/base.py`).
 
-A program ends while its daemon threads go on. One that comes back out of a library's code then ends the whole process
-with SIGABRT. So the end waits for the calls in progress, and no other thread begins one.
+Daemon threads keep running while the interpreter shuts down. One that returns from a library's code then aborts the
+process (SIGABRT). So the shutdown waits for the calls in progress, and other threads cannot begin new ones.
 """
 
 from __future__ import annotations
@@ -31,42 +31,44 @@ Result = TypeVar("Result")
 Kept = TypeVar("Kept")
 
 END_SECONDS = 10.0
-"""The longest that the end of the program waits for calls in progress."""
+"""Longest wait of the shutdown for calls in progress, in seconds."""
 PAUSE_SECONDS = 1.0
-"""A call that comes after the end has begun waits so long before it is refused: by then the program is gone."""
+"""Seconds before a call that begins during the shutdown is refused; by then the process is usually gone."""
 
 _kept: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Objects that a forked child must not free."""
 _in_child: list[Callable[[], None]] = []
+"""Functions to call in a forked child."""
 
 
 def keep_in_child(thing: Kept) -> Kept:
-    """Let no forked child free `thing`, which is still freed here as soon as nobody holds it."""
+    """Keep forked children from freeing `thing`, and return it. This process frees it as usual."""
     _kept.add(thing)
     return thing
 
 
 def keep_for_ever(thing: object) -> None:
-    """Take a reference that nobody gives back, not even the end of the interpreter."""
+    """Add a reference to `thing` that is never released, not even at the end of the interpreter."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 def in_child(function: Callable[[], None]) -> None:
-    """Call `function` in every process that is forked from this one, after what is to be kept was kept."""
+    """Call `function` in every process that is forked from this one, after `keep_in_child` has taken effect."""
     _in_child.append(function)
 
 
 class Calls:
-    """The calls that are in a library's code: a context manager around each of them, for any number of threads."""
+    """Count the calls in a library's code. An instance is a context manager for each call, in any number of threads."""
 
     def __init__(self) -> None:
         self._running = 0
         self.forget()
 
     def forget(self) -> None:
-        """In a child that was just forked: the parent's threads, and what they hold, are not there."""
+        """Reset in a child that was just forked, where the parent's other threads do not exist."""
         self.cut_off = self._running > 0
         """Whether other threads were in calls when this process was forked."""
-        self._changed = threading.Condition()  # reentrant, for signal handlers that make a call
+        self._changed = threading.Condition()  # reentrant, because a signal handler may make a call
         self._running = 0
         self._ends: int | None = None
 
@@ -84,22 +86,24 @@ class Calls:
             self._changed.notify_all()
 
     def end(self) -> None:
-        """Wait for the calls in progress. From now on only this thread, which ends the program, may begin others."""
+        """Wait for the calls in progress. From then on only this thread, which ends the program, may begin new ones."""
         with self._changed:
             self._ends = threading.get_ident()
             self._changed.wait_for(lambda: not self._running, END_SECONDS)
 
 
 CALLS = Calls()
+"""All calls of this process into libraries that start threads."""
 atexit.register(CALLS.end)
 
 
 def in_one_process(
     generator: Callable[Arguments, Generator[Result, None, None]],
 ) -> Callable[Arguments, Generator[Result, None, None]]:
-    """A generator with threads of its own, which a forked child refuses to go on with, and leaves alone when it ends.
+    """Decorate a generator that starts threads, so that a fork cannot break it.
 
-    Where the end of the program keeps threads from being started, that too is an error of this package.
+    In a forked child, the generator raises `UsageError` when it is continued, and does nothing when it is closed. Where
+    no thread can be started because the interpreter shuts down, it raises `ResnetInferError`.
     """
 
     @wraps(generator)
@@ -128,56 +132,60 @@ def in_one_process(
     return guarded
 
 
-class _Helper:
-    """A thread that does what others ask of it, one thing after the other."""
+class _TaskThread:
+    """Run functions for other threads in one dedicated thread, one after the other."""
 
     def __init__(self) -> None:
-        self._asked: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
+        self._tasks: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
         try:
             threading.Thread(target=self._work, name="resnet-infer", daemon=True).start()
         except RuntimeError as error:
             raise ResnetInferError(f"a thread is needed here and cannot be started ({error})") from error
 
     def __call__(self, function: Callable[[], Result]) -> Result:
+        """Run `function` in the thread and return its result, or raise its error."""
         from concurrent.futures import Future
 
         done: Future[Result] = Future()
-        self._asked.put((function, done))
+        self._tasks.put((function, done))
         return done.result()
 
     def _work(self) -> None:
+        """Run the queued functions for ever."""
         while True:
-            function, done = self._asked.get()
+            function, done = self._tasks.get()
             try:
                 done.set_result(function())
-            except BaseException as error:  # raised where the answer is waited for
+            except BaseException as error:  # raised in the thread that waits for the result
                 done.set_exception(error)
             del function, done
 
 
 _forker: int | None = None
-"""In a forked child the thread that forked."""
-_helper: _Helper | None = None
-_helper_lock = threading.Lock()
+"""In a forked child, the identifier of the thread that forked; None elsewhere."""
+_task_thread: _TaskThread | None = None
+"""In a forked child, the thread that makes calls for the thread that forked."""
+_task_thread_lock = threading.Lock()
 
 
 def on_sound_thread(function: Callable[[], Result]) -> Result:
-    """Call `function`, in a forked child not on the thread that forked.
+    """Call `function`, in a forked child on another thread than the one that forked.
 
-    GNU's OpenMP gives each thread that computes a team of its own, and that one's are not there: it would wait for
-    them for ever. A new thread gets a new team.
+    GNU OpenMP gives every computing thread a team of worker threads. The team of the thread that forked does not exist
+    in the child, and waiting for it would never end. A new thread gets a new team.
     """
-    global _helper
+    global _task_thread
     if _forker != threading.get_ident():
         return function()
-    with _helper_lock:
-        _helper = _helper or _Helper()
-    return _helper(function)
+    with _task_thread_lock:
+        _task_thread = _task_thread or _TaskThread()
+    return _task_thread(function)
 
 
 def _after_fork() -> None:
-    global _forker, _helper, _helper_lock
-    _forker, _helper, _helper_lock = threading.get_ident(), None, threading.Lock()
+    """Reset this module in a forked child, keep what must not be freed, and call the registered functions."""
+    global _forker, _task_thread, _task_thread_lock
+    _forker, _task_thread, _task_thread_lock = threading.get_ident(), None, threading.Lock()
     CALLS.forget()
     for thing in list(_kept):
         keep_for_ever(thing)

@@ -1,4 +1,4 @@
-"""What counts of right and wrong answers say, and how sure they are."""
+"""Compute error rates, their confidence intervals, and the significance of a difference."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 Z95 = 1.959963984540054
-"""The normal distribution's 97.5% quantile."""
+"""The 97.5% quantile of the standard normal distribution, for two-sided 95% intervals."""
 
 
 def ranks(scores: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many classes score above the right one, (N,); of equal scores the class with the lower index goes first.
+    """Return for every row how many classes score above the label, int64 (N,).
 
-    `scores` are logits or probabilities, (N, classes). Rank 0 is a right top-1 answer, below 5 a right top-5 answer.
-    A score that is not finite never makes an answer right.
+    `scores` are logits or probabilities (N, classes), `labels` class indices (N,). Rank 0 is a correct top-1 answer, a
+    rank below 5 a correct top-5 answer. Of equal scores the one with the lower index counts as higher. A label whose
+    score is not finite ranks below all classes.
     """
     own = scores[np.arange(len(scores)), labels][:, None]
     earlier = np.arange(scores.shape[1]) < labels[:, None]
@@ -26,7 +27,11 @@ def ranks(scores: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def interval(wrong: int, total: int) -> tuple[float, float]:
-    """Wilson's 95% interval of the share of wrong answers, in percent (Wilson 1927)."""
+    """Return the 95% interval of the share of wrong answers, in percent (Wilson 1927, score interval).
+
+    >>> interval(5, 100)
+    (2.154..., 11.175...)
+    """
     if not total:
         return 0.0, 100.0
     share, spread = wrong / total, Z95**2 / total
@@ -36,10 +41,10 @@ def interval(wrong: int, total: int) -> tuple[float, float]:
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Exact two-sided p-value of McNemar's test.
+    """Return the exact two-sided p-value of McNemar's test (McNemar 1947, in its binomial form).
 
-    Two models answered the same pictures; `only_first` of them only the first got wrong, `only_second` only the
-    second. Small p: the difference of their errors is no chance. (McNemar 1947, in its exact binomial form.)
+    Two models answered the same images. Only the first was wrong on `only_first` of them, only the second on
+    `only_second`. A small p-value means that the difference of their error rates is not due to chance.
     """
     count, fewer = only_first + only_second, min(only_first, only_second)
     if only_first == only_second:
@@ -51,7 +56,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 @dataclass(frozen=True)
 class Errors:
-    """Top-1 and top-5 error in percent; `top5` is None where there are at most five classes."""
+    """Hold top-1 and top-5 error in percent. `top5` is None for models of at most five classes."""
 
     top1: float
     top5: float | None
@@ -59,7 +64,10 @@ class Errors:
 
 @dataclass(frozen=True)
 class Difference:
-    """The errors of a model and of a reference on the same pictures, and on how many only one of them is wrong."""
+    """Compare the errors of a model with those of a reference on the same images.
+
+    `only_reference_wrong` and `only_model_wrong` count the images that only one of the two classifies wrongly.
+    """
 
     pictures: int
     reference: Errors
@@ -69,15 +77,16 @@ class Difference:
 
     @property
     def top1(self) -> float:
-        """Points of percent by which the model's top-1 error is above the reference's."""
+        """Return the model's top-1 error minus the reference's, in percentage points."""
         return self.model.top1 - self.reference.top1
 
     @property
     def p(self) -> float:
-        """McNemar's, of the top-1 answers."""
+        """Return the p-value of McNemar's test on the top-1 answers."""
         return mcnemar(self.only_reference_wrong, self.only_model_wrong)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the JSON form: the fields, and `top1` and `p`."""
         return {**asdict(self), "top1": self.top1, "p": self.p}
 
     def __str__(self) -> str:
@@ -88,12 +97,12 @@ class Difference:
 
 
 def errors(found: NDArray[np.int64], classes: int) -> Errors:
-    """Of the `ranks` of the right classes among so many."""
+    """Return the error rates for the `ranks` of the labels, in a model of `classes` classes."""
     return Errors(100 * float((found >= 1).mean()), 100 * float((found >= 5).mean()) if classes > 5 else None)
 
 
 def difference(reference: NDArray[np.int64], model: NDArray[np.int64], classes: int) -> Difference:
-    """Of the `ranks` of the right classes, by a reference and by a model."""
+    """Return the comparison for the `ranks` of the labels by a reference and by a model, both int64 (N,)."""
     right, own = reference == 0, model == 0
     return Difference(
         pictures=len(reference),

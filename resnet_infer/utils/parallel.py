@@ -1,4 +1,4 @@
-"""Decoding in threads beside the consumer, in order, with bounded memory."""
+"""Map a function over items in threads, in order and with bounded memory."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Result = TypeVar("Result")
 
 
 class Quiet(Enum):
-    """What comes between items where the next one keeps its readers waiting, see `Arriving`."""
+    """Mark a pause in a stream of items: the next item has not come, so the results so far are due (`Arriving`)."""
 
     QUIET = "give out what there is"
 
 
 class UntilError(Generic[Item]):
-    """An iterator over `items` that ends where they fail, with `error`; `settle` raises it.
+    """Iterate over `items` up to their first error, and keep it as `error` for `settle` to raise.
 
-    So what was read before an error can be worked off and given out first.
+    So the items before an error can be processed and their results given out first.
     """
 
     def __init__(self, items: Iterable[Item]) -> None:
@@ -48,7 +48,7 @@ class UntilError(Generic[Item]):
 
     @property
     def interrupted(self) -> bool:
-        """Whether the items ended with an interrupt or an exit, after which nothing new is to be begun."""
+        """Return whether an interrupt or an exit ended the items. Nothing new should then begin."""
         return self.error is not None and not isinstance(self.error, Exception)
 
     def settle(self) -> None:
@@ -58,21 +58,26 @@ class UntilError(Generic[Item]):
             try:
                 raise error
             finally:
-                del error  # its traceback holds this frame
+                del error  # its traceback refers to this frame
 
 
 @in_one_process
 def parallel_map(
     function: Callable[[Item], Result], items: Iterable[Item], *, workers: int | None = None, ahead: int = 64
 ) -> Generator[Result, None, None]:
-    """`map(function, items)` in threads: results in order, at most `ahead` items taken that are not yet given out.
+    """Map `function` over `items` in threads, and yield the results in order.
 
-    An exception of `function` is raised when its turn comes, and so is one of `items`: first come the results of all
-    items before it. After an interrupt of `items` (`KeyboardInterrupt`, `SystemExit`) nothing new is begun: first come
-    the results of the items that are done or being worked on. An interrupt of the thread that waits for a result is
-    raised at once. `items` may be endless; it is read as results are taken, two at first whatever `ahead` is, and while
-    it is read no result is given out (`Arriving` is for items that keep their reader waiting). Closing the generator
-    ends the threads.
+    `workers` is the number of threads (default: the usable cores). At most `ahead` items are taken whose results have
+    not been given out, two at first. `items` may be endless; they are read as results are taken, and while the next
+    item is awaited no result is given out (`Arriving` serves items that keep their reader waiting). Closing the
+    generator ends the threads.
+
+    An error of `function` or `items` is raised in its turn, after the results of all items before it. After an
+    interrupt of `items` (`KeyboardInterrupt`, `SystemExit`) no new item begins, and the results of the begun ones come
+    first. An interrupt of the thread that waits for a result is raised at once.
+
+    >>> list(parallel_map(len, ["a", "bb", "ccc"]))
+    [1, 2, 3]
     """
     with closing(stage(function, items, workers=workers, ahead=ahead)) as results:
         for result in results:
@@ -83,11 +88,14 @@ def parallel_map(
 def stage(
     function: Callable[[Item], Result], items: Iterable[Item | Quiet], *, workers: int | None = None, ahead: int = 64
 ) -> Generator[Result | Quiet, None, None]:
-    """What `parallel_map` is. `QUIET` among `items` is handed on after the results of all items before it."""
+    """Do what `parallel_map` does, as one stage of several.
+
+    A pause (`QUIET`) among `items` is handed on after the results of all items before it.
+    """
     require_threads(workers, "workers")
     source = UntilError(items)
     first = list(islice(source, 2))
-    if len(first) < 2:  # a thread would bring nothing
+    if len(first) < 2:  # threads would gain nothing
         if not source.interrupted:
             for item in first:
                 yield item if isinstance(item, Quiet) else function(item)
@@ -95,7 +103,7 @@ def stage(
         return
     from concurrent.futures import Future, ThreadPoolExecutor
 
-    whole = chain(iter(first), source)  # an iterator of a list lets go of it at its end
+    whole = chain(iter(first), source)  # a list's iterator drops the list at its end
     del first
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(workers or usable_cores(), thread_name_prefix="decode") as pool:
@@ -111,7 +119,7 @@ def stage(
                     yield pending.popleft().result()
             if source.interrupted:
                 for future in pending:
-                    future.cancel()  # but for those that have begun, which are the first ones
+                    future.cancel()  # those that have begun, which come first, cannot be cancelled
             while pending and not pending[0].cancelled():
                 yield pending.popleft().result()
         except GeneratorExit:

@@ -1,4 +1,4 @@
-"""A progress bar on stderr, where stderr is a terminal."""
+"""Draw a progress bar on stderr, if stderr is a terminal."""
 
 from __future__ import annotations
 
@@ -14,21 +14,28 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 REDRAW_SECONDS = 0.1
+"""Seconds between two redraws."""
 
 
 class Advance(Protocol):
-    """Takes the number of units just finished, and a new title if there is one."""
+    """Report progress: the number of units just finished, and a new title if there is one."""
 
-    def __call__(self, count: int, title: str | None = None) -> None: ...
+    def __call__(self, count: int, title: str | None = None) -> None:
+        """Report `count` more units, and from now on show `title` if there is one."""
 
 
 @contextlib.contextmanager
 def progress(title: str, total: int | None, unit: str, *, done: int = 0) -> Iterator[Advance]:
-    """A bar with rate and time left, around the work; call what it yields with the number of units just finished.
+    """Show a bar with rate and remaining time during a `with` block, and give the function that advances it.
 
-    `total` is None where it is unknown. Unit "B" shows bytes as MB and MB/s, any other, e.g. "images", as counts and
-    images/s. `done` units were finished before, by an earlier run. A call costs well under a microsecond and belongs
-    to one thread. Where stderr is no terminal nothing is drawn and nothing imported.
+    Call that function with the number of units just finished; a call costs well under a microsecond, and only one
+    thread may make calls. `total` is None where it is unknown. The unit "B" is shown as MB and MB/s, any other, such as
+    "images", as a count and images/s. `done` units were finished before, by an earlier run. Where stderr is not a
+    terminal nothing is drawn, and `rich` is not imported.
+
+    >>> with progress("decoding", 100, "images") as advance:
+    ...     for _ in range(100):
+    ...         advance(1)
     """
     if not is_terminal(sys.stderr):
         yield _ignore
@@ -38,6 +45,7 @@ def progress(title: str, total: int | None, unit: str, *, done: int = 0) -> Iter
     redraw_at = 0.0
 
     def advance(count: int, title: str | None = None) -> None:
+        """Count finished units, and redraw the bar if it is time."""
         nonlocal done, redraw_at
         if title is not None:
             bar.update(task, description=printable(title))
@@ -55,16 +63,20 @@ def progress(title: str, total: int | None, unit: str, *, done: int = 0) -> Iter
 
 
 def _ignore(count: int, title: str | None = None) -> None:
-    pass
+    """Do nothing, where no bar is drawn."""
 
 
 def _bar(unit: str) -> Progress:
+    """Return the bar of `rich`, with the columns for this unit."""
     from rich import progress as rich
     from rich.console import Console
     from rich.text import Text
 
     class RateColumn(rich.ProgressColumn):
+        """Show units per second, which `rich` itself shows for bytes only."""
+
         def render(self, task: rich.Task) -> Text:
+            """Return the rate, empty until it is known."""
             speed = task.finished_speed or task.speed
             return Text("" if speed is None else f"{speed:,.1f} {unit}/s", style="progress.data.speed")
 
@@ -73,7 +85,7 @@ def _bar(unit: str) -> Progress:
         if unit == "B"
         else (rich.MofNCompleteColumn(), RateColumn())
     )
-    # Results go to stdout while a bar is drawn, so stdout must stay what it is.
+    # Results are written to stdout while a bar is drawn, so `rich` must not redirect it.
     return rich.Progress(
         rich.TextColumn("{task.description}", markup=False),
         rich.BarColumn(),

@@ -1,4 +1,7 @@
-"""The only writer of JSON: NaN and infinity, which are no JSON (RFC 8259, section 6), are refused."""
+"""Write JSON without NaN and infinity, which JSON does not have (RFC 8259, section 6).
+
+All JSON of this package is written here.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,19 @@ from typing import Any
 from resnet_infer.errors import ResnetInferError
 
 _CONTROLS = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-"""What would work on a terminal, of the characters that JSON leaves as they are: they are escaped there, too."""
+"""Characters that JSON allows unescaped and a terminal interprets: they are escaped in readable JSON, too."""
 
 _PLAIN = json.JSONEncoder(allow_nan=False)
-"""For what has no options: `json.dumps` would make one for every call."""
+"""Encoder for calls without options; `json.dumps` would make one for every call."""
 
 
 def dumps(
     value: Any, *, indent: int | None = None, ensure_ascii: bool = True, default: Callable[[Any], Any] | None = None
 ) -> str:
-    """Return `value` as JSON; the options are those of `json.dumps`.
+    """Return `value` as JSON. The options are those of `json.dumps`.
 
-    What is not UTF-8, as bytes of a file name may be, is escaped, so that the text can always be written.
-    Raises `ResnetInferError` where a number is NaN or infinite: other programs could not read the text.
+    Surrogates, which stand for bytes of file names that are not UTF-8, are escaped, so that the text can always be
+    encoded. Raises `ResnetInferError` for NaN and infinity, which other programs could not read.
     """
     try:
         if indent is None and ensure_ascii and default is None:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resnet_infer.data.arrivals import Arriving, live_map
-from resnet_infer.lanes import flow
+from resnet_infer.lanes import run_lanes
 from resnet_infer.utils.parallel import Quiet
 
 
@@ -94,7 +94,7 @@ STREAMS: dict[str, Streams] = {
     "map": lambda items: live_map(lambda item: item, items, workers=4, ahead=8),
     **{
         f"{lanes} lanes, {rows} rows, batches of {size}": (
-            lambda items, lanes=lanes, rows=rows, size=size: flow(
+            lambda items, lanes=lanes, rows=rows, size=size: run_lanes(
                 items,
                 lambda item: item,
                 lambda batch: [item for item, _ in batch],

@@ -1,4 +1,4 @@
-"""A service in this process, over the real engine and the built-in model."""
+"""A service in this process, over the real model manager and the built-in model."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class Service:
     def __post_init__(self) -> None:
         self.metrics = Metrics()
         memory = Memory(self.settings.max_memory)
-        self.engine = ModelManager(
+        self.manager = ModelManager(
             lambda: Deployment(self.settings, None, self.metrics.batch, memory, self.metrics.waiting),
             self.metrics.model,
         )
         files = self.settings.api_key_file or self.settings.admin_key_file
         keys = load_keys(self.settings, {}) if files else ApiKeys(self.keys, self.admin)
-        self.app = build_app(self.engine, self.settings, keys, self.metrics, memory)
+        self.app = build_app(self.manager, self.settings, keys, self.metrics, memory)
         self.thread = threading.Thread(target=self.loop.run_forever)
         self.thread.start()
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://service", timeout=60)
@@ -57,7 +57,7 @@ class Service:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(120)
 
     def start(self) -> Service:
-        self.run(self.engine.start())
+        self.run(self.manager.start())
         return self
 
     def get(self, path: str, **options: Any) -> Any:
@@ -89,7 +89,7 @@ class Service:
             self.server.should_exit = True
             self.serving.result(30)
         self.run(self.client.aclose())
-        self.run(self.engine.close())
+        self.run(self.manager.close())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join()
         self.loop.close()

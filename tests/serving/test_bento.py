@@ -63,7 +63,7 @@ def test_a_bento_is_built_and_serves_what_was_packed(packed: bool, tmp_path: Pat
     shutil.copytree(ROOT / "resnet_infer", source / "resnet_infer", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "bentofile.yaml", source)
     name = pack(source / "model.onnx") if packed else zoo.DEFAULT
-    about = source / "resnet_infer" / "__init__.py"
+    about = source / "resnet_infer" / "_version.py"
     about.write_text(re.sub(r'__version__ = ".*"', '__version__ = "9.9.9"', about.read_text()))
     bentoml = [sys.executable, "-m", "bentoml"]
     environment = {**os.environ, "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", "PYTHONPATH": ""}

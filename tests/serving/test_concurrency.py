@@ -124,7 +124,7 @@ def test_a_client_that_leaves_harms_nobody(make_service: Make) -> None:
 
     done = service.run(leave())
     assert all(answer.status_code == 200 for answer in done[1::2])
-    assert service.engine.current.batcher.waiting_rows == 0
+    assert service.manager.current.batcher.waiting_rows == 0
     assert (service.app.traffic.requests, service.app.traffic.memory.bodies) == (set(), 0)
 
 
@@ -135,7 +135,7 @@ def test_closing_answers_what_was_taken(make_service: Make) -> None:
         tasks = [asyncio.ensure_future(service.client.post("/classify", content=CAT)) for _ in range(100)]
         # All were taken before the first is answered; how many of them wait for the runtime is a matter of its speed.
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        closing = asyncio.ensure_future(service.engine.close())
+        closing = asyncio.ensure_future(service.manager.close())
         await asyncio.sleep(0)
         late = await service.client.post("/classify", content=CAT)
         await closing

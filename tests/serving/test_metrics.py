@@ -337,7 +337,7 @@ def test_the_pictures_of_a_model_that_fails_have_failed(
     make_service: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = make_service(model=MODEL)
-    for runtime in (service.engine.current.runtime, service.engine.current._one_thread):
+    for runtime in (service.manager.current.runtime, service.manager.current._one_thread):
         monkeypatch.setattr(runtime, "_run", lambda images: 1 / 0)
     running = Running(service.listen(), list, typed=False)
     assert (classify(running, content=CAT).status, infer(running, 3).status) == (500, 500)

@@ -132,4 +132,4 @@ def test_the_least_of_the_machines_memory_and_the_groups(monkeypatch: pytest.Mon
     monkeypatch.setattr(host_memory, "memory_left", lambda: None)
     assert host_memory.total_memory() == physical
     monkeypatch.setattr(host_memory, "_available", lambda: None)
-    assert host_memory.free_memory() == (physical or host_memory.UNTOLD)
+    assert host_memory.free_memory() == (physical or host_memory.UNKNOWN_FREE)

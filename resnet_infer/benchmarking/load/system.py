@@ -18,7 +18,7 @@ from resnet_infer.classifier import Picture
 from resnet_infer.client import KEY_VARIABLE, Client
 from resnet_infer.errors import PictureError, ResnetInferError, UsageError
 from resnet_infer.models.spec import ModelSpec
-from resnet_infer.serving.inference.deployment import Deployment, Question, Reply
+from resnet_infer.serving.inference.deployment import ClassifyItem, ClassifyResult, Deployment
 from resnet_infer.serving.inference.jobs import Done, RefusedError
 from resnet_infer.serving.settings import Settings
 
@@ -87,9 +87,9 @@ class InProcess:
         return self._deployment.spec
 
     def submit(self, pictures: Sequence[bytes], told: Told) -> None:
-        questions = [Question(Picture("picture", content), self._crops) for content in pictures]
+        items = [ClassifyItem(Picture("picture", content), self._crops) for content in pictures]
         try:
-            futures = self._deployment.ask(questions, math.inf)
+            futures = self._deployment.classify(items, math.inf)
         except RefusedError as error:
             for place in range(len(pictures)):
                 told(place, Verdict(503, error=error.message))
@@ -108,8 +108,8 @@ class InProcess:
         if future.cancelled():
             told(place, Verdict(503, error="dropped"))
         elif error is None:
-            reply: Reply = future.result().result
-            told(place, Verdict(200, tuple(item.index for item in reply.predictions)))
+            result: ClassifyResult = future.result().result
+            told(place, Verdict(200, tuple(item.index for item in result.predictions)))
         elif isinstance(error, PictureError):
             told(place, Verdict(422, error=error.message))
         else:

@@ -1,4 +1,4 @@
-"""Data sets of labelled pictures, recognised by what is in them."""
+"""Recognise and open data sets of labelled images by their content."""
 
 from __future__ import annotations
 
@@ -26,22 +26,30 @@ FORMATS = (
     ("the ImageNet validation set", imagenet.recognise),
     ("class folders (DIR/cat/1.jpg)", folders.recognise),
 )
-"""The first that recognises the source opens it. Class folders come last, because most data sets have folders."""
+"""Names and functions that recognise a format, in order: the first that recognises the source opens it.
+
+Class folders come last, because most data sets have folders.
+"""
 
 
 def open_dataset(
     source: Path, split: str | None = None, *, class_order: ClassOrder | None = None, missing_ok: bool = False
 ) -> Dataset:
-    """Open a directory, tar or zip archive, or list of pictures and labels, in one of `FORMATS`.
+    """Open a directory, tar or zip archive, or list of images and labels, in one of `FORMATS`.
 
-    `split` is train, val or test (or another one, in a list); it may be left out where there is one at most.
-    `class_order` numbers the classes where the format does not: see `classes.order_classes`. Of a directory only
-    names are read; an archive is read into memory. Lone folders around everything are entered. `missing_ok`: a file
-    that is listed and not there is a picture that cannot be read, and no `DataError`. What is passed over is said on
-    stderr (`Dataset.remarks`).
+    `split` is train, val or test (in a list also any other name). It may be omitted if the source has at most one
+    split. `class_order` numbers the classes if the format does not; see `classes.order_classes`. With `missing_ok` a
+    file that is listed and not there counts as an unreadable image, and raises no `DataError` here.
 
-    Raises `DataError` if there is nothing to read, it is damaged or incomplete, the split is not there, or the order of
-    the classes must be stated; `UsageError` if an order is asked for that the format cannot have.
+    Only the names in a directory are read; an archive is read into memory. A lone folder around everything is entered.
+    Files that are skipped are reported on stderr (`Dataset.remarks`).
+
+    Raises `DataError` if there is nothing to read, the source is damaged or incomplete, the split does not exist, or
+    the order of the classes must be stated. Raises `UsageError` for a class order that the format cannot have.
+
+    >>> dataset = open_dataset(Path("cifar-10-batches-bin"), "test")
+    >>> len(dataset.samples), dataset.classes[0]
+    (10000, 'airplane')
     """
     _, found = recognise(source)
     chosen = choose_split(split, found.splits, str(source))
@@ -51,11 +59,11 @@ def open_dataset(
 
 
 def open_all(source: Path, class_order: ClassOrder | None = None) -> dict[str | None, Dataset]:
-    """Open every split of `source` to train on; one under None if it is not divided.
+    """Open every split of `source` for training, by name; a source without splits is returned under None.
 
-    Numbers in a list are classes only where they occur. Raises as `open_dataset` does, and `DataError` where the
-    classes are in doubt: there is one only, some are spelled almost alike or have no pictures, their folders seem to be
-    on another level, or a split is none of train, val and test.
+    Classes that a list only numbers are the numbers that occur. Raises the errors of `open_dataset`. Also raises
+    `DataError` if the classes are in doubt (a single class, names spelled almost alike, classes without images, folders
+    on another level) or a split is not train, val or test.
     """
     tree, found = recognise(source)
     opened = {
@@ -71,7 +79,7 @@ def open_all(source: Path, class_order: ClassOrder | None = None) -> dict[str | 
 
 
 def say(remarks: Sequence[str]) -> None:
-    """Write remarks on stderr, each once; of several processes that train together, the first does."""
+    """Write remarks on stderr, each once per process. In distributed training only the process of rank 0 writes."""
     if os.environ.get("RANK", "0") == "0":
         for line in remarks:
             _say_once(line)
@@ -79,11 +87,12 @@ def say(remarks: Sequence[str]) -> None:
 
 @cache
 def _say_once(line: str) -> None:
+    """Write a remark that has not been written before."""
     note(line)
 
 
 def recognise(source: Path) -> tuple[Tree, Recognised]:
-    """What lies at `source`, and the first of `FORMATS` that knows it. Raises `DataError`."""
+    """Open what lies at `source`, and return it with the first of `FORMATS` that recognises it. Raises `DataError`."""
     tree = _unwrap(open_tree(source))
     for _, known in FORMATS:
         if found := known(tree):
@@ -95,12 +104,13 @@ def recognise(source: Path) -> tuple[Tree, Recognised]:
 
 
 def _name(source: Path, split: str | None) -> str:
+    """Return the name of the data set for messages: the name of its folder or file, and its split."""
     name = printable(Path(os.path.abspath(source)).name)
     return f"{name}/{split}" if split else name
 
 
 def _unwrap(tree: Tree) -> Tree:
-    """Enter lone folders that are neither a class nor a split: archives are often packed with one around everything."""
+    """Enter a lone folder that is neither a class nor a split, because archives often have one around everything."""
     while True:
         outer, files = tree.list()
         if len(outer) != 1 or files or is_split(outer[0]):

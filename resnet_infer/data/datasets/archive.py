@@ -1,7 +1,7 @@
-"""Opening a source: a directory, an archive read into memory, or a lone file.
+"""Open a source: a directory, an archive read into memory, or a single file.
 
-Of an archive pictures and the lists of known data sets are read, and nothing else: what it says of its files' sizes is
-added up against the memory that is free before their bytes are unpacked.
+Only images and the lists of known data sets are read from an archive. The sizes that the archive states for them are
+summed and compared with the free memory before any bytes are unpacked.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from resnet_infer.utils.host_memory import free_memory
 from resnet_infer.utils.inputs import open_input
 
 LISTS = frozenset({*cifar.FILES, *imagenet.TRUTH, *wordnet.LISTS, tiny_imagenet.IDS, "val_annotations.txt"})
-"""Names of files beside pictures that tell what they show."""
+"""Names of the files beside images that hold their labels or class names."""
 SHARE = 0.8
-"""Of the memory that is free, what an archive may take: the pictures are still to be decoded."""
+"""Share of the free memory that an archive may take. The rest is for decoding its images."""
 MAX_HEADER = 1 << 20
-"""Most bytes of a tar's header that has a name or other attributes of the file after it."""
+"""Most bytes of a tar header that holds a name or other attributes of the file after it."""
 _ABOUT_OTHERS = frozenset(
     {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE}
 )
@@ -50,10 +50,10 @@ _DAMAGE = (
 
 
 def open_tree(source: Path) -> Tree:
-    """A directory, a tar (plain, gz, bz2, xz; zst from Python 3.14 on) or zip archive, or any other file.
+    """Open a directory, a tar (plain, gz, bz2, xz; zst from Python 3.14 on) or zip archive, or any other single file.
 
-    Of an archive pictures and lists are read into memory; nothing is unpacked to disk. Raises `DataError`, also for
-    one that would take more memory than is free.
+    The images and lists in an archive are read into memory; nothing is unpacked to disk. Raises `DataError` for a
+    source that does not exist or is damaged, and for an archive that needs more memory than is free.
     """
     if not source.exists():
         raise DataError(f"{source} does not exist")
@@ -71,6 +71,7 @@ def open_tree(source: Path) -> Tree:
 
 
 def _archive_kind(source: Path) -> str | None:
+    """Tell whether a file is a `tar` or `zip` archive, or None. Raises `DataError` for one that Python cannot read."""
     with open_input(source) as file:
         head = file.read(512)
     if head.startswith(b"PK\x03\x04"):
@@ -83,7 +84,7 @@ def _archive_kind(source: Path) -> str | None:
         )
     if head.startswith(_MAGIC) or head[257:262] == b"ustar":
         return "tar"
-    # Names decide for what has lost its first bytes.
+    # The name decides for a file that has lost its first bytes.
     name = source.name.lower()
     if name.endswith(".zip"):
         return "zip"
@@ -91,13 +92,15 @@ def _archive_kind(source: Path) -> str | None:
 
 
 class _StrictInfo(tarfile.TarInfo):
-    """`tarfile` takes a damaged header for the end of the archive; here only the end mark is the end.
+    """Refuse damaged headers of a tar.
 
-    It also believes every size: a negative one leads back, for ever, and a name may fill the memory.
+    `tarfile` takes a damaged header for the end of the archive; here only the end mark is the end. It also trusts every
+    size: a negative one makes it loop for ever, and a name may fill the memory.
     """
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _StrictInfo:
+        """Parse a header. Raises `tarfile.ReadError` for a negative size or an oversized name."""
         info = super().frombuf(buf, encoding, errors)
         if info.size < 0:
             raise tarfile.ReadError(f"{info.name} has a negative size")
@@ -107,6 +110,10 @@ class _StrictInfo(tarfile.TarInfo):
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> _StrictInfo:
+        """Read the next header.
+
+        Raises `tarfile.ReadError` for a damaged one, which `tarfile` would take for the end.
+        """
         try:
             return super().fromtarfile(archive)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
@@ -116,10 +123,10 @@ class _StrictInfo(tarfile.TarInfo):
 
 
 class _Files:
-    """What is kept of an archive, by path; of several files of one path the last counts, as when it is unpacked."""
+    """Collect the files of an archive by path. Of several with one path the last counts, as in unpacking."""
 
     def __init__(self, source: Path, also: Collection[str] = ()) -> None:
-        """`also` are files to be read whatever they are called."""
+        """Start empty. The paths in `also` are read whatever their names are."""
         self.source, self._also = source, also
         self.contents: dict[str, bytes | None] = {}
         self.folders: set[str] = set()
@@ -128,9 +135,9 @@ class _Files:
         self._most = int(SHARE * free_memory())
 
     def admit(self, path: str, size: int) -> bool:
-        """List a file of `size` bytes, and tell whether it is to be read.
+        """List a file of `size` bytes, and return whether its content is to be read.
 
-        Raises `DataError` if memory cannot hold it and those before it.
+        Raises `DataError` if memory cannot hold it together with the files before it.
         """
         self.drop(path)
         self.contents[path] = None
@@ -147,39 +154,43 @@ class _Files:
         return True
 
     def drop(self, path: str) -> None:
-        """Forget the file of that path, if there is one."""
+        """Forget the file at `path`, if there is one."""
         self._total -= self._sizes.pop(path, 0)
         self.contents.pop(path, None)
 
     def tree(self) -> MemoryTree:
+        """Return the collected files as a tree."""
         return MemoryTree(str(self.source), self.contents, frozenset(self.folders))
 
 
 def _unpack(content: IO[bytes]) -> bytes:
-    """A member's bytes, in the memory of one copy: `read` alone takes three of a large one."""
+    """Read a member's bytes with one copy in memory: `read` alone takes three copies of a large one."""
     buffer = BytesIO()
     shutil.copyfileobj(content, buffer, 1 << 20)
     return buffer.getvalue()
 
 
 def _shown(size: int) -> str:
+    """Format a number of bytes for a message."""
     return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
 
 
 def _is_wanted(path: str) -> bool:
+    """Tell whether a file is an image or a known list, by its name."""
     return is_picture(path) or posixpath.basename(path) in LISTS
 
 
 def _read_tar(source: Path) -> MemoryTree:
+    """Read a tar archive, a second time if links need files that the first pass left out."""
     files, left = _tar_files(source, frozenset())
-    if left:  # links by the name of a picture to files by other names
+    if left:  # links named like an image to files with other names
         del files
         files, _ = _tar_files(source, left)
     return files.tree()
 
 
 def _tar_files(source: Path, also: frozenset[str]) -> tuple[_Files, frozenset[str]]:
-    """What is kept, and the files that were left and are linked to by names of pictures or lists."""
+    """Read the archive. Return its files, and those left out that links named like images or lists lead to."""
     files = _Files(source, also)
     links: dict[str, str] = {}
     with tarfile.open(source, tarinfo=_StrictInfo) as archive:
@@ -197,7 +208,7 @@ def _tar_files(source: Path, also: frozenset[str]) -> tuple[_Files, frozenset[st
                 links[path] = posixpath.normpath(posixpath.join(folder, member.linkname))
             elif member.isfile() and files.admit(path, member.size) and (content := archive.extractfile(member)):
                 files.contents[path] = _unpack(content)
-        # The checksum of a compressed file is compared at its very end, past the end mark of the tar.
+        # A compressed file has its checksum at its very end, behind the end mark of the tar.
         while archive.fileobj and archive.fileobj.read(1 << 20):
             pass
     left = set()
@@ -216,11 +227,12 @@ def _tar_files(source: Path, also: frozenset[str]) -> tuple[_Files, frozenset[st
 
 
 def _read_zip(source: Path) -> MemoryTree:
+    """Read a zip archive."""
     files = _Files(source)
     members: dict[str, zipfile.ZipInfo] = {}
     with zipfile.ZipFile(source) as archive:
         for member in archive.infolist():
-            path = _clean(member.filename.replace("\\", "/"), source)  # Windows
+            path = _clean(member.filename.replace("\\", "/"), source)  # Windows separators
             if path is None:
                 continue
             if member.is_dir():
@@ -236,7 +248,10 @@ def _read_zip(source: Path) -> MemoryTree:
 
 
 def _clean(name: str, source: Path) -> str | None:
-    """The member's path without `./` in front; None for hidden ones. Raises `DataError` for one that leads out."""
+    """Return a member's path without a leading `./`, or None if it is hidden.
+
+    Raises `DataError` for a path that leads out of the archive.
+    """
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Looks for a list of labels beside pictures, for messages about pictures that have no label, or two."""
+"""Find a list of labels beside images, for the messages about images that have no label or two labels."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from resnet_infer.errors import DataError
 
 _SUFFIXES = (".csv", ".tsv", ".jsonl")
 _LOOKED_AT = 100
-"""Lines of a list that are looked for among the pictures."""
+"""Lines of a list that are checked against the images."""
 
 
 def labels_beside(tree: Tree) -> str | None:
-    """Return the way out if a list of pictures and labels lies in `tree` or right below; None if there is none.
+    """Return a hint if a list of images and labels lies in `tree` or in a folder right below it, else None.
 
-    A list whose pictures are there comes before one of which nothing is known.
+    A list whose images exist takes precedence over one of unknown content.
     """
     doubtful = None
     for path in _lists(tree):
@@ -31,9 +31,9 @@ def labels_beside(tree: Tree) -> str | None:
 
 
 def other_labels(tree: Tree, part: Tree) -> str | None:
-    """Return the list in `tree` that gives pictures in one class folder of `part` several labels; None without one.
+    """Return the list in `tree` that gives several labels to images in one class folder of `part`, or None.
 
-    Of an archive none is looked at.
+    Lists in archives are not read.
     """
     for path in _lists(tree) if isinstance(tree, DirectoryTree) else ():
         by_folder: dict[str, set[str]] = {}
@@ -47,11 +47,12 @@ def other_labels(tree: Tree, part: Tree) -> str | None:
 
 
 def list_beside(tree: Tree) -> str | None:
-    """Return the first list in `tree` or right below, whether its pictures are known or not."""
+    """Return the path of the first list in `tree` or in a folder right below it, whether its images exist or not."""
     return next(_lists(tree), None)
 
 
 def _lists(tree: Tree) -> Iterator[str]:
+    """Yield the paths of the lists in `tree` and in the folders right below it."""
     if isinstance(tree, SingleFile):
         return
     for folder in ("", *tree.list()[0]):
@@ -62,7 +63,10 @@ def _lists(tree: Tree) -> Iterator[str]:
 
 
 def _labels(path: str) -> list[tuple[str, str]]:
-    """Place and label of some lines, spread over a list; none where it does not open, or pictures are not there."""
+    """Return path and label of some lines, spread over the list.
+
+    The result is empty if the list cannot be opened, or some of these images do not exist.
+    """
     try:
         rows = manifest.read_labels(path) or []
         rows = rows[:: max(1, len(rows) // _LOOKED_AT)]

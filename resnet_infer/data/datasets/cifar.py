@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 as published, the binary and the Python version.
+"""Read CIFAR-10 and CIFAR-100 as published, in the binary and the Python version.
 
 The layout of both is described at https://www.cs.toronto.edu/~kriz/cifar.html.
 """
@@ -19,14 +19,16 @@ from resnet_infer.data.datasets.tree import Tree, read_bytes, read_lines
 from resnet_infer.errors import DataError
 
 PIXELS = 3 * 32 * 32
+"""Bytes of an image: three planes of 32x32 pixels."""
 _BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
 
 
 @dataclass(frozen=True)
 class _Version:
-    """The files of one version. `label_bytes` stand before a binary picture; the last of them is the class.
+    """Describe the files of one version.
 
-    `labels` and `names` are keys in the Python version's dictionaries, None in the binary one.
+    `label_bytes` precede each image in a binary file; the last of them is the class. `labels` and `names` are keys of
+    the dictionaries in the Python version, and None in the binary one.
     """
 
     train: tuple[str, ...]
@@ -45,11 +47,14 @@ _VERSIONS = (
 )
 
 FILES = frozenset(name for version in _VERSIONS for name in (*version.train, *version.test, version.class_file))
-"""The names of all files of all versions."""
+"""Names of the files of all versions."""
 
 
 def recognise(tree: Tree) -> Recognised | None:
-    """Splits train and test; CIFAR-100 with its 100 fine classes. Pictures are kept in memory, 3,072 bytes each."""
+    """Recognise CIFAR by its file names, with the splits train and test. CIFAR-100 has its 100 fine classes.
+
+    The images are kept in memory, 3,072 bytes each.
+    """
     there = set(tree.list()[1])
     for version in _VERSIONS:
         splits = [split for split in ("train", "test") if there.intersection(getattr(version, split))]
@@ -59,6 +64,7 @@ def recognise(tree: Tree) -> Recognised | None:
 
 
 def _load(tree: Tree, version: _Version, request: Request) -> Dataset:
+    """Load one split. Raises `DataError` for missing or damaged files."""
     require_order(request.class_order, "published", tree.where)
     files = version.train if request.split == "train" else version.test
     if missing := sorted({*files, version.class_file} - set(tree.list()[1])):
@@ -78,11 +84,12 @@ def _load(tree: Tree, version: _Version, request: Request) -> Dataset:
 
 
 def _picture(row: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A stored row, (3072,), plane after plane, as (32, 32, 3)."""
+    """Convert a stored row, (3072,) plane after plane, to pixels, uint8 (32, 32, 3)."""
     return np.ascontiguousarray(row.reshape(3, 32, 32).transpose(1, 2, 0))
 
 
 def _class_names(tree: Tree, version: _Version) -> tuple[str, ...]:
+    """Read the names of the classes. Raises `DataError` if there are none."""
     where = f"{tree.where}/{version.class_file}"
     if version.names is None:
         names = [line.strip() for line in read_lines(tree, version.class_file)]
@@ -97,7 +104,10 @@ def _class_names(tree: Tree, version: _Version) -> tuple[str, ...]:
 
 
 def _binary(tree: Tree, file: str, version: _Version) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Pixels, (N, 3072), and labels, (N,). A record is the label bytes and then the red, green and blue plane."""
+    """Read pixels, uint8 (N, 3072), and labels, int64 (N,), from a binary file.
+
+    A record is the label bytes, then the red, green and blue planes.
+    """
     data = read_bytes(tree, file)
     record = version.label_bytes + PIXELS
     if not data or len(data) % record:
@@ -110,7 +120,7 @@ def _binary(tree: Tree, file: str, version: _Version) -> tuple[NDArray[np.uint8]
 
 
 def _python(tree: Tree, file: str, version: _Version) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Pixels, (N, 3072), and labels, (N,)."""
+    """Read pixels, uint8 (N, 3072), and labels, int64 (N,), from a file of the Python version."""
     where = f"{tree.where}/{file}"
     batch = load_plain(read_bytes(tree, file), where)
     pixels, labels = batch.get("data"), batch.get(version.labels or "")

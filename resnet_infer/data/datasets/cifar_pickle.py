@@ -1,7 +1,8 @@
-"""Reads the pickles of CIFAR's Python version without running anything that they name.
+"""Read the pickles of CIFAR's Python version without running any code that they name.
 
-Unpickling calls functions by name. Here every name becomes an inert `_Named`, which only remembers what it was called
-with; names other than NumPy's own for an array are refused. Arrays are then built from what was remembered.
+Unpickling calls functions by name. Here each name becomes an inert `_Named`, which only records the arguments it is
+called with. Names other than those that NumPy uses for an array are refused. The arrays are then built from the
+records.
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ from numpy.typing import NDArray
 from resnet_infer.errors import DataError
 
 _ARRAY = ("_reconstruct", "_frombuffer")
+"""Functions by which a pickle makes an array."""
 _ALLOWED = frozenset(
     {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
     | {(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")}
     | {(f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")}
 )
+"""Modules and names that a pickle may load."""
 
 
 class _Named:
-    """Stands for a function or class, or for the result of calling it with `args` and then setting `state`."""
+    """Stand for a function or class, or for the result of calling it with `args` and then setting `state`."""
 
     __slots__ = ("args", "name", "state")
 
@@ -40,20 +43,23 @@ class _Named:
 
 
 class _Unpickler(pickle.Unpickler):
+    """Resolve the names in a pickle to `_Named`."""
+
     def find_class(self, module: str, name: str) -> _Named:
+        """Return the placeholder of a name. Raises `_RefusedError` unless it is in `_ALLOWED`."""
         if (module, name) not in _ALLOWED:
             raise _RefusedError(f"{module}.{name}")
         return _Named(name)
 
 
 class _RefusedError(Exception):
-    pass
+    """Name the function or class that a pickle may not load."""
 
 
 def load_plain(data: bytes, where: str) -> dict[str, Any]:
-    """The pickled dictionary: text, numbers, lists, and arrays of uint8. `where` is the file, for messages.
+    """Read the pickled dictionary: text, numbers, lists, and uint8 arrays. `where` is the file, for messages.
 
-    Raises `DataError` for a damaged file and for one that names any other function or class.
+    Raises `DataError` for a damaged file, and for one that names any other function or class.
     """
     try:
         value = _Unpickler(io.BytesIO(data), encoding="bytes").load()
@@ -70,6 +76,7 @@ def load_plain(data: bytes, where: str) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    """Convert an unpickled value to plain objects and arrays."""
     if isinstance(value, _Named):
         return _array(value) if value.name in _ARRAY else _bytes(value)
     if isinstance(value, list):
@@ -78,6 +85,7 @@ def _plain(value: Any) -> Any:
 
 
 def _array(value: _Named) -> NDArray[np.uint8]:
+    """Build an array from the recorded call. Raises `TypeError` unless it is uint8."""
     if value.name == "_reconstruct":
         _, shape, dtype, fortran, data = value.state
     else:
@@ -90,7 +98,7 @@ def _array(value: _Named) -> NDArray[np.uint8]:
 
 
 def _bytes(value: Any) -> bytes:
-    """Python 3 writes bytes in old protocols as text that is to be encoded as Latin-1."""
+    """Return the bytes of a value. Python 3 writes bytes in old protocols as text to be encoded as Latin-1."""
     if isinstance(value, _Named) and value.name == "encode" and value.args[1:] == ("latin1",):
         return bytes(value.args[0].encode("latin1"))
     if not isinstance(value, bytes | bytearray):
@@ -99,5 +107,5 @@ def _bytes(value: Any) -> bytes:
 
 
 def _text(value: Any) -> Any:
-    """Python 2's strings arrive as bytes."""
+    """Decode the strings of Python 2, which arrive as bytes."""
     return value.decode("latin1") if isinstance(value, bytes) else value

@@ -1,4 +1,4 @@
-"""Which class has which number."""
+"""Order the classes of a data set."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from typing import Literal
 from resnet_infer.errors import DataError, UsageError
 
 ClassOrder = Literal["string", "natural"] | Sequence[str]
-"""`string` sorts names as text ("10" before "2"), `natural` by the numbers in them; a sequence is the order itself."""
+"""`string` sorts names as text ("10" before "2"), `natural` by the numbers in them. A sequence is the order itself."""
 
 
 def order_classes(names: Sequence[str], class_order: ClassOrder | None, where: str) -> tuple[tuple[str, ...], str]:
-    """The class names in order, and what ordered them (`Dataset.class_order`). `where` is the data, for messages.
+    """Return the class names in order, and what decided the order (`Dataset.class_order`).
 
-    With None the names are sorted as strings, provided that the natural order is the same. Raises `DataError` if it
-    is not, or if a given order does not hold exactly these names.
+    `where` is the data, for messages. None sorts the names as strings, and requires that the natural order is the same.
+    Raises `DataError` if it is not, or if a given order does not hold exactly these names. Raises `UsageError` for an
+    unknown order.
+
+    >>> order_classes(["b", "a"], None, "data")
+    (('a', 'b'), 'string')
     """
     if class_order is not None and not isinstance(class_order, str):
         return _given(names, class_order, where), "given"
@@ -38,7 +42,11 @@ def order_classes(names: Sequence[str], class_order: ClassOrder | None, where: s
 
 
 def natural_sort(names: Sequence[str]) -> list[str]:
-    """Sorted as text, but runs of digits by their value."""
+    """Sort names as text, but compare runs of digits by their value.
+
+    >>> natural_sort(["n10", "n2"])
+    ['n2', 'n10']
+    """
     width = max((len(run) for name in names for run in re.findall("[0-9]+", name)), default=0)
     return sorted(names, key=lambda name: (re.sub("[0-9]+", lambda run: run[0].zfill(width), name), name))
 
@@ -50,18 +58,19 @@ def require_order(class_order: ClassOrder | None, own: str, where: str) -> None:
 
 
 def require_distinct(names: Sequence[str], where: str) -> None:
-    """Raise `DataError` naming what occurs twice."""
+    """Raise `DataError`, naming the names that occur more than once."""
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise DataError(f"{where}: more than once there: {some(twice)}")
 
 
 def some(names: Sequence[str], count: int = 5) -> str:
-    """The first few of `names`, for a message."""
+    """Join the first `count` names for a message, and state how many more there are."""
     shown = ", ".join(islice(names, count))
     return f"{shown} and {len(names) - count} more" if len(names) > count else shown
 
 
 def _given(names: Sequence[str], order: Sequence[str], where: str) -> tuple[str, ...]:
+    """Check an order that the caller gave, and return it. Raises `DataError` unless it holds exactly `names`."""
     require_distinct(order, f"the class order given for {where}")
     missing, extra = sorted(set(names) - set(order)), sorted(set(order) - set(names))
     problems = [f"lacks {some(missing)}"] if missing else []

@@ -1,4 +1,4 @@
-"""Which column of a list holds the path, the label and the split, by its name."""
+"""Find the columns of path, label and split in a list, by their names."""
 
 from __future__ import annotations
 
@@ -17,38 +17,40 @@ PATHS = (
     ),
     ("id", "imageid", "imgid", "fileid", "pictureid", "photoid", "idcode"),
 )
-"""What a column of paths is called, in lower case and without `_`, `-` and spaces. The first group that fits counts."""
+"""Names of a column of paths, in lower case and without `_`, `-` and spaces. The first group that fits decides."""
 LABELS = (
     ("label",),
     ("class", "category", "target", "classname", "labelname", "categoryname", "targetname"),
     ("classid", "labelid", "categoryid", "targetid", "classindex", "labelindex", "classidx", "labelidx"),
     ("diagnosis", "dx", "disease", "breed", "species", "variety", "cultivar", "emotion", "landmarkid"),
 )
-"""The same for labels."""
+"""Names of a column of labels, in the same form."""
 SPLIT_NAMES = ("split", "set", "subset", "partition", "phase", "datasplit", "dataset", "usage")
-"""The same for splits. All but the first are taken for one only if some value names a split."""
+"""Names of a column of splits. All but the first count only if some value in the column names a split."""
 FLAGS: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(("isvalid", "isval", "isvalidation"), ("val", "train")),
     **dict.fromkeys(("istest", "istesting"), ("test", "train")),
     **dict.fromkeys(("istrain", "istraining", "istrainingimg"), ("train", "test")),
 }
-"""Columns that say yes or no, as fastai's is_valid, and the split that each means."""
+"""Columns that hold yes or no, such as fastai's is_valid, and the splits that yes and no mean."""
 BARE: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(("train", "training"), ("train", "test")),
     **dict.fromkeys(("val", "validation"), ("val", "train")),
     **dict.fromkeys(("test", "testing"), ("test", "train")),
 }
-"""The same for columns that are taken for one only if they hold both yes and no."""
+"""Columns like `FLAGS` that count only if they hold both yes and no."""
 UNCLEAR = "valid"
-"""Such a column may say which pictures are for validation, or which are good."""
+"""Name of a column that may say which images are for validation, or which are good."""
 YES, NO = frozenset({"true", "1", "yes", "t", "y", "1.0"}), frozenset({"false", "0", "no", "f", "n", "0.0"})
+"""Values of a column of flags, in lower case."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Places of the columns; `flag` says that the split is one of `FLAGS`.
+    """Hold the places of the columns, from 0.
 
-    `note` says what was taken for granted, `doubt` why the split is not clear.
+    `flag` holds the splits that yes and no mean, if the column of the split is one of `FLAGS` or `BARE`. `note` states
+    assumptions for the user. `doubt` states why the split is not clear.
     """
 
     path: int
@@ -60,19 +62,20 @@ class Columns:
 
 
 def plain(name: str) -> str:
+    """Normalise the name of a column: lower case, letters and digits only."""
     return re.sub(r"[\W_]+", "", name.casefold())
 
 
 def names_columns(cells: Sequence[str]) -> bool:
-    """Whether a line names a column of paths and one of labels, or of paths and one other."""
+    """Tell whether a line names a column of paths and one of labels, or of paths and a single other one."""
     splits = [place for place, name in enumerate(map(plain, cells)) if name in {*SPLIT_NAMES, *FLAGS, *BARE}]
     return _path_and_label(cells, ()) is not None or _path_and_label(cells, splits) is not None
 
 
 def find_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Columns | None:
-    """The columns that `header` names; None if it does not say which hold paths and labels.
+    """Find the columns that `header` names. Return None if it does not say which ones hold paths and labels.
 
-    Where no name is known for a label, the only column beside path and split is taken for it.
+    If no name is known for a label, the only column beside path and split is taken for it.
     """
     names = [plain(name) for name in header]
     split, flag, doubt = _split(names, header, rows)
@@ -92,11 +95,12 @@ def find_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Column
 
 
 def _named(header: Sequence[str]) -> list[int]:
-    """The columns with a name; an index of rows, as pandas writes it, has none."""
+    """Return the places of the columns with a name. An index of rows, as pandas writes it, has none."""
     return [place for place, name in enumerate(header) if name and not re.fullmatch(r"Unnamed: \d+", name)]
 
 
 def _path_and_label(header: Sequence[str], others: Collection[int]) -> tuple[int, int] | None:
+    """Return the places of path and label, or None. `others` are places that cannot be the label."""
     names = [plain(name) for name in header]
     path, label = _pick(names, PATHS), _pick(names, LABELS)
     if path is None:
@@ -110,6 +114,7 @@ def _path_and_label(header: Sequence[str], others: Collection[int]) -> tuple[int
 
 
 def _pick(names: Sequence[str], groups: Sequence[Collection[str]]) -> int | None:
+    """Return the only place with a name of the first group that occurs, or None."""
     for group in groups:
         places = [place for place, name in enumerate(names) if name in group or name.removesuffix("s") in group]
         if places:
@@ -120,7 +125,7 @@ def _pick(names: Sequence[str], groups: Sequence[Collection[str]]) -> int | None
 def _split(
     names: Sequence[str], header: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> tuple[int | None, tuple[str, str] | None, str | None]:
-    """Where the split stands, what yes and no mean if it says that, and why it is not clear."""
+    """Return the place of the split, the splits that yes and no mean, and why it is not clear."""
     if names.count("split") == 1:
         return names.index("split"), None, None
     known = {own for groups in (PATHS, LABELS) for group in groups for own in group}
@@ -142,4 +147,5 @@ def _split(
 
 
 def _says_both(values: Collection[str]) -> bool:
+    """Tell whether all values are yes, no or empty, and both yes and no occur."""
     return set(values) <= YES | NO | {""} and bool(YES.intersection(values)) and bool(NO.intersection(values))

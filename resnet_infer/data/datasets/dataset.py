@@ -1,4 +1,4 @@
-"""What every format becomes: labelled pictures in a fixed order."""
+"""Define the common form of every data set: labelled images in a fixed order."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from resnet_infer.data.formats.suffixes import shown
 from resnet_infer.data.image import read_image
 
 SHOWN = 5
-"""Classes that a remark names."""
+"""Most classes that a remark names."""
 Content = bytes | NDArray[np.uint8]
-"""A picture file as it is, or decoded pixels: uint8, (height, width, 3), RGB."""
+"""Content of an image file, or decoded pixels: uint8, (height, width, 3), RGB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One labelled picture. `label` indexes `Dataset.classes`.
+    """Hold one labelled image. `label` is an index into `Dataset.classes`.
 
-    `read` returns the bytes of a picture file, or pixels (uint8, HWC, RGB) where the format stores no files. It raises
+    `read` returns the bytes of an image file, or pixels (uint8, HWC, RGB) if the format stores no files. It raises
     `PictureError` if the file cannot be read.
     """
 
@@ -31,14 +31,17 @@ class Sample:
     read: Callable[[], Content]
 
     def image(self, *, exif: bool = False) -> Image.Image:
-        """The decoded picture, RGB. Raises `PictureError`, naming it, if it cannot be read or decoded."""
+        """Read and decode the image as 8-bit RGB. `exif` applies the EXIF orientation.
+
+        Raises `PictureError`, naming the image, if it cannot be read or decoded.
+        """
         content = self.read()
         return read_image(content, self.name, exif=exif) if isinstance(content, bytes) else Image.fromarray(content)
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """Files below the class folder `folder` that are not read, by suffix, beside `read` pictures that are."""
+    """Count the files below the class folder `folder` that are not read, by suffix, beside `read` images that are."""
 
     folder: str
     read: int
@@ -46,22 +49,25 @@ class Skipped:
 
     @property
     def count(self) -> int:
+        """Return the number of files that are not read."""
         return sum(self.suffixes.values())
 
     def __str__(self) -> str:
+        """Format the counts for a remark."""
         kinds = ", ".join(f"{shown(ending)} {count:,}" for ending, count in sorted(self.suffixes.items()))
         return f"{self.folder} {self.count:,} of {self.read + self.count:,}: {kinds}"
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled pictures in a fixed order: by class, then by name; CIFAR's and manifests' in the order of their files.
+    """Hold labelled images in a fixed order: by class, then by name; CIFAR and lists keep the order of their files.
 
-    `classes` are readable names. `class_ids` (WordNet ids) stand beside them where the data set has such. `class_order`
-    says what numbers the classes: `string` or `natural` (sorted names, or sorted ids where there are ids), `given` by
-    the caller, `published` with the data, `numbered` in the data itself, or `classes.txt`. `unlabelled` are pictures
-    that lie beside the class folders and have no label; they are passed over. `skipped` counts files in class folders
-    that are not read. `notes` are sentences on what else is passed over or taken for granted.
+    - `classes`: readable names. `class_ids`: WordNet ids in the same order, if the data set has them.
+    - `class_order`: what decided the order of the classes: `string` or `natural` (sorted names, or sorted ids if there
+      are ids), `given` by the caller, `published` with the data, `numbered` in the data itself, or `classes.txt`.
+    - `unlabelled`: images beside the class folders, which have no label and are skipped.
+    - `skipped`: counts of files in class folders that are not read.
+    - `notes`: sentences on other files that are skipped, and on assumptions.
     """
 
     name: str
@@ -74,7 +80,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
     def remarks(self) -> list[str]:
-        """Return a line for everything that is not used: `notes`, and `skipped` with the worst classes first."""
+        """Return a line for everything that is not used: `notes`, then `skipped` with the worst classes first."""
         lines = list(self.notes)
         if self.skipped:
             worst = sorted(self.skipped, key=lambda item: (-item.count / (item.read + item.count), item.folder))

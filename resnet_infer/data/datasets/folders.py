@@ -1,7 +1,7 @@
-"""A folder per class: DIR/cat/1.jpg, or below split folders: DIR/train/cat/1.jpg.
+"""Read class folders: DIR/cat/1.jpg, or below split folders: DIR/train/cat/1.jpg.
 
-All pictures below a class folder are of that class, at any depth. Folders around the class folders are entered where
-nothing else can be meant. Where the level of the classes is in doubt, see `Request.defines_classes`.
+All images below a class folder belong to its class, at any depth. Folders around the class folders are entered if
+nothing else can be meant. `Request.defines_classes` decides what happens if the level of the classes is in doubt.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ EXPECTED = "expected is a folder of pictures for each class, DIR/cat/1.jpg, or D
 
 
 def recognise(tree: Tree) -> Recognised | None:
-    """Class folders with pictures at any depth; pictures outside of them have no label and are passed over.
+    """Recognise class folders with images at any depth. Images outside of them have no label and are skipped.
 
-    A folder named after a split is one if it holds folders and no pictures. Raises `DataError` where the pictures lie
-    right in folders named after splits, and where a folder may be a split or a class.
+    A folder named after a split is one if it holds folders and no images. Raises `DataError` if the images lie directly
+    in folders named after splits, or if a folder may be a split or a class.
     """
     top = _enter(tree)
     splits = split_folders(top)
@@ -76,7 +76,7 @@ def recognise(tree: Tree) -> Recognised | None:
 
 
 def split_folders(tree: Tree) -> dict[str, str]:
-    """Split name (train, val, test) to the folder that holds its class folders."""
+    """Map the name of each split (train, val, test) to the folder that holds its class folders."""
     found: dict[str, str] = {}
     for folder in tree.list()[0]:
         if not is_split(folder):
@@ -97,7 +97,7 @@ def split_folders(tree: Tree) -> dict[str, str]:
 
 
 def branches(tree: Tree, folder: str) -> bool:
-    """Whether, from `folder` down, there are several folders with pictures, or a split, before the first picture."""
+    """Tell whether `folder` divides into several folders with images, or a split, above the first image."""
     while True:
         if any(map(_is_any_picture, tree.list(folder)[1])):
             return False
@@ -108,7 +108,7 @@ def branches(tree: Tree, folder: str) -> bool:
 
 
 def _enter(tree: Tree) -> Tree:
-    """Below lone folders around the class or split folders; what has no pictures may lie beside one called images."""
+    """Enter lone folders around the class or split folders. Folders without images may lie beside one called images."""
     while True:
         folders = tree.list()[0]
         holding = [folder for folder in folders if holds_pictures(tree, folder)]
@@ -120,7 +120,7 @@ def _enter(tree: Tree) -> Tree:
 
 
 def _enter_split(tree: Tree, folder: str, split: str) -> str:
-    """The folder below that repeats the split's name (seg_train/seg_train) or is called images, if it stands alone."""
+    """Enter lone folders that repeat the split's name (seg_train/seg_train) or are called images."""
     while True:
         inner = _holding(tree, folder)
         if len(inner) != 1 or not (folder_split(inner[0]) == split or is_container(inner[0])):
@@ -132,7 +132,7 @@ def _enter_split(tree: Tree, folder: str, split: str) -> str:
 
 
 def _holds_no_classes(tree: Tree, folder: str, split: str) -> bool:
-    """Whether all pictures of a split lie in one folder that repeats its name: test/test/1.jpg."""
+    """Tell whether all images of a split lie in one folder that repeats its name: test/test/1.jpg."""
     folder = _enter_split(tree, folder, split)
     inner = _holding(tree, folder)
     if len(inner) != 1 or folder_split(inner[0]) != split:
@@ -141,7 +141,7 @@ def _holds_no_classes(tree: Tree, folder: str, split: str) -> bool:
 
 
 def _expected(*trees: Tree) -> str:
-    """What a folder of pictures should be like; of data for detection, that it is that."""
+    """Describe the folders that are expected, and data for detection if this is such data."""
     return (
         f"{DETECTION}; {EXPECTED}"
         if any(is_annotation(name) for tree in trees for name in tree.list()[0])
@@ -160,7 +160,7 @@ def _is_any_picture(name: str) -> bool:
 def _load_split(tree: Tree, top: Tree, splits: dict[str, str], notes: tuple[str, ...], request: Request) -> Dataset:
     assert request.split is not None
     part = top.below(splits[request.split])
-    # A class that is missing from a small test split must not shift the numbers of those after it.
+    # A class that is missing from a small test split must not shift the numbers of later ones.
     names = _class_folders(top.below(splits["train"]) if "train" in splits else part)
     dataset = load(tree, part, request, names)
     return replace(dataset, notes=(*notes, *dataset.notes))
@@ -168,7 +168,7 @@ def _load_split(tree: Tree, top: Tree, splits: dict[str, str], notes: tuple[str,
 
 @dataclass(frozen=True)
 class _Class:
-    """What lies below a class folder: pictures, other files by suffix, and where."""
+    """Hold the files below a class folder: images, counts of other files by suffix, and folders with images."""
 
     name: str
     paths: Sequence[str]
@@ -178,9 +178,9 @@ class _Class:
 
 
 def load(tree: Tree, part: Tree, request: Request, names: Sequence[str] | None = None) -> Dataset:
-    """The data set whose class folders lie in `part`; `tree` is where a list of readable names may lie.
+    """Load the data set with class folders in `part`. A list of readable names may lie in `tree`.
 
-    `names` are the classes there are, if `part` itself does not say.
+    `names` are the classes, if `part` itself does not say.
     """
     folders, files = _class_folders(part), part.list()[1]
     names = folders if names is None else names
@@ -222,13 +222,13 @@ def load(tree: Tree, part: Tree, request: Request, names: Sequence[str] | None =
 
 
 def _told_apart(name: str, names: Sequence[str]) -> str:
-    """A name, with its code points where one of `names` looks the same."""
+    """Return a name, with its code points if one of `names` looks the same."""
     same = [own for own in names if unicodedata.normalize("NFC", own) == unicodedata.normalize("NFC", name)]
     return f"{name} (written {name!a}, where the others have {same[0]!a})" if same else name
 
 
 def _class_folders(part: Tree) -> list[str]:
-    """All folders but those without a picture that hold training runs."""
+    """Return the names of all folders but those that hold training runs and no image."""
     return [name for name in part.list()[0] if holds_pictures(part, name) or not _holds_run(part, name)]
 
 
@@ -273,7 +273,7 @@ def _notes(
 
 
 def _doubts(tree: Tree, part: Tree, request: Request, found: dict[str, _Class], trained: bool) -> list[tuple[str, str]]:
-    """Why these folders may not be the classes, each with the way out. `trained`: they decide what the classes are."""
+    """Return reasons why the folders may not be the classes, with hints. `trained`: the folders define the classes."""
     doubts = []
     stated = request.class_order is not None and not isinstance(request.class_order, str)
     full = [item for item in found.values() if item.paths]
@@ -300,7 +300,7 @@ def _doubts(tree: Tree, part: Tree, request: Request, found: dict[str, _Class], 
             )
         )
     if stated:
-        return doubts  # whoever lists the classes knows that these folders are the ones
+        return doubts  # a caller who lists the classes knows that these folders are the classes
     if len(shared) > 1:
         doubts.append(
             (
@@ -333,7 +333,7 @@ def _doubts(tree: Tree, part: Tree, request: Request, found: dict[str, _Class], 
 
 
 def _other_kinds(tree: Tree, part: Tree, names: Sequence[str]) -> list[tuple[str, str]]:
-    """The doubt that folders with pictures are splits, numbered parts, or pictures and their masks, by their names."""
+    """Return the doubt that folders are, by their names, splits, numbered parts, or images and their masks."""
     splits = [name for name in names if is_split(name)]
     parts = Counter(own for name in names if (own := part_of(name)) is not None)
     numbered = [name for name in names if parts[part_of(name) or ""] > 1]

@@ -1,4 +1,4 @@
-"""What a format says of a source that it recognises."""
+"""Define what a format says of a source that it recognises, and interpret the names of split folders."""
 
 from __future__ import annotations
 
@@ -11,34 +11,39 @@ from resnet_infer.data.datasets.dataset import Dataset
 from resnet_infer.errors import SplitError
 
 SPLITS = ("train", "val", "test")
+"""Names of the splits."""
 _SPLIT_NAMES = {
     "train": {"train", "training"},
     "val": {"val", "valid", "validation", "dev", "eval", "evaluation"},
     "test": {"test", "testing"},
 }
-"""What data sets call a split, in lower case and without `_FILLERS` and `_FORMS`."""
+"""Names of each split in data sets, in lower case and without `_FILLERS` and `_FORMS`."""
 _ALIASES = {name: split for split, names in _SPLIT_NAMES.items() for name in names}
 _FILLERS = frozenset({"set", "data", "dataset", "split", "seg", "image", "images", "img", "imgs", "pictures", "photos"})
-"""Words beside a split's name that change nothing: training_set, seg_test, train-images."""
+"""Words beside a split's name that do not change its meaning: training_set, seg_test, train-images."""
 _FORMS = frozenset({"jpg", "jpeg", "png", "tif", "tiff", "stage", "stg", "part"})
-"""The same in names of folders: train-jpg, stage1_train, test_stg1."""
+"""Further such words in names of folders: train-jpg, stage1_train, test_stg1."""
 _CONTAINERS = _FILLERS | {"jpg", "jpeg", "jpegs", "jpegimages", "png", "pngs", "pics", "photo", "picture", "datasets"}
+"""Words in the name of a folder that holds images without saying which."""
 _PARTS = _CONTAINERS | {"part", "parts", "batch", "fold", "chunk", "shard", "subset", "section", "volume", "vol", "zip"}
-"""What numbered parts of one set of pictures are called: part_1, images_002, batch3."""
+"""Words for the numbered parts of one set of images: part_1, images_002, batch3."""
 _ANNOTATIONS = frozenset(
     {"mask", "masks", "label", "labels", "annotation", "annotations", "annots", "segmentation", "segmentations"}
     | {"segmentationclass", "segmentationobject", "trimaps", "groundtruth", "gt", "bboxes", "boxes"}
 )
-"""Folders of what belongs to other pictures: masks, and files with boxes."""
+"""Names of folders with annotations of other images: masks, and files with boxes."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the caller wants: `split` is one of the source's, or None if it has none. `name` is the data set's.
+    """Describe what the caller wants of a source.
 
-    `missing_ok`: a file that is listed and not there is an unreadable picture, not an error of the data set.
-    `defines_classes`: a model will be made whose classes are those of the data. Then a doubt about the classes is an
-    error, because nothing else would show it. Otherwise a model that knows the classes is the judge, and it is a note.
+    - `name`: the name of the data set.
+    - `split`: one of the source's splits, or None if it has none.
+    - `class_order`: the order of the classes, if the caller states it.
+    - `missing_ok`: a file that is listed and not there is an unreadable image, not an error of the data set.
+    - `defines_classes`: a model will get the classes of the data. A doubt about the classes is then an error, because
+      nothing would reveal it later. Otherwise it is a note, because a model that knows the classes decides.
     """
 
     name: str
@@ -50,48 +55,53 @@ class Request:
 
 @dataclass(frozen=True)
 class Recognised:
-    """The splits that the source has, none if it is one whole, and how to load it."""
+    """Hold the splits of a recognised source (empty if it has none), and the function that loads one."""
 
     splits: tuple[str, ...]
     load: Callable[[Request], Dataset]
 
 
 def canonical_split(name: str) -> str:
-    """train, val or test for any of the usual spellings (Training, test_set, train2017); others in lower case."""
+    """Return train, val or test for a usual spelling (Training, test_set, train2017), else the name in lower case.
+
+    >>> canonical_split("Validation_Set")
+    'val'
+    """
     plain = name.strip().lower()
     words = [re.sub(r"(19|20)\d\d$", "", word) for word in re.split(r"[\W_]+", plain)]
     return _split_of(words, _FILLERS) or plain
 
 
 def folder_split(name: str) -> str:
-    """The same for a folder, whose name may have a number, a format or a side more: train1, test-jpg, trainA."""
+    """Return the split of a folder's name, which may have a number, a format or a side: train1, test-jpg, trainA."""
     plain = re.sub(r"(?<=[a-z])[AB]$", "", name.strip()).lower()
     words = [re.sub(r"v?\d+$", "", word) for word in re.split(r"[\W_]+", plain)]
     return _split_of(words, _FILLERS | _FORMS) or name.strip().lower()
 
 
 def _split_of(words: Sequence[str], fillers: Collection[str]) -> str | None:
+    """Return the split that the only word besides `fillers` names, or None."""
     (word,) = left if len(left := [word for word in words if word and word not in fillers]) == 1 else ("",)
     return _ALIASES.get(word) or _ALIASES.get(re.sub(r"(set|data|images|imgs)$", "", word))
 
 
 def is_split(name: str) -> bool:
-    """Whether a folder of that name may hold a split."""
+    """Tell whether a folder of that name may hold a split."""
     return folder_split(name) in SPLITS
 
 
 def is_container(name: str) -> bool:
-    """Whether a folder's name says that it holds pictures, and not which: images, data."""
+    """Tell whether a folder's name says that it holds images, but not which: images, data."""
     return all(word in _CONTAINERS for word in re.split(r"[\W_]+", name.lower()) if word)
 
 
 def is_annotation(name: str) -> bool:
-    """Whether a folder's name says that it holds masks or boxes of pictures that are elsewhere."""
+    """Tell whether a folder's name says that it holds masks or boxes of images elsewhere."""
     return "".join(re.split(r"[\W_]+", name.lower())) in _ANNOTATIONS
 
 
 def part_of(name: str) -> str | None:
-    """Of the name of a numbered part, all but the number: images_ of images_001; None for any other name."""
+    """Return the name of a numbered part without its number (images_ for images_001), or None for any other name."""
     words = [re.sub(r"\d+", "", word) for word in re.split(r"[\W_]+", name.lower())]
     named = [word for word in words if word not in ("", "of")]
     if not re.search(r"\d", name) or not named or named[-1] not in _PARTS:
@@ -100,7 +110,7 @@ def part_of(name: str) -> str | None:
 
 
 def choose_split(wanted: str | None, splits: tuple[str, ...], where: str) -> str | None:
-    """The split to load. Raises `SplitError` listing what there is if it must be named, or is not there."""
+    """Return the split to load. Raises `SplitError`, listing the splits, if it must be named or does not exist."""
     if wanted is None and len(splits) > 1:
         raise SplitError(f"{where} has several splits: {', '.join(splits)}", hint="name the one to use")
     if wanted is None:

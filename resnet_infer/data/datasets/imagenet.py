@@ -1,15 +1,15 @@
-"""The ImageNet (ILSVRC 2012) validation set as published: flat pictures, and their labels in a text file.
+"""Read the ImageNet (ILSVRC 2012) validation set as published: flat images, with their labels in a text file.
 
-Pictures are `ILSVRC2012_val_<number>.JPEG`, in the source itself or in its `val` folder. Class folders, for training
-or validation, are `folders`' matter. The labels are in `val_labels.txt`, `ILSVRC2012_validation_ground_truth.txt` or
-`val.txt`, in one of `wordnet.PLACES`. Its lines, one for every picture, are all of one of these forms:
+Images are `ILSVRC2012_val_<number>.JPEG`, in the source itself or in its `val` folder. Class folders, for training or
+validation, are left to `folders`. The labels are in `val_labels.txt`, `ILSVRC2012_validation_ground_truth.txt` or
+`val.txt`, in one of `wordnet.PLACES`. The file has a line for each image, and all lines have one of these forms:
 
-- `ILSVRC2012_val_00000001.JPEG n01751748`: file and WordNet id;
+- `ILSVRC2012_val_00000001.JPEG n01751748`: file and WordNet id.
 - `ILSVRC2012_val_00000001.JPEG 65`: file and position, from 0, among the sorted WordNet ids (Caffe's val.txt). The ids
-  are those of a class list (`wordnet.LISTS` without words.txt), else those of the train folder;
-- `n01751748`: WordNet id of the picture whose number is the line's;
-- `490`: ILSVRC id, from 1, of that picture (the devkit's form). Needs map_clsloc.txt (`wnid number name` lines), or
-  synsets.txt with the WordNet ids in the order of their ILSVRC ids, which is not their sorted order. The devkit has
+  are those of a class list (`wordnet.LISTS` without words.txt), else those of the train folder.
+- `n01751748`: WordNet id of the image whose number is that of the line.
+- `490`: ILSVRC id, from 1, of that image (the form of the devkit). It needs map_clsloc.txt (`wnid number name` lines),
+  or synsets.txt with the WordNet ids in the order of their ILSVRC ids, which is not their sorted order. The devkit has
   that order only in meta.mat, which is not read.
 
 Classes are in the order of their sorted WordNet ids, as in published ImageNet models.
@@ -30,11 +30,15 @@ from resnet_infer.data.datasets.wordnet import LISTS, Synset, describe, find, is
 from resnet_infer.errors import DataError
 
 TRUTH = ("val_labels.txt", "ILSVRC2012_validation_ground_truth.txt", "val.txt")
+"""Names of the files with the labels of the validation images."""
 _PICTURE = re.compile(r"ILSVRC2012_val_(\d+)\.JPE?G", re.IGNORECASE | re.ASCII)
 
 
 def recognise(tree: Tree) -> Recognised | None:
-    """Split val, and train if there is such a folder; none if the source is the flat folder itself."""
+    """Recognise the validation images.
+
+    Splits are val, and train if there is one; none if the source is the flat folder.
+    """
     for folder in ("", *(name for name in tree.list()[0] if folder_split(name) == "val")):
         if any(map(is_validation_picture, tree.list(folder)[1])):
             train = folders.split_folders(tree).get("train")
@@ -44,10 +48,12 @@ def recognise(tree: Tree) -> Recognised | None:
 
 
 def is_validation_picture(name: str) -> bool:
+    """Tell whether a file has the name of a validation image."""
     return _PICTURE.fullmatch(name) is not None
 
 
 def _load(tree: Tree, folder: str, train: str | None, request: Request) -> Dataset:
+    """Load one split. Raises `DataError` if the labels are missing or do not fit the images."""
     if request.split == "train" and train:
         return folders.load(tree, tree.below(train), request)
     require_order(request.class_order, "string", tree.where)
@@ -66,7 +72,7 @@ def _load(tree: Tree, folder: str, train: str | None, request: Request) -> Datas
 
 
 def _truth(tree: Tree, numbers: dict[int, str], trained: list[str]) -> dict[int, str]:
-    """Picture number to WordNet id, for exactly the pictures that are there."""
+    """Map the number of each image to its WordNet id, for exactly the images that exist. Raises `DataError`."""
     path = find(tree, TRUTH)
     if path is None:
         raise DataError(f"{tree.where} has validation pictures, but no labels", hint=f"add one of {', '.join(TRUTH)}")
@@ -93,7 +99,7 @@ def _truth(tree: Tree, numbers: dict[int, str], trained: list[str]) -> dict[int,
 
 
 def _parse(lines: Sequence[str], where: str) -> tuple[dict[int, str], bool]:
-    """Picture number to label, and whether the lines name their pictures."""
+    """Parse the labels by image number, and tell whether the lines name their images. Raises `DataError`."""
     rows = [line.split() for line in lines]
     named = bool(rows) and len(rows[0]) == 2
     values: dict[int, str] = {}
@@ -111,11 +117,13 @@ def _parse(lines: Sequence[str], where: str) -> tuple[dict[int, str], bool]:
 
 
 def _class_list(tree: Tree) -> list[Synset]:
+    """Read the list of classes, if there is one."""
     path = find(tree, [name for name in LISTS if name != "words.txt"])
     return read_synsets(tree, path) if path else []
 
 
 def _positions(tree: Tree, trained: list[str], where: str) -> dict[int, str]:
+    """Map positions in sorted order, from 0, to WordNet ids. Raises `DataError` without a list of classes."""
     wnids = sorted({synset.wnid for synset in _class_list(tree)} or trained)
     if not wnids:
         raise DataError(
@@ -125,6 +133,7 @@ def _positions(tree: Tree, trained: list[str], where: str) -> dict[int, str]:
 
 
 def _ilsvrc_ids(tree: Tree, where: str) -> dict[int, str]:
+    """Map ILSVRC ids, from 1, to WordNet ids. Raises `DataError` if no list tells them."""
     hint = "add map_clsloc.txt with lines like `n02119789 1 kit_fox`, or labels that are WordNet ids"
     path = find(tree, ("map_clsloc.txt", "synsets.txt"))
     if path is None:

@@ -1,10 +1,10 @@
-"""A file that lists pictures and labels: CSV, TSV, a list parted by white space, or JSON Lines.
+"""Read a list of images and labels: CSV, TSV, cells separated by white space, or JSON Lines.
 
-Columns `path`, `label` and optionally `split`, named in the first line in any order and among others; without such a
-line they are in this order, and there are no others. `columns` has what else they may be called. Paths are relative to
-the list, or to one folder below it, and may lack the suffix. Labels are class names, or numbers if all are. Numbered
-classes are called by their numbers, 0 to the greatest, unless a `classes.txt` beside the list names them, one per line;
-for class names that file gives the order. Every line is used or is an error.
+The first line may name the columns `path`, `label` and optionally `split`, in any order and among others; `columns` has
+their other names. Without such a line the columns are in this order, and there are no others. Paths are relative to the
+list or to one folder below it, and may lack the suffix. Labels are class names, or numbers if all of them are. Numbered
+classes are named by their numbers, 0 to the greatest, unless a `classes.txt` beside the list names them, one per line.
+For class names that file gives the order. Every line is used, or is an error.
 """
 
 from __future__ import annotations
@@ -27,13 +27,15 @@ from resnet_infer.data.formats.suffixes import is_picture
 from resnet_infer.errors import DataError
 
 MAX_CLASSES = 1_000_000
-"""A greater label is a column mistaken for one."""
+"""Bound on the labels. A greater one means that a column is mistaken for the label."""
 _KNOWN = {"path": PATHS, "label": LABELS}
 COLUMNS = "the columns are path,label or path,label,split; a first line that names them may have others and any order"
 
 
 @dataclass(frozen=True)
 class _Row:
+    """Hold one line of a list: its number, from 1, and its cells."""
+
     number: int
     path: str
     label: str
@@ -42,7 +44,7 @@ class _Row:
 
 
 def recognise(tree: Tree) -> Recognised | None:
-    """Any lone text file. Splits are the values of the column `split`, in the order of their appearance."""
+    """Recognise any single text file. Splits are the values of the column `split`, in the order of their appearance."""
     if not isinstance(tree, SingleFile):
         return None
     table = read_table(read_bytes(tree, ""), tree.where, partial(_is_header, tree.where))
@@ -54,21 +56,26 @@ def recognise(tree: Tree) -> Recognised | None:
 
 
 def read_labels(where: str) -> list[tuple[str, str]] | None:
-    """Path and label of each line of the list at `where`; None if it is no text. Raises `DataError`."""
+    """Read path and label of each line of the list at `where`. Return None if it is not text. Raises `DataError`."""
     table = read_table(read_bytes(SingleFile(where), ""), where, partial(_is_header, where))
     return None if table is None else [(row.path, row.label) for row in _parse(table, where)[0]]
 
 
 def _is_header(where: str, cells: Sequence[str]) -> bool:
+    """Tell whether the cells of a first line name the columns, and none is an image."""
     return names_columns(cells) and not any(_is_there(where, cell) for cell in cells)
 
 
 def _is_there(where: str, cell: str) -> bool:
+    """Tell whether a cell is the name of an image, or of a file beside the list."""
     return is_picture(cell) or (bool(cell) and os.path.isfile(os.path.join(os.path.dirname(where), cell)))
 
 
 def _parse(table: Table, where: str) -> tuple[list[_Row], str | None, bool]:
-    """The rows, a note on the columns, and whether a first line names these."""
+    """Return the rows, a note on the columns, and whether a first line names the columns.
+
+    Raises `DataError` for unclear columns, lines of another length, and empty or nested cells.
+    """
     lines = list(table.lines)
     header = lines[0][1] if lines and (table.keyed or _is_header(where, lines[0][1])) else None
     columns = find_columns(header, [cells for _, cells in lines[1:]]) if header else _by_place(lines, where)
@@ -116,12 +123,16 @@ def _parse(table: Table, where: str) -> tuple[list[_Row], str | None, bool]:
 
 
 def _more(lines: Sequence[Line]) -> str:
-    """How many lines are like the first, and which."""
+    """Return the numbers of the lines with the same fault as the first, for a message."""
     return f" (also lines {some([str(number) for number, _ in lines[1:]])})" if len(lines) > 1 else ""
 
 
 def _by_place(lines: Sequence[Line], where: str) -> Columns:
-    """Path and label, and the split if there is a third cell; label and path if only the second is a picture's name."""
+    """Return the columns of a list without a header.
+
+    They are path, label and, if there is a third cell, split; or label and path, if only the second cell names an
+    image.
+    """
     if not lines:
         return Columns(0, 1)
     _require_no_header(lines, where)
@@ -133,7 +144,7 @@ def _by_place(lines: Sequence[Line], where: str) -> Columns:
 
 
 def _require_no_header(lines: Sequence[Line], where: str) -> None:
-    """Raise `DataError` if the first line is none of the list: it names no picture, and the next one does."""
+    """Raise `DataError` if the first line names no image and the next one does: it is an unknown header."""
     if len(lines) < 2:
         return
     (_, first), (_, second) = lines[:2]
@@ -142,6 +153,7 @@ def _require_no_header(lines: Sequence[Line], where: str) -> None:
 
 
 def _unnamed(where: str, header: Sequence[str]) -> DataError:
+    """Return the error for a header that does not name path and label."""
     known = {kind: [name for group in groups for name in group[:6]] for kind, groups in _KNOWN.items()}
     there = {kind: [cell for cell in header if plain(cell) in names] for kind, names in known.items()}
     if there["path"] and not there["label"]:
@@ -156,13 +168,14 @@ def _unnamed(where: str, header: Sequence[str]) -> DataError:
 
 
 def _labels(written: Sequence[str]) -> list[str]:
-    """The labels as they are, but numbers that pandas made floats (1.0) as whole ones."""
+    """Return the labels as written, but whole numbers that pandas wrote as floats (1.0) without their fraction."""
     if all(re.fullmatch(r"\d+(\.0+)?", label, re.ASCII) for label in written):
         return [label.partition(".")[0] for label in written]
     return list(written)
 
 
 def _split(cells: Sequence[str], columns: Columns, names: Sequence[str], number: int, where: str) -> str | None:
+    """Return the split of a line, or None without such a column. Raises `DataError` for an unclear value."""
     if columns.split is None:
         return None
     value = cells[columns.split]
@@ -178,7 +191,7 @@ def _split(cells: Sequence[str], columns: Columns, names: Sequence[str], number:
 
 @dataclass
 class _Listed:
-    """The rows of a list, and where its pictures are."""
+    """Hold the rows of a list, and find their images."""
 
     where: str
     rows: Sequence[_Row]
@@ -187,16 +200,18 @@ class _Listed:
 
     @property
     def folder(self) -> str:
+        """Return the folder of the list."""
         return os.path.dirname(self.where)
 
     @cached_property
     def located(self) -> Located:
+        """Find the images. Raises `DataError` if a line is there twice, or a path may mean several files."""
         located = locate(self.folder, [row.path for row in self.rows], self.where)
         self._require_once(located.places)
         return located
 
     def _require_once(self, places: Iterable[str]) -> None:
-        """Raise `DataError` for a picture in two lines, over all splits: none is both trained on and tested on."""
+        """Raise `DataError` for an image in two lines of any splits: none may be both trained on and tested on."""
         first: dict[str, _Row] = {}
         twice: list[tuple[bool, str]] = []
         for row, place in zip(self.rows, places, strict=True):
@@ -214,10 +229,12 @@ class _Listed:
 
 
 def _called(row: _Row) -> str:
+    """Name the label and split of a line for a message."""
     return row.label if row.split is None else f"{row.label} in {row.split}"
 
 
 def _load(listed: _Listed, request: Request) -> Dataset:
+    """Load one split. Raises `DataError` for files that are listed and not there."""
     where, folder = listed.where, listed.folder
     located = listed.located
     wanted = [number for number, row in enumerate(listed.rows) if row.split == request.split]
@@ -244,7 +261,7 @@ def _load(listed: _Listed, request: Request) -> Dataset:
 def _classes(
     where: str, rows: Sequence[_Row], request: Request, beside: Tree
 ) -> tuple[tuple[str, ...], dict[str, int], str]:
-    """Class names, the class number of every label as it is written, and what ordered them."""
+    """Return the class names, the class number of every label as written, and what decided the order."""
     source, order = "given", request.class_order
     if order is None and "classes.txt" in beside.list()[1]:
         order, source = [line.strip() for line in read_lines(beside, "classes.txt")], "classes.txt"
@@ -279,7 +296,7 @@ def _classes(
 
 
 def _require_no_measures(where: str, written: Mapping[str, _Row]) -> None:
-    """Raise `DataError` where all labels are numbers, and some no whole ones."""
+    """Raise `DataError` if all labels are numbers, and some are not whole."""
     if all(re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", label, re.ASCII | re.IGNORECASE) for label in written):
         parts = [label for label in written if not float(label).is_integer()]
         if parts:

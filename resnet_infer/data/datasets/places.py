@@ -1,4 +1,4 @@
-"""Where the files of a list lie: beside it, below one folder beside it, or under a name without its suffix."""
+"""Find the files of a list: beside it, below one folder beside it, or under a name without its suffix."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from resnet_infer.data.formats.suffixes import READABLE, UNREADABLE
 from resnet_infer.errors import DataError
 
 DEPTH = 2
-"""Levels of folders below the list that are searched where nothing lies beside it."""
+"""Levels of folders below the list that are searched if no file lies beside it."""
 
 
 @dataclass
 class _Finder:
+    """Find files, and keep the listings of their folders."""
+
     _stems: dict[str, dict[str, list[str]]] = field(default_factory=dict)
 
     def find(self, folder: str, path: str) -> list[str]:
-        """The files in `folder` that `path` may mean: that very one, else those with a picture's suffix more."""
+        """Return the files in `folder` that `path` may mean: that very file, else those with an image suffix added."""
         for spelled in dict.fromkeys((path, path.replace("\\", "/"))):
             place = os.path.normpath(os.path.join(folder, spelled))
             if os.path.isfile(place):
@@ -31,6 +33,7 @@ class _Finder:
         return []
 
     def _listed(self, folder: str) -> dict[str, list[str]]:
+        """Return the names of the images in a folder, by name without suffix."""
         if folder not in self._stems:
             stems: dict[str, list[str]] = {}
             for name in DirectoryTree(folder or ".").list()[1]:
@@ -43,7 +46,7 @@ class _Finder:
 
 @dataclass(frozen=True)
 class Located:
-    """A place for every path, the numbers of those that are not there, and a note if they lie in another folder."""
+    """Hold a place for every path, the indices of the missing ones, and a note if they lie in another folder."""
 
     places: list[str]
     missing: frozenset[int]
@@ -53,8 +56,8 @@ class Located:
 def locate(folder: str, paths: Sequence[str], where: str) -> Located:
     """Find the files of a list that lies in `folder`.
 
-    A path that is not found stays relative to `folder`. If none is found there, the folders below it are searched for
-    all. Raises `DataError` where a path may mean several files.
+    A missing path stays relative to `folder`. If no file is found there, the folders below it are searched for all
+    paths. Raises `DataError` if a path may mean several files.
     """
     finder = _Finder()
     found = [finder.find(folder, path) for path in paths]
@@ -84,6 +87,7 @@ def locate(folder: str, paths: Sequence[str], where: str) -> Located:
 
 
 def _below(folder: str, depth: int) -> list[str]:
+    """Return the folders below `folder`, down to `depth` levels."""
     if not depth:
         return []
     own = [os.path.join(folder, name) for name in DirectoryTree(folder or ".").list()[0]]

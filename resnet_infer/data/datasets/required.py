@@ -1,4 +1,4 @@
-"""What a data set must be to train on: its classes become those of the model, and nothing later can correct them."""
+"""Check a data set for training: its classes become those of the model, and nothing can correct them later."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from resnet_infer.errors import DataError
 from resnet_infer.models.spec_fields import is_utf8
 
 ALONE = 10
-"""More classes than these with one picture each are names or measures of pictures, and no classes."""
+"""Most classes with one image each that are accepted. More are names or measures of images, not classes."""
 
 
 def require_classes(
     opened: Mapping[str | None, Dataset], tree: Tree, order: ClassOrder | None
 ) -> dict[str | None, Dataset]:
-    """Return the splits with the classes to train on, or raise `DataError` naming what is in doubt.
+    """Return the splits with the classes to train on. Raises `DataError`, naming what is in doubt.
 
-    Classes that a list numbers and that have no pictures in any split are left out; the others keep their order.
-    A class named in `order` that has no pictures is noted.
+    Classes that a list numbers and that have no images in any split are left out; the others keep their order. A class
+    that `order` names and that has no images is noted.
     """
     if unknown := [name for name in opened if name is not None and name not in SPLITS]:
         shown = [f"{name} ({len(opened[name].samples):,} pictures)" for name in unknown]
@@ -62,10 +62,12 @@ def require_classes(
 
 
 def _without_gaps(opened: Mapping[str | None, Dataset]) -> dict[str | None, Dataset]:
+    """Leave out numbered classes without images, and renumber the others."""
     used = sorted({sample.label for dataset in opened.values() for sample in dataset.samples})
     places = {label: place for place, label in enumerate(used)}
 
     def closed(dataset: Dataset) -> Dataset:
+        """Renumber the labels of one split."""
         if dataset.class_order != "numbered" or len(used) == len(dataset.classes):
             return dataset
         samples = [replace(sample, label=places[sample.label]) for sample in dataset.samples]
@@ -76,6 +78,7 @@ def _without_gaps(opened: Mapping[str | None, Dataset]) -> dict[str | None, Data
 
 
 def _require_unlike(names: Sequence[str], train: Dataset, where: str) -> None:
+    """Raise `DataError` for classes whose names differ only by capitals, spaces or the form of accents."""
     alike: dict[str, list[int]] = {}
     for label, name in enumerate(names):
         form = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
@@ -95,12 +98,13 @@ def _require_unlike(names: Sequence[str], train: Dataset, where: str) -> None:
 
 
 def _told(names: Sequence[str], label: int, labels: Sequence[int]) -> str:
-    """A name in quotes; by its code points where another looks the same."""
+    """Return a name in quotes, as code points if another one looks the same."""
     composed = [unicodedata.normalize("NFC", names[other]) for other in labels]
     return ascii(names[label]) if len(set(composed)) < len(composed) else repr(names[label])
 
 
 def _with_absent(dataset: Dataset) -> Dataset:
+    """Add a note for classes without images."""
     there = {sample.label for sample in dataset.samples}
     absent = [name for label, name in enumerate(dataset.classes) if label not in there]
     line = f"{dataset.name}: no pictures of {some(absent)}"

@@ -1,4 +1,4 @@
-"""Rows and cells of a text file: comma, semicolon, tab or bar between cells, white space, or JSON Lines."""
+"""Split a text file into rows and cells: comma, semicolon, tab, bar or white space between cells, or JSON Lines."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from resnet_infer.data.formats.suffixes import is_picture
 from resnet_infer.errors import DataError
 
 Line = tuple[int, list[str]]
-"""The number of a line, from 1, and its cells without white space around them."""
+"""Number of a line, from 1, and its cells without surrounding white space."""
 _DELIMITERS = (",", "\t", ";", "|")
 _SAMPLE = 500
-"""Lines by which it is told what parts the cells."""
+"""Lines that are examined to find the delimiter."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """The lines that are not empty. `keyed`: the first one is made of the keys of JSON objects.
+    """Hold the lines that are not empty. `keyed` says that the first one consists of the keys of JSON objects.
 
-    `nested` has the line numbers and places of cells that are lists or objects there.
+    `nested` holds the line numbers and places of cells that are JSON lists or objects.
     """
 
     lines: Sequence[Line]
@@ -35,10 +35,10 @@ class Table:
 
 
 def read_table(data: bytes, where: str, is_header: Callable[[Sequence[str]], bool]) -> Table | None:
-    """The cells of a text file in UTF-8, or in UTF-16 with its mark; None if it is no text.
+    """Read the cells of a text file in UTF-8, or in UTF-16 with a byte order mark. Return None if it is not text.
 
-    What parts the cells is what makes the first line a header by `is_header`; else what makes lines of one length and
-    names pictures. Raises `DataError` where quotes are not closed, or a line is no JSON object.
+    The delimiter is the one that makes the first line a header by `is_header`; else the one that yields lines of one
+    length with names of images. Raises `DataError` if quotes are not closed, or a line is not a JSON object.
     """
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         try:
@@ -51,17 +51,18 @@ def read_table(data: bytes, where: str, is_header: Callable[[Sequence[str]], boo
         text = decode_text(data, where)
     if re.match(r"\s*\{\s*\"", text):
         return _json_lines(text, where)
-    if stated := re.match(r"sep=(.)\r?\n", text):  # how Excel says what parts the cells
+    if stated := re.match(r"sep=(.)\r?\n", text):  # how Excel states the delimiter
         return Table([(number + 1, cells) for number, cells in _split(text[stated.end() :], stated[1], where)])
     head = "".join(islice(io.StringIO(text, newline=""), _SAMPLE))
     merits = {delimiter: _merit(_sample(head, delimiter), is_header) for delimiter in (*_DELIMITERS, None)}
     if any(merits[delimiter][:2] > (False, 0) for delimiter in _DELIMITERS):
-        del merits[None]  # a column or class may be called by two words
+        del merits[None]  # the name of a column or class may have two words
     delimiter = max(merits, key=merits.__getitem__)
     return Table(_by_space(text) if delimiter is None else _split(text, delimiter, where))
 
 
 def _sample(head: str, delimiter: str | None) -> list[Line]:
+    """Split the head of a file into lines and cells. None stands for white space."""
     if delimiter is None:
         return _by_space(head)
     reader = csv.reader(io.StringIO(head, newline=""), delimiter=delimiter)
@@ -69,6 +70,7 @@ def _sample(head: str, delimiter: str | None) -> list[Line]:
 
 
 def _merit(lines: Sequence[Line], is_header: Callable[[Sequence[str]], bool]) -> tuple[bool, int, bool]:
+    """Rate a delimiter by three criteria: a header, the lines that name images, and one length of all lines."""
     if not lines:
         return False, 0, False
     widths = {len(cells) for _, cells in lines}
@@ -77,6 +79,7 @@ def _merit(lines: Sequence[Line], is_header: Callable[[Sequence[str]], bool]) ->
 
 
 def _split(text: str, delimiter: str, where: str) -> list[Line]:
+    """Split the text at a delimiter. Raises `DataError` if quotes are not closed."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     lines, start = [], 1
     try:
@@ -91,11 +94,12 @@ def _split(text: str, delimiter: str, where: str) -> list[Line]:
 
 
 def _by_space(text: str) -> list[Line]:
-    """Two cells, of which the last has no white space: `some photo.jpg 3`."""
+    """Split lines into two cells, of which the last has no white space: `some photo.jpg 3`."""
     return [(number, line.rsplit(maxsplit=1)) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
 
 
 def _json_lines(text: str, where: str) -> Table:
+    """Read JSON Lines as a table whose first line holds the keys. Raises `DataError`."""
     objects = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -121,6 +125,7 @@ def _json_lines(text: str, where: str) -> Table:
 
 
 def _cell(value: object) -> str:
-    if isinstance(value, dict):  # as Hugging Face writes a picture
+    """Convert a JSON value to a cell."""
+    if isinstance(value, dict):  # the form in which Hugging Face writes an image
         value = value.get("path")
     return "" if value is None else str(value).strip()

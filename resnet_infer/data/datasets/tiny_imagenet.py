@@ -1,4 +1,7 @@
-"""Tiny ImageNet as published: train/<wnid>/images/*.JPEG, val/images with val_annotations.txt, wnids.txt, words.txt."""
+"""Read Tiny ImageNet as published.
+
+Its files are train/<wnid>/images/*.JPEG, val/images with val_annotations.txt, wnids.txt and words.txt.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,13 @@ from resnet_infer.data.formats.suffixes import is_picture
 from resnet_infer.errors import DataError
 
 ANNOTATIONS = "val/val_annotations.txt"
+"""Path of the labels of the split val."""
 IDS = "wnids.txt"
+"""Name of the file with the WordNet ids of the classes."""
 
 
 def recognise(tree: Tree) -> Recognised | None:
-    """The labelled splits train and val; test is published without labels.
+    """Recognise the labelled splits train and val. The split test is published without labels.
 
     Classes are in the order of their sorted WordNet ids.
     """
@@ -27,6 +32,7 @@ def recognise(tree: Tree) -> Recognised | None:
 
 
 def _load(tree: Tree, request: Request) -> Dataset:
+    """Load one split. Raises `DataError` for missing or damaged files."""
     require_order(request.class_order, "string", tree.where)
     wnids = sorted(line.strip() for line in read_lines(tree, IDS))
     require_distinct(wnids, f"{tree.where}/{IDS}")
@@ -40,7 +46,7 @@ def _load(tree: Tree, request: Request) -> Dataset:
 
 
 def _validation(tree: Tree, labels: dict[str, int]) -> list[Sample]:
-    """One line per picture: file, WordNet id, and the box (not used), parted by tabs."""
+    """Read the samples of val. A line holds file, WordNet id and a box (not used), separated by tabs."""
     where = f"{tree.where}/{ANNOTATIONS}"
     rows = [line.split("\t") for line in read_lines(tree, ANNOTATIONS)]
     for number, row in enumerate(rows, 1):

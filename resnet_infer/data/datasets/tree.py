@@ -1,4 +1,4 @@
-"""One view of directories and archives: folders, files, and their bytes on demand."""
+"""View directories and archives alike: folders, files, and file contents on demand."""
 
 from __future__ import annotations
 
@@ -18,63 +18,71 @@ _CLUTTER = frozenset(
     {"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
     | {"Thumbs.db", "desktop.ini", "Icon\r"}
 )
-"""What systems and tools leave in folders, beside names that begin with a dot."""
+"""Names that systems and tools leave in folders, beside names that begin with a dot."""
 RUN_FILES = frozenset({"recipe.json", "split.csv", "metrics.csv", "last.safetensors", "best.safetensors"})
-"""What a training run leaves; two of them make a folder one."""
+"""Files of a training run. A folder with two of them holds a run."""
 
 Listing = tuple[list[str], list[str]]
 """Names of folders and names of files, both sorted."""
 
 
 class Tree(Protocol):
-    """Folders and files below a root. Paths are relative to it, joined by `/`; the root itself is the empty string."""
+    """Give access to folders and files below a root.
+
+    Paths are relative to the root and joined by `/`. The root itself is the empty string.
+    """
 
     @property
     def where(self) -> str:
-        """The root as messages name it."""
+        """Return the root as messages name it."""
 
     def list(self, folder: str = "") -> Listing:
-        """What lies in `folder`, hidden names left out; nothing if there is no such folder."""
+        """List the folders and files in `folder` without hidden names; empty if there is no such folder."""
 
     def reader(self, path: str) -> Callable[[], bytes]:
-        """A function that returns the file's bytes, or raises `PictureError`."""
+        """Return a function that returns the file's bytes, or raises `PictureError`."""
 
     def below(self, folder: str) -> Tree:
-        """The same with `folder` as its root."""
+        """Return the tree with `folder` as its root."""
 
     def real(self, folder: str) -> str:
-        """The folder's place with symbolic links resolved."""
+        """Return the path of the folder with symbolic links resolved."""
 
 
 @dataclass(frozen=True)
 class DirectoryTree:
-    """A directory on disk. Symbolic links are followed."""
+    """View a directory on disk. Symbolic links are followed."""
 
     where: str
     _listed: dict[str, Listing] = field(default_factory=dict, repr=False, compare=False)
 
     def list(self, folder: str = "") -> Listing:
+        """List a folder; see `Tree`. Raises `DataError` if the system refuses it."""
         if folder not in self._listed:
             self._listed[folder] = _scan(self._path(folder))
         return self._listed[folder]
 
     def reader(self, path: str) -> Callable[[], bytes]:
+        """Return a function that reads the file; see `Tree`."""
         return partial(read_file, self._path(path))
 
     def below(self, folder: str) -> DirectoryTree:
+        """Return the tree below `folder`."""
         return DirectoryTree(self._path(folder))
 
     def real(self, folder: str) -> str:
+        """Return the path of the folder with symbolic links resolved."""
         return os.path.realpath(self._path(folder))
 
     def _path(self, below: str) -> str:
+        """Return the path on disk."""
         return f"{self.where}/{below}" if below else self.where
 
 
 class MemoryTree:
-    """An unpacked archive. `files` maps paths to contents; `folders` names folders that may be empty.
+    """View an unpacked archive. `files` maps paths to contents; `folders` names folders that may be empty.
 
-    The content is None of a file that was left in the archive: it is listed and cannot be read.
+    A content of None stands for a file that was left in the archive: it is listed and cannot be read.
     """
 
     def __init__(self, where: str, files: Mapping[str, bytes | None], folders: frozenset[str] = frozenset()) -> None:
@@ -91,64 +99,73 @@ class MemoryTree:
         self._listings = {path: (sorted(names), sorted(own)) for path, (names, own) in listings.items()}
 
     def list(self, folder: str = "") -> Listing:
+        """List a folder; see `Tree`."""
         return self._listings.get(folder, ([], []))
 
     def reader(self, path: str) -> Callable[[], bytes]:
+        """Return a function that returns the file's bytes; see `Tree`."""
         content = self._files[path]
         if content is None:
             return partial(_left_in_archive, f"{self.where}/{path}")
-        # Holds this file's bytes alone, so that what the data set leaves out can be freed.
+        # Holds this file's bytes alone, so that the contents that the data set leaves out can be freed.
         return partial(bytes, content)
 
     def below(self, folder: str) -> MemoryTree:
+        """Return the tree below `folder`."""
         start = f"{folder}/"
         files = {path.removeprefix(start): data for path, data in self._files.items() if path.startswith(start)}
         folders = {path.removeprefix(start) for path in self._folders if path.startswith(start)}
         return MemoryTree(f"{self.where}/{folder}", files, frozenset(folders))
 
     def real(self, folder: str) -> str:
+        """Return `folder`: an archive's links are resolved when it is read."""
         return folder
 
 
 @dataclass(frozen=True)
 class SingleFile:
-    """A lone file, seen as a folder that holds nothing else."""
+    """View a single file as a folder that holds nothing else."""
 
     where: str
 
     def list(self, folder: str = "") -> Listing:
+        """List the file."""
         return ([], []) if folder else ([], [os.path.basename(self.where)])
 
     def reader(self, path: str) -> Callable[[], bytes]:
+        """Return a function that reads the file, whatever the path is."""
         return partial(read_file, self.where)
 
     def below(self, folder: str) -> Tree:
+        """Return an empty tree."""
         return MemoryTree(f"{self.where}/{folder}", {})
 
     def real(self, folder: str) -> str:
+        """Return the path of the file."""
         return self.where
 
 
 def pictures(tree: Tree, folder: str = "") -> Iterator[str]:
-    """Paths of all pictures that can be read below `folder`, at any depth. See `walk`."""
+    """Yield the paths of all readable images below `folder`, at any depth. See `walk`."""
     return (path for path in walk(tree, folder) if is_picture(path))
 
 
 def holds_pictures(tree: Tree, folder: str) -> bool:
-    """Whether there is any picture below `folder`, of a format that can be read or not."""
+    """Tell whether there is any image below `folder`, of a readable format or not."""
     return any(is_picture(path) or unreadable_format(path) for path in walk(tree, folder))
 
 
 def walk(tree: Tree, folder: str = "") -> Iterator[str]:
-    """Paths of all files below `folder`, at any depth.
+    """Yield the paths of all files below `folder`, at any depth.
 
-    Not entered are a link back to a folder above, and a folder that holds a training run.
+    Links back to a folder above, and folders that hold a training run, are not entered.
     """
     above = PurePath(tree.real(""))
     return _walk(tree, folder, frozenset(map(str, (above, *above.parents))) if folder else frozenset())
 
 
 def _walk(tree: Tree, folder: str, above: frozenset[str]) -> Iterator[str]:
+    """Yield the paths below `folder`. `above` are the real paths of the folders around it."""
     real = tree.real(folder)
     if real in above:
         return
@@ -161,12 +178,12 @@ def _walk(tree: Tree, folder: str, above: frozenset[str]) -> Iterator[str]:
 
 
 def is_run(files: Collection[str]) -> bool:
-    """Whether a folder with these files holds a training run: its curves are no picture to learn from."""
+    """Tell whether a folder with these files holds a training run, whose plots are not images to learn from."""
     return len(RUN_FILES.intersection(files)) > 1
 
 
 def run_folders(tree: Tree, folder: str) -> Iterator[str]:
-    """The folders at and below `folder` that `walk` does not enter, because they hold training runs."""
+    """Yield the folders at and below `folder` that `walk` skips because they hold training runs."""
     folders, files = tree.list(folder)
     if is_run(files):
         yield folder
@@ -179,15 +196,17 @@ def run_folders(tree: Tree, folder: str) -> Iterator[str]:
 
 
 def is_hidden(name: str) -> bool:
+    """Tell whether a name is hidden, or clutter that systems leave behind."""
     return name.startswith(".") or name in _CLUTTER
 
 
 def join(folder: str, name: str) -> str:
+    """Join a folder, which may be empty, and a name by `/`."""
     return f"{folder}/{name}" if folder else name
 
 
 def read_bytes(tree: Tree, path: str) -> bytes:
-    """A file that describes the data. Raises `DataError` if it cannot be read."""
+    """Read a file that describes the data. Raises `DataError` if it cannot be read."""
     try:
         return tree.reader(path)()
     except PictureError as error:
@@ -195,11 +214,12 @@ def read_bytes(tree: Tree, path: str) -> bytes:
 
 
 def read_lines(tree: Tree, path: str) -> list[str]:
-    """The lines of a text file in UTF-8, without surrounding white space and empty lines at its end."""
+    """Read the lines of a UTF-8 text file, without surrounding white space and empty lines at its end."""
     return decode_text(read_bytes(tree, path), f"{tree.where}/{path}").rstrip().splitlines()
 
 
 def decode_text(data: bytes, where: str) -> str:
+    """Decode UTF-8 text, with or without a byte order mark. Raises `DataError` for any other bytes."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -209,7 +229,10 @@ def decode_text(data: bytes, where: str) -> str:
 
 
 def read_file(path: str) -> bytes:
-    """The bytes of a file; of a large one that has the name of a picture and is none, the first ones."""
+    """Read the bytes of a file. Raises `PictureError`.
+
+    If a large file has the name of an image and is not one, only its first bytes are returned.
+    """
     try:
         return picture_bytes(path) if is_picture(path) else read_whole(path)
     except OSError as error:
@@ -217,14 +240,17 @@ def read_file(path: str) -> bytes:
 
 
 def _left_in_archive(path: str) -> bytes:
+    """Raise `PictureError` for a file that was left in its archive."""
     raise PictureError(f"{path} was left in its archive: it is neither a picture nor a list of a known data set")
 
 
 def _parent(path: str) -> str:
+    """Return the path of the folder that holds `path`."""
     return path.rpartition("/")[0]
 
 
 def _scan(path: str) -> Listing:
+    """List a directory on disk; empty if there is none. Raises `DataError`."""
     folders: list[str] = []
     files: list[str] = []
     try:
@@ -240,6 +266,7 @@ def _scan(path: str) -> Listing:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Tell whether a directory entry is a folder, or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself

@@ -1,4 +1,4 @@
-"""Readable names for WordNet ids (n01440764), from the lists that ImageNet and Tiny ImageNet are published with."""
+"""Look up readable names for WordNet ids (n01440764) in the lists published with ImageNet and Tiny ImageNet."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _WNID = re.compile(r"n\d{8}", re.ASCII)
 _LINE = re.compile(r"(n\d{8})(?:\s+(\d+)(?=\s))?(?:\s+(.+))?", re.ASCII)
 
 LISTS = ("words.txt", "map_clsloc.txt", "LOC_synset_mapping.txt", "synset_words.txt", "synsets.txt")
-"""Files with a WordNet id at the start of each line; the number in a `wnid number name` line is the ILSVRC id."""
+"""Files with a WordNet id at the start of each line. The number in a `wnid number name` line is the ILSVRC id."""
 PLACES = ("", "val", "devkit", "devkit/data", "ILSVRC2012_devkit_t12/data")
-"""Folders where such lists, and the labels of the validation set, are looked for."""
+"""Folders that are searched for these lists and for the labels of the validation set."""
 
 
 @dataclass(frozen=True)
 class Synset:
-    """One line of a list: `ilsvrc_id` (from 1) and `name` (the first synonym) where the list has them."""
+    """Hold one line of a list: `ilsvrc_id` (from 1) and `name` (the first synonym) are None if the list lacks them."""
 
     wnid: str
     ilsvrc_id: int | None
@@ -29,22 +29,23 @@ class Synset:
 
 
 def is_wnid(name: str) -> bool:
+    """Tell whether a name is a WordNet id of a noun: n and eight digits."""
     return _WNID.fullmatch(name) is not None
 
 
 def find(tree: Tree, names: Sequence[str]) -> str | None:
-    """The path of the first of `names` that lies in one of `PLACES`."""
+    """Return the path of the first of `names` that lies in one of `PLACES`, or None."""
     return next((join(place, name) for name in names for place in PLACES if name in tree.list(place)[1]), None)
 
 
 def read_synsets(tree: Tree, path: str, wanted: Collection[str] | None = None) -> list[Synset]:
-    """The lines of one of `LISTS`, or those of `wanted` ids; what has no WordNet id is passed over."""
+    """Read the lines of one of `LISTS`, or only those of `wanted` ids. Lines without a WordNet id are skipped."""
     synsets = []
     for line in read_lines(tree, path):
         if wanted is not None and line.lstrip()[:_WNID_LENGTH] not in wanted:
             continue
         columns = line.split("\t")
-        # words.txt has two columns parted by a tab, and some of its names begin with a number.
+        # words.txt has two columns separated by a tab, and some of its names begin with a number.
         if len(columns) == 2 and is_wnid(columns[0]):
             synsets.append(Synset(columns[0], None, _first_synonym(columns[1])))
         elif match := _LINE.fullmatch(line.strip()):
@@ -55,9 +56,9 @@ def read_synsets(tree: Tree, path: str, wanted: Collection[str] | None = None) -
 
 
 def describe(tree: Tree, names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
-    """Readable class names and, if `names` are WordNet ids, those ids.
+    """Return readable class names and, if `names` are WordNet ids, those ids.
 
-    The names come from the first of `LISTS` that is there; an id without one stays itself.
+    The names come from the first of `LISTS` that exists. An id without a name stays as it is.
     """
     if not all(map(is_wnid, names)):
         return tuple(names), None
@@ -68,11 +69,12 @@ def describe(tree: Tree, names: Sequence[str]) -> tuple[tuple[str, ...], tuple[s
 
 
 def readable_names(wnids: Sequence[str], known: Mapping[str, str]) -> tuple[str, ...]:
-    """A distinct name for each id: where two synsets share one (crane: a bird, a machine), the id is added."""
+    """Return a distinct name for each id. If two synsets share one (crane: a bird, a machine), the id is added."""
     names = [known.get(wnid, wnid) for wnid in wnids]
     count = Counter(names)
     return tuple(f"{name} ({wnid})" if count[name] > 1 else name for name, wnid in zip(names, wnids, strict=True))
 
 
 def _first_synonym(names: str) -> str:
+    """Return the first of the synonyms, which are separated by commas."""
     return names.split(",")[0].strip()

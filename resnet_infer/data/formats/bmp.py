@@ -1,4 +1,4 @@
-"""BMP: read here but for run-length coding, because PIL knows few layouts of bits."""
+"""Decode BMP images. PIL decodes only those with run-length coding, because it knows few bit layouts."""
 
 from __future__ import annotations
 
@@ -18,12 +18,16 @@ from resnet_infer.data.formats.strict import strict_load
 Bytes = NDArray[np.uint8]
 Words = NDArray[np.unsignedinteger[Any]]
 _PLAIN, _RLE, _BITFIELDS = (0,), (1, 2), (3, 6)
+"""Values of the compression field: no compression, run lengths, and channel masks."""
 _OTHERS = {4: "JPEG", 5: "PNG", 11: "CMYK", 12: "CMYK", 13: "CMYK"}
+"""Names of compressions that are not decoded, for messages."""
 _MASKS = {16: (0x7C00, 0x3E0, 0x1F, 0), 32: (0xFF0000, 0xFF00, 0xFF, 0)}
-"""Red, green, blue and alpha of a pixel, where the file does not say."""
+"""Masks of red, green, blue and alpha by bits per pixel, for a file that states none."""
 
 
 class _Header(NamedTuple):
+    """Hold the fields of a BMP header. Width and height are in pixels, `bits` per pixel."""
+
     size: int
     width: int
     height: int
@@ -31,13 +35,14 @@ class _Header(NamedTuple):
     bits: int
     compression: int
     colours: int
-    """In the palette; 0 means as many as the bits can tell apart."""
+    """Colours of the palette; 0 means as many as the bits can tell apart."""
 
 
 def read_bmp(content: bytes, check_size: Callable[[int, int], None]) -> Image.Image:
-    """Decode it to grey or RGB, transparent pixels over white.
+    """Decode a BMP image to grey or RGB, with transparent pixels over white.
 
-    Raises `UnsupportedError` for a form that is not read; a damaged file raises anything else.
+    `check_size` is called with width and height before decoding. Raises `UnsupportedError` for a form that is not
+    decoded. A damaged file raises errors of any other kind.
     """
     header = _read_header(content)
     if header.width < 1 or header.height < 1:
@@ -63,6 +68,7 @@ def read_bmp(content: bytes, check_size: Callable[[int, int], None]) -> Image.Im
 
 
 def _read_header(content: bytes) -> _Header:
+    """Read the header. Raises `struct.error` if it is cut off."""
     (size,) = struct.unpack_from("<L", content, 14)
     if size == 12:
         width, height, _, bits = struct.unpack_from("<HHHH", content, 18)
@@ -73,7 +79,7 @@ def _read_header(content: bytes) -> _Header:
 
 
 def _colours(content: bytes, header: _Header, start: int, every: Bytes) -> Callable[[Bytes], Bytes]:
-    """What makes RGB of some of the rows; `every` are all of them."""
+    """Return a function that converts some rows to RGB. `every` are all rows of the image."""
     if header.bits <= 8:
         return _palette(content, header, start)
     if header.bits == 24:
@@ -83,13 +89,15 @@ def _colours(content: bytes, header: _Header, start: int, every: Bytes) -> Calla
     kind = f"<u{header.bits // 8}"
 
     def words(rows: Bytes) -> Words:
+        """View the bytes of rows as words of one pixel each."""
         return np.ascontiguousarray(rows).view(kind)[:, : header.width]
 
-    # Many writers name an alpha channel and leave it empty.
+    # Many writers declare an alpha channel and leave it empty.
     parts = (words(every[top:bottom]) for top, bottom in bands(header.width, header.height))
     has_alpha = any(channel(part, 3).any() for part in parts)
 
     def colours(rows: Bytes) -> Bytes:
+        """Convert rows to RGB by the masks."""
         some = words(rows)
         rgb = np.stack([channel(some, number) for number in range(3)], -1)
         return over_white(rgb, channel(some, 3)[..., None]) if has_alpha else rgb
@@ -98,6 +106,7 @@ def _colours(content: bytes, header: _Header, start: int, every: Bytes) -> Calla
 
 
 def _palette(content: bytes, header: _Header, start: int) -> Callable[[Bytes], Bytes]:
+    """Return a function that converts rows of palette indices to RGB."""
     entry = 3 if header.size == 12 else 4
     count = min(header.colours or 2**header.bits, 2**header.bits)
     after = 14 + header.size + (12 if header.size == 40 and header.compression == 3 else 0)
@@ -105,6 +114,7 @@ def _palette(content: bytes, header: _Header, start: int) -> Callable[[Bytes], B
     table = np.frombuffer(content, np.uint8, entry * min(count, room), after).reshape(-1, entry)[:, 2::-1]
 
     def colours(rows: Bytes) -> Bytes:
+        """Convert rows to RGB by the palette."""
         shifts = np.arange(8 - header.bits, -1, -header.bits, dtype=np.uint8)
         places = (rows[..., None] >> shifts & (2**header.bits - 1)).reshape(len(rows), -1)[:, : header.width]
         if len(table) <= places.max():
@@ -116,6 +126,7 @@ def _palette(content: bytes, header: _Header, start: int) -> Callable[[Bytes], B
 
 
 def _masks(content: bytes, header: _Header) -> tuple[int, int, int, int]:
+    """Return the masks of red, green, blue and alpha."""
     if header.compression not in _BITFIELDS:
         return _MASKS[header.bits]
     red, green, blue = struct.unpack_from("<LLL", content, 54)
@@ -124,7 +135,7 @@ def _masks(content: bytes, header: _Header) -> tuple[int, int, int, int]:
 
 
 def _channel(masks: tuple[int, int, int, int]) -> Callable[[Words, int], Bytes]:
-    """What gives one of red, green, blue and alpha, by its number, of the bits of words that the masks tell."""
+    """Return a function that extracts a channel from words, by its number: 0 red, 1 green, 2 blue, 3 alpha."""
     shifts = [(mask & -mask).bit_length() - 1 if mask else 0 for mask in masks]
     widths = [(mask >> shift).bit_length() for mask, shift in zip(masks, shifts, strict=True)]
     for mask, shift, bits in zip(masks, shifts, widths, strict=True):
@@ -132,6 +143,7 @@ def _channel(masks: tuple[int, int, int, int]) -> Callable[[Words, int], Bytes]:
             raise UnsupportedError("BMP with scattered bits")
 
     def channel(words: Words, number: int) -> Bytes:
+        """Extract channel `number` as 8 bits."""
         if not masks[number]:
             return np.zeros(words.shape, np.uint8)
         mask, shift = (np.array(value, words.dtype) for value in (masks[number], shifts[number]))
@@ -141,6 +153,7 @@ def _channel(masks: tuple[int, int, int, int]) -> Callable[[Words, int], Bytes]:
 
 
 def _run_lengths(content: bytes) -> Image.Image:
+    """Decode a run-length coded image with PIL."""
     from PIL.BmpImagePlugin import BmpImageFile
 
     picture = BmpImageFile(io.BytesIO(content))

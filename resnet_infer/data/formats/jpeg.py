@@ -1,11 +1,12 @@
-"""JPEG: decoded by PIL, and checked for what libjpeg would warn of, because PIL hides its warnings.
+"""Decode JPEG images with PIL, and check for the damage of which libjpeg would warn, because PIL hides its warnings.
 
-Where a scan is too short, a decoder fills the picture up; where bytes are left, it passes over them. The check costs
-next to nothing: the file is handed over in parts, and between them it is looked whether the last row is decoded. So
-damage is noticed where it changes how many bits the pixels before it take, by more than `SPARE` bytes or so. It is not
-noticed where it does not, as most flipped bits; where it lies between two restarts; where the last few bytes are
-missing before the end marker; and, of pictures in several scans (progressive ones), wherever the end marker is there.
-libjpeg itself warns of some of these, and PIL has no way to ask it.
+libjpeg fills the image up if a scan is too short, and skips bytes that are left over. The check costs next to nothing:
+the file is handed over in parts, and after each part the last row is tested for being decoded.
+
+Damage is noticed if it changes the number of bits of the pixels before it by more than about `SPARE` bytes. It is not
+noticed if it does not change their number (most flipped bits), if it lies between two restarts, if only the last few
+bytes before the end marker are missing, or if an image in several scans (progressive) has its end marker. libjpeg warns
+of some of these cases, but PIL offers no way to read its warnings.
 """
 
 from __future__ import annotations
@@ -25,34 +26,40 @@ from resnet_infer.data.formats.jpeg_header import END, FORMS, Header, check_scan
 from resnet_infer.data.formats.kinds import UnsupportedError
 
 _RESTARTS = re.compile(rb"\xff[\xd0-\xd7]")
+"""Pattern of a restart marker."""
 _MARKERS = {
     True: re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL),
     False: re.compile(rb"\xff+[^\x00\xff]", re.DOTALL),
 }
-"""What ends a scan, by whether it has restarts."""
+"""Patterns of the marker that ends a scan, by whether the scan has restarts."""
 SPARE = 4
-"""So many bytes after the last pixel are let pass, whatever they are; any number of zeros or 0xFF is."""
+"""Bytes of any value that are tolerated after the last pixel. Any number of zeros or 0xFF is tolerated as well."""
 _READ_AHEAD = 8
-"""Bytes that libjpeg takes before it decodes the last pixel, though it needs none of them."""
+"""Bytes that libjpeg reads before it decodes the last pixel, though it needs none of them."""
 _FILLING = b"\xfe" * _READ_AHEAD
+"""Bytes that follow the scan when its last pixel is decoded."""
 _MARKS = tuple(os.urandom(5))
-"""Levels that are put into a row, to see whether it has been decoded."""
+"""Grey levels that are written into a row, to see whether it has been decoded.
+
+Random, so that no file can be made to contain them.
+"""
 _TAILS = (0x00, 0xAA)
-"""What is put after a scan without an end: bits that are missing would be taken from it."""
+"""Bytes appended to a scan without an end. Missing bits would be read from them, so the two results would differ."""
 _SCANS_TAIL = 256
-"""So many of it after several scans."""
+"""Number of these bytes after several scans."""
 _BAND = 256
 """Rows that are compared at a time."""
 _LAST_ROWS = 64
-"""Rows of at least two rows of units."""
+"""Rows in which the end of a scan shows: at least two rows of coding units (MCU)."""
 _REWRITE = "if it looks right, write it anew, e.g. with ImageMagick: magick IN.jpg OUT.jpg"
 
 
 def read_jpeg(content: bytes, check_size: Callable[[int, int], None]) -> Image.Image:
-    """Decode it in the mode that it has. A file that only lacks its end marker is whole, and takes twice the time.
+    """Decode a JPEG image in its own mode (L, RGB or CMYK).
 
-    Raises `UnsupportedError` for a form that is not read, or more than `MAX_SCANS` scans; a damaged file raises
-    anything else.
+    `check_size` is called with width and height before decoding. A file that lacks only its end marker counts as whole,
+    and takes twice the time. Raises `UnsupportedError` for a form that is not decoded, or more than `MAX_SCANS` scans.
+    A damaged file raises errors of any other kind.
     """
     header = read_header(content)
     check_scans(content, header)
@@ -73,7 +80,7 @@ def read_jpeg(content: bytes, check_size: Callable[[int, int], None]) -> Image.I
 
 
 def _is_whole(decoding: _Decoding, content: bytes) -> bool:
-    """Whether a picture without its end marker, once decoded, is the same whatever follows its scan."""
+    """Tell whether a decoded image without end marker stays the same whatever bytes follow its scan."""
     if decoding.header.frame in FORMS or not _has_all_scans(content):
         return False
     once = decoding.fingerprint()
@@ -82,7 +89,7 @@ def _is_whole(decoding: _Decoding, content: bytes) -> bool:
 
 
 class _Decoding:
-    """Decodes one file, again and again into the same memory."""
+    """Decode one file, repeatedly into the same memory."""
 
     def __init__(self, content: bytes, header: Header, check_size: Callable[[int, int], None]) -> None:
         self._content, self.header = content, header
@@ -96,7 +103,7 @@ class _Decoding:
         self._marks = [level if bands == 1 else (level,) * bands for level in _MARKS]
 
     def run(self, filling: bytes = _FILLING) -> None:
-        """Decode it. Raises `OSError` for damage that is noticed."""
+        """Decode the file. Raises `OSError` for damage that is noticed."""
         end = self.header.end
         if self._one_scan and self.header.interval:
             end = _check_restarts(self._content, self.header)
@@ -105,33 +112,35 @@ class _Decoding:
         try:
             return self._watch(end, filling)
         except _TooLongError:
-            # Other pictures follow, or there is something between the scan and the end marker.
+            # Other images follow, or something lies between the scan and the end marker.
             first = _first_end(self._content, self.header)
             if first is None or first == end:
                 raise
         return self._watch(first, filling)
 
     def run_ended(self, tail: int) -> None:
-        """Decode it with bytes of `tail` between its scan and the end marker."""
+        """Decode the file with bytes of value `tail` between its scan and the end marker."""
         if self._watched:
             return self.run(bytes([tail]) * _READ_AHEAD)
         end = self.header.end
         return self._decode(self._content[:end] + bytes([tail]) * _SCANS_TAIL + self._content[end:])
 
     def fingerprint(self) -> list[int]:
-        """Checksums of what the end of the file may have changed: the last rows, or of several scans all."""
+        """Return checksums of the rows that the end of the file may change: the last, or all with several scans."""
         width, height = self.picture.size
         top = max(height - _LAST_ROWS, 0) if self._watched else 0
         bands = [(0, first, width, min(first + _BAND, height)) for first in range(top, height, _BAND)]
         return [zlib.crc32(self.picture.crop(band).tobytes()) for band in bands]
 
     def _decoder(self) -> Any:
+        """Create a decoder of libjpeg that writes into the image."""
         kind, box, _, options = self._tile
         decoder = Image._getdecoder(self.picture.mode, kind, options, self.picture.decoderconfig)
         decoder.setimage(self.picture.im, box)
         return decoder
 
     def _decode(self, content: bytes) -> None:
+        """Decode the whole of `content` without checks of the scan's length."""
         decoder = self._decoder()
         try:
             _decode_part(decoder, content)
@@ -139,14 +148,19 @@ class _Decoding:
             decoder.cleanup()
 
     def _watch(self, end: int, filling: bytes) -> None:
-        """Decode the file in parts. Raises `OSError` where the rows are not as far as they should be after one."""
-        if end and self._content[end - 1] == 0xFF:  # these fill up to the marker, and would make one of the filling
+        """Decode the file in parts.
+
+        Raises `OSError` if the rows are not decoded as far as they should be after a part.
+        """
+        # 0xFF bytes pad up to the marker. With the bytes appended below they would form a marker.
+        if end and self._content[end - 1] == 0xFF:
             end = len(self._content[:end].rstrip(b"\xff"))
         content, image, row = memoryview(self._content), self.picture.im, self.picture.height - 1
         for column, level in enumerate(self._marks):
             image.putpixel((column, row), level)
 
         def decoded() -> bool:
+            """Tell whether the marks in the last row have been overwritten."""
             return [image.getpixel((column, row)) for column in range(len(_MARKS))] != self._marks
 
         decoder, position = self._decoder(), 0
@@ -170,22 +184,27 @@ class _Decoding:
 
 
 class _TooLongError(OSError):
+    """Report that a scan goes on after the last pixel."""
+
     def __init__(self) -> None:
         super().__init__(f"the scan goes on after the last pixel, for more than {SPARE} bytes; {_REWRITE}")
 
 
 def _stops(content: bytes, end: int) -> list[tuple[int, bool | None]]:
-    """Where to look whether the picture is decoded, and whether it may be; None: if it is, it is whole."""
+    """Return the positions at which to test whether the image is decoded, and whether it may be.
+
+    None instead of a truth value means: if it is decoded, it is whole.
+    """
     stops: list[tuple[int, bool | None]] = []
     if not any(content[max(end - SPARE, 0) : end]):
         filler = len(content[:end].rstrip(b"\0"))
-        # Zeros that a scan is padded with. They can be data too, of a plain picture.
+        # Zeros may pad a scan. They may also be data of a uniform image.
         stops = [(max(filler - SPARE, 0), False), (min(filler + SPARE + _READ_AHEAD, end), None)]
     return [*stops, (max(end - SPARE, 0), False)]
 
 
 def _first_end(content: bytes, header: Header) -> int | None:
-    """Where the first scan ends; None where what stands from there to the end marker is no comment and the like."""
+    """Return where the first scan ends, or None if anything but comments and the like precedes the end marker."""
     found = _MARKERS[header.interval > 0].search(content, header.scan)
     position = found.start() if found else len(content)
     while found and (marker := content[found.end() - 1]) != END[1]:
@@ -197,7 +216,10 @@ def _first_end(content: bytes, header: Header) -> int | None:
 
 
 def _decode_part(decoder: Any, part: bytes | memoryview, *, last: bool = True) -> int | None:
-    """How many bytes were used; None if the picture is whole. Raises `OSError` for damage."""
+    """Feed bytes to the decoder. Return how many it used, or None if the image is complete.
+
+    Raises `OSError` for damage.
+    """
     used, error = decoder.decode(part)
     if error < 0:
         raise OSError("broken data stream")
@@ -207,9 +229,9 @@ def _decode_part(decoder: Any, part: bytes | memoryview, *, last: bool = True) -
 
 
 def _check_restarts(content: bytes, header: Header) -> int:
-    """Raise `OSError` where there are more or fewer restarts in the only scan than there should be.
+    """Raise `OSError` if the number of restarts in the only scan is wrong.
 
-    Returns where the data of the last one end: some encoders put one more there, which means nothing.
+    Returns where the data after the last restart end: some encoders put one more restart there, which means nothing.
     """
     steps = list(header.components.values())
     wide, high = (max(step[axis] for step in steps) for axis in (0, 1))
@@ -226,7 +248,7 @@ def _check_restarts(content: bytes, header: Header) -> int:
 
 
 def _has_all_scans(content: bytes) -> bool:
-    """Whether every coefficient of every component is there to its last bit."""
+    """Tell whether every coefficient of every component is coded to its last bit."""
     missing: set[tuple[int, int]] = set()
     for found in re.finditer(rb"\xff([\xc0-\xc2\xda])(..)(.)", content, re.DOTALL):
         part = content[found.start(3) : found.end(1) + int.from_bytes(found[2], "big")]
@@ -240,6 +262,8 @@ def _has_all_scans(content: bytes) -> bool:
 
 
 class _Jpeg(JpegImageFile):
+    """Open a JPEG without reading its EXIF."""
+
     def getexif(self) -> Image.Exif:
-        """Nothing: on opening, the resolution would be looked for here, and damage warned of."""
+        """Return no tags: PIL would look for the resolution on opening, and warn about damage."""
         return Image.Exif()

@@ -1,4 +1,4 @@
-"""What stands before the pixels of a JPEG, and how many scans there are: all that is known before it is decoded."""
+"""Read the header of a JPEG and count its scans: all that is known before it is decoded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from resnet_infer.data.formats.kinds import UnsupportedError
 
 END = b"\xff\xd9"
-"""The end marker."""
+"""End marker (EOI)."""
 FORMS = {
     0xC3: "lossless JPEG",
     0xC5: "hierarchical JPEG",
@@ -24,57 +24,59 @@ FORMS = {
     0xCF: "hierarchical JPEG",
     0xF7: "JPEG-LS",
 }
-"""Forms that a decoder may lack, by the marker of the frame."""
+"""Forms that a decoder may lack, by the frame's marker."""
 _FRAMES = {0xC0, 0xC1, 0xC2, *FORMS}
+"""Markers of frames (SOF)."""
 MAX_SCANS = 500
-"""Most scans of a picture: each visits every block, so a small file of many costs minutes. Encoders write about 10."""
+"""Most scans of an image: each visits every block, so a small file with many costs minutes. Encoders write about 10."""
 _MARKER = re.compile(rb"\xff+([\x02-\xcf\xd9-\xfe])")
-"""A marker behind a scan, but for restarts and others without a length."""
+"""Pattern of a marker behind a scan, but for restarts and others without a length."""
 _MOST_SEGMENTS = 100_000
-"""So many are looked through for scans."""
+"""Most segments that are searched for scans."""
 _MOST_HEAD_SEGMENTS = 20_000
-"""Most segments and filling bytes before the first scan: PIL keeps or visits each. Photos have up to a thousand."""
+"""Most segments and fill bytes before the first scan: PIL keeps or visits each. Photos have up to a thousand."""
 
 
 @dataclass
 class Header:
-    """What stands before the first scan."""
+    """Hold what precedes the first scan. Positions are in bytes from the start of the file."""
 
     frame: int = 0
-    """The marker of the frame."""
+    """Marker of the frame; 0 if there is none."""
     bits: int = 8
+    """Bits of a sample."""
     height: int = 0
     width: int = 0
     components: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """Samples of a unit across and down, by component."""
+    """Sampling factors across and down, by component."""
     interval: int = 0
-    """Units between restarts, if there are any."""
+    """Coding units (MCU) between restarts; 0 without restarts."""
     scan: int = 0
-    """Where the data of the first scan begin."""
+    """Position of the data of the first scan."""
     count: int = 0
-    """Components, as the file counts them."""
+    """Number of components as the file states it."""
     in_scan: int = 0
-    """Components of the first scan."""
+    """Number of components in the first scan."""
     several: bool = False
-    """Whether further pictures follow (MPO)."""
+    """Whether further images follow (MPO)."""
     end: int = -1
-    """Where the end marker is, if there is one."""
+    """Position of the end marker; -1 if there is none."""
 
     @property
     def has_one_scan(self) -> bool:
-        """Whether no more than the first scan is decoded."""
+        """Tell whether only the first scan is decoded."""
         return self.frame in (0xC0, 0xC1) and self.in_scan == self.count
 
     @property
     def coding(self) -> str | None:
-        """The name of a coding that is not read."""
+        """Return the name of a coding that is not decoded, or None."""
         if self.frame in FORMS:
             return FORMS[self.frame]
         return f"{self.bits}-bit JPEG" if self.frame and self.bits != 8 else None
 
     @property
     def unsupported(self) -> str | None:
-        """The name of a form that is not read."""
+        """Return the name of a form that is not decoded, or None."""
         if self.coding:
             return self.coding
         if self.frame and len(self.components) not in (1, 3, 4):
@@ -85,7 +87,7 @@ class Header:
 
 
 def read_header(content: bytes) -> Header:
-    """Read the segments up to the first scan. Raises `UnsupportedError` where there are far too many."""
+    """Read the segments up to the first scan. Raises `UnsupportedError` if there are far too many."""
     header, position, segments = Header(), 2, 0
     while position + 4 <= len(content):
         segments += 1
@@ -94,7 +96,7 @@ def read_header(content: bytes) -> Header:
         if content[position] != 0xFF:
             break
         marker = content[position + 1]
-        if marker in (0xFF, 0x01) or 0xD0 <= marker <= 0xD8:  # a filling byte, or a marker that stands alone
+        if marker in (0xFF, 0x01) or 0xD0 <= marker <= 0xD8:  # a fill byte, or a marker without a length
             position += 1 if marker == 0xFF else 2
             continue
         end = position + 2 + int.from_bytes(content[position + 2 : position + 4], "big")
@@ -111,27 +113,27 @@ def read_header(content: bytes) -> Header:
             header.scan, header.in_scan = end, part[0] if part else 0
             break
         position = end
-    # The end of the file is where it nearly always is; to search takes a tenth of the time of decoding.
+    # The end marker is nearly always at the end of the file. A search takes a tenth of the time of decoding.
     at_end = not (header.several or header.interval) and content.endswith(END)
     header.end = len(content) - len(END) if at_end else content.find(END, header.scan)
     return header
 
 
 def unsupported_coding(content: bytes) -> str | None:
-    """The name of the JPEG's coding, where that is one that is not read."""
+    """Return the name of the JPEG's coding if it is not decoded, else None."""
     return read_header(content).coding
 
 
 def pixel_bytes(content: bytes) -> tuple[int, int]:
-    """Most bytes of a pixel that reading takes at a time, and the bytes before the first scan.
+    """Return the most bytes per pixel that decoding takes at a time, and the bytes before the first scan.
 
-    Those of a pixel are pictures, and coefficients where there are several scans.
+    The bytes per pixel are those of the images, and of coefficients if there are several scans.
     """
     header = read_header(content)
     components = len(header.components)
     picture = 1 if components == 1 else 4
     coefficients = 0 if header.has_one_scan else 2 * components
-    converted = picture + max(picture, 4 * (components != 3))  # turned, and then converted
+    converted = picture + max(picture, 4 * (components != 3))  # rotated, and then converted
     return max(converted, picture + coefficients) + 1, header.scan
 
 
@@ -141,7 +143,8 @@ def check_scans(content: bytes, header: Header) -> None:
         return
     octets = np.frombuffer(content, np.uint8)
     places = np.flatnonzero(octets[:-1] == 0xFF) + 1
-    if np.count_nonzero(octets[places] == 0xDA) <= MAX_SCANS:  # quickly; what is no marker is counted, too
+    # a quick upper bound: bytes that are not markers are counted too
+    if np.count_nonzero(octets[places] == 0xDA) <= MAX_SCANS:
         return
     scans, position = 1, header.scan
     for _ in range(_MOST_SEGMENTS):

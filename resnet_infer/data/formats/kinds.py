@@ -1,18 +1,19 @@
-"""What a file is, by its first bytes, and the two reasons why a picture cannot be had."""
+"""Tell the kind of a file by its first bytes, and define the two reasons why an image cannot be decoded."""
 
 from __future__ import annotations
 
 import re
 
 READ = "JPEG, PNG, WebP, BMP, GIF and TIFF are read"
+"""The formats that are decoded, for messages."""
 
 
 class UnusableError(Exception):
-    """Why a picture cannot be had. The text goes into the message of the `PictureError`."""
+    """Say why an image cannot be decoded. The text goes into the message of the `PictureError`."""
 
 
 class UnsupportedError(UnusableError):
-    """A whole file of a form that is not read. The text says which form it is."""
+    """Name a form of image that is not decoded although the file is whole."""
 
 
 _OTHERS = (
@@ -52,15 +53,15 @@ _OTHERS = (
     (rb"BM.{4}\0{4}.{4}[\x0c-\xff]\0\0\0", "BMP with a header of an unknown size"),
     (rb"[\t\n\r -~]+\Z", "text"),
 )
-"""Other kinds of files and how they begin, the more special before the more general."""
+"""Patterns of the first bytes of other kinds of files, and their names, the specific before the general."""
 
 
 def named_kind(content: bytes) -> str:
-    """Name the format of a file that is none of the pictures that are read, by its first 4096 bytes; "" if unknown."""
+    """Name the format of a file that is not decoded, by its first 4096 bytes; "" if it is unknown."""
     start = content[:4096]
     return next((what for magic, what in _OTHERS if re.match(magic, start, re.DOTALL | re.IGNORECASE)), "")
 
 
 def other_kind(content: bytes) -> str:
-    """Name what a file that is none of the pictures that are read seems to be."""
+    """Describe a file that is not decoded, for a message."""
     return named_kind(content) or "a file of this kind"

@@ -1,4 +1,4 @@
-"""PNG: PIL is given the chunks that make the picture, and no others."""
+"""Decode PNG images. PIL gets only the chunks that make the image."""
 
 from __future__ import annotations
 
@@ -19,26 +19,30 @@ from resnet_infer.data.formats.samples import Range, bands, new_picture, put_row
 from resnet_infer.data.formats.strict import strict_load
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+"""First bytes of a PNG."""
 _NEEDED = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
+"""Names of the chunks that PIL gets."""
 _EXIF_TEXT = b"Raw profile type exif"
-"""The name of the text that ImageMagick writes EXIF into."""
+"""Name of the text chunk into which ImageMagick writes EXIF."""
 _MAX_EXIF = 2**20
+"""Most bytes of compressed EXIF after decompression."""
 _MOST_CHUNKS = 100_000
-"""Each takes PIL as long as some kB of pixels; encoders write about 8 kB or more into one."""
+"""Most chunks of a file. Each takes PIL as long as some kB of pixels; encoders write about 8 kB or more into one."""
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-"""Of the passes of an interlaced picture: the first column and row, and the steps across and down."""
+"""Passes of an interlaced image (Adam7): first column and row, and steps across and down, in pixels."""
 _INFLATED_BYTES = 2**20
-"""Bytes that are decompressed at a time where they are only counted."""
+"""Bytes that are decompressed at a time if they are only counted."""
 
 
 def read_png(content: bytes, check_size: Callable[[int, int], None]) -> Image.Image:
-    """Decode it in 8 bits a sample; of 16, the high byte. The colour that is stated to be transparent becomes white.
+    """Decode a PNG image to 8 bits per sample. 16-bit samples keep their high byte.
 
-    `info` has `exif` where there is any, and `transparency` of a palette. Raises `UnsupportedError` for a form that is
-    not read; a damaged file raises anything else.
+    A single colour that the file declares transparent becomes white. `info` holds `exif` if there is any, and
+    `transparency` of a palette. `check_size` is called with width and height before decoding. Raises `UnsupportedError`
+    for a form that is not decoded. A damaged file raises errors of any other kind.
     """
     kept, exif, key = [memoryview(SIGNATURE)], b"", None
-    first, last = 0, -1  # of the part that may go on
+    first, last = 0, -1  # bounds of the part that the next chunk may extend
     for number, (name, start, end) in enumerate(_chunks(content)):
         if number == _MOST_CHUNKS:
             raise UnsupportedError(f"PNG of more than {_MOST_CHUNKS:,} chunks")
@@ -46,7 +50,7 @@ def read_png(content: bytes, check_size: Callable[[int, int], None]) -> Image.Im
             if start != last:
                 kept.append(memoryview(content)[start:end])
                 first = start
-            else:  # without a part for each: there may be millions
+            else:  # no part for each chunk: there may be millions
                 kept[-1] = memoryview(content)[first:end]
             last = end
             if name == b"tRNS" and end - start in (14, 18):
@@ -72,7 +76,7 @@ def read_png(content: bytes, check_size: Callable[[int, int], None]) -> Image.Im
 
 
 def _chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Name, start and end of each chunk; the last one may be cut off."""
+    """Yield name, start and end of each chunk. The last one may be cut off."""
     start = len(SIGNATURE)
     while start + 8 <= len(content):
         end = start + 12 + int.from_bytes(content[start : start + 4], "big")
@@ -84,7 +88,7 @@ def _chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 class _Parts(io.RawIOBase):
-    """A file that consists of these parts, which are not copied."""
+    """Present several buffers as one file without copying them."""
 
     def __init__(self, parts: Sequence[memoryview]) -> None:
         self._parts = parts
@@ -92,7 +96,7 @@ class _Parts(io.RawIOBase):
         self._position = 0
 
     def read(self, size: int = -1, /) -> bytes:
-        """All of so many bytes, or those that are left."""
+        """Read `size` bytes, or all that are left."""
         stop = self._ends[-1] if size < 0 else min(self._position + size, self._ends[-1])
         found: list[memoryview] = []
         while self._position < stop:
@@ -103,25 +107,29 @@ class _Parts(io.RawIOBase):
         return b"".join(found)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Move to a position, and return it."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._ends[-1]}[whence]
         self._position = max(base + offset, 0)
         return self._position
 
     def tell(self) -> int:
+        """Return the position."""
         return self._position
 
     def readable(self) -> bool:
+        """Return True: the file can be read."""
         return True
 
     def seekable(self) -> bool:
+        """Return True: the file can be searched."""
         return True
 
 
 def _check_rows(picture: Image.Image, file: bytes, depth: int, colour: int, *, interlaced: bool) -> None:
-    """Raise `OSError` where the data end rightly, but before the last row: PIL leaves the rest at zero.
+    """Raise `OSError` if the data end properly, but before the last row: PIL leaves the missing rows at zero.
 
-    To count the data takes as long as to decompress them, so it is done only where the last row is zero or, as an
-    interlaced picture is written in passes, may not be the last one in the file.
+    Counting the data takes as long as decompressing them. It is done only if the last row is zero, or if the image is
+    interlaced, because the last row may then not be the last one in the file.
     """
     width, height = picture.size
     if not interlaced and any(picture.crop((0, height - 1, width, height)).tobytes()):
@@ -145,7 +153,7 @@ def _check_rows(picture: Image.Image, file: bytes, depth: int, colour: int, *, i
 
 
 def _exif(name: bytes, data: bytes) -> bytes:
-    """The EXIF of a chunk; nothing where it is damaged."""
+    """Return the EXIF of a chunk; empty if it is damaged."""
     if name == b"eXIf":
         return data
     try:
@@ -158,7 +166,7 @@ def _exif(name: bytes, data: bytes) -> bytes:
 
 
 def _low_bytes(parts: Sequence[memoryview]) -> Image.Image:
-    """The low bytes of 16-bit RGB: PIL unpacks them as if they were the high ones."""
+    """Decode the low bytes of 16-bit RGB, by telling PIL that they are the high ones."""
     picture = PngImageFile(cast(IO[bytes], _Parts(parts)))
     picture.tile = [(*picture.tile[0][:3], "RGB;16L")]  # type: ignore[list-item]  # PIL 10 has tuples
     strict_load(picture)
@@ -166,7 +174,7 @@ def _low_bytes(parts: Sequence[memoryview]) -> Image.Image:
 
 
 def _shown(picture: Image.Image, key: NDArray[Any] | None, depth: int, low: Image.Image | None) -> Image.Image:
-    """In 8 bits, with the transparent colour `key`, which has as many bits as the file's samples, made white."""
+    """Convert to 8 bits, and make the transparent colour `key` white. `key` has as many bits as the file's samples."""
     picture.info.pop("transparency", None)
     if depth < 16 and key is None:
         return picture

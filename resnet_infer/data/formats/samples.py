@@ -1,4 +1,4 @@
-"""Samples of any depth to 8 bits."""
+"""Convert samples of any depth to 8 bits."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ Bytes: TypeAlias = NDArray[np.uint8]
 _ROWS_PIXELS = 2**20
 """Pixels that are stretched at a time."""
 BAND_PIXELS = 2**18
-"""Pixels of a part of a picture that is copied to be worked on."""
+"""Pixels of a band of an image that is copied at a time."""
 SMALL_SHARE = 10
-"""A picture is noted that uses less than one part in this of its range."""
+"""Divisor of the range: a note is made of an image that uses less than this part of it."""
 OUTLIERS = 100
-"""One sample in so many at each end of the range is taken for an outlier, such as a hot pixel."""
+"""One sample in so many at each end of the range counts as an outlier, such as a hot pixel."""
 _LOOKED_AT = 2**16
-"""About how many samples are looked at for outliers at a time."""
+"""Approximate number of samples that are searched for outliers at a time."""
 HINT = "to use all of it, rescale the samples, e.g. with ImageMagick: magick IN -auto-level -depth 8 OUT.png"
+"""Advice at the end of a note."""
 
 
 class Range:
-    """Which part of the range of unsigned samples, 0 to `full`, is used; the ends and a few outliers do not count.
+    """Find the part of the range 0 to `full` that unsigned samples use, without the two ends and a few outliers.
 
-    At the ends are clipped samples, and those that stand for no data.
+    Samples at the ends are clipped, or stand for missing data.
     """
 
     def __init__(self, full: int) -> None:
@@ -37,16 +38,17 @@ class Range:
         self._some: list[NDArray[Any]] = []
 
     def add(self, samples: NDArray[Any], *, before: int = 0, of: int | None = None) -> None:
-        """Take these into account too, or evenly some of many.
+        """Take samples into account; of many, an even selection.
 
-        They may be a part of `of` samples, which `before` others precede: it is the same whatever the parts.
+        The samples may be a part of `of` samples, after `before` others. The result does not depend on the division
+        into parts.
         """
         self._step = self._step or _step(of or samples.size)
         some = samples.reshape(-1)[-before % self._step :: self._step]
         self._some.append(some[(some != 0) & (some != self._full)])
 
     def note(self) -> str | None:
-        """Say so if nearly all lie in less than a tenth of the range, though not at a single level."""
+        """Return a note if nearly all samples lie in less than a tenth of the range, but not at one level."""
         low, high = _most(self._some)
         if 0 < (high - low) * SMALL_SHARE < self._full:
             low, high = (round(100 * end / self._full, 1) for end in (low, high))
@@ -55,39 +57,43 @@ class Range:
 
 
 def _step(size: int) -> int:
-    """Every how many-th of so many samples is looked at; odd, so that it is no column of a picture."""
+    """Return the step between selected samples. It is odd, so that it does not select a column of an image."""
     return size // _LOOKED_AT | 1
 
 
 def _most(parts: Sequence[NDArray[Any]]) -> tuple[float, float]:
-    """Between which levels all samples lie but the outliers: one in a hundred at each end."""
+    """Return the levels between which all samples but the outliers lie. One in a hundred at each end is an outlier."""
     every = np.sort(np.concatenate(parts)) if parts else np.empty(0)
     spare = every.size // OUTLIERS + 1
     return (float(every[spare]), float(every[-1 - spare])) if every.size > 2 * spare else (0.0, 0.0)
 
 
 def bands(width: int, height: int) -> Iterator[tuple[int, int]]:
-    """The first row, and that after the last, of parts of a picture that are small enough to be copied."""
+    """Yield the first row, and the row after the last, of bands that are small enough to be copied."""
     step = max(BAND_PIXELS // max(width, 1), 1)
     return ((top, min(top + step, height)) for top in range(0, height, step))
 
 
 def new_picture(mode: str, width: int, height: int) -> Image.Image:
-    """A picture for `put_rows` to fill."""
+    """Create an image, with undefined pixels, for `put_rows` to fill."""
     return Image.new(mode, (width, height), None)
 
 
 def put_rows(picture: Image.Image, top: int, rows: Bytes) -> None:
-    """Put pixels (rows, width, channels), or grey without channels, into a picture from the row `top` on.
+    """Write pixels, uint8 (rows, width, channels) or grey (rows, width), into an image from row `top` on.
 
-    So there is one copy of the pixels: a picture that is made of an array is a second one.
+    There is then one copy of the pixels. An image that is made from an array would be a second one.
     """
     part = Image.fromarray(rows[..., 0] if rows.ndim == 3 and rows.shape[2] == 1 else rows)
     picture.paste(part, (0, top))
 
 
 def high_bits(samples: NDArray[Any], bits: int) -> NDArray[np.uint8]:
-    """8 bits of unsigned samples of `bits` (1 to 16): the highest, or all of fewer, spread over 0 to 255."""
+    """Convert unsigned samples of `bits` bits (1 to 16) to uint8: the high 8 bits, or fewer bits spread over 0 to 255.
+
+    >>> high_bits(np.array([0, 1]), 1)
+    array([  0, 255], dtype=uint8)
+    """
     top = 2**bits - 1
     eight: Bytes
     if bits == 8:
@@ -100,7 +106,7 @@ def high_bits(samples: NDArray[Any], bits: int) -> NDArray[np.uint8]:
 
 
 def over_white(colours: Bytes, alpha: Bytes, *, premultiplied: bool = False) -> Bytes:
-    """Colours (rows, width, channels) of opacity `alpha` (rows, width, 1) over white."""
+    """Composite colours, uint8 (rows, width, channels), of opacity `alpha`, uint8 (rows, width, 1), over white."""
     mixed: Bytes
     if premultiplied:
         mixed = np.minimum(colours + (np.uint16(255) - alpha), 255).astype(np.uint8)
@@ -111,9 +117,10 @@ def over_white(colours: Bytes, alpha: Bytes, *, premultiplied: bool = False) -> 
 
 
 def stretched(samples: NDArray[Any]) -> tuple[NDArray[np.uint8], str | None]:
-    """Grey (height, width) of no agreed range to 8 bits, as `read_image` documents it, and a note about its range.
+    """Convert grey samples (height, width) without an agreed range to uint8, and return a note about their range.
 
-    That is signed, 32-bit and floating-point grey. Works on some rows at a time.
+    These are signed, 32-bit and floating-point samples; `read_image` documents the conversion. It works on some rows at
+    a time. Raises `UnusableError` if no sample is a number, and `UnsupportedError` for an infinite range.
     """
     whole = samples.dtype.kind in "iu"
     step = max(_ROWS_PIXELS // samples.shape[1], 1)
@@ -136,11 +143,12 @@ def stretched(samples: NDArray[Any]) -> tuple[NDArray[np.uint8], str | None]:
 
 
 def _finite(part: NDArray[Any]) -> NDArray[Any]:
+    """Return the finite samples, flattened if they are floating-point."""
     return part[np.isfinite(part)] if part.dtype.kind == "f" else part
 
 
 def _note(parts: Sequence[NDArray[Any]], ends: tuple[float, float], shown: tuple[float, float]) -> str | None:
-    """Say so if all samples but the least, the greatest and outliers lie in less than a tenth of what is shown."""
+    """Return a note if all samples but the extremes and outliers lie in less than a tenth of the displayed range."""
     step = _step(sum(part.size for part in parts))
     inner = [
         some[(some != ends[0]) & (some != ends[1])] for part in parts for some in [_finite(part.reshape(-1)[::step])]

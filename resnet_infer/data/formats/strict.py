@@ -1,4 +1,4 @@
-"""PIL's loading, whatever the program around it has set."""
+"""Load images with PIL's default settings, whatever the calling program has set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import ImageFile
 
 
 def strict_load(picture: ImageFile.ImageFile) -> None:
-    """Decode the pixels as `ImageFile.load` does where `ImageFile.LOAD_TRUNCATED_IMAGES` is not set.
+    """Decode the pixels as `ImageFile.load` does while `ImageFile.LOAD_TRUNCATED_IMAGES` is not set.
 
     The program that uses this package may have set it, for all of its threads. Raises `OSError` for damaged data.
     """
@@ -17,7 +17,7 @@ def strict_load(picture: ImageFile.ImageFile) -> None:
 
 
 def _copy(function: Callable[..., object]) -> Callable[..., object]:
-    """The same function, reading a module's settings that stay as they are without the caller's doing."""
+    """Copy a function so that it reads its own copy of the module's settings."""
     assert isinstance(function, FunctionType)
     settings = {**function.__globals__, "LOAD_TRUNCATED_IMAGES": False}
     return FunctionType(function.__code__, settings, function.__name__, function.__defaults__, function.__closure__)

@@ -1,6 +1,6 @@
-"""What a file's name says of its content: pictures that are read, pictures that are not, and other files.
+"""Classify files by their suffixes: images that are decoded, images that are not, and other files.
 
-The content decides how a file is decoded (`image.read_image`). Names decide what a folder is searched for.
+The content decides how a file is decoded (`image.read_image`). Names decide which files of a folder are read.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ READABLE: Mapping[str, str] = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
 }
-"""Suffixes of pictures that `image.read_image` decodes, and the format that it calls them."""
+"""Suffixes of the images that `image.read_image` decodes, and the names of their formats."""
 
 UNREADABLE: Mapping[str, str] = {
     ".heic": "HEIC",
@@ -86,7 +86,7 @@ UNREADABLE: Mapping[str, str] = {
     ".raf": "camera raw",
     ".pef": "camera raw",
 }
-"""Suffixes of pictures that are not decoded, and the name of their format for messages."""
+"""Suffixes of images that are not decoded, and the names of their formats for messages."""
 
 OTHER = frozenset(
     {
@@ -95,8 +95,9 @@ OTHER = frozenset(
         *(".mat", ".npy", ".npz", ".pkl", ".h5", ".pt", ".pth", ".safetensors", ".onnx"),
     }
 )
-"""Suffixes of files that describe pictures or lie beside them; nobody takes one for a picture."""
+"""Suffixes of files that describe images or lie beside them, and are certainly not images."""
 _DOCUMENTS = frozenset({"readme", "license", "licence", "copying", "notice", "authors", "changelog"})
+"""Names, without suffix, of files of text."""
 
 
 def suffix(name: str) -> str:
@@ -105,22 +106,22 @@ def suffix(name: str) -> str:
 
 
 def is_picture(name: str) -> bool:
-    """Tell whether a file of that name is taken for a picture that can be read."""
+    """Tell whether a file of that name counts as an image that can be decoded."""
     return suffix(name) in READABLE
 
 
 def unreadable_format(name: str) -> str | None:
-    """Return the format of a picture that cannot be read; None for any other name."""
+    """Return the format of an image that cannot be decoded, or None for any other name."""
     return UNREADABLE.get(suffix(name))
 
 
 def may_be_picture(name: str) -> bool:
-    """Tell whether a file beside pictures may be one too: every suffix but those of `OTHER`, and no suffix at all."""
+    """Tell whether a file beside images may be one too: any suffix but those of `OTHER`, or no suffix."""
     ending = suffix(name)
     return ending not in OTHER and bool(ending or os.path.basename(name).lower() not in _DOCUMENTS)
 
 
 def shown(ending: str) -> str:
-    """Return a suffix as messages show it, with its format where that is known."""
+    """Return a suffix as messages show it, with its format if that is known."""
     kind = UNREADABLE.get(ending)
     return f"{ending} ({kind})" if kind else ending or "no suffix"

@@ -1,0 +1,1 @@
+"""Get weights from elsewhere: built-in, published and other programs' files, and the cache."""

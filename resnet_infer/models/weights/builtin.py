@@ -1,4 +1,4 @@
-"""The files of the built-in models, and whether they are as they were packed."""
+"""Locate the files of the built-in models, and verify that they are undamaged."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from pathlib import Path
 from resnet_infer.errors import ModelError
 
 FOLDER = Path(__file__).parents[1] / "builtin"
+"""Folder of the built-in models."""
 LIST = "CRC32"
-"""The file with a line for each other one: its CRC-32 in hexadecimal, its size in bytes, its name."""
+"""File with a line for each other file: its CRC-32 in hexadecimal, its size in bytes, and its name."""
 _CHUNK = 1 << 20
+"""Bytes that are read at a time."""
 
 
 def checksum(path: Path) -> tuple[int, int]:
-    """The CRC-32 and the size of a file in bytes: it shows damage, and takes a tenth of the time of a SHA-256."""
+    """Return the CRC-32 and the size in bytes of a file. It shows damage in a tenth of the time of a SHA-256."""
     value = size = 0
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK):
@@ -24,14 +26,14 @@ def checksum(path: Path) -> tuple[int, int]:
 
 
 def line(path: Path) -> str:
-    """The line of a file in the list."""
+    """Return the line of a file in the list."""
     value, size = checksum(path)
     return f"{value:08x} {size} {path.name}\n"
 
 
 @functools.cache
 def require_whole(path: Path) -> None:
-    """Raise `ModelError` unless a file of the package is as it was packed. A process looks once."""
+    """Raise `ModelError` if a file of the package is not as it was packed. The result is cached per process."""
     try:
         known = (FOLDER / LIST).read_text(encoding="utf-8").splitlines(keepends=True)
         whole = line(path) in known
@@ -42,6 +44,7 @@ def require_whole(path: Path) -> None:
 
 
 def _damaged(path: Path, reason: str) -> ModelError:
+    """Return the error for a damaged file."""
     return ModelError(
         f"the built-in model {path} is damaged ({reason})",
         hint="install the package again: pip install --force-reinstall --no-deps . in a checkout",

@@ -1,7 +1,7 @@
-"""The cache: what lies there, with the digest of each file beside it, so that a damaged one is noticed and made again.
+"""Manage the cache. Each file has its digest beside it, so that damage is noticed and the file is made again.
 
-`x.onnx.sha256` beside `x.onnx` has its SHA-256 as `sha256sum` writes it. The digest is compared whenever a file of the
-cache is used. Downloads have theirs in their names.
+`x.onnx.sha256` beside `x.onnx` holds its SHA-256 as `sha256sum` writes it. The digest is verified whenever a file of
+the cache is used. Downloads have their digest in their names.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ from resnet_infer.utils.console import printable
 from resnet_infer.utils.files import atomic_path, remedy
 
 DIGEST = ".sha256"
-"""Suffix of the file beside another that has its digest."""
+"""Suffix of the file that holds the digest of the file beside it."""
 KINDS = {"downloads": ".pth", "checkpoints": ".safetensors", "artifacts": ".onnx"}
-"""Folder of the cache -> suffix of the files in it."""
+"""Suffixes of the files in each folder of the cache."""
 _DIGEST_IN_NAME = re.compile("[0-9a-f]{8,64}")
 State = Literal["good", "damaged", "without digest"]
 _GOOD: set[tuple[str, int, int]] = set()
-"""Path, time and size of what this process has found good: it looks once."""
+"""Path, time of change and size of the files that this process has verified, so that each is verified once."""
 _FAULTS = {"damaged": "is damaged", "without digest": "has no digest", "good": "was being replaced"}
+"""What is wrong with a file by its state, for messages."""
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Cached:
-    """A file of the cache: `kind` is a key of `KINDS`."""
+    """Describe a file of the cache. `kind` is a key of `KINDS`, `bytes` the file's size."""
 
     kind: str
     path: Path
@@ -43,10 +44,10 @@ class Cached:
 
 
 def kept(target: Path, make: Callable[[], None]) -> Path:
-    """Return the file of the cache that is `target`; `make` writes it where it is missing or damaged.
+    """Return `target`, a file of the cache. `make` writes it if it is missing or damaged.
 
-    Of several processes one makes it and the others wait. Raises what `make` raises, `UnwritableError` where the cache
-    cannot be written, and `ModelError` where what was made cannot be read.
+    Of several processes one makes the file and the others wait. Raises the errors of `make`, `UnwritableError` if the
+    cache cannot be written, and `ModelError` if the file cannot be read.
     """
     if is_good(target):
         return target
@@ -70,11 +71,12 @@ def kept(target: Path, make: Callable[[], None]) -> Path:
 
 
 def _is_in(name: object, folder: Path) -> bool:
-    """Whether an `OSError` is about a file of the folder, or the folder."""
+    """Tell whether `name`, the file of an `OSError`, is the folder or lies in it."""
     return isinstance(name, str) and folder.resolve() in (Path(name).resolve(), *Path(name).resolve().parents)
 
 
 def _unwritable(target: Path, error: OSError) -> UnwritableError:
+    """Return the error for a cache that cannot be written."""
     return UnwritableError(
         f"cannot write into the cache, {target.parent}: {error.strerror or error}",
         hint=remedy(error, "set RESNET_INFER_CACHE to a folder that can be written"),
@@ -82,7 +84,7 @@ def _unwritable(target: Path, error: OSError) -> UnwritableError:
 
 
 def is_good(path: Path) -> bool:
-    """Whether `path` is there and has the digest that lies beside it. Raises `ModelError` if it cannot be read."""
+    """Tell whether `path` exists and matches its digest. Raises `ModelError` if it cannot be read."""
     try:
         about = path.stat()
     except OSError:
@@ -94,7 +96,7 @@ def is_good(path: Path) -> bool:
 
 
 def state(path: Path) -> State:
-    """What the digest says of a file of the cache: for a download that in its name, else the one beside it.
+    """Compare a file of the cache with its digest: for a download the one in its name, else the one beside it.
 
     Raises `ModelError` if the file cannot be read.
     """
@@ -116,13 +118,13 @@ def state(path: Path) -> State:
 
 
 def seal(path: Path) -> None:
-    """Write the digest of `path` beside it. Raises `ResnetInferError` where that cannot be written."""
+    """Write the digest of `path` beside it. Raises `ResnetInferError` if that is not possible."""
     with atomic_path(path.with_name(path.name + DIGEST)) as temporary:
         temporary.write_text(f"{sha256(path)}  {path.name}\n", encoding="utf-8")
 
 
 def listed() -> Iterator[Cached]:
-    """The files in the cache, sorted; not their digests, nor what a download or an export has begun."""
+    """Yield the files in the cache, sorted by folder and name, without digests and unfinished files."""
     for kind, suffix in KINDS.items():
         for path in _entries(cache_folder() / kind):
             if path.suffix == suffix and not path.name.startswith(".") and path.is_file():
@@ -130,9 +132,9 @@ def listed() -> Iterator[Cached]:
 
 
 def clear() -> int:
-    """Remove the files of the cache, their digests and what was begun; return the number of bytes.
+    """Remove the files of the cache, their digests and unfinished files, and return the number of bytes.
 
-    Files of other names stay. Raises `ResnetInferError` where one cannot be removed.
+    Other files stay. Raises `ResnetInferError` if a file cannot be removed.
     """
     freed = 0
     for kind, suffix in KINDS.items():
@@ -145,13 +147,13 @@ def clear() -> int:
                     path.unlink()
                 except OSError as error:
                     raise ResnetInferError(f"cannot remove {path}: {error.strerror or error}") from error
-        with suppress(OSError):  # something else lies there
+        with suppress(OSError):  # the folder holds other files
             folder.rmdir()
     return freed
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What lies in a folder of the cache, sorted. Raises `ModelError` where that cannot be listed."""
+    """List a folder of the cache, sorted. Raises `ModelError` if that is not possible."""
     try:
         return sorted(folder.iterdir())
     except FileNotFoundError:
@@ -164,7 +166,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _locked(target: Path) -> AbstractContextManager[object]:
-    """Wait for the lock on `target`. Raises `UnwritableError` where there can be none."""
+    """Wait for the lock on `target`. Raises `UnwritableError` if it cannot be created."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         return locked(target, f"making {target.name}")

@@ -1,4 +1,4 @@
-"""Downloads that resume where they broke, are checked, and appear whole or not at all."""
+"""Download files so that they resume after an interruption, are verified, and appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -25,17 +25,21 @@ CACHE_VARIABLE = "RESNET_INFER_CACHE"
 TIMEOUT = 30.0
 """Seconds without an answer or a byte after which a connection counts as dropped."""
 PAUSES = (0.5, 1.0, 2.0, 4.0)
-"""Seconds before each new try; a try that gets `PROGRESS` bytes further starts the count again."""
+"""Seconds before each retry. A try that gets `PROGRESS` bytes further resets the count."""
 PROGRESS = 1 << 20
+"""Bytes of progress that reset the count of retries."""
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
+"""HTTP statuses after which a retry may succeed."""
 _CHUNK = 1 << 18
+"""Bytes that are read at a time."""
 _LOG = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """`$RESNET_INFER_CACHE`, else the folder that the platform gives a user's caches. It need not exist.
+    """Return `$RESNET_INFER_CACHE`, else the platform's cache folder of the user. It need not exist.
 
-    Raises `UnwritableError` for a user without a home folder (one of `docker run --user` that no passwd file names).
+    Raises `UnwritableError` for a user without a home folder, e.g. with a `docker run --user` that no passwd file
+    lists.
     """
     chosen = os.environ.get(CACHE_VARIABLE)
     try:
@@ -44,14 +48,15 @@ def cache_folder() -> Path:
         from platformdirs import user_cache_path
 
         folder = user_cache_path("resnet-infer", appauthor=False)
-    except RuntimeError as error:  # pathlib's and platformdirs' word for it
+    except RuntimeError as error:  # both pathlib and platformdirs raise it
         raise _homeless(chosen) from error
-    if "~" in folder.parts:  # how older versions of platformdirs leave it
+    if "~" in folder.parts:  # older versions of platformdirs leave it unexpanded
         raise _homeless(chosen)
     return folder
 
 
 def _homeless(chosen: str | None) -> UnwritableError:
+    """Return the error for a user without a home folder."""
     what = f"{CACHE_VARIABLE} is {chosen}, and" if chosen else "there is no place for the cache:"
     return UnwritableError(
         f"{what} this user has no home folder", hint=f"set {CACHE_VARIABLE} to a folder that can be written, or HOME"
@@ -59,9 +64,9 @@ def _homeless(chosen: str | None) -> UnwritableError:
 
 
 def library_folder(name: str) -> Path | None:
-    """Where another library may keep what it makes: in the cache; where that cannot be written, in a temporary folder.
+    """Return a folder where another library may keep its files, or None if there can be none.
 
-    The temporary one is removed when the process ends. None where there can be neither.
+    It lies in the cache; if that cannot be written, it is a temporary folder that is removed when the process ends.
     """
     with suppress(OSError, UnwritableError):
         folder = cache_folder() / name
@@ -72,7 +77,10 @@ def library_folder(name: str) -> Path | None:
 
 
 def scratch_folder() -> Path | None:
-    """A new folder that is removed when the process ends, in memory if nowhere else; None where there can be none."""
+    """Return a new folder that is removed when the process ends, or None if there can be none.
+
+    It is in memory (/dev/shm) if the folder for temporary files cannot be written.
+    """
     import atexit
     import shutil
     import tempfile
@@ -88,14 +96,15 @@ def scratch_folder() -> Path | None:
 def download(
     url: str, target: Path, *, sha256_prefix: str, size: int | None = None, title: str, timeout: float = TIMEOUT
 ) -> Path:
-    """Fetch `url` to `target` unless the right file is there already; return `target`.
+    """Download `url` to `target` unless the right file exists already, and return `target`.
 
-    The file is right when its SHA-256 in hexadecimal begins with `sha256_prefix`. `size` in bytes helps where the
-    server does not tell it. `title` stands before the progress bar and in messages; `timeout` is in seconds. What
-    arrives is kept in `target` + `.part` until it is whole, also on Ctrl-C, and the next call goes on from there. Of
-    several processes one downloads and the others wait for it.
+    The file is right if its SHA-256 in hexadecimal begins with `sha256_prefix`. `size` in bytes serves if the server
+    does not state one. `title` labels the progress bar and messages; `timeout` is in seconds.
 
-    Raises `UsageError` if `url` is not http(s), and `ModelError` if the host cannot be reached, the server refuses,
+    What has arrived is kept in `target` + `.part` until it is whole, also after Ctrl-C, and the next call continues
+    from there. Of several processes one downloads and the others wait for it.
+
+    Raises `UsageError` if `url` is not http(s). Raises `ModelError` if the host cannot be reached, the server refuses,
     the connection keeps dropping, the content has another hash (nothing is kept then), or the disk is full.
     """
     source = _Source(url, _host(url), target, sha256_prefix.lower(), size, title, timeout)
@@ -117,6 +126,8 @@ def download(
 
 @dataclass(frozen=True)
 class _Source:
+    """Hold the arguments of a download."""
+
     url: str
     host: str
     target: Path
@@ -127,22 +138,25 @@ class _Source:
 
     @property
     def part(self) -> Path:
+        """Return the path of the unfinished file."""
         return self.target.with_name(self.target.name + ".part")
 
     @property
     def by_hand(self) -> str:
+        """Return a hint that says how to do without this connection."""
         return f"to do without this connection, download {self.url} elsewhere and put it at {self.target}"
 
 
 class _BrokenError(Exception):
-    """The transfer failed in a way that another try may mend."""
+    """Report a failure after which a retry may succeed."""
 
 
 class _UnreachableError(_BrokenError):
-    """No connection could be made."""
+    """Report that no connection could be made."""
 
 
 def _host(url: str) -> str:
+    """Return host and port of an address. Raises `UsageError` if it is not http(s)."""
     try:
         parts = urlsplit(url)
         if parts.scheme in ("http", "https") and parts.hostname:
@@ -153,6 +167,7 @@ def _host(url: str) -> str:
 
 
 def _present(source: _Source) -> bool:
+    """Tell whether the right file exists."""
     if not source.target.exists():
         return False
     found = sha256(source.target)
@@ -168,13 +183,14 @@ def _present(source: _Source) -> bool:
 
 
 def _fetch(source: _Source) -> None:
+    """Complete, verify and rename the unfinished file. Raises `ModelError`."""
     left_over = _length(source.part) > 0
     if not (left_over and sha256(source.part).startswith(source.sha256_prefix)):
         _receive(source)
         found = sha256(source.part)
         if not found.startswith(source.sha256_prefix):
             source.part.unlink()
-            if left_over:  # perhaps the beginning of another file
+            if left_over:  # what was left over may be part of another file
                 _fetch(source)
                 return
             raise ModelError(
@@ -187,7 +203,7 @@ def _fetch(source: _Source) -> None:
 
 
 def _receive(source: _Source) -> None:
-    """Complete the part, trying again as long as there is hope."""
+    """Complete the unfinished file, with retries. Raises `ModelError` if they are used up."""
     failures, furthest, connected = 0, _length(source.part), False
     while True:
         try:
@@ -212,7 +228,7 @@ def _receive(source: _Source) -> None:
 
 
 def _transfer(source: _Source) -> None:
-    """One request: append to the part what it lacks, or write it anew where the server does not resume."""
+    """Make one request: append the missing bytes, or start again if the server cannot resume."""
     have = _length(source.part)
     with _request(source, have) as response:
         if response.status == 206:
@@ -237,6 +253,7 @@ def _transfer(source: _Source) -> None:
 
 
 def _request(source: _Source, have: int) -> Any:
+    """Open the connection, from byte `have` on. Raises `_BrokenError` or `ModelError`."""
     from http.client import HTTPException
     from urllib.error import HTTPError, URLError
     from urllib.request import Request, urlopen
@@ -264,7 +281,7 @@ def _request(source: _Source, have: int) -> Any:
 
 
 def _content_range(header: str) -> tuple[int | None, int | None]:
-    """First byte and full length, from a Content-Range header (RFC 9110, section 14.4)."""
+    """Return the first byte and the full length from a Content-Range header (RFC 9110, section 14.4)."""
     match = re.fullmatch(r"bytes\s+(\d+)-\d+/(\d+|\*)", header.strip())
     if not match:
         return None, None
@@ -272,7 +289,7 @@ def _content_range(header: str) -> tuple[int | None, int | None]:
 
 
 def _copy(response: Any, file: IO[bytes], advance: Callable[[int], None]) -> int:
-    """Write what the response still holds; the number of bytes. An `OSError` that leaves here is the disk's."""
+    """Write the rest of the response, and return the number of bytes. An `OSError` raised here concerns the disk."""
     from http.client import HTTPException
 
     copied = 0
@@ -289,15 +306,17 @@ def _copy(response: Any, file: IO[bytes], advance: Callable[[int], None]) -> int
 
 
 def _reason(error: Exception) -> str:
+    """Describe an error in one phrase."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _length(path: Path) -> int:
+    """Return the size of a file in bytes; 0 if it does not exist."""
     return path.stat().st_size if path.exists() else 0
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK):

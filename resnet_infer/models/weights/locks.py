@@ -1,4 +1,4 @@
-"""One process at a time makes a file, and the others wait for it."""
+"""Lock files, so that one process makes a file and the others wait for it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from pathlib import Path
 from resnet_infer.utils.console import printable
 
 PATIENCE = 1800.0
-"""Seconds after which the other process is taken to hang. The system frees the lock of one that has died."""
+"""Seconds after which the other process counts as hanging. The system frees the lock of a process that has died."""
 _WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
+"""Error numbers of file systems without locks."""
 _LOG = logging.getLogger(__name__)
 
 
 def locked(target: Path, doing: str, *, patience: float = PATIENCE) -> AbstractContextManager[object]:
-    """Hold the lock beside `target`, for which is waited; leaving the `with` block releases it.
+    """Wait for the lock beside `target`, and return it as a context manager that releases it.
 
-    `doing` says what another process does, e.g. "making x.onnx". Where the file system has no locks, and after
-    `patience` seconds, the work is done without one: a file is still whole or absent, and at worst is made twice.
-    Raises `OSError` where nothing can be written beside `target`.
+    `doing` says what another process is doing, e.g. "making x.onnx". If the file system has no locks, or after
+    `patience` seconds, the work is done without a lock: a file is still whole or absent, and at worst is made twice.
+    Raises `OSError` if nothing can be written beside `target`.
     """
     from filelock import FileLock, Timeout
 

@@ -1,4 +1,4 @@
-"""Published ImageNet weights that can be downloaded by name: torchvision's, for the five networks of the paper.
+"""List the published ImageNet weights that can be downloaded by name: torchvision's, for five networks of the paper.
 
 The preprocessing belongs to the weights, not to the network: V1 and V2 of one network differ in it.
 """
@@ -15,15 +15,18 @@ from resnet_infer.models.imagenet_classes import imagenet_classes
 from resnet_infer.models.spec import InputSpec, Interpolation, Measured, ModelSpec
 
 URL_VARIABLE = "RESNET_INFER_WEIGHTS_URL"
+"""Environment variable with the address of a mirror's folder."""
 PUBLISHED_AT = "https://download.pytorch.org/models"
+"""Address of the folder with torchvision's weights."""
 
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """A file of weights, how pictures are prepared for it, and the error its publisher measured.
+    """Describe a file of weights, the preprocessing it needs, and the errors that its publisher measured.
 
-    `sha256_prefix`: the first 8 hexadecimal digits of the file's SHA-256. `resize` and `crop` in pixels; `mean` and
-    `std` in units of the full range. Errors in percent of ImageNet's 50,000 validation pictures, one centre crop.
+    `sha256_prefix` is the first 8 hexadecimal digits of the file's SHA-256. `resize` and `crop` are in pixels, `mean`
+    and `std` in units of the full range. Errors are in percent of ImageNet's 50,000 validation images, with one centre
+    crop.
     """
 
     name: str
@@ -41,21 +44,22 @@ class PublishedWeights:
 
     @property
     def filename(self) -> str:
+        """Return the name of the file."""
         return f"{self.arch}-{self.sha256_prefix}.pth"
 
     @property
     def published_url(self) -> str:
-        """Where the publisher has it."""
+        """Return the publisher's address of the file."""
         return f"{PUBLISHED_AT}/{self.filename}"
 
     @property
     def url(self) -> str:
-        """Where to download it: a mirror's folder in `$RESNET_INFER_WEIGHTS_URL` goes first."""
+        """Return the address to download from. A mirror in `$RESNET_INFER_WEIGHTS_URL` takes precedence."""
         return f"{(os.environ.get(URL_VARIABLE) or PUBLISHED_AT).rstrip('/')}/{self.filename}"
 
 
 def _torchvision(depth: int, version: int, sha256_prefix: str, top1: float, top5: float) -> PublishedWeights:
-    """A row from the accuracies in percent that torchvision states."""
+    """Create a row from the accuracies in percent that torchvision states."""
     return PublishedWeights(
         name=f"resnet{depth}.v{version}",
         arch=f"resnet{depth}",
@@ -77,21 +81,24 @@ PUBLISHED = (
     _torchvision(152, 1, "394f9c45", 78.312, 94.046),
     _torchvision(152, 2, "f82ba261", 82.284, 96.002),
 )
-"""From torchvision's table of weights, a network's versions in order of age."""
+"""Torchvision's table of weights; the versions of a network in order of age."""
 
 _BY_NAME = {weights.arch: weights for weights in PUBLISHED} | {weights.name: weights for weights in PUBLISHED}
 
 
 def find_published(name: str) -> PublishedWeights | None:
-    """The weights called `name`, e.g. `resnet50.v1`; a network's name alone, `resnet50`, is the newest it has.
+    """Return the weights called `name`, e.g. `resnet50.v1`. The name of a network alone means its newest weights.
 
-    Case does not matter, and `resnet-50` is `resnet50`. None for a name that is not in the table.
+    Case does not matter, and `resnet-50` is `resnet50`. Returns None for a name that is not in the table.
+
+    >>> find_published("resnet50").source
+    'torchvision IMAGENET1K_V2'
     """
     return _BY_NAME.get(name.strip().lower().replace("resnet-", "resnet", 1))
 
 
 def spec_of(weights: PublishedWeights) -> ModelSpec:
-    """The spec that belongs to `weights` (stride in the 3x3, as torchvision has it)."""
+    """Return the spec that belongs to `weights`, with the stride in the 3x3 convolution, as torchvision has it."""
     names, wordnet_ids = imagenet_classes()
     return ModelSpec(
         name=weights.name,

@@ -1,4 +1,4 @@
-"""From the names that other programs give to a ResNet's weights to ours, which are torchvision's."""
+"""Translate the names that other programs give to a ResNet's weights to ours, which are torchvision's."""
 
 from __future__ import annotations
 
@@ -24,18 +24,24 @@ _RENAMES = (
     (re.compile(r"^(?:linear|last_linear|classifier|head\.fc)\.(?=weight$|bias$)"), "fc."),
     (re.compile(r"^(layer\d+\.\d+)\.shortcut\."), r"\1.downsample."),
 )
-"""Wrappers' prefixes (DataParallel, Lightning, torch.compile, MMPretrain); classifiers' and shortcuts' other names."""
+"""Patterns of names and their replacements.
+
+They remove the prefixes of wrappers (DataParallel, Lightning, torch.compile, MMPretrain), and translate other names of
+classifiers and shortcuts.
+"""
 
 _COUNTERS = ("num_batches_tracked", "n_averaged")
-"""What batch norm and torch's AveragedModel count; nothing is computed from it."""
+"""Counters of batch norm and of torch's AveragedModel. Nothing is computed from them."""
 
 _CONV = re.compile(r"^(.*\b)(?:conv(\d)|downsample\.0)\.weight$")
+"""Pattern of a convolution's weight that has a batch norm behind it."""
 _BODY = re.compile(r"^(?:conv|bn|layer)\d")
+"""Pattern of the tensors outside the classifier."""
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A tensor, and the name it had in its file."""
+    """Hold a tensor and the name it had in its file."""
 
     original: str
     value: NDArray[Any]
@@ -44,16 +50,15 @@ class _Entry:
 def match_state_dict(
     state: Mapping[str, NDArray[Any]], arch: Architecture, source: str
 ) -> dict[str, NDArray[np.float32]]:
-    """The weights of `arch` out of a foreign state dict: float32 copies, named and shaped as `Plan.shapes()` says.
+    """Extract the weights of `arch` from a foreign state dict: float32 copies, named and shaped as in `Plan.shapes()`.
 
-    Known are torchvision's and timm's names, those of the common CIFAR repositories, and the prefixes of wrappers.
-    The counters `num_batches_tracked` and `n_averaged` are dropped. A classifier in the form of a 1x1 convolution is
-    accepted, and the bias of a convolution moves into the running mean of the batch norm behind it, where it gives the
-    same answers.
+    The names of torchvision, timm and common CIFAR repositories are known, and the prefixes of wrappers. The counters
+    `num_batches_tracked` and `n_averaged` are dropped. A classifier in the form of a 1x1 convolution is accepted. The
+    bias of a convolution moves into the running mean of the batch norm behind it, which gives the same answers.
 
-    Raises `ModelError`, which begins with `source`, if the tensors do not fit: it names the missing, the left over, the
-    misshapen and the non-finite ones, and variances below 0. The hint tells which network the shapes belong to, where
-    that can be known.
+    Raises `ModelError`, which begins with `source`, if the tensors do not fit. It names missing, left-over, misshapen
+    and non-finite tensors, and negative variances. The hint names the network that the shapes belong to, if it is
+    known.
     """
     entries = _canonical(state, source)
     shapes = arch.plan().shapes()
@@ -81,9 +86,9 @@ def match_state_dict(
 
 
 def guess_architecture(state: Mapping[str, NDArray[Any]]) -> Architecture | None:
-    """The published network whose tensors, names and shapes, a foreign state dict holds; None if it is no such one.
+    """Return the published network that fits the names and shapes in a foreign state dict, or None.
 
-    Shapes tell depth, shortcut option and number of classes. They cannot tell `padding` and `stride_in`, which stay at
+    Shapes tell depth, shortcut option and number of classes. They do not tell `padding` and `stride_in`, which stay at
     their defaults, nor a plain net from one with option A, which is taken to be residual.
     """
     try:
@@ -93,13 +98,16 @@ def guess_architecture(state: Mapping[str, NDArray[Any]]) -> Architecture | None
 
 
 def count_classes(state: Mapping[str, NDArray[Any]], source: str) -> int | None:
-    """The number of outputs of the classifier in a foreign state dict; None where there is no classifier."""
+    """Return the number of outputs of the classifier in a foreign state dict, or None if it has no classifier."""
     head = _canonical(state, source).get("fc.weight")
     return head.value.shape[0] if head and head.value.ndim else None
 
 
 def _canonical(state: Mapping[str, NDArray[Any]], source: str) -> dict[str, _Entry]:
-    """The entries under our names, without what has no place in a network of ours but loses nothing by going."""
+    """Return the entries under our names, without those that can be dropped.
+
+    Raises `ModelError` for two of one name.
+    """
     entries: dict[str, _Entry] = {}
     for original, value in state.items():
         name = original
@@ -117,7 +125,7 @@ def _canonical(state: Mapping[str, NDArray[Any]], source: str) -> dict[str, _Ent
 
 
 def _fold_biases(entries: dict[str, _Entry]) -> None:
-    """Take the biases of convolutions, as Caffe has them, into the means: (x + b) - mean = x - (mean - b)."""
+    """Fold the biases of convolutions, as Caffe has them, into the means: (x + b) - mean = x - (mean - b)."""
     for name in list(entries):
         match = _CONV.match(name)
         if not match:
@@ -132,7 +140,10 @@ def _fold_biases(entries: dict[str, _Entry]) -> None:
 
 
 def _guess(entries: Mapping[str, _Entry], *, plain: bool = False) -> Architecture | None:
-    """See `guess_architecture`. `plain`: where a plain and a residual net have the same shapes, it is the plain one."""
+    """Guess the network; see `guess_architecture`.
+
+    If a plain and a residual net have the same shapes, `plain` decides.
+    """
     shapes = {name: entry.value.shape for name, entry in entries.items()}
     head = shapes.get("fc.weight", ())
     if len(head) != 2 or head[0] < 1:
@@ -149,6 +160,7 @@ def _guess(entries: Mapping[str, _Entry], *, plain: bool = False) -> Architectur
 
 
 def _hint(entries: Mapping[str, _Entry], arch: Architecture) -> str | None:
+    """Return a hint that names the network of the weights, if that is another one."""
     guess = _guess(entries, plain=arch.plain)
     if guess is None:
         return None
@@ -164,10 +176,12 @@ def _hint(entries: Mapping[str, _Entry], arch: Architecture) -> str | None:
 
 
 def _float32(value: NDArray[Any]) -> NDArray[np.float32]:
+    """Copy an array as float32."""
     with np.errstate(over="ignore"):
         return np.array(value, np.float32, order="C")
 
 
 def _listed(names: list[str]) -> str:
+    """Join some names for a message."""
     shown = 5
     return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")

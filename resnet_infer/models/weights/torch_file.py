@@ -1,7 +1,7 @@
-"""Weights out of other programs' files, as numpy arrays, without running any code that such a file may carry.
+"""Read weights from other programs' files as numpy arrays, without running any code that such a file may carry.
 
-Three forms are told apart by their content, never by the file's suffix: the zip that `torch.save` writes since
-torch 1.6, safetensors, and the bare pickle that `torch.save` wrote before. Only the last one needs torch.
+The content, never the suffix, tells three formats apart: the zip that `torch.save` writes since torch 1.6, safetensors,
+and the bare pickle that `torch.save` wrote before. Only the last one needs torch.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ from resnet_infer.utils.extras import needs
 from resnet_infer.utils.inputs import open_input, read_bytes
 
 _KNOWN_ENTRIES = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model_state", "model", "net")
-"""Where training scripts put the network inside a larger dict, in timm's order: averaged weights come first."""
+"""Names under which training scripts keep the network in a larger dict, in timm's order: averaged weights first."""
 _AVERAGED = re.compile(r"(?:^|[._])(?:ema|swa|averaged?)(?:$|[._])", re.IGNORECASE)
+"""Pattern of the names of averaged weights."""
 _NETWORK = re.compile(r"(?:^|\.)(?:weight|running_mean|running_var)$")
-"""What the name of some tensor of a network ends in; no state of an optimizer has such a name."""
+"""Pattern of a name that some tensor of every network has, and no state of an optimizer."""
 _DEPTH = 4
-"""Dicts inside dicts that are searched for a network."""
+"""Levels of nested dicts that are searched for a network."""
 
 
 @dataclass(frozen=True)
 class StoredWeights:
-    """The tensors of a network by name, and where in its file they were.
+    """Hold the tensors of a network by name, and their place in the file.
 
-    `entry` is the path of keys to them with dots between (`state_dict_ema`, `ema.state_dict`), None at the top.
-    `others` are the entries with other networks, and `unread` those that seem to hold an average over training in a
-    form without names. `averaged` tells whether these weights are such an average.
+    `entry` is the path of keys to them, joined by dots (`state_dict_ema`, `ema.state_dict`), or None at the top.
+    `others` are the entries with other networks. `unread` are the entries that seem to hold an average over training
+    without the names of its tensors.
     """
 
     tensors: dict[str, NDArray[Any]]
@@ -49,28 +50,34 @@ class StoredWeights:
 
     @property
     def averaged(self) -> bool:
+        """Tell whether the weights are an average over training."""
         return self.entry is not None and bool(_AVERAGED.search(self.entry))
 
 
 def read_state_dict(path: Path, entry: str | None = None) -> dict[str, NDArray[Any]]:
-    """The tensors of a file of weights by name. See `read_weights`."""
+    """Read the tensors of a file of weights by name. See `read_weights`."""
     return read_weights(path, entry).tensors
 
 
 def read_weights(path: Path, entry: str | None = None) -> StoredWeights:
-    """The weights in a torch file of either form, or in safetensors.
+    """Read the weights in a torch file of either format, or in safetensors.
 
-    float16 and bfloat16 become float32; other types stay. Arrays may be read-only and share memory. A state dict
-    inside a larger checkpoint is taken out. Where there are several, averaged weights (`state_dict_ema`, `model_ema`,
-    any other name with `ema`) go before the raw ones (`state_dict`, `model`, ...), as in timm; `entry` chooses another.
+    float16 and bfloat16 become float32; other types stay. Arrays may be read-only and share memory.
 
-    Raises `ModelError` if the file is missing, damaged, of another kind, or asks for anything but tensors, and
-    `MissingExtraError` for a torch file of before 1.6 where torch is not installed; `UsageError` if there is no such
-    `entry`, or if there are several networks and no custom tells which one is meant.
+    A state dict inside a larger checkpoint is taken out. If there are several, averaged weights (`state_dict_ema`,
+    `model_ema`, any other name with `ema`) take precedence over raw ones (`state_dict`, `model`, ...), as in timm;
+    `entry` chooses another.
+
+    Raises `ModelError` if the file is missing, damaged, of another kind, or asks for anything but tensors. Raises
+    `MissingExtraError` for a torch file from before 1.6 if torch is not installed. Raises `UsageError` if `entry` does
+    not exist, or if there are several networks without a preferred name.
+
+    >>> read_weights(Path("resnet50.pth")).tensors["fc.weight"].shape
+    (1000, 2048)
     """
     with _explained(path, "cannot be read"), open_input(path) as file:
         head = file.read(9)
-    # safetensors comes first: the length that it begins with can look like either of the others.
+    # safetensors comes first: the length at its start can look like either of the others.
     if head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
         return _choose(_read_safetensors(path), np.ndarray, path, entry)
     if head.startswith(b"PK\x03\x04"):
@@ -84,16 +91,17 @@ def read_weights(path: Path, entry: str | None = None) -> StoredWeights:
 
 
 def read_torch_file(path: Path) -> dict[str, NDArray[Any]]:
-    """The state dict in a zip file of `torch.save`, read without torch. For the rest see `read_state_dict`.
+    """Read the state dict in a zip file of `torch.save` without torch. See also `read_weights`.
 
-    The file's pickle is interpreted here and can make nothing but dicts, lists and tensors: a name that is not on a
-    short list is refused with a `ModelError` that says which. No tensor reaches outside its storage, and no more
-    memory is asked for than the file has bytes (twice that for half precision).
+    The file's pickle is interpreted here, and can create nothing but dicts, lists and tensors. A name that is not on a
+    short list is refused with a `ModelError` that states it. No tensor reaches outside its storage, and no more memory
+    is allocated than the file has bytes (twice that for half precision).
     """
     return _read_torch_file(path, None).tensors
 
 
 def _read_torch_file(path: Path, entry: str | None) -> StoredWeights:
+    """Read a zip file of `torch.save`. See `read_weights`."""
     with _explained(path, "is damaged, or torch.save did not write it"), zipfile.ZipFile(path) as file:
         archive = _Archive(file, path.stat().st_size)
         root = unpickle(archive.read("data.pkl"), archive.storage, path)
@@ -102,7 +110,7 @@ def _read_torch_file(path: Path, entry: str | None) -> StoredWeights:
 
 @contextmanager
 def _explained(path: Path, problem: str) -> Iterator[None]:
-    """Turn what zipfile, pickletools, safetensors and the code below raise on nonsense into a `ModelError`."""
+    """Convert the errors of zipfile, pickletools, safetensors and this module for damaged data to a `ModelError`."""
     damage = (ValueError, TypeError, LookupError, RuntimeError, EOFError, OSError)
     try:
         yield
@@ -113,7 +121,7 @@ def _explained(path: Path, problem: str) -> Iterator[None]:
 
 
 class _Archive:
-    """The records of a torch zip: `NAME/data.pkl`, `NAME/byteorder`, and one `NAME/data/KEY` per storage."""
+    """Read the records of a torch zip: `NAME/data.pkl`, `NAME/byteorder`, and one `NAME/data/KEY` per storage."""
 
     def __init__(self, file: zipfile.ZipFile, size: int) -> None:
         self._file = file
@@ -127,7 +135,7 @@ class _Archive:
         self._order = {b"little": "<", b"big": ">"}[order]
 
     def read(self, name: str) -> bytes:
-        """A record. Raises `ValueError` if the records claim more than the file can hold."""
+        """Read a record. Raises `ValueError` if the records claim more bytes than the file has."""
         info = self._file.getinfo(self._root + name)
         if info.compress_type != zipfile.ZIP_STORED:
             raise ValueError(f"record {name} is compressed")
@@ -138,7 +146,7 @@ class _Archive:
         return self._file.read(info)
 
     def storage(self, identity: tuple[Any, ...]) -> Storage:
-        """What a persistent id names: `("storage", type, key, device, number of elements)`."""
+        """Return the storage of a persistent id: `("storage", type, key, device, number of elements)`."""
         tag, kind, key, _device, count = identity
         if tag != "storage" or not isinstance(kind, Global) or not isinstance(key, str):
             raise ValueError("an unknown reference")
@@ -152,10 +160,10 @@ class _Archive:
 
 
 def _choose(root: object, kind: type, path: Path, entry: str | None) -> StoredWeights:
-    """The network in `root`, whose tensors have the type `kind`. For the rest see `read_weights`."""
+    """Choose the network in `root`, whose tensors have the type `kind`. See `read_weights`."""
     found = dict(_entries(root, kind, ""))
     networks = {key: state for key, state in found.items() if any(map(_NETWORK.search, state))}
-    # Weights under names of no known kind: whoever matches them says what is missing.
+    # Weights with names of no known kind: matching them to an architecture reports what is missing.
     candidates = networks or {key: state for key, state in found.items() if key in ("", *_KNOWN_ENTRIES)}
     if not candidates:
         outer = root if isinstance(root, Mapping) else {}
@@ -182,7 +190,7 @@ def _choose(root: object, kind: type, path: Path, entry: str | None) -> StoredWe
 
 
 def _holds(node: object, kind: type, depth: int = 0, seen: set[int] | None = None) -> bool:
-    """Whether something of type `kind` is in the dicts and lists of `node`, each of which is looked into once."""
+    """Tell whether the dicts and lists of `node` hold an object of type `kind`. Each is visited once."""
     seen = set() if seen is None else seen
     if depth > _DEPTH or id(node) in seen:
         return False
@@ -193,12 +201,12 @@ def _holds(node: object, kind: type, depth: int = 0, seen: set[int] | None = Non
 
 
 def _preferred(entries: list[str]) -> str | None:
-    """The entry that custom prefers; None where no custom tells."""
+    """Return the entry that convention prefers, or None if it does not decide."""
     averaged = [key for key in entries if _AVERAGED.search(key)]
     for choice in (*_KNOWN_ENTRIES[:2], *averaged, *_KNOWN_ENTRIES[2:], ""):
         if choice in entries:
             return choice
-    # Nested ones, e.g. `checkpoint.state_dict`: by their last keys, where only one has the best of them.
+    # Nested entries, e.g. `checkpoint.state_dict`, are ranked by their last keys, if only one has the best.
     for known in _KNOWN_ENTRIES:
         if fitting := [key for key in entries if key.endswith(f".{known}")]:
             return fitting[0] if len(fitting) == 1 else None
@@ -208,7 +216,7 @@ def _preferred(entries: list[str]) -> str | None:
 def _entries(
     node: object, kind: type, name: str, depth: int = 0, seen: set[int] | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every dict in `node` that holds tensors, with its path of keys; the top is called "". Each is descended once."""
+    """Yield every dict in `node` that holds tensors, with its path of keys ("" at the top). Each is visited once."""
     seen = set() if seen is None else seen
     if not isinstance(node, Mapping) or depth > _DEPTH:
         return
@@ -224,6 +232,7 @@ def _entries(
 
 
 def _read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
+    """Read the tensors of a safetensors file. Raises `ModelError`."""
     with _explained(path, "is a damaged safetensors file"):
         tensors = {}
         for name, view in deserialize(read_bytes(path)):  # type: ignore[no-untyped-call]
@@ -234,11 +243,11 @@ def _read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
 
 
 SAFE_TORCH = (2, 10)
-"""Before it, a file could run code, or write over memory, though loaded as weights only."""
+"""First version of torch without known ways for a file loaded as weights only to run code or overwrite memory."""
 
 
 def _read_legacy(path: Path, entry: str | None) -> StoredWeights:
-    """A bare pickle of before torch 1.6, through torch's own restricted unpickler."""
+    """Read a bare pickle from before torch 1.6 with torch's own restricted unpickler."""
     try:
         with needs("train", f"{path} has the form that torch.save wrote before torch 1.6; reading it"):
             import torch
@@ -253,8 +262,8 @@ def _read_legacy(path: Path, entry: str | None) -> StoredWeights:
         )
     try:
         root = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch names no set of exceptions for damaged files
-        # torch's own text advises to load the file unprotected; only the name it refused is passed on.
+    except Exception as error:  # torch does not document the exceptions for damaged files
+        # torch's own message advises to load the file unprotected, so only the refused name is passed on.
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused:
             raise refusal(refused[1], path) from error

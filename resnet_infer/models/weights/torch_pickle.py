@@ -1,7 +1,7 @@
-"""The pickle inside a torch file, interpreted without running any code that it may name.
+"""Interpret the pickle inside a torch file, without running any code that it may name.
 
-A stack machine that knows no objects but plain ones, storages and tensors. Not `pickle.Unpickler` with a `find_class`:
-its BUILD sets attributes on whatever `find_class` returns, and a few bytes make it allocate gigabytes.
+This is a stack machine that knows only plain objects, storages and tensors. `pickle.Unpickler` with a `find_class`
+would not do: its BUILD sets attributes on whatever `find_class` returns, and a few bytes make it allocate gigabytes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CODES = {
     "F64": "f8", "F32": "f4", "F16": "f2", "BF16": "u2",
     "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1", "U8": "u1", "BOOL": "u1",
 }  # fmt: skip
-"""Element types by their names in safetensors, and how numpy reads their bytes."""
+"""Element types by their names in safetensors, and as numpy reads their bytes."""
 
 _REBUILD_TENSOR = "torch._utils._rebuild_tensor_v2"
 _REBUILD_PARAMETER = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
@@ -37,7 +37,7 @@ _IGNORED = (
     *("torch.device", "torch.Size", "collections.Counter", "argparse.Namespace", "__builtin__.set", "_codecs.encode"),
     *("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"),
 )
-"""Found beside the weights in many training checkpoints. They are let through by name, and nothing is made of them."""
+"""Names beside the weights in many training checkpoints. They are accepted, and nothing is created for them."""
 _KNOWN = frozenset({*STORAGES, _REBUILD_TENSOR, *_REBUILD_PARAMETER, _DICT, *_IGNORED})
 
 _CONSTANTS: Mapping[str, Callable[[], object]] = {
@@ -52,30 +52,31 @@ _LITERALS = (
 
 @dataclass(frozen=True)
 class Global:
-    """A name that a pickle mentions. It stays a name: nothing is imported."""
+    """Hold a name that a pickle mentions. Nothing is imported."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Storage:
-    """The memory that tensors are views of, one-dimensional and contiguous."""
+    """Hold the memory that tensors are views of, one-dimensional and contiguous."""
 
     values: NDArray[Any]
 
 
 def unpickle(data: bytes, load_storage: Callable[[tuple[Any, ...]], Storage], path: Path) -> object:
-    """Run the pickle `data` (protocol 2 to 5): plain objects, and read-only views of storages for tensors.
+    """Run the pickle `data` (protocol 2 to 5). Tensors become read-only views of storages.
 
-    `load_storage` gets what a persistent id holds: `("storage", type, key, device, number of elements)`. `path` is the
-    file, for messages. Raises `ModelError` for a name that is not allowed, and `ValueError`, `TypeError` or
-    `LookupError` for nonsense.
+    `load_storage` gets the content of a persistent id: `("storage", type, key, device, number of elements)`. `path` is
+    the file, for messages. Raises `ModelError` for a name that is not allowed, and `ValueError`, `TypeError` or
+    `LookupError` for damaged data.
     """
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[int, Any] = {}
 
     def pop_to_mark() -> list[Any]:
+        """Remove and return the items above the last mark."""
         start = marks.pop()
         items = stack[start:]
         del stack[start:]
@@ -106,7 +107,7 @@ def unpickle(data: bytes, load_storage: Callable[[tuple[Any, ...]], Storage], pa
             case "SETITEM" | "SETITEMS" as name:
                 items = pop_to_mark() if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
                 if isinstance(stack[-1], dict):
-                    # Weights have no other keys, and the hash of a deeply nested tuple overflows the C stack.
+                    # Weights have no other keys, and hashing a deeply nested tuple overflows the C stack.
                     pairs = zip(items[::2], items[1::2], strict=True)
                     stack[-1].update((key, value) for key, value in pairs if isinstance(key, str))
             case "BINPUT" | "LONG_BINPUT":
@@ -124,7 +125,7 @@ def unpickle(data: bytes, load_storage: Callable[[tuple[Any, ...]], Storage], pa
                 function, arguments = stack.pop(-2), stack.pop()
                 stack.append(_call(function, arguments))
             case "BUILD":
-                stack.pop()  # Attributes of an object; no weights among them.
+                stack.pop()  # attributes of an object, which hold no weights
             case "BINPERSID":
                 stack.append(load_storage(stack.pop()))
             case name:
@@ -133,6 +134,7 @@ def unpickle(data: bytes, load_storage: Callable[[tuple[Any, ...]], Storage], pa
 
 
 def _call(function: object, arguments: tuple[Any, ...]) -> object:
+    """Return the result of a call that the pickle requests. Raises `ValueError` for anything but known names."""
     name = function.name if isinstance(function, Global) else ""
     if name == _DICT:
         return {}
@@ -146,7 +148,10 @@ def _call(function: object, arguments: tuple[Any, ...]) -> object:
 
 
 def _tensor(storage: object, offset: object, shape: Iterable[object], strides: Iterable[object]) -> NDArray[Any]:
-    """A read-only view of a storage; offset and strides count elements."""
+    """Create a read-only view of a storage.
+
+    Offset and strides count elements. Raises `ValueError` beyond its bounds.
+    """
     start, *sizes = _integers((offset, *shape))
     steps = _integers(strides)
     if not isinstance(storage, Storage) or len(sizes) != len(steps):
@@ -155,15 +160,16 @@ def _tensor(storage: object, offset: object, shape: Iterable[object], strides: I
     if 0 in sizes:
         return np.empty(sizes, values.dtype)
     last = start + sum((size - 1) * step for size, step in zip(sizes, steps, strict=True))
-    # The second test bounds what a copy of the tensor costs: a stride of 0 repeats elements without end.
+    # The second test bounds the cost of a copy of the tensor: a stride of 0 repeats elements without end.
     if last >= values.size or math.prod(sizes) > values.size:
         raise ValueError("a tensor that is larger than its storage")
-    # Along a dimension of size 1 the stride is arbitrary, and may be too large for numpy.
+    # The stride of a dimension of size 1 is arbitrary, and may be too large for numpy.
     byte_steps = [step * values.itemsize if size > 1 else 0 for size, step in zip(sizes, steps, strict=True)]
     return np.asarray(as_strided(values[start:], sizes, byte_steps, writeable=False))
 
 
 def _integers(values: Iterable[object]) -> list[int]:
+    """Require whole numbers from 0. Raises `ValueError`."""
     found = [value for value in values if isinstance(value, int) and value >= 0]
     if len(found) != len(list(values)):
         raise ValueError("a size that is no natural number")
@@ -171,7 +177,7 @@ def _integers(values: Iterable[object]) -> list[int]:
 
 
 def decode(raw: bytes | bytearray, element: str, order: str = "<") -> NDArray[Any]:
-    """One-dimensional, in this machine's byte order, half precision as float32."""
+    """Decode elements to a one-dimensional array in this machine's byte order; half precision becomes float32."""
     values: NDArray[Any] = np.frombuffer(raw, order + CODES[element])
     if element == "BF16":
         return (values.astype(np.uint32) << 16).view(np.float32)
@@ -181,12 +187,14 @@ def decode(raw: bytes | bytearray, element: str, order: str = "<") -> NDArray[An
 
 
 def _allow(name: str, path: Path) -> Global:
+    """Return the placeholder of a name. Raises `ModelError` unless it is on the list."""
     if name not in _KNOWN:
         raise refusal(name, path)
     return Global(name)
 
 
 def refusal(name: str, path: Path) -> ModelError:
+    """Return the error for a name that a pickle may not load."""
     return ModelError(
         f"{path}: refused to load {name}: weights need no such thing, and it could run code",
         hint="where the file was made, save the weights alone: torch.save(model.state_dict(), 'weights.pth')",

@@ -1,4 +1,7 @@
-"""The HTTP API as an ASGI application: classify, the model, health, metrics, the page."""
+"""Answer the HTTP API as an ASGI application: classification, the model, health, metrics and the web page.
+
+Keys, limits and the log belong to `middleware`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from starlette.routing import Route, Router
 from resnet_infer.classifier import Picture
 from resnet_infer.errors import AnswerError, ModelError, ResnetInferError
 from resnet_infer.serving.http.kserve_v2 import InferenceProtocol
-from resnet_infer.serving.http.middleware import LIMIT, RECORD, App, HttpError, Middleware, Traffic
+from resnet_infer.serving.http.middleware import RECORD, SET_DEADLINE, App, HttpError, Middleware, Traffic
 from resnet_infer.serving.http.openapi import document
 from resnet_infer.serving.http.page import FILES, page
 from resnet_infer.serving.http.requests import ClassifyRequest, read_classify_request
@@ -28,8 +31,8 @@ from resnet_infer.serving.http.responses import (
     require_ready,
     unavailable,
 )
-from resnet_infer.serving.inference.batching import TO_WAIT
-from resnet_infer.serving.inference.deployment import Deployment, Question
+from resnet_infer.serving.inference.batching import QUEUE_SHARE
+from resnet_infer.serving.inference.deployment import ClassifyItem, Deployment
 from resnet_infer.serving.inference.jobs import RefusedError
 from resnet_infer.serving.inference.model_manager import ModelManager
 from resnet_infer.serving.memory import Memory
@@ -38,32 +41,34 @@ from resnet_infer.serving.settings import ApiKeys, Settings
 from resnet_infer.utils import strict_json
 
 Handler = Callable[[Request], Awaitable[Response]]
+"""A function that answers a request."""
 Entry = tuple[str, Handler, str]
-"""Path, handler and method."""
+"""Path, handler and method of a route."""
 NO_MAPS = "this model has no class activation map"
+"""Message for a model without class activation maps."""
 logger = logging.getLogger("resnet_infer")
 
 
 class Api:
-    """Everything that the service answers, over an engine: an ASGI application. `Middleware` belongs around it.
+    """Answer all requests of the service: an ASGI application, to be wrapped in `Middleware`.
 
-    `reloaded` is called after a reload that was asked for over HTTP.
+    `reloaded` is called after a reload by HTTP request, which other processes must follow.
     """
 
     def __init__(
         self,
-        engine: ModelManager,
+        manager: ModelManager,
         settings: Settings,
         keys: ApiKeys,
         metrics: Metrics,
         traffic: Traffic,
         reloaded: Callable[[], None] = lambda: None,
     ) -> None:
-        self.engine, self.settings, self.keys = engine, settings, keys
+        self.manager, self.settings, self.keys = manager, settings, keys
         self.metrics, self.traffic = metrics, traffic
         self._reloaded = reloaded
         self._document = strict_json.dumps(document(settings, bool(keys), keys.has_admin)).encode()
-        protocol = InferenceProtocol(engine, settings, traffic, metrics)
+        protocol = InferenceProtocol(manager, settings, traffic, metrics)
         entries: list[Entry] = [
             ("/classify", self.classify, "POST"),
             *protocol.entries(),
@@ -80,28 +85,30 @@ class Api:
         self._router = Router([_route(*entry) for entry in entries], redirect_slashes=False, default=_not_found)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request. Raises `HttpError`."""
         handler = self._direct.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
         try:
-            if handler is not None:  # what the router would do in four layers
+            if handler is not None:  # skips the four layers of the router
                 scope[RECORD]["route"] = scope["path"]
                 response = await handler(Request(scope, receive))
                 await response(scope, receive, send)
                 return
-            scope.setdefault("app", self)  # where there is an application, the router leaves errors to it
+            scope.setdefault("app", self)  # with an application in the scope, the router raises instead of responding
             await self._router(scope, receive, send)
         except HTTPException as error:
             raise HttpError(error.status_code, error.detail, headers=(error.headers or {}).items()) from error
 
     async def classify(self, request: Request) -> Response:
-        asked = await read_classify_request(request, self.settings)
+        """Answer `POST /classify`."""
+        parsed = await read_classify_request(request, self.settings)
         begin = time.perf_counter()
-        if asked.timeout and asked.timeout < self.settings.timeout:
-            request.scope[LIMIT](asked.timeout)
-        deployment, answers = await self.answer(asked)
+        if parsed.timeout and parsed.timeout < self.settings.timeout:
+            request.scope[SET_DEADLINE](parsed.timeout)
+        deployment, answers = await self.answer(parsed)
         total = round(1000 * (time.perf_counter() - begin), 3)
         record = request.scope[RECORD]
         record["pictures"] = len(answers)
-        if asked.several:
+        if parsed.several:
             return as_json({"model": deployment.spec.name, "answers": answers, "timings": {"total_ms": total}})
         (answer,) = answers
         if "error" in answer:
@@ -112,35 +119,35 @@ class Api:
         del answer["source"]
         return as_json({"model": deployment.spec.name, **answer})
 
-    async def answer(self, asked: ClassifyRequest) -> tuple[Deployment, list[dict[str, Any]]]:
-        """An answer for every picture, and the model that gave them. Raises `HttpError`."""
-        timeout = min(asked.timeout or self.settings.timeout, self.settings.timeout)
-        due = time.monotonic() + TO_WAIT * timeout
-        questions = [
-            Question(Picture(PICTURE, item.content), asked.crops, asked.top_k, asked.maps, due)
-            for item in asked.pictures
+    async def answer(self, request: ClassifyRequest) -> tuple[Deployment, list[dict[str, Any]]]:
+        """Return the deployment that answered, and an answer for every image. Raises `HttpError`."""
+        timeout = min(request.timeout or self.settings.timeout, self.settings.timeout)
+        deadline = time.monotonic() + QUEUE_SHARE * timeout
+        items = [
+            ClassifyItem(Picture(PICTURE, item.content), request.crops, request.top_k, request.maps, deadline)
+            for item in request.pictures
             if not item.error
         ]
         try:
-            if asked.maps:
-                await asyncio.to_thread(self.engine.current.activation_maps)
-            deployment, results = await self.engine.ask(questions, timeout)
+            if request.maps:
+                await asyncio.to_thread(self.manager.current.activation_maps)
+            deployment, results = await self.manager.classify(items, timeout)
         except RefusedError as refused:
             raise unavailable(refused) from refused
         except ModelError as error:
             raise HttpError(400, NO_MAPS) from error
         except Exception:
-            self.metrics.picture(None, failed=True, count=len(asked.pictures))
+            self.metrics.picture(None, failed=True, count=len(request.pictures))
             raise
         outcomes = iter(results)
         answers = []
-        for item in asked.pictures:
+        for item in request.pictures:
             if item.error:
                 self.metrics.picture(None)
                 answer: dict[str, Any] = {"error": item.error, "status": 400}
             else:
                 outcome = next(outcomes)
-                if asked.maps and isinstance(outcome, ModelError):  # another model has taken over since
+                if request.maps and isinstance(outcome, ModelError):  # the model was exchanged in the meantime
                     raise HttpError(400, NO_MAPS) from outcome
                 failed = isinstance(outcome, AnswerError | ModelError)
                 self.metrics.picture(None if isinstance(outcome, ResnetInferError) else outcome.timings, failed=failed)
@@ -151,43 +158,52 @@ class Api:
         return deployment, answers
 
     async def model(self, request: Request) -> Response:
+        """Answer `GET /model`."""
         try:
-            return as_json(model_json(self.engine.current, self.settings))
+            return as_json(model_json(self.manager.current, self.settings))
         except RefusedError as refused:
             raise unavailable(refused) from refused
 
     async def alive(self, request: Request) -> Response:
-        if self.engine.state == "failed":
+        """Answer `GET /livez` and `/healthz`."""
+        if self.manager.state == "failed":
             raise HttpError(503, "the model could not be opened")
         return as_json({"status": "alive"})
 
     async def ready(self, request: Request) -> Response:
-        require_ready(self.engine, self.traffic)
+        """Answer `GET /readyz`."""
+        require_ready(self.manager, self.traffic)
         return as_json({"status": "ready"})
 
     async def show_metrics(self, request: Request) -> Response:
+        """Answer `GET /metrics`."""
         return Response(self.metrics.render(), headers={"Content-Type": self.metrics.content_type})
 
     async def describe(self, request: Request) -> Response:
+        """Answer `GET /openapi.json`."""
         return Response(self._document, media_type="application/json")
 
     async def reload(self, request: Request) -> Response:
+        """Answer `POST /admin/reload`."""
         try:
-            # Shielded, or nobody would close what is opened for a client that has left.
+            # Shielded, because a cancelled reload would leave a model open that nothing closes.
             deployment = await asyncio.shield(asyncio.ensure_future(self.renew()))
         except ResnetInferError as error:
             logger.error("not reloaded: %s", error)
-            told = "the keys or the model cannot be read, and the old model goes on; the log says why"
-            raise HttpError(409, told) from error
+            message = "the keys or the model cannot be read, and the old model goes on; the log says why"
+            raise HttpError(409, message) from error
         self._reloaded()
         return as_json({"status": "reloaded", "model": deployment.spec.name})
 
     async def renew(self) -> Deployment:
-        """Read the keys anew, and then the model. Raises what either raises; keys that were read hold in any case."""
+        """Reload the keys, and then the model.
+
+        Raises the errors of both. Keys that could be read take effect even if the model could not.
+        """
         outcome = "failed"
         try:
             self.keys.reload()
-            deployment = await self.engine.reload()
+            deployment = await self.manager.reload()
             outcome = "done"
         finally:
             self.metrics.reloaded(outcome)
@@ -195,17 +211,22 @@ class Api:
 
 
 def build_app(
-    engine: ModelManager, settings: Settings, keys: ApiKeys, metrics: Metrics, memory: Memory | None = None
+    manager: ModelManager, settings: Settings, keys: ApiKeys, metrics: Metrics, memory: Memory | None = None
 ) -> App:
-    """The whole service without BentoML: the guard around the API. `memory` is that of the deployments."""
+    """Return the whole service without BentoML: the middleware around the API.
+
+    `memory` is that of the deployments (default: a new one, by the settings).
+    """
     traffic = Traffic(memory or Memory(settings.max_memory))
-    return Middleware(Api(engine, settings, keys, metrics, traffic), settings, keys, metrics, traffic)
+    return Middleware(Api(manager, settings, keys, metrics, traffic), settings, keys, metrics, traffic)
 
 
 def _route(path: str, handler: Handler, method: str) -> Route:
+    """Return Starlette's route for an entry."""
     label = path.replace(":model", "")
 
     async def endpoint(request: Request) -> Response:
+        """Note the route for the log and the metrics, and call the handler."""
         request.scope[RECORD]["route"] = label
         return await handler(request)
 
@@ -213,4 +234,5 @@ def _route(path: str, handler: Handler, method: str) -> Route:
 
 
 async def _not_found(scope: Any, receive: Any, send: Any) -> None:
+    """Raise `HttpError`, 404."""
     raise HttpError(404, "there is nothing here; /openapi.json says what there is")

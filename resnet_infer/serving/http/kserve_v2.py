@@ -1,6 +1,6 @@
-"""The Open Inference Protocol, version 2 (KServe), over REST, so that its clients can use the service.
+"""Speak the Open Inference Protocol, version 2 (KServe), over REST, so that its clients can use the service.
 
-With the extensions of Triton that `tritonclient` speaks: binary tensor data, and classification.
+It has the two extensions of Triton that `tritonclient` uses: binary tensor data, and classification.
 https://github.com/kserve/open-inference-protocol, https://github.com/triton-inference-server/server (docs/protocol)
 """
 
@@ -22,8 +22,8 @@ from starlette.responses import Response
 from resnet_infer._version import __version__
 from resnet_infer.errors import ModelError
 from resnet_infer.runtimes.base import Images, Logits
-from resnet_infer.serving.http.middleware import LIMIT, RECORD, HttpError, Traffic
-from resnet_infer.serving.http.requests import LARGE, read_body
+from resnet_infer.serving.http.middleware import RECORD, SET_DEADLINE, HttpError, Traffic
+from resnet_infer.serving.http.requests import LARGE_JSON, read_body
 from resnet_infer.serving.http.responses import NOT_FINITE, as_json, milliseconds, require_ready, unavailable
 from resnet_infer.serving.inference.deployment import Deployment
 from resnet_infer.serving.inference.jobs import Done, RefusedError
@@ -33,14 +33,19 @@ from resnet_infer.serving.settings import Settings
 from resnet_infer.utils import strict_json
 
 INPUT, OUTPUT = "images", "logits"
+"""Names of the input and the output tensor."""
 VERSION = "1"
+"""The only version of a model."""
 HEADER_LENGTH = "inference-header-content-length"
+"""Header with the length of the JSON before the binary data."""
 OBJECTS, LISTS = 1000, 500_000
-"""Most objects and lists in large JSON. That many lists, one for each pixel, keep the interpreter for half a second."""
+"""Most objects, and most lists, in large JSON. Half a million lists, one for every pixel, block the interpreter for
+half a second.
+"""
 
 
 class _ModelName(StringConvertor):
-    """A model's name in a path; it may have slashes, and ends where the protocol goes on."""
+    """Match a model's name in a path. The name may have slashes; it ends where the protocol's own path goes on."""
 
     regex = r"(?:(?!/(?:infer|ready)\Z|/versions/[^/]+(?:/|\Z))(?s:.))+"
 
@@ -50,7 +55,11 @@ register_url_convertor("model", _ModelName())
 
 @dataclass(frozen=True)
 class InferRequest:
-    """A tensor, and the form of its answer; `classes` 0 means logits."""
+    """Hold the tensor, uint8 (N, height, width, 3), and the form of the response.
+
+    `classes` is the number of classes to return as text; 0 returns logits. `binary` requests binary tensor data,
+    `timeout` is in seconds.
+    """
 
     images: Images
     id: str | None
@@ -60,13 +69,13 @@ class InferRequest:
 
 
 class InferenceProtocol:
-    """The handlers of `/v2`. The model has one version, "1"."""
+    """Answer the requests below `/v2`. The model has one version, "1"."""
 
-    def __init__(self, engine: ModelManager, settings: Settings, traffic: Traffic, metrics: Metrics) -> None:
-        self.engine, self.settings, self.traffic, self.metrics = engine, settings, traffic, metrics
+    def __init__(self, manager: ModelManager, settings: Settings, traffic: Traffic, metrics: Metrics) -> None:
+        self.manager, self.settings, self.traffic, self.metrics = manager, settings, traffic, metrics
 
     def entries(self) -> list[tuple[str, Callable[[Request], Awaitable[Response]], str]]:
-        """Path, handler and method of each."""
+        """Return path, handler and method of every route."""
         entries: list[tuple[str, Callable[[Request], Awaitable[Response]], str]] = [
             ("/v2", self.server, "GET"),
             ("/v2/health/live", self.live, "GET"),
@@ -81,22 +90,27 @@ class InferenceProtocol:
         return entries
 
     async def server(self, request: Request) -> Response:
+        """Answer `GET /v2`: server metadata."""
         extensions = ["binary_tensor_data", "classification"]
         return as_json({"name": "resnet-infer", "version": __version__, "extensions": extensions})
 
     async def live(self, request: Request) -> Response:
-        if self.engine.state == "failed":
+        """Answer `GET /v2/health/live`."""
+        if self.manager.state == "failed":
             raise HttpError(503, "the model could not be opened")
         return as_json({"live": True})
 
     async def ready(self, request: Request) -> Response:
-        require_ready(self.engine, self.traffic)
+        """Answer `GET /v2/health/ready`."""
+        require_ready(self.manager, self.traffic)
         return as_json({"ready": True})
 
     async def model_ready(self, request: Request) -> Response:
+        """Answer `GET /v2/models/NAME/ready`."""
         return as_json({"name": self._model(request).spec.name, "ready": True})
 
     async def metadata(self, request: Request) -> Response:
+        """Answer `GET /v2/models/NAME`: names, datatypes and shapes of the tensors."""
         deployment = self._model(request)
         height, width = (side or -1 for side in deployment.runtime.size)
         return as_json(
@@ -110,38 +124,40 @@ class InferenceProtocol:
         )
 
     async def infer(self, request: Request) -> Response:
+        """Answer `POST /v2/models/NAME/infer`: logits, or classes."""
         body = await read_body(request.receive)
         deployment = self._model(request)
         size = _json_size(request.headers.get(HEADER_LENGTH), len(body))
-        if size > LARGE:
-            asked = await asyncio.to_thread(_read, body, size, self._most_numbers(deployment))
+        if size > LARGE_JSON:
+            parsed = await asyncio.to_thread(_read, body, size, self._max_numbers(deployment))
         else:
-            asked = _read(body, size)
-        timeout = min(asked.timeout or self.settings.timeout, self.settings.timeout)
+            parsed = _read(body, size)
+        timeout = min(parsed.timeout or self.settings.timeout, self.settings.timeout)
         if timeout < self.settings.timeout:
-            request.scope[LIMIT](timeout)
+            request.scope[SET_DEADLINE](timeout)
 
         def send(current: Deployment) -> list[Future[Done[Any]]]:
+            """Submit the tensor to a deployment that accepts it."""
             _require_name(request, current)
-            self._check(asked.images, current)
-            return [current.infer(asked.images, timeout)]
+            self._check(parsed.images, current)
+            return [current.infer(parsed.images, timeout)]
 
         try:
-            deployment, futures = await self.engine.submit(send)
+            deployment, futures = await self.manager.submit(send)
             (done,) = await gather(futures)
         except RefusedError as refused:
             raise unavailable(refused) from refused
         except HttpError:
             raise
         except Exception:
-            self.metrics.picture(None, failed=True, count=len(asked.images))
+            self.metrics.picture(None, failed=True, count=len(parsed.images))
             raise
-        rows = len(asked.images)
+        rows = len(parsed.images)
         if isinstance(done, ModelError):
-            any_size = None in deployment.runtime.size  # and such a network still has a smallest one
+            any_size = None in deployment.runtime.size  # such a network still has a smallest input size
             self.metrics.picture(None, failed=not any_size, count=rows)
             if any_size:
-                raise HttpError(400, f"the model takes no pictures of {asked.images.shape[1:3]} pixels") from done
+                raise HttpError(400, f"the model takes no pictures of {parsed.images.shape[1:3]} pixels") from done
             raise done
         if isinstance(done, Exception):
             self.metrics.picture(None, count=rows)
@@ -151,23 +167,25 @@ class InferenceProtocol:
             raise HttpError(500, f"the logits of {deployment.spec.name} are not finite", reason=NOT_FINITE)
         self.metrics.picture(done.timings, count=rows)
         request.scope[RECORD].update(pictures=rows, **milliseconds(done.timings))
-        return _reply(asked, done.result, deployment)
+        return _response(parsed, done.result, deployment)
 
     def _model(self, request: Request) -> Deployment:
+        """Return the deployment that the path names. Raises `HttpError`, 404 or 503."""
         try:
-            deployment = self.engine.current
+            deployment = self.manager.current
         except RefusedError as refused:
             raise unavailable(refused) from refused
         _require_name(request, deployment)
         return deployment
 
-    def _most_numbers(self, deployment: Deployment) -> int:
-        """How many numbers the pictures have that may wait."""
+    def _max_numbers(self, deployment: Deployment) -> int:
+        """Return the most numbers in a tensor that the queue accepts."""
         sides = deployment.runtime.size
         pixels = self.settings.max_pixels if None in sides else math.prod(side or 1 for side in sides)
         return 3 * pixels * self.settings.max_queue
 
     def _check(self, images: Images, deployment: Deployment) -> None:
+        """Raise `HttpError`, 400 or 413, unless the deployment accepts the tensor's shape."""
         rows, *sides, channels = images.shape
         for side, wanted in zip(sides, deployment.runtime.size, strict=True):
             if channels != 3 or rows < 1 or (side != wanted if wanted else not 0 < side <= 16384):
@@ -178,14 +196,14 @@ class InferenceProtocol:
 
 
 def _require_name(request: Request, deployment: Deployment) -> None:
-    """Raise `HttpError`, 404, unless it is the model of the request's path."""
+    """Raise `HttpError`, 404, unless the request's path names this deployment."""
     name, version = request.path_params["name"], request.path_params.get("version", VERSION)
     if (name, version) != (deployment.spec.name, VERSION):
         raise HttpError(404, "there is no such model; /model says what is served, in version 1")
 
 
 def _json_size(header: str | None, size: int) -> int:
-    """How much of a body of `size` bytes is JSON. Raises `HttpError`, 400."""
+    """Return the length of the JSON in a body of `size` bytes. Raises `HttpError`, 400."""
     if header is None:
         return size
     if not (header.isascii() and header.isdigit() and len(header) < 16) or int(header) > size:
@@ -193,15 +211,15 @@ def _json_size(header: str | None, size: int) -> int:
     return int(header)
 
 
-def _read(body: bytes, size: int, most: int | None = None) -> InferRequest:
-    """The request of `body`, whose first `size` bytes are JSON, and the others binary data.
+def _read(body: bytes, size: int, max_numbers: int | None = None) -> InferRequest:
+    """Return the request in a body whose first `size` bytes are JSON, and the rest binary data.
 
-    `most` bounds the numbers in the JSON, if they are to be counted first. Raises `HttpError`, 400 or 413.
+    `max_numbers` bounds the numbers in the JSON, if they are to be counted first. Raises `HttpError`, 400 or 413.
     """
     head = body[:size]
-    if most is not None and (head.count(b",") > most + OBJECTS or head.count(b"{") > OBJECTS):
+    if max_numbers is not None and (head.count(b",") > max_numbers + OBJECTS or head.count(b"{") > OBJECTS):
         raise HttpError(413, "the JSON has more parts than the pictures of a request", reason="size")
-    if most is not None and head.count(b"[") > LISTS:
+    if max_numbers is not None and head.count(b"[") > LISTS:
         raise HttpError(413, f"the JSON has more than {LISTS} lists; send flat or binary data", reason="size")
     try:
         request = json.loads(head)
@@ -233,11 +251,13 @@ def _read(body: bytes, size: int, most: int | None = None) -> InferRequest:
 
 
 def _parameters(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the `parameters` of a request, input or output."""
     parameters: Mapping[str, Any] = value.get("parameters") or {}
     return parameters
 
 
 def _whole(options: Mapping[str, Any], name: str) -> int:
+    """Return a parameter that is a whole number from 0; 0 without it. Raises `HttpError`, 400."""
     value = options.get(name, 0)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
         raise HttpError(400, f"the parameter {name} is a whole number")
@@ -245,6 +265,7 @@ def _whole(options: Mapping[str, Any], name: str) -> int:
 
 
 def _tensor(tensor: Mapping[str, Any], shape: list[int], binary: memoryview) -> Images:
+    """Return the tensor, uint8, from binary data or from the JSON's numbers. Raises `HttpError`, 400."""
     count = math.prod(shape)
     if "binary_data_size" in _parameters(tensor):
         size = _whole(_parameters(tensor), "binary_data_size")
@@ -259,20 +280,21 @@ def _tensor(tensor: Mapping[str, Any], shape: list[int], binary: memoryview) -> 
     return values.astype(np.uint8).reshape(shape)
 
 
-def _reply(asked: InferRequest, logits: Logits, deployment: Deployment) -> Response:
-    labels = _classified(logits, asked.classes, deployment.spec.classes) if asked.classes else []
+def _response(request: InferRequest, logits: Logits, deployment: Deployment) -> Response:
+    """Return the response for logits (N, classes)."""
+    labels = _classified(logits, request.classes, deployment.spec.classes) if request.classes else []
     output: dict[str, Any] = {"name": OUTPUT, "datatype": "BYTES" if labels else "FP32"}
     output["shape"] = [len(labels), len(labels[0])] if labels else list(logits.shape)
-    reply = {"model_name": deployment.spec.name, "model_version": VERSION, "outputs": [output]}
-    if asked.id is not None:
-        reply["id"] = asked.id
-    if not asked.binary:
+    response = {"model_name": deployment.spec.name, "model_version": VERSION, "outputs": [output]}
+    if request.id is not None:
+        response["id"] = request.id
+    if not request.binary:
         output["data"] = [label for row in labels for label in row] or logits.ravel().tolist()
-        return as_json(reply)
+        return as_json(response)
     encoded = [label.encode() for row in labels for label in row]
     data = b"".join(len(text).to_bytes(4, "little") + text for text in encoded) or logits.astype("<f4").tobytes()
     output["parameters"] = {"binary_data_size": len(data)}
-    head = strict_json.dumps(reply).encode()
+    head = strict_json.dumps(response).encode()
     return Response(
         head + data,
         media_type="application/octet-stream",
@@ -281,7 +303,7 @@ def _reply(asked: InferRequest, logits: Logits, deployment: Deployment) -> Respo
 
 
 def _classified(logits: Logits, count: int, classes: tuple[str, ...]) -> list[list[str]]:
-    """The extension's strings `value:index:label`, highest first."""
+    """Return the classification extension's texts `value:index:label` for every row, highest value first."""
     order = np.argsort(-logits, axis=1, kind="stable")[:, :count]
     return [
         [f"{row[index]:f}:{index}:{classes[index]}" for index in best] for row, best in zip(logits, order, strict=True)

@@ -1,4 +1,4 @@
-"""Around every request: its id, the key, the bounds of its body, what an error looks like, the log and the metrics."""
+"""Wrap every request: its id, keys, limits of body and time, errors as JSON, the access log and the metrics."""
 
 from __future__ import annotations
 
@@ -26,43 +26,44 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 HEALTH = ("/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready")
-"""What is asked every few seconds, and not logged."""
+"""Paths that probes request every few seconds; they are not logged."""
 OPEN = (*HEALTH, "/openapi.json", "/")
-"""What needs no key: health, the description of the API, and the page (with its files, below `/web/`)."""
+"""Paths that need no key: health, the description of the API, and the web page (with its files below `/web/`)."""
 ADMIN = "/admin/"
-"""What lies below needs a key of its own."""
-GONE = 499
-"""The status of a request whose client left before it was answered, in the log and the metrics."""
+"""Prefix of the paths that need an admin key."""
+CLIENT_CLOSED_REQUEST = 499
+"""Status of a request whose client left before the response, in the log and the metrics (as in nginx)."""
 RECORD = "resnet_infer.record"
-"""Where in a scope the notes of a request lie, for the log."""
-LEFT = "resnet_infer.left"
-"""Where in a scope a server has the list of functions that it calls when the client leaves before it is answered."""
-LEFT_WITH = "resnet_infer.left_with"
-"""Where in a scope the status lies with which a server itself has answered what it cannot read on."""
-LIMIT = "resnet_infer.limit"
-"""Where in a scope the function lies that bounds the seconds until the answer: what has come later is a 503."""
+"""Key in a scope: fields of the request for the access log."""
+ON_DISCONNECT = "resnet_infer.left"
+"""Key in a scope: functions that the server calls when the client leaves before the response."""
+SERVER_STATUS = "resnet_infer.left_with"
+"""Key in a scope: status with which the server itself has answered a request that it cannot read to the end."""
+SET_DEADLINE = "resnet_infer.limit"
+"""Key in a scope: function that sets the seconds until the request is ended with a 503."""
 TICK = 0.1
-"""Seconds between two looks for requests that are late."""
+"""Seconds between two checks for overdue requests."""
 _ID = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+"""Characters that a client's request id may have."""
 
 
 class HttpError(Exception):
-    """An answer that is no success: its status, a sentence that says why, headers, and what it counts as."""
+    """Report an error response: status, message, headers, and the reason under which the metrics count it."""
 
     def __init__(self, status: int, message: str, *, headers: Iterable[tuple[str, str]] = (), reason: str = "") -> None:
         super().__init__(message)
         self.status, self.message, self.headers, self.reason = status, message, tuple(headers), reason
 
     def to_json(self) -> dict[str, str]:
-        """What a client is told: of a failure of the service (500) also its reason, which programs can tell."""
-        told = {"error": self.message}
-        return {**told, "reason": self.reason} if self.status == 500 and self.reason else told
+        """Return the body. A failure of the service (500) has its reason in it, too, which programs can test."""
+        body = {"error": self.message}
+        return {**body, "reason": self.reason} if self.status == 500 and self.reason else body
 
 
 class Traffic:
-    """What is in progress: requests, and the memory for them.
+    """Hold the requests in progress and their memory.
 
-    With `draining` no new request is taken but for its health; those in progress go on.
+    With `draining`, new requests except health probes are refused; those in progress go on.
     """
 
     def __init__(self, memory: Memory) -> None:
@@ -72,13 +73,12 @@ class Traffic:
 
 
 class Middleware:
-    """ASGI middleware around the whole service.
+    """Wrap the whole service as ASGI middleware.
 
-    Refuses what has no key (401) or too large a body (413), a body that does not come (408) and bodies beyond the
-    memory for all of them (503). What is not answered in `timeout` seconds from its body on, or has no client any more,
-    is ended, whatever it waits for. `HttpError` becomes JSON; what else the application raises is
-    logged, and answered with a 500 that says nothing. A request's id is its own `X-Request-ID`, if that is a plain
-    word, or made.
+    It refuses requests without a key (401), with a body that is too large (413) or does not come in time (408), and
+    bodies beyond the memory for all of them (503). It ends a request that is not answered within `timeout` seconds
+    after its body came, or whose client has left. `HttpError` becomes JSON. Other errors are logged, and answered with
+    a 500 without details. The request id is the client's `X-Request-ID`, if that is a plain word, or a random one.
     """
 
     def __init__(self, app: App, settings: Settings, keys: ApiKeys, metrics: Metrics, traffic: Traffic) -> None:
@@ -87,8 +87,9 @@ class Middleware:
         self._watching: asyncio.AbstractEventLoop | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run a request, then log and measure it."""
         if scope["type"] != "http":
-            if scope["type"] == "websocket":  # there is none: the server answers with a 403
+            if scope["type"] == "websocket":  # not supported: the server answers with a 403
                 await send({"type": "websocket.close"})
             else:
                 await self.app(scope, receive, send)
@@ -109,77 +110,79 @@ class Middleware:
             request.forget()
             seconds = time.monotonic() - begin
             record = scope[RECORD]
-            status = request.status or GONE
+            status = request.status or CLIENT_CLOSED_REQUEST
             self.metrics.request(record.get("route", "other"), status, seconds)
             if self.settings.access_log and scope["path"] not in HEALTH:
                 log(record, scope, status, seconds)
 
     def _watch(self) -> None:
-        """End requests that are overdue, now and as long as there are any: a timer for each would cost more."""
+        """End overdue requests periodically while there are any; a timer for each request would cost more."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         for request in list(self.traffic.requests):
-            if request.due <= now:
-                request.end_late()
+            if request.deadline <= now:
+                request.time_out()
         self._watching = loop if self.traffic.requests else None
         if self._watching:
             loop.call_later(TICK, self._watch)
 
 
 class _Request:
-    """One request on its way through the guard."""
+    """Run one request through the middleware."""
 
     def __init__(
-        self, guard: Middleware, scope: Scope, receive: Receive, send: Send, headers: MutableMapping[bytes, bytes]
+        self, middleware: Middleware, scope: Scope, receive: Receive, send: Send, headers: MutableMapping[bytes, bytes]
     ) -> None:
-        self.guard, self.scope, self._receive, self._send = guard, scope, receive, send
+        self.middleware, self.scope, self._receive, self._send = middleware, scope, receive, send
         given = headers.get(b"x-request-id", b"").decode("latin-1")
-        # Not `os.urandom`, which would hand the interpreter to a thread that decodes, and wait to get it back.
+        # `os.urandom` would release the interpreter lock, and wait for a decoding thread to give it back.
         self.id = given if 0 < len(given) <= 64 and _ID.issuperset(given) else f"{random.getrandbits(64):016x}"
         scope[RECORD] = {"id": self.id}
         self.status = 0
         self._size = 0
         self._weight = _weight(scope["path"], headers)
-        scope[LIMIT] = self.limit
-        if LEFT in scope:
-            scope[LEFT].append(self._leave)
+        scope[SET_DEADLINE] = self.set_deadline
+        if ON_DISCONNECT in scope:
+            scope[ON_DISCONNECT].append(self._disconnect)
         self.loop = asyncio.get_running_loop()
-        self.due = math.inf
-        """When what is waited for is to be there, the body or the answer, by the clock of the loop."""
+        self.deadline = math.inf
+        """Loop time at which the body, or else the response, must be there."""
         self._task = asyncio.current_task()
-        self._asked = self._has_body = False
+        self._is_body_requested = self._has_body = False
         self._end: Exception | None = None
 
     async def run(self, headers: MutableMapping[bytes, bytes]) -> None:
+        """Check the request, call the application, and answer errors."""
         try:
             try:
                 self._check_key()
-                if self.guard.traffic.draining and self.scope["path"] not in HEALTH:
+                if self.middleware.traffic.draining and self.scope["path"] not in HEALTH:
                     ending = [("Retry-After", "5"), ("Connection", "close")]
                     raise HttpError(503, "not now: the service is ending", headers=ending, reason="closed")
                 await self._check_length(headers)
-                await self.guard.app(self.scope, self.receive, self.send)
+                await self.middleware.app(self.scope, self.receive, self.send)
             except asyncio.CancelledError:
                 if self._end is None:
                     raise
                 raise self._end from None
             finally:
-                self.due = math.inf
+                self.deadline = math.inf
         except HttpError as error:
             await self.answer(error)
         except ClientDisconnect:
             if not self.status:
-                self.status = self.scope.get(LEFT_WITH, GONE)
-                if self.status == GONE:  # the server counts others itself
-                    self.guard.metrics.rejected("left")
+                self.status = self.scope.get(SERVER_STATUS, CLIENT_CLOSED_REQUEST)
+                if self.status == CLIENT_CLOSED_REQUEST:  # the server counts other statuses itself
+                    self.middleware.metrics.rejected("left")
         except Exception:
             logging.getLogger("resnet_infer").exception("request %s failed", self.id)
             await self.answer(HttpError(500, "something went wrong; the server's log says more"))
 
     def _check_key(self) -> None:
-        keys, path = self.guard.keys, self.scope["path"]
+        """Raise `HttpError`, 401, 403 or 405, unless the request has the key that its path needs."""
+        keys, path = self.middleware.keys, self.scope["path"]
         is_admin = path.startswith(ADMIN)
-        if is_admin and self.scope["method"] != "POST":  # all that is there; a route of another method is to be let in
+        if is_admin and self.scope["method"] != "POST":  # the method of all admin routes; extend this for another
             raise HttpError(405, "this needs the method POST", headers=[("Allow", "POST")])
         if is_admin and not keys.has_admin:
             raise HttpError(403, "this needs an admin key, and the service has none", reason="key")
@@ -199,30 +202,32 @@ class _Request:
         )
 
     async def _check_length(self, headers: MutableMapping[bytes, bytes]) -> None:
-        length, limit = headers.get(b"content-length", b""), self.guard.settings.max_body
+        """Raise `HttpError`, 413, for a body whose declared length is over the limit."""
+        length, limit = headers.get(b"content-length", b""), self.middleware.settings.max_body
         if not length.isdigit() or int(length) <= limit:
             return
         close = [("Connection", "close")]
         if int(length) <= 2 * limit:
-            # A client that is still sending would not see the answer if the connection were closed on it.
+            # A client that is still sending would not see the response if the connection were closed.
             while (await self.receive()).get("more_body"):
                 self.release()
             close = []
         raise too_large(limit, close)
 
     async def receive(self) -> Message:
-        if not self._asked:
-            self._asked = True
-            self.due = self.loop.time() + self.guard.settings.timeout
+        """Return the next message from the client, counting its bytes. Raises `HttpError`."""
+        if not self._is_body_requested:
+            self._is_body_requested = True
+            self.deadline = self.loop.time() + self.middleware.settings.timeout
         message = await self._receive()
         if message["type"] != "http.request":
             return message
         size = len(message.get("body", b""))
         self._size += size
-        memory = self.guard.traffic.memory
+        memory = self.middleware.traffic.memory
         fits = memory.hold(size * self._weight)
-        if self._size > self.guard.settings.max_body:
-            raise too_large(self.guard.settings.max_body, [("Connection", "close")])
+        if self._size > self.middleware.settings.max_body:
+            raise too_large(self.middleware.settings.max_body, [("Connection", "close")])
         if self._size * self._weight > memory.for_bodies:
             limit = memory.for_bodies // self._weight
             raise HttpError(
@@ -240,27 +245,27 @@ class _Request:
             )
         if not message.get("more_body"):
             self._has_body = True
-            self.due = self.loop.time() + self.guard.settings.timeout
+            self.deadline = self.loop.time() + self.middleware.settings.timeout
         return message
 
     def release(self) -> None:
-        """Nothing of the body is in memory any more."""
-        self.guard.traffic.memory.release(self._size * self._weight)
+        """Count the body as freed."""
+        self.middleware.traffic.memory.release(self._size * self._weight)
         self._size = 0
 
     def forget(self) -> None:
-        """Let go of all that leads back here: picked up by the garbage collector only, it would fill the caches."""
-        del self.scope[LIMIT]
-        if LEFT in self.scope:
-            self.scope[LEFT].clear()
+        """Break reference cycles, which would stay in memory, and in the CPU's caches, until a garbage collection."""
+        del self.scope[SET_DEADLINE]
+        if ON_DISCONNECT in self.scope:
+            self.scope[ON_DISCONNECT].clear()
         self._end = None
 
-    def limit(self, seconds: float) -> None:
-        """Let it end with a 503 then, if it is not answered."""
-        self.due = self.loop.time() + seconds
+    def set_deadline(self, seconds: float) -> None:
+        """End the request with a 503 if it is not answered in so many seconds."""
+        self.deadline = self.loop.time() + seconds
 
-    def end_late(self) -> None:
-        """End it with a 503, or with a 408 if it is the body that has not come."""
+    def time_out(self) -> None:
+        """End the request with a 503, or with a 408 if its body has not come."""
         if self._has_body:
             again = [("Retry-After", "1")]
             self._stop(HttpError(503, "not now: it could not be done in time", headers=again, reason="late"))
@@ -268,27 +273,30 @@ class _Request:
             close = [("Connection", "close")]
             self._stop(HttpError(408, "the body did not come in time", headers=close, reason="idle"))
 
-    def _leave(self) -> None:
+    def _disconnect(self) -> None:
+        """End the request of a client that has left."""
         if not self.status:
             self._stop(ClientDisconnect())
 
     def _stop(self, end: Exception) -> None:
-        self.due = math.inf
+        """Cancel the request's task, and keep the reason."""
+        self.deadline = math.inf
         if self._end is None and self._task is not None:
             self._end = end
             self._task.cancel()
 
     async def send(self, message: Message) -> None:
+        """Send a message to the client, with the request id in the response's headers."""
         if message["type"] == "http.response.start":
-            self.due = math.inf
+            self.deadline = math.inf
             self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.id.encode())]
         await self._send(message)
 
     async def answer(self, error: HttpError) -> None:
-        """The error as JSON, unless the answer has begun."""
+        """Send the error as JSON, unless the response has begun."""
         if error.reason and error.status != 500:
-            self.guard.metrics.rejected(error.reason)
+            self.middleware.metrics.rejected(error.reason)
         if self.status:
             return
         body = strict_json.dumps(error.to_json()).encode()
@@ -299,7 +307,7 @@ class _Request:
 
 
 def _keys(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[bytes]:
-    """Every key that a request has: a gateway may add one of its own."""
+    """Yield every key of a request; a gateway may have added one of its own."""
     for name, value in headers:
         if name == b"x-api-key":
             yield value
@@ -310,7 +318,7 @@ def _keys(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[bytes]:
 
 
 def _weight(path: str, headers: MutableMapping[bytes, bytes]) -> int:
-    """Memory that a body takes, in bodies."""
+    """Return the peak memory for a body, in sizes of the body."""
     if path.startswith("/v2/"):
         json_size = headers.get(b"inference-header-content-length", b"")
         is_small = json_size.isdigit() and len(json_size) < 6
@@ -319,12 +327,12 @@ def _weight(path: str, headers: MutableMapping[bytes, bytes]) -> int:
 
 
 def too_large(limit: int, headers: Iterable[tuple[str, str]] = ()) -> HttpError:
-    """413, for a body."""
+    """Return the 413 for a body."""
     return HttpError(413, f"a request has at most {limit / 1e6:g} MB", headers=headers, reason="size")
 
 
 def log(record: MutableMapping[str, Any], scope: Scope, status: int, seconds: float) -> None:
-    """A line of JSON on stderr."""
+    """Write a line of JSON to stderr."""
     line = {
         "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
         "id": record["id"],

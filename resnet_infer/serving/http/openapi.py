@@ -1,4 +1,4 @@
-"""The API's own description, OpenAPI 3.1."""
+"""Describe the HTTP API as an OpenAPI 3.1 document."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from resnet_infer.serving.http.schemas import SCHEMAS, Json, ref
 from resnet_infer.serving.settings import Settings
 
 PICTURES = ("image/jpeg", "image/png", "image/webp", "image/bmp", "image/gif", "image/tiff")
+"""Media types of images in the document."""
 
 
 def document(settings: Settings, with_key: bool, with_admin_key: bool) -> Json:
-    """The description; `with_key` says that requests need the API key, `with_admin_key` that there is an admin key."""
+    """Return the OpenAPI document for these settings.
+
+    `with_key` says that requests need an API key, `with_admin_key` that the service has an admin key.
+    """
     administered: Json = {"security": [{"bearer": []}, {"header": []}]} if with_admin_key else {}
     secured: Json = {"security": [{"bearer": []}, {"header": []}]} if with_key else {}
     refusals = (401,) if with_key else ()
@@ -61,6 +65,7 @@ def document(settings: Settings, with_key: bool, with_admin_key: bool) -> Json:
 
 
 def _classify(settings: Settings, refusals: tuple[int, ...]) -> Json:
+    """Return the description of `/classify`; `refusals` are the statuses for a missing key."""
     picture = {"schema": {"type": "string", "format": "binary"}}
     crops: Json = {
         "type": "integer",
@@ -76,6 +81,7 @@ def _classify(settings: Settings, refusals: tuple[int, ...]) -> Json:
     form = {"type": "string", "format": "binary"}
 
     def one_or_several(picture: Json, least: Json) -> Json:
+        """Return the schema of a form or JSON object with one image or with a list."""
         several = {"type": "array", "items": picture, "maxItems": settings.max_pictures, **least}
         return {
             "oneOf": [
@@ -98,7 +104,7 @@ def _classify(settings: Settings, refusals: tuple[int, ...]) -> Json:
             "required": True,
             "content": {
                 **dict.fromkeys((*PICTURES, "application/octet-stream"), picture),
-                "multipart/form-data": {"schema": one_or_several(form, {})},  # where an empty list is nothing
+                "multipart/form-data": {"schema": one_or_several(form, {})},  # a form cannot express an empty list
                 "application/json": {"schema": one_or_several(base64, {"minItems": 1})},
             },
         },
@@ -110,6 +116,7 @@ def _classify(settings: Settings, refusals: tuple[int, ...]) -> Json:
 
 
 def _infer(refusals: tuple[int, ...]) -> Json:
+    """Return the description of KServe V2's infer."""
     return {
         "summary": "Open Inference Protocol: the logits of pictures, uint8 (N, height, width, 3)",
         "description": "Binary data follow the JSON where the header Inference-Header-Content-Length says how long "
@@ -129,11 +136,13 @@ def _infer(refusals: tuple[int, ...]) -> Json:
 
 
 def _metrics(refusals: tuple[int, ...]) -> Json:
+    """Return the description of `/metrics`."""
     text = {"description": "Prometheus' text format", "content": {"text/plain": {"schema": {"type": "string"}}}}
     return {"summary": "Metrics", "responses": {"200": text, **_errors(*refusals)}}
 
 
 def _get(summary: str, schema: str | None, *errors: int) -> Json:
+    """Return the description of a request without a body, with the statuses of its errors."""
     content = ref(schema) if schema else {"type": "object"}
     return {"summary": summary, "responses": {"200": _json(summary, content), **_errors(*errors)}}
 
@@ -151,9 +160,11 @@ _ERRORS = {
     500: "The service failed; with the reason `not_finite` the model's logits are not finite",
     503: "Not now; Retry-After says when",
 }
+"""Descriptions of the error statuses."""
 
 
 def _errors(*statuses: int) -> Json:
+    """Return the descriptions of these error statuses."""
     answers = {str(status): _json(_ERRORS[status], ref("Error")) for status in statuses}
     if "503" in answers:
         answers["503"]["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds"}}
@@ -161,8 +172,10 @@ def _errors(*statuses: int) -> Json:
 
 
 def _json(description: str, schema: Json) -> Json:
+    """Return the description of a JSON response."""
     return {"description": description, "content": {"application/json": {"schema": schema}}}
 
 
 def _path(name: str) -> Json:
+    """Return the description of a parameter in the path."""
     return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}

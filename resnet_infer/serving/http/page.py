@@ -1,4 +1,4 @@
-"""The page at `/` and its files, all out of memory."""
+"""Serve the web page at `/` and its files, from memory."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ FILES: Mapping[str, tuple[str, str]] = MappingProxyType(
         "/web/icon.svg": ("icon.svg", "image/svg+xml"),
     }
 )
-"""Path -> file and media type."""
+"""File and media type of every path."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""Nothing from elsewhere, and nothing to elsewhere."""
+"""Content Security Policy: load nothing from other sites, and send nothing to them."""
 
 _CONTENT = {path: (Path(__file__).parent / "web" / name).read_bytes() for path, (name, _) in FILES.items()}
+"""Content of every path."""
 
 
 async def page(request: Request) -> Response:
-    """One of `FILES`; or 304 for who has it already."""
+    """Return one of `FILES`, or 304 to a client that has it already (RFC 9110, section 13.1.2)."""
     path = request.url.path
     content = _CONTENT[path]
     headers = {

@@ -1,4 +1,4 @@
-"""What a request to `/classify` asks for: raw picture, form or JSON."""
+"""Read requests to `/classify`: an image as the body, a form (RFC 7578) or JSON."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ from resnet_infer.serving.settings import Settings
 from resnet_infer.utils.heap import give_back
 
 RAW = ("", "application/octet-stream", "application/x-www-form-urlencoded")
-"""Besides `image/*`, what the body of a raw picture is called: nothing, bytes, and what curl says by itself."""
+"""Content types of an image body besides `image/*`: none, bytes, and the default of curl's --data-binary."""
 OPTIONS = ("crops", "top_k", "activation_map", "timeout_ms")
-LARGE = 1 << 18
-"""Bytes of JSON that are better read in a thread."""
-JOINED = 1 << 22
-"""Bytes of a body whose pieces are given back to the system."""
-SPARSE = 1000
+"""Options of a request, in its query, form or JSON."""
+LARGE_JSON = 1 << 18
+"""Bytes from which JSON is parsed in a thread."""
+LARGE_BODY = 1 << 22
+"""Bytes from which the memory of a body's parts is returned to the system."""
+JSON_PARTS = 1000
 """Commas, lists or objects that large JSON may have in any case."""
-SHOWN = 40
-"""Characters of what was sent that an error repeats."""
+ECHO_LENGTH = 40
+"""Most characters of a request that an error message repeats."""
 
 
 @dataclass(frozen=True)
-class SentPicture:
-    """A picture as it came, under the name that it came with; or why it is none."""
+class UploadedImage:
+    """Hold the encoded bytes of an image and the name it was sent with, or the reason why it is not an image."""
 
     source: str
     content: bytes = b""
@@ -44,9 +45,12 @@ class SentPicture:
 
 @dataclass(frozen=True)
 class ClassifyRequest:
-    """What is asked about which pictures; `several` says that a list is expected, even of one."""
+    """Hold the images and options of a request; `timeout` is in seconds.
 
-    pictures: tuple[SentPicture, ...]
+    `several` says that the response is a list, even for one image. `maps` requests class activation maps.
+    """
+
+    pictures: tuple[UploadedImage, ...]
     several: bool
     crops: Crops = 1
     top_k: int = 5
@@ -55,7 +59,10 @@ class ClassifyRequest:
 
 
 async def read_classify_request(request: Request, settings: Settings) -> ClassifyRequest:
-    """Pictures and options of a request. Raises `HttpError` (400, 413 or 415) for one that makes no sense."""
+    """Return the images and options of a request.
+
+    Raises `HttpError`: 400 for a request that cannot be understood, 413 for too many images, 415 for another type.
+    """
     named = next((value for name, value in request.scope["headers"] if name == b"content-type"), b"")
     kind = named.partition(b";")[0].strip().lower().decode("latin-1")
     options: dict[str, Any] = {}
@@ -65,25 +72,25 @@ async def read_classify_request(request: Request, settings: Settings) -> Classif
         body = await read_body(request.receive)
         if not body:
             raise HttpError(400, "the body is empty; it is a picture")
-        asked = ClassifyRequest((SentPicture("picture", body),), several=False)
+        parsed = ClassifyRequest((UploadedImage("picture", body),), several=False)
     elif kind == "multipart/form-data":
-        asked, more = await _read_form(request, settings)
+        parsed, more = await _read_form(request, settings)
         options |= more
     elif kind == "application/json":
         body = await read_body(request.receive)
-        most = SPARSE + 16 * settings.max_pictures
-        parse = asyncio.to_thread(_read_json, body, most) if len(body) > LARGE else None
-        asked, more = await parse if parse else _read_json(body, most)
+        max_parts = JSON_PARTS + 16 * settings.max_pictures
+        parse = asyncio.to_thread(_read_json, body, max_parts) if len(body) > LARGE_JSON else None
+        parsed, more = await parse if parse else _read_json(body, max_parts)
         options |= more
     else:
-        raise HttpError(415, f"{kind[:SHOWN]} is not read; send image/*, multipart/form-data or application/json")
-    if len(asked.pictures) > settings.max_pictures:
+        raise HttpError(415, f"{kind[:ECHO_LENGTH]} is not read; send image/*, multipart/form-data or application/json")
+    if len(parsed.pictures) > settings.max_pictures:
         raise HttpError(413, f"a request has at most {settings.max_pictures} pictures", reason="size")
-    return with_options(asked, options) if options else asked
+    return with_options(parsed, options) if options else parsed
 
 
 async def read_body(receive: Receive) -> bytes:
-    """As `Request.body()`, which copies also what came in one piece. Raises `ClientDisconnect`."""
+    """Return the body, without the copy that Starlette's `Request.body()` makes. Raises `ClientDisconnect`."""
     pieces: list[bytes] = []
     more = True
     while more:
@@ -95,23 +102,26 @@ async def read_body(receive: Receive) -> bytes:
     if len(pieces) == 1:
         return pieces[0]
     body = b"".join(pieces)
-    if len(body) >= JOINED:  # or it would be held twice: its pieces are of no use for anything else
+    if len(body) >= LARGE_BODY:  # otherwise the body would take its memory twice
         del pieces, message
         give_back()
     return body
 
 
-def require_sparse(body: bytes, most: int) -> None:
-    """Raise `HttpError`, 413, for large JSON of more than `most` parts: its parser would keep the interpreter."""
-    if len(body) > LARGE and any(body.count(character) > most for character in (b",", b"[", b"{")):
+def require_few_parts(body: bytes, max_parts: int) -> None:
+    """Raise `HttpError`, 413, for large JSON of more than `max_parts` parts: parsing it would block the interpreter."""
+    if len(body) > LARGE_JSON and any(body.count(character) > max_parts for character in (b",", b"[", b"{")):
         raise HttpError(413, "the JSON has too many parts; a picture is one text in base64", reason="size")
 
 
-def with_options(asked: ClassifyRequest, options: Mapping[str, Any]) -> ClassifyRequest:
-    """The question with its options, which are text where they come from a URL or a form. Raises `HttpError`, 400."""
+def with_options(request: ClassifyRequest, options: Mapping[str, Any]) -> ClassifyRequest:
+    """Return the request with its options, which are text where they come from a URL or a form.
+
+    Raises `HttpError`, 400, for an unknown option or a value out of range.
+    """
     for name in options:
         if name not in OPTIONS:
-            shown = name[:SHOWN]
+            shown = name[:ECHO_LENGTH]
             raise HttpError(400, f"there is no option {shown!r}" + did_you_mean(shown, OPTIONS))
     crops = _number(options, "crops", 1)
     if crops not in (1, 10):
@@ -125,7 +135,7 @@ def with_options(asked: ClassifyRequest, options: Mapping[str, Any]) -> Classify
         raise HttpError(400, "an activation map is of one crop, not of ten")
     timeout = _number(options, "timeout_ms", 0)
     return replace(
-        asked,
+        request,
         crops=1 if crops == 1 else 10,
         top_k=_number(options, "top_k", 5),
         maps=maps,
@@ -134,6 +144,7 @@ def with_options(asked: ClassifyRequest, options: Mapping[str, Any]) -> Classify
 
 
 def _number(options: Mapping[str, Any], name: str, default: int) -> int:
+    """Return an option that is a whole number from 1. Raises `HttpError`, 400."""
     if name not in options:
         return default
     value = options[name]
@@ -145,21 +156,23 @@ def _number(options: Mapping[str, Any], name: str, default: int) -> int:
 
 
 def _once(items: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Return `items`, or raise `HttpError`, 400, if a name is given twice."""
     seen: set[str] = set()
     for name, _ in items:
         if name in seen:
-            raise HttpError(400, f"{name[:SHOWN]} is given more than once")
+            raise HttpError(400, f"{name[:ECHO_LENGTH]} is given more than once")
         seen.add(name)
     return items
 
 
 class _InMemory(MultiPartParser):
-    """Starlette's parser, that writes no file: the guard bounds the body already."""
+    """Parse a form without writing files. The middleware has bounded the body."""
 
-    spool_max_size = 0  # never rolls over
+    spool_max_size = 0  # never moves to a file on disk
 
 
 async def _read_form(request: Request, settings: Settings) -> tuple[ClassifyRequest, dict[str, Any]]:
+    """Return the images and options of a form. Raises `HttpError`, 400 or 413."""
     chunks: AsyncGenerator[bytes, None] = request.stream()
     parser = _InMemory(request.headers, chunks, max_files=settings.max_pictures, max_fields=len(OPTIONS))
     try:
@@ -167,7 +180,7 @@ async def _read_form(request: Request, settings: Settings) -> tuple[ClassifyRequ
     except MultiPartException as error:
         status, reason = (413, "size") if error.message.startswith("Too many files") else (400, "")
         raise HttpError(status, f"the form cannot be read: {error.message}", reason=reason) from error
-    except AssertionError as error:  # python-multipart's, for what it does not expect
+    except AssertionError as error:  # raised by python-multipart for input that it does not expect
         raise HttpError(400, "the form cannot be read") from error
     try:
         return await _from_form(form)
@@ -176,17 +189,19 @@ async def _read_form(request: Request, settings: Settings) -> tuple[ClassifyRequ
 
 
 async def _from_form(form: FormData) -> tuple[ClassifyRequest, dict[str, Any]]:
+    """Return the images and options of a parsed form. Raises `HttpError`, 400."""
     files = [(name, value) for name, value in form.multi_items() if isinstance(value, UploadFile)]
     options = dict(_once([(name, value) for name, value in form.multi_items() if not isinstance(value, UploadFile)]))
     names = {name for name, _ in files}
     if names not in ({"image"}, {"images"}) or (names == {"image"} and len(files) > 1):
         raise HttpError(400, "a form has one file called `image`, or any number of files called `images`")
-    pictures = [SentPicture(file.filename or name, await file.read()) for name, file in files]
+    pictures = [UploadedImage(file.filename or name, await file.read()) for name, file in files]
     return ClassifyRequest(tuple(pictures), several="images" in names), options
 
 
-def _read_json(body: bytes, most: int) -> tuple[ClassifyRequest, dict[str, Any]]:
-    require_sparse(body, most)
+def _read_json(body: bytes, max_parts: int) -> tuple[ClassifyRequest, dict[str, Any]]:
+    """Return the images and options of a JSON body. Raises `HttpError`, 400 or 413."""
+    require_few_parts(body, max_parts)
     try:
         value = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -201,10 +216,11 @@ def _read_json(body: bytes, most: int) -> tuple[ClassifyRequest, dict[str, Any]]
     return ClassifyRequest(tuple(decode(image, f"images[{i}]") for i, image in enumerate(images)), several=True), value
 
 
-def decode(text: object, source: str) -> SentPicture:
+def decode(text: object, source: str) -> UploadedImage:
+    """Decode an image's base64 text. An error becomes part of the result."""
     if not isinstance(text, str):
-        return SentPicture(source, error="a picture is text in base64")
+        return UploadedImage(source, error="a picture is text in base64")
     try:
-        return SentPicture(source, base64.b64decode(text.encode("ascii"), validate=True))
+        return UploadedImage(source, base64.b64decode(text.encode("ascii"), validate=True))
     except (binascii.Error, UnicodeEncodeError):
-        return SentPicture(source, error="the text is no base64")
+        return UploadedImage(source, error="the text is no base64")

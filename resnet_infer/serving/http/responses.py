@@ -1,4 +1,4 @@
-"""What the service says, as JSON."""
+"""Turn results and errors into JSON responses."""
 
 from __future__ import annotations
 
@@ -9,64 +9,66 @@ from starlette.responses import Response
 from resnet_infer._version import __version__
 from resnet_infer.errors import AnswerError, ModelError, ResnetInferError
 from resnet_infer.serving.http.middleware import HttpError, Traffic
-from resnet_infer.serving.inference.deployment import Deployment, Reply
+from resnet_infer.serving.inference.deployment import ClassifyResult, Deployment
 from resnet_infer.serving.inference.jobs import Done, RefusedError, Timings
 from resnet_infer.serving.inference.model_manager import ModelManager
 from resnet_infer.serving.settings import Settings
 from resnet_infer.utils import strict_json
 
 STAGES = {"queue": "queue", "prepare": "decode", "wait": "wait", "infer": "inference"}
-"""The stages of `Timings` as answers and the log call them."""
+"""Names of the stages of `Timings` in responses and in the log."""
 PICTURE = "picture"
-"""What a picture is called in the errors of those who read it."""
+"""Name of an image in the errors of the functions that read it."""
 
 
 NOT_FINITE = "not_finite"
-"""The reason of a 500 for logits that are not finite."""
+"""Reason of a 500 for logits that are not finite."""
 
 
 def as_json(value: Any) -> Response:
+    """Return a response with `value` as JSON."""
     return Response(strict_json.dumps(value).encode(), media_type="application/json")
 
 
 def unavailable(refused: RefusedError) -> HttpError:
-    """503, and when to try again."""
+    """Return the 503 for a refused request, with a Retry-After header (RFC 9110, section 10.2.3)."""
     after = ("Retry-After", str(refused.retry_after))
     return HttpError(503, f"not now: {refused.message}", headers=[after], reason=refused.reason)
 
 
-def require_ready(engine: ModelManager, traffic: Traffic) -> None:
-    """Raise `HttpError`, 503, unless the model is warm, requests are taken, and its threads finish what they begin."""
-    if not engine.ready or traffic.draining or engine.stalled:
-        state = "ending" if traffic.draining else engine.state if not engine.ready else "stuck"
+def require_ready(manager: ModelManager, traffic: Traffic) -> None:
+    """Raise `HttpError`, 503, unless the model is warm, requests are accepted, and inference makes progress."""
+    if not manager.ready or traffic.draining or manager.stalled:
+        state = "ending" if traffic.draining else manager.state if not manager.ready else "stuck"
         raise HttpError(503, f"the service is {state}", headers=[("Retry-After", "1")])
 
 
 def milliseconds(timings: Timings) -> dict[str, float]:
+    """Return the milliseconds of every stage, rounded to microseconds."""
     return {f"{name}_ms": round(1000 * getattr(timings, stage), 3) for stage, name in STAGES.items()}
 
 
 def answer_json(outcome: Done[Any] | ResnetInferError) -> dict[str, Any]:
-    """The answer for one picture: its classes and times, or why there are none."""
-    if isinstance(outcome, ModelError):  # its message may have a path
+    """Return the JSON for one image: its classes and timings, or the error with its status."""
+    if isinstance(outcome, ModelError):  # its message may contain a path
         return {"error": "the model cannot be run; the server's log says more", "status": 500}
     if isinstance(outcome, ResnetInferError):
-        told = {"error": outcome.message.removeprefix(f"{PICTURE}: ")}
+        body = {"error": outcome.message.removeprefix(f"{PICTURE}: ")}
         failed = isinstance(outcome, AnswerError)
-        return {**told, "status": 500, "reason": NOT_FINITE} if failed else {**told, "status": 422}
-    reply: Reply = outcome.result
-    predictions: list[dict[str, Any]] = [dict(vars(item)) for item in reply.predictions]
-    if reply.maps is not None:
-        for prediction, values in zip(predictions, reply.maps.round(4).tolist(), strict=True):
+        return {**body, "status": 500, "reason": NOT_FINITE} if failed else {**body, "status": 422}
+    result: ClassifyResult = outcome.result
+    predictions: list[dict[str, Any]] = [dict(vars(item)) for item in result.predictions]
+    if result.maps is not None:
+        for prediction, values in zip(predictions, result.maps.round(4).tolist(), strict=True):
             prediction["activation_map"] = values
-    note = {"note": reply.note} if reply.note else {}
+    note = {"note": result.note} if result.note else {}
     return {"predictions": predictions, **note, "batch": outcome.batch, "timings": milliseconds(outcome.timings)}
 
 
 def model_json(deployment: Deployment, settings: Settings) -> dict[str, Any]:
-    """The spec, the digest of the weights, how they are run, and what a request may be.
+    """Return the JSON of `/model`: the spec, the digest of the weights, the runtime, and the limits of a request.
 
-    No paths: provenance stays here.
+    It has no paths: the spec's provenance is left out.
     """
     spec, runtime = deployment.spec.to_json(), deployment.runtime.describe()
     del spec["provenance"]

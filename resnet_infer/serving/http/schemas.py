@@ -1,26 +1,31 @@
-"""The forms of what is sent and answered, as JSON Schema (2020-12)."""
+"""Describe requests and responses as JSON Schema (2020-12)."""
 
 from __future__ import annotations
 
 from typing import Any
 
 Json = dict[str, Any]
+"""A JSON object."""
 
 
 def ref(name: str) -> Json:
+    """Return a reference to one of `SCHEMAS`."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
 def _object(required: Json, optional: Json | None = None) -> Json:
+    """Return the schema of an object with these properties and no others."""
     properties = {**required, **(optional or {})}
     return {"type": "object", "required": list(required), "properties": properties, "additionalProperties": False}
 
 
 def _list(items: Json) -> Json:
+    """Return the schema of an array."""
     return {"type": "array", "items": items}
 
 
 def _or_null(schema: Json) -> Json:
+    """Return the schema of a value that may be null."""
     return {"anyOf": [schema, {"type": "null"}]}
 
 
@@ -138,3 +143,4 @@ SCHEMAS: Json = {
         {"id": _TEXT},
     ),
 }
+"""Schemas by name, for the `components` of the OpenAPI document."""

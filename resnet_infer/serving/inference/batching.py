@@ -1,6 +1,6 @@
-"""Work of many callers, done together: items are prepared in threads and inferred in batches.
+"""Process items of many callers together: prepare them in threads and infer them in batches.
 
-It knows nothing of HTTP, pictures or models: what an item, its rows and a result are is the caller's business.
+The module knows nothing of HTTP, images or models: the callers define items, rows and results.
 """
 
 from __future__ import annotations
@@ -21,34 +21,35 @@ from resnet_infer.serving.inference.jobs import Done, Job, RefusedError, Rows, T
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-MEMORY = 20
-"""Batches that the measured speed remembers."""
-TO_WAIT = 0.9
-"""Part of an item's time after which it is too late to infer it: the rest is for that and for the way back."""
+SPEED_WINDOW = 20
+"""Number of batches over which the speed is averaged."""
+QUEUE_SHARE = 0.9
+"""Share of an item's time limit after which its inference no longer starts; the rest is for inference and the response.
+"""
 STALL_SECONDS = 4.0
-"""After so long, in which nothing was finished, threads that are busy count as stuck."""
-CROWD_SECONDS = 0.05
-"""How long after one item met another the next is not taken to be alone: two callers in turn are no lonely one."""
+"""Seconds without progress after which busy threads count as stuck."""
+ALONE_SECONDS = 0.05
+"""Seconds without overlapping requests before a request counts as alone. Two clients taking turns do not."""
 
 
 class Batcher(Generic[Item, Result]):
-    """Threads that prepare items, and infer the rows of several in one call.
+    """Prepare items in threads, and infer the rows of several in one call.
 
-    `prepare(item)` gives its rows, an array of any length along axis 0; `infer(rows, alone)` takes those of one or
-    several items and gives as many; `finish(item, rows, inferred)` makes the result of one. What `prepare` or `finish`
-    raises becomes the error of that item only.
+    `prepare(item)` returns its rows, an array of any length along axis 0. `infer(rows, alone)` takes the rows of one or
+    several items and returns as many. `finish(item, rows, inferred)` returns the result of one. An error of `prepare`
+    or `finish` concerns that item only.
 
-    There are `workers` threads, and at most `lanes` of them infer at a time; the others prepare. A batch ends before
-    it would have more than `max_rows`; an item that has more by itself is inferred in parts. No thread waits for a
-    batch to fill: one that is free prepares what is queued, until there are `max_rows`, or a lane's share of all that
-    is in sight, or the first of them has waited `max_wait` seconds; and infers when nothing is left to prepare.
-    `alone` says that no other work is, or lately was, in sight, so that one call may use the whole machine.
+    Of the `workers` threads at most `lanes` infer at a time; the others prepare. A batch has at most `max_rows` rows;
+    an item with more is inferred in parts. No thread waits for a batch to fill. A free thread prepares queued items
+    until `max_rows` rows are ready, or a lane's share of all pending rows, or the first has waited `max_wait` seconds,
+    and infers when nothing is left to prepare. `alone` tells that no other work is or recently was pending, so one call
+    may use the whole machine.
 
-    `submit` refuses what comes while `max_queue` rows wait, and what would wait for more than half of its time at the
-    speed measured, so that what is taken is done in time. An item that nevertheless is not yet being inferred when
-    `TO_WAIT` of its time is over is refused then. Safe for use from any thread.
+    `submit` refuses items while `max_queue` rows wait, and items that would wait for more than half of their time limit
+    at the measured speed. An accepted item whose inference has not started after `QUEUE_SHARE` of its limit is refused
+    then. All methods may be called from any thread.
 
-    `on_waiting` is told by how much `waiting_rows` changed, `on_batch` the rows and the seconds of every batch.
+    `on_waiting` is called with changes of `waiting_rows`, `on_batch` with the rows and the seconds of every batch.
     """
 
     def __init__(
@@ -69,17 +70,17 @@ class Batcher(Generic[Item, Result]):
         if min(workers, lanes, max_rows, max_queue) < 1 or max_wait < 0:
             raise UsageError("workers, lanes, rows and the queue are at least 1, and the wait is not negative")
         self._prepare, self._infer, self._finish, self._on_batch = prepare, infer, finish, on_batch
-        self._on_waiting, self._told = on_waiting, 0
+        self._on_waiting, self._reported_rows = on_waiting, 0
         self.max_rows, self.max_wait, self.max_queue = max_rows, max_wait, max_queue
         self._lanes = self._free = lanes
         self._changed = threading.Condition()
         self._queued: deque[Job[Item, Result]] = deque()
         self._ready: deque[Job[Item, Result]] = deque()
         self._queued_rows = self._ready_rows = self._running_rows = 0
-        self._active = 0  # threads that prepare or infer
+        self._active = 0  # threads that prepare or infer at the moment at the moment
         self._closed = False
         self.stall_seconds = STALL_SECONDS
-        self._progress = time.monotonic()  # when something was finished, or begun after nothing was to be done
+        self._progress = time.monotonic()  # last time that something was finished, or begun when idle
         self._quiet_from = 0.0
         self._backlog_since: float | None = None
         self._busy_seconds = self._busy_rows = 0.0
@@ -91,27 +92,27 @@ class Batcher(Generic[Item, Result]):
 
     @property
     def waiting_rows(self) -> int:
-        """Rows that are accepted and not yet being inferred."""
+        """Return the rows that are accepted and not yet being inferred."""
         return self._queued_rows + self._ready_rows
 
     @property
     def seconds_per_row(self) -> float:
-        """As measured while there was always something to do; 0 if there never was."""
+        """Return the seconds per row, measured under continuous load; 0 before there was any."""
         return self._busy_seconds / self._busy_rows if self._busy_rows else 0.0
 
     @property
     def stalled(self) -> bool:
-        """Whether nothing was finished for `stall_seconds` while something waits, or no thread is free to take it."""
+        """Return whether work is pending, or all threads are busy, and nothing was finished for `stall_seconds`."""
         busy = self._active >= len(self._threads) or not self._free or self.waiting_rows
         return bool(busy) and time.monotonic() - self._progress > self.stall_seconds
 
     def submit(self, items: Sequence[tuple[Item, int]], timeout: float = math.inf) -> list[Future[Done[Result]]]:
-        """Take all of `items`, each with its number of rows, or none of them; their results are due in `timeout`.
+        """Accept all `items`, pairs of an item and its rows, or none; their results are due in `timeout` seconds.
 
-        A future that is cancelled in time costs nothing more. Raises `RefusedError`, as the futures do.
+        A cancelled future costs nothing more if it has not been started. Raises `RefusedError`, and so do the futures.
         """
         now = time.monotonic()
-        jobs: list[Job[Item, Result]] = [Job(item, rows, now, now + TO_WAIT * timeout) for item, rows in items]
+        jobs: list[Job[Item, Result]] = [Job(item, rows, now, now + QUEUE_SHARE * timeout) for item, rows in items]
         rows = sum(job.rows for job in jobs)
         with self._changed:
             waiting = self.waiting_rows
@@ -135,16 +136,17 @@ class Batcher(Generic[Item, Result]):
         return [job.future for job in jobs]
 
     def close(self) -> None:
-        """Take nothing more, finish what was taken, end the threads."""
+        """Refuse new items, finish the accepted ones, and end the threads."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
 
-    # In the threads
+    # Methods of the threads
 
     def _work(self) -> None:
+        """Prepare and infer until the batcher is closed."""
         while True:
             refused: list[Job[Item, Result]] = []
             with self._changed:
@@ -162,22 +164,23 @@ class Batcher(Generic[Item, Result]):
             if batch:
                 try:
                     self._run(batch, alone)
-                except BaseException as error:  # a worker outlives everything, and nobody waits for ever
+                except BaseException as error:  # a thread survives any error, so that no caller waits for ever
                     for job in batch:
                         job.fail(error)
             elif job:
                 self._make_ready(job)
 
     def _tell_waiting(self) -> None:
+        """Report the change of `waiting_rows` to `on_waiting`."""
         if self._on_waiting is None:
             return
-        change = self.waiting_rows - self._told
+        change = self.waiting_rows - self._reported_rows
         if change:
-            self._told += change
+            self._reported_rows += change
             self._on_waiting(change)
 
     def _drop_late(self, refused: list[Job[Item, Result]]) -> bool:
-        """Move to `refused` what is first in line and cannot be done in time, or is no longer wanted."""
+        """Move the first jobs in line to `refused` while they are late or cancelled."""
         now = time.monotonic()
         for jobs in (self._queued, self._ready):
             while jobs and (jobs[0].deadline <= now or jobs[0].future.cancelled()):
@@ -190,7 +193,7 @@ class Batcher(Generic[Item, Result]):
         return bool(refused)
 
     def _forget_cancelled(self) -> None:
-        """Make room: what is no longer wanted is otherwise dropped only when it is first in line."""
+        """Remove all cancelled jobs to make room; otherwise they are dropped only at the head of the line."""
         for jobs in (self._queued, self._ready):
             wanted = [job for job in jobs if not job.future.cancelled()]
             if len(wanted) < len(jobs):
@@ -201,6 +204,7 @@ class Batcher(Generic[Item, Result]):
         self._tell_waiting()
 
     def _batch_is_due(self) -> bool:
+        """Return whether a lane is free and the ready rows should be inferred."""
         if not self._ready or not self._free:
             return False
         share = math.ceil((self.waiting_rows + self._running_rows) / (self._lanes + 1))
@@ -211,20 +215,21 @@ class Batcher(Generic[Item, Result]):
         )
 
     def _is_alone(self) -> bool:
-        """Whether nothing else is to be done, and was to be done for a while."""
+        """Return whether nothing else is pending, and was pending recently."""
         now = time.monotonic()
         if self._active or self._queued or self._ready:
-            self._quiet_from = now + CROWD_SECONDS
+            self._quiet_from = now + ALONE_SECONDS
         return now >= self._quiet_from
 
     def _take_job(self) -> Job[Item, Result]:
+        """Take the first queued job, to prepare it."""
         job = self._queued.popleft()
         self._queued_rows -= job.rows
         self._running_rows += job.rows
         return job
 
     def _take_batch(self) -> list[Job[Item, Result]]:
-        """The first that is ready and still wanted, and after it those of its shape that fit."""
+        """Take the first ready job that is not cancelled, and those of its shape that fit."""
         batch: list[Job[Item, Result]] = []
         kept: list[Job[Item, Result]] = []
         rows = 0
@@ -247,6 +252,7 @@ class Batcher(Generic[Item, Result]):
         return batch
 
     def _make_ready(self, job: Job[Item, Result]) -> None:
+        """Prepare a job, and queue it for a batch."""
         error: BaseException | None = None
         job.started = time.monotonic()
         try:
@@ -271,6 +277,7 @@ class Batcher(Generic[Item, Result]):
             job.fail(error)
 
     def _run(self, batch: list[Job[Item, Result]], alone: bool) -> None:
+        """Infer a batch, and complete its jobs."""
         begin = time.monotonic()
         rows = sum(job.rows for job in batch)
         inferred: list[Rows] = []
@@ -288,7 +295,7 @@ class Batcher(Generic[Item, Result]):
             self._running_rows -= rows
             self._free += 1
             if self._ready:
-                self._changed.notify()  # for the lane: this thread is not yet done with its own
+                self._changed.notify()  # a lane is free, while this thread still finishes its batch
             self._measure(rows, end, end - begin + sum(job.prepared - job.started for job in batch))
             self._wake_if_closed()
         if error is not None:
@@ -306,7 +313,7 @@ class Batcher(Generic[Item, Result]):
                 results.append((job, self._finish(job.item, job.views, own)))
             except BaseException as raised:  # as above
                 job.fail(raised)
-        # All at once: whoever waits for the first would otherwise compete with this thread for the interpreter.
+        # All at once: a caller woken earlier would compete with this thread for the interpreter lock.
         for job, result in results:
             timings = Timings(
                 job.started - job.submitted, job.prepared - job.started, begin - job.prepared, end - begin
@@ -314,18 +321,18 @@ class Batcher(Generic[Item, Result]):
             job.succeed(Done(result, timings, rows))
 
     def _wake_if_closed(self) -> None:
-        """Threads that wait for a lane would not notice that nothing is left for them."""
+        """Wake the threads that wait for a lane, which would not notice the end."""
         if self._closed:
             self._changed.notify_all()
 
     def _measure(self, rows: int, now: float, cost: float) -> None:
-        """Take note of the speed, if there has been something to do ever since the last batch.
+        """Measure the speed, if there has been work ever since the last batch.
 
-        `cost` is what the batch itself took, prepared one item after the other. Rows follow each other at least as
-        fast as that; so a standstill of the machine is not remembered, when little is taken because of it.
+        `cost` is the time for preparing the batch's items one by one and inferring it. It bounds the time per row, so
+        that a pause of the machine does not count as slowness.
         """
         if self._backlog_since is not None:
-            kept = 1 - 1 / MEMORY
+            kept = 1 - 1 / SPEED_WINDOW
             self._busy_seconds = self._busy_seconds * kept + now - self._backlog_since
             self._busy_rows = self._busy_rows * kept + rows
         if rows:

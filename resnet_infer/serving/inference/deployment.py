@@ -1,4 +1,4 @@
-"""A model that is being served: its runtimes, its preprocessing, and the batcher that feeds them."""
+"""Serve one model: its runtimes, its preprocessing, and the batcher that feeds them."""
 
 from __future__ import annotations
 
@@ -28,37 +28,41 @@ from resnet_infer.serving.settings import Settings
 from resnet_infer.utils.cpu import usable_cores
 
 CPU_BATCH, GPU_BATCH = 8, 32
+"""Most rows in a batch, by default."""
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is to be known of a picture: its `top_k` classes; with `maps`, for one crop only, also where they are."""
+class ClassifyItem:
+    """Request the `top_k` classes of one image, with `maps` also their class activation maps (for one crop only)."""
 
     picture: Picture
     crops: Crops = 1
     top_k: int = 5
     maps: bool = False
-    due: float = math.inf
-    """Until when, by the monotonic clock, it may wait for memory."""
+    deadline: float = math.inf
+    """Time by the monotonic clock until which the item may wait for memory."""
     notes: list[str] = field(default_factory=list, compare=False)
-    """What is to be said of the picture, filled in when it is decoded."""
+    """Notes on the image, filled in when it is decoded."""
 
 
 @dataclass(frozen=True)
-class Reply:
-    """The classes of a picture, and maps (classes, h, w) of where they are seen in its centre crop."""
+class ClassifyResult:
+    """Hold the classes of an image, and their activation maps.
+
+    `maps` covers the centre crop, float32 (classes, height, width); None if it was not requested.
+    """
 
     predictions: tuple[Prediction, ...]
     maps: NDArray[np.float32] | None = None
     note: str | None = None
-    """Why the answer may mean little."""
+    """Why the predictions may mean little, or None."""
 
 
 class Deployment:
-    """A model on a device, warm, that answers many at a time.
+    """Run a warm model on one device for many requests at a time.
 
-    On a CPU a single request has all cores; several share them, a thread for each, so that no core waits for another.
-    On a GPU one thread infers and the others decode. Raises the errors of `zoo` and `open_runtime`.
+    On a CPU a single request uses all cores. Several requests share them, one thread for each, so that no core waits
+    for another. On a GPU one thread infers and the others decode. Raises the errors of `zoo` and `open_runtime`.
     """
 
     def __init__(
@@ -87,7 +91,7 @@ class Deployment:
         self.classifier = Classifier(self.runtime)
         self._maps: Any = None
         self._maps_lock = threading.Lock()
-        self.batcher: Batcher[Question | Images, Reply | Logits] = Batcher(
+        self.batcher: Batcher[ClassifyItem | Images, ClassifyResult | Logits] = Batcher(
             self._prepare,
             self._infer,
             self._finish,
@@ -108,25 +112,33 @@ class Deployment:
 
     @property
     def spec(self) -> ModelSpec:
+        """Return the model's spec."""
         return self.runtime.spec
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of what the runtime is given of a picture."""
+        """Return height and width of the runtime's input."""
         height, width = (side or self.spec.input.crop for side in self.runtime.size)
         return height, width
 
-    def ask(self, questions: Sequence[Question], timeout: float) -> list[Future[Done[Reply | Logits]]]:
-        """The replies are due in `timeout` seconds. A picture that cannot be read is its future's `PictureError`."""
-        return self.batcher.submit([(question, question.crops) for question in questions], timeout)
+    def classify(self, items: Sequence[ClassifyItem], timeout: float) -> list[Future[Done[ClassifyResult | Logits]]]:
+        """Submit images, and return the futures of their results, which are due in `timeout` seconds.
 
-    def infer(self, images: Images, timeout: float) -> Future[Done[Reply | Logits]]:
-        """The logits of `images`, uint8 (N, height, width, 3)."""
+        The future of an image that cannot be read raises `PictureError`. Raises `RefusedError` as `Batcher.submit`
+        does.
+        """
+        return self.batcher.submit([(item, item.crops) for item in items], timeout)
+
+    def infer(self, images: Images, timeout: float) -> Future[Done[ClassifyResult | Logits]]:
+        """Submit a tensor, uint8 (N, height, width, 3), and return the future of its logits, float32 (N, classes)."""
         (future,) = self.batcher.submit([(images, len(images))], timeout)
         return future
 
     def activation_maps(self) -> Any:
-        """What draws class activation maps, made when first needed. Raises `ModelError` where the model has none."""
+        """Return the object that computes class activation maps, made on the first call.
+
+        Raises `ModelError` for a model without such maps.
+        """
         with self._maps_lock:
             if self._maps is None:
                 try:
@@ -142,17 +154,18 @@ class Deployment:
         return self._maps
 
     def close(self) -> None:
-        """Answer what was taken, then free the runtimes."""
+        """Finish the accepted requests, then free the runtimes."""
         self.batcher.close()
         self.runtime.close()
         if self._one_thread is not self.runtime:
             self._one_thread.close()
         self._maps = None
 
-    def _prepare(self, item: Question | Images) -> Images:
-        if not isinstance(item, Question):
+    def _prepare(self, item: ClassifyItem | Images) -> Images:
+        """Decode an image within the memory limit, or return a tensor unchanged."""
+        if not isinstance(item, ClassifyItem):
             return item
-        with self.memory.share(item.due) as share:
+        with self.memory.share(item.deadline) as share:
             prepared = self.classifier.prepared(
                 item.picture, item.crops, max_pixels=self.settings.max_pixels, reserve=share.take
             )
@@ -162,23 +175,25 @@ class Deployment:
         return prepared.views
 
     def _infer(self, images: Images, alone: bool) -> Logits:
+        """Infer a batch, on all cores if it is alone."""
         runtime: Runtime = self.runtime if alone else self._one_thread
         return runtime(images)
 
-    def _finish(self, item: Question | Images, views: Images, logits: Logits) -> Reply | Logits:
-        if not isinstance(item, Question):
+    def _finish(self, item: ClassifyItem | Images, views: Images, logits: Logits) -> ClassifyResult | Logits:
+        """Return the classes, note and maps for the logits of an image, or the logits of a tensor unchanged."""
+        if not isinstance(item, ClassifyItem):
             return logits
         predictions = self.classifier.predictions(logits, item.top_k)
         note = next(iter(item.notes), None)
         if not item.maps:
-            return Reply(predictions, note=note)
+            return ClassifyResult(predictions, note=note)
         maps = self.activation_maps()(views[:1], [entry.index for entry in predictions])
         if not np.isfinite(maps).all():
             raise AnswerError(f"picture: the class activation maps of {self.spec.name} are not finite")
-        return Reply(predictions, maps, note)
+        return ClassifyResult(predictions, maps, note)
 
     def _warm_up(self) -> None:
-        """Let both runtimes make room for one picture and for a full batch."""
+        """Run both runtimes once with one image and once with a full batch, so that they allocate their memory."""
         slowest = 0.0
         for runtime in {id(each): each for each in (self.runtime, self._one_thread)}.values():
             for rows in (1, self.batcher.max_rows):

@@ -1,4 +1,4 @@
-"""What is said of work: how it was done, or why it is not."""
+"""Define a job of the batcher, its result, and the reasons for refusing it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from numpy.typing import NDArray
 from resnet_infer.errors import ResnetInferError
 
 Item = TypeVar("Item")
+"""An item that a caller submits."""
 Result = TypeVar("Result")
 Rows = NDArray[Any]
-"""What an item is prepared to, and what is inferred of it: (rows, ...)."""
+"""Rows of an item, prepared or inferred: an array (rows, ...)."""
 
 
 class RefusedError(ResnetInferError):
-    """Work that is not done, and why.
+    """Report a job that is not done, and why.
 
-    `full`: the queue is; `late`: it would not be, or was not, done in time; `closed`: no more is taken; `unready`: not
-    yet; `memory`: others had it for as long as could be waited. `retry_after` is in seconds.
+    The reasons: `full`, the queue is full; `late`, the deadline would be or was missed; `closed`, no more is accepted;
+    `unready`, the model is not open yet; `memory`, no memory became free in time. `retry_after` is in whole seconds,
+    from 1 to 60.
     """
 
     def __init__(self, reason: Literal["full", "late", "closed", "unready", "memory"], retry_after: float = 1) -> None:
@@ -42,7 +44,7 @@ class RefusedError(ResnetInferError):
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds that an item waited in the queue, was prepared, waited for its batch, and was inferred with it."""
+    """Hold the seconds of an item's stages: queue, preparation, wait for its batch, and inference of the batch."""
 
     queue: float
     prepare: float
@@ -52,7 +54,7 @@ class Timings:
 
 @dataclass(frozen=True)
 class Done(Generic[Result]):
-    """A result, and how it came about; `batch` is the number of rows that were inferred together."""
+    """Hold a result with its timings; `batch` is the number of rows that were inferred together."""
 
     result: Result
     timings: Timings
@@ -60,7 +62,7 @@ class Done(Generic[Result]):
 
 
 class Job(Generic[Item, Result]):
-    """An item on its way, with the future of its result; times are by the monotonic clock."""
+    """Hold an item, the state of its processing, and the future of its result. Times are by the monotonic clock."""
 
     __slots__ = ("deadline", "future", "item", "prepared", "rows", "shape", "started", "submitted", "views")
 
@@ -72,13 +74,16 @@ class Job(Generic[Item, Result]):
         self.views: Rows = np.empty(0)
 
     def succeed(self, done: Done[Result]) -> None:
-        """Nothing, if the future has its result or was cancelled."""
-        try:  # noqa: SIM105  # `suppress` costs as much as the rest
+        """Set the result, unless the future is done or cancelled."""
+        try:  # noqa: SIM105  # `suppress` would double the cost
             self.future.set_result(done)
         except InvalidStateError:
             pass
 
     def fail(self, error: BaseException) -> None:
-        """As `succeed`. To ask first would not do: whoever waits may cancel in between."""
+        """Set the error, unless the future is done or cancelled.
+
+        The future may be cancelled at any moment, so testing it first would not be safe.
+        """
         with suppress(InvalidStateError):
             self.future.set_exception(error)

@@ -1,4 +1,4 @@
-"""The model that answers now, and the change to another one while requests go on."""
+"""Keep the model that answers, and exchange it for another one while requests go on."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from contextlib import suppress
 from typing import Any, Literal, TypeVar
 
 from resnet_infer.errors import ResnetInferError, bare
-from resnet_infer.serving.inference.deployment import Deployment, Question
+from resnet_infer.serving.inference.deployment import ClassifyItem, Deployment
 from resnet_infer.serving.inference.jobs import Done, RefusedError
 
 Result = TypeVar("Result")
 State = Literal["loading", "ready", "failed", "closed"]
+"""State of the model: being opened, answering, not opened because of an error, closed."""
 
 
 class ModelManager:
-    """Opens a deployment, keeps it, and exchanges it for a new one without losing a request.
+    """Open a deployment, keep it, and exchange it for a new one without losing a request.
 
-    `open_deployment` is called in a thread, `opened` with what it gave when that takes over. Methods belong to the
-    event loop.
+    `open_deployment` is called in a thread, and `opened` with its result when that takes over. All methods belong to
+    the event loop.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class ModelManager:
     ) -> None:
         self._open, self._opened = open_deployment, opened
         self._current: Deployment | None = None
-        self._inbox = _Inbox()
+        self._futures = _FutureBridge()
         self._changing = asyncio.Lock()
         self._closing: set[asyncio.Future[None]] = set()
         self.state: State = "loading"
@@ -39,17 +40,20 @@ class ModelManager:
 
     @property
     def ready(self) -> bool:
-        """Whether the model is warm."""
+        """Return whether the model is open and warm."""
         return self.state == "ready"
 
     @property
     def stalled(self) -> bool:
-        """Whether the threads of the model that answers are stuck."""
+        """Return whether the inference threads of the current model are stuck."""
         return self._current is not None and self._current.batcher.stalled
 
     @property
     def current(self) -> Deployment:
-        """The model that answers. Raises `RefusedError` as long as there is none, and once it is to be closed."""
+        """Return the current deployment.
+
+        Raises `RefusedError` before there is one ("unready") and after `close` ("closed").
+        """
         if self.state == "closed":
             raise RefusedError("closed")
         if self._current is None:
@@ -57,7 +61,7 @@ class ModelManager:
         return self._current
 
     async def start(self) -> None:
-        """Open and warm the model; an error is kept as `error` and raised."""
+        """Open and warm the model. An error is kept as `error` and raised."""
         try:
             await self.reload()
         except Exception as error:
@@ -66,10 +70,10 @@ class ModelManager:
             raise
 
     async def reload(self) -> Deployment:
-        """Open the model anew, then let it take over; what the old one has taken it finishes.
+        """Open the model again and let it take over; the old one finishes its requests and closes.
 
-        One after the other, so that what was opened last remains. Raises what opening raises; then the old one goes
-        on; and `RefusedError` if the engine was closed meanwhile.
+        Reloads run one after the other, so the last one prevails. Raises the errors of opening, after which the old
+        model goes on, and `RefusedError` if the manager was closed in the meantime.
         """
         async with self._changing:
             new = await asyncio.to_thread(self._open)
@@ -88,31 +92,31 @@ class ModelManager:
     async def submit(
         self, send: Callable[[Deployment], Sequence[Future[Done[Any]]]]
     ) -> tuple[Deployment, list[asyncio.Future[Done[Any]]]]:
-        """Give work to the model that answers now, also if it is being exchanged at this moment.
+        """Submit jobs to the current deployment, even while it is being exchanged.
 
-        `send` may be called again, with the new one. What it raises is raised.
+        `send` is called again, with the new deployment, if the old one was closed. Its errors are raised.
         """
         while True:
             deployment = self.current
             try:
-                return deployment, [self._inbox.expect(future) for future in send(deployment)]
+                return deployment, [self._futures.wrap(future) for future in send(deployment)]
             except RefusedError as refused:
                 if refused.reason != "closed" or deployment is self._current:
                     raise
 
-    async def ask(
-        self, questions: Sequence[Question], timeout: float
+    async def classify(
+        self, items: Sequence[ClassifyItem], timeout: float
     ) -> tuple[Deployment, list[Done[Any] | ResnetInferError]]:
-        """The reply to every question, or what it failed with.
+        """Return the deployment that answered, and the result or error of every item.
 
-        Raises `RefusedError` if the questions are not taken or one of them is not answered in time.
+        Raises `RefusedError` if the items are refused or one of them misses its deadline.
         """
-        deployment, futures = await self.submit(lambda current: current.ask(questions, timeout))
+        deployment, futures = await self.submit(lambda current: current.classify(items, timeout))
         results = await gather(futures)
         return deployment, results
 
     async def close(self) -> None:
-        """Answer what was taken and free the models."""
+        """Finish the accepted requests and free the models."""
         self.state = "closed"
         if self._closing:
             await asyncio.wait(self._closing)
@@ -121,49 +125,56 @@ class ModelManager:
             self._current = None
 
 
-class _Inbox:
-    """Futures of threads as those of the event loop, which is woken once for all that are done at about one time."""
+class _FutureBridge:
+    """Turn futures of threads into futures of the event loop, waking the loop once for all that complete together."""
 
     def __init__(self) -> None:
         self._arrived: deque[tuple[asyncio.Future[Any], Future[Any]]] = deque()
         self._woken = False
 
-    def expect(self, future: Future[Result]) -> asyncio.Future[Result]:
-        """As `asyncio.wrap_future`."""
+    def wrap(self, future: Future[Result]) -> asyncio.Future[Result]:
+        """Return an asyncio future for a thread's future, as `asyncio.wrap_future` does."""
         loop = asyncio.get_running_loop()
-        mine: asyncio.Future[Result] = loop.create_future()
+        wrapper: asyncio.Future[Result] = loop.create_future()
 
         def arrived(done: Future[Result]) -> None:
-            self._arrived.append((mine, done))
+            """Queue a completed future and wake the event loop."""
+            self._arrived.append((wrapper, done))
             if not self._woken:
                 self._woken = True
-                with suppress(RuntimeError):  # the loop was closed
+                with suppress(RuntimeError):  # the event loop is closed
                     loop.call_soon_threadsafe(self._open)
 
-        def ended(mine: asyncio.Future[Result]) -> None:
-            if mine.cancelled():
+        def ended(wrapper: asyncio.Future[Result]) -> None:
+            """Pass a cancellation on to the thread's future."""
+            if wrapper.cancelled():
                 future.cancel()
 
         future.add_done_callback(arrived)
-        mine.add_done_callback(ended)
-        return mine
+        wrapper.add_done_callback(ended)
+        return wrapper
 
     def _open(self) -> None:
-        self._woken = False  # before the first is taken: what arrives from here on wakes again
+        """Complete the futures of the event loop."""
+        self._woken = False  # before the first is taken, so that later arrivals wake the loop again
         while self._arrived:
-            mine, done = self._arrived.popleft()
-            if mine.done():
+            wrapper, done = self._arrived.popleft()
+            if wrapper.done():
                 continue
             if done.cancelled():
-                mine.cancel()
+                wrapper.cancel()
             elif error := done.exception():
-                mine.set_exception(error)
+                wrapper.set_exception(error)
             else:
-                mine.set_result(done.result())
+                wrapper.set_result(done.result())
 
 
 async def gather(futures: Sequence[asyncio.Future[Done[Any]]]) -> list[Done[Any] | ResnetInferError]:
-    """Results and errors in order. Raises a `RefusedError` among them, and what is no error of ours."""
+    """Return results and errors in order.
+
+    Raises the first `RefusedError` among them, and the first error that is not one of this package; the others are then
+    cancelled.
+    """
     results: list[Done[Any] | ResnetInferError] = []
     try:
         for future in futures:
@@ -176,6 +187,6 @@ async def gather(futures: Sequence[asyncio.Future[Done[Any]]]) -> list[Done[Any]
     except BaseException:
         for future in futures:
             if not future.cancel() and not future.cancelled():
-                future.exception()  # or asyncio would complain that nobody asked for it
+                future.exception()  # otherwise asyncio would warn that the error was never retrieved
         raise
     return results

@@ -330,8 +330,8 @@ def test_what_goes_wrong_inside_is_a_500_that_says_nothing(
     make_service: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     failing = make_service()
-    monkeypatch.setattr(failing.engine.current.runtime, "_run", lambda images: 1 / 0)
-    monkeypatch.setattr(failing.engine.current._one_thread, "_run", lambda images: 1 / 0)
+    monkeypatch.setattr(failing.manager.current.runtime, "_run", lambda images: 1 / 0)
+    monkeypatch.setattr(failing.manager.current._one_thread, "_run", lambda images: 1 / 0)
     done = failing.post("/classify", content=CAT, headers={"x-request-id": "bad"})
     assert done.status_code == 500
     assert "division" not in done.text

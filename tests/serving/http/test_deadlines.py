@@ -51,7 +51,7 @@ class Stuck:
 
 
 def stick(service: Service) -> Stuck:
-    deployment = service.engine.current
+    deployment = service.manager.current
     stuck = Stuck(deployment._one_thread)
     deployment.runtime = deployment._one_thread = stuck  # type: ignore[assignment]
     STUCK.append(stuck)
@@ -74,7 +74,7 @@ def stuck(make_service: Make) -> tuple[Service, str, Stuck]:
     """A service that allows a second, whose inference waits for a gate."""
     service = make_service(timeout=1)
     url, stuck = service.listen(), stick(service)
-    service.engine.current.batcher.stall_seconds = 0.5
+    service.manager.current.batcher.stall_seconds = 0.5
     return service, url, stuck
 
 
@@ -114,7 +114,7 @@ def test_every_request_ends_in_time_though_all_threads_are_stuck(stuck: tuple[Se
     runtime.gate.set()
     wait_for(lambda: ready(url) == (200, 200))
     assert httpx.post(url + "/classify", content=CAT).status_code == 200
-    assert service.engine.current.batcher.waiting_rows == 0
+    assert service.manager.current.batcher.waiting_rows == 0
 
 
 def test_a_request_may_have_less_time(stuck: tuple[Service, str, Stuck]) -> None:
@@ -131,7 +131,7 @@ def test_a_request_may_have_less_time(stuck: tuple[Service, str, Stuck]) -> None
 
 def test_one_thread_that_is_stuck_leaves_the_service_ready(stuck: tuple[Service, str, Stuck]) -> None:
     service, url, _ = stuck
-    batcher = service.engine.current.batcher
+    batcher = service.manager.current.batcher
     if len(batcher._threads) < 2 or batcher._lanes < 2:
         pytest.skip("one core has one thread")
     assert httpx.post(url + "/classify", content=CAT).status_code == 503
@@ -163,7 +163,7 @@ def test_nobody_works_for_clients_that_left(make_service: Make) -> None:
     begin = time.monotonic()
     assert httpx.post(url + "/classify", content=CAT, timeout=30).status_code == 200
     assert time.monotonic() - begin < 1
-    batcher = service.engine.current.batcher
+    batcher = service.manager.current.batcher
     assert runtime.rows <= 10 * batcher._lanes + 1
     assert batcher.waiting_rows == 0
 
@@ -171,7 +171,7 @@ def test_nobody_works_for_clients_that_left(make_service: Make) -> None:
 def test_clients_that_left_do_not_fill_the_queue(make_service: Make) -> None:
     service = make_service(max_queue=30)
     url, runtime = service.listen(), stick(service)
-    threads = len(service.engine.current.batcher._threads)
+    threads = len(service.manager.current.batcher._threads)
     for _ in range(threads + 3):
         send_and_leave(url, seconds=0.1)
     wait_for(lambda: not service.app.traffic.requests)  # type: ignore[attr-defined]
@@ -182,8 +182,8 @@ def test_clients_that_left_do_not_fill_the_queue(make_service: Make) -> None:
 
 def test_a_reload_ends_though_its_client_has_left(make_service: Make) -> None:
     service = make_service(admin=("k",))
-    url, old = service.listen(), service.engine.current
+    url, old = service.listen(), service.manager.current
     where = urlsplit(url)
     with closing(socket.create_connection((where.hostname, where.port))) as connection:
         connection.sendall(b"POST /admin/reload HTTP/1.1\r\nHost: a\r\nX-API-Key: k\r\nContent-Length: 0\r\n\r\n")
-    wait_for(lambda: service.engine.current is not old)
+    wait_for(lambda: service.manager.current is not old)

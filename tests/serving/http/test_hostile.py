@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from resnet_infer.serving.http.middleware import HttpError
-from resnet_infer.serving.http.requests import LARGE, ClassifyRequest, with_options
+from resnet_infer.serving.http.requests import LARGE_JSON, ClassifyRequest, with_options
 from resnet_infer.zoo import SMALL
 from tests.conftest import PICTURES
 from tests.serving.conftest import Service
@@ -24,7 +24,7 @@ JSON = {"content-type": "application/json"}
 @pytest.mark.parametrize("part", [b"[],", b"{},", b"0,"])
 def test_large_json_of_many_parts_is_not_parsed(service: Service, part: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     def loads(body: bytes) -> Any:
-        assert len(body) < LARGE, "it was parsed"
+        assert len(body) < LARGE_JSON, "it was parsed"
         return json.JSONDecoder().decode(body.decode())
 
     monkeypatch.setattr(json, "loads", loads)
@@ -68,7 +68,7 @@ def test_large_json_before_binary_data_is_read_in_a_thread(service: Service, mon
         return read(*arguments)
 
     monkeypatch.setattr(kserve_v2, "_read", reading)
-    for spaces in (0, LARGE):
+    for spaces in (0, LARGE_JSON):
         own = {"name": "images", "datatype": "UINT8", "shape": [1, 32, 32, 3], "parameters": {"binary_data_size": 3072}}
         head = json.dumps({"inputs": [own]}).encode() + b" " * spaces
         headers = {"Inference-Header-Content-Length": str(len(head))}

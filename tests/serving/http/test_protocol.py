@@ -234,7 +234,7 @@ def test_an_answer_within_the_body_is_seen_by_a_client_that_sends_all_first(boun
 def test_head_and_body_of_an_answer_are_sent_in_one_piece(bounded: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer without a body (to HEAD) is sent as well, and a large one is not copied."""
     pieces: list[bytes] = []
-    make = protocol._Outlet
+    make = protocol._ResponseTransport
 
     class Watched:
         def __init__(self, transport: Any) -> None:
@@ -244,7 +244,7 @@ def test_head_and_body_of_an_answer_are_sent_in_one_piece(bounded: Server, monke
             pieces.append(data)
             self._transport.write(data)
 
-    monkeypatch.setattr(protocol, "_Outlet", lambda protocol, transport: make(protocol, Watched(transport)))
+    monkeypatch.setattr(protocol, "_ResponseTransport", lambda protocol, transport: make(protocol, Watched(transport)))
     last = b" HTTP/1.1\r\nHost: x\r\n%b\r\n"
     with closing(bounded.connect()) as connection:
         waits = b"Expect: 100-continue\r\nContent-Length: 1\r\n"

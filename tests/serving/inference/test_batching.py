@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from resnet_infer.errors import PictureError, UsageError
-from resnet_infer.serving.inference.batching import CROWD_SECONDS, Batcher
+from resnet_infer.serving.inference.batching import ALONE_SECONDS, Batcher
 from resnet_infer.serving.inference.jobs import Done, RefusedError
 
 Array = NDArray[Any]
@@ -178,7 +178,7 @@ def test_one_item_has_the_machine_alone_and_several_do_not() -> None:
         assert bench.alone == [True, True, False]
         one(batcher, 1).result(30)
         assert bench.alone[3] is False, "they met a moment ago"
-        time.sleep(2 * CROWD_SECONDS)
+        time.sleep(2 * ALONE_SECONDS)
         one(batcher, 1).result(30)
         assert bench.alone[4] is True
 

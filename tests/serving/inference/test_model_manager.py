@@ -27,7 +27,7 @@ CAT = (PICTURES / "cat.jpg").read_bytes()
 
 
 class Opened:
-    """In place of a deployment: what the engine needs of one."""
+    """In place of a deployment: what the model manager needs of one."""
 
     def __init__(self) -> None:
         self.closed = threading.Event()
@@ -55,19 +55,19 @@ def test_a_reload_while_the_first_model_is_opened_wins() -> None:
     slow = Slow()
 
     async def exchange() -> None:
-        engine = ModelManager(slow)
-        starting = asyncio.ensure_future(engine.start())
+        manager = ModelManager(slow)
+        starting = asyncio.ensure_future(manager.start())
         while not slow.all:
             await asyncio.sleep(0.001)
-        reloading = asyncio.ensure_future(engine.reload())
+        reloading = asyncio.ensure_future(manager.reload())
         await asyncio.sleep(0.05)
         slow.go.set()
         await asyncio.gather(starting, reloading)
         first, second = slow.all
-        assert (engine.current, engine.state) == (second, "ready")
+        assert (manager.current, manager.state) == (second, "ready")
         assert await asyncio.to_thread(first.closed.wait, 30)
         assert not second.closed.is_set()
-        await engine.close()
+        await manager.close()
         assert second.closed.is_set()
 
     asyncio.run(exchange())
@@ -77,16 +77,16 @@ def test_a_model_that_is_open_only_after_the_end_is_closed() -> None:
     slow = Slow()
 
     async def leave() -> None:
-        engine = ModelManager(slow)
-        starting = asyncio.ensure_future(engine.start())
+        manager = ModelManager(slow)
+        starting = asyncio.ensure_future(manager.start())
         while not slow.all:
             await asyncio.sleep(0.001)
-        await engine.close()
+        await manager.close()
         slow.go.set()
         with pytest.raises(RefusedError):
             await starting
         assert slow.all[0].closed.is_set()
-        assert engine.state == "closed"
+        assert manager.state == "closed"
 
     asyncio.run(leave())
 
@@ -100,14 +100,14 @@ def test_a_tensor_goes_only_to_the_model_that_it_was_sent_to(
     artifact = tmp_path / "model.onnx"
     shutil.copy(built_in(SMALL, ".onnx"), artifact)
     service = make_service(model=str(artifact))
-    engine, submit = service.engine, service.engine.submit
+    manager, submit = service.manager, service.manager.submit
     model = onnx.load(artifact)
     for entry in model.metadata_props:
         entry.value = entry.value.replace(f'"{SMALL}"', '"newer"', 1)
 
     async def exchange() -> None:
         onnx.save(model, artifact)
-        await engine.reload()
+        await manager.reload()
 
     async def submit_late(send: Any) -> Any:
         await exchange()
@@ -122,9 +122,9 @@ def test_a_tensor_goes_only_to_the_model_that_it_was_sent_to(
         yield f'"data": {data}}}]}}'.encode()
 
     if late:
-        monkeypatch.setattr(engine, "submit", submit_late)
+        monkeypatch.setattr(manager, "submit", submit_late)
     done = service.post(f"/v2/models/{SMALL}/infer", content=body())
-    assert engine.current.spec.name == "newer"
+    assert manager.current.spec.name == "newer"
     assert (done.status_code, list(done.json())) == (404, ["error"])
 
 
@@ -139,7 +139,7 @@ def test_a_model_without_maps_that_takes_over_shows_no_path(
         if len(calls) > 1:
             raise ModelError("/somewhere/model.onnx does not end in global average pooling")
 
-    monkeypatch.setattr(service.engine.current, "activation_maps", maps)
+    monkeypatch.setattr(service.manager.current, "activation_maps", maps)
     for sent in ({"content": CAT}, {"files": [("images", CAT)] * 2}):
         calls.clear()
         done = service.post("/classify", params={"activation_map": "true"}, **sent)
@@ -154,7 +154,7 @@ from resnet_infer.serving import service
 async def fail():
     raise OSError("the disk is gone")
 
-service.ENGINE.reload = fail
+service.MANAGER.reload = fail
 asyncio.run(service.ResNetInfer._reload(None))
 print("goes on")
 """

@@ -1,0 +1,1 @@
+"""Decode TIFF images: directory of tags, layout, decompression and samples."""

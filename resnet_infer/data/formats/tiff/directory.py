@@ -1,4 +1,4 @@
-"""The directory of tags that TIFF and EXIF share."""
+"""Read the directory of tags that TIFF and EXIF share."""
 
 from __future__ import annotations
 
@@ -11,29 +11,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 Order = Literal["<", ">"]
+"""Byte order as `struct` writes it: little-endian or big-endian."""
 TIFF = re.compile(rb"II[*+]\0|MM\0[*+]")
+"""Pattern of the first bytes of a TIFF or BigTIFF."""
 ORIENTATION = 274
+"""Number of the orientation tag."""
 _TAG_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 18: 8}
-"""Bytes of one value, by a tag's type."""
+"""Bytes of one value, by the type of a tag."""
 _CODES = {1: "B", 3: "H", 4: "L", 6: "b", 7: "B", 8: "h", 9: "l", 13: "L", 16: "Q", 18: "Q"}
-"""The code of a whole number in `struct`, by a tag's type."""
+"""Code of a whole number in `struct`, by the type of a tag."""
 _FEW = 16
-"""Values that are read of a tag of which a picture needs few: a damaged or hostile file has any number."""
+"""Most values that are read of a tag that needs few: a damaged or hostile file may have any number."""
 
 
 class Tag(NamedTuple):
-    """An entry of a directory."""
+    """Hold an entry of a directory."""
 
     number: int
     type: int
-    length: int  # in values
+    length: int  # number of values
     field: bytes  # the values if they fit, else their offset
 
 
 class Directory:
-    """A directory of a TIFF, which EXIF is too (TIFF 6.0, section 2; BigTIFF has wider fields).
+    """Read a directory of a TIFF or of EXIF (TIFF 6.0, section 2; BigTIFF has wider fields).
 
-    It is the first one, or the one at `start`. Raises `struct.error` where the data end too early.
+    It is the first directory, or the one at byte `start`. Raises `struct.error` if the data end too early.
     """
 
     def __init__(self, data: bytes, start: int | None = None) -> None:
@@ -45,20 +48,25 @@ class Directory:
         self._start = offset.unpack_from(data, 8 if big else 4)[0] if start is None else start
 
     def _number(self, field: bytes) -> int:
+        """Decode an unsigned number in the byte order of the file."""
         return int.from_bytes(field, "little" if self.order == "<" else "big")
 
     def tags(self) -> Iterator[Tag]:
-        """The entries in their order."""
+        """Yield the entries in their order."""
         (count,) = self._counter.unpack_from(self.data, self._start)
         for index in range(count):
             position = self._start + self._counter.size + index * self._entry.size
             yield Tag(*self._entry.unpack_from(self.data, position))
 
     def first_value(self, tag: Tag) -> int:
+        """Return the first value as an unsigned whole number."""
         return self._number(tag.field[: _TAG_SIZES.get(tag.type, 0)])
 
     def content(self, tag: Tag) -> memoryview:
-        """The bytes of all values, not copied. Raises `ValueError` where they are not there, or of unknown type."""
+        """Return the bytes of all values without a copy.
+
+        Raises `ValueError` if they are not in the file, or the type is unknown.
+        """
         size = tag.length * _TAG_SIZES.get(tag.type, 0)
         start = self._number(tag.field)
         found = memoryview(tag.field)[:size] if size <= len(tag.field) else memoryview(self.data)[start : start + size]
@@ -67,7 +75,10 @@ class Directory:
         return found
 
     def array(self, tag: Tag) -> NDArray[Any]:
-        """All values as whole numbers, not copied. Raises `ValueError` as `content` does, and where they are none."""
+        """Return all values as whole numbers without a copy.
+
+        Raises `ValueError` as `content` does, and for other types.
+        """
         if tag.type not in _CODES:
             raise ValueError(f"tag {tag.number} is not a whole number")
         code = _CODES[tag.type]
@@ -75,11 +86,11 @@ class Directory:
         return np.frombuffer(self.content(tag), np.dtype(kind).newbyteorder(self.order))
 
     def numbers(self, tag: Tag) -> tuple[int, ...]:
-        """The first 16 values. Raises `ValueError` as `array` does."""
+        """Return the first 16 values as whole numbers. Raises `ValueError` as `array` does."""
         return tuple(map(int, self.array(tag)[:_FEW]))
 
     def fractions(self, tag: Tag) -> tuple[float, ...]:
-        """The first 16 unsigned fractions. Raises `ValueError` as `content` does, and where they are none."""
+        """Return the first 16 unsigned fractions. Raises `ValueError` as `content` does, and for other types."""
         if tag.type != 5:
             raise ValueError(f"tag {tag.number} is not a fraction")
         few = min(tag.length, _FEW)
@@ -88,7 +99,7 @@ class Directory:
 
 
 def orientation(exif: bytes) -> int:
-    """The value of the orientation tag; 1, which is upright, if there is none or it is damaged.
+    """Return the value of the orientation tag, 1 to 8; 1 (upright) if it is missing or damaged.
 
     `exif` is a block of EXIF, with or without the prefix that JPEG and WebP put before it, or a TIFF file.
     """

@@ -1,4 +1,4 @@
-"""How a TIFF stores its first picture: what the tags say, checked, and refused by name where it is not read."""
+"""Read and check how a TIFF stores its first image. Forms that are not decoded are refused by name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COMPRESSIONS = {
     34925: "lzma",
     50000: "zstd",
 }
-"""How blocks are decompressed, by the tag's value."""
+"""Methods of decompression of a block, by the value of the Compression tag."""
 _OTHER_COMPRESSIONS = {
     6: "old-style JPEG",
     9: "JBIG",
@@ -54,8 +54,9 @@ _OTHER_COMPRESSIONS = {
     50002: "JPEG XL",
     52546: "JPEG XL",
 }
+"""Names of compressions that are not decoded, for messages."""
 COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
-"""Samples of a colour, by photometric interpretation: grey (white or black is zero), RGB, palette, CMYK, YCbCr, Lab."""
+"""Colour samples per pixel, by photometric interpretation: grey (two kinds), RGB, palette, CMYK, YCbCr, Lab."""
 _OTHER_COLOURS = {
     4: "a transparency mask",
     9: "ICC Lab",
@@ -66,20 +67,26 @@ _OTHER_COLOURS = {
     34892: "a camera's raw photo",
     51177: "a depth map",
 }
+"""Names of photometric interpretations that are not decoded, for messages."""
 WHITE_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, LAB = 0, 2, 3, 5, 6, 8
+"""Values of the PhotometricInterpretation tag."""
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
+"""Values of the SampleFormat tag."""
 UNSPECIFIED, PREMULTIPLIED, ALPHA = 0, 1, 2
+"""Values of the ExtraSamples tag."""
 MAX_SAMPLES = 8
+"""Most samples of a pixel."""
 _WIDTHS = {UNSIGNED: (*range(1, 17), 32), SIGNED: (8, 16, 32), FLOAT: (16, 32, 64)}
-"""Bits of a sample that are read, by its format."""
+"""Bits of a sample that are decoded, by sample format."""
 _WITH_PREDICTOR = {5, 8, 32946, 34925, 50000}
+"""Compressions that may have a predictor."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How the samples lie in the file.
+    """Describe how the samples lie in the file. Sizes are in pixels, `bits` per sample.
 
-    Blocks are strips or tiles. A plane has all `samples` of a pixel side by side, or, if `planar`, one of them.
+    Blocks are strips or tiles. A plane holds all `samples` of a pixel side by side or, if `planar`, one of them.
     """
 
     order: Order
@@ -94,49 +101,59 @@ class Layout:
     reversed_bits: bool
     photometric: int
     alpha: int | None
-    """Meaning of the sample after the colour, if that is an alpha channel: `PREMULTIPLIED` or `ALPHA`."""
+    """Meaning of the sample after the colour: `PREMULTIPLIED` or `ALPHA`; None if it is not an alpha channel."""
     block_width: int
     block_height: int
     tiled: bool
     offsets: NDArray[Any]
     counts: NDArray[Any]
-    """Where each block begins, and its bytes; these may be missing. Neither is copied from the file."""
+    """Position and size of each block in bytes; the sizes may be missing. Neither is copied from the file."""
     subsampling: tuple[int, int]
     tags: dict[int, Tag]
 
     @property
     def colours(self) -> int:
+        """Return the number of colour samples of a pixel."""
         return COLOURS[self.photometric]
 
     @property
     def is_jpeg(self) -> bool:
+        """Tell whether the blocks are compressed as JPEG."""
         return COMPRESSIONS.get(self.compression) == "jpeg"
 
     @property
     def across(self) -> int:
+        """Return the number of blocks across."""
         return -(-self.width // self.block_width)
 
     @property
     def down(self) -> int:
+        """Return the number of blocks down."""
         return -(-self.height // self.block_height)
 
 
 def read_layout(directory: Directory) -> Layout:
-    """Read the tags. Raises `UnsupportedError` for a form that is not read, and `ValueError` for damaged tags."""
+    """Read and check the tags.
+
+    Raises `UnsupportedError` for a form that is not decoded, and `ValueError` for damaged tags.
+    """
     tags: dict[int, Tag] = {}
     for tag in directory.tags():
         tags.setdefault(tag.number, tag)
 
     def values(number: int, default: tuple[int, ...] = ()) -> tuple[int, ...]:
+        """Return the first values of a tag."""
         return directory.numbers(tags[number]) if number in tags else default
 
     def value(number: int, default: int | None = None) -> int:
+        """Return the first value of a tag. Raises `ValueError` if it is missing and has no default."""
         found = values(number)
         if not found and default is None:
             raise ValueError(f"tag {number} is missing")
         return found[0] if found else default or 0
 
     def every(*numbers: int) -> NDArray[Any]:
+        """Return all values of the first of these tags that exists."""
         return next((directory.array(tags[number]) for number in numbers if number in tags), np.empty(0, np.uint32))
 
     width, height = value(256), value(257)
@@ -156,7 +173,7 @@ def read_layout(directory: Directory) -> Layout:
         )
     bits = _common("bits", values(258, (1,))[:samples])
     format_ = _common("format", values(339, (UNSIGNED,))[:samples])
-    format_ = UNSIGNED if format_ == 4 else format_  # of no stated meaning
+    format_ = UNSIGNED if format_ == 4 else format_  # format 4: undefined
     tiled = 322 in tags or 324 in tags
     shape = (value(322), value(323)) if tiled else (width, min(value(278, height) or height, height))
     layout = Layout(
@@ -187,10 +204,10 @@ def read_layout(directory: Directory) -> Layout:
 
 
 def _refuse_raw_photo(directory: Directory, tags: dict[int, Tag]) -> None:
-    """Refuse a camera's raw file, whose first picture is a thumbnail."""
+    """Refuse a camera's raw file, whose first image is only a thumbnail."""
     if 50706 in tags or directory.data[8:10] == b"CR":
         raise UnsupportedError(f"a camera's raw photo ({'DNG' if 50706 in tags else 'CR2'})")
-    with suppress(struct.error, ValueError, OverflowError):  # further pictures may be damaged
+    with suppress(struct.error, ValueError, OverflowError):  # further images may be damaged
         for start in directory.numbers(tags[330])[:8] if 330 in tags else ():  # SubIFDs
             below = Directory(directory.data, start)
             if any(tag.number == 262 and below.first_value(tag) in (32803, 34892) for tag in below.tags()):
@@ -198,13 +215,17 @@ def _refuse_raw_photo(directory: Directory, tags: dict[int, Tag]) -> None:
 
 
 def _common(what: str, found: tuple[int, ...]) -> int:
+    """Return the value that all samples share. Raises `UnsupportedError` if they differ."""
     if len(set(found)) != 1:
         raise UnsupportedError(f"TIFF with samples of unequal {what} ({', '.join(map(str, found))})")
     return found[0]
 
 
 def _alpha(photometric: int, samples: int, extra: tuple[int, ...]) -> int | None:
-    """What the samples after the colour are. Those of no stated meaning are left out (TIFF 6.0, ExtraSamples)."""
+    """Return the meaning of the sample after the colour, if it is an alpha channel.
+
+    Samples of unspecified meaning are left out (TIFF 6.0, ExtraSamples).
+    """
     colours = COLOURS[photometric]
     count = samples - colours
     if count < 0:
@@ -212,7 +233,7 @@ def _alpha(photometric: int, samples: int, extra: tuple[int, ...]) -> int | None
     if count == 0:
         return None
     if not extra and (photometric, samples) == (RGB, 4):
-        return ALPHA  # commonly written so
+        return ALPHA  # a common omission
     if len(extra) < count:
         raise UnsupportedError(
             f"TIFF with {samples} samples per pixel of which {colours} is a colour, the rest unstated"
@@ -227,6 +248,7 @@ def _alpha(photometric: int, samples: int, extra: tuple[int, ...]) -> int | None
 
 
 def _subsampling(photometric: int, found: tuple[int, ...]) -> tuple[int, int]:
+    """Return the subsampling of the colours across and down. Raises `ValueError` for impossible values."""
     if photometric != YCBCR:
         return (1, 1)
     if len(found) != 2 or not all(step in (1, 2, 4) for step in found):
@@ -235,7 +257,7 @@ def _subsampling(photometric: int, found: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _refuse_unread(layout: Layout, ink_set: int) -> None:
-    """Refuse what `tiff_samples` and `tiff_picture` cannot turn into the right pixels."""
+    """Refuse forms that `samples` and `picture` cannot convert to the right pixels."""
     kind = {UNSIGNED: "unsigned", SIGNED: "signed", FLOAT: "floating-point"}.get(layout.format)
     grey = layout.photometric in (0, 1)
     way = COMPRESSIONS[layout.compression]
@@ -272,6 +294,7 @@ def _refuse_unread(layout: Layout, ink_set: int) -> None:
 
 
 def _check_blocks(layout: Layout) -> None:
+    """Raise `ValueError` or `UnsupportedError` if blocks are missing or have no size."""
     if layout.block_width < 1 or layout.block_height < 1:
         raise ValueError("its tiles have no size")
     needed = layout.across * layout.down * (layout.samples if layout.planar else 1)

@@ -1,4 +1,4 @@
-"""A TIFF's samples to a picture of 8-bit RGB."""
+"""Convert the samples of a TIFF to an 8-bit RGB or grey image."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ Bytes = NDArray[np.uint8]
 
 
 def read_tiff(content: bytes, check_size: Callable[[int, int], None]) -> Image.Image:
-    """Decode the first picture to RGB or grey of 8 bits, not turned. `info` may have a `note` about its range.
+    """Decode the first image of a TIFF to 8-bit RGB or grey. The orientation tag is not applied.
 
-    Raises `UnsupportedError` for a form that is not read; a damaged file raises anything else.
+    `info` may hold a `note` about the range of the samples. `check_size` is called with width and height before
+    decoding. Raises `UnsupportedError` for a form that is not decoded. A damaged file raises errors of any other kind.
     """
     directory = Directory(content)
     layout = read_layout(directory)
@@ -64,12 +65,16 @@ def read_tiff(content: bytes, check_size: Callable[[int, int], None]) -> Image.I
 
 
 def _colours(directory: Directory, layout: Layout) -> Callable[[Samples], Bytes]:
-    """What makes RGB or grey of unsigned samples (rows, width, samples), transparent ones over white."""
+    """Return a function that converts unsigned samples (rows, width, samples) to RGB or grey.
+
+    Transparent pixels are composited over white.
+    """
     colour = _opaque_colours(directory, layout)
     if layout.alpha is None:
         return colour
 
     def composed(samples: Samples) -> Bytes:
+        """Convert samples with an alpha channel."""
         alpha = high_bits(samples[..., -1:], layout.bits)
         return over_white(colour(samples[..., :-1]), alpha, premultiplied=layout.alpha == PREMULTIPLIED)
 
@@ -77,6 +82,7 @@ def _colours(directory: Directory, layout: Layout) -> Callable[[Samples], Bytes]
 
 
 def _opaque_colours(directory: Directory, layout: Layout) -> Callable[[Samples], Bytes]:
+    """Return a function that converts samples without alpha channel to RGB or grey."""
     if layout.photometric == PALETTE:
         return _palette(directory, layout)
     if layout.photometric == YCBCR and not layout.is_jpeg:
@@ -84,6 +90,7 @@ def _opaque_colours(directory: Directory, layout: Layout) -> Callable[[Samples],
     further = {CMYK: from_cmyk, LAB: _from_lab, WHITE_IS_ZERO: np.invert}.get(layout.photometric)
 
     def colours(samples: Samples) -> Bytes:
+        """Convert to 8 bits, and then to RGB."""
         narrow = high_bits(samples, layout.bits)
         return further(narrow) if further else narrow  # type: ignore[operator]
 
@@ -91,14 +98,16 @@ def _opaque_colours(directory: Directory, layout: Layout) -> Callable[[Samples],
 
 
 def _palette(directory: Directory, layout: Layout) -> Callable[[Samples], Bytes]:
+    """Return a function that converts palette indices to RGB. Raises `ValueError` for a palette that is too large."""
     stored = directory.array(layout.tags[320]) if 320 in layout.tags else np.empty(0, np.uint16)
     if len(stored) > 3 << 16:
         raise ValueError(f"its palette has {len(stored) // 3} colours")
     table = stored[: len(stored) // 3 * 3].astype(np.uint16).reshape(3, -1).T
-    # Levels are 16-bit ones by the standard; where none is above 255, the writer meant 8-bit ones.
+    # The standard has 16-bit levels. If none is above 255, the writer meant 8-bit levels.
     table = (table >> 8 if table.max(initial=0) > 255 else table).astype(np.uint8)
 
     def colours(samples: Samples) -> Bytes:
+        """Convert palette indices to RGB."""
         if len(table) <= samples.max(initial=0):
             raise ValueError(f"its palette has only {len(table)} of the picture's colours")
         found: Bytes = table[samples[..., 0]]
@@ -108,7 +117,7 @@ def _palette(directory: Directory, layout: Layout) -> Callable[[Samples], Bytes]
 
 
 def from_cmyk(inks: Bytes) -> Bytes:
-    """RGB of CMYK (rows, width, 4) without a profile, as PIL does it."""
+    """Convert CMYK, uint8 (rows, width, 4), to RGB without a colour profile, as PIL does."""
     light = np.uint16(255) - inks[..., 3:]
     product = inks[..., :3] * light + np.uint16(128)
     rgb: Bytes = (light - ((product >> 8) + product >> 8)).astype(np.uint8)
@@ -116,15 +125,19 @@ def from_cmyk(inks: Bytes) -> Bytes:
 
 
 def _from_lab(lab: Bytes) -> Bytes:
-    """RGB of CIE Lab of D50; a and b are signed."""
+    """Convert CIE Lab (D50), with signed a and b, to RGB."""
     picture = Image.frombytes("LAB", (lab.shape[1], lab.shape[0]), np.ascontiguousarray(lab).tobytes())
     return np.asarray(picture.convert("RGB"))
 
 
 def _from_ycbcr(directory: Directory, layout: Layout) -> Callable[[Samples], Bytes]:
-    """TIFF 6.0, section 21: the weights of colours in Y, and which codes are black and white."""
+    """Return a function that converts YCbCr to RGB (TIFF 6.0, section 21).
+
+    The tags state the weights of the colours in Y, and the codes of black and white.
+    """
 
     def fractions(number: int, default: tuple[float, ...]) -> tuple[float, ...]:
+        """Return the fractions of a tag. Raises `ValueError` if their number is wrong."""
         found = directory.fractions(layout.tags[number]) if number in layout.tags else default
         if len(found) != len(default):
             raise ValueError(f"tag {number} has {len(found)} values")
@@ -138,6 +151,7 @@ def _from_ycbcr(directory: Directory, layout: Layout) -> Callable[[Samples], Byt
     scale = np.array([255, 127, 127], np.float32) / span
 
     def colours(samples: Samples) -> Bytes:
+        """Convert YCbCr to RGB."""
         y, cb, cr = np.moveaxis((samples.astype(np.float32) - low) * scale, -1, 0)
         r = y + cr * (2 - 2 * red)
         b = y + cb * (2 - 2 * blue)
@@ -149,12 +163,13 @@ def _from_ycbcr(directory: Directory, layout: Layout) -> Callable[[Samples], Byt
 
 
 def _old_jpeg(content: bytes, directory: Directory, layout: Layout) -> Image.Image:
-    """The JPEG file inside, where there is a whole one (TIFF 6.0, section 22)."""
+    """Decode the embedded JPEG file, if there is a whole one (TIFF 6.0, section 22)."""
     from resnet_infer.data.formats.jpeg import read_jpeg
 
     start = directory.first_value(layout.tags[513]) if 513 in layout.tags else len(content)
 
     def check(width: int, height: int) -> None:
+        """Refuse a JPEG of another size than the image: it is only a part."""
         if (width, height) != (layout.width, layout.height):
             raise UnsupportedError("TIFF with old-style JPEG in parts")
 

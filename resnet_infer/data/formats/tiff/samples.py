@@ -1,7 +1,8 @@
-"""The samples of a TIFF as arrays, a few rows at a time.
+"""Read the samples of a TIFF as arrays, some rows at a time.
 
-libtiff, through PIL, only decompresses: it is given the blocks as strips of a plain picture of one sample per pixel.
-Predictors, byte order, planes, tiles and depths are undone here, so that they do not depend on which forms PIL reads.
+libtiff, through PIL, only decompresses: it gets the blocks as strips of a plain image with one sample per pixel.
+Predictors, byte order, planes, tiles and bit depths are handled here, so they do not depend on the forms that PIL
+reads.
 """
 
 from __future__ import annotations
@@ -20,31 +21,32 @@ from resnet_infer.data.formats.tiff.unpack import READERS, decoded, from_picture
 
 Samples = NDArray[np.generic]
 GROUP_BYTES = 2**22
-"""About how many bytes of small blocks are decompressed at a time."""
+"""Approximate number of bytes of small blocks that are decompressed at a time."""
 SLICE_BYTES = 2**20
-"""About how many bytes of a row of larger blocks are unpacked at a time."""
+"""Approximate number of bytes of a row of larger blocks that are unpacked at a time."""
 MAX_BLOCK_BYTES = 2**31
 """Most bytes of a row of blocks."""
 SMALL_BLOCKS = 2**25
-"""A row of blocks of so many bytes may be larger than the picture, as small pictures in large tiles are."""
+"""Bytes of a row of blocks up to which it may be larger than the image, as for small images in large tiles."""
 
 
 class Rows(NamedTuple):
-    """Some rows of a picture."""
+    """Hold some rows of an image."""
 
     top: int
+    """First row, from 0."""
     samples: Samples
-    """(rows, width, samples)"""
+    """Samples, (rows, width, samples)."""
     group: tuple[int, int]
-    """The first row, and the number of rows, of the whole blocks that they are of."""
+    """First row, and number of rows, of the whole blocks that these rows belong to."""
 
 
 def row_groups(content: bytes, directory: Directory, layout: Layout, wanted: int) -> Iterator[Rows]:
-    """The samples of all rows, from the top.
+    """Yield the samples of all rows, from the top.
 
-    Of a pixel's samples the first `wanted` are given. The dtype is the narrowest that holds a sample: uint8 or uint16
-    of up to 16 bits, else that of the file. Colours that are stored at fewer places than light are repeated. Raises
-    `ValueError` and the errors of decoders for damaged files.
+    The first `wanted` samples of a pixel are given. The dtype is the narrowest that holds a sample: uint8 or uint16 for
+    up to 16 bits, else that of the file. Subsampled colours are repeated. Raises `ValueError` and the errors of
+    decoders for damaged files.
     """
     blocks = _Blocks(content, directory, layout)
     planes = range(wanted if layout.planar else 1)
@@ -65,13 +67,13 @@ def row_groups(content: bytes, directory: Directory, layout: Layout, wanted: int
 
 
 class _Blocks:
-    """Reads blocks and joins them."""
+    """Read blocks and join them."""
 
     def __init__(self, content: bytes, directory: Directory, layout: Layout) -> None:
         self._content, self._directory, self._layout = content, directory, layout
         self._way = COMPRESSIONS[layout.compression]
         self._parts = 1 if layout.planar else layout.samples
-        """Samples side by side."""
+        """Number of samples side by side."""
         self._sampled = self._way != "jpeg" and layout.subsampling != (1, 1)
         if self._sampled:
             across, down = layout.subsampling
@@ -90,7 +92,7 @@ class _Blocks:
             raise ValueError("its blocks overlap")
 
     def read(self, plane: int, first: int, last: int) -> Samples:
-        """The samples (rows, width, parts) of the rows of blocks from `first` to before `last`."""
+        """Read the rows of blocks from `first` to before `last`: samples (rows, width, parts)."""
         layout = self._layout
         begin = (plane * layout.down + first) * layout.across
         numbers = range(begin, begin + (last - first) * layout.across)
@@ -105,14 +107,14 @@ class _Blocks:
         return samples[: layout.height - top, : layout.width]
 
     def slices(self, plane: int, row: int) -> Iterator[Samples]:
-        """The same of one row of blocks, some rows at a time."""
+        """Read one row of blocks, some rows at a time."""
         layout = self._layout
         begin = (plane * layout.down + row) * layout.across
         rows = self._last_rows(row + 1)
         takes = [self._open(number, rows) for number in range(begin, begin + layout.across)]
         step = max(SLICE_BYTES // (self.row_bytes * layout.across), 1)
         left = layout.height - row * layout.block_height
-        for first in range(0, rows, step):  # also those below the picture: they are to be there
+        for first in range(0, rows, step):  # including rows below the image, which must exist
             parts = [self._finish(take(min(step, rows - first)), first) for take in takes]
             samples = (parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1))[:left, : layout.width]
             if left > 0:
@@ -120,7 +122,7 @@ class _Blocks:
             left -= len(samples)
 
     def _last_rows(self, last: int) -> int:
-        """Rows of the blocks in the row before `last`: the last strip may be shorter."""
+        """Return the rows of the blocks in the row before `last`. The last strip may be shorter."""
         layout = self._layout
         if layout.tiled or last < layout.down:
             return self.rows
@@ -128,7 +130,7 @@ class _Blocks:
         return -(-left // layout.subsampling[1]) if self._sampled else left
 
     def _samples(self, numbers: Sequence[int], rows: int) -> Samples:
-        """The samples (rows, block width, parts) of blocks, one below the other."""
+        """Read blocks, one below the other: samples (rows, block width, parts)."""
         if self._way in ("jpeg", "fax", "libtiff", "zstd"):
             return self._finish(np.asarray(self._picture(numbers, rows)))
         stored = np.empty((rows, self.row_bytes), np.uint8)
@@ -138,13 +140,14 @@ class _Blocks:
         return self._finish(stored)
 
     def _open(self, number: int, rows: int) -> Callable[[int], NDArray[np.generic]]:
-        """What gives, for a number of rows, the next ones of a block, decompressed: (rows, row_bytes), or samples."""
+        """Return a function that gives the next rows of a block, decompressed: (rows, row_bytes), or samples."""
         if self._way in ("jpeg", "fax", "libtiff", "zstd"):
             return from_picture(self._picture([number], rows))
         data = self._data(number, rows * self.row_bytes)
         read = READERS[self._way](data, self._layout.reversed_bits)
 
         def take(count: int) -> NDArray[np.generic]:
+            """Give the next `count` rows. Raises `ValueError` if the data end too early."""
             size = count * self.row_bytes
             found = read(size)
             if len(found) < size:
@@ -154,7 +157,7 @@ class _Blocks:
         return take
 
     def _finish(self, stored: NDArray[np.generic], first: int = 0) -> Samples:
-        """Samples (rows, block width, parts) of decompressed rows, of which the uppermost is row `first` of a block."""
+        """Convert decompressed rows to samples (rows, block width, parts). The first row is row `first` of a block."""
         layout = self._layout
         if self._way in ("jpeg", "fax"):
             return stored.astype(np.uint8, copy=False).reshape(len(stored), layout.block_width, self._parts)
@@ -170,11 +173,14 @@ class _Blocks:
         return samples
 
     def _data(self, number: int, size: int) -> memoryview:
-        """The stored bytes of a block; where the file does not say how many, `size`, or all that follow."""
+        """Return the stored bytes of a block.
+
+        If the file does not state their number, return `size`, or all that follow.
+        """
         start, counts = int(self._layout.offsets[number]), self._layout.counts
         if self._way != "none":
             size = int(counts[number]) if len(counts) else len(self._content)
-        elif start + size > len(self._content):  # not counted by the tag, which many writers get wrong
+        elif start + size > len(self._content):  # the size is computed, because many writers get the tag wrong
             raise ValueError("image file is truncated")
         stop = min(start + size, len(self._content))
         if start >= stop:
@@ -182,7 +188,7 @@ class _Blocks:
         return memoryview(self._content)[start:stop]
 
     def _picture(self, numbers: Sequence[int], rows: int) -> Image.Image:
-        """Blocks, one below the other, as libtiff decompresses them."""
+        """Decompress blocks with libtiff, one below the other."""
         if self._way == "jpeg":
             return self._jpeg(numbers, rows)
         if self._way == "fax":
@@ -192,7 +198,7 @@ class _Blocks:
     def _by_libtiff(
         self, numbers: Sequence[int], width: int, rows: int, bits: int = 8, parts: int = 1, photometric: int = 1
     ) -> Image.Image:
-        """Blocks as the strips of a picture, decompressed by libtiff."""
+        """Decompress blocks with libtiff, as the strips of an image."""
         layout = self._layout
         data = [self._data(number, 0) for number in numbers]
         tags: dict[int, tuple[int, Sequence[int]]] = {
@@ -221,6 +227,7 @@ class _Blocks:
             raise
 
     def _jpeg(self, numbers: Sequence[int], rows: int) -> Image.Image:
+        """Decompress blocks of JPEG. Raises `UnsupportedError` for a coding that is not decoded."""
         from resnet_infer.data.formats.jpeg_header import unsupported_coding
 
         for number in numbers[:1]:
@@ -231,7 +238,7 @@ class _Blocks:
         return self._by_libtiff(numbers, width, rows, parts=self._parts, photometric=photometric)
 
     def _unpack(self, stored: NDArray[np.uint8]) -> Samples:
-        """Whole samples (rows, samples) from the bytes of rows."""
+        """Unpack the bytes of rows to whole samples (rows, samples)."""
         layout = self._layout
         bits, count = layout.bits, layout.block_width * self._parts
         if bits in (8, 16, 32, 64):
@@ -250,7 +257,10 @@ class _Blocks:
         return samples
 
     def _undo_float_predictor(self, stored: NDArray[np.uint8]) -> Samples:
-        """Adobe's technical note 3: bytes of equal weight lie together, and differences are stored."""
+        """Undo predictor 3 (Adobe Photoshop TIFF technical note 3).
+
+        Bytes of equal weight lie together, and differences are stored.
+        """
         layout = self._layout
         size = layout.bits // 8
         steps = stored.reshape(len(stored), -1, self._parts)
@@ -259,9 +269,9 @@ class _Blocks:
         return floats.reshape(len(stored), layout.block_width, self._parts)
 
     def _repeat_colours(self, stored: NDArray[np.uint8], first: int) -> Samples:
-        """YCbCr (rows, width, 3) from units of several Y, one Cb and one Cr (TIFF 6.0, section 21).
+        """Convert units of several Y, one Cb and one Cr to YCbCr (rows, width, 3) (TIFF 6.0, section 21).
 
-        The uppermost units are in row `first` of a block.
+        The first units are in row `first` of a block.
         """
         across, down = self._layout.subsampling
         units = stored.reshape(len(stored), -1, across * down + 2)
@@ -270,7 +280,7 @@ class _Blocks:
         samples[..., 0] = light
         samples[..., 1:] = units[:, None, :, None, -2:]
         rows = samples.reshape(len(stored) * down, -1, 3)
-        # Of each block the rows and columns beyond its size are filled up.
+        # Rows and columns beyond the size of a block are padding.
         height = self._layout.block_height
         if self.rows * down != height:
             kept = np.arange(first * down, first * down + len(rows)) % (self.rows * down) < height
