@@ -4,9 +4,9 @@ The public names below are imported when they are first used, so `import resnet_
 argument `Classifier` opens the built-in model `resnet18-tinyimagenet`, which knows 200 of ImageNet's classes.
 
 >>> import resnet_infer
->>> with resnet_infer.Classifier() as classifier:
+>>> with resnet_infer.Classifier("resnet20-cifar10") as classifier:
 ...     classifier.classify("cat.jpg")[0].label
-'Egyptian cat'
+'cat'
 """
 
 from __future__ import annotations

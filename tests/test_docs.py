@@ -209,8 +209,30 @@ def test_the_readme_shows_what_the_demo_prints() -> None:
                 f", {other.label} {100 * other.probability:.1f}%" for other in others
             )
             assert shown in text
-            if name == "cat":
-                assert repr(first.label) in (resnet_infer.__doc__ or "")
+
+
+def test_the_example_of_the_package_answers_what_it_shows() -> None:
+    call, shown = re.findall(r"(Classifier\(.*?\)).*?^(\'.+\')$", resnet_infer.__doc__ or "", re.M | re.S)[0]
+    model = re.search(r'"(.+)"', call)
+    with Classifier(model and model[1]) as classifier:
+        assert repr(classifier.classify(DEMO / "cat.jpg")[0].label) == shown
+
+
+def test_what_the_page_on_the_architecture_names_is_in_the_code() -> None:
+    """Its paths through the packages: a file or folder, and after the dot names in it."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition("## From an image")[2]
+    named = set(re.findall(r"`((?:[a-z_0-9]+/)*[a-z_0-9]+(?:/|(?:\.[A-Za-z_]+)+)?)`", text))
+    found = [name for name in named if "/" in name or "." in name]
+    assert len(found) >= 15
+    for name in found:
+        path, *names = name.rstrip("/").split(".")
+        folder = ROOT if path.partition("/")[0] == "tests" else ROOT / "resnet_infer"
+        if name in ("resnet_infer/a/b.py", "tests/a/test_b.py"):  # examples of a file and its tests
+            continue
+        assert (folder / path).is_dir() or (folder / f"{path}.py").is_file(), name
+        if names:
+            source = (folder / f"{path}.py").read_text(encoding="utf-8")
+            assert all(re.search(rf"^\s*(def|class) {part}\b", source, re.M) for part in names), name
 
 
 def test_the_page_of_peers_is_what_its_script_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
