@@ -31,14 +31,15 @@ class Known:
 
 def _is_imagenet(spec: ModelSpec) -> bool:
     """Return whether the classes are ImageNet's 1,000, by id or name."""
-    ids, names = imagenet_classes()
+    names, ids = imagenet_classes()
     return set(spec.class_ids or ()) == set(ids) or set(spec.classes) in (set(ids), set(names))
 
 
 def _is_tiny_imagenet(spec: ModelSpec) -> bool:
     """Return whether the classes are 200 of ImageNet's ids."""
     ids = set(spec.class_ids or spec.classes)
-    return len(ids) == 200 and ids <= set(imagenet_classes()[0])
+    _, known = imagenet_classes()
+    return len(ids) == 200 and ids <= set(known)
 
 
 def _is_cifar10(spec: ModelSpec) -> bool:

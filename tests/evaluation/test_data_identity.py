@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resnet_infer import zoo
 from resnet_infer.evaluation.data_identity import KNOWN, belongs, identity
 from resnet_infer.models.spec import InputSpec, Measured, ModelSpec, imagenet_classes
 
-IDS, NAMES = imagenet_classes()
+NAMES, IDS = imagenet_classes()
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 GEOMETRY = InputSpec(resize=8, crop=8, mean=np.zeros(3, np.float32), std=np.ones(3, np.float32))
 
@@ -24,6 +25,15 @@ SETS = {
     "CIFAR-10 test": (spec(CIFAR10), 1000, "cifar10/test"),
     "Tiny ImageNet validation": (spec(NAMES[:200], IDS[:200]), 50, "tiny-imagenet-200/val"),
 }
+
+
+@pytest.mark.parametrize(
+    ("model", "title"),
+    [("resnet18-tinyimagenet", "Tiny ImageNet validation"), ("resnet20-cifar10", "CIFAR-10 test")],
+)
+def test_the_built_in_models_know_their_own_sets(model: str, title: str) -> None:
+    known = zoo.checkpoint(model).spec
+    assert identity(known, np.repeat(np.arange(len(known.classes)), KNOWN[title].each), "val") == title
 
 
 def test_every_known_set_has_its_pictures() -> None:
