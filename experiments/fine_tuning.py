@@ -26,8 +26,8 @@ from resnet_infer.data.image import SUFFIXES
 from resnet_infer.models.checkpoint import SUFFIX, load_checkpoint
 from resnet_infer.models.spec import Measured
 from resnet_infer.utils.cpu import processor
+from resnet_infer.utils.error_statistics import interval
 from resnet_infer.utils.files import atomic_path
-from resnet_infer.utils.metrics import interval
 
 SCRATCH_RATES = (0.02, 0.05, 0.1)
 BATCH = 32

@@ -18,8 +18,8 @@ from typing import get_args
 from resnet_infer import zoo
 from resnet_infer.data.feed import open_feed
 from resnet_infer.utils.console import note
+from resnet_infer.utils.error_statistics import difference, ranks
 from resnet_infer.utils.files import atomic_path
-from resnet_infer.utils.metrics import difference, ranks
 from resnet_infer.verification.metrics import measure
 
 

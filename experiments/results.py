@@ -31,7 +31,7 @@ from resnet_infer.evaluation.config import EvaluationConfig
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.evaluation.result import Evaluation, Result
 from resnet_infer.runtimes.registry import open_runtime
-from resnet_infer.utils.metrics import difference
+from resnet_infer.utils.error_statistics import difference
 from resnet_infer.utils.progress import progress
 from resnet_infer.verification.tolerances import FP32_DELTA
 

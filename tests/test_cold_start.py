@@ -33,7 +33,7 @@ CLASSIFY = {
     "models.weights": {"builtin"},
     "runtimes": {"base", "onnxruntime", "ort_session", "registry", "signature"},
     "utils": {
-        *("cgroups", "console", "cpu", "extras", "files", "heap", "inputs", "lifetime", "metrics", "parallel"),
+        *("cgroups", "console", "cpu", "error_statistics", "extras", "files", "heap", "inputs", "lifetime", "parallel"),
         *("strict_json", "threads"),
     },
 }

@@ -30,7 +30,7 @@ from resnet_infer.evaluation.targets.names import distinct_models, distinct_prot
 from resnet_infer.evaluation.targets.service import CONNECTIONS, open_service
 from resnet_infer.models.spec import Measured
 from resnet_infer.reporting.text import plural
-from resnet_infer.utils.metrics import difference
+from resnet_infer.utils.error_statistics import difference
 from resnet_infer.utils.threads import require_threads
 
 

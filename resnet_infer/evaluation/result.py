@@ -14,7 +14,7 @@ from resnet_infer.evaluation.paper import Figure, Table
 from resnet_infer.evaluation.record import Record
 from resnet_infer.evaluation.runner import Seconds, Unreadable
 from resnet_infer.models.spec import Measured, ModelSpec
-from resnet_infer.utils.metrics import Difference, interval
+from resnet_infer.utils.error_statistics import Difference, interval
 
 BINS = 15
 """Intervals of confidence in the reliability plot and in the expected calibration error."""

@@ -17,7 +17,7 @@ from resnet_infer.errors import PictureError, bare
 from resnet_infer.evaluation.protocols import OpenPicture, Probabilities, Scorer
 from resnet_infer.evaluation.record import RankedAnswer, Record
 from resnet_infer.lanes import batch_limit, run_lanes
-from resnet_infer.utils.metrics import ranks
+from resnet_infer.utils.error_statistics import ranks
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from resnet_infer.errors import ModelError, UsageError, first_line
 from resnet_infer.models import spec_fields as fields
 from resnet_infer.models.architectures import Architecture
 from resnet_infer.utils import strict_json
-from resnet_infer.utils.metrics import interval
+from resnet_infer.utils.error_statistics import interval
 
 Interpolation = Literal["bilinear", "bicubic", "lanczos", "box", "hamming", "nearest"]
 """Resize filters of PIL. All but `nearest` antialias when shrinking."""

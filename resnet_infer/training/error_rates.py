@@ -12,7 +12,7 @@ from resnet_infer.models.spec import InputSpec
 from resnet_infer.training.distributed import World
 from resnet_infer.training.input.normalise import Normalise
 from resnet_infer.training.input.views import Views
-from resnet_infer.utils.metrics import interval
+from resnet_infer.utils.error_statistics import interval
 
 
 @dataclass(frozen=True)

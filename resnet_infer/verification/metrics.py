@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from resnet_infer.errors import UsageError
 from resnet_infer.runtimes.base import Logits
-from resnet_infer.utils.metrics import Difference, difference, ranks
+from resnet_infer.utils.error_statistics import Difference, difference, ranks
 from resnet_infer.verification.tolerances import CEILING
 
 Labels = NDArray[np.int64]

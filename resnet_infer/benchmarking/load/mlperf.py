@@ -29,7 +29,7 @@ from resnet_infer.benchmarking.load.system import System, open_system
 from resnet_infer.errors import ResnetInferError, UsageError
 from resnet_infer.runtimes.processes import answer_channel, command, ending
 from resnet_infer.utils.console import note
-from resnet_infer.utils.metrics import interval
+from resnet_infer.utils.error_statistics import interval
 
 OFFICIAL_PICTURES = 1024
 """Fewest pictures of an official run."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnet_infer.utils.metrics import Errors, difference, interval, mcnemar, ranks
+from resnet_infer.utils.error_statistics import Errors, difference, interval, mcnemar, ranks
 
 
 @given(st.lists(st.lists(st.integers(-3, 3), min_size=7, max_size=7), min_size=1, max_size=20), st.randoms())
