@@ -33,7 +33,7 @@ SETS = {
 )
 def test_the_built_in_models_know_their_own_sets(model: str, title: str) -> None:
     known = zoo.checkpoint(model).spec
-    assert identity(known, np.repeat(np.arange(len(known.classes)), KNOWN[title].each), "val") == title
+    assert identity(known, np.repeat(np.arange(len(known.classes)), KNOWN[title].each), "pictures") == title
 
 
 def test_every_known_set_has_its_pictures() -> None:
