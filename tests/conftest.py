@@ -36,6 +36,11 @@ def pytest_configure() -> None:
     selection.listen()
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import what `make quick` leaves out."""
+    return True if config.option.markexpr == "quick" and selection.is_left_out(collection_path) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that `make quick` runs."""
     for item in items:

@@ -17,15 +17,34 @@ import pytest
 
 LEFT_OUT = {
     "benchmarking/latency": "processes that measure",
-    "benchmarking/load/test_loadgen.py": "LoadGen in a process",
+    "benchmarking/load": "loads for seconds, LoadGen in a process",
     "benchmarking/test_autotune.py": "exports in every precision, timed in processes",
     "benchmarking/test_candidates.py": "processes that measure",
     "benchmarking/test_environment.py": "programs that are asked for their versions",
     "benchmarking/test_scenarios.py": "LoadGen in a process",
-    "cli/commands/test_benchmark.py": "processes that measure",
+    "cli/commands": "commands with models and data",
+    "cli/test_shown.py": "commands with models and data",
+    "converters": "models imported, exported and calibrated",
+    "data/test_archive.py": "archives of many pictures",
+    "data/test_arrivals.py": "streams that wait",
+    "evaluation": "data sets by every protocol",
+    "models/weights/test_cache.py": "exports",
     "parity": "networks of torchvision and timm",
+    "runtimes/test_pytorch.py": "modules that torch compiles",
+    "runtimes/tensorrt": "TensorRT's bindings",
+    "serving/http/test_deadlines.py": "seconds that a deadline takes",
+    "serving/http/test_hostile.py": "a server for each test",
+    "serving/http/test_protocol.py": "a server for each test",
+    "serving/test_client.py": "a server for each test",
+    "serving/test_concurrency.py": "hundreds of requests",
+    "serving/test_keys.py": "a server for each test",
+    "test_classifier.py": "models that answer",
+    "test_kept_errors.py": "every error of the package",
     "test_odd_streams.py": "processes that measure and load pictures",
+    "test_zoo.py": "exports",
+    "test_zoo_published.py": "exports",
     "training": "runs that train, some with worker processes",
+    "utils/test_inputs.py": "commands with models and data",
     "verification/test_parity.py": "networks of the paper, layer by layer in float64",
 }
 """Path below tests/, of a file or a folder -> what its tests start, or spend seconds with."""
@@ -55,10 +74,15 @@ for _left in LEFT_OUT:
     assert (TESTS / _left).exists(), f"{_left} is not in {TESTS}"
 
 
+def is_left_out(path: Path) -> bool:
+    """Return whether a file or folder is, or lies below, a row of `LEFT_OUT`."""
+    name = path.relative_to(TESTS).as_posix()
+    return any(name == left or name.startswith(f"{left}/") for left in LEFT_OUT)
+
+
 def is_quick(item: pytest.Item) -> bool:
     """Return whether `make quick` runs the test."""
-    path = item.path.relative_to(TESTS).as_posix()
-    if item.get_closest_marker("slow") or any(path == left or path.startswith(f"{left}/") for left in LEFT_OUT):
+    if item.get_closest_marker("slow") or is_left_out(item.path):
         return False
     fixtures = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009
     if FIXTURES & fixtures.keys():

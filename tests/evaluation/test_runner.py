@@ -336,7 +336,12 @@ def test_the_clock_of_a_runtime_sees_its_calls(name: str) -> None:
         geometry = classifier.spec.input
         views = [[np.zeros((8, geometry.crop, geometry.crop, 3), np.uint8)]] * 4
         local.score(views)
-        busy, own = process_time(), local.clock()
-        for _ in range(20):
-            local.score(views)
-        assert local.clock() - own > 0.7 * (process_time() - busy)
+
+        def share() -> float:
+            busy, own = process_time(), local.clock()
+            for _ in range(20):
+                local.score(views)
+            return (local.clock() - own) / (process_time() - busy)
+
+        # Now and then another thread of the tests' process is busy meanwhile.
+        assert max(share() for _ in range(4)) > 0.7
