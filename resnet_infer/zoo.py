@@ -208,8 +208,8 @@ def _make_checkpoint(weights: PublishedWeights, target: Path) -> None:
 
 
 def _make_artifact(name: str, weights: PublishedWeights, target: Path) -> None:
-    # Check for missing packages before the download.
     """Export published weights to an ONNX artifact at `target`."""
+    # Check for missing packages before the download.
     with needs("cpu", f"making {name} ready to run"):
         from resnet_infer.runtimes import ort_session  # noqa: F401
     with needs("export", f"making {name} ready to run"):

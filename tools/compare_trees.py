@@ -35,7 +35,8 @@ with Classifier(sys.argv[1]) as classifier:
 print(digest.hexdigest())
 """
 MASKED = re.compile(
-    r"(_ms|_s|seconds?|latency.*|throughput.*|rate|.*per_second|time.*|date|pid|free.*|available.*|load.*)$"
+    r"(.*_ms|.*_s|.*seconds?|latency.*|throughput.*|rate|.*per_second|times?|timings?|timestamp|date|pid|free.*|"
+    r"available.*|load_average)"
 )
 """Names of values that differ from run to run."""
 
@@ -74,7 +75,7 @@ def masked(value: Any, folder: str, tree: str) -> Any:
     """`value` without what differs from run to run."""
     if isinstance(value, dict):
         return {
-            name: "..." if MASKED.search(name) and not isinstance(part, dict) else masked(part, folder, tree)
+            name: "..." if MASKED.fullmatch(name) and not isinstance(part, dict) else masked(part, folder, tree)
             for name, part in value.items()
         }
     if isinstance(value, list):
@@ -105,7 +106,9 @@ def differences(one: Any, other: Any, place: str = "") -> list[str]:
     """Where two values differ."""
     if isinstance(one, dict) and isinstance(other, dict):
         names = list(dict.fromkeys([*one, *other]))
-        return [text for name in names for text in differences(one.get(name), other.get(name), f"{place}.{name}")]
+        missing = [f"{place}.{name}: only in one" for name in names if (name in one) != (name in other)]
+        both = [name for name in names if name in one and name in other]
+        return missing + [text for name in both for text in differences(one[name], other[name], f"{place}.{name}")]
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         pairs = enumerate(zip(one, other, strict=True))
         return [text for number, pair in pairs for text in differences(*pair, f"{place}[{number}]")]

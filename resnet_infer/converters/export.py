@@ -136,13 +136,13 @@ def export(model: Checkpoint | Path, target: Path, config: ExportConfig) -> Expo
 
 def _export(model: Checkpoint | Path, target: Path, config: ExportConfig) -> ExportResult:
     """Do the steps of `export`, without its handling of errors from a damaged graph."""
+    check(config)
     engine = target.suffix == ".engine"
     half = True
     if engine:
         from resnet_infer.converters.tensorrt import export as tensorrt
 
         half = tensorrt.graph_for(config.precision, tensorrt.require_tensorrt(config.device)).half
-    check(config)
     source = open_source(model, dynamic_size=config.dynamic_size)
     evidence: dict[str, Any] = {}
     if source.parity:

@@ -31,6 +31,8 @@ _DTYPES: Mapping[int, str] = MappingProxyType(
 )
 """Element type -> its name in numpy, of those that an input or an output of a network may have."""
 _VARINT_BITS = 64
+_MOST_FIELDS = 2**20
+"""Most fields of a message: a damaged file could otherwise be read for minutes, a few bytes at a time."""
 _VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5
 
 
@@ -167,10 +169,12 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
 
     Raises `IndexError` if the message is damaged.
     """
-    place = 0
+    place = count = 0
     while place < len(message):
         key, place = _varint(message, place)
-        kind = key & 7
+        kind, count = key & 7, count + 1
+        if key >> 3 == 0 or count > _MOST_FIELDS:
+            raise IndexError("there is no field 0" if count <= _MOST_FIELDS else "it has too many fields")
         if kind == _VARINT:
             value, place = _varint(message, place)
             yield key >> 3, value

@@ -13,12 +13,12 @@ from types import MappingProxyType
 
 from resnet_infer.errors import ModelError
 from resnet_infer.models.checkpoint import SUFFIX as CHECKPOINT
-from resnet_infer.models.checkpoint import read_checkpoint_spec
+from resnet_infer.models.checkpoint import load_checkpoint, read_checkpoint_spec
 from resnet_infer.models.onnx_file import map_file, read_interface, read_metadata
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.signature import Tensor, require_signature
 from resnet_infer.runtimes.tensorrt.engine_file import SUFFIX as ENGINE
-from resnet_infer.runtimes.tensorrt.engine_file import read_info
+from resnet_infer.runtimes.tensorrt.engine_file import read_engine, read_info
 
 Size = tuple[int | None, int | None]
 """Height and width in pixels, None for a side that is open."""
@@ -41,6 +41,15 @@ def read_size(path: Path) -> Size:
     Raises `ModelError` as `read_spec` does, and if the inputs and outputs of an ONNX graph do not fit its spec.
     """
     return _reader(path).size(path)
+
+
+def check_contents(path: Path) -> None:
+    """Check that the contents of a file fit its spec, as far as that needs no session.
+
+    A checkpoint's weights are checked for names, shapes and finite values, an ONNX graph's inputs and outputs, and an
+    engine's digest. Raises `ModelError`.
+    """
+    _reader(path).check(path)
 
 
 def read_onnx_spec(model: Path | bytes) -> ModelSpec:
@@ -68,13 +77,14 @@ class _Reader:
 
     spec: Callable[[Path], ModelSpec]
     size: Callable[[Path], Size]
+    check: Callable[[Path], object]
 
 
 _READERS: Mapping[str, _Reader] = MappingProxyType(
     {
-        ".onnx": _Reader(read_onnx_spec, _onnx_size),
-        ENGINE: _Reader(lambda path: read_info(path).spec, lambda path: read_info(path).size),
-        CHECKPOINT: _Reader(read_checkpoint_spec, _checkpoint_size),
+        ".onnx": _Reader(read_onnx_spec, _onnx_size, _onnx_size),
+        ENGINE: _Reader(lambda path: read_info(path).spec, lambda path: read_info(path).size, read_engine),
+        CHECKPOINT: _Reader(read_checkpoint_spec, _checkpoint_size, load_checkpoint),
     }
 )
 """Suffix of a file -> the functions that read it. Every suffix that a runtime opens has a row."""

@@ -141,8 +141,8 @@ class ResNetInfer:
                 asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
 
     async def _start(self) -> None:
-        # Decoding threads run Python code only briefly: at the default of 5 ms other threads would wait for nothing.
         """Open the model, and end the service if that fails."""
+        # Decoding threads run Python code only briefly: at the default of 5 ms other threads would wait for nothing.
         sys.setswitchinterval(0.0015)
         try:
             await MANAGER.start()

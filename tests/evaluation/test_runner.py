@@ -125,7 +125,7 @@ def test_shuffled_labels_change_the_count_as_expected(right: Dataset) -> None:
 
 
 def test_classes_in_the_order_of_text_change_the_count_as_expected(right: Dataset) -> None:
-    """What happens where 10 classes of 12 have changed places, which `map_classes` and `doubts` are there for."""
+    """10 classes of 12 have changed places, which `map_classes` and `sanity_checks` are there for."""
     as_text = sorted(right.classes)
     samples = [replace(sample, label=as_text.index(right.classes[sample.label])) for sample in right.samples]
     assert wrong(replace(right, samples=samples)) == 50

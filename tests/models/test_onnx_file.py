@@ -95,3 +95,11 @@ def test_text_that_is_none_is_damage() -> None:
     content = CONTENT.replace(b"resnet_infer.spec", b"resnet_infer.\xff\xff\xff\xff")
     with pytest.raises(ModelError, match="m is damaged, or no ONNX file"):
         read_metadata(content, "m")
+
+
+@pytest.mark.parametrize("content", [b"\0" * 10**8, b"\x08\0" * 10**7], ids=["preallocated", "fields without end"])
+def test_a_file_of_the_same_bytes_is_refused_at_once(content: bytes) -> None:
+    begin = time.monotonic()
+    with pytest.raises(ModelError, match="damaged, or no ONNX file"):
+        read_metadata(content)
+    assert time.monotonic() - begin < 20

@@ -176,13 +176,13 @@ class _Driver:
 
     def load(self, numbers: list[int]) -> None:
         """Load the files of pictures, when LoadGen calls."""
-        self._guard(partial(self._library.load, numbers))
+        self._catch_errors(partial(self._library.load, numbers))
 
     def issue(self, samples: Sequence[Any]) -> None:
         """Submit the samples of queries, when LoadGen calls."""
-        self._guard(partial(self._submit, [(sample.id, sample.index) for sample in samples]))
+        self._catch_errors(partial(self._submit, [(sample.id, sample.index) for sample in samples]))
 
-    def _guard(self, work: Any) -> None:
+    def _catch_errors(self, work: Any) -> None:
         """Do the work and keep an exception in `error`, as LoadGen does not survive one."""
         try:
             work()

@@ -86,44 +86,44 @@ def classify(
     from resnet_infer.data.walk import Passed
 
     passed = Passed()
-    asked = _Asked(_pictures(inputs, passed))
-    many = asked.several()
+    requested = _Requested(_pictures(inputs, passed))
+    many = requested.several()
     if many:
         # Decoding threads need the interpreter only briefly. With the default of 5 ms they would mostly wait for it.
         sys.setswitchinterval(0.0005)
     views = cast(Literal[1, 10], int(crops))
     with ExitStack() as stack:
         answers: Iterator[Answer] = iter(())
-        if asked.any():  # without an image, no model is loaded or downloaded
+        if requested.any():  # without an image, no model is loaded or downloaded
             answering: Classifier | Client
             if url:
                 from resnet_infer.client import Client
 
                 answering = stack.enter_context(Client(url))
-                stream = answering.stream(asked, crops=views, top_k=top_k)
+                stream = answering.stream(requested, crops=views, top_k=top_k)
             else:
                 from resnet_infer.classifier import Classifier
 
                 introduce_default(model, "-m")
                 answering = Classifier(model, runtime=runtime, device=device, threads=threads, throughput=many)
                 stack.enter_context(answering)
-                stream = answering.stream(asked, crops=views, top_k=top_k, batch_size=max(batch or BATCH, views))
+                stream = answering.stream(requested, crops=views, top_k=top_k, batch_size=max(batch or BATCH, views))
             answers = stack.enter_context(closing(stream))
-        told = _Told()
-        target: TextIO = stack.enter_context(_kept(output, told)) if output else sys.stdout
+        reporter = _Reporter()
+        target: TextIO = stack.enter_context(_kept(output, reporter)) if output else sys.stdout
         if many and not is_terminal(target):
             answers = stack.enter_context(_watched(answers, inputs))
-        WRITERS[form](told.through(asked.merged(answers)), target)
+        WRITERS[form](reporter.through(requested.merged(answers)), target)
         flush(target)
-    told.note()
+    reporter.note()
     if what := str(passed):
         note(f"not read: {what}")
-    if told.unanswered or (told.unreadable and on_error == "fail"):
+    if reporter.unanswered or (reporter.unreadable and on_error == "fail"):
         raise typer.Exit(1)
 
 
 @contextmanager
-def _kept(output: Path, told: _Told) -> Iterator[TextIO]:
+def _kept(output: Path, reporter: _Reporter) -> Iterator[TextIO]:
     """Open the file of the result. If the command is stopped, keep the answers so far in a file beside it."""
     from resnet_infer.utils.files import atomic_path, part_of, parts_of
 
@@ -132,7 +132,7 @@ def _kept(output: Path, told: _Told) -> Iterator[TextIO]:
     kept: list[Path] = []
 
     def keep() -> Path | None:
-        kept.extend([part_of(output)] if told.answered else [])
+        kept.extend([part_of(output)] if reporter.answered else [])
         return kept[0] if kept else None
 
     try:
@@ -143,7 +143,7 @@ def _kept(output: Path, told: _Told) -> Iterator[TextIO]:
             yield file
     except BaseException:
         if kept:
-            note(f"{told.answered:,} answers are kept in {kept[0]}")
+            note(f"{reporter.answered:,} answers are kept in {kept[0]}")
         raise
 
 
@@ -200,7 +200,7 @@ def _is_table(head: str) -> bool:
     return found[2] in {bar(value, encoding=encoding) for value in nearest for encoding in ("utf-8", "ascii")}
 
 
-class _Told:
+class _Reporter:
     """Report on stderr: errors at once, a line each, and notes once, at the end."""
 
     def __init__(self) -> None:
@@ -228,7 +228,7 @@ class _Told:
             note(f"note: {self._first_note}" + f" (and {self._noted - 1} more pictures like it)" * (self._noted > 1))
 
 
-class _Asked:
+class _Requested:
     """Iterate over the images of `items`, and keep the places of the errors between them.
 
     The stream of answers reads the images; `merged` puts answers and errors into the order of `items`.

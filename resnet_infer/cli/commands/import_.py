@@ -149,10 +149,10 @@ def import_(
     check = None
     if source.suffix == ".onnx":
         _reject(of_weights, f"belongs to weights; {source} is an ONNX graph")
-        target, result = _adopt(source, output, name, options, names, of_graphs)
+        target, result = _import_graph(source, output, name, options, names, of_graphs)
     else:
         _reject(of_graphs, f"belongs to ONNX graphs (.onnx), and {source} is none")
-        target, result, check = _import(source, output, name, options, names, of_weights)
+        target, result, check = _import_weights(source, output, name, options, names, of_weights)
     for text in result["assumed"]:
         note(f"assumed: {text}")
     if check:
@@ -167,7 +167,7 @@ def import_(
         show(f"{target}  {size / 1e6:.1f} MB")
 
 
-def _adopt(
+def _import_graph(
     source: Path, output: Path | None, name: str | None, options: InputOptions, labels: Labels | None, more: Any
 ) -> tuple[Path, dict[str, Any]]:
     from resnet_infer.converters.importers.onnx import import_onnx
@@ -178,7 +178,7 @@ def _adopt(
     return target, {"assumed": adopted.assumed, "parity": adopted.parity.to_json()}
 
 
-def _import(
+def _import_weights(
     source: Path, output: Path | None, name: str | None, options: InputOptions, labels: Labels | None, more: Any
 ) -> tuple[Path, dict[str, Any], Verdict[WeightsFit] | None]:
     from resnet_infer.converters.importers.weights import import_weights

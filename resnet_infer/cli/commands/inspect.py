@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 
 
 def inspect(model: ModelArgument = None, as_json: Json = False) -> None:
-    """Show the spec of a checkpoint or an artifact. Nothing is run, so no device is needed."""
+    """Show the spec of a checkpoint or an artifact, and check that the file fits it. No device is needed."""
     from resnet_infer import zoo
-    from resnet_infer.runtimes.artifacts import read_spec
-    from resnet_infer.runtimes.tensorrt.engine_file import SUFFIX, read_engine
+    from resnet_infer.runtimes.artifacts import check_contents, read_spec
+    from resnet_infer.runtimes.tensorrt.engine_file import SUFFIX, read_info
 
     path = zoo.find(model)
     spec = read_spec(path)
-    engine = read_engine(path)[1] if path.suffix == SUFFIX else None
+    check_contents(path)
+    engine = read_info(path) if path.suffix == SUFFIX else None
     size = path.stat().st_size
     if as_json:
         about = {"file": str(path), "bytes": size, "spec": json.loads(spec.dumps())}

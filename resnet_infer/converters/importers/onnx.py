@@ -84,10 +84,10 @@ def import_onnx(
     'theirs'
     """
     with reading_graph(path):
-        return _adopt(path, target, options, labels, layout, output_name, name)
+        return _import_graph(path, target, options, labels, layout, output_name, name)
 
 
-def _adopt(
+def _import_graph(
     path: Path,
     target: Path,
     options: InputOptions,

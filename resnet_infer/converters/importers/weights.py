@@ -144,7 +144,7 @@ def import_weights(
             return Imported(Checkpoint(spec, tensors), (), stored.entry)
         spec = spec.with_(measured=())
     else:
-        assumed += [*_doubts(path, digest), *_beside(stored, entry)]
+        assumed += [*_warnings(path, digest), *_beside(stored, entry)]
         spec = ModelSpec(
             name=name or path.stem,
             architecture=network,
@@ -299,7 +299,7 @@ def _classes(network: Architecture, labels: Labels | None, assumed: list[str]) -
     )
 
 
-def _doubts(path: Path, digest: str) -> list[str]:
+def _warnings(path: Path, digest: str) -> list[str]:
     """Return a warning if the file has the name of published weights but another SHA-256, else an empty list."""
     for row in published.PUBLISHED:
         if row.sha256_prefix in path.name:

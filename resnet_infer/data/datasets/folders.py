@@ -197,10 +197,10 @@ def load(tree: Tree, part: Tree, request: Request, names: Sequence[str] | None =
         raise DataError(f"{part.where} has no pictures in class folders{kinds}", hint=EXPECTED)
     trained = request.split in (None, "train") or names is folders
     notes = _notes(tree, part, request, names, found, trained)
-    for doubt, hint in _doubts(tree, part, request, found, trained):
+    for problem, hint in _faults(tree, part, request, found, trained):
         if request.defines_classes:
-            raise DataError(doubt, hint=hint)
-        notes.append(doubt)
+            raise DataError(problem, hint=hint)
+        notes.append(problem)
     order, used = order_classes(names, request.class_order, part.where)
     samples = [
         Sample(path, label, part.reader(path))
@@ -272,17 +272,17 @@ def _notes(
     return notes
 
 
-def _doubts(tree: Tree, part: Tree, request: Request, found: dict[str, _Class], trained: bool) -> list[tuple[str, str]]:
+def _faults(tree: Tree, part: Tree, request: Request, found: dict[str, _Class], trained: bool) -> list[tuple[str, str]]:
     """Return reasons why the folders may not be the classes, with hints. `trained`: the folders define the classes."""
-    doubts = []
+    faults = []
     stated = request.class_order is not None and not isinstance(request.class_order, str)
     full = [item for item in found.values() if item.paths]
     often = Counter(name for item in full for name in item.folders)
     shared = sorted(name for name, count in often.items() if count > 1 and 2 * count >= len(full))
     if trained and not stated and len(shared) < 2:
-        doubts += _other_kinds(tree, part, [item.name for item in full])
-        if not doubts and request.defines_classes and len(full) > 1 and (path := other_labels(tree, part)):
-            doubts.append(
+        faults += _other_kinds(tree, part, [item.name for item in full])
+        if not faults and request.defines_classes and len(full) > 1 and (path := other_labels(tree, part)):
+            faults.append(
                 (
                     f"{part.where}: {path} gives pictures in one folder different labels, so that the folders may not "
                     "be the classes",
@@ -292,7 +292,7 @@ def _doubts(tree: Tree, part: Tree, request: Request, found: dict[str, _Class], 
     unpictured = [name for name, item in found.items() if not item.paths]
     if unpictured and trained:
         shown = [f"{n} ({', '.join(sorted(u))} only)" if (u := found[n].unread) else n for n in unpictured]
-        doubts.append(
+        faults.append(
             (
                 f"{part.where} has class folders without pictures: {some(shown)}",
                 (f"{DETECTION}; else " if any(map(is_annotation, unpictured)) else "")
@@ -300,20 +300,20 @@ def _doubts(tree: Tree, part: Tree, request: Request, found: dict[str, _Class], 
             )
         )
     if stated:
-        return doubts  # a caller who lists the classes knows that these folders are the classes
+        return faults  # a caller who lists the classes knows that these folders are the classes
     if len(shared) > 1:
-        doubts.append(
+        faults.append(
             (
                 f"{part.where}: {some([item.name for item in full if item.folders])} hold the same folders, "
                 f"{some(shared)}; which are the classes?",
                 f"if the lower ones are, give one of the upper ones as DATA, or bring them together; {LISTED}",
             )
         )
-        return doubts
+        return faults
     for item in full:
         below = sorted(name for name in item.folders if is_split(name))
         if len(below) > 1:
-            doubts.append(
+            faults.append(
                 (
                     f"{part.where}/{item.name} is divided into {some(below)}, below the class",
                     f"put the split around the classes: DIR/{below[0]}/{item.name}/1.jpg; {LISTED}",
@@ -322,14 +322,14 @@ def _doubts(tree: Tree, part: Tree, request: Request, found: dict[str, _Class], 
             break
         others = sorted((item.folders & found.keys()) - {item.name})
         if others:
-            doubts.append(
+            faults.append(
                 (
                     f"{part.where}: {others[0]} is a class folder, and there is a folder {item.name}/{others[0]} too",
                     f"move its pictures to where they belong; {LISTED}",
                 )
             )
             break
-    return doubts
+    return faults
 
 
 def _other_kinds(tree: Tree, part: Tree, names: Sequence[str]) -> list[tuple[str, str]]:

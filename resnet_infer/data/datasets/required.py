@@ -86,7 +86,7 @@ def _require_unlike(names: Sequence[str], train: Dataset, where: str) -> None:
     if doubtful := [labels for labels in alike.values() if len(labels) > 1]:
         count = Counter(sample.label for sample in train.samples)
         shown = [
-            " and ".join(f"{_told(names, label, labels)} ({count[label]:,} pictures)" for label in labels)
+            " and ".join(f"{_describe(names, label, labels)} ({count[label]:,} pictures)" for label in labels)
             for labels in doubtful
         ]
         accents = ", or how accents are written" if any("\\" in text for text in shown) else ""
@@ -97,7 +97,7 @@ def _require_unlike(names: Sequence[str], train: Dataset, where: str) -> None:
         )
 
 
-def _told(names: Sequence[str], label: int, labels: Sequence[int]) -> str:
+def _describe(names: Sequence[str], label: int, labels: Sequence[int]) -> str:
     """Return a name in quotes, as code points if another one looks the same."""
     composed = [unicodedata.normalize("NFC", names[other]) for other in labels]
     return ascii(names[label]) if len(set(composed)) < len(composed) else repr(names[label])

@@ -109,7 +109,7 @@ class RunFolder:
 
     def begin(self, recipe: Mapping[str, Any], split: SplitRecord) -> None:
         """Write recipe and pictures of a new run, and an empty table. Raises `TrainingError` if that fails."""
-        with self._guard():
+        with self._explain_write_errors():
             split.write(self.folder)
             with atomic_path(self.folder / "recipe.json") as path:
                 path.write_text(strict_json.dumps(recipe, indent=2) + "\n")
@@ -189,19 +189,19 @@ class RunFolder:
             if optimizer.state[parameter].get("momentum_buffer") is not None
         }
         notes = {NOTE: strict_json.dumps({"state": _without_infinity(asdict(state)), "identity": identity})}
-        with self._guard():
+        with self._explain_write_errors():
             save_checkpoint(Checkpoint(_progressed(spec, state), weights_of(network), extra, notes), self.last)
         self._saved = f"{self.last} keeps iteration {state.iteration}"
 
     def save_best(self, spec: ModelSpec, network: ResNet, state: State, identity: Mapping[str, Any]) -> None:
         """Write `best`, with the identity of the run until it is finished. Raises `TrainingError` if that fails."""
         notes = {NOTE: strict_json.dumps({"identity": identity})}
-        with self._guard():
+        with self._explain_write_errors():
             save_checkpoint(Checkpoint(_progressed(spec, state), weights_of(network), notes=notes), self.best)
 
     def finish(self, best: Checkpoint) -> None:
         """Write `best` with its measured errors, and only then mark `last` as finished."""
-        with self._guard():
+        with self._explain_write_errors():
             save_checkpoint(replace(best, notes={}), self.best)
             last = load_checkpoint(self.last)
             notes = json.loads(last.notes[NOTE])
@@ -211,7 +211,7 @@ class RunFolder:
     def add_row(self, row: tuple[str, ...]) -> None:
         """Append a row of `COLUMNS` to the table, and write it."""
         self.rows.append(row)
-        with self._guard():
+        with self._explain_write_errors():
             self._write_rows()
 
     def kept(self) -> str:
@@ -230,7 +230,7 @@ class RunFolder:
             path.write_text(text.getvalue(), newline="")
 
     @contextlib.contextmanager
-    def _guard(self) -> Iterator[None]:
+    def _explain_write_errors(self) -> Iterator[None]:
         """Add what is saved to an error of writing that is raised inside the block."""
         try:
             yield

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from resnet_infer import zoo
 from resnet_infer.models.architectures import Architecture, architecture, count_parameters
@@ -215,3 +216,19 @@ def test_an_engine_that_its_sidecar_does_not_tell_of_is_refused(cli: Cli, tmp_pa
     assert "belongs to another engine" in " ".join(done.err.split())
     sidecar_path(path).unlink()
     assert "lacks its sidecar" in cli("inspect", path).err
+
+
+def test_files_that_do_not_fit_their_spec_are_refused(cli: Cli, tmp_path: Path) -> None:
+    """A checkpoint without one of its tensors, and a graph whose input has another type."""
+    onnx = pytest.importorskip("onnx", reason="what a graph is changed with (the extra `export`)")
+    checkpoint = zoo.checkpoint(zoo.SMALL)
+    incomplete, graph = tmp_path / "incomplete.safetensors", tmp_path / "float.onnx"
+    tensors = {name: value for name, value in checkpoint.weights.items() if name != "bn1.bias"}
+    incomplete.write_bytes(save(tensors, metadata={METADATA_KEY: checkpoint.spec.dumps()}))
+    model = onnx.load(zoo.built_in(zoo.SMALL, ".onnx"))
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    onnx.save(model, graph)
+    for path, message in ((incomplete, "missing bn1.bias"), (graph, "its spec")):
+        done = cli("inspect", path)
+        assert done.code == 1
+        assert message in done.err
