@@ -23,8 +23,9 @@ from resnet_infer.models.checkpoint import Checkpoint
 from resnet_infer.models.graph import build_graph
 from resnet_infer.models.spec import InputSpec, ModelSpec
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
+from resnet_infer.verification.metrics import spread
 from resnet_infer.verification.parity import Parity, Reference, compare, open_reference
-from resnet_infer.verification.tolerances import Verdict
+from resnet_infer.verification.tolerances import PARITY, Tolerance, Verdict
 
 Make = Callable[..., Checkpoint]
 Photos = Callable[..., NDArray[np.uint8]]
@@ -302,3 +303,54 @@ def test_a_tie_in_the_reference_is_no_disagreement() -> None:
         Reference("x", lambda batch: logits[batch[:, 0, 0, 0]]), lambda batch: moved[batch[:, 0, 0, 0]], images
     )
     assert (found.passed, found.measured.agreement) == (True, 1.0)
+
+
+NEAR = 1e-4
+"""The difference that PARITY allows, in standard deviations of the logits."""
+
+
+def exchanged(gap: float, delta: float, own: float = 0.0, tolerance: Tolerance = PARITY) -> Verdict[Parity]:
+    """Parity where two classes of one picture change places; all in standard deviations of the logits.
+
+    In the reference they are the first, `gap` apart; the candidate moves each by `delta` towards the other's side. With
+    `own` the reference is float64, and the source itself is that far from it.
+    """
+    logits = np.random.default_rng(0).normal(size=(7, 10))
+    logits[4, :2] = 5.0
+    unit = spread(logits)
+    logits[4, 0] += gap * unit
+    moved, source = logits.copy(), logits.copy()
+    moved[4, :2] += np.array([-delta, delta]) * unit
+    source[0, 5] += own * unit
+    assert (logits[4].argmax(), moved[4].argmax()) == (0, 1)
+    images = np.arange(7, dtype=np.uint8).repeat(12).reshape(7, 2, 2, 3)
+    single, candidate = source.astype(np.float32), moved.astype(np.float32)
+    reference = Reference(
+        "x", lambda batch: single[batch[:, 0, 0, 0]], (lambda batch: logits[batch[:, 0, 0, 0]]) if own else None
+    )
+    return compare(reference, lambda batch: candidate[batch[:, 0, 0, 0]], images, tolerance=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("gap", "delta", "own"),
+    [
+        (0.5 * NEAR, 0.9 * NEAR, 0.0),
+        (1.7 * NEAR, 0.9 * NEAR, 0.0),  # each moves as far as is allowed
+        (5.0 * NEAR, 2.7 * NEAR, NEAR),  # three times the source's own error is allowed
+    ],
+)
+def test_two_classes_that_the_allowed_differences_exchange_agree(gap: float, delta: float, own: float) -> None:
+    found = exchanged(gap, delta, own)
+    assert (found.passed, found.measured.agreement) == (True, 1.0), found
+
+
+@pytest.mark.parametrize(("gap", "delta", "own"), [(2.2 * NEAR, 1.2 * NEAR, 0.0), (9.0 * NEAR, 4.6 * NEAR, NEAR)])
+def test_two_classes_that_are_further_apart_disagree(gap: float, delta: float, own: float) -> None:
+    found = exchanged(gap, delta, own)
+    assert found.measured.agreement == pytest.approx(6 / 7)
+    assert [reason for reason in found.failures if "85.71% of the answers agree" in reason]
+
+
+def test_where_less_than_full_agreement_is_asked_for_every_exchange_counts() -> None:
+    found = exchanged(0.5 * NEAR, 0.9 * NEAR, tolerance=replace(PARITY, agreement=0.8))
+    assert (found.passed, found.measured.agreement) == (True, pytest.approx(6 / 7))
