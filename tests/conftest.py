@@ -29,6 +29,8 @@ __all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "tests" / "pictures"
 DEMO = ROOT / "demo" / "pictures"
+SAMPLE = 123
+"""Photos in imagenet-sample, one of the larger data sets."""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
@@ -154,10 +156,14 @@ def data_root() -> Path:
 
 
 def photographs() -> list[Path]:
-    """Return the photos of imagenet-sample, or where they are not at hand the few that the repository has."""
+    """Return the 123 photos of imagenet-sample, or where they are not at hand the 6 that the repository has.
+
+    `tests/data/test_photographs.py` tells which: it is skipped where the sample is not there.
+    """
     sample = sorted((data_root() / "imagenet-sample").glob("*.JPEG"))
-    assert len(sample) in (0, 123)
-    return sample or sorted([*PICTURES.glob("*.jpg"), *DEMO.glob("*.jpg")])
+    found = sample or sorted([*PICTURES.glob("*.jpg"), *DEMO.glob("*.jpg")])
+    assert len(found) == (SAMPLE if sample else 6)
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,8 @@ from resnet_infer.errors import UsageError
 class Settings:
     """Hold how often, for how long and in what manner `measure` times its entries.
 
-    Raises `UsageError` for a number of rounds below one, and for a time that is not above zero or not finite.
+    Raises `UsageError` for a number of rounds or starts below one, for a time that is not above zero or not finite, and
+    for a stage that is not in `STAGES`.
     """
 
     rounds: int = 20
@@ -50,6 +51,11 @@ class Settings:
             raise UsageError(
                 f"there is at least one round and a time above 0, not {self.rounds} of {self.seconds:g} seconds"
             )
+        if self.starts < 1:
+            raise UsageError(f"an entry has at least one start, not {self.starts}")
+        unknown = [name for name in self.stages if name not in STAGES]
+        if unknown:
+            raise UsageError(f"the stages are {', '.join(STAGES)}, not {', '.join(unknown)}")
 
     def steps(self, entries: int) -> int:
         """Return how many steps `measure` reports for so many entries."""
@@ -110,10 +116,10 @@ def measure(
 ) -> list[Measured]:
     """Time every entry in a process of its own, all of them in turn, and return what was measured in their order.
 
-    Every entry is started `settings.starts` times and answers once after each start. The last process stays open and
-    is warmed up; it waits while the others are at work. In each round every entry spends `settings.seconds` on every
-    stage, and every second round goes backwards. With `settings.restart` nothing stays open: in each round an entry
-    is started, warmed up, timed and ended.
+    Every entry is started `settings.first_starts` times and answers once after each start. The last process stays open
+    and is warmed up; it waits while the others are at work. In each round every entry spends `settings.seconds` on
+    every stage, and every second round goes backwards. With `settings.restart` nothing stays open: in each round an
+    entry is started, warmed up, timed and ended.
 
     An entry that fails, crashes or does not answer within `settings.timeout` seconds says so in `Measured.failure`
     and is left out from then on. `advance(1)` is called for each of the `settings.steps`, done or left out. No process

@@ -142,10 +142,14 @@ def test_an_artifact_of_one_batch_size_says_so_in_its_row(tmp_path: Path, pictur
     assert "takes batches of 1 only, not of 4" in (four.failure or "")
 
 
-def test_no_rounds_and_no_time_are_usage_errors_and_no_entries_are_none(pictures: Pictures) -> None:
+def test_settings_that_measure_nothing_are_usage_errors_and_no_entries_are_none(pictures: Pictures) -> None:
     for rounds, seconds in ((0, 0.1), (1, 0.0), (1, math.nan), (1, math.inf)):
         with pytest.raises(UsageError, match="at least one round"):
             Settings(rounds=rounds, seconds=seconds)
+    with pytest.raises(UsageError, match="at least one start, not 0"):
+        Settings(starts=0)
+    with pytest.raises(UsageError, match="the stages are prepare, transfer, inference, end_to_end, not infer, warm"):
+        Settings(stages=("prepare", "infer", "warm"))
     for settings in (Settings(), Settings(restart=True, give_up=2)):
         assert measure([], pictures, settings) == []
 
@@ -235,6 +239,13 @@ def run(
     measured = measure(asked, Pictures("none", ()), Settings(rounds=3, **settings), advance=done.append)
     assert not workers.open
     return measured, workers, sum(done)
+
+
+@pytest.mark.parametrize(("starts", "found"), [(1, 1), (2, 2), (5, 3)])
+def test_there_are_no_more_starts_than_rounds(monkeypatch: pytest.MonkeyPatch, starts: int, found: int) -> None:
+    (measured,), _, done = run(monkeypatch, {"a": [1, 1, 1]}, starts=starts)
+    assert len(measured.starts["open"]) == found
+    assert done == found + 1 + 3
 
 
 def medians(item: Measured) -> list[float]:
