@@ -17,17 +17,9 @@ from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint, save_che
 from resnet_infer.runtimes.artifacts import read_onnx_spec, read_size, read_spec
 from resnet_infer.runtimes.registry import open_runtime
 from resnet_infer.runtimes.tensorrt.engine_file import sidecar_path
-from tests.runtimes.tensorrt.test_engine_file import INFO
+from tests.runtimes.engines import INFO
 
 ONNX, CHECKPOINT = zoo.built_in(zoo.SMALL, ".onnx"), zoo.built_in(zoo.SMALL, ".safetensors")
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Path:
-    path = tmp_path / "model.engine"
-    path.write_bytes(b"an engine")
-    INFO.save(sidecar_path(path))
-    return path
 
 
 def test_a_checkpoint_and_an_artifact_have_the_spec_that_their_runtimes_have() -> None:
@@ -123,15 +115,10 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
             read_spec(tmp_path / f"model{suffix}")
 
 
-def test_a_graph_without_a_spec_is_to_be_adopted(tmp_path: Path) -> None:
-    onnx = pytest.importorskip("onnx", reason="takes the spec out of an artifact (the extra `export`)")
-    model = onnx.load(ONNX)
-    del model.metadata_props[:]
-    path = tmp_path / "foreign.onnx"
-    onnx.save(model, path)
+def test_a_graph_without_a_spec_is_to_be_adopted(foreign: Path) -> None:
     with pytest.raises(ModelError, match=r"foreign\.onnx carries no model spec") as caught:
-        read_spec(path)
-    assert f"resnet-infer import {path}" in str(caught.value.hint)
+        read_spec(foreign)
+    assert f"resnet-infer import {foreign}" in str(caught.value.hint)
 
 
 def test_a_graph_that_does_not_fit_its_spec_has_no_size(tmp_path: Path) -> None:

@@ -148,15 +148,10 @@ def test_damaged_bytes_have_a_name_too() -> None:
         OnnxRuntime(b"no model")
 
 
-def test_a_foreign_model_is_sent_to_import(tmp_path: Path) -> None:
-    onnx = pytest.importorskip("onnx", reason="makes the foreign model (the extra `export`)")
-    model = onnx.load(ARTIFACT)
-    del model.metadata_props[:]
-    path = tmp_path / "foreign.onnx"
-    onnx.save(model, path)
+def test_a_foreign_model_is_sent_to_import(foreign: Path) -> None:
     with pytest.raises(ModelError, match=r"foreign\.onnx carries no model spec") as caught:
-        OnnxRuntime(path)
-    assert f"resnet-infer import {path}" in str(caught.value.hint)
+        OnnxRuntime(foreign)
+    assert f"resnet-infer import {foreign}" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(

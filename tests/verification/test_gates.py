@@ -14,16 +14,7 @@ from resnet_infer.errors import ParityError, UsageError
 from resnet_infer.verification.gates import choose_gate, judge, require
 from resnet_infer.verification.metrics import Cost, measure
 from resnet_infer.verification.tolerances import GATES, Tolerance
-
-RANDOM = np.random.default_rng(0)
-REFERENCE: NDArray[np.float32] = np.add(
-    RANDOM.normal(size=(500, 10)).astype(np.float32), np.arange(10), dtype=np.float32
-)
-LABELS = REFERENCE.argmax(1)
-
-
-def noisy(scale: float) -> NDArray[np.float32]:
-    return (REFERENCE + RANDOM.normal(scale=scale, size=REFERENCE.shape)).astype(np.float32)
+from tests.verification.noise import LABELS, REFERENCE, noisy
 
 
 def check(cost: Cost, gate: Tolerance) -> None:

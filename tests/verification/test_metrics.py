@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from resnet_infer.errors import UsageError
 from resnet_infer.verification.metrics import (
@@ -19,16 +18,7 @@ from resnet_infer.verification.metrics import (
     same_answers,
     spread,
 )
-
-RANDOM = np.random.default_rng(0)
-REFERENCE: NDArray[np.float32] = np.add(
-    RANDOM.normal(size=(500, 10)).astype(np.float32), np.arange(10), dtype=np.float32
-)
-LABELS = REFERENCE.argmax(1)
-
-
-def noisy(scale: float) -> NDArray[np.float32]:
-    return (REFERENCE + RANDOM.normal(scale=scale, size=REFERENCE.shape)).astype(np.float32)
+from tests.verification.noise import LABELS, RANDOM, REFERENCE, noisy
 
 
 def test_cost_rises_with_noise() -> None:

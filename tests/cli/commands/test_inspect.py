@@ -18,7 +18,7 @@ from resnet_infer.models.spec import METADATA_KEY, Measured, ModelSpec
 from resnet_infer.runtimes.registry import open_runtime
 from resnet_infer.runtimes.tensorrt.engine_file import sidecar_path
 from tests.conftest import Outcome
-from tests.runtimes.tensorrt.test_engine_file import INFO
+from tests.runtimes.engines import INFO, write_engine
 
 Cli = Callable[..., Outcome]
 Make = Callable[..., Checkpoint]
@@ -170,15 +170,8 @@ def test_a_bare_safetensors_file_is_sent_to_import(cli: Cli, tmp_path: Path) -> 
     assert f"resnet-infer import {path}" in done.err
 
 
-def engine(folder: Path, **changes: object) -> Path:
-    path = folder / "model.engine"
-    path.write_bytes(b"an engine")
-    replace(INFO, **changes).save(sidecar_path(path))  # type: ignore[arg-type]  # of a field each
-    return path
-
-
 def test_an_engine_is_told_without_a_gpu_and_without_tensorrt(cli: Cli, tmp_path: Path) -> None:
-    path = engine(tmp_path, tensorrt="99.1.2")
+    path = write_engine(tmp_path, tensorrt="99.1.2")
     done = cli("inspect", path)
     assert (done.code, done.err) == (0, "")
     rows = shown(done)
@@ -192,14 +185,14 @@ def test_an_engine_is_told_without_a_gpu_and_without_tensorrt(cli: Cli, tmp_path
 
 
 def test_an_engine_says_where_else_it_runs(cli: Cli, tmp_path: Path) -> None:
-    rows = shown(cli("inspect", engine(tmp_path, version_compatible=True, hardware_compatible=True, layers={})))
+    rows = shown(cli("inspect", write_engine(tmp_path, version_compatible=True, hardware_compatible=True, layers={})))
     assert rows["TensorRT"] == "10.3.0, and newer versions (version-compatible)"
     assert rows["GPU"].endswith("(compute capability 9.0), and other GPUs from Ampere on (hardware-compatible)")
     assert rows["layers"] == "not told"
 
 
 def test_json_of_an_engine_has_what_its_sidecar_has(cli: Cli, tmp_path: Path) -> None:
-    path = engine(tmp_path)
+    path = write_engine(tmp_path)
     report = json.loads(cli("inspect", path, "--json").out)
     sidecar = json.loads(sidecar_path(path).read_text())
     assert ModelSpec.loads(json.dumps(report["spec"]), "json") == INFO.spec
@@ -209,7 +202,7 @@ def test_json_of_an_engine_has_what_its_sidecar_has(cli: Cli, tmp_path: Path) ->
 
 
 def test_an_engine_that_its_sidecar_does_not_tell_of_is_refused(cli: Cli, tmp_path: Path) -> None:
-    path = engine(tmp_path)
+    path = write_engine(tmp_path)
     path.write_bytes(b"another")
     done = cli("inspect", path)
     assert (done.code, done.out) == (1, "")

@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from resnet_infer.errors import ModelError
-from resnet_infer.models.spec import InputSpec, ModelSpec
 from resnet_infer.runtimes.tensorrt.engine_file import EngineInfo, read_engine, sidecar_path
-
-INFO = EngineInfo(
-    spec=ModelSpec("small", None, ("a", "b"), InputSpec(8, 8, np.zeros(3), np.ones(3)), precision="int8"),
-    tensorrt="10.3.0",
-    gpu="NVIDIA Test GPU",
-    compute_capability=(9, 0),
-    batch=(1, 8, 64),
-    size=(8, 8),
-    images="images",
-    logits="logits",
-    version_compatible=False,
-    hardware_compatible=False,
-    layers={"int8": 3, "other": 1},
-    onnx_sha256="0" * 64,
-    engine_sha256=hashlib.sha256(b"an engine").hexdigest(),
-)
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Path:
-    path = tmp_path / "model.engine"
-    path.write_bytes(b"an engine")
-    INFO.save(sidecar_path(path))
-    return path
+from tests.runtimes.engines import INFO
 
 
 @pytest.mark.parametrize(
