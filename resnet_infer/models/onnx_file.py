@@ -173,8 +173,10 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     while place < len(message):
         key, place = _varint(message, place)
         kind, count = key & 7, count + 1
-        if key >> 3 == 0 or count > _MOST_FIELDS:
-            raise IndexError("there is no field 0" if count <= _MOST_FIELDS else "it has too many fields")
+        if key >> 3 == 0:
+            raise IndexError("there is no field 0")
+        if count > _MOST_FIELDS:
+            raise IndexError("it has too many fields")
         if kind == _VARINT:
             value, place = _varint(message, place)
             yield key >> 3, value
