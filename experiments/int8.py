@@ -46,13 +46,13 @@ def report(model: str, data: Path, count: int) -> Iterator[str]:
     from resnet_infer.converters.source import open_source
 
     source = open_source(zoo.source(model))
-    calibration = calibrate(source.graph, open_feed(data, source.spec, count=count, split="train").crops())
-    test = open_feed(data, source.spec, split="test", labelled=True)
+    calibration = calibrate(source.graph.model, open_feed(data, source.graph.spec, count=count, split="train").crops())
+    test = open_feed(data, source.graph.spec, split="test", labelled=True)
     assert test.labels is not None
-    classes = len(source.spec.classes)
-    reference = logits_of(source.graph, test)
+    classes = len(source.graph.spec.classes)
+    reference = logits_of(source.graph.content, test)
     exact = difference(ranks(reference, test.labels), ranks(reference, test.labels), classes).model
-    yield f"## {source.spec.name}, {len(test):,} images, calibrated on {len(calibration.pictures)}\n"
+    yield f"## {source.graph.spec.name}, {len(test):,} images, calibrated on {len(calibration.pictures)}\n"
     yield "| target | method | top-1 error, % | difference | top-5 error, % | p | logit error, % | agreement, % |"
     yield "|---|---|---:|---:|---:|---:|---:|---:|"
     yield f"| | FP32 | {exact.top1:.2f} | | {exact.top5:.2f} | | | |"
@@ -60,13 +60,13 @@ def report(model: str, data: Path, count: int) -> Iterator[str]:
     for target in get_args(Target):
         bits = cpu_weight_bits() if target == "cpu" else 8
         for method in get_args(Method):
-            graph = quantize(source.graph, calibration, target=target, method=method, weight_bits=bits)
-            logits = logits_of(graph, test)
+            graph = quantize(source.graph.model, calibration, target=target, method=method, weight_bits=bits)
+            logits = logits_of(graph.SerializeToString(), test)
             cost = measure(reference, logits, test.labels)
             assert cost.difference
             found[target, method] = ranks(logits, test.labels)
             own = cost.difference
-            note(f"{source.spec.name} {target} {method}: {cost}")
+            note(f"{source.graph.spec.name} {target} {method}: {cost}")
             yield (
                 f"| {target} | {method} | {own.model.top1:.2f} | {own.top1:+.2f} | {own.model.top5:.2f} | {own.p:.3f} "
                 f"| {100 * cost.error:.3f} | {100 * cost.agreement:.2f} |"

@@ -147,9 +147,11 @@ def any_size(model: str, data: Path, int8: Path, full: Path | None = None) -> No
 
     source = open_source(zoo.checkpoint(model), dynamic_size=True)
     if full:
-        onnx.save(source.graph, full)
-    calibration = calibrate(source.graph, open_feed(data, source.spec, count=CALIBRATION, prefer=("train",)).crops())
-    onnx.save(quantize(source.graph, calibration, target="cpu", method="mse", weight_bits=WEIGHT_BITS), int8)
+        onnx.save(source.graph.model, full)
+    calibration = calibrate(
+        source.graph.model, open_feed(data, source.graph.spec, count=CALIBRATION, prefer=("train",)).crops()
+    )
+    onnx.save(quantize(source.graph.model, calibration, target="cpu", method="mse", weight_bits=WEIGHT_BITS), int8)
 
 
 def size(*models: str) -> float:

@@ -62,13 +62,13 @@ def variants(model: str, data: Path, count: int, folder: Path) -> Iterator[str]:
     save_checkpoint(checkpoint, folder / "FP32.safetensors")
     yield f"torch:{folder / 'FP32.safetensors'}"
     source = open_source(checkpoint)
-    graphs = {"FP32": source.graph, "FP16": to_fp16(source.graph).model}
-    calibration = calibrate(source.graph, open_feed(data, source.spec, count=count, split="train").crops())
+    graphs = {"FP32": source.graph.model, "FP16": to_fp16(source.graph.model).model}
+    calibration = calibrate(source.graph.model, open_feed(data, source.graph.spec, count=count, split="train").crops())
     for target in get_args(Target):
         bits = cpu_weight_bits() if target == "cpu" else 8
         for method in get_args(Method):
             graphs[f"INT8 {target} {method}"] = quantize(
-                source.graph, calibration, target=target, method=method, weight_bits=bits
+                source.graph.model, calibration, target=target, method=method, weight_bits=bits
             )
     for name, graph in graphs.items():
         path = folder / f"{name}.onnx"

@@ -72,7 +72,8 @@ def int8(checkpoint: Checkpoint, artifact: Path, data: Path) -> None:
     """Write it with its own error in its spec."""
     import onnx
 
-    from resnet_infer.converters.export import CALIBRATION_PICTURES, TRAINING
+    from resnet_infer.converters.config import CALIBRATION_PICTURES
+    from resnet_infer.converters.pictures import TRAINING
     from resnet_infer.converters.precision.calibration import calibrate
     from resnet_infer.converters.precision.int8 import quantize
     from resnet_infer.converters.source import open_source
@@ -81,7 +82,9 @@ def int8(checkpoint: Checkpoint, artifact: Path, data: Path) -> None:
     source = open_source(checkpoint)
     print(source.parity)
     feed = open_feed(data, checkpoint.spec, count=CALIBRATION_PICTURES, prefer=TRAINING)
-    graph = quantize(source.graph, calibrate(source.graph, feed.crops()), target="cpu", method="mse", weight_bits=7)
+    graph = quantize(
+        source.graph.model, calibrate(source.graph.model, feed.crops()), target="cpu", method="mse", weight_bits=7
+    )
     onnx.save(graph, artifact)
     measured = error(str(artifact), data)
     require(measured, checkpoint.spec.measured[0], INT8_COST, "INT8")

@@ -10,12 +10,12 @@ from typing import Any
 
 from resnet_infer.benchmarking.candidates import Artifact, Backend, Trial, candidates, choose, report, time_candidates
 from resnet_infer.benchmarking.latency.subjects import Subject
-from resnet_infer.converters.export import CALIBRATION_SUFFIX, ExportConfig, ExportResult, check, export
+from resnet_infer.converters.config import ExportConfig
+from resnet_infer.converters.export import CALIBRATION_SUFFIX, ExportResult, check_precision, export
 from resnet_infer.converters.source import read_artifact
 from resnet_infer.data.feed import open_feed
 from resnet_infer.errors import ModelError, ParityError, UsageError
 from resnet_infer.models.checkpoint import Checkpoint
-from resnet_infer.models.graph import set_spec
 from resnet_infer.models.spec import Precision
 from resnet_infer.runtimes.processes import interpreter
 from resnet_infer.runtimes.registry import open_runtime
@@ -46,7 +46,7 @@ def export_fastest(
     interpreter()  # fail before the slow exports if no process can be started
     tried = tuple(precisions or _worth_trying(config))
     if len(tried) == 1:
-        check(replace(config, precision=tried[0]))
+        check_precision(replace(config, precision=tried[0]))
     if tried == ("fp32",) and config.max_drop is not None:
         raise UsageError("only FP32 can be tried, and it costs nothing that --max-drop could limit")
     rejected: dict[str, str] = {}
@@ -79,10 +79,10 @@ def export_fastest(
         tuned = _tuned(best, batch)
         if best.candidate.subject.runtime != "auto":
             note(f"it is fastest when it is run with --runtime {best.candidate.subject.runtime}")
-        graph, spec = read_artifact(chosen.path)
-        set_spec(graph, spec.with_(provenance={**spec.provenance, "tuned": tuned}))
+        graph = read_artifact(chosen.path)
+        noted = graph.spec.with_(provenance={**graph.spec.provenance, "tuned": tuned})
         with atomic_path(target) as temporary:
-            temporary.write_bytes(graph.SerializeToString())
+            temporary.write_bytes(graph.with_spec(noted).content)
         evidence = {**chosen.evidence, "tuned": tuned, "trials": [item.to_json() for item in trials]}
         evidence["rejected"] = rejected
         calibration = chosen.path.with_suffix(CALIBRATION_SUFFIX)

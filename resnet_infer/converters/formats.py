@@ -1,62 +1,144 @@
-"""List the formats that `export` writes, and their options."""
+"""List the formats that `export` writes. A format is a row of `FORMATS`, and a module that writes and proves its files.
+
+The command's choices and options, and the steps of `export`, are read from the row.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 from types import MappingProxyType
-from typing import get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from resnet_infer.errors import UsageError, did_you_mean
 from resnet_infer.models.spec import Precision
-from resnet_infer.runtimes.registry import RUNTIMES
+
+if TYPE_CHECKING:
+    from resnet_infer.converters.config import ExportConfig
+    from resnet_infer.converters.precision.lower import Lowered
+    from resnet_infer.converters.precision.placement import Target
+
+Evidence = dict[str, Any]
+"""Results of a step by the key of the command's JSON output."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """Describe an option of `export` that not every format has.
+
+    `name` is the option's name with underscores. A "flag" has no value, an "int" lies from `least` to `most`, and a
+    "path" names a file. `metavar` stands for the value in the help.
+    """
+
+    name: str
+    kind: Literal["flag", "int", "path"]
+    help: str
+    metavar: str | None = None
+    least: int | None = None
+    most: int | None = None
 
 
 @dataclass(frozen=True)
 class Format:
     """Describe one format of artifacts.
 
-    `name` is the value of `--format`, `suffix` that of the file, with its dot. `extra` is the optional dependency group
-    that the export needs, and `devices` are the kinds of device that run the artifact. `targets` are the accepted
-    values of `--target`, the first being the default. `options` are the names of those options of `export` that not
-    every format has, with underscores.
+    - `name`: value of `--format`.
+    - `suffix`: suffix of the file, with its dot. A runtime opens it (`runtimes.registry`).
+    - `extra`: optional dependency group that the export needs.
+    - `precisions`: precisions that the format has.
+    - `targets`: accepted values of `--target`, the first being the default.
+    - `options`: options of the command that the format has.
+    - `write`: "module:function" that writes the file. It takes the lowered graph, the path to write to and the
+      `ExportConfig`, and returns `Evidence`.
+    - `prove`: "module:function" that compares the written file with the graph that it was made from. It takes the same,
+      returns `Evidence`, and raises `ParityError` if the answers differ.
+    - `check`: "module:function" that raises an error if the `ExportConfig` cannot be met here. It is called before
+      anything slow.
+    - `companion`: name of a file that is written beside the artifact, made of the artifact's `{name}` or `{stem}`.
     """
 
     name: str
     suffix: str
     extra: str
-    devices: tuple[str, ...]
     precisions: tuple[Precision, ...]
-    targets: tuple[str, ...]
-    options: tuple[str, ...]
+    targets: tuple[Target, ...]
+    options: tuple[Option, ...]
+    write: str
+    prove: str
+    check: str | None = None
+    companion: str | None = None
 
-    @property
-    def runtime(self) -> str:
-        """Name of the runtime that runs the format."""
-        return RUNTIMES[self.suffix]
+    def check_config(self, config: ExportConfig) -> None:
+        """Check the settings for this format. Raises `UsageError` and the errors of the row's `check`."""
+        if config.precision not in self.precisions:
+            raise UsageError(
+                f"--format {self.name} has no precision {config.precision}", hint=f"it has {', '.join(self.precisions)}"
+            )
+        if config.target is not None and config.target not in self.targets:
+            raise UsageError(f"--format {self.name} is for the target {', '.join(self.targets)}, not {config.target}")
+        check_options(self, config.options)
+        if self.check:
+            _function(self.check)(config)
+
+    def write_file(self, lowered: Lowered, path: Path, config: ExportConfig) -> Evidence:
+        """Write the lowered graph to `path`, and its companion beside it."""
+        evidence: Evidence = _function(self.write)(lowered, path, config)
+        return evidence
+
+    def prove_file(self, lowered: Lowered, path: Path, config: ExportConfig) -> Evidence:
+        """Compare the written file with the graph that it was made from. Raises `ParityError` if the answers differ."""
+        evidence: Evidence = _function(self.prove)(lowered, path, config)
+        return evidence
+
+    def companion_of(self, path: Path) -> Path | None:
+        """Return the path of the file that belongs beside the artifact at `path`, or None.
+
+        >>> get_format("tensorrt").companion_of(Path("model.engine"))
+        PosixPath('model.engine.json')
+        """
+        return path.with_name(self.companion.format(name=path.name, stem=path.stem)) if self.companion else None
 
 
-_ALL = get_args(Precision)
-FORMATS: Mapping[str, Format] = MappingProxyType(
-    {
-        item.name: item
-        for item in (
-            Format("onnx", ".onnx", "export", ("cpu", "cuda"), _ALL, ("cpu", "tensorrt"), ("dynamic_size",)),
-            Format(
-                "tensorrt",
-                ".engine",
-                "gpu",
-                ("cuda",),
-                _ALL,
-                ("tensorrt",),
-                (
-                    *("min_batch", "opt_batch", "max_batch", "workspace", "optimization_level"),
-                    *("version_compatible", "hardware_compatible", "timing_cache"),
-                ),
-            ),
-        )
-    }
+_ALL: tuple[Precision, ...] = get_args(Precision)
+
+ROWS = (
+    Format(
+        name="onnx",
+        suffix=".onnx",
+        extra="export",
+        precisions=_ALL,
+        targets=("cpu", "tensorrt"),
+        options=(Option("dynamic_size", "flag", "Leave height and width open, for multi-scale testing."),),
+        write="resnet_infer.converters.onnx:write",
+        prove="resnet_infer.converters.onnx:prove",
+    ),
+    Format(
+        name="tensorrt",
+        suffix=".engine",
+        extra="gpu",
+        precisions=_ALL,
+        targets=("tensorrt",),
+        options=(
+            Option("min_batch", "int", "Of an engine: the smallest batch; default 1.", least=1),
+            Option("opt_batch", "int", "The batch that an engine, or --target auto, is best at; default 8.", least=1),
+            Option("max_batch", "int", "Of an engine: the largest batch; default 64.", least=1),
+            Option("workspace", "int", "Of an engine: memory for a layer.", "MB", least=1),
+            Option("optimization_level", "int", "Of an engine: 0 is built soonest, 5 runs fastest.", least=0, most=5),
+            Option("version_compatible", "flag", "The engine runs on newer versions of TensorRT too."),
+            Option("hardware_compatible", "flag", "The engine runs on every GPU from Ampere on."),
+            Option("timing_cache", "path", "Of an engine: keeps what kernels took, for the next build.", "FILE"),
+        ),
+        write="resnet_infer.converters.tensorrt.export:write",
+        prove="resnet_infer.converters.tensorrt.export:prove_file",
+        check="resnet_infer.converters.tensorrt.export:check",
+        companion="{name}.json",
+    ),
 )
+"""Every format, in the order of the help. The first is the default."""
+
+FORMATS: Mapping[str, Format] = MappingProxyType({row.name: row for row in ROWS})
 """Format of each value of `--format`."""
 MISSPELT: Mapping[str, str] = MappingProxyType({"trensorrt": "tensorrt"})
 """Common misspelling of a format -> the format. It is accepted with a note; any other unknown name is an error."""
@@ -75,11 +157,51 @@ def get_format(name: str) -> Format:
     return FORMATS[name]
 
 
-def check_options(chosen: Format, given: Collection[str]) -> None:
-    """Check that the format `chosen` has the options that were given, by names as in `Format.options`.
+def format_of(path: Path) -> Format:
+    """Return the format of the file `path` by its suffix. Raises `UsageError` for a suffix that no format has.
 
-    Raises `UsageError` for an option that belongs to another format.
+    >>> format_of(Path("model.onnx")).name
+    'onnx'
     """
-    for item in FORMATS.values():
-        for name in sorted(set(given) & set(item.options) - set(chosen.options)):
-            raise UsageError(f"--{name.replace('_', '-')} is an option of --format {item.name}, not of {chosen.name}")
+    for row in ROWS:
+        if row.suffix == path.suffix:
+            return row
+    known = " or ".join(row.suffix for row in ROWS)
+    raise UsageError(f"no format ends in {path.suffix or 'nothing'}: {path}", hint=f"an artifact ends in {known}")
+
+
+def known_options() -> tuple[Option, ...]:
+    """Return the options of all formats, each once, in the order of the rows."""
+    return tuple({option.name: option for row in ROWS for option in row.options}.values())
+
+
+def known_precisions() -> tuple[Precision, ...]:
+    """Return the precisions that any format has, the highest first."""
+    return tuple(name for name in _ALL if any(name in row.precisions for row in ROWS))
+
+
+def known_targets() -> tuple[Target, ...]:
+    """Return the targets that any format has, in the order of the rows."""
+    return tuple(dict.fromkeys(target for row in ROWS for target in row.targets))
+
+
+def check_options(chosen: Format, given: Collection[str]) -> None:
+    """Check that the format `chosen` has the options that were given, by names as in `Option.name`.
+
+    Raises `UsageError` for an option that belongs to another format, or to none.
+    """
+    own = {option.name for option in chosen.options}
+    for name in sorted(set(given) - own):
+        others = [row.name for row in ROWS if any(option.name == name for option in row.options)]
+        if not others:
+            known = [option.name for option in known_options()]
+            raise UsageError(f"export has no option {name!r}" + did_you_mean(name, known))
+        flag = f"--{name.replace('_', '-')}"
+        raise UsageError(f"{flag} is an option of --format {' and '.join(others)}, not of {chosen.name}")
+
+
+def _function(place: str) -> Callable[..., Any]:
+    """Import the function that a row names as "module:function"."""
+    module, _, name = place.partition(":")
+    function: Callable[..., Any] = getattr(import_module(module), name)
+    return function

@@ -12,18 +12,16 @@ from resnet_infer.converters.importers.onnx_precision import precision_of_graph
 from resnet_infer.data.synthetic import natural_noise
 from resnet_infer.errors import ModelError, UsageError, first_line
 from resnet_infer.models.checkpoint import Checkpoint
-from resnet_infer.models.graph import build_graph
-from resnet_infer.models.spec import ModelSpec
-from resnet_infer.runtimes.base import Images
+from resnet_infer.models.graph import Graph, build_graph
+from resnet_infer.runtimes.base import Images, Runtime
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
 from resnet_infer.utils.extras import needs
 from resnet_infer.utils.files import atomic_path
-from resnet_infer.verification.parity import Parity, compare, open_reference, require
-from resnet_infer.verification.tolerances import Verdict
+from resnet_infer.verification.parity import Parity, Reference, compare, exact_graph, open_reference, require
+from resnet_infer.verification.tolerances import ENGINES, Verdict
 
 with needs("export", "writing an ONNX graph"):
     import onnx
-    from onnx import ModelProto
 
 PARITY_PICTURES = 17
 """Images of a parity check: one alone, and two batches of eight."""
@@ -31,13 +29,12 @@ PARITY_PICTURES = 17
 
 @dataclass(frozen=True)
 class Source:
-    """Hold the FP32 graph that an export starts from, its spec, and its comparison with the checkpoint.
+    """Hold the FP32 graph that an export starts from, and its comparison with the checkpoint.
 
     `parity` is None for a graph that was read from an artifact.
     """
 
-    graph: ModelProto
-    spec: ModelSpec
+    graph: Graph
     parity: Verdict[Parity] | None
 
 
@@ -65,15 +62,15 @@ def open_source(model: Checkpoint | Path, *, dynamic_size: bool = False) -> Sour
     of ONNX Runtime only, and `UsageError` for an artifact of a lower precision, or with `dynamic_size`.
     """
     if isinstance(model, Checkpoint):
-        graph = build_graph(model, dynamic_size=dynamic_size)
-        parity = prove(model, graph.SerializeToString(), model.spec.name, dynamic_size=dynamic_size)
-        return Source(graph, model.spec, parity)
-    graph, spec = read_artifact(model)
+        graph = Graph(build_graph(model, dynamic_size=dynamic_size), model.spec)
+        return Source(graph, prove(model, graph.content, model.spec.name, dynamic_size=dynamic_size))
+    graph = read_artifact(model)
+    spec = graph.spec
     if spec.precision != "fp32":
         raise UsageError(
             f"{model} is {spec.precision} already", hint="give the checkpoint or FP32 artifact that it was made from"
         )
-    computed = precision_of_graph(graph, str(model)) if spec.architecture is None else "fp32"
+    computed = precision_of_graph(graph.model, str(model)) if spec.architecture is None else "fp32"
     if computed != "fp32":
         raise ModelError(f"{model} says fp32 and computes in {computed}", hint="adopt the graph it was made from again")
     own = spec.provenance.get("operators")
@@ -84,11 +81,11 @@ def open_source(model: Checkpoint | Path, *, dynamic_size: bool = False) -> Sour
         )
     if dynamic_size:
         raise UsageError(f"{model} has its size already", hint="give the checkpoint to leave height and width open")
-    return Source(graph, spec, None)
+    return Source(graph, None)
 
 
-def read_artifact(path: Path) -> tuple[ModelProto, ModelSpec]:
-    """Read the graph and the spec of an ONNX artifact.
+def read_artifact(path: Path) -> Graph:
+    """Read the graph of an ONNX artifact.
 
     Raises `ModelError` for a file that is no ONNX model, carries no spec, or cannot be loaded by ONNX Runtime.
     """
@@ -97,7 +94,7 @@ def read_artifact(path: Path) -> tuple[ModelProto, ModelSpec]:
     except Exception as error:  # the exceptions of protobuf and onnx share no other base class
         raise ModelError(f"{path} is no ONNX model, or damaged ({first_line(error)})") from error
     with OnnxRuntime(path, device="cpu", threads=1, optimize=False) as opened:
-        return graph, opened.spec
+        return Graph(graph, opened.spec)
 
 
 def prove(
@@ -125,4 +122,26 @@ def prove(
         if dynamic_size:
             other = natural_noise(PARITY_PICTURES, crop + 32, crop + 17)
             require(compare(reference, candidate, other), what)
+    return parity
+
+
+def prove_against_graph(
+    candidate: Runtime, graph: Path | bytes, what: str, images: Images | None = None
+) -> Verdict[Parity]:
+    """Verify an artifact that another program computes against the ONNX graph that it was made from.
+
+    `candidate` has the artifact open. ONNX Runtime computes the graph on the CPU. `images` are uint8 (N, height, width,
+    3), N >= 2, of the artifact's size, by default synthetic. What passes is in `verification.tolerances.ENGINES`.
+    Raises `ParityError`, with `what` as the artifact's name, if the logits differ by more.
+    """
+    precision = candidate.spec.precision
+    if images is None:
+        crop = candidate.spec.input.crop
+        images = natural_noise(PARITY_PICTURES, *(side or crop for side in candidate.size))
+    # Float64 is no reference for FP16 and INT8, whose rounding is part of the result.
+    exact = exact_graph(graph) if precision == "fp32" else None
+    with OnnxRuntime(graph, device="cpu") as runtime:
+        reference = Reference("the graph" if exact else "ONNX Runtime on the CPU", runtime, exact)
+        parity = compare(reference, candidate, images, tolerance=ENGINES[precision])
+    require(parity, what)
     return parity

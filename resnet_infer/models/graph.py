@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +221,37 @@ class _Writer:
         output = output or f"{name}.out"
         self.nodes.append(helper.make_node(kind, inputs, [output], name=name, **(attributes or {}), **more))
         return output
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Hold an ONNX model and the spec in its metadata. Neither is changed; a step that changes one returns a new graph.
+
+    >>> graph = Graph.of(onnx.load("model.onnx"))
+    >>> graph.spec.precision, len(graph.content)
+    ('fp32', 1114064)
+    """
+
+    model: onnx.ModelProto
+    spec: ModelSpec
+
+    @classmethod
+    def of(cls, model: onnx.ModelProto, label: str = "the graph") -> Graph:
+        """Return a model with the spec that its metadata has. Raises `ModelError` if it has none."""
+        return cls(model, get_spec(model, label))
+
+    @cached_property
+    def content(self) -> bytes:
+        """Return the serialised model, as it is written to a file."""
+        content: bytes = self.model.SerializeToString()
+        return content
+
+    def with_spec(self, spec: ModelSpec) -> Graph:
+        """Return a copy of the graph with another spec."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        set_spec(model, spec)
+        return Graph(model, spec)
 
 
 def get_spec(model: onnx.ModelProto, label: str = "the graph") -> ModelSpec:

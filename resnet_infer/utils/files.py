@@ -118,3 +118,24 @@ def atomic_path(path: Path, *, keep: Callable[[], Path | None] = lambda: None) -
             if temporary.exists() and (place := keep()):
                 os.replace(temporary, place)
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_pair(path: Path, companion: Callable[[Path], Path | None]) -> Iterator[Path]:
+    """Give a temporary path as `atomic_path` does, and rename the file that belongs beside it too.
+
+    `companion` returns the path of the second file for that of the first, or None if there is none. Both are removed if
+    the block fails. The second file gets its final name first, so that `path` never appears without it.
+    """
+    with atomic_path(path) as temporary:
+        beside, final = companion(temporary), companion(path)
+        try:
+            yield temporary
+            if beside is not None and final is not None and temporary != path:
+                import shutil  # not needed to classify
+
+                with atomic_path(final) as renamed:
+                    shutil.move(beside, renamed)
+        finally:
+            if beside is not None and temporary != path:
+                beside.unlink(missing_ok=True)

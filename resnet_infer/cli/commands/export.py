@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,14 +11,26 @@ import typer
 
 from resnet_infer.cli.options import Json, ModelArgument, introduce_default
 from resnet_infer.cli.parsing import MOST, choice, names, number
+from resnet_infer.converters.formats import (
+    FORMATS,
+    MISSPELT,
+    ROWS,
+    Option,
+    check_options,
+    get_format,
+    known_options,
+    known_precisions,
+    known_targets,
+)
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.console import note, show
+
+AUTO = "auto"
+"""Value of `--target` that tries every precision and keeps what is fastest."""
 
 
 def _format(value: str) -> str:
     """Check the name of a format, and correct a common misspelling."""
-    from resnet_infer.converters.formats import FORMATS, MISSPELT
-
     if value in MISSPELT:
         note(f"{value}: taken as {MISSPELT[value]}")
         return MISSPELT[value]
@@ -26,23 +40,23 @@ def _format(value: str) -> str:
 def export(
     model: ModelArgument = None,
     format: Annotated[
-        str, typer.Option("--format", "-f", metavar="onnx|tensorrt", callback=_format, help="What to make.")
+        str, typer.Option("--format", "-f", metavar="|".join(FORMATS), callback=_format, help="What to make.")
     ] = "onnx",
     precision: Annotated[
         str | None,
         typer.Option(
             "--precision",
             "-p",
-            metavar="fp32|fp16|int8",
-            callback=choice("fp32", "fp16", "int8"),
+            metavar="|".join(known_precisions()),
+            callback=choice(*known_precisions()),
             help="Default: fp32; with --target auto, whatever is fastest.",
         ),
     ] = None,
     target: Annotated[
         str | None,
         typer.Option(
-            metavar="cpu|tensorrt|auto",
-            callback=choice("cpu", "tensorrt", "auto"),
+            metavar="|".join((*known_targets(), AUTO)),
+            callback=choice(*known_targets(), AUTO),
             help="What an ONNX file is to run on: places INT8 as that wants it. auto: measure here, keep the fastest.",
         ),
     ] = None,
@@ -79,62 +93,24 @@ def export(
     float_layers: Annotated[
         str | None, typer.Option(metavar="LAYER,LAYER", help="Layers that INT8 leaves in float.")
     ] = None,
-    dynamic_size: Annotated[
-        bool, typer.Option("--dynamic-size", help="Leave height and width open, for multi-scale testing.")
-    ] = False,
-    min_batch: Annotated[
-        int | None, typer.Option(min=1, max=MOST, help="Of an engine: the smallest batch; default 1.")
-    ] = None,
-    opt_batch: Annotated[
-        int | None,
-        typer.Option(min=1, max=MOST, help="The batch that an engine, or --target auto, is best at; default 8."),
-    ] = None,
-    max_batch: Annotated[
-        int | None, typer.Option(min=1, max=MOST, help="Of an engine: the largest batch; default 64.")
-    ] = None,
-    workspace: Annotated[
-        int | None, typer.Option(metavar="MB", min=1, max=MOST, help="Of an engine: memory for a layer.")
-    ] = None,
-    optimization_level: Annotated[
-        int | None, typer.Option(min=0, max=5, help="Of an engine: 0 is built soonest, 5 runs fastest.")
-    ] = None,
-    version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", help="The engine runs on newer versions of TensorRT too.")
-    ] = False,
-    hardware_compatible: Annotated[
-        bool, typer.Option("--hardware-compatible", help="The engine runs on every GPU from Ampere on.")
-    ] = False,
-    timing_cache: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Of an engine: keeps what kernels took, for the next build.")
-    ] = None,
     device: Annotated[str, typer.Option(metavar="auto|cuda[:N]", help="The GPU that an engine is built on.")] = "auto",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: model, precision and format.")
     ] = None,
     as_json: Json = False,
+    **options: Any,
 ) -> None:
     """Export a checkpoint to an artifact, or lower the precision of an artifact."""
     from resnet_infer import zoo
-    from resnet_infer.converters.formats import check_options, get_format
     from resnet_infer.errors import ModelError, UsageError
 
     chosen = get_format(format)
-    given: dict[str, Any] = {
-        "dynamic_size": dynamic_size,
-        "min_batch": min_batch,
-        "opt_batch": opt_batch,
-        "max_batch": max_batch,
-        "workspace": workspace,
-        "optimization_level": optimization_level,
-        "version_compatible": version_compatible,
-        "hardware_compatible": hardware_compatible,
-        "timing_cache": timing_cache,
-    }
-    given = {name: value for name, value in given.items() if value not in (None, False)}
-    check_options(chosen, given.keys() - ({"opt_batch"} if target == "auto" else set()))
+    given = {name: value for name, value in options.items() if value not in (None, False)}
+    opt_batch = given.pop("opt_batch", None) if target == AUTO else None
+    check_options(chosen, given)
     target = target or chosen.targets[0]
-    # What is fastest is found by trying ONNX files; the library's `export` makes one file and knows no "auto".
-    if target not in chosen.targets and (format, target) != ("onnx", "auto"):
+    # What is fastest is found by trying the default format; the library's `export` makes one file and knows no "auto".
+    if target not in chosen.targets and not (target == AUTO and chosen is ROWS[0]):
         raise UsageError(f"--format {format} is for the target {', '.join(chosen.targets)}, not {target}")
     if output and output.suffix != chosen.suffix:
         raise UsageError(
@@ -142,34 +118,34 @@ def export(
         )
     if output:  # checked before a model is loaded or downloaded
         _require_free(output, [model, calibration_data, check_data])
-    from resnet_infer.converters.export import ExportConfig, Pictures, export
+    from resnet_infer.converters.config import ExportConfig, Pictures
+    from resnet_infer.converters.export import export
 
     introduce_default(model, "resnet-infer export")
     source = zoo.source(model)
     tried = None if precision is None else (precision,)
     precision = precision or "fp32"
-    if isinstance(source, Path) and (chosen.suffix, precision) == (source.suffix, "fp32") and target != "auto":
+    if isinstance(source, Path) and (chosen.suffix, precision) == (source.suffix, "fp32") and target != AUTO:
         raise ModelError(
             f"{source} is an artifact already",
             hint="lower its precision with --precision int8 or fp16, or give the checkpoint it was made from",
         )
     stem = source.stem if isinstance(source, Path) else source.spec.name
     name = stem + ("" if precision == "fp32" else f".{precision}") + chosen.suffix
-    path = output or Path(f"{stem}.auto.onnx" if target == "auto" else name)
+    path = output or Path(f"{stem}.auto{chosen.suffix}" if target == AUTO else name)
     _require_free(path, [model, calibration_data, check_data])
     config = ExportConfig(
         precision=precision,  # type: ignore[arg-type]
-        target="cpu" if target == "auto" else target,  # type: ignore[arg-type]
+        target=None if target == AUTO else target,  # type: ignore[arg-type]
         method=calibration_method,  # type: ignore[arg-type]
         weight_bits=weight_bits,
         float_layers=names(float_layers),
         max_drop=max_drop,
-        dynamic_size=dynamic_size,
         pictures=Pictures(calibration_data, calibration_pictures, check_data, check_pictures),
-        engine=_build_options(given) if format == "tensorrt" else None,
+        options=given,
         device=device,
     )
-    if target == "auto":
+    if target == AUTO:
         from resnet_infer.benchmarking.autotune import export_fastest
 
         made = export_fastest(source, path, config, opt_batch or 8, tried)  # type: ignore[arg-type]
@@ -189,14 +165,26 @@ def _require_free(path: Path, inputs: list[str | Path | None]) -> None:
     require_free([Output("-o", path, "artifact", **ours)], inputs)
 
 
-def _build_options(given: dict[str, Any]) -> Any:
-    """Return the options of an engine, with batch sizes that fit together and the workspace in bytes."""
-    from resnet_infer.converters.tensorrt.export import BuildOptions
+def _with_options(function: Callable[..., None]) -> None:
+    """Declare the options of all formats, before `--device`, in place of the function's `**options`."""
+    parameters = [
+        item for item in signature(function, eval_str=True).parameters.values() if item.kind != item.VAR_KEYWORD
+    ]
+    place = next(number for number, item in enumerate(parameters) if item.name == "device")
+    parameters[place:place] = [_parameter(option) for option in known_options()]
+    setattr(function, "__signature__", Signature([item.replace(kind=item.KEYWORD_ONLY) for item in parameters]))  # noqa: B010
 
-    least, best, most = (given.get(f"{name}_batch") for name in ("min", "opt", "max"))
-    given["max_batch"] = most or max(64, best or 0, least or 0)
-    given["opt_batch"] = best or min(given["max_batch"], max(8, least or 0))
-    given["min_batch"] = least or 1
-    if "workspace" in given:
-        given["workspace"] *= 2**20
-    return BuildOptions(**given)
+
+def _parameter(option: Option) -> Parameter:
+    """Return the parameter of an option of a format."""
+    name = f"--{option.name.replace('_', '-')}"
+    kinds: dict[str, Any] = {"flag": bool, "int": int | None, "path": Path | None}
+    most = option.most or MOST if option.kind == "int" else None
+    declared = typer.Option(name, metavar=option.metavar, min=option.least, max=most, help=option.help)
+    default = False if option.kind == "flag" else None
+    return Parameter(
+        option.name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kinds[option.kind], declared]
+    )
+
+
+_with_options(export)

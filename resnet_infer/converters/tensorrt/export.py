@@ -10,24 +10,26 @@ from collections.abc import Callable
 from pathlib import Path
 from traceback import clear_frames
 
-from resnet_infer.converters.source import PARITY_PICTURES
+from resnet_infer.converters.config import ExportConfig
+from resnet_infer.converters.formats import Evidence
+from resnet_infer.converters.precision.lower import Lowered
+from resnet_infer.converters.source import prove_against_graph
 from resnet_infer.converters.tensorrt.build import Build, BuildOptions
 from resnet_infer.converters.tensorrt.engine_graph import GraphKind, graph_for, read_graph
 from resnet_infer.converters.tensorrt.engine_layers import count_layers, require_precision
-from resnet_infer.data.synthetic import natural_noise
 from resnet_infer.errors import RuntimeUnavailableError
+from resnet_infer.models.graph import Graph
 from resnet_infer.models.spec import Precision
 from resnet_infer.runtimes.base import Images, parse_device
-from resnet_infer.runtimes.onnxruntime import OnnxRuntime
 from resnet_infer.runtimes.tensorrt.cuda import Gpu
 from resnet_infer.runtimes.tensorrt.engine_file import AMPERE, EngineInfo, sidecar_path
 from resnet_infer.runtimes.tensorrt.library import load_tensorrt, major_version
 from resnet_infer.runtimes.tensorrt.runtime import TensorRTRuntime
 from resnet_infer.utils.console import note
 from resnet_infer.utils.files import atomic_path
-from resnet_infer.utils.progress import Advance
-from resnet_infer.verification.parity import Parity, Reference, compare, exact_graph, require
-from resnet_infer.verification.tolerances import ENGINES, Verdict
+from resnet_infer.utils.progress import Advance, progress
+from resnet_infer.verification.parity import Parity
+from resnet_infer.verification.tolerances import Verdict
 
 
 def require_tensorrt(device: str = "auto") -> int:
@@ -118,23 +120,55 @@ def build_engine(
 def prove(engine: Path, model: bytes | Path, images: Images | None = None, *, device: str = "auto") -> Verdict[Parity]:
     """Compare the logits of an engine with those of its graph `model` in ONNX Runtime on the CPU.
 
-    `images` are uint8 (N, height, width, 3), N >= 2, of the engine's size; the default is synthetic images. What passes
-    is in `verification.tolerances.ENGINES`. Raises `ParityError` if the logits differ by more.
+    The images and what passes are those of `prove_against_graph`. Raises `ParityError` if the logits differ by more.
     """
-    with OnnxRuntime(model, device="cpu") as reference, TensorRTRuntime(engine, device=device) as candidate:
-        if images is None:
-            images = natural_noise(PARITY_PICTURES, *candidate.info.size)
-        precision = candidate.spec.precision
-        # Float64 is no reference for FP16 and INT8, whose rounding is part of the result.
-        exact = exact_graph(model) if precision == "fp32" else None
-        parity = compare(
-            Reference("the graph" if exact else "ONNX Runtime on the CPU", reference, exact),
-            candidate,
-            images,
-            tolerance=ENGINES[precision],
+    with TensorRTRuntime(engine, device=device) as candidate:
+        return prove_against_graph(candidate, model, f"the engine of {candidate.spec.name}", images)
+
+
+def check(config: ExportConfig) -> None:
+    """Check that the engine of an export can be built here. Raises `UsageError`, and as `require_tensorrt` does."""
+    _options(config)
+    require_tensorrt(config.device)
+
+
+def write(lowered: Lowered, target: Path, config: ExportConfig) -> Evidence:
+    """Build the engine of an export, and write it to `target` with its sidecar. Raises as `build_engine` does."""
+    with progress("building the engine", None, "steps") as advance:
+        info = build_engine(
+            _graph(lowered, config).content,
+            target,
+            precision=config.precision,
+            options=_options(config),
+            device=config.device,
+            progress=advance,
         )
-    require(parity, f"the engine of {candidate.spec.name}")
-    return parity
+    return {"engine": {name: value for name, value in info.to_json().items() if name != "spec"}}
+
+
+def prove_file(lowered: Lowered, engine: Path, config: ExportConfig) -> Evidence:
+    """Compare the engine of an export with its graph. Raises `ParityError` if the logits differ."""
+    parity = prove(engine, _graph(lowered, config).content, device=config.device)
+    note(str(parity))
+    return {"engine_parity": parity.to_json()}
+
+
+def _graph(lowered: Lowered, config: ExportConfig) -> Graph:
+    """Return the graph to build from. TensorRT 8 makes FP16 of the FP32 graph itself."""
+    kind = graph_for(config.precision, require_tensorrt(config.device))
+    return lowered.source if config.precision == "fp16" and not kind.half else lowered.graph
+
+
+def _options(config: ExportConfig) -> BuildOptions:
+    """Return the options of the builder, with batch sizes that fit together and the workspace in bytes."""
+    given = dict(config.options)
+    least, best, most = (given.get(f"{name}_batch") for name in ("min", "opt", "max"))
+    given["max_batch"] = most or max(64, best or 0, least or 0)
+    given["opt_batch"] = best or min(given["max_batch"], max(8, least or 0))
+    given["min_batch"] = least or 1
+    if "workspace" in given:
+        given["workspace"] *= 2**20
+    return BuildOptions(**given)
 
 
 def _open_gpu(device: str) -> Gpu:

@@ -46,7 +46,7 @@ def calibration(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
     source = open_source(zoo.find(NAME))
     path = tmp_path_factory.mktemp("calibration") / "saved.json"
-    calibrate(source.graph, open_feed(pictures, source.spec, count=64).crops()).save(path)
+    calibrate(source.graph.model, open_feed(pictures, source.graph.spec, count=64).crops()).save(path)
     return path
 
 
