@@ -5,15 +5,15 @@ The command's choices and options, and the steps of `export`, are read from the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from resnet_infer.errors import UsageError, did_you_mean
 from resnet_infer.models.spec import Precision
+from resnet_infer.runtimes.registry import load
 
 if TYPE_CHECKING:
     from resnet_infer.converters.config import ExportConfig
@@ -80,16 +80,16 @@ class Format:
             raise UsageError(f"--format {self.name} is for the target {', '.join(self.targets)}, not {config.target}")
         check_options(self, config.options)
         if self.check:
-            _function(self.check)(config)
+            load(self.check)(config)
 
     def write_file(self, lowered: Lowered, path: Path, config: ExportConfig) -> Evidence:
         """Write the lowered graph to `path`, and its companion beside it."""
-        evidence: Evidence = _function(self.write)(lowered, path, config)
+        evidence: Evidence = load(self.write)(lowered, path, config)
         return evidence
 
     def prove_file(self, lowered: Lowered, path: Path, config: ExportConfig) -> Evidence:
         """Compare the written file with the graph that it was made from. Raises `ParityError` if the answers differ."""
-        evidence: Evidence = _function(self.prove)(lowered, path, config)
+        evidence: Evidence = load(self.prove)(lowered, path, config)
         return evidence
 
     def companion_of(self, path: Path) -> Path | None:
@@ -198,10 +198,3 @@ def check_options(chosen: Format, given: Collection[str]) -> None:
             raise UsageError(f"export has no option {name!r}" + did_you_mean(name, known))
         flag = f"--{name.replace('_', '-')}"
         raise UsageError(f"{flag} is an option of --format {' and '.join(others)}, not of {chosen.name}")
-
-
-def _function(place: str) -> Callable[..., Any]:
-    """Import the function that a row names as "module:function"."""
-    module, _, name = place.partition(":")
-    function: Callable[..., Any] = getattr(import_module(module), name)
-    return function
