@@ -23,7 +23,7 @@ from resnet_infer.data.datasets import Dataset, Sample, open_dataset
 from resnet_infer.errors import DataError, PictureError, ServiceError, UsageError
 from resnet_infer.evaluation.config import EvaluationConfig
 from resnet_infer.evaluation.evaluate import evaluate
-from resnet_infer.evaluation.protocols import LocalScorer, OpenPicture
+from resnet_infer.evaluation.scorer import LocalScorer, OpenPicture
 from resnet_infer.evaluation.targets.service import open_service
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from resnet_infer.utils.files import sha256
