@@ -19,9 +19,9 @@ from PIL import Image
 from resnet_infer.classifier import Classifier, Picture
 from resnet_infer.data.datasets import Dataset, Sample
 from resnet_infer.errors import PictureError
-from resnet_infer.evaluation.protocols import LocalScorer
 from resnet_infer.evaluation.record import Record
 from resnet_infer.evaluation.runner import Member, Predictor, run
+from resnet_infer.evaluation.scorer import LocalScorer
 from resnet_infer.serving.inference.model_manager import gather
 from tests.evaluation.conftest import Reds
 

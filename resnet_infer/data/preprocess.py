@@ -67,11 +67,11 @@ def ten_crops(picture: Image.Image, spec: InputSpec) -> Pixels:
     return np.stack([view[y : y + crop, x : x + crop] for view in (whole, whole[:, ::-1]) for x, y in places])
 
 
-def whole_views(picture: Image.Image, side: int, interpolation: Interpolation) -> Pixels:
-    """Return the whole image with its shorter side at `side` pixels, and its mirror image: uint8, (2, H, W, 3).
+def whole_views(picture: Image.Image, spec: InputSpec) -> Pixels:
+    """Return the whole image as it is, and its mirror image: uint8, (2, height, width, 3).
 
-    These are the views of the fully convolutional protocol (paper, section 3.4). Raises `PictureError` for an image
-    that is too narrow to resize.
+    These are the views of the fully convolutional protocol at one scale (paper, section 3.4). The views do not depend
+    on `spec`, which every function of a protocol takes.
     """
-    whole = np.asarray(resize_shorter_side(picture, side, interpolation))
+    whole = np.asarray(picture)
     return np.stack([whole, whole[:, ::-1]])

@@ -19,8 +19,8 @@ def _no_progress(dataset: Dataset, done: int) -> Callable[[int], None]:
 class EvaluationConfig:
     """Say how models are evaluated.
 
-    - `protocols`: some of `protocols.PROTOCOLS`; by default the one that fits each model.
-    - `scales`: shorter sides in pixels, for the protocol multi-scale; by default the paper's.
+    - `protocols`: names in `data.protocols.PROTOCOLS`; by default the one that fits each model.
+    - `scales`: shorter sides in pixels, for protocols that need several sizes; by default the paper's.
     - `ensemble`: also evaluate the mean of all models' probabilities.
     - `url`: also evaluate the model of the service that runs there.
     - `reference`: another model, a path or a name, which the others are compared with.

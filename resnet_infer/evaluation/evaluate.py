@@ -14,17 +14,18 @@ import numpy as np
 from resnet_infer.data.datasets import Dataset
 from resnet_infer.data.datasets.classes import some
 from resnet_infer.data.labelled import open_labelled
+from resnet_infer.data.protocols import find_protocol
 from resnet_infer.errors import DataError, PictureError, UsageError
 from resnet_infer.evaluation.config import EvaluationConfig
 from resnet_infer.evaluation.data_identity import belongs, identity
 from resnet_infer.evaluation.journal import Journal
 from resnet_infer.evaluation.paper import Figure, Table, published
-from resnet_infer.evaluation.protocols import Scorer, as_bytes
 from resnet_infer.evaluation.record import Record
 from resnet_infer.evaluation.result import Answers, Evaluation, Result
 from resnet_infer.evaluation.run_identity import require_same_pictures, run_identity
 from resnet_infer.evaluation.runner import Predictor, Seconds, Unreadable, run
 from resnet_infer.evaluation.sanity_checks import sanity_checks
+from resnet_infer.evaluation.scorer import Scorer, as_bytes
 from resnet_infer.evaluation.targets.local import OpenModel, Row, make_rows, open_model
 from resnet_infer.evaluation.targets.names import distinct_models, distinct_protocols, is_model, shown_names
 from resnet_infer.evaluation.targets.service import CONNECTIONS, open_service
@@ -270,7 +271,7 @@ def _recorded(row: Row, dataset: Dataset, data: str | None, pictures: int) -> Me
     """Return the error that a single model's spec states for the same pictures and views, None if it has none."""
     if len(row.models) > 1:
         return None
-    alike = ("native", "1-crop") if row.protocol in ("native", "1-crop") else (row.protocol,)
+    alike = find_protocol(row.protocol).alike()
     for item in row.models[0].spec.measured:
         if item.protocol in alike and belongs(item, pictures, dataset.name, data):
             return item

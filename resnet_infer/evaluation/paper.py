@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from resnet_infer.data.protocols import find_protocol
 from resnet_infer.models.architectures import Architecture, BottleneckStride, ShortcutOption
 
 DataName = Literal["ImageNet validation", "ImageNet test", "CIFAR-10 test"]
@@ -209,18 +210,18 @@ def published(arch: Architecture, protocol: str, data: str | None) -> list[tuple
 def comparison(arch: Architecture, protocol: str, data: str | None) -> list[tuple[Table, Figure]]:
     """Return all that is published for that data and protocol, also for networks of others; each row once.
 
-    Only networks made for that data are compared: with 1,000 classes (ImageNet), and CIFAR networks with 10.
+    Only networks made for that data are compared: with 1,000 classes (ImageNet), and CIFAR networks with 10. Raises
+    `UsageError` for an unknown protocol.
     """
     kind = (arch.family.stem, arch.num_classes)
     if {("imagenet", 1000): "ImageNet validation", ("cifar", 10): "CIFAR-10 test"}.get(kind) != data:
         return []
-    if data == "CIFAR-10 test" and protocol == "1-crop":  # the same for pictures no larger than the crop
-        protocol = "native"
+    columns = find_protocol(protocol).paper_columns
     rows = {
         # Table 3 repeats rows of table 2 and completes them.
         (table.source, row.label): (table, row)
         for table in TABLES
-        if (table.data, table.protocol) == (data, protocol)
+        if table.data == data and table.protocol in columns
         for row in table.rows
         if row.data in (None, data)
     }

@@ -13,8 +13,8 @@ import numpy as np
 from resnet_infer._version import __version__
 from resnet_infer.data.datasets import Dataset
 from resnet_infer.errors import DataError, PictureError
-from resnet_infer.evaluation.protocols import OpenPicture, Scorer
 from resnet_infer.evaluation.record import Record
+from resnet_infer.evaluation.scorer import OpenPicture, Scorer
 from resnet_infer.evaluation.targets.local import OpenModel, Row
 from resnet_infer.utils.parallel import parallel_map
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from resnet_infer.data.damaged import NAMED, in_one, unreadable
 from resnet_infer.data.datasets import Dataset, Sample
 from resnet_infer.errors import PictureError, bare
-from resnet_infer.evaluation.protocols import OpenPicture, Probabilities, Scorer
 from resnet_infer.evaluation.record import RankedAnswer, Record
+from resnet_infer.evaluation.scorer import OpenPicture, Probabilities, Scorer
 from resnet_infer.lanes import batch_limit, run_lanes
 from resnet_infer.utils.error_statistics import ranks
 

@@ -69,11 +69,6 @@ class InputSpec:
         """Tell whether the mean is per pixel."""
         return self.mean.ndim == 3
 
-    @property
-    def protocol(self) -> str:
-        """Name one view of an image: `native` if it is the whole resized square, else `1-crop`."""
-        return "native" if self.resize == self.crop else "1-crop"
-
     def to_json(self) -> dict[str, Any]:
         """Return the fields as a JSON object."""
         mean: Any = (

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from resnet_infer.data.datasets import archive as archives
 from resnet_infer.data.datasets import open_dataset
-from resnet_infer.data.datasets.archive import LISTS, open_tree
+from resnet_infer.data.datasets.archive import open_tree
+from resnet_infer.data.datasets.formats import label_files
 from resnet_infer.data.datasets.tree import DirectoryTree, Tree, walk
 from resnet_infer.data.formats.suffixes import is_picture
 from resnet_infer.errors import DataError, PictureError
@@ -47,7 +48,7 @@ def contents(tree: Tree) -> dict[str, bytes | None]:
     """What lies where; None for what is neither a picture nor a list, and so need not be read."""
     found: dict[str, bytes | None] = {}
     for path in walk(tree):
-        wanted = is_picture(path) or path.rpartition("/")[2] in LISTS
+        wanted = is_picture(path) or path.rpartition("/")[2] in label_files()
         found[path] = tree.reader(path)() if wanted else None
     return found
 

@@ -17,9 +17,9 @@ from resnet_infer.classifier import Classifier, Picture
 from resnet_infer.data.datasets import Sample
 from resnet_infer.data.feed import Feed
 from resnet_infer.data.image import MAX_PIXELS, is_resizable, read_image
-from resnet_infer.data.preprocess import centre_box, centre_crop, resize_shorter_side, ten_crops, whole_views
+from resnet_infer.data.preprocess import centre_box, centre_crop, resize_shorter_side, ten_crops
 from resnet_infer.errors import PictureError
-from resnet_infer.evaluation.protocols import OpenPicture
+from resnet_infer.evaluation.scorer import OpenPicture
 from resnet_infer.models.spec import InputSpec, Interpolation
 from resnet_infer.training.input.views import served_view
 from tests.conftest import photographs
@@ -164,7 +164,6 @@ def test_no_road_resizes_a_small_file_to_what_fills_the_memory(
     roads: list[Callable[[], object]] = [
         lambda: centre_crop(picture, spec),
         lambda: ten_crops(picture, spec),
-        lambda: whole_views(picture, side, "bilinear"),
         lambda: resize_shorter_side(picture, side, "bilinear"),
         lambda: OpenPicture(sample).resized(side, spec),
         lambda: list(Feed("folder", [sample], spec).crops()),

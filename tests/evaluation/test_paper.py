@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from resnet_infer.data.protocols import NAMES
 from resnet_infer.evaluation.data_identity import KNOWN
 from resnet_infer.evaluation.paper import PAPER, TABLES, comparison, published
-from resnet_infer.evaluation.protocols import PROTOCOLS
 from resnet_infer.models.architectures import architecture, published_names
 
 DATA = {"imagenet": "ImageNet validation", "cifar": "CIFAR-10 test"}
@@ -86,7 +86,7 @@ def test_the_baselines_stand_beside_it_once() -> None:
 
 def test_every_network_in_the_tables_exists() -> None:
     for table in TABLES:
-        assert table.protocol in (*PROTOCOLS, "ensemble")
+        assert table.protocol in (*NAMES, "ensemble")
         for row in table.rows:
             assert row.network in (None, *published_names())
             assert row.top1 or row.top5

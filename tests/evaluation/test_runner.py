@@ -18,10 +18,10 @@ from resnet_infer.data.damaged import NAMED
 from resnet_infer.data.datasets import Content, Dataset, Sample
 from resnet_infer.errors import PictureError
 from resnet_infer.evaluation.evaluate import same_content
-from resnet_infer.evaluation.protocols import LocalScorer
 from resnet_infer.evaluation.record import Record
 from resnet_infer.evaluation.result import Answers, Rate
 from resnet_infer.evaluation.runner import Member, Predictor, Seconds, Unreadable, run
+from resnet_infer.evaluation.scorer import LocalScorer
 from resnet_infer.runtimes.base import Images, Logits
 from resnet_infer.zoo import SMALL
 from tests.evaluation.conftest import Reds, plain_picture

@@ -13,6 +13,7 @@ import typer
 from resnet_infer.cli.options import Device, Json, Runtime, Threads, introduce_default
 from resnet_infer.cli.parsing import MOST, choice, number, numbers
 from resnet_infer.cli.parsing import class_order as parse_order
+from resnet_infer.data.protocols import DEFAULTS, NAMES, SIZED
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.console import note, show
 from resnet_infer.utils.threads import MOST_THREADS
@@ -41,12 +42,14 @@ def evaluate(
         typer.Option(
             "--protocol",
             "-p",
-            metavar="native|1-crop|10-crop|multi-scale",
-            help="Views of a picture; may be repeated. Default: native where the crop is all of it, else 1-crop.",
+            metavar="|".join(NAMES),
+            help="Views of a picture; may be repeated. Default: "
+            f"{DEFAULTS['whole']} where the crop is all of it, else {DEFAULTS['centre']}.",
         ),
     ] = None,
     scales: Annotated[
-        str | None, typer.Option(metavar="N,N,...", help="Of multi-scale: shorter sides; default: the paper's.")
+        str | None,
+        typer.Option(metavar="N,N,...", help=f"Of {', '.join(SIZED)}: shorter sides; default: the paper's."),
     ] = None,
     url: Annotated[str | None, typer.Option(metavar="URL", help="Also the model of the service there.")] = None,
     ensemble: Annotated[bool, typer.Option("--ensemble", help="Also the average of all models.")] = False,

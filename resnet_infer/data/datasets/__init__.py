@@ -7,29 +7,18 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from resnet_infer.data.datasets import cifar, folders, imagenet, manifest, tiny_imagenet
+from resnet_infer.data.datasets import folders, imagenet
 from resnet_infer.data.datasets.archive import open_tree
 from resnet_infer.data.datasets.beside import labels_beside
 from resnet_infer.data.datasets.classes import ClassOrder, some
 from resnet_infer.data.datasets.dataset import Content, Dataset, Sample, Skipped
-from resnet_infer.data.datasets.formats import Recognised, Request, choose_split, is_split
+from resnet_infer.data.datasets.formats import FORMATS, Recognised, Request, choose_split, is_split, known_formats
+from resnet_infer.data.datasets.formats import recognise as recognise_tree
 from resnet_infer.data.datasets.required import require_classes
 from resnet_infer.data.datasets.tree import Tree
 from resnet_infer.data.formats.suffixes import is_picture
 from resnet_infer.errors import DataError
 from resnet_infer.utils.console import note, printable
-
-FORMATS = (
-    ("a list of pictures and labels (CSV, TSV, JSON Lines)", manifest.recognise),
-    ("CIFAR-10 or CIFAR-100", cifar.recognise),
-    ("Tiny ImageNet", tiny_imagenet.recognise),
-    ("the ImageNet validation set", imagenet.recognise),
-    ("class folders (DIR/cat/1.jpg)", folders.recognise),
-)
-"""Names and functions that recognise a format, in order: the first that recognises the source opens it.
-
-Class folders come last, because most data sets have folders.
-"""
 
 
 def open_dataset(
@@ -94,12 +83,10 @@ def _say_once(line: str) -> None:
 def recognise(source: Path) -> tuple[Tree, Recognised]:
     """Open what lies at `source`, and return it with the first of `FORMATS` that recognises it. Raises `DataError`."""
     tree = _unwrap(open_tree(source))
-    for _, known in FORMATS:
-        if found := known(tree):
-            return tree, found
+    if found := recognise_tree(tree):
+        return tree, found
     raise DataError(
-        f"{source} is no data set of a known format",
-        hint=labels_beside(tree) or f"known are {', '.join(name for name, _ in FORMATS[:-1])} and {FORMATS[-1][0]}",
+        f"{source} is no data set of a known format", hint=labels_beside(tree) or f"known are {known_formats()}"
     )
 
 

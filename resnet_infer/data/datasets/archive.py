@@ -18,15 +18,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO
 
-from resnet_infer.data.datasets import cifar, imagenet, tiny_imagenet, wordnet
+from resnet_infer.data.datasets.formats import label_files
 from resnet_infer.data.datasets.tree import DirectoryTree, MemoryTree, SingleFile, Tree, is_hidden
 from resnet_infer.data.formats.suffixes import is_picture
 from resnet_infer.errors import DataError
 from resnet_infer.utils.host_memory import free_memory
 from resnet_infer.utils.inputs import open_input
 
-LISTS = frozenset({*cifar.FILES, *imagenet.TRUTH, *wordnet.LISTS, tiny_imagenet.IDS, "val_annotations.txt"})
-"""Names of the files beside images that hold their labels or class names."""
 SHARE = 0.8
 """Share of the free memory that an archive may take. The rest is for decoding its images."""
 MAX_HEADER = 1 << 20
@@ -177,7 +175,7 @@ def _shown(size: int) -> str:
 
 def _is_wanted(path: str) -> bool:
     """Tell whether a file is an image or a known list, by its name."""
-    return is_picture(path) or posixpath.basename(path) in LISTS
+    return is_picture(path) or posixpath.basename(path) in label_files()
 
 
 def _read_tar(source: Path) -> MemoryTree:

@@ -1,13 +1,17 @@
-"""Define what a format says of a source that it recognises, and interpret the names of split folders."""
+"""List the formats of data sets, define what one says of a source, and interpret the names of split folders."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any
 
 from resnet_infer.data.datasets.classes import ClassOrder
 from resnet_infer.data.datasets.dataset import Dataset
+from resnet_infer.data.datasets.tree import Tree
 from resnet_infer.errors import SplitError
 
 SPLITS = ("train", "val", "test")
@@ -59,6 +63,76 @@ class Recognised:
 
     splits: tuple[str, ...]
     load: Callable[[Request], Dataset]
+
+
+@dataclass(frozen=True)
+class Format:
+    """Describe a format of data sets. Its module is imported when a source is opened.
+
+    - `name`: the name in messages.
+    - `recognise`: "module:function" of a function that returns what a `Tree` holds (`Recognised`), or None if it is not
+      of this format. It raises `DataError` for a source of this format that is damaged or incomplete.
+    - `files`: "module:NAME" of the names of the files beside images that the format needs. They are read out of
+      archives, and other files are left there.
+    """
+
+    name: str
+    recognise: str
+    files: str | None = None
+
+    def recognised(self, tree: Tree) -> Recognised | None:
+        """Import and call `recognise`."""
+        found: Recognised | None = _load(self.recognise)(tree)
+        return found
+
+
+FORMATS: tuple[Format, ...] = (
+    Format("a list of pictures and labels (CSV, TSV, JSON Lines)", "resnet_infer.data.datasets.manifest:recognise"),
+    Format(
+        "CIFAR-10 or CIFAR-100", "resnet_infer.data.datasets.cifar:recognise", "resnet_infer.data.datasets.cifar:FILES"
+    ),
+    Format(
+        "Tiny ImageNet",
+        "resnet_infer.data.datasets.tiny_imagenet:recognise",
+        "resnet_infer.data.datasets.tiny_imagenet:FILES",
+    ),
+    Format(
+        "the ImageNet validation set",
+        "resnet_infer.data.datasets.imagenet:recognise",
+        "resnet_infer.data.datasets.imagenet:TRUTH",
+    ),
+    Format(
+        "class folders (DIR/cat/1.jpg)",
+        "resnet_infer.data.datasets.folders:recognise",
+        "resnet_infer.data.datasets.wordnet:LISTS",
+    ),
+)
+"""Formats of data sets, in order: the first that recognises a source opens it.
+
+Class folders come last, because most data sets have folders.
+"""
+
+
+def recognise(tree: Tree) -> Recognised | None:
+    """Return what the first of `FORMATS` that recognises `tree` says of it. Raises `DataError` as they do."""
+    return next((found for item in FORMATS if (found := item.recognised(tree))), None)
+
+
+def known_formats() -> str:
+    """Join the names of the formats for a message."""
+    return f"{', '.join(item.name for item in FORMATS[:-1])} and {FORMATS[-1].name}"
+
+
+@cache
+def label_files() -> frozenset[str]:
+    """Return the names of the files beside images that some format needs (`Format.files`)."""
+    return frozenset(name for item in FORMATS if item.files for name in _load(item.files))
+
+
+def _load(reference: str) -> Any:
+    """Import a module, and return what "module:name" names in it."""
+    module, _, name = reference.partition(":")
+    return getattr(import_module(module), name)
 
 
 def canonical_split(name: str) -> str:

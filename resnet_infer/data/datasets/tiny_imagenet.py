@@ -18,6 +18,8 @@ ANNOTATIONS = "val/val_annotations.txt"
 """Path of the labels of the split val."""
 IDS = "wnids.txt"
 """Name of the file with the WordNet ids of the classes."""
+FILES = (IDS, "val_annotations.txt")
+"""Names of the files beside the images."""
 
 
 def recognise(tree: Tree) -> Recognised | None:

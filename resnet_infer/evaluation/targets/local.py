@@ -13,9 +13,10 @@ from resnet_infer import zoo
 from resnet_infer.classifier import Classifier
 from resnet_infer.data.class_map import ClassMap, StatedOrder, map_classes, same_classes
 from resnet_infer.data.datasets import Dataset
+from resnet_infer.data.protocols import SIZED, default_protocol
 from resnet_infer.errors import UsageError
-from resnet_infer.evaluation.protocols import LocalScorer, Scorer
 from resnet_infer.evaluation.runner import Member, Predictor
+from resnet_infer.evaluation.scorer import LocalScorer, Scorer
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.artifacts import digest
 from resnet_infer.runtimes.registry import split_runtime
@@ -170,7 +171,7 @@ def make_rows(
         start = len(rows)
         against = start if reference else None
         for model in (reference, *models) if reference else models:
-            chosen = protocol or model.spec.input.protocol
+            chosen = protocol or default_protocol(model.spec.input)
             own = model is reference
             rows.append(Row(model.name, chosen, (model,), (len(scorers),), None if own else against, own))
             scorers.append(model.scorer(chosen, scales=scales, batch_size=batch_size))
@@ -180,5 +181,5 @@ def make_rows(
             numbers = tuple(row.scorers[0] for row in parts)
             rows.append(Row(f"ensemble of {len(models)}", chosen, tuple(models), numbers, against))
     if scales is not None and not any(scorer.scales for scorer in scorers):
-        raise UsageError("scales belong to the protocol multi-scale", hint="add --protocol multi-scale")
+        raise UsageError(f"scales belong to the protocol {' or '.join(SIZED)}", hint=f"add --protocol {SIZED[0]}")
     return scorers, rows

@@ -10,7 +10,7 @@ import numpy as np
 
 from resnet_infer.client import Client
 from resnet_infer.errors import ServiceError
-from resnet_infer.evaluation.protocols import LocalScorer, OpenPicture, Probabilities
+from resnet_infer.evaluation.scorer import LocalScorer, OpenPicture, Probabilities
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.base import Images, Logits, Runtime
 

@@ -15,15 +15,14 @@ from resnet_infer.classifier import Classifier, Crops, Picture
 from resnet_infer.client import Client
 from resnet_infer.data.class_map import ClassMap, StatedOrder, map_classes
 from resnet_infer.data.datasets import Content, Dataset
+from resnet_infer.data.protocols import find_protocol
 from resnet_infer.errors import ModelError, ServiceError
-from resnet_infer.evaluation.protocols import LocalScorer, OpenPicture, Probabilities, Scorer
+from resnet_infer.evaluation.scorer import LocalScorer, OpenPicture, Probabilities, Scorer
 from resnet_infer.evaluation.targets.remote_runtime import ServiceRuntime, TensorScorer
 from resnet_infer.models.spec import ModelSpec
 
 CONNECTIONS = 32
 """Requests in flight at once: enough for the batches of a service on several cores or on a GPU."""
-CROPS: dict[str, Crops] = {"native": 1, "1-crop": 1, "10-crop": 10}
-"""Protocol -> crops, for the protocols that a service follows when it is sent a file."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +55,12 @@ class ServedModel:
         return {**self.info["runtime"], "sha256": self.info["sha256"], "served by": self.info.get("version")}
 
     def scorer(self, protocol: str, *, scales: Sequence[int] | None, batch_size: int) -> Scorer:
-        """Return a scorer that sends files if the service knows the protocol, else tensors of views."""
-        if protocol in CROPS:
-            return ServiceScorer(self.client, self.spec, CROPS[protocol])
+        """Return a scorer that sends files if the service knows the protocol, else tensors of views.
+
+        Raises `UsageError` for an unknown protocol, and for one that the model cannot follow.
+        """
+        if crops := find_protocol(protocol).service_crops:
+            return ServiceScorer(self.client, self.spec, crops)
         runtime = ServiceRuntime(self.client, self.info, self.spec)
         return TensorScorer(LocalScorer(Classifier(runtime), protocol, scales=scales, batch_size=batch_size))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from resnet_infer.data.datasets import Dataset, Sample
+from resnet_infer.data.protocols import default_protocol
 from resnet_infer.models.spec import InputSpec, Measured
 from resnet_infer.training.distributed import World
 from resnet_infer.training.error_rates import Counts, count_errors
@@ -78,7 +79,7 @@ class HeldOut:
     ) -> Measured:
         """Measure `network` on `data`, which is `final`."""
         found = self.count(network, self._test or Views(self._share(data)), geometry, between)
-        return measured_on(data, found, geometry.protocol, test=self.data.test is not None)
+        return measured_on(data, found, default_protocol(geometry), test=self.data.test is not None)
 
     def weights_kept(self, last: int, best: int) -> str:
         """Describe which weights became `best`: those of the `last` iteration, or of `best`, which was chosen."""

@@ -20,12 +20,15 @@ from resnet_infer.classifier import Classifier
 from resnet_infer.client import Client
 from resnet_infer.converters.source import export_onnx
 from resnet_infer.data.datasets import Dataset, Sample, open_dataset
+from resnet_infer.data.preprocess import Pixels, ten_crops
+from resnet_infer.data.protocols import PROTOCOLS, Protocol
 from resnet_infer.errors import DataError, PictureError, ServiceError, UsageError
 from resnet_infer.evaluation.config import EvaluationConfig
 from resnet_infer.evaluation.evaluate import evaluate
-from resnet_infer.evaluation.protocols import LocalScorer, OpenPicture
+from resnet_infer.evaluation.scorer import LocalScorer, OpenPicture
 from resnet_infer.evaluation.targets.service import open_service
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from resnet_infer.models.spec import InputSpec
 from resnet_infer.utils.files import sha256
 from resnet_infer.zoo import SMALL, built_in
 from tests.conftest import Outcome
@@ -110,6 +113,23 @@ def test_what_a_service_cannot_do_is_refused(cli: Cli, url: str, album: Path) ->
     done = cli("evaluate", album, "--url", "http://127.0.0.1:9")
     assert (done.code, done.out) == (1, "")
     assert "no service answers at http://127.0.0.1:9" in done.err
+
+
+def two_corners(picture: Image.Image, spec: InputSpec) -> Pixels:
+    return ten_crops(picture, replace(spec, resize=spec.resize + 8))[[0, 3]]
+
+
+def test_a_service_that_does_not_know_a_protocol_is_sent_its_views(
+    url: str, album: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Protocol("corners", 2, f"{__name__}:two_corners")
+    monkeypatch.setattr("resnet_infer.data.protocols.PROTOCOLS", (*PROTOCOLS, own))
+    found = evaluate([SMALL], album, EvaluationConfig(url=url, protocols=["corners", "native"]))
+    local, served, one, _ = found.results
+    assert (served.protocol, served.published) == ("corners", [])
+    assert served.answered.ranks.tolist() == local.answered.ranks.tolist()
+    np.testing.assert_allclose(served.answered.confidence, local.answered.confidence, atol=1e-5)
+    assert np.abs(served.answered.confidence - one.answered.confidence).max() > 1e-3
 
 
 # Several scales

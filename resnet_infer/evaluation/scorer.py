@@ -1,4 +1,4 @@
-"""Define the protocols by which a picture is viewed (paper, section 3.4), and apply one to a model."""
+"""Apply a protocol to a model: read and resize images once for all models, and average the answers to views."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from PIL import Image
 from resnet_infer.classifier import Classifier
 from resnet_infer.data.datasets import Content, Sample
 from resnet_infer.data.image import read_image, require_resizable
-from resnet_infer.data.preprocess import Pixels, centre_crop, resize_shorter_side, ten_crops, whole_views
-from resnet_infer.errors import PictureError, UsageError, did_you_mean
+from resnet_infer.data.preprocess import Pixels, resize_shorter_side
+from resnet_infer.data.protocols import find_protocol
+from resnet_infer.errors import PictureError, UsageError
 from resnet_infer.lanes import batch_limit
 from resnet_infer.models.spec import InputSpec, Interpolation, ModelSpec
-
-PROTOCOLS = ("native", "1-crop", "10-crop", "multi-scale")
-"""Names of the protocols. `native` is the one view of a picture that is no larger than the crop, as CIFAR's are."""
 
 PAPER_SCALES = (224, 256, 384, 480, 640)
 """Shorter sides in pixels of the paper's multi-scale testing, for networks with crops of `PAPER_CROP`."""
@@ -100,7 +98,7 @@ class Scorer(Protocol):
     """Answer by one protocol: a model in this process, or a service.
 
     `rows` is how many rows of a batch a picture fills, and `clock` what `score` is timed with. `scales` are the shorter
-    sides of multi-scale testing.
+    sides at which it views a picture, if the protocol needs several sizes.
     """
 
     rows: int
@@ -121,21 +119,17 @@ class Scorer(Protocol):
 class LocalScorer:
     """Apply one protocol to a model in this process.
 
-    Softmax is averaged over the views: over ten crops; or over a picture and its mirror image, and then over the
-    scales. `batch_size` is in views. Raises `UsageError` for a protocol that the model cannot follow.
+    Softmax is averaged over the views of a picture, and then over the scales if the protocol needs several sizes.
+    `batch_size` is in views. Raises `UsageError` for an unknown protocol, and for one that the model cannot follow.
     """
 
     def __init__(
         self, classifier: Classifier, protocol: str, *, scales: Sequence[int] | None = None, batch_size: int = 32
     ) -> None:
-        if protocol not in PROTOCOLS:
-            raise UsageError(
-                f"there is no protocol {protocol!r}" + did_you_mean(protocol, PROTOCOLS),
-                hint=f"known are {', '.join(PROTOCOLS)}",
-            )
-        self.classifier, self.protocol = classifier, protocol
-        self.scales: tuple[int, ...] = _scales(classifier, scales) if protocol == "multi-scale" else ()
-        self.rows = {"10-crop": 10, "multi-scale": 2}.get(protocol, 1)
+        self.classifier, self.protocol = classifier, find_protocol(protocol)
+        self.scales: tuple[int, ...] = _scales(classifier, scales) if self.protocol.needs_sizes else ()
+        self.rows = self.protocol.views
+        self._views = self.protocol.function()
         runtime = classifier.runtime
         alone = runtime.on_calling_thread and runtime.device == "cpu" and runtime.describe().get("threads") == 1
         self.clock: Callable[[], float] = thread_time if alone else perf_counter
@@ -151,10 +145,8 @@ class LocalScorer:
     def prepare(self, picture: OpenPicture) -> list[Pixels]:
         """Return arrays of views, each (views, height, width, 3); the answer is the mean of their means."""
         geometry = self.spec.input
-        if self.protocol == "multi-scale":
-            return [whole_views(picture.resized(side, geometry), side, geometry.interpolation) for side in self.scales]
-        crops: Callable[[Image.Image, InputSpec], Pixels] = ten_crops if self.protocol == "10-crop" else centre_crop
-        return [crops(picture.resized(geometry.resize, geometry), geometry)]
+        sides = self.scales if self.protocol.needs_sizes else (geometry.resize,)
+        return [self._views(picture.resized(side, geometry), geometry) for side in sides]
 
     def score(self, prepared: Sequence[Sequence[Pixels]]) -> Probabilities:
         """Return the probabilities of pictures, (pictures, classes). Views of one shape share a batch."""

@@ -1,4 +1,4 @@
-"""The protocols, held to slow implementations of their own: PIL for geometry, plain convolutions for the network."""
+"""Apply the protocols, held to slow implementations: PIL for geometry, plain convolutions for the network."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ from resnet_infer.converters.source import export_onnx
 from resnet_infer.data.datasets import Sample
 from resnet_infer.data.image import read_image
 from resnet_infer.data.preprocess import whole_views
+from resnet_infer.data.protocols import NAMES
 from resnet_infer.errors import PictureError, UsageError
-from resnet_infer.evaluation.protocols import PAPER_SCALES, PROTOCOLS, LocalScorer, OpenPicture
+from resnet_infer.evaluation.scorer import PAPER_SCALES, LocalScorer, OpenPicture
 from resnet_infer.models.checkpoint import Checkpoint, save_checkpoint
+from resnet_infer.models.spec import InputSpec
 from tests.conftest import PICTURES, photographs
 from tests.evaluation.conftest import Reds
 
@@ -131,14 +133,13 @@ def expected(checkpoint: Checkpoint, pictures: list[Sample]) -> dict[str, list[A
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # so small a network is soonest done by one
     answers = {
-        protocol: [reference_answer(checkpoint, protocol, sample.image()) for sample in pictures]
-        for protocol in PROTOCOLS
+        protocol: [reference_answer(checkpoint, protocol, sample.image()) for sample in pictures] for protocol in NAMES
     }
     torch.set_num_threads(threads)
     return answers
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", NAMES)
 @pytest.mark.parametrize("kind", ["onnxruntime", "torch"])
 @pytest.mark.parametrize("batch_size", [1, 7, 32])
 def test_every_protocol_is_what_it_is_by_definition(
@@ -164,19 +165,26 @@ def test_every_protocol_is_what_it_is_by_definition(
 
 def test_that_test_tells_protocols_and_pictures_apart(expected: dict[str, list[Array]]) -> None:
     """Its negative control: these differ by much more than it allows."""
-    for first, second in itertools.combinations(PROTOCOLS[1:], 2):
+    for first, second in itertools.combinations(NAMES[1:], 2):
         assert np.abs(np.subtract(expected[first], expected[second])).max() > 1e-2
     assert np.ptp(expected["1-crop"], axis=0).max() > 1e-2
 
 
 # Geometry, to the byte
 
+SPEC = InputSpec(32, 28, np.zeros(3), np.ones(3), exif=False)
+
+
+def whole(content: bytes | Array, side: int) -> Array:
+    """The whole picture and its mirror image, as the scorer makes them."""
+    return whole_views(OpenPicture(Sample("picture", 0, lambda: content)).resized(side, SPEC), SPEC)
+
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 60))
 def test_whole_views_are_resize_and_its_mirror(width: int, height: int, side: int) -> None:
     noise = np.random.default_rng(width * 100 + height).integers(0, 256, (height, width, 3), np.uint8)
-    views = whole_views(Image.fromarray(noise), side, "bilinear")
+    views = whole(noise, side)
     expected = np.asarray(reference_resize(Image.fromarray(noise), side))
     assert views.dtype == np.uint8
     assert min(views.shape[1:3]) == side
@@ -188,7 +196,7 @@ def test_all_photos_at_the_paper_s_scales() -> None:
         side = PAPER_SCALES[number % len(PAPER_SCALES)]
         with Image.open(path) as file:
             expected = np.asarray(reference_resize(file.convert("RGB"), side))
-        views = whole_views(read_image(path, exif=False), side, "bilinear")
+        views = whole(path.read_bytes(), side)
         assert np.array_equal(views, np.stack([expected, expected[:, ::-1]])), path.name
 
 
@@ -213,12 +221,12 @@ def test_a_picture_is_read_decoded_and_resized_once_for_all(monkeypatch: pytest.
         return read_image(*arguments, **options)
 
     monkeypatch.setattr(Image.Image, "resize", counted_resize)
-    monkeypatch.setattr("resnet_infer.evaluation.protocols.read_image", decode)
+    monkeypatch.setattr("resnet_infer.evaluation.scorer.read_image", decode)
     classifiers = [Classifier(Reds(exif=False)), Classifier(Reds(3, exif=False))]
     scorers = [
         LocalScorer(classifier, protocol, scales=(8, 12, 20) if protocol == "multi-scale" else None)
         for classifier in classifiers
-        for protocol in PROTOCOLS
+        for protocol in NAMES
     ]
     picture = OpenPicture(Sample("cat", 0, read))
     for scorer in scorers:
