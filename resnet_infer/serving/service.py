@@ -32,6 +32,8 @@ with needs("serve", "a service"):
 from resnet_infer import zoo
 from resnet_infer.serving.http import protocol
 from resnet_infer.serving.http.app import Api
+from resnet_infer.serving.http.context import Context
+from resnet_infer.serving.http.handlers import answer_pictures
 from resnet_infer.serving.http.middleware import (
     RECORD,
     App,
@@ -95,7 +97,8 @@ KEYS = load_keys(SETTINGS)
 MANAGER = ModelManager(_open, METRICS.model)
 protocol.install(METRICS.unparsed)
 follow_supervisor(SETTINGS.timeout + 5)
-API = Api(MANAGER, SETTINGS, KEYS, METRICS, TRAFFIC, reload_others if len(DEVICES) > 1 else lambda: None)
+CONTEXT = Context(MANAGER, SETTINGS, KEYS, METRICS, TRAFFIC, reload_others if len(DEVICES) > 1 else lambda: None)
+API = Api(CONTEXT)
 
 
 class ClassProbability(BaseModel):
@@ -166,7 +169,7 @@ class ResNetInfer:
     async def _reload(self) -> None:
         """Reload keys and model, and write the outcome to stderr."""
         try:
-            deployment = await API.renew()
+            deployment = await CONTEXT.renew()
             note(f"reloaded {deployment.spec.name}")
         except ResnetInferError as error:
             fail(f"not reloaded: {error.message}", error.hint)
@@ -199,7 +202,7 @@ class ResNetInfer:
             ClassifyRequest((decode(image, "image"),), several=False), {"crops": crops, "top_k": top_k}
         )
         try:
-            deployment, (answer,) = await API.answer(request)
+            deployment, (answer,) = await answer_pictures(CONTEXT, request)
             if "error" in answer:
                 raise HttpError(answer["status"], answer["error"], reason=answer.get("reason", ""))
         except HttpError as error:  # BentoML would log an error raised here with a traceback

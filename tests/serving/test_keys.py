@@ -98,7 +98,7 @@ def test_a_removed_key_is_out_though_the_model_cannot_be_opened(make_service: Ma
     file.write_text("new\n")
     model.write_bytes(b"damaged")
     with pytest.raises(Exception, match="model"):
-        service.run(api_of(service).renew())
+        service.run(api_of(service).context.renew())
     assert [opens(service, "/model", ways(key)[0]) for key in ("old", "new")] == [401, 200]
 
 

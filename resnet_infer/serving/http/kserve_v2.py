@@ -9,27 +9,25 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 
 from resnet_infer._version import __version__
 from resnet_infer.errors import ModelError
 from resnet_infer.runtimes.base import Images, Logits
-from resnet_infer.serving.http.middleware import RECORD, SET_DEADLINE, HttpError, Traffic
+from resnet_infer.serving.http.context import Context
+from resnet_infer.serving.http.middleware import RECORD, SET_DEADLINE, HttpError
 from resnet_infer.serving.http.requests import LARGE_JSON, read_body
-from resnet_infer.serving.http.responses import NOT_FINITE, as_json, milliseconds, require_ready, unavailable
+from resnet_infer.serving.http.responses import NOT_FINITE, as_json, milliseconds, require_ready
 from resnet_infer.serving.inference.deployment import Deployment
 from resnet_infer.serving.inference.jobs import Done, RefusedError
-from resnet_infer.serving.inference.model_manager import ModelManager, gather
-from resnet_infer.serving.metrics import Metrics
-from resnet_infer.serving.settings import Settings
+from resnet_infer.serving.inference.model_manager import gather
 from resnet_infer.utils import strict_json
 
 INPUT, OUTPUT = "images", "logits"
@@ -42,15 +40,6 @@ OBJECTS, LISTS = 1000, 500_000
 """Most objects, and most lists, in large JSON. Half a million lists, one for every pixel, block the interpreter for
 half a second.
 """
-
-
-class _ModelName(StringConvertor):
-    """Match a model's name in a path. The name may have slashes; it ends where the protocol's own path goes on."""
-
-    regex = r"(?:(?!/(?:infer|ready)\Z|/versions/[^/]+(?:/|\Z))(?s:.))+"
-
-
-register_url_convertor("model", _ModelName())
 
 
 @dataclass(frozen=True)
@@ -68,131 +57,113 @@ class InferRequest:
     timeout: float | None
 
 
-class InferenceProtocol:
-    """Answer the requests below `/v2`. The model has one version, "1"."""
+async def server(context: Context, request: Request) -> Response:
+    """Answer `GET /v2`: server metadata."""
+    extensions = ["binary_tensor_data", "classification"]
+    return as_json({"name": "resnet-infer", "version": __version__, "extensions": extensions})
 
-    def __init__(self, manager: ModelManager, settings: Settings, traffic: Traffic, metrics: Metrics) -> None:
-        self.manager, self.settings, self.traffic, self.metrics = manager, settings, traffic, metrics
 
-    def entries(self) -> list[tuple[str, Callable[[Request], Awaitable[Response]], str]]:
-        """Return path, handler and method of every route."""
-        entries: list[tuple[str, Callable[[Request], Awaitable[Response]], str]] = [
-            ("/v2", self.server, "GET"),
-            ("/v2/health/live", self.live, "GET"),
-            ("/v2/health/ready", self.ready, "GET"),
-        ]
-        for model in ("/v2/models/{name:model}", "/v2/models/{name:model}/versions/{version}"):
-            entries += [
-                (model, self.metadata, "GET"),
-                (f"{model}/ready", self.model_ready, "GET"),
-                (f"{model}/infer", self.infer, "POST"),
-            ]
-        return entries
+async def live(context: Context, request: Request) -> Response:
+    """Answer `GET /v2/health/live`."""
+    if context.manager.state == "failed":
+        raise HttpError(503, "the model could not be opened")
+    return as_json({"live": True})
 
-    async def server(self, request: Request) -> Response:
-        """Answer `GET /v2`: server metadata."""
-        extensions = ["binary_tensor_data", "classification"]
-        return as_json({"name": "resnet-infer", "version": __version__, "extensions": extensions})
 
-    async def live(self, request: Request) -> Response:
-        """Answer `GET /v2/health/live`."""
-        if self.manager.state == "failed":
-            raise HttpError(503, "the model could not be opened")
-        return as_json({"live": True})
+async def ready(context: Context, request: Request) -> Response:
+    """Answer `GET /v2/health/ready`."""
+    require_ready(context.manager, context.traffic)
+    return as_json({"ready": True})
 
-    async def ready(self, request: Request) -> Response:
-        """Answer `GET /v2/health/ready`."""
-        require_ready(self.manager, self.traffic)
-        return as_json({"ready": True})
 
-    async def model_ready(self, request: Request) -> Response:
-        """Answer `GET /v2/models/NAME/ready`."""
-        return as_json({"name": self._model(request).spec.name, "ready": True})
+async def model_ready(context: Context, request: Request) -> Response:
+    """Answer `GET /v2/models/NAME/ready`."""
+    return as_json({"name": _model(context, request).spec.name, "ready": True})
 
-    async def metadata(self, request: Request) -> Response:
-        """Answer `GET /v2/models/NAME`: names, datatypes and shapes of the tensors."""
-        deployment = self._model(request)
-        height, width = (side or -1 for side in deployment.runtime.size)
-        return as_json(
-            {
-                "name": deployment.spec.name,
-                "versions": [VERSION],
-                "platform": deployment.runtime.name,
-                "inputs": [{"name": INPUT, "datatype": "UINT8", "shape": [-1, height, width, 3]}],
-                "outputs": [{"name": OUTPUT, "datatype": "FP32", "shape": [-1, len(deployment.spec.classes)]}],
-            }
-        )
 
-    async def infer(self, request: Request) -> Response:
-        """Answer `POST /v2/models/NAME/infer`: logits, or classes."""
-        body = await read_body(request.receive)
-        deployment = self._model(request)
-        size = _json_size(request.headers.get(HEADER_LENGTH), len(body))
-        if size > LARGE_JSON:
-            parsed = await asyncio.to_thread(_read, body, size, self._max_numbers(deployment))
-        else:
-            parsed = _read(body, size)
-        timeout = min(parsed.timeout or self.settings.timeout, self.settings.timeout)
-        if timeout < self.settings.timeout:
-            request.scope[SET_DEADLINE](timeout)
+async def metadata(context: Context, request: Request) -> Response:
+    """Answer `GET /v2/models/NAME`: names, datatypes and shapes of the tensors."""
+    deployment = _model(context, request)
+    height, width = (side or -1 for side in deployment.runtime.size)
+    return as_json(
+        {
+            "name": deployment.spec.name,
+            "versions": [VERSION],
+            "platform": deployment.runtime.name,
+            "inputs": [{"name": INPUT, "datatype": "UINT8", "shape": [-1, height, width, 3]}],
+            "outputs": [{"name": OUTPUT, "datatype": "FP32", "shape": [-1, len(deployment.spec.classes)]}],
+        }
+    )
 
-        def send(current: Deployment) -> list[Future[Done[Any]]]:
-            """Submit the tensor to a deployment that accepts it."""
-            _require_name(request, current)
-            self._check(parsed.images, current)
-            return [current.infer(parsed.images, timeout)]
 
-        try:
-            deployment, futures = await self.manager.submit(send)
-            (done,) = await gather(futures)
-        except RefusedError as refused:
-            raise unavailable(refused) from refused
-        except HttpError:
-            raise
-        except Exception:
-            self.metrics.picture(None, failed=True, count=len(parsed.images))
-            raise
-        rows = len(parsed.images)
-        if isinstance(done, ModelError):
-            any_size = None in deployment.runtime.size  # such a network still has a smallest input size
-            self.metrics.picture(None, failed=not any_size, count=rows)
-            if any_size:
-                raise HttpError(400, f"the model takes no pictures of {parsed.images.shape[1:3]} pixels") from done
-            raise done
-        if isinstance(done, Exception):
-            self.metrics.picture(None, count=rows)
-            raise HttpError(400, f"the model does not take this: {done}")
-        if not np.isfinite(done.result).all():
-            self.metrics.picture(None, failed=True, count=rows)
-            raise HttpError(500, f"the logits of {deployment.spec.name} are not finite", reason=NOT_FINITE)
-        self.metrics.picture(done.timings, count=rows)
-        request.scope[RECORD].update(pictures=rows, **milliseconds(done.timings))
-        return _response(parsed, done.result, deployment)
+async def infer(context: Context, request: Request) -> Response:
+    """Answer `POST /v2/models/NAME/infer`: logits, or classes."""
+    body = await read_body(request.receive)
+    deployment = _model(context, request)
+    size = _json_size(request.headers.get(HEADER_LENGTH), len(body))
+    if size > LARGE_JSON:
+        parsed = await asyncio.to_thread(_read, body, size, _max_numbers(context, deployment))
+    else:
+        parsed = _read(body, size)
+    timeout = min(parsed.timeout or context.settings.timeout, context.settings.timeout)
+    if timeout < context.settings.timeout:
+        request.scope[SET_DEADLINE](timeout)
 
-    def _model(self, request: Request) -> Deployment:
-        """Return the deployment that the path names. Raises `HttpError`, 404 or 503."""
-        try:
-            deployment = self.manager.current
-        except RefusedError as refused:
-            raise unavailable(refused) from refused
-        _require_name(request, deployment)
-        return deployment
+    def send(current: Deployment) -> list[Future[Done[Any]]]:
+        """Submit the tensor to a deployment that accepts it."""
+        _require_name(request, current)
+        _check(context, parsed.images, current)
+        return [current.infer(parsed.images, timeout)]
 
-    def _max_numbers(self, deployment: Deployment) -> int:
-        """Return the most numbers in a tensor that the queue accepts."""
-        sides = deployment.runtime.size
-        pixels = self.settings.max_pixels if None in sides else math.prod(side or 1 for side in sides)
-        return 3 * pixels * self.settings.max_queue
+    try:
+        deployment, futures = await context.manager.submit(send)
+        (done,) = await gather(futures)
+    except (HttpError, RefusedError):
+        raise
+    except Exception:
+        context.metrics.picture(None, failed=True, count=len(parsed.images))
+        raise
+    rows = len(parsed.images)
+    if isinstance(done, ModelError):
+        any_size = None in deployment.runtime.size  # such a network still has a smallest input size
+        context.metrics.picture(None, failed=not any_size, count=rows)
+        if any_size:
+            raise HttpError(400, f"the model takes no pictures of {parsed.images.shape[1:3]} pixels") from done
+        raise done
+    if isinstance(done, Exception):
+        context.metrics.picture(None, count=rows)
+        raise HttpError(400, f"the model does not take this: {done}")
+    if not np.isfinite(done.result).all():
+        context.metrics.picture(None, failed=True, count=rows)
+        raise HttpError(500, f"the logits of {deployment.spec.name} are not finite", reason=NOT_FINITE)
+    context.metrics.picture(done.timings, count=rows)
+    request.scope[RECORD].update(pictures=rows, **milliseconds(done.timings))
+    return _response(parsed, done.result, deployment)
 
-    def _check(self, images: Images, deployment: Deployment) -> None:
-        """Raise `HttpError`, 400 or 413, unless the deployment accepts the tensor's shape."""
-        rows, *sides, channels = images.shape
-        for side, wanted in zip(sides, deployment.runtime.size, strict=True):
-            if channels != 3 or rows < 1 or (side != wanted if wanted else not 0 < side <= 16384):
-                height, width = (side or "any" for side in deployment.runtime.size)
-                raise HttpError(400, f"the shape of {INPUT} is [N, {height}, {width}, 3], not {list(images.shape)}")
-        if math.prod(images.shape[1:3]) > self.settings.max_pixels or rows > self.settings.max_queue:
-            raise HttpError(413, f"at most {self.settings.max_queue} pictures at a time", reason="size")
+
+def _model(context: Context, request: Request) -> Deployment:
+    """Return the deployment that the path names. Raises `HttpError`, 404, and `RefusedError`."""
+    deployment = context.manager.current
+    _require_name(request, deployment)
+    return deployment
+
+
+def _max_numbers(context: Context, deployment: Deployment) -> int:
+    """Return the most numbers in a tensor that the queue accepts."""
+    sides = deployment.runtime.size
+    pixels = context.settings.max_pixels if None in sides else math.prod(side or 1 for side in sides)
+    return 3 * pixels * context.settings.max_queue
+
+
+def _check(context: Context, images: Images, deployment: Deployment) -> None:
+    """Raise `HttpError`, 400 or 413, unless the deployment accepts the tensor's shape."""
+    rows, *sides, channels = images.shape
+    for side, wanted in zip(sides, deployment.runtime.size, strict=True):
+        if channels != 3 or rows < 1 or (side != wanted if wanted else not 0 < side <= 16384):
+            height, width = (side or "any" for side in deployment.runtime.size)
+            raise HttpError(400, f"the shape of {INPUT} is [N, {height}, {width}, 3], not {list(images.shape)}")
+    if math.prod(images.shape[1:3]) > context.settings.max_pixels or rows > context.settings.max_queue:
+        raise HttpError(413, f"at most {context.settings.max_queue} pictures at a time", reason="size")
 
 
 def _require_name(request: Request, deployment: Deployment) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect
 
+from resnet_infer.serving.http.routing import MATCH, TABLE, Match, RouteTable
 from resnet_infer.serving.memory import JSON_FACTOR, TENSOR_FACTOR, Memory
 from resnet_infer.serving.metrics import Metrics
 from resnet_infer.serving.settings import ApiKeys, Settings
@@ -25,12 +26,6 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-HEALTH = ("/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready")
-"""Paths that probes request every few seconds; they are not logged."""
-OPEN = (*HEALTH, "/openapi.json", "/")
-"""Paths that need no key: health, the description of the API, and the web page (with its files below `/web/`)."""
-ADMIN = "/admin/"
-"""Prefix of the paths that need an admin key."""
 CLIENT_CLOSED_REQUEST = 499
 """Status of a request whose client left before the response, in the log and the metrics (as in nginx)."""
 RECORD = "resnet_infer.record"
@@ -81,9 +76,17 @@ class Middleware:
     a 500 without details. The request id is the client's `X-Request-ID`, if that is a plain word, or a random one.
     """
 
-    def __init__(self, app: App, settings: Settings, keys: ApiKeys, metrics: Metrics, traffic: Traffic) -> None:
+    def __init__(
+        self,
+        app: App,
+        settings: Settings,
+        keys: ApiKeys,
+        metrics: Metrics,
+        traffic: Traffic,
+        table: RouteTable = TABLE,
+    ) -> None:
         self.app, self.settings, self.keys, self.metrics = app, settings, keys, metrics
-        self.traffic = traffic
+        self.traffic, self.table = traffic, table
         self._watching: asyncio.AbstractEventLoop | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -112,7 +115,7 @@ class Middleware:
             record = scope[RECORD]
             status = request.status or CLIENT_CLOSED_REQUEST
             self.metrics.request(record.get("route", "other"), status, seconds)
-            if self.settings.access_log and scope["path"] not in HEALTH:
+            if self.settings.access_log and not request.match.is_probe:
                 log(record, scope, status, seconds)
 
     def _watch(self) -> None:
@@ -140,7 +143,8 @@ class _Request:
         scope[RECORD] = {"id": self.id}
         self.status = 0
         self._size = 0
-        self._weight = _weight(scope["path"], headers)
+        self.match = scope[MATCH] = middleware.table.find(scope)
+        self._weight = _weight(self.match, headers)
         scope[SET_DEADLINE] = self.set_deadline
         if ON_DISCONNECT in scope:
             scope[ON_DISCONNECT].append(self._disconnect)
@@ -156,7 +160,7 @@ class _Request:
         try:
             try:
                 self._check_key()
-                if self.middleware.traffic.draining and self.scope["path"] not in HEALTH:
+                if self.middleware.traffic.draining and not self.match.is_probe:
                     ending = [("Retry-After", "5"), ("Connection", "close")]
                     raise HttpError(503, "not now: the service is ending", headers=ending, reason="closed")
                 await self._check_length(headers)
@@ -179,14 +183,15 @@ class _Request:
             await self.answer(HttpError(500, "something went wrong; the server's log says more"))
 
     def _check_key(self) -> None:
-        """Raise `HttpError`, 401, 403 or 405, unless the request has the key that its path needs."""
-        keys, path = self.middleware.keys, self.scope["path"]
-        is_admin = path.startswith(ADMIN)
-        if is_admin and self.scope["method"] != "POST":  # the method of all admin routes; extend this for another
-            raise HttpError(405, "this needs the method POST", headers=[("Allow", "POST")])
+        """Raise `HttpError`, 401, 403 or 405, unless the request has the key that its route needs."""
+        keys, match = self.middleware.keys, self.match
+        is_admin = match.is_admin
+        if is_admin and self.scope["method"] not in match.methods:
+            allowed = ", ".join(match.methods)
+            raise HttpError(405, f"this needs the method {allowed}", headers=[("Allow", allowed)])
         if is_admin and not keys.has_admin:
             raise HttpError(403, "this needs an admin key, and the service has none", reason="key")
-        if not is_admin and (not keys or path in OPEN or path.startswith("/web/")):
+        if not is_admin and not (keys and match.needs_key):
             return
         given = list(_keys(self.scope["headers"]))
         if any(keys.match(key, admin=is_admin) for key in given):
@@ -317,9 +322,9 @@ def _keys(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[bytes]:
                 yield token.strip()
 
 
-def _weight(path: str, headers: MutableMapping[bytes, bytes]) -> int:
+def _weight(match: Match, headers: MutableMapping[bytes, bytes]) -> int:
     """Return the peak memory for a body, in sizes of the body."""
-    if path.startswith("/v2/"):
+    if match.route is not None and match.route.takes_tensors:
         json_size = headers.get(b"inference-header-content-length", b"")
         is_small = json_size.isdigit() and len(json_size) < 6
         return 1 if is_small else TENSOR_FACTOR

@@ -2,10 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
+
+from resnet_infer.serving.settings import Settings
 
 Json = dict[str, Any]
 """A JSON object."""
+PICTURES = ("image/jpeg", "image/png", "image/webp", "image/bmp", "image/gif", "image/tiff")
+"""Media types of images in the OpenAPI document."""
+CLASSIFY_OPTIONS: Json = {
+    "crops": {"type": "integer", "enum": [1, 10], "default": 1, "description": "Views of a picture"},
+    "top_k": {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": 10**9 - 1,
+        "default": 5,
+        "description": "Classes to answer",
+    },
+    "activation_map": {
+        "type": "boolean",
+        "default": False,
+        "description": "With a class activation map for every class; crops=1",
+    },
+    "timeout_ms": {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": 10**9 - 1,
+        "description": "Milliseconds that it may take",
+    },
+}
+"""Schemas of the options of a classification, which are in the query, the form or the JSON object."""
+
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """Describe the body of a request or of a response: its schema for each media type, and a text."""
+
+    content: Json
+    description: str = ""
+
+
+def json_body(schema: str | Json, description: str = "") -> Body:
+    """Return a body of JSON, from a schema or the name of one of `SCHEMAS`."""
+    return Body({"application/json": ref(schema) if isinstance(schema, str) else schema}, description)
 
 
 def ref(name: str) -> Json:
@@ -144,3 +184,32 @@ SCHEMAS: Json = {
     ),
 }
 """Schemas by name, for the `components` of the OpenAPI document."""
+
+
+def classify_body(settings: Settings) -> Body:
+    """Return the body of a request for a classification: a picture's file, a form, or JSON."""
+    binary: Json = {"type": "string", "format": "binary"}
+    base64 = {"type": "string", "contentEncoding": "base64", "description": "A picture's file in base64"}
+
+    def one_or_several(picture: Json, least: Json) -> Json:
+        """Return the schema of a form or JSON object with one image or with a list."""
+        several = {"type": "array", "items": picture, "maxItems": settings.max_pictures, **least}
+        return {
+            "oneOf": [
+                {
+                    "type": "object",
+                    "required": [name],
+                    "properties": {name: schema, **CLASSIFY_OPTIONS},
+                    "additionalProperties": False,
+                }
+                for name, schema in (("image", picture), ("images", several))
+            ]
+        }
+
+    return Body(
+        {
+            **dict.fromkeys((*PICTURES, "application/octet-stream"), binary),
+            "multipart/form-data": one_or_several(binary, {}),  # a form cannot express an empty list
+            "application/json": one_or_several(base64, {"minItems": 1}),
+        }
+    )
