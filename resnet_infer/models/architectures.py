@@ -1,23 +1,22 @@
-"""Describe the networks of "Deep Residual Learning for Image Recognition" in one table.
+"""Describe a network of the table in `families`, with its options, as a plan of convolutions and shortcuts.
 
-`Architecture.plan()` lays a network out as a flat list of convolutions and shortcuts. The torch module, the ONNX graph
-and the counts of parameters and multiply-adds are all derived from that plan, so they cannot disagree.
+`Architecture.plan()` lays a network out as a flat list. The torch module, the ONNX graph and the counts of parameters
+and multiply-adds are all derived from that plan, so they cannot disagree. "The paper" is "Deep Residual Learning for
+Image Recognition" (He et al., 2016).
 """
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from resnet_infer.errors import UsageError, did_you_mean
+from resnet_infer.errors import UsageError
+from resnet_infer.models.families import Family, ShortcutOption, find_family, published_names
 
-BlockKind = Literal["basic", "bottleneck"]
-ShortcutOption = Literal["A", "B", "C"]
 ShortcutPadding = Literal["append", "split"]
 BottleneckStride = Literal["1x1", "3x3"]
-StemKind = Literal["imagenet", "cifar"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,13 @@ class Conv:
     out_channels: int
     kernel: int
     stride: int
+    groups: int = 1
+    """Number of groups: each of them reads and writes its own share of the channels."""
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Return the shape of the weight in torch's layout: (outputs, inputs of a group, height, width)."""
+        return self.out_channels, self.in_channels // self.groups, self.kernel, self.kernel
 
     @property
     def padding(self) -> int:
@@ -83,7 +89,7 @@ class Plan:
         """Return the name and shape of every tensor in the state dict, in torch's layout (O, I, H, W)."""
         shapes: dict[str, tuple[int, ...]] = {}
         for conv in self.convs():
-            shapes[f"{conv.name}.weight"] = (conv.out_channels, conv.in_channels, conv.kernel, conv.kernel)
+            shapes[f"{conv.name}.weight"] = conv.shape
             for part in NORM_PARAMETERS + NORM_STATISTICS:
                 shapes[f"{conv.norm}.{part}"] = (conv.out_channels,)
         shapes["fc.weight"] = (self.num_classes, self.features)
@@ -94,60 +100,15 @@ class Plan:
 NORM_PARAMETERS = ("weight", "bias")
 NORM_STATISTICS = ("running_mean", "running_var")
 NORM_EPSILON = 1e-5
-
-
-@dataclass(frozen=True)
-class Family:
-    """Describe one row of the table: what the paper fixes for a group of networks."""
-
-    stem: StemKind
-    block: BlockKind
-    stages: tuple[int, ...]
-    """Number of blocks of each stage."""
-    widths: tuple[int, ...]
-    """Width of each stage in channels. A bottleneck puts out four times as many."""
-    shortcut: ShortcutOption
-    """Default of the shortcut option."""
-
-
-_IMAGENET_WIDTHS = (64, 128, 256, 512)
-_CIFAR_WIDTHS = (16, 32, 64)
 BOTTLENECK_EXPANSION = 4
-
-IMAGENET: Mapping[int, Family] = {
-    18: Family("imagenet", "basic", (2, 2, 2, 2), _IMAGENET_WIDTHS, "B"),
-    34: Family("imagenet", "basic", (3, 4, 6, 3), _IMAGENET_WIDTHS, "B"),
-    50: Family("imagenet", "bottleneck", (3, 4, 6, 3), _IMAGENET_WIDTHS, "B"),
-    101: Family("imagenet", "bottleneck", (3, 4, 23, 3), _IMAGENET_WIDTHS, "B"),
-    152: Family("imagenet", "bottleneck", (3, 8, 36, 3), _IMAGENET_WIDTHS, "B"),
-}
-"""Table 1 of the paper. Published weights of 18 and 34 layers use option B, so that is the default."""
-
-IMAGENET_PLAIN = (18, 34)
-CIFAR_DEPTHS = (20, 32, 44, 56, 110, 1202)
-"""Depths of section 4.2 of the paper. Every other depth 6n+2 is built the same way."""
-
-
-def _cifar_family(depth: int) -> Family:
-    n = (depth - 2) // 6
-    return Family("cifar", "basic", (n, n, n), _CIFAR_WIDTHS, "A")
-
-
-def published_names() -> tuple[str, ...]:
-    """Return the names of the networks in the paper, residual and plain."""
-    return (
-        *(f"resnet{depth}" for depth in IMAGENET),
-        *(f"plain{depth}" for depth in IMAGENET_PLAIN),
-        *(f"resnet{depth}" for depth in CIFAR_DEPTHS),
-        *(f"plain{depth}" for depth in CIFAR_DEPTHS if depth <= 110),
-    )
+"""Channels that a bottleneck puts out, in units of the width of its stage."""
 
 
 @dataclass(frozen=True)
 class Architecture:
     """Hold a network's name and options. Create it with `architecture()`, which adds the defaults and checks them.
 
-    - `name`: `resnet50`, `plain34`, `resnet110`; `resnet50-cifar` is the CIFAR net of a depth that ImageNet also has.
+    - `name`: `resnet50`, `plain34`, `resnet110`; `resnet50-cifar` is the CIFAR net of a name that the table also has.
     - `shortcut`: option A, B or C (paper, section 3.3), None in a plain net.
     - `padding`: option A's zero channels are all at the end (`append`) or half at each end (`split`), else None.
     - `stride_in`: the strided convolution of a bottleneck, `1x1` (v1, the paper) or `3x3` (v1.5, most weights), or
@@ -163,17 +124,17 @@ class Architecture:
     @property
     def family(self) -> Family:
         """Return the row of the table."""
-        return _lookup(self.name)[2]
+        return find_family(self.name)
 
     @property
     def plain(self) -> bool:
         """Tell whether the network has no shortcuts."""
-        return self.name.startswith("plain")
+        return self.family.plain
 
     @property
     def depth(self) -> int:
-        """Return the number of layers in the name."""
-        return _lookup(self.name)[1]
+        """Return the number of weighted layers, projections not counted."""
+        return self.family.depth
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as a JSON object."""
@@ -205,10 +166,9 @@ def architecture(
     >>> count_parameters(architecture("resnet50"))
     25557032
     """
-    kind, depth, family = _lookup(name)
-    canonical = f"{kind}{depth}" + ("-cifar" if family.stem == "cifar" and depth in _ambiguous(kind) else "")
+    family = find_family(name)
     if num_classes is None:
-        num_classes = 1000 if family.stem == "imagenet" else 10
+        num_classes = family.num_classes
     if num_classes < 1:
         raise UsageError(f"a classifier needs at least one class, not {num_classes}")
     for option, value, choices in (
@@ -218,40 +178,20 @@ def architecture(
     ):
         if value is not None and value not in choices:
             raise UsageError(f"{option} is one of {', '.join(choices)}, not {value!r}")
-    if kind == "plain":
+    if family.plain:
         if shortcut or padding:
-            raise UsageError(f"{canonical} has no shortcuts: leave shortcut and padding out")
+            raise UsageError(f"{family.name} has no shortcuts: leave shortcut and padding out")
     else:
         shortcut = shortcut or family.shortcut
         if shortcut == "A":
             padding = padding or "append"
         elif padding:
-            raise UsageError(f"padding belongs to shortcut option A; {canonical} here uses option {shortcut}")
+            raise UsageError(f"padding belongs to shortcut option A; {family.name} here uses option {shortcut}")
     if family.block == "bottleneck":
         stride_in = stride_in or "3x3"
     elif stride_in:
-        raise UsageError(f"stride_in belongs to bottleneck blocks; {canonical} has basic blocks")
-    return Architecture(canonical, num_classes, shortcut, padding, stride_in)
-
-
-def _ambiguous(kind: str) -> tuple[int, ...]:
-    return tuple(IMAGENET) if kind == "resnet" else IMAGENET_PLAIN
-
-
-def _lookup(name: str) -> tuple[str, int, Family]:
-    """Return kind, depth and row of a name. Raises `UsageError` for an unknown one."""
-    match = re.fullmatch(r"(resnet|plain)-?(\d{1,5})(-cifar)?", name.strip().lower())
-    if match:
-        kind, depth = match[1], int(match[2])
-        if not match[3] and depth in _ambiguous(kind):
-            return kind, depth, IMAGENET[depth]
-        if depth >= 8 and depth % 6 == 2:
-            return kind, depth, _cifar_family(depth)
-    raise UsageError(
-        f"unknown architecture {name!r}" + did_you_mean(name.strip().lower().replace("-", ""), published_names()),
-        hint="known are resnet18/34/50/101/152, plain18/34, and resnetD or plainD for CIFAR with D = 6n+2 (20, 32, 44, "
-        "56, 110, 1202, ...; add -cifar where ImageNet has the same depth)",
-    )
+        raise UsageError(f"stride_in belongs to bottleneck blocks; {family.name} has basic blocks")
+    return Architecture(family.name, num_classes, shortcut, padding, stride_in)
 
 
 def _plan(arch: Architecture) -> Plan:
@@ -265,21 +205,21 @@ def _plan(arch: Architecture) -> Plan:
     for stage, (count, width) in enumerate(zip(family.stages, family.widths, strict=True), start=1):
         for index in range(count):
             stride = 2 if stage > 1 and index == 0 else 1
-            block = _block(arch, f"layer{stage}.{index}", channels, width, stride)
+            block = _block(arch, family, f"layer{stage}.{index}", channels, width, stride)
             blocks.append(block)
             channels = block.convs[-1].out_channels
     return Plan(stem, family.stem == "imagenet", tuple(blocks), channels, arch.num_classes)
 
 
-def _block(arch: Architecture, name: str, channels: int, width: int, stride: int) -> Block:
-    if arch.family.block == "basic":
+def _block(arch: Architecture, family: Family, name: str, channels: int, width: int, stride: int) -> Block:
+    if family.block == "basic":
         out = width
-        widths = [(channels, width, 3, stride), (width, width, 3, 1)]
+        layers = [(channels, width, 3, stride, 1), (width, width, 3, 1, 1)]
     else:
-        out = width * BOTTLENECK_EXPANSION
+        out, inner = width * BOTTLENECK_EXPANSION, family.inner_width(width)
         first, second = (stride, 1) if arch.stride_in == "1x1" else (1, stride)
-        widths = [(channels, width, 1, first), (width, width, 3, second), (width, out, 1, 1)]
-    convs = tuple(Conv(f"{name}.conv{i}", f"{name}.bn{i}", *numbers) for i, numbers in enumerate(widths, start=1))
+        layers = [(channels, inner, 1, first, 1), (inner, inner, 3, second, family.cardinality), (inner, out, 1, 1, 1)]
+    convs = tuple(Conv(f"{name}.conv{i}", f"{name}.bn{i}", *numbers) for i, numbers in enumerate(layers, start=1))
     return Block(name, convs, _shortcut(arch, name, channels, out, stride))
 
 
@@ -303,10 +243,7 @@ def count_parameters(arch: Architecture) -> int:
     total = 0
     for name, shape in arch.plan().shapes().items():
         if not name.endswith(NORM_STATISTICS):
-            size = 1
-            for dim in shape:
-                size *= dim
-            total += size
+            total += math.prod(shape)
     return total
 
 
@@ -318,7 +255,7 @@ def count_multiply_adds(arch: Architecture, height: int, width: int) -> int:
     def run(conv: Conv, size: tuple[int, int]) -> tuple[int, int]:
         nonlocal total
         out = (_out(size[0], conv.stride), _out(size[1], conv.stride))
-        total += out[0] * out[1] * conv.out_channels * conv.in_channels * conv.kernel**2
+        total += out[0] * out[1] * math.prod(conv.shape)
         return out
 
     size = run(plan.stem, (height, width))
@@ -342,6 +279,7 @@ __all__ = [
     "Block",
     "Conv",
     "Plan",
+    "ShortcutOption",
     "ZeroPadShortcut",
     "architecture",
     "count_multiply_adds",

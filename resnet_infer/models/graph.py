@@ -181,11 +181,13 @@ class _Writer:
         gamma, beta, mean, variance = (
             self.weights[f"{conv.norm}.{part}"].astype(np.float64) for part in NORM_PARAMETERS + NORM_STATISTICS
         )
-        attributes = {
+        attributes: dict[str, Any] = {
             "kernel_shape": [conv.kernel] * 2,
             "strides": [conv.stride] * 2,
             "pads": [conv.padding] * 4,
         }
+        if conv.groups > 1:
+            attributes["group"] = conv.groups
         if not self.fused:
             x = self._node("Conv", [x, self._constant(f"{conv.name}.weight", weight)], conv.name, attributes=attributes)
             parts = {"weight": gamma, "bias": beta, "running_mean": mean, "running_var": variance}

@@ -117,7 +117,13 @@ class ResNet(nn.Module):
 def _conv(conv: Conv) -> nn.Conv2d:
     """Build the convolution."""
     return nn.Conv2d(
-        conv.in_channels, conv.out_channels, conv.kernel, stride=conv.stride, padding=conv.padding, bias=False
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel,
+        stride=conv.stride,
+        padding=conv.padding,
+        groups=conv.groups,
+        bias=False,
     )
 
 
@@ -190,7 +196,7 @@ def untrained_checkpoint(spec: ModelSpec, images: NDArray[np.uint8], seed: int =
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, nn.Conv2d) and module is not network.conv1:
-                module.weight.mul_(0.1).add_(nn.init.dirac_(torch.empty_like(module.weight)))
+                module.weight.mul_(0.1).add_(nn.init.dirac_(torch.empty_like(module.weight), module.groups))
             elif isinstance(module, nn.BatchNorm2d):
                 nn.init.ones_(module.bias)
         pixels = (images.astype(np.float32) / 255 - spec.input.mean) / spec.input.std

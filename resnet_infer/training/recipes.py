@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from resnet_infer.errors import UsageError, did_you_mean
+from resnet_infer.models.families import find_family
 from resnet_infer.models.spec_fields import MAX_SIDE
 
 ScheduleKind = Literal["step", "plateau", "one-cycle", "cosine"]
@@ -324,7 +325,7 @@ _USES: Mapping[str, tuple[Callable[[Recipe, bool], bool], str]] = MappingProxyTy
             "the augmentation is {0.augmentation}; take --augmentation area",
         ),
         "zero_init": (
-            lambda recipe, fine_tuning: not fine_tuning and not (recipe.arch or "").startswith("plain"),
+            lambda recipe, fine_tuning: not fine_tuning and not (recipe.arch and find_family(recipe.arch).plain),
             "it is for networks with shortcuts that begin with random weights",
         ),
     }

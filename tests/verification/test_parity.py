@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from resnet_infer.converters.source import export_onnx
 from resnet_infer.data.synthetic import natural_noise
 from resnet_infer.errors import ParityError
-from resnet_infer.models.architectures import IMAGENET, IMAGENET_PLAIN, architecture
+from resnet_infer.models.architectures import architecture
 from resnet_infer.models.checkpoint import Checkpoint
+from resnet_infer.models.families import published_families
 from resnet_infer.models.graph import build_graph
 from resnet_infer.models.spec import InputSpec, ModelSpec
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
@@ -38,13 +39,12 @@ SHORTCUTS = (
 
 
 def variants() -> list[tuple[str, dict[str, str]]]:
-    """Every network of the paper with every option it has."""
+    """Every published network with every option it has."""
     found: list[tuple[str, dict[str, str]]] = []
-    for depth in IMAGENET:
-        strides = ({"stride_in": "1x1"}, {"stride_in": "3x3"}) if depth >= 50 else ({},)
-        found += [(f"resnet{depth}", {**a, **b}) for a, b in itertools.product(SHORTCUTS, strides)]
-    found += [(f"resnet{depth}", dict(option)) for depth in (20, 32, 44, 56, 110, 1202) for option in SHORTCUTS]
-    found += [(f"plain{depth}", {}) for depth in (*IMAGENET_PLAIN, 20, 32, 44, 56, 110)]
+    for family in published_families():
+        shortcuts = ({},) if family.plain else SHORTCUTS
+        strides = ({"stride_in": "1x1"}, {"stride_in": "3x3"}) if family.block == "bottleneck" else ({},)
+        found += [(family.name, {**a, **b}) for a, b in itertools.product(shortcuts, strides)]
     return found
 
 

@@ -34,6 +34,7 @@ def inspect(model: ModelArgument = None, as_json: Json = False) -> None:
 def spec_rows(spec: ModelSpec) -> list[tuple[str, str]]:
     """Return a spec as names and values for a table."""
     from resnet_infer.models.architectures import count_multiply_adds, count_parameters
+    from resnet_infer.models.families import BASE_WIDTH
 
     rows = [("name", spec.name)]
     if arch := spec.architecture:
@@ -42,6 +43,10 @@ def spec_rows(spec: ModelSpec) -> list[tuple[str, str]]:
             options.append(f"zero channels: {arch.padding}")
         if arch.stride_in:
             options.append(f"stride in the {arch.stride_in}")
+        if arch.family.cardinality > 1:
+            options.append(f"cardinality {arch.family.cardinality}")
+        if arch.family.width != BASE_WIDTH:
+            options.append(f"width {arch.family.width}")
         work = count_multiply_adds(arch, spec.input.crop, spec.input.crop)
         rows += [
             ("architecture", f"{arch.name} ({', '.join(options)})"),

@@ -57,11 +57,11 @@ class PublishedWeights:
         return f"{(os.environ.get(URL_VARIABLE) or PUBLISHED_AT).rstrip('/')}/{self.filename}"
 
 
-def _torchvision(depth: int, version: int, sha256_prefix: str, top1: float, top5: float) -> PublishedWeights:
+def _torchvision(arch: str, version: int, sha256_prefix: str, top1: float, top5: float) -> PublishedWeights:
     """Create a row from the accuracies in percent that torchvision states."""
     return PublishedWeights(
-        name=f"resnet{depth}.v{version}",
-        arch=f"resnet{depth}",
+        name=f"{arch}.v{version}",
+        arch=arch,
         sha256_prefix=sha256_prefix,
         resize={1: 256, 2: 232}[version],
         top1_error=round(100 - top1, 3),
@@ -71,14 +71,14 @@ def _torchvision(depth: int, version: int, sha256_prefix: str, top1: float, top5
 
 
 PUBLISHED = (
-    _torchvision(18, 1, "f37072fd", 69.758, 89.078),
-    _torchvision(34, 1, "b627a593", 73.314, 91.420),
-    _torchvision(50, 1, "0676ba61", 76.130, 92.862),
-    _torchvision(50, 2, "11ad3fa6", 80.858, 95.434),
-    _torchvision(101, 1, "63fe2227", 77.374, 93.546),
-    _torchvision(101, 2, "cd907fc2", 81.886, 95.780),
-    _torchvision(152, 1, "394f9c45", 78.312, 94.046),
-    _torchvision(152, 2, "f82ba261", 82.284, 96.002),
+    _torchvision("resnet18", 1, "f37072fd", 69.758, 89.078),
+    _torchvision("resnet34", 1, "b627a593", 73.314, 91.420),
+    _torchvision("resnet50", 1, "0676ba61", 76.130, 92.862),
+    _torchvision("resnet50", 2, "11ad3fa6", 80.858, 95.434),
+    _torchvision("resnet101", 1, "63fe2227", 77.374, 93.546),
+    _torchvision("resnet101", 2, "cd907fc2", 81.886, 95.780),
+    _torchvision("resnet152", 1, "394f9c45", 78.312, 94.046),
+    _torchvision("resnet152", 2, "f82ba261", 82.284, 96.002),
 )
 """Torchvision's table of weights; the versions of a network in order of age."""
 

@@ -16,8 +16,8 @@ from resnet_infer.models.architectures import (
     Architecture,
     ShortcutOption,
     architecture,
-    published_names,
 )
+from resnet_infer.models.families import published_families
 
 _RENAMES = (
     (re.compile(r"^(?:(?:module|model|_orig_mod|backbone)\.)+"), ""),
@@ -149,10 +149,10 @@ def _guess(entries: Mapping[str, _Entry], *, plain: bool = False) -> Architectur
     if len(head) != 2 or head[0] < 1:
         return None
     body = {name for name in shapes if _BODY.match(name)}
-    for name in sorted(published_names(), key=lambda name: name.startswith("plain") != plain):
-        options: tuple[ShortcutOption | None, ...] = (None,) if name.startswith("plain") else get_args(ShortcutOption)
+    for family in sorted(published_families(), key=lambda family: family.plain != plain):
+        options: tuple[ShortcutOption | None, ...] = (None,) if family.plain else get_args(ShortcutOption)
         for option in options:
-            candidate = architecture(name, head[0], shortcut=option)
+            candidate = architecture(family.name, head[0], shortcut=option)
             wanted = candidate.plan().shapes()
             if body <= wanted.keys() and all(shapes.get(key) == shape for key, shape in wanted.items()):
                 return candidate

@@ -21,8 +21,9 @@ from resnet_infer.converters.precision.calibration import Calibration, calibrate
 from resnet_infer.converters.precision.int8 import quantize  # noqa: E402
 from resnet_infer.converters.precision.placement import Target  # noqa: E402
 from resnet_infer.data.synthetic import natural_noise  # noqa: E402
-from resnet_infer.models.architectures import Architecture, Family, architecture  # noqa: E402
+from resnet_infer.models.architectures import Architecture, architecture  # noqa: E402
 from resnet_infer.models.checkpoint import Checkpoint  # noqa: E402
+from resnet_infer.models.families import Family  # noqa: E402
 from resnet_infer.models.graph import build_graph  # noqa: E402
 from resnet_infer.models.spec import InputSpec, ModelSpec  # noqa: E402
 from resnet_infer.runtimes.base import Images, Logits  # noqa: E402
