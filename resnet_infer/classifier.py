@@ -124,7 +124,7 @@ class Classifier:
                 raise UsageError("a runtime that is open already has its device, threads and options")
             self.runtime = model
         else:
-            source = zoo.checkpoint(model) if runtime == "torch" else zoo.artifact(model)
+            source = zoo.load_for(model, runtime)
             self.runtime = open_runtime(
                 source, runtime=runtime, device=device, threads=threads or one_thread, **options
             )

@@ -15,7 +15,7 @@ from resnet_infer.errors import ModelError, UnwritableError, did_you_mean
 from resnet_infer.models.checkpoint import SUFFIX as CHECKPOINT
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint
 from resnet_infer.models.weights.builtin import FOLDER, require_whole
-from resnet_infer.runtimes.registry import RUNTIMES
+from resnet_infer.runtimes.registry import ARTIFACTS, SUFFIXES, get_runtime
 from resnet_infer.utils.console import note
 from resnet_infer.utils.extras import needs
 
@@ -122,6 +122,29 @@ def artifact(model: str | Path | None) -> Path:
         return folder / name
 
 
+def file_for(model: str | Path | None, runtime: str = "auto") -> Path:
+    """Return the path of the file with which `runtime` runs `model`.
+
+    That is the checkpoint for a runtime that opens checkpoints, and the artifact for any other and for `auto`. A path
+    of a file that the runtime opens is returned as it is. Raises as `checkpoint` and `artifact` do, and `UsageError`
+    for an unknown runtime.
+
+    >>> [file_for("resnet20-cifar10", runtime).suffix for runtime in ("auto", "torch")]
+    ['.onnx', '.safetensors']
+    """
+    suffixes = (get_runtime(runtime).suffixes if runtime != "auto" else None) or ()
+    path = _existing(_name(model))
+    if path and path.suffix in suffixes:
+        return path
+    return checkpoint_file(model) if CHECKPOINT in suffixes else artifact(model)
+
+
+def load_for(model: str | Path | None, runtime: str = "auto") -> Checkpoint | Path:
+    """Return what `open_runtime` opens for `model`: the path of `file_for`, or the loaded checkpoint that is there."""
+    path = file_for(model, runtime)
+    return load_checkpoint(path) if path.suffix == CHECKPOINT else path
+
+
 def cached_file(weights: PublishedWeights) -> Path:
     """Return the path of a published file after its download."""
     from resnet_infer.models.weights.download import cache_folder
@@ -167,9 +190,9 @@ def _existing(name: str) -> Path | None:
     path = Path(os.path.expanduser(name))
     if not os.path.isfile(path):
         return None
-    if path.suffix not in (*RUNTIMES, CHECKPOINT):
+    if path.suffix not in SUFFIXES:
         raise ModelError(
-            f"{name} is no checkpoint ({CHECKPOINT}) and no artifact ({', '.join(RUNTIMES)})",
+            f"{name} is no checkpoint ({CHECKPOINT}) and no artifact ({', '.join(ARTIFACTS)})",
             hint=f"if it holds a ResNet's weights: resnet-infer import {name} --arch resnet50 -o model{CHECKPOINT}",
         )
     return path

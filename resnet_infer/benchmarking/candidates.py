@@ -15,7 +15,7 @@ from resnet_infer.benchmarking.latency.subjects import Entry, Subject, synthetic
 from resnet_infer.errors import ResnetInferError
 from resnet_infer.models.spec import Precision
 from resnet_infer.models.weights.download import library_folder
-from resnet_infer.runtimes.registry import RUNTIMES
+from resnet_infer.runtimes.registry import RUNTIMES, RuntimeInfo, select_runtime
 from resnet_infer.utils import console
 from resnet_infer.utils.cpu import usable_cores
 from resnet_infer.utils.extras import needs
@@ -144,9 +144,11 @@ def candidates(
 def _run_options(
     path: Path, backends: Collection[Backend], threads: Sequence[int], engine_cache: Path | None
 ) -> Iterator[tuple[str, Subject]]:
-    if RUNTIMES.get(path.suffix) != "onnxruntime":
+    default = select_runtime(path)
+    if "provider" not in default.options:
         yield path.suffix[1:], Subject(path)
         return
+    others = [row for row in _cpu_runtimes(path.suffix) if row is not default]
     for backend in backends:
         if _PROVIDERS[backend] not in _providers():
             continue
@@ -154,8 +156,8 @@ def _run_options(
             for number in threads:
                 shown = "1 thread" if number == 1 else f"{number} threads"
                 yield f"cpu, {shown}", Subject(path, device="cpu", threads=number)
-                if _has_openvino():
-                    yield f"openvino, {shown}", Subject(path, runtime="openvino", device="cpu", threads=number)
+                for row in others:
+                    yield f"{row.name}, {shown}", Subject(path, runtime=row.name, device="cpu", threads=number)
         else:
             cache = {"engine_cache": engine_cache} if engine_cache and backend == "tensorrt" else {}
             yield f"onnxruntime {backend}", Subject(path, device="cuda", options={"provider": backend, **cache})
@@ -171,8 +173,10 @@ def _providers() -> Collection[str]:
     return ort_session.available_providers()
 
 
-def _has_openvino() -> bool:
-    return find_spec("openvino") is not None
+def _cpu_runtimes(suffix: str) -> list[RuntimeInfo]:
+    """Return the installed runtimes that open files with this suffix and compute on any number of CPU threads."""
+    found = (row for row in RUNTIMES if row.offered and row.opens(suffix) and row.threads and "cpu" in row.devices)
+    return [row for row in found if row.is_installed]
 
 
 def time_candidates(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from resnet_infer.cli.parsing import choice
+from resnet_infer.runtimes.registry import NAMES
 from resnet_infer.utils.console import note
 from resnet_infer.utils.threads import MOST_THREADS
 
@@ -35,13 +36,15 @@ MODEL_HELP = (
     "A checkpoint (.safetensors), an artifact (.onnx) or a model's name; default: $RESNET_INFER_MODEL, or the one that "
     "comes with the package."
 )
+RUNTIME_CHOICES = ("auto", *NAMES)
+"""Values of `--runtime`."""
 Model = Annotated[str | None, typer.Option("--model", "-m", metavar="MODEL", help=MODEL_HELP)]
 ModelArgument = Annotated[str | None, typer.Argument(metavar="[MODEL]", help=MODEL_HELP)]
 Runtime = Annotated[
     str,
     typer.Option(
-        metavar="auto|onnxruntime|openvino|tensorrt|torch",
-        callback=choice("auto", "onnxruntime", "openvino", "tensorrt", "torch"),
+        metavar="|".join(RUNTIME_CHOICES),
+        callback=choice(*RUNTIME_CHOICES),
         help="What runs the model.",
     ),
 ]

@@ -9,7 +9,7 @@ from typing import get_args
 
 from resnet_infer.errors import UsageError, did_you_mean
 from resnet_infer.models.spec import Precision
-from resnet_infer.runtimes.registry import RUNTIMES
+from resnet_infer.runtimes.registry import DEFAULTS
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Format:
     @property
     def runtime(self) -> str:
         """Name of the runtime that runs the format."""
-        return RUNTIMES[self.suffix]
+        return DEFAULTS[self.suffix].name
 
 
 _ALL = get_args(Precision)

@@ -6,22 +6,61 @@ cannot run it: an engine without a GPU, an ONNX file without ONNX Runtime and th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
+from typing import Any
 
 from resnet_infer.errors import ModelError
-from resnet_infer.models.checkpoint import SUFFIX as CHECKPOINT
-from resnet_infer.models.checkpoint import load_checkpoint, read_checkpoint_spec
+from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint, model_digest, read_checkpoint_spec
 from resnet_infer.models.onnx_file import map_file, read_interface, read_metadata
 from resnet_infer.models.spec import ModelSpec
+from resnet_infer.runtimes.registry import DEFAULTS, SUFFIXES, load
 from resnet_infer.runtimes.signature import Tensor, require_signature
-from resnet_infer.runtimes.tensorrt.engine_file import SUFFIX as ENGINE
-from resnet_infer.runtimes.tensorrt.engine_file import read_engine, read_info
+from resnet_infer.utils.files import sha256
 
 Size = tuple[int | None, int | None]
 """Height and width in pixels, None for a side that is open."""
+
+
+@dataclass(frozen=True)
+class Details:
+    """Hold what one kind of file says beyond the spec: `values` for JSON, under `key`, and `rows` for a table."""
+
+    key: str
+    values: Mapping[str, Any]
+    rows: Sequence[tuple[str, str]]
+
+
+def _only(path: Path) -> Sequence[Path]:
+    """Return the path itself: the model is one file."""
+    return (path,)
+
+
+def _nothing(path: Path) -> None:
+    """Return None: the file says nothing beyond its spec."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Hold the functions that read one kind of file, given its path. A row of `RUNTIMES` names the reader.
+
+    - `spec`: return the spec.
+    - `size`: return the (height, width) of the images that the model takes, (None, None) if it takes any.
+    - `check`: check the contents, as far as that needs no session.
+    - `parts`: return the files that hold the graph and the weights, first the one at the path.
+    - `details`: return what the file says beyond its spec, or None.
+
+    They raise `ModelError` for a file that is missing or damaged.
+
+        READER = Reader(read_spec, read_size, check, parts=lambda path: (path, path.with_suffix(".bin")))
+    """
+
+    spec: Callable[[Path], ModelSpec]
+    size: Callable[[Path], Size]
+    check: Callable[[Path], object]
+    parts: Callable[[Path], Sequence[Path]] = _only
+    details: Callable[[Path], Details | None] = _nothing
 
 
 def read_spec(path: Path) -> ModelSpec:
@@ -52,6 +91,32 @@ def check_contents(path: Path) -> None:
     _reader(path).check(path)
 
 
+def read_details(path: Path) -> Details | None:
+    """Read what a file says beyond its spec, such as the GPU of an engine; None if nothing. Raises `ModelError`."""
+    return _reader(path).details(path)
+
+
+def model_parts(path: Path) -> Sequence[Path]:
+    """Return the files that hold the graph and the weights of the model at `path`, which is the first of them.
+
+    Raises `ModelError` if no runtime opens the file.
+    """
+    return _reader(path).parts(path)
+
+
+def digest(model: Path | Checkpoint) -> str:
+    """Return the SHA-256 of a model, in hexadecimal: that of `model_digest`.
+
+    For a model in several files it is the digest of their digests, as lines of hexadecimal text.
+    """
+    parts = model_parts(model) if isinstance(model, Path) else ()
+    if len(parts) < 2:
+        return model_digest(model)
+    import hashlib  # which loads OpenSSL
+
+    return hashlib.sha256("".join(f"{sha256(part)}\n" for part in parts).encode()).hexdigest()
+
+
 def read_onnx_spec(model: Path | bytes) -> ModelSpec:
     """Read the spec of an ONNX file, or of a serialised ONNX model. Raises `ModelError` as `read_spec` does."""
     content, label = (map_file(model), str(model)) if isinstance(model, Path) else (memoryview(model), "the model")
@@ -71,30 +136,16 @@ def _checkpoint_size(path: Path) -> Size:
     return None, None
 
 
-@dataclass(frozen=True)
-class _Reader:
-    """Hold the functions that read one kind of file."""
-
-    spec: Callable[[Path], ModelSpec]
-    size: Callable[[Path], Size]
-    check: Callable[[Path], object]
+ONNX_READER = Reader(read_onnx_spec, _onnx_size, _onnx_size)
+"""Reader of ONNX files."""
+CHECKPOINT_READER = Reader(read_checkpoint_spec, _checkpoint_size, load_checkpoint)
+"""Reader of checkpoints."""
 
 
-_READERS: Mapping[str, _Reader] = MappingProxyType(
-    {
-        ".onnx": _Reader(read_onnx_spec, _onnx_size, _onnx_size),
-        ENGINE: _Reader(lambda path: read_info(path).spec, lambda path: read_info(path).size, read_engine),
-        CHECKPOINT: _Reader(read_checkpoint_spec, _checkpoint_size, load_checkpoint),
-    }
-)
-"""Suffix of a file -> the functions that read it. Every suffix that a runtime opens has a row."""
-
-
-def _reader(path: Path) -> _Reader:
+def _reader(path: Path) -> Reader:
     """Return the reader for the suffix of `path`. Raises `ModelError` for another suffix."""
-    try:
-        return _READERS[path.suffix]
-    except KeyError:
-        raise ModelError(
-            f"{path}: no runtime opens it", hint=f"it would have to end in {' or '.join(_READERS)}"
-        ) from None
+    row = DEFAULTS.get(path.suffix)
+    if row is None or row.reader is None:
+        raise ModelError(f"{path}: no runtime opens it", hint=f"it would have to end in {' or '.join(SUFFIXES)}")
+    reader: Reader = load(row.reader)
+    return reader

@@ -1,36 +1,157 @@
-"""List the runtimes by name, and choose the one that opens a model."""
+"""List the runtimes, one row for each, and choose the one that opens a model.
+
+Whatever depends on which runtimes there are is derived from `RUNTIMES` or asks a row of it. The module is imported for
+`--help`, so rows name classes and readers as `module:Name`, and they are imported on use.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import import_module
-from inspect import signature
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from resnet_infer.errors import ModelError, UsageError, did_you_mean
-from resnet_infer.models.checkpoint import SUFFIX as CHECKPOINT
-from resnet_infer.models.checkpoint import Checkpoint
-from resnet_infer.runtimes.base import Runtime
 from resnet_infer.utils.threads import require_threads
 
-RUNTIMES = {".onnx": "onnxruntime", ".engine": "tensorrt"}
-"""Suffix of an artifact -> name of the runtime that opens it by default."""
+if TYPE_CHECKING:
+    from resnet_infer.models.checkpoint import Checkpoint
+    from resnet_infer.runtimes.base import Runtime
 
-_OPENS = {".onnx": ("onnxruntime", "openvino"), ".engine": ("tensorrt",), CHECKPOINT: ("torch",)}
-"""Suffix of a file -> names of the runtimes that open it, the default first."""
-_CLASSES = {
-    "onnxruntime": ("resnet_infer.runtimes.onnxruntime", "OnnxRuntime"),
-    "openvino": ("resnet_infer.runtimes.openvino", "OpenVinoRuntime"),
-    "tensorrt": ("resnet_infer.runtimes.tensorrt.runtime", "TensorRTRuntime"),
-    "torch": ("resnet_infer.runtimes.pytorch", "TorchRuntime"),
-}
-"""Name of a runtime -> module and class. The module is imported when a model is opened."""
-_NULL = {"null": ("resnet_infer.runtimes.null", "NullRuntime")}
-"""Runtime for benchmarks, which opens every file and computes nothing. Not offered in messages."""
+CHECKPOINT = ".safetensors"
+"""Suffix of checkpoints, as in `models.checkpoint`, whose import takes longer."""
 
-NAMES = tuple(sorted(_CLASSES))
-"""Names of the runtimes that compute, without `null`."""
+
+@dataclass(frozen=True)
+class RuntimeInfo:
+    """Describe a runtime.
+
+    - `name`: value of `--runtime`, and `name` of the class.
+    - `opener`: class, as `module:Class`. It is called with a path, or with a loaded checkpoint if the runtime opens
+      those, and with the keyword argument `device`.
+    - `suffixes`: suffixes of the files that it opens. A file is by default opened by the first row with its suffix.
+      None stands for every file that another runtime opens.
+    - `reader`: functions that read the files which it opens by default, as `module:NAME` of an `artifacts.Reader`.
+    - `extra`: optional dependency group that it needs.
+    - `devices`: kinds of device that it computes on.
+    - `threads`: whether it has the keyword argument `threads`, the number of CPU threads of a call.
+    - `parallel`: whether calls from several threads are computed side by side, each on CPU threads of its own.
+    - `options`: names of its further keyword arguments.
+    - `offered`: whether messages and choices name it.
+    """
+
+    name: str
+    opener: str
+    suffixes: tuple[str, ...] | None
+    reader: str | None = None
+    extra: str | None = None
+    devices: tuple[str, ...] = ("cpu",)
+    threads: bool = False
+    parallel: bool = False
+    options: tuple[str, ...] = ()
+    offered: bool = True
+
+    def opens(self, suffix: str) -> bool:
+        """Return whether the runtime opens files with this suffix.
+
+        >>> get_runtime("torch").opens(".onnx")
+        False
+        """
+        return self.suffixes is None or suffix in self.suffixes
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether the modules of its extra are there. None is imported."""
+        from importlib.util import find_spec
+
+        from resnet_infer.utils.extras import EXTRAS
+
+        return all(find_spec(module) for module in (EXTRAS[self.extra] if self.extra else ()))
+
+
+RUNTIMES: tuple[RuntimeInfo, ...] = (
+    RuntimeInfo(
+        "onnxruntime",
+        "resnet_infer.runtimes.onnxruntime:OnnxRuntime",
+        suffixes=(".onnx",),
+        reader="resnet_infer.runtimes.artifacts:ONNX_READER",
+        extra="cpu",
+        devices=("cpu", "cuda"),
+        threads=True,
+        parallel=True,
+        options=("engine_cache", "optimize", "provider", "spin", "tf32"),
+    ),
+    RuntimeInfo(
+        "openvino",
+        "resnet_infer.runtimes.openvino:OpenVinoRuntime",
+        suffixes=(".onnx",),
+        extra="openvino",
+        threads=True,
+        parallel=True,
+        options=("bf16",),
+    ),
+    RuntimeInfo(
+        "tensorrt",
+        "resnet_infer.runtimes.tensorrt.runtime:TensorRTRuntime",
+        suffixes=(".engine",),
+        reader="resnet_infer.runtimes.tensorrt.engine_file:READER",
+        extra="gpu",
+        devices=("cuda",),
+        options=("cuda_graph",),
+    ),
+    RuntimeInfo(
+        "torch",
+        "resnet_infer.runtimes.pytorch:TorchRuntime",
+        suffixes=(CHECKPOINT,),
+        reader="resnet_infer.runtimes.artifacts:CHECKPOINT_READER",
+        extra="train",
+        devices=("cpu", "cuda"),
+        threads=True,
+        options=("channels_last", "compile", "fused", "precision"),
+    ),
+    # Computes nothing: benchmarks measure with it what measuring itself takes.
+    RuntimeInfo("null", "resnet_infer.runtimes.null:NullRuntime", suffixes=None, offered=False),
+)
+"""All runtimes. The order decides which one opens a file by default."""
+
+NAMES = tuple(sorted(row.name for row in RUNTIMES if row.offered))
+"""Names of the runtimes that messages and choices name, in alphabetical order."""
+DEFAULTS: Mapping[str, RuntimeInfo] = MappingProxyType(
+    {suffix: row for row in reversed(RUNTIMES) for suffix in row.suffixes or ()}
+)
+"""Suffix of a file -> the runtime that opens it by default, which is the first with that suffix."""
+SUFFIXES = tuple(dict.fromkeys(suffix for row in RUNTIMES for suffix in row.suffixes or ()))
+"""Suffixes of the files that a runtime opens."""
+ARTIFACTS = tuple(suffix for suffix in SUFFIXES if suffix != CHECKPOINT)
+"""Suffixes of the artifacts that a runtime opens: of all files but checkpoints."""
+
+_BY_NAME = {row.name: row for row in RUNTIMES}
+
+
+def load(reference: str) -> Any:
+    """Import a module, and return what `module:name` names in it.
+
+    >>> load("resnet_infer.runtimes.artifacts:ONNX_READER").size(Path("resnet50.onnx"))
+    (224, 224)
+    """
+    module, _, name = reference.partition(":")
+    return getattr(import_module(module), name)
+
+
+def get_runtime(name: str) -> RuntimeInfo:
+    """Return the row of the runtime called `name`. Raises `UsageError`, which suggests a similar name."""
+    if name not in _BY_NAME:
+        raise UsageError(
+            f"unknown runtime {name!r}" + did_you_mean(name, NAMES), hint=f"known are auto, {', '.join(NAMES)}"
+        )
+    return _BY_NAME[name]
+
+
+def is_offered(name: str) -> bool:
+    """Return whether messages and charts show the runtime called `name`. They show those of other versions too."""
+    return name not in _BY_NAME or _BY_NAME[name].offered
 
 
 def split_runtime(argument: str | None) -> tuple[str | None, str | None]:
@@ -40,7 +161,7 @@ def split_runtime(argument: str | None) -> tuple[str | None, str | None]:
     ('torch', 'resnet50')
     """
     named, _, model = (argument or "").partition(":")
-    if model and (named in NAMES or named in _NULL) and not Path(argument or "").exists():
+    if model and named in _BY_NAME and not Path(argument or "").exists():
         return named, model
     return None, argument
 
@@ -65,19 +186,17 @@ def open_runtime(
             logits = runtime(images)  # uint8 (N, 224, 224, 3) -> float32 (N, 1000)
     """
     require_threads(threads)
-    name = _runtime_of(model, runtime)
-    opener = runtime_class(model, runtime)
-    known = [item.name for item in signature(opener).parameters.values() if item.kind is item.KEYWORD_ONLY]
-    own = sorted(set(known) - {"device", "threads"})
+    chosen = select_runtime(model, runtime)
     for option in options:
-        if option not in own:
+        if option not in chosen.options:
+            own = sorted(chosen.options)
             raise UsageError(
-                f"the runtime {name} has no option {option!r}" + did_you_mean(option, own),
+                f"the runtime {chosen.name} has no option {option!r}" + did_you_mean(option, own),
                 hint=f"it has {', '.join(own)}" if own else "it has no options",
             )
-    if "threads" in known:
+    if chosen.threads:
         options["threads"] = threads
-    return opener(model, device=device, **options)
+    return runtime_class(model, runtime)(model, device=device, **options)
 
 
 def runtime_class(model: Path | Checkpoint, runtime: str = "auto") -> Callable[..., Runtime]:
@@ -85,24 +204,23 @@ def runtime_class(model: Path | Checkpoint, runtime: str = "auto") -> Callable[.
 
     Raises as `open_runtime` does, and `MissingExtraError` if the library is not installed.
     """
-    module, name = {**_CLASSES, **_NULL}[_runtime_of(model, runtime)]
-    opener: Callable[..., Runtime] = getattr(import_module(module), name)
+    opener: Callable[..., Runtime] = load(select_runtime(model, runtime).opener)
     return opener
 
 
-def _runtime_of(model: Path | Checkpoint, runtime: str) -> str:
-    """Return the name of the runtime that opens `model`. Raises `UsageError` or `ModelError`."""
-    if runtime in _NULL:
-        return runtime
-    if runtime not in ("auto", *NAMES):
-        raise UsageError(
-            f"unknown runtime {runtime!r}" + did_you_mean(runtime, NAMES),
-            hint=f"known are auto, {', '.join(NAMES)}",
-        )
-    names = ("torch",) if isinstance(model, Checkpoint) else _OPENS.get(model.suffix, ())
-    if not names or runtime not in ("auto", *names):
-        label = model.spec.name if isinstance(model, Checkpoint) else str(model)
-        which = "no runtime opens it" if runtime == "auto" else f"the runtime {runtime} does not open it"
-        suffixes = (suffix for suffix, openers in _OPENS.items() if runtime in ("auto", *openers))
+def select_runtime(model: Path | Checkpoint, runtime: str = "auto") -> RuntimeInfo:
+    """Return the row of the runtime that opens `model`, by default the first for its suffix.
+
+    Raises `UsageError` for an unknown runtime, and `ModelError` for a file that it does not open.
+
+    >>> select_runtime(Path("resnet50.onnx")).name
+    'onnxruntime'
+    """
+    suffix = model.suffix if isinstance(model, Path) else CHECKPOINT
+    chosen = DEFAULTS.get(suffix) if runtime == "auto" else get_runtime(runtime)
+    if chosen is None or not chosen.opens(suffix):
+        label = str(model) if isinstance(model, Path) else model.spec.name
+        which = "no runtime opens it" if chosen is None else f"the runtime {runtime} does not open it"
+        suffixes = chosen.suffixes if chosen and chosen.suffixes else SUFFIXES
         raise ModelError(f"{label}: {which}", hint=f"it would have to end in {' or '.join(suffixes)}")
-    return names[0] if runtime == "auto" else runtime
+    return chosen

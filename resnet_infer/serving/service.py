@@ -125,8 +125,7 @@ class ResNetInfer:
         An error is reported once, and a checkpoint is exported once for all processes.
         """
         supervise()
-        if SETTINGS.runtime != "torch":
-            zoo.artifact(SETTINGS.model)
+        zoo.file_for(SETTINGS.model, SETTINGS.runtime)
 
     @bentoml.on_startup
     async def start(self) -> None:

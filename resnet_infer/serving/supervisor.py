@@ -25,6 +25,7 @@ from typing import Any
 
 from resnet_infer.errors import MissingExtraError
 from resnet_infer.runtimes.base import parse_device
+from resnet_infer.runtimes.registry import DEFAULTS, RUNTIMES
 from resnet_infer.serving.http.middleware import Traffic
 from resnet_infer.serving.settings import Settings
 from resnet_infer.utils import strict_json
@@ -64,8 +65,10 @@ def devices(settings: Settings) -> list[str]:
 
 def _takes_gpu(settings: Settings) -> bool:
     """Return whether the runtime for this model would choose a GPU by itself."""
-    if (settings.model or "").endswith(".engine"):
-        return True
+    default = DEFAULTS.get(Path(settings.model or "").suffix)
+    row = next((row for row in RUNTIMES if row.name == settings.runtime), default)
+    if row and len(row.devices) == 1:
+        return "cuda" in row.devices
     try:
         with needs("cpu", "a service"):
             from resnet_infer.runtimes import ort_session

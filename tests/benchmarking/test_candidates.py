@@ -30,6 +30,7 @@ from resnet_infer.benchmarking.latency.paired_run import Measured  # noqa: E402
 from resnet_infer.benchmarking.latency.subjects import Entry, Subject  # noqa: E402
 from resnet_infer.errors import ResnetInferError  # noqa: E402
 from resnet_infer.models.spec import Precision  # noqa: E402
+from resnet_infer.runtimes.registry import get_runtime  # noqa: E402
 
 ARTIFACT = zoo.built_in(zoo.SMALL, ".onnx")
 FP32, FP16, INT8 = Path("a.onnx"), Path("b.onnx"), Path("c.onnx")
@@ -38,7 +39,8 @@ PROVIDERS = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecution
 
 def provide(monkeypatch: pytest.MonkeyPatch, providers: list[str], openvino: bool = False) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
-    monkeypatch.setattr("resnet_infer.benchmarking.candidates._has_openvino", lambda: openvino)
+    rows = [get_runtime("openvino")] if openvino else []
+    monkeypatch.setattr("resnet_infer.benchmarking.candidates._cpu_runtimes", lambda suffix: rows)
 
 
 def trial(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +11,20 @@ from typing import Any
 import pytest
 
 from resnet_infer import zoo
-from resnet_infer.errors import ModelError, UsageError
-from resnet_infer.models.checkpoint import load_checkpoint
-from resnet_infer.runtimes.registry import RUNTIMES, open_runtime
+from resnet_infer.errors import MissingExtraError, ModelError, UsageError
+from resnet_infer.models.checkpoint import SUFFIX, load_checkpoint
+from resnet_infer.runtimes.artifacts import Reader
+from resnet_infer.runtimes.registry import (
+    DEFAULTS,
+    NAMES,
+    RUNTIMES,
+    SUFFIXES,
+    RuntimeInfo,
+    get_runtime,
+    is_offered,
+    load,
+    open_runtime,
+)
 
 ARTIFACT, CHECKPOINT = zoo.built_in(zoo.SMALL, ".onnx"), zoo.built_in(zoo.SMALL, ".safetensors")
 
@@ -44,7 +56,7 @@ def test_a_runtime_that_is_named_is_never_replaced(path: Path, runtime: str, suf
 def test_a_file_of_another_kind_is_named_with_the_kinds_there_are(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"model\.pth: no runtime opens it") as caught:
         open_runtime(tmp_path / "model.pth")
-    for suffix in (*RUNTIMES, ".safetensors"):
+    for suffix in SUFFIXES:
         assert suffix in str(caught.value.hint)
 
 
@@ -109,3 +121,43 @@ def test_an_engine_is_opened_by_tensorrt_with_its_own_options_and_without_thread
     with pytest.raises(ModelError, match="the runtime tensorrt does not open it") as caught:
         open_runtime(ARTIFACT, runtime="tensorrt")
     assert str(caught.value.hint).endswith(".engine")
+
+
+# The table
+
+
+@pytest.mark.parametrize("row", RUNTIMES, ids=lambda row: row.name)
+def test_a_row_says_what_its_class_has(row: RuntimeInfo) -> None:
+    try:
+        opener = load(row.opener)
+    except MissingExtraError:
+        assert not row.is_installed
+        pytest.skip(f"the extra `{row.extra}`")
+    keywords = {item.name for item in signature(opener).parameters.values() if item.kind is item.KEYWORD_ONLY}
+    assert keywords == {"device", *row.options, *(["threads"] if row.threads else [])}
+    assert opener.name == row.name
+
+
+def test_each_suffix_has_a_reader_and_belongs_to_the_first_runtime_with_it() -> None:
+    assert {suffix: row.name for suffix, row in DEFAULTS.items()} == {
+        ".onnx": "onnxruntime",
+        ".engine": "tensorrt",
+        SUFFIX: "torch",
+    }
+    for suffix, row in DEFAULTS.items():
+        assert isinstance(load(row.reader or ""), Reader), suffix
+
+
+def test_the_runtime_for_benchmarks_is_opened_and_not_offered() -> None:
+    assert "null" not in NAMES
+    assert set(NAMES) == {row.name for row in RUNTIMES} - {"null"}
+    assert [is_offered(name) for name in ("null", "torch", "of a newer version")] == [False, True, True]
+    assert all(get_runtime("null").opens(suffix) for suffix in SUFFIXES)
+
+
+def test_an_unknown_option_is_found_before_the_library_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "resnet_infer.runtimes.pytorch", None)  # importing it fails
+    with pytest.raises(UsageError, match="the runtime torch has no option 'spin'"):
+        open_runtime(CHECKPOINT, spin=False)
+    with pytest.raises(ImportError):
+        open_runtime(CHECKPOINT)

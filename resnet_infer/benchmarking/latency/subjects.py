@@ -105,7 +105,7 @@ def entries(
     for argument, shown in zip(arguments, shown_names(arguments), strict=True):
         named, model = split_runtime(argument)
         chosen = named or runtime
-        path = zoo.checkpoint_file(model) if chosen == "torch" else zoo.artifact(model)
+        path = zoo.file_for(model, chosen)
         name = shown or argument
         seen[name] += 1
         if seen[name] > 1:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from resnet_infer.benchmarking.latency.statistics import enough, reportable
 from resnet_infer.reporting.charts import Chart, Dot, colour, cut, legend, linear, logarithmic
-from resnet_infer.runtimes.registry import split_runtime
+from resnet_infer.runtimes.registry import is_offered, split_runtime
 
 Row = Mapping[str, Any]
 TAIL = 99
@@ -65,7 +65,7 @@ def figures(documents: Sequence[Mapping[str, Any]], errors: Mapping[str, Any] | 
         for row in item.get("results") or ()
         if "inference" in row["stages"]
     ]
-    drawn = [(key, row) for key, row in rows if key.runtime != "null"]
+    drawn = [(key, row) for key, row in rows if is_offered(key.runtime)]
     names = legends(key for key, _ in drawn)
     parts = [
         *_distributions(drawn, names),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resnet_infer.cli.options import Json
+from resnet_infer.cli.options import RUNTIME_CHOICES, Json
 from resnet_infer.cli.parsing import LARGEST_SEED, MOST, choice, number
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.console import pairs, show, table
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from resnet_infer.verification.parity import Predict64
     from resnet_infer.verification.tolerances import Verdict
 
-RUNTIMES = ("auto", "onnxruntime", "openvino", "tensorrt", "torch")
 MODEL_HELP = "A checkpoint (.safetensors), an artifact (.onnx, .engine) or a model's name."
 DEVICE_HELP = "Where {} runs: auto, cpu or cuda[:N]. A device that is named is used, or the command fails."
 HELD_OUT = ("val", "test")
@@ -47,11 +46,13 @@ def compare(
     ] = None,
     runtime: Annotated[
         str,
-        typer.Option(metavar="|".join(RUNTIMES), callback=choice(*RUNTIMES), help="What runs MODEL; auto: as is."),
+        typer.Option(
+            metavar="|".join(RUNTIME_CHOICES), callback=choice(*RUNTIME_CHOICES), help="What runs MODEL; auto: as is."
+        ),
     ] = "auto",
     reference_runtime: Annotated[
         str,
-        typer.Option(metavar="|".join(RUNTIMES), callback=choice(*RUNTIMES), help="What runs REFERENCE."),
+        typer.Option(metavar="|".join(RUNTIME_CHOICES), callback=choice(*RUNTIME_CHOICES), help="What runs REFERENCE."),
     ] = "auto",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help=DEVICE_HELP.format("MODEL"))] = "auto",
     reference_device: Annotated[
@@ -97,7 +98,7 @@ def compare(
         pictures = partial(open_feed, data, second.spec, seed=seed, split=split, prefer=HELD_OUT)
         feed = pictures(count=count)
         with progress("comparing", len(feed), "images") as advance:
-            exact = _exact(reference, reference_runtime) if comparing.lower_precision(first, second) == "fp32" else None
+            exact = _exact(reference) if comparing.lower_precision(first, second) == "fp32" else None
             verdict = comparing.compare(first, second, feed, limits=limits, exact=exact, advance=advance)
         precision = comparing.lower_precision(first, second)
         infos = [
@@ -125,29 +126,27 @@ def _open(model: str, runtime: str, device: str) -> Runtime:
     """Open a model with a named runtime, or an artifact with its own and a checkpoint with the reference runtime."""
     from resnet_infer import zoo
     from resnet_infer.models.checkpoint import SUFFIX, load_checkpoint
-    from resnet_infer.runtimes.registry import open_runtime
+    from resnet_infer.runtimes.registry import open_runtime, select_runtime
 
-    if runtime == "torch":
-        return open_runtime(zoo.checkpoint(model), runtime=runtime, device=device)
-    path = zoo.find(model) if runtime == "auto" else zoo.artifact(model)
-    if path.suffix == SUFFIX:
+    path = zoo.find(model) if runtime == "auto" else zoo.file_for(model, runtime)
+    if path.suffix == SUFFIX and runtime == "auto":
         if device not in ("auto", "cpu"):
             return open_runtime(path, device=device)
         from resnet_infer.verification.parity import reference_runtime
 
         return reference_runtime(load_checkpoint(path))[0]
     # Spinning threads would take the cores from the other model.
-    options = {"spin": False} if path.suffix == ".onnx" and runtime != "openvino" else {}
+    options = {"spin": False} if "spin" in select_runtime(path, runtime).options else {}
     return open_runtime(path, runtime=runtime, device=device, **options)
 
 
-def _exact(model: str, runtime: str) -> Predict64 | None:
+def _exact(model: str) -> Predict64 | None:
     """Return a function that computes the model in float64; None for an engine, which has no graph."""
     from resnet_infer import zoo
     from resnet_infer.models.checkpoint import SUFFIX, load_checkpoint
     from resnet_infer.verification.parity import exact_graph, exact_network
 
-    path = zoo.checkpoint_file(model) if runtime == "torch" else zoo.find(model)
+    path = zoo.find(model)
     if path.suffix == SUFFIX:
         return exact_network(load_checkpoint(path))
     return exact_graph(path) if path.suffix == ".onnx" else None

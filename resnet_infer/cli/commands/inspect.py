@@ -11,42 +11,24 @@ from resnet_infer.utils.console import pairs, show
 
 if TYPE_CHECKING:
     from resnet_infer.models.spec import InputSpec, ModelSpec
-    from resnet_infer.runtimes.tensorrt.engine_file import EngineInfo
 
 
 def inspect(model: ModelArgument = None, as_json: Json = False) -> None:
     """Show the spec of a checkpoint or an artifact, and check that the file fits it. No device is needed."""
     from resnet_infer import zoo
-    from resnet_infer.runtimes.artifacts import check_contents, read_spec
-    from resnet_infer.runtimes.tensorrt.engine_file import SUFFIX, read_info
+    from resnet_infer.runtimes.artifacts import check_contents, model_parts, read_details, read_spec
 
     path = zoo.find(model)
     spec = read_spec(path)
     check_contents(path)
-    engine = read_info(path) if path.suffix == SUFFIX else None
-    size = path.stat().st_size
+    details = read_details(path)
+    size = sum(part.stat().st_size for part in model_parts(path))
     if as_json:
         about = {"file": str(path), "bytes": size, "spec": json.loads(spec.dumps())}
-        print(strict_json.dumps(about | ({"engine": engine.to_json()} if engine else {}), indent=2))
+        print(strict_json.dumps(about | ({details.key: details.values} if details else {}), indent=2))
     else:
         rows = [("file", str(path)), ("size", f"{size / 1e6:.1f} MB"), *spec_rows(spec)]
-        show(pairs(rows + (engine_rows(engine) if engine else [])))
-
-
-def engine_rows(engine: EngineInfo) -> list[tuple[str, str]]:
-    """Return names and values of what built an engine, where it runs and what it takes."""
-    versions = ", and newer versions (version-compatible)" if engine.version_compatible else ""
-    capability = ".".join(map(str, engine.compute_capability))
-    gpus = ", and other GPUs from Ampere on (hardware-compatible)" if engine.hardware_compatible else ""
-    (low, best, high), (height, width) = engine.batch, engine.size
-    return [
-        ("TensorRT", f"{engine.tensorrt}{versions}"),
-        ("GPU", f"{engine.gpu} (compute capability {capability}){gpus}"),
-        ("batch", f"{low} to {high}, tuned for {best}"),
-        ("pixels", f"{height}x{width}"),
-        ("layers", ", ".join(f"{count} {name}" for name, count in engine.layers.items()) or "not told"),
-        ("made from", f"an ONNX graph with SHA-256 {engine.onnx_sha256}"),
-    ]
+        show(pairs([*rows, *(details.rows if details else ())]))
 
 
 def spec_rows(spec: ModelSpec) -> list[tuple[str, str]]:

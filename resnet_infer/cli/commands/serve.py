@@ -113,7 +113,7 @@ def serve(
     interpreter()  # raises where BentoML could not start its processes
     keys = load_keys(settings)
     introduce_default(model, "resnet-infer serve")
-    zoo.checkpoint(model) if runtime == "torch" else zoo.artifact(model)
+    zoo.load_for(model, runtime)  # fails before BentoML starts
     address, port = _bind(host, port)
     if not keys and not ipaddress.ip_address(address).is_loopback:
         note(f"whoever reaches {host} may use this service; to change that, set RESNET_INFER_API_KEY")

@@ -16,8 +16,8 @@ from resnet_infer.data.datasets import Dataset
 from resnet_infer.errors import UsageError
 from resnet_infer.evaluation.protocols import LocalScorer, Scorer
 from resnet_infer.evaluation.runner import Member, Predictor
-from resnet_infer.models.checkpoint import model_digest
 from resnet_infer.models.spec import ModelSpec
+from resnet_infer.runtimes.artifacts import digest
 from resnet_infer.runtimes.registry import split_runtime
 
 
@@ -86,13 +86,9 @@ class LocalModel:
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the SHA-256 of its weights, and how the runtime describes itself."""
-        if self.classifier.runtime.name == "torch":
-            digest = model_digest(zoo.checkpoint(self.argument))
-        else:
-            digest = model_digest(zoo.artifact(self.argument))
         # Answers do not depend on the number of threads.
         settings = {key: value for key, value in self.describe().items() if key not in ("threads", "spin")}
-        return {"sha256": digest, **settings}
+        return {"sha256": digest(zoo.load_for(self.argument, self.classifier.runtime.name)), **settings}
 
     def scorer(self, protocol: str, *, scales: Sequence[int] | None, batch_size: int) -> LocalScorer:
         """Return its scorer for a protocol. Raises `UsageError` for one that it cannot follow."""

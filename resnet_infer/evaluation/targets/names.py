@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resnet_infer import zoo
-from resnet_infer.models.checkpoint import SUFFIX as CHECKPOINT
-from resnet_infer.runtimes.registry import RUNTIMES, split_runtime
+from resnet_infer.runtimes.registry import SUFFIXES, split_runtime
 
 
 def shown_names(arguments: Sequence[str | None]) -> list[str | None]:
@@ -69,7 +68,7 @@ def is_model(argument: str) -> bool:
     from resnet_infer.models.weights.published import find_published
 
     runtime, model = split_runtime(argument)
-    suffixes = (*RUNTIMES, CHECKPOINT, ".pt", ".pth")
+    suffixes = (*SUFFIXES, ".pt", ".pth")
     known = model in zoo.BUILT_IN or bool(model and find_published(model))
     return bool(runtime) or known or Path(argument).suffix in suffixes
 

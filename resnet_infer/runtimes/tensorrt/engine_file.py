@@ -17,6 +17,7 @@ from typing import Any
 from resnet_infer.errors import ModelError
 from resnet_infer.models import spec_fields
 from resnet_infer.models.spec import ModelSpec
+from resnet_infer.runtimes.artifacts import Details, Reader
 from resnet_infer.runtimes.tensorrt.versions import compatible_majors, version_numbers
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.files import atomic_path
@@ -168,3 +169,30 @@ def read_engine(path: Path) -> tuple[bytes, EngineInfo]:
             hint="copy both files again, or export the engine again",
         )
     return content, info
+
+
+def _details(path: Path) -> Details:
+    """Return what built an engine, where it runs and what it takes."""
+    engine = read_info(path)
+    versions = ", and newer versions (version-compatible)" if engine.version_compatible else ""
+    capability = ".".join(map(str, engine.compute_capability))
+    gpus = ", and other GPUs from Ampere on (hardware-compatible)" if engine.hardware_compatible else ""
+    (low, best, high), (height, width) = engine.batch, engine.size
+    rows = [
+        ("TensorRT", f"{engine.tensorrt}{versions}"),
+        ("GPU", f"{engine.gpu} (compute capability {capability}){gpus}"),
+        ("batch", f"{low} to {high}, tuned for {best}"),
+        ("pixels", f"{height}x{width}"),
+        ("layers", ", ".join(f"{count} {name}" for name, count in engine.layers.items()) or "not told"),
+        ("made from", f"an ONNX graph with SHA-256 {engine.onnx_sha256}"),
+    ]
+    return Details("engine", engine.to_json(), rows)
+
+
+READER = Reader(
+    spec=lambda path: read_info(path).spec,
+    size=lambda path: read_info(path).size,
+    check=read_engine,
+    details=_details,
+)
+"""Reader of engines. `check` compares the digest of the engine with its sidecar."""

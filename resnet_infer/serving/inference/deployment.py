@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from resnet_infer import zoo
 from resnet_infer.classifier import Classifier, Crops, Picture, Prediction
 from resnet_infer.errors import AnswerError, ModelError, PictureError
-from resnet_infer.models.checkpoint import model_digest
 from resnet_infer.models.spec import ModelSpec
+from resnet_infer.runtimes.artifacts import digest
 from resnet_infer.runtimes.base import Images, Logits, Runtime
-from resnet_infer.runtimes.registry import open_runtime
+from resnet_infer.runtimes.registry import get_runtime, open_runtime
 from resnet_infer.serving.inference.batching import STALL_SECONDS, Batcher
 from resnet_infer.serving.inference.jobs import Done
 from resnet_infer.serving.memory import Memory
@@ -76,17 +76,17 @@ class Deployment:
         self.settings = settings
         self.memory = memory or Memory(settings.max_memory)
         self.model = settings.model or zoo.default_model() or zoo.DEFAULT
-        source = zoo.checkpoint(self.model) if settings.runtime == "torch" else zoo.artifact(self.model)
+        source = zoo.load_for(self.model, settings.runtime)
         device = device or settings.device
         cores = usable_cores()
         self.runtime = open_runtime(source, runtime=settings.runtime, device=device, threads=settings.threads)
         self._one_thread = self.runtime
         on_cpu, lanes = self.runtime.device == "cpu", 1
-        if on_cpu and self.runtime.name in ("onnxruntime", "openvino"):
+        if on_cpu and get_runtime(self.runtime.name).parallel:
             lanes = max(cores // (settings.threads or 1), 1)
             if settings.threads is None and lanes > 1:
                 self._one_thread = open_runtime(source, runtime=settings.runtime, device="cpu", threads=1)
-        self.sha256 = model_digest(source)
+        self.sha256 = digest(source)
         self.artifact = source if isinstance(source, Path) and source.suffix == ".onnx" else None
         self.classifier = Classifier(self.runtime)
         self._maps: Any = None

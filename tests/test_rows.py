@@ -1,0 +1,77 @@
+"""Each kind of thing has one table: nothing else in the package lists its names, or branches on one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import resnet_infer
+from resnet_infer.runtimes.registry import RUNTIMES
+from tests.rows import Place, branches, lists
+
+PACKAGE = Path(resnet_infer.__file__).parent
+RUNTIME_TABLE = "runtimes/registry.py"
+RUNTIME_NAMES = {row.name for row in RUNTIMES}
+
+LISTS: dict[Place, str] = {
+    ("utils/extras.py", "onnxruntime|tensorrt"): "modules of the extra `gpu`, some of which are called as a runtime",
+    ("utils/extras.py", "onnxruntime|tensorrt|openvino|torch"): "distributions of the packages called so",
+}
+"""Lists of names that are not runtimes -> what they are."""
+BRANCHES: dict[Place, str] = {
+    ("benchmarking/candidates.py", "tensorrt"): "execution provider of ONNX Runtime",
+    ("runtimes/onnxruntime.py", "tensorrt"): "execution provider of ONNX Runtime",
+    ("runtimes/tensorrt/library.py", "tensorrt"): "package that was not found",
+    ("utils/extras.py", "onnxruntime"): "package of which several distributions exist",
+    ("cli/commands/export.py", "tensorrt"): "format of `export`",
+}
+"""Branches on names that are not runtimes -> what they are."""
+
+
+def test_nothing_but_the_table_lists_the_runtimes() -> None:
+    assert lists(PACKAGE, RUNTIME_TABLE, RUNTIME_NAMES) == LISTS.keys()
+
+
+def test_nothing_branches_on_a_runtime() -> None:
+    assert branches(PACKAGE, RUNTIME_TABLE, RUNTIME_NAMES) == BRANCHES.keys()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'x = ["onnxruntime", "torch"]',
+        'x = ("auto", "onnxruntime", "torch")',
+        'x = {"onnxruntime", "torch"}',
+        'x = {"onnxruntime": 1, "torch": 2}',
+        'x = {1: "onnxruntime", 2: "torch"}',
+        'x: Literal["onnxruntime", "torch"]',
+        'x = choice("onnxruntime", "torch")',
+        'x = option(metavar="auto|onnxruntime|torch")',
+        'def f():\n    if y in ("onnxruntime", "torch"): pass',
+    ],
+)
+def test_a_planted_list_is_found(text: str, tmp_path: Path) -> None:
+    (tmp_path / "cli").mkdir()
+    for name in ("cli/a.py", "table.py"):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert lists(tmp_path, "table.py", RUNTIME_NAMES) == {("cli/a.py", "onnxruntime|torch")}
+    (tmp_path / "cli" / "a.py").write_text(text.replace("torch", "other"), encoding="utf-8")
+    assert not lists(tmp_path, "table.py", RUNTIME_NAMES)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'x = 1 if y == "torch" else 2',
+        'x = y.name != "torch"',
+        'x = y in ("torch",)',
+        'match y:\n    case "torch" | "other": pass',
+    ],
+)
+def test_a_planted_branch_is_found(text: str, tmp_path: Path) -> None:
+    for name in ("a.py", "table.py"):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert branches(tmp_path, "table.py", RUNTIME_NAMES) == {("a.py", "torch")}
+    (tmp_path / "a.py").write_text(text.replace("torch", "spam"), encoding="utf-8")
+    assert not branches(tmp_path, "table.py", RUNTIME_NAMES)
