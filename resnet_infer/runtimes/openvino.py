@@ -1,4 +1,4 @@
-"""Run ONNX artifacts and OpenVINO's own (IR) with OpenVINO on a CPU, where INT8 is often faster than in ONNX Runtime."""
+"""Run artifacts in ONNX or in OpenVINO's own format (IR) on a CPU, where INT8 is often faster than in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from resnet_infer.errors import ModelError, RuntimeUnavailableError
 from resnet_infer.models.spec import METADATA_KEY, ModelSpec
 from resnet_infer.runtimes.base import Images, Logits, Runtime, parse_device
-from resnet_infer.runtimes.openvino_ir import RT_INFO, SUFFIX, read_ir_files
+from resnet_infer.runtimes.openvino_ir import RT_INFO, SUFFIX, ir_parts, read_ir_files
 from resnet_infer.runtimes.signature import OUTPUT, Tensor, require_signature
 from resnet_infer.utils.cpu import compute_threads, usable_cores
 from resnet_infer.utils.extras import needs
@@ -89,7 +89,9 @@ _LAYERS = frozenset({"Convolution", "FullyConnected", "MatMul"})
 
 
 class OpenVinoRuntime(Runtime):
-    """Run an `.onnx` or `.xml` artifact, compiled by OpenVINO for the CPU. No files are written and no telemetry is sent.
+    """Run an `.onnx` or `.xml` artifact, compiled by OpenVINO for the CPU.
+
+    No files are written and no telemetry is sent.
 
     - `model`: path of a file that has a model spec.
     - `device`: `auto` or `cpu`, which are the same.
@@ -167,6 +169,11 @@ class OpenVinoRuntime(Runtime):
         self._idle.clear()
         self._compiled = None
 
+    @classmethod
+    def parts(cls, model: Path) -> tuple[Path, ...]:
+        """Return the files that opening `model` reads: an IR has two."""
+        return ir_parts(model) if model.suffix == SUFFIX else (model,)
+
     def describe(self) -> dict[str, Any]:
         """Return the base fields, `version`, `threads`, `precision` in use, and `computes`, the layers' precisions."""
         return {
@@ -216,6 +223,8 @@ def _computes(compiled: Any, label: str, *, half: bool) -> str:
     for node in compiled.get_runtime_model().get_ops():
         about = node.get_rt_info()
         kind, precision = (str(about[key].value) for key in ("layerType", "runtimePrecision"))
+        if precision in _HALF and _only_weights_are_half(node):
+            precision = "f32"
         if kind != "Const":
             everything.add(precision)
         if kind in _LAYERS:
@@ -224,6 +233,15 @@ def _computes(compiled: Any, label: str, *, half: bool) -> str:
         found = " and ".join(sorted(everything & _HALF))
         raise RuntimeUnavailableError(f"{label}: OpenVINO computes in {found} here, though float32 was asked for")
     return ", ".join(sorted(layers))
+
+
+def _only_weights_are_half(node: Any) -> bool:
+    """Return whether a compiled layer has float32 input and output, and so computes in float32.
+
+    Of a layer whose weights are stored in float16, OpenVINO reports the precision of the weights.
+    """
+    tensors = [*node.inputs()[:1], *node.outputs()]
+    return len(tensors) > 1 and all(tensor.get_element_type() == openvino.Type.f32 for tensor in tensors)
 
 
 def _reason(error: RuntimeError) -> str:

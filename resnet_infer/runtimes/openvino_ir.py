@@ -16,6 +16,7 @@ from xml.parsers import expat
 
 from resnet_infer.errors import ModelError
 from resnet_infer.models.spec import METADATA_KEY, ModelSpec
+from resnet_infer.runtimes.artifacts import Reader
 from resnet_infer.runtimes.signature import OUTPUT, Tensor, require_signature
 from resnet_infer.utils.inputs import read_bytes
 
@@ -55,6 +56,11 @@ def weights_path(path: Path) -> Path:
     return path.with_suffix(".bin")
 
 
+def ir_parts(path: Path) -> tuple[Path, ...]:
+    """Return the files of the IR at `path`, which need not exist."""
+    return path, weights_path(path)
+
+
 def read_ir(path: Path) -> IrModel:
     """Read the XML file of an IR, and of its weights the length alone.
 
@@ -87,25 +93,8 @@ def read_ir_files(path: Path) -> tuple[bytes, bytes, IrModel]:
     return content, weights, model
 
 
-def read_ir_spec(path: Path) -> ModelSpec:
-    """Read the spec of an IR. Raises `ModelError` as `read_ir` does."""
-    return read_ir(path).spec
-
-
-def read_ir_size(path: Path) -> tuple[int | None, int | None]:
-    """Read the (height, width) that an IR takes, None for a side that is open.
-
-    Raises `ModelError` as `read_ir` does, and if the graph's inputs and outputs do not fit its spec.
-    """
-    return _size(read_ir(path), path)
-
-
-def check_ir(path: Path) -> None:
-    """Check an IR's inputs and outputs, and its weights against the SHA-256. Raises `ModelError`."""
-    _size(read_ir_files(path)[2], path)
-
-
 def _size(model: IrModel, path: Path) -> tuple[int | None, int | None]:
+    """Return the (height, width) of the images, after checking the inputs and outputs. Raises `ModelError`."""
     images, _ = require_signature(model.spec, model.inputs, model.outputs, str(path))
     return images.shape[1], images.shape[2]
 
@@ -141,7 +130,7 @@ def _parse(content: bytes, path: Path) -> IrModel:
     if METADATA_KEY not in graph.info:
         raise ModelError(
             f"{path} carries no model spec",
-            hint="adopt the ONNX graph that it was converted from with: resnet-infer import FILE.onnx --labels FILE ...",
+            hint="adopt the ONNX graph it was converted from: resnet-infer import FILE.onnx --labels FILE ...",
         )
     spec = ModelSpec.loads(graph.info[METADATA_KEY], str(path))
     if graph.has_half and spec.precision == "fp32":
@@ -277,3 +266,12 @@ def _names(text: str) -> list[str]:
     """Split the names of a tensor, between commas. A comma that belongs to a name follows a backslash."""
     parts = text.replace("\\,", "\0").split(",")
     return [part.replace("\0", ",") for part in parts if part]
+
+
+READER = Reader(
+    spec=lambda path: read_ir(path).spec,
+    size=lambda path: _size(read_ir(path), path),
+    check=lambda path: _size(read_ir_files(path)[2], path),
+    parts=ir_parts,
+)
+"""Reader of IRs. `check` compares the inputs and outputs with the spec, and the weights with the SHA-256."""
