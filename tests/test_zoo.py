@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from resnet_infer import zoo
-from resnet_infer.errors import ModelError, ParityError
+from resnet_infer.errors import ModelError, ParityError, UsageError
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from resnet_infer.runtimes.registry import open_runtime
+from resnet_infer.runtimes.registry import get_runtime, open_runtime
 
 Photos = Callable[..., NDArray[np.uint8]]
 
@@ -51,6 +51,31 @@ def test_a_path_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     assert zoo.find("~/my model.onnx") == path
+
+
+def test_a_runtime_gets_the_file_that_it_opens(tmp_path: Path) -> None:
+    artifact, checkpoint = zoo.built_in(zoo.SMALL, ".onnx"), zoo.built_in(zoo.SMALL, ".safetensors")
+    for runtime in ("auto", "onnxruntime", "openvino", "null"):
+        assert zoo.file_for(zoo.SMALL, runtime) == zoo.load_for(zoo.SMALL, runtime) == artifact
+        assert zoo.file_for(checkpoint, runtime).suffix == ".onnx"  # exported
+    assert zoo.file_for(zoo.SMALL, "torch") == zoo.file_for(checkpoint, "torch") == checkpoint
+    loaded = zoo.load_for(zoo.SMALL, "torch")
+    assert isinstance(loaded, Checkpoint)
+    assert loaded.spec == zoo.checkpoint(zoo.SMALL).spec
+    with pytest.raises(ModelError, match="is an artifact already"):
+        zoo.file_for(artifact, "torch")
+    with pytest.raises(UsageError, match="unknown runtime 'torhc'; did you mean torch"):
+        zoo.file_for(zoo.SMALL, "torhc")
+
+
+def test_a_file_is_given_as_it_is_to_a_runtime_that_opens_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also to one that opens both checkpoints and artifacts."""
+    both = replace(get_runtime("torch"), suffixes=(".safetensors", ".onnx"))
+    monkeypatch.setattr(zoo, "get_runtime", lambda name: both)
+    for suffix in both.suffixes or ():
+        path = zoo.built_in(zoo.SMALL, suffix)
+        assert zoo.file_for(path, "both") == path
+    assert zoo.file_for(zoo.SMALL, "both").suffix == ".safetensors"
 
 
 def test_the_environment_chooses_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

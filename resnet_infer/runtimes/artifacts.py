@@ -119,14 +119,28 @@ def digest(model: Path | Checkpoint) -> str:
 
 def read_onnx_spec(model: Path | bytes) -> ModelSpec:
     """Read the spec of an ONNX file, or of a serialised ONNX model. Raises `ModelError` as `read_spec` does."""
-    content, label = (map_file(model), str(model)) if isinstance(model, Path) else (memoryview(model), "the model")
+    content, label = _onnx_content(model)
     return ModelSpec.from_metadata(read_metadata(content, label), label)
+
+
+def read_onnx_signature(model: Path | bytes) -> tuple[Tensor, Tensor]:
+    """Return the input and the output of an ONNX file, or of a serialised ONNX model.
+
+    Raises `ModelError` as `read_spec` does, and if they do not fit the spec.
+    """
+    content, label = _onnx_content(model)
+    inputs, outputs = ([Tensor(*item) for item in items] for items in read_interface(content, label))
+    return require_signature(read_onnx_spec(model), inputs, outputs, label)
+
+
+def _onnx_content(model: Path | bytes) -> tuple[memoryview, str]:
+    """Return the content of an ONNX file or model, and its name in messages."""
+    return (map_file(model), str(model)) if isinstance(model, Path) else (memoryview(model), "the model")
 
 
 def _onnx_size(path: Path) -> Size:
     """Read the size that an ONNX graph takes, after checking its inputs and outputs."""
-    inputs, outputs = ([Tensor(*item) for item in items] for items in read_interface(map_file(path), str(path)))
-    images, _ = require_signature(read_onnx_spec(path), inputs, outputs, str(path))
+    images, _ = read_onnx_signature(path)
     return images.shape[1], images.shape[2]
 
 

@@ -13,10 +13,19 @@ import pytest
 
 from resnet_infer import zoo
 from resnet_infer.errors import ModelError
-from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from resnet_infer.runtimes.artifacts import read_onnx_spec, read_size, read_spec
+from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint, model_digest, save_checkpoint
+from resnet_infer.runtimes.artifacts import (
+    ONNX_READER,
+    digest,
+    model_parts,
+    read_details,
+    read_onnx_spec,
+    read_size,
+    read_spec,
+)
 from resnet_infer.runtimes.registry import open_runtime
 from resnet_infer.runtimes.tensorrt.engine_file import sidecar_path
+from resnet_infer.utils.files import sha256
 from tests.runtimes.engines import INFO
 
 ONNX, CHECKPOINT = zoo.built_in(zoo.SMALL, ".onnx"), zoo.built_in(zoo.SMALL, ".safetensors")
@@ -136,3 +145,28 @@ def test_an_engine_without_its_sidecar_says_so(engine: Path) -> None:
     sidecar_path(engine).unlink()
     with pytest.raises(ModelError, match=r"lacks its sidecar model\.engine\.json"):
         read_spec(engine)
+
+
+def test_the_files_of_a_model_decide_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kind of file that keeps its weights in another file beside it."""
+    assert model_parts(ONNX) == (ONNX,)
+    assert digest(ONNX) == sha256(ONNX)
+    assert digest(load_checkpoint(CHECKPOINT)) == model_digest(load_checkpoint(CHECKPOINT))
+    reader = replace(ONNX_READER, parts=lambda path: (path, path.with_suffix(".bin")))
+    monkeypatch.setattr("resnet_infer.runtimes.artifacts.ONNX_READER", reader)
+    path = tmp_path / "a.onnx"
+    found = []
+    for graph, weights in (("graph", "one"), ("graph", "two"), ("grap", "hone")):
+        path.write_text(graph, encoding="utf-8")
+        path.with_suffix(".bin").write_text(weights, encoding="utf-8")
+        found.append(digest(path))
+    assert len(set(found)) == 3
+    assert digest(path) == found[-1]
+
+
+def test_only_an_engine_says_more_than_its_spec(engine: Path) -> None:
+    assert read_details(ONNX) is read_details(CHECKPOINT) is None
+    details = read_details(engine)
+    assert details is not None
+    assert (details.key, details.values["gpu"]) == ("engine", INFO.gpu)
+    assert [name for name, _ in details.rows][:2] == ["TensorRT", "GPU"]

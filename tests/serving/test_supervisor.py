@@ -20,6 +20,8 @@ httpx = pytest.importorskip("httpx", reason="the client of these tests")
 if not Path("/proc/net/tcp").exists():
     pytest.skip("the processes of a service are found in /proc", allow_module_level=True)
 
+from resnet_infer.serving import supervisor  # noqa: E402
+from resnet_infer.serving.settings import Settings  # noqa: E402
 from tests.conftest import PICTURES, ROOT  # noqa: E402
 from tests.serving.servers import Server, free_port, serving  # noqa: E402
 
@@ -54,6 +56,30 @@ def listening(process: int) -> tuple[set[int], set[str]]:
         if entry[6] in sockets and len(entry) > 7 and entry[3] == "00010000":  # listens, and has a name
             names.add(entry[7])
     return ports, names
+
+
+@pytest.mark.parametrize(
+    ("model", "runtime", "cuda", "found"),
+    [
+        ("model.engine", "auto", False, True),
+        ("model.onnx", "auto", True, True),
+        ("model.onnx", "auto", False, False),
+        ("resnet50.v1", "auto", True, True),
+        (None, "auto", False, False),
+        (None, "torch", True, True),
+        (None, "openvino", True, False),
+        (None, "not a runtime", True, True),
+    ],
+)
+def test_each_gpu_has_a_process_if_the_runtime_takes_it(
+    model: str | None, runtime: str, cuda: bool, found: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `cpu` or `gpu`")
+    providers = ["CUDAExecutionProvider"] if cuda else ["CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    monkeypatch.setattr(supervisor, "count_gpus", lambda: 2)
+    settings = Settings(model=model, runtime=runtime)
+    assert supervisor.devices(settings) == (["cuda:0", "cuda:1"] if found else ["auto"])
 
 
 COMMAND = """
