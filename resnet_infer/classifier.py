@@ -90,9 +90,9 @@ class Prepared(NamedTuple):
 class Classifier:
     """Classify images with one model.
 
-    `model` is a path (`.onnx`, `.safetensors`, `.engine`), a model's name or an open `Runtime`. None means the model of
-    $RESNET_INFER_MODEL, or else `zoo.DEFAULT`. `runtime`, `device`, `threads` and `options` (`spin=False`, for example)
-    are those of `open_runtime`, whose errors are raised, as are those of `zoo`.
+    `model` is a path (`.onnx`, `.safetensors`, `.xml`, `.engine`), a model's name or an open `Runtime`. None means the
+    model of $RESNET_INFER_MODEL, or else `zoo.DEFAULT`. `runtime`, `device`, `threads` and `options` (`spin=False`, for
+    example) are those of `open_runtime`, whose errors are raised, as are those of `zoo`.
 
     By default all threads work on one batch, which gives the lowest latency for a single image. With `throughput`, a
     CPU runs as many batches in parallel as it has cores, each on one thread (or on `threads`), so that no core waits

@@ -64,7 +64,7 @@ class Reader:
 
 
 def read_spec(path: Path) -> ModelSpec:
-    """Read the spec of a checkpoint (`.safetensors`) or an artifact (`.onnx`, `.engine`).
+    """Read the spec of a checkpoint (`.safetensors`) or an artifact (`.onnx`, `.xml`, `.engine`).
 
     Weights and graphs are not read. Whether they fit the spec is checked when a runtime opens the file.
     Raises `ModelError` if the file is missing or damaged, carries no spec, or is of another kind.
@@ -77,7 +77,7 @@ def read_spec(path: Path) -> ModelSpec:
 def read_size(path: Path) -> Size:
     """Read the (height, width) of the images that a file takes, (None, None) for a checkpoint.
 
-    Raises `ModelError` as `read_spec` does, and if the inputs and outputs of an ONNX graph do not fit its spec.
+    Raises `ModelError` as `read_spec` does, and if the inputs and outputs of a graph do not fit its spec.
     """
     return _reader(path).size(path)
 
@@ -85,8 +85,8 @@ def read_size(path: Path) -> Size:
 def check_contents(path: Path) -> None:
     """Check that the contents of a file fit its spec, as far as that needs no session.
 
-    A checkpoint's weights are checked for names, shapes and finite values, an ONNX graph's inputs and outputs, and an
-    engine's digest. Raises `ModelError`.
+    A checkpoint's weights are checked for names, shapes and finite values, an ONNX graph's inputs and outputs, an
+    engine's digest, and both for OpenVINO's IR. Raises `ModelError`.
     """
     _reader(path).check(path)
 

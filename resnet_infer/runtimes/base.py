@@ -140,6 +140,11 @@ class Runtime(ABC):
         """Copy `images` to the device and wait for it. Return False if there is nothing to copy."""
         return False
 
+    @classmethod
+    def parts(cls, model: Path) -> tuple[Path, ...]:
+        """Return the files that opening `model` reads. A forked child opens it again only if none has changed."""
+        return (model,)
+
     def describe(self) -> dict[str, Any]:
         """Return the runtime, the device and all other settings that affect speed, as JSON values for reports."""
         return {"runtime": self.name, "device": self.device}
@@ -227,32 +232,35 @@ lifetime.in_child(_inherit_all)
 
 
 class _File:
-    """Hold the path of an argument and the state of the file, to detect changes to it."""
+    """Hold the path of an argument and the state of the files that are read of it, to detect changes to them."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, parts: tuple[Path, ...]) -> None:
         self.path = path.absolute()
-        self._state = self._look()
+        self._parts = [part.absolute() for part in parts]
+        self._states = list(map(self._look, self._parts))
 
-    def _look(self) -> tuple[int, ...] | None:
+    @staticmethod
+    def _look(path: Path) -> tuple[int, ...] | None:
         """Return device, inode, size and modification time in ns; None for a folder or a missing file."""
         try:
-            about = self.path.stat()
+            about = path.stat()
         except OSError:
             return None
         return None if S_ISDIR(about.st_mode) else (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns)
 
     def require_same(self) -> None:
-        """Raise `ModelError` if the file has changed since it was noted."""
-        if self._look() != self._state:
-            raise ModelError(
-                f"{self.path} has changed since it was opened, before the process was forked",
-                hint="open it in every process, after the fork",
-            )
+        """Raise `ModelError` if one of the files has changed since it was noted."""
+        for part, state in zip(self._parts, self._states, strict=True):
+            if self._look(part) != state:
+                raise ModelError(
+                    f"{part} has changed since it was opened, before the process was forked",
+                    hint="open it in every process, after the fork",
+                )
 
 
-def _noted(value: Any) -> Any:
+def _noted(opener: type[Runtime], value: Any) -> Any:
     """Replace a path by its `_File`."""
-    return _File(value) if isinstance(value, Path) else value
+    return _File(value, opener.parts(value)) if isinstance(value, Path) else value
 
 
 def _path(value: Any) -> Any:
@@ -280,7 +288,7 @@ def _opening(init: Callable[..., None]) -> Callable[..., None]:
             return
         if self.in_child == "opened again":
             # Noted before the files are read, so that a change while they are read is detected too.
-            self._arguments = _mapped(_noted, arguments, options)
+            self._arguments = _mapped(partial(_noted, type(self)), arguments, options)
         with lifetime.CALLS:
             if self.in_child == "new thread":
                 lifetime.on_sound_thread(partial(init, self, *arguments, **options))

@@ -86,7 +86,8 @@ RUNTIMES: tuple[RuntimeInfo, ...] = (
     RuntimeInfo(
         "openvino",
         "resnet_infer.runtimes.openvino:OpenVinoRuntime",
-        suffixes=(".onnx",),
+        suffixes=(".onnx", ".xml"),
+        reader="resnet_infer.runtimes.openvino_ir:READER",
         extra="openvino",
         threads=True,
         parallel=True,
@@ -171,9 +172,10 @@ def open_runtime(
 ) -> Runtime:
     """Open `model` with a runtime, by default the first for its suffix.
 
-    - `model`: path of an `.onnx` or `.engine` artifact or a `.safetensors` checkpoint, or a loaded checkpoint.
-    - `runtime`: `auto` or one of `NAMES`. `auto` opens `.onnx` with ONNX Runtime, `.engine` with TensorRT and
-      checkpoints with torch.
+    - `model`: path of an `.onnx`, `.xml` or `.engine` artifact or a `.safetensors` checkpoint, or a loaded
+      checkpoint.
+    - `runtime`: `auto` or one of `NAMES`. `auto` opens `.onnx` with ONNX Runtime, `.xml` with OpenVINO,
+      `.engine` with TensorRT and checkpoints with torch.
     - `device`: `auto`, `cpu`, `cuda` or `cuda:N`. A device that is named is used, or opening fails.
     - `threads`: number of CPU threads. Runtimes without CPU threads ignore it.
     - `options`: further keyword arguments of the runtime's class.

@@ -141,6 +141,7 @@ def test_a_row_says_what_its_class_has(row: RuntimeInfo) -> None:
 def test_each_suffix_has_a_reader_and_belongs_to_the_first_runtime_with_it() -> None:
     assert {suffix: row.name for suffix, row in DEFAULTS.items()} == {
         ".onnx": "onnxruntime",
+        ".xml": "openvino",
         ".engine": "tensorrt",
         SUFFIX: "torch",
     }
