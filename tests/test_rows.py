@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import resnet_infer
+from resnet_infer.converters.formats import FORMATS
 from resnet_infer.runtimes.registry import RUNTIMES
 from tests.rows import Place, branches, lists
 
@@ -24,9 +25,12 @@ BRANCHES: dict[Place, str] = {
     ("runtimes/onnxruntime.py", "tensorrt"): "execution provider of ONNX Runtime",
     ("runtimes/tensorrt/library.py", "tensorrt"): "package that was not found",
     ("utils/extras.py", "onnxruntime"): "package of which several distributions exist",
-    ("cli/commands/export.py", "tensorrt"): "format of `export`",
 }
 """Branches on names that are not runtimes -> what they are."""
+
+
+FORMAT_TABLE = "converters/formats.py"
+FORMAT_NAMES = set(FORMATS)
 
 
 def test_nothing_but_the_table_lists_the_runtimes() -> None:
@@ -35,6 +39,12 @@ def test_nothing_but_the_table_lists_the_runtimes() -> None:
 
 def test_nothing_branches_on_a_runtime() -> None:
     assert branches(PACKAGE, RUNTIME_TABLE, RUNTIME_NAMES) == BRANCHES.keys()
+
+
+def test_nothing_but_the_table_lists_the_formats_or_branches_on_one() -> None:
+    """Packages and runtimes may be called as a format is; no module names two formats but the table of packages."""
+    assert {path for path, _ in lists(PACKAGE, FORMAT_TABLE, FORMAT_NAMES)} == {"utils/extras.py"}
+    assert branches(PACKAGE, FORMAT_TABLE, FORMAT_NAMES) <= BRANCHES.keys()
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,7 @@ class Format:
 
 
 _ALL: tuple[Precision, ...] = get_args(Precision)
+_DYNAMIC_SIZE = Option("dynamic_size", "flag", "Leave height and width open, for multi-scale testing.")
 
 ROWS = (
     Format(
@@ -110,7 +111,7 @@ ROWS = (
         extra="export",
         precisions=_ALL,
         targets=("cpu", "tensorrt"),
-        options=(Option("dynamic_size", "flag", "Leave height and width open, for multi-scale testing."),),
+        options=(_DYNAMIC_SIZE,),
         write="resnet_infer.converters.onnx:write",
         prove="resnet_infer.converters.onnx:prove",
     ),

@@ -87,8 +87,14 @@ def open_source(model: Checkpoint | Path, *, dynamic_size: bool = False) -> Sour
 def read_artifact(path: Path) -> Graph:
     """Read the graph of an ONNX artifact.
 
-    Raises `ModelError` for a file that is no ONNX model, carries no spec, or cannot be loaded by ONNX Runtime.
+    Raises `ModelError` for a file of another kind, or that is damaged, carries no spec, or cannot be loaded by ONNX
+    Runtime.
     """
+    if path.suffix != ".onnx":
+        raise ModelError(
+            f"{path} is no ONNX file: an export starts from a checkpoint or an ONNX artifact",
+            hint="give the checkpoint or the .onnx that it was made from",
+        )
     try:
         graph = onnx.load(path)
     except Exception as error:  # the exceptions of protobuf and onnx share no other base class

@@ -107,7 +107,9 @@ ENGINES: Mapping[Precision, Tolerance] = MappingProxyType(
         "int8": Tolerance(delta=5e-1, agreement=0.9, own_error=True),
     }
 )
-"""Precision of a TensorRT engine -> limits against ONNX Runtime on the graph that the engine was built from."""
+"""Precision of an artifact that another program computes, such as a TensorRT engine -> limits against ONNX Runtime on
+the graph that it was made from.
+"""
 
 GATES: Mapping[Precision, Tolerance] = MappingProxyType(
     {

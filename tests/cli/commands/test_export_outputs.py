@@ -1,0 +1,60 @@
+"""`resnet-infer export` replaces artifacts, with the file that belongs beside them, and nothing else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from resnet_infer import zoo
+from resnet_infer.converters.formats import ROWS, Format
+from tests.conftest import Outcome
+
+pytest.importorskip("onnx", reason="the extra `export`")
+
+Cli = Callable[..., Outcome]
+WITH_COMPANION = [row for row in ROWS if row.companion]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which the command runs."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_a_file_of_another_kind_is_not_replaced(cli: Cli, here: Path, row: Format) -> None:
+    path = here / f"notes{row.suffix}"
+    path.write_bytes(b"years of work")
+    done = cli("export", zoo.SMALL, "--format", row.name, "-o", path.name)
+    assert (done.code, done.out) == (2, "")
+    assert f"error: {path.name} is there already and is no artifact" in done.err
+    assert path.read_bytes() == b"years of work"
+    assert os.listdir(here) == [path.name]
+
+
+@pytest.mark.parametrize("row", WITH_COMPANION, ids=lambda row: row.name)
+def test_nor_is_one_with_the_name_of_the_second_file(cli: Cli, here: Path, row: Format) -> None:
+    path = here / f"pytorch_model{row.suffix}"
+    companion = row.companion_of(path)
+    assert companion is not None
+    companion.write_bytes(b"weights of somebody")
+    done = cli("export", zoo.SMALL, "--format", row.name, "-o", path.name)
+    assert (done.code, done.out) == (2, "")
+    assert f"error: {companion.name} is there already and is no part of {path.name}" in done.err
+    assert companion.read_bytes() == b"weights of somebody"
+    assert os.listdir(here) == [companion.name]
+
+
+@pytest.mark.parametrize("suffix", [row.suffix for row in ROWS if row.suffix != ".onnx"])
+def test_an_export_starts_from_a_checkpoint_or_a_graph(cli: Cli, here: Path, suffix: str) -> None:
+    (here / f"model{suffix}").write_bytes(b"what it is")
+    done = cli("export", f"model{suffix}", "-o", "new.onnx")
+    assert (done.code, done.out) == (1, "")
+    assert f"model{suffix} is an artifact already" in done.err
+    assert os.listdir(here) == [f"model{suffix}"]
