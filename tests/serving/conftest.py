@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ pytest.importorskip("onnxruntime", reason="the built-in model needs onnxruntime"
 
 from resnet_infer.serving.http.app import build_app  # noqa: E402
 from resnet_infer.serving.http.protocol import bounded  # noqa: E402
+from resnet_infer.serving.http.routes import ROUTES, Route  # noqa: E402
 from resnet_infer.serving.inference.deployment import Deployment  # noqa: E402
 from resnet_infer.serving.inference.model_manager import ModelManager  # noqa: E402
 from resnet_infer.serving.memory import Memory  # noqa: E402
@@ -38,6 +39,7 @@ class Service:
     admin: tuple[str, ...] = ()
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
     server: Any = None
+    routes: Sequence[Route] = ROUTES
 
     def __post_init__(self) -> None:
         self.metrics = Metrics()
@@ -48,7 +50,7 @@ class Service:
         )
         files = self.settings.api_key_file or self.settings.admin_key_file
         keys = load_keys(self.settings, {}) if files else ApiKeys(self.keys, self.admin)
-        self.app: Any = build_app(self.manager, self.settings, keys, self.metrics, memory)
+        self.app: Any = build_app(self.manager, self.settings, keys, self.metrics, memory, self.routes)
         self.thread = threading.Thread(target=self.loop.run_forever)
         self.thread.start()
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://service", timeout=60)

@@ -77,13 +77,7 @@ class Middleware:
     """
 
     def __init__(
-        self,
-        app: App,
-        settings: Settings,
-        keys: ApiKeys,
-        metrics: Metrics,
-        traffic: Traffic,
-        table: RouteTable = TABLE,
+        self, app: App, settings: Settings, keys: ApiKeys, metrics: Metrics, traffic: Traffic, table: RouteTable = TABLE
     ) -> None:
         self.app, self.settings, self.keys, self.metrics = app, settings, keys, metrics
         self.traffic, self.table = traffic, table
