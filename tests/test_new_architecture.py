@@ -99,6 +99,14 @@ def test_module_graph_and_float64_agree(
     assert unfused.measured.relative_delta <= 1e-4
 
 
+def test_an_untrained_convolution_is_nearly_the_identity_in_every_group(checkpoint: Checkpoint) -> None:
+    weight = checkpoint.weights["layer1.1.conv2.weight"]
+    assert weight.shape == (16, 4, 3, 3)
+    identity = np.zeros_like(weight)
+    identity[np.arange(16), np.arange(16) % 4, 1, 1] = 1
+    assert np.abs(weight - identity).max() < 0.5
+
+
 def test_weights_tell_the_row(checkpoint: Checkpoint) -> None:
     """And those of a row with other groups do not fit it."""
     for row in (SMALL, RESNEXT50, WIDE_RESNET50):
@@ -170,6 +178,9 @@ def test_layers_and_activation_maps(checkpoint: Checkpoint, tmp_path: Path, phot
     class Pictures:
         def crops(self) -> Iterator[tuple[str, NDArray[np.uint8]]]:
             yield from (("", image) for image in photos(2, 32))
+
+        def __len__(self) -> int:
+            return 2
 
     report = compare_layers(model, literal_graph(checkpoint), Pictures(), limit=1e-3)  # type: ignore[arg-type]
     assert report.passed

@@ -21,13 +21,15 @@ from resnet_infer.converters.source import export_onnx
 from resnet_infer.data.synthetic import natural_noise
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
 from tests.batch_norm import make_busy
+from tests.families import RESNEXT50, WIDE_RESNET50, add_rows
 from tests.parity.conftest import IMAGENET_MEAN, IMAGENET_STD
 
 DEPTHS = (18, 34, 50, 101, 152)
 SEEDS = (1, 2, 3)
 PICTURES = 6
-CASES = [("torchvision", depth, seed) for depth in DEPTHS for seed in SEEDS[: 3 if depth <= 50 else 1]]
-CASES += [("timm", depth, 4) for depth in DEPTHS]  # at one seed both libraries initialise alike
+CASES = [("torchvision", f"resnet{depth}", seed) for depth in DEPTHS for seed in SEEDS[: 3 if depth <= 50 else 1]]
+CASES += [("timm", f"resnet{depth}", 4) for depth in DEPTHS]  # at one seed both libraries initialise alike
+CASES += [("torchvision", row.name, 1) for row in (RESNEXT50, WIDE_RESNET50)]
 
 
 def answers(torch: Any, network: Any, pictures: NDArray[np.uint8], dtype: Any) -> NDArray[np.float64]:
@@ -40,19 +42,20 @@ def answers(torch: Any, network: Any, pictures: NDArray[np.uint8], dtype: Any) -
     return logits
 
 
-@pytest.mark.parametrize(("library", "depth", "seed"), CASES, ids=["-".join(map(str, case)) for case in CASES])
+@pytest.mark.parametrize(("library", "name", "seed"), CASES, ids=["-".join(map(str, case)) for case in CASES])
 def test_an_export_is_as_near_to_float64_as_the_library(
     request: pytest.FixtureRequest,
     torch: Any,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     record_property: Any,
     library: str,
-    depth: int,
+    name: str,
     seed: int,
 ) -> None:
     module = request.getfixturevalue(library)
+    add_rows(monkeypatch, RESNEXT50, WIDE_RESNET50)
     torch.manual_seed(seed)
-    name = f"resnet{depth}"
     network = (getattr(module.models, name)() if library == "torchvision" else module.create_model(name)).eval()
     make_busy(torch, network)
     weights, artifact = tmp_path / f"{name}.pth", tmp_path / f"{name}.onnx"
