@@ -22,6 +22,8 @@ from resnet_infer.errors import UsageError, did_you_mean
 from resnet_infer.models.checkpoint import Checkpoint
 from resnet_infer.models.graph import reading_graph
 from resnet_infer.models.spec import Measured, Precision
+from resnet_infer.runtimes.artifacts import model_parts
+from resnet_infer.runtimes.registry import SUFFIXES
 from resnet_infer.utils.console import note
 from resnet_infer.utils.files import atomic_pair
 from resnet_infer.verification.gates import require
@@ -42,10 +44,15 @@ class ExportResult:
     precision: Precision
     evidence: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def size(self) -> int:
+        """Return the bytes of the graph and the weights, which may be two files."""
+        parts = model_parts(self.path) if self.path.suffix in SUFFIXES else (self.path,)
+        return sum(part.stat().st_size for part in parts)
+
     def to_json(self) -> dict[str, Any]:
         """Return the path, the size in bytes, the precision and the evidence as JSON values."""
-        size = self.path.stat().st_size
-        return {"artifact": str(self.path), "bytes": size, "precision": self.precision, **self.evidence}
+        return {"artifact": str(self.path), "bytes": self.size, "precision": self.precision, **self.evidence}
 
 
 def export(model: Checkpoint | Path, target: Path, config: ExportConfig) -> ExportResult:

@@ -71,7 +71,10 @@ class Format:
     companion: str | None = None
 
     def check_config(self, config: ExportConfig) -> None:
-        """Check the settings for this format. Raises `UsageError` and the errors of the row's `check`."""
+        """Check the settings for this format, and that the packages it needs are there.
+
+        Raises `UsageError`, `MissingExtraError` and the errors of the row's `check`.
+        """
         if config.precision not in self.precisions:
             raise UsageError(
                 f"--format {self.name} has no precision {config.precision}", hint=f"it has {', '.join(self.precisions)}"
@@ -79,6 +82,7 @@ class Format:
         if config.target is not None and config.target not in self.targets:
             raise UsageError(f"--format {self.name} is for the target {', '.join(self.targets)}, not {config.target}")
         check_options(self, config.options)
+        load(self.write)
         if self.check:
             load(self.check)(config)
 

@@ -145,7 +145,7 @@ class OpenVinoRuntime(Runtime):
         except UnicodeDecodeError as error:
             raise ModelError(f"{model} is damaged: a name or its metadata is no UTF-8 ({error.reason})") from error
         except RuntimeError as error:
-            raise ModelError(f"{model}: OpenVINO cannot load it ({_reason(error)})") from error
+            raise ModelError(f"{model}: OpenVINO cannot load it ({reason(error)})") from error
         self.computes = _computes(self._compiled, str(model), half=bf16)
         self.precision = "bf16" if bf16 and spec.precision != "int8" else spec.precision
         self._idle: list[Any] = []
@@ -160,7 +160,7 @@ class OpenVinoRuntime(Runtime):
         try:
             logits: Logits = np.array(request.infer({0: images}, share_inputs=True, share_outputs=True)[self._output])
         except RuntimeError as error:
-            raise ModelError(f"{self.spec.name}: OpenVINO cannot run it ({_reason(error)})") from error
+            raise ModelError(f"{self.spec.name}: OpenVINO cannot run it ({reason(error)})") from error
         finally:
             self._idle.append(request)
         return logits
@@ -244,7 +244,7 @@ def _only_weights_are_half(node: Any) -> bool:
     return len(tensors) > 1 and all(tensor.get_element_type() == openvino.Type.f32 for tensor in tensors)
 
 
-def _reason(error: RuntimeError) -> str:
+def reason(error: RuntimeError) -> str:
     """Return the last line of OpenVINO's message, the reason. The lines before it are places in its source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
