@@ -248,3 +248,6 @@ def reason(error: RuntimeError) -> str:
     """Return the last line of OpenVINO's message, the reason. The lines before it are places in its source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
+
+
+__all__ = ["CORE", "OpenVinoRuntime", "openvino", "reason"]
