@@ -140,6 +140,17 @@ ROWS = (
         check="resnet_infer.converters.tensorrt.export:check",
         companion="{name}.json",
     ),
+    Format(
+        name="openvino",
+        suffix=".xml",
+        extra="openvino",
+        precisions=_ALL,
+        targets=("cpu",),
+        options=(_DYNAMIC_SIZE,),
+        write="resnet_infer.converters.openvino:write",
+        prove="resnet_infer.converters.openvino:prove",
+        companion="{stem}.bin",
+    ),
 )
 """Every format, in the order of the help. The first is the default."""
 
