@@ -11,12 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from resnet_infer.errors import (
-    ModelError,
-    ParityError,
-    RuntimeUnavailableError,
-)
+from resnet_infer.errors import ModelError, ParityError, RuntimeUnavailableError, UsageError
 from resnet_infer.models.spec import Precision
 from resnet_infer.runtimes.tensorrt.engine_file import read_engine, sidecar_path
 
@@ -188,3 +185,66 @@ def test_hardware_compatibility_begins_with_ampere(machine: Machine, target: Pat
     machine.driver.devices = [("NVIDIA Old GPU", (7, 5))]
     with pytest.raises(RuntimeUnavailableError, match="needs an Ampere GPU or newer, not NVIDIA Old GPU"):
         build(small(), target, hardware_compatible=True)
+
+
+# The whole road of `export`
+
+
+@pytest.mark.parametrize("version", ["8.6.1", "10.3.0"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_export_takes_the_steps_in_order(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, target: Path, tmp_path: Path, version: str, precision: Precision
+) -> None:
+    from resnet_infer.converters.export import ExportConfig, Pictures, export
+
+    machines.set_version(machine, monkeypatch, version)
+    (tmp_path / "model.onnx").write_bytes(small())
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, image in enumerate(np.random.default_rng(1).integers(0, 256, (40, SIZE, SIZE, 3), np.uint8)):
+        Image.fromarray(image).save(folder / f"{number}.png")
+    pictures = Pictures(calibration=folder if precision == "int8" else None)
+    options = {"max_batch": 16, "workspace": 3, "optimization_level": 2}
+    config = ExportConfig(precision=precision, pictures=pictures, options=options)
+    done = export(tmp_path / "model.onnx", target, config).to_json()
+    (built,) = machine.built
+    assert built.profiles[0].shapes == {"images": ((1, 8, 8, 3), (8, 8, 8, 3), (16, 8, 8, 3))}
+    assert built.pools == {"WORKSPACE": 3 << 20}
+    assert done["engine_parity"]["passed"] is True
+    assert done["engine"]["batch"] == (1, 8, 16)
+    content, info = read_engine(target)
+    assert done["bytes"] == len(content)
+    assert info.spec.precision == precision
+    made = {"model.engine", "model.engine.json"} | ({"model.calibration.json"} if precision == "int8" else set())
+    assert {path.name for path in target.parent.iterdir()} == made
+    machine.assert_clean()
+
+
+def test_export_that_is_not_proven_leaves_what_was_there(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, target: Path, tmp_path: Path
+) -> None:
+    from resnet_infer.converters.export import ExportConfig, export
+    from resnet_infer.converters.tensorrt import export as tensorrt
+
+    old = {target: b"an engine", sidecar_path(target): b"its sidecar"}
+    for path, content in old.items():
+        path.write_bytes(content)
+    (tmp_path / "model.onnx").write_bytes(small())
+    real = tensorrt.build_engine
+    monkeypatch.setattr(tensorrt, "build_engine", lambda model, path, **more: real(small(seed=1), path, **more))
+    with pytest.raises(ParityError, match="does not answer as its source does"):
+        export(tmp_path / "model.onnx", target, ExportConfig())
+    assert {path: path.read_bytes() for path in target.parent.iterdir()} == old
+
+
+@pytest.mark.parametrize(
+    "options", [{"min_batch": 9, "max_batch": 4}, {"optimization_level": 6}, {"workspace": 0}], ids=str
+)
+def test_export_checks_the_builder_before_it_reads_the_model(
+    machine: Machine, target: Path, tmp_path: Path, options: dict[str, int]
+) -> None:
+    from resnet_infer.converters.export import ExportConfig, export
+
+    with pytest.raises(UsageError):
+        export(tmp_path / "there-is-none.onnx", target, ExportConfig(options=options))
+    assert not machine.driver.held
