@@ -19,6 +19,7 @@ from resnet_infer.serving.settings import Settings, variable
 from tests.conftest import DEMO, ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+HOW_TO = sorted((ROOT / "docs" / "how-to").glob("*.md"))
 ENVIRONMENT = ROOT / "docs" / "environment.md"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 OTHERS_OPTIONS = {
@@ -162,7 +163,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=ids)
+@pytest.mark.parametrize("page", [*PAGES, *HOW_TO], ids=ids)
 def test_a_link_leads_to_a_file_and_a_heading(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     broken = []
@@ -179,6 +180,11 @@ def test_a_link_leads_to_a_file_and_a_heading(page: Path) -> None:
 def test_every_page_is_reached_from_the_readme() -> None:
     text = PAGES[0].read_text(encoding="utf-8")
     assert [page.name for page in (ROOT / "docs").glob("*.md") if f"(docs/{page.name})" not in text] == []
+
+
+def test_every_how_to_page_is_reached_from_the_page_for_contributors() -> None:
+    text = PAGES[1].read_text(encoding="utf-8")
+    assert [page.name for page in HOW_TO if f"(docs/how-to/{page.name})" not in text] == []
 
 
 def test_the_readme_says_of_the_built_in_models_what_their_files_say() -> None:
