@@ -41,8 +41,9 @@ class RouteTable:
     """Find routes by method and path.
 
     A path without parameters is found in a dictionary. It goes before those with parameters, of which the first in the
-    table that has the method counts. Raises `ValueError` for a route that is twice in the table, or that has a
-    parameter of an unknown kind.
+    table that has the method counts. Below `ADMIN` only routes with an admin key are found.
+
+    Raises `ValueError` for a route that is twice in the table, or that has a parameter of an unknown kind.
     """
 
     def __init__(self, routes: Iterable[Route]) -> None:
@@ -69,9 +70,11 @@ class RouteTable:
 
     def _search(self, method: str, path: str) -> Match:
         """Return what the table says about a path with parameters, a wrong method, or a path that has no route."""
-        here = self._plain.get(path, [])
-        matches: list[tuple[dict[str, str], Route]] = [({}, route) for route in here] or [
-            (found.groupdict(), route) for pattern, route in self._patterns if (found := pattern.fullmatch(path))
+        is_admin = path.startswith(ADMIN)
+        matches: list[tuple[dict[str, str], Route]] = [({}, route) for route in self._plain.get(path, [])] or [
+            (found.groupdict(), route)
+            for pattern, route in self._patterns
+            if (found := pattern.fullmatch(path)) and (route.is_admin or not is_admin)
         ]
         for parameters, route in matches:
             if method in route.methods:
@@ -84,7 +87,6 @@ class RouteTable:
                 is_admin=any(route.is_admin for route in routes),
                 is_probe=all(route.is_probe for route in routes),
             )
-        is_admin = path.startswith(ADMIN)
         return Match(
             methods=self._admin_methods if is_admin else (), needs_key=not path.startswith(OPEN), is_admin=is_admin
         )

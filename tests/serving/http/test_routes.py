@@ -221,6 +221,13 @@ def test_the_route_that_answers_is_the_one_whose_key_is_asked_for() -> None:
     assert find(table, "GET", "/p/x/z", root_path="/p").parameters == {"a": "z"}
 
 
+def test_a_path_with_parameters_opens_nothing_below_the_prefix_of_the_administration() -> None:
+    table = RouteTable((toy("/{a}/{b}", needs_key=False), toy("/{a}/{b}/c", "POST", is_admin=True)))
+    assert find(table, "GET", "/x/y").parameters == {"a": "x", "b": "y"}
+    assert find(table, "GET", f"{ADMIN}y") == Match(methods=("POST",), is_admin=True)
+    assert find(table, "POST", f"{ADMIN}y/c").is_admin
+
+
 @pytest.mark.parametrize(
     ("rows", "fault"),
     [
@@ -263,7 +270,7 @@ def outside(tree: ast.Module) -> ast.Module:
 
 def named(text: str) -> set[str]:
     """The routes that a text names."""
-    return {path for path in PATHS if re.search(rf"(?<![\w/}}]){re.escape(path)}(?![\w/{{])", text)}
+    return {path for path in PATHS if path in text and re.search(rf"(?<![\w/}}]){re.escape(path)}(?![\w/{{])", text)}
 
 
 def lists_of_paths(path: str, tree: ast.Module) -> Iterator[str]:
