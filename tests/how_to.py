@@ -138,6 +138,8 @@ def check_commands(page: HowTo, folder: Path) -> None:
     for command, output in page.commands:
         found = run(command, folder)
         assert checker.check_output(output, found.stdout, flags), f"$ {command}\n{found.stdout}\nnot\n{output}"
+        assert output or not found.returncode, f"$ {command}\nfails, and shows nothing"
+        assert "Traceback (most recent call last)" not in found.stdout, f"$ {command}\n{found.stdout}"
     for number, text in enumerate(page.doctests):
         script = folder / f"doctest{number}.txt"
         script.write_text(text, encoding="utf-8")
