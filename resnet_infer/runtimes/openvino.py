@@ -145,7 +145,9 @@ class OpenVinoRuntime(Runtime):
         except UnicodeDecodeError as error:
             raise ModelError(f"{model} is damaged: a name or its metadata is no UTF-8 ({error.reason})") from error
         except RuntimeError as error:
-            raise ModelError(f"{model}: OpenVINO cannot load it ({reason(error)})") from error
+            raise ModelError(
+                f"{model}: OpenVINO cannot load it ({reason(error)})", hint="export the model again"
+            ) from error
         self.computes = _computes(self._compiled, str(model), half=bf16)
         self.precision = "bf16" if bf16 and spec.precision != "int8" else spec.precision
         self._idle: list[Any] = []

@@ -155,7 +155,7 @@ def export(
     if as_json:
         print(strict_json.dumps({"format": format, **made.to_json()}))
     else:
-        show(f"{made.path}  {made.size / 1e6:.1f} MB")
+        show(f"{' and '.join(map(str, made.files))}  {made.size / 1e6:.1f} MB")
 
 
 def _require_free(chosen: Format, path: Path, inputs: list[str | Path | None]) -> None:

@@ -23,9 +23,9 @@ from resnet_infer.utils.extras import needs
 from resnet_infer.utils.files import atomic_path
 from resnet_infer.utils.inputs import read_text
 
-with needs("export", "INT8 calibration"):
+with needs("export", "exporting"):
     from onnx import ModelProto, TensorProto, helper, numpy_helper
-with needs("cpu", "INT8 calibration"):
+with needs("cpu", "exporting"):
     from resnet_infer.runtimes import ort_session
 
 FORMAT = 1
