@@ -82,7 +82,8 @@ class Format:
         if config.target is not None and config.target not in self.targets:
             raise UsageError(f"--format {self.name} is for the target {', '.join(self.targets)}, not {config.target}")
         check_options(self, config.options)
-        load(self.write)
+        for step in (self.write, self.prove):
+            load(step)
         if self.check:
             load(self.check)(config)
 

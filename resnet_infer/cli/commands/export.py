@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -120,21 +121,10 @@ def export(
     if output:  # checked before a model is loaded or downloaded
         _require_free(chosen, output, [model, calibration_data, check_data])
     from resnet_infer.converters.config import ExportConfig, Pictures
-    from resnet_infer.converters.export import export
+    from resnet_infer.converters.export import check, export
 
-    introduce_default(model, "resnet-infer export")
-    source = zoo.source(model)
     tried = None if precision is None else (precision,)
     precision = precision or "fp32"
-    if isinstance(source, Path) and (chosen.suffix, precision) == (source.suffix, "fp32") and target != AUTO:
-        raise ModelError(
-            f"{source} is an artifact already",
-            hint="lower its precision with --precision int8 or fp16, or give the checkpoint it was made from",
-        )
-    stem = source.stem if isinstance(source, Path) else source.spec.name
-    name = stem + ("" if precision == "fp32" else f".{precision}") + chosen.suffix
-    path = output or Path(f"{stem}.auto{chosen.suffix}" if target == AUTO else name)
-    _require_free(chosen, path, [model, calibration_data, check_data])
     config = ExportConfig(
         precision=precision,  # type: ignore[arg-type]
         target=None if target == AUTO else target,  # type: ignore[arg-type]
@@ -146,6 +136,19 @@ def export(
         options=given,
         device=device,
     )
+    if tried or target != AUTO:
+        check(chosen, config)
+    introduce_default(model, "resnet-infer export")
+    source = zoo.source(model)
+    if isinstance(source, Path) and (chosen.suffix, precision) == (source.suffix, "fp32") and target != AUTO:
+        raise ModelError(
+            f"{source} is an artifact already",
+            hint="lower its precision with --precision int8 or fp16, or give the checkpoint it was made from",
+        )
+    stem = source.stem if isinstance(source, Path) else source.spec.name
+    name = stem + ("" if precision == "fp32" else f".{precision}") + chosen.suffix
+    path = output or Path(f"{stem}.auto{chosen.suffix}" if target == AUTO else name)
+    _require_free(chosen, path, [model, calibration_data, check_data])
     if target == AUTO:
         from resnet_infer.benchmarking.autotune import export_fastest
 
@@ -159,8 +162,11 @@ def export(
 
 
 def _require_free(chosen: Format, path: Path, inputs: list[str | Path | None]) -> None:
-    """Raise `UsageError` if `path`, or the file that belongs beside it, is an input or not a part of an artifact."""
-    from resnet_infer.errors import ModelError
+    """Raise `UsageError` if `path`, or the file that belongs beside it, is an input or not a part of an artifact.
+
+    It is also raised for a link to an artifact whose second file would not be replaced with it.
+    """
+    from resnet_infer.errors import ModelError, UsageError
     from resnet_infer.models.outputs import Output, has_spec, require_free
     from resnet_infer.runtimes.artifacts import read_spec
 
@@ -179,6 +185,13 @@ def _require_free(chosen: Format, path: Path, inputs: list[str | Path | None]) -
     if companion:
         outputs.append(Output("-o", companion, f"part of {path.name}", ours))
     require_free(outputs, inputs)
+    real = Path(os.path.realpath(path))
+    partner = chosen.companion_of(real)
+    if companion and partner and partner.exists() and os.path.realpath(companion) != os.path.realpath(partner):
+        raise UsageError(
+            f"{path} is a link to {real}, and {companion.name} none to {partner.name}: the two would no longer fit",
+            hint=f"name {real} with -o, or link both files",
+        )
 
 
 def _with_options(function: Callable[..., None]) -> None:
