@@ -84,7 +84,8 @@ class Classifier(BaseClassifier):
         self.lanes = max(lanes, 1)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopened, (self.runtime, *self._spread)
+        opener, arguments, *_ = self.runtime.__reduce__()  # in its stead, because `copy.copy` would share it
+        return _reopened, (opener, arguments, *self._spread)
 
     def __repr__(self) -> str:
         state = ", closed" if self.runtime.closed else ""
@@ -286,9 +287,11 @@ class Classifier(BaseClassifier):
         self.close()
 
 
-def _reopened(runtime: Runtime, threads: int | None, throughput: bool) -> Classifier:
-    """Return a classifier of a runtime that was opened again from a pickle."""
-    classifier = Classifier(runtime, throughput=throughput)
+def _reopened(
+    opener: Callable[..., Runtime], arguments: tuple[Any, ...], threads: int | None, throughput: bool
+) -> Classifier:
+    """Return a classifier of the runtime that `opener` opens again."""
+    classifier = Classifier(opener(*arguments), throughput=throughput)
     classifier._spread = threads, throughput
     classifier.lanes = max(classifier.lanes // (threads or 1), 1)
     return classifier

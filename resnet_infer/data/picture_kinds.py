@@ -109,35 +109,26 @@ def kind_of(given: object) -> str:
     if isinstance(given, (int, float, complex)):
         return f"{given!r:.40}"
     kind = type(given)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    if kind in (bytes, bytearray):
+        return kind.__name__
+    name = kind.__qualname__ if kind.__module__ in ("builtins", "_io") else f"{kind.__module__}.{kind.__qualname__}"
     if isinstance(given, (list, tuple, set, dict)) and not given:
         return f"an empty {name}"
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
-def several(given: object) -> Iterable[object]:
-    """Return what yields the pictures of an argument that is not a list, tuple or iterator.
+def several(given: object) -> list[object]:
+    """Return the pictures in an array (N, height, width, 3), or the items of an array of names.
 
-    That is a list for what is there already. Raises `UsageError` for a single picture and for what yields nothing.
+    Raises `UsageError` for anything else, which is a single picture or yields none.
     """
     if isinstance(given, np.ndarray) and (given.ndim == 4 or given.dtype.kind in "OU"):
         return list(given)
-    single = isinstance(given, (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Image.Image))
-    if single or hasattr(given, "read") or hasattr(given, "read_bytes"):
-        raise no_stream(given)
-    if isinstance(given, Iterable):
-        return given
-    raise UsageError(
-        f"`stream` takes an iterable of pictures, not {kind_of(given)}", hint=f"{TAKEN}; several are a list of those"
-    )
-
-
-def no_stream(given: object) -> UsageError:
-    """Return the error for a single picture in the place of several."""
-    return UsageError(
-        f"`stream` takes several pictures, not {kind_of(given)}",
-        hint="for a single picture use `classify`, or a list with it: [picture]",
-    )
+    if given is None or isinstance(given, (int, float)):
+        hint = f"give an iterable of pictures; {TAKEN}"
+    else:
+        hint = "for a single picture use `classify`, or a list with it: [picture]"
+    raise UsageError(f"`stream` takes several pictures, not {kind_of(given)}", hint=hint)
 
 
 def _path(source: str, given: str | os.PathLike[str]) -> Path:
@@ -236,14 +227,12 @@ def _from_pil(image: Image.Image) -> Image.Image:
     return rgb
 
 
-def _orientation(image: Image.Image) -> int | None:
-    """Return the number of the EXIF orientation of a PIL image."""
+def _orientation(image: Image.Image) -> int:
+    """Return the number of the EXIF orientation of a PIL image: 1 for a TIFF, which PIL turns when it loads it."""
     if ORIENTATION in image.info:
-        return cast("int | None", image.info[ORIENTATION])
+        return int(image.info[ORIENTATION])
     exif = image.info.get("exif", b"")
-    found = orientation(exif) if isinstance(exif, bytes) and exif else None
-    tags = getattr(image, "tag_v2", None)  # of a TIFF
-    return tags.get(_ORIENTATION_TAG) if found is None and tags is not None else found
+    return orientation(exif) if isinstance(exif, bytes) and image.format != "TIFF" else 1
 
 
 def _from_file(given: object) -> bytes:
@@ -255,7 +244,7 @@ def _from_file(given: object) -> bytes:
     if inspect.iscoroutinefunction(file.read):
         raise UsageError(f"`read` of {kind_of(given)} is asynchronous", hint="give its bytes: await file.read()")
     if isinstance(given, io.TextIOBase) or isinstance(cast(object, file.read(0)), str):
-        raise UsageError(f"{kind_of(given)} is a file of text", hint='open it in binary mode: open(path, "rb")')
+        raise UsageError(f"{kind_of(given)} reads text", hint='open it in binary mode: open(path, "rb")')
     with suppress(AttributeError, OSError):  # a pipe, or the body of a response, is read on from where it is
         file.seek(0)
     return piped_bytes(file)

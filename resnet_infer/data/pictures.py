@@ -58,8 +58,8 @@ class Picture:
       `zipfile.Path` or another `importlib` traversable;
     - pixels: an array, uint8 (height, width, 3) in the order red, green, blue, or (height, width) of grey. OpenCV has
       blue first: give it `array[..., ::-1]`;
-    - a PIL image of any mode but LAB. It is converted as a file would be, and turned by the orientation in
-      `info["exif"]` if the model's spec says so.
+    - a PIL image of any mode. It is converted as a file would be, and turned by the orientation in
+      `info["exif"]` if the model's spec says so. (PIL itself turns a TIFF when it loads it.)
 
     The attribute `content` is then a `Path`, `bytes` or an RGB image of PIL. Pixels and buffers are copied, so they may
     be changed afterwards. Raises `UsageError` for anything else, and `PictureError` if it cannot be read.
@@ -101,6 +101,10 @@ class Picture:
         return {"source": self.source, "width": content.width, "height": content.height}
 
 
+_SINGLE = (str, PathLike, bytes, bytearray, memoryview, np.ndarray, Image.Image, Picture)
+"""Types of a single image, some of which can be iterated over; and of arrays, which may be several."""
+
+
 class Unreadable(NamedTuple):
     """Stand for an image that could not be read when its turn came, with the error of its answer."""
 
@@ -138,14 +142,12 @@ def pictures_of(given: Iterable[object]) -> Iterable[Picture | Unreadable]:
     """
     if isinstance(given, (list, tuple)):
         return Ready(_numbered(iter(given)))
-    if isinstance(given, Iterator) and not hasattr(given, "read"):
-        return _numbered(given)
-    from resnet_infer.data.picture_kinds import no_stream, several
+    no_single = not isinstance(given, _SINGLE) and not hasattr(given, "read") and not hasattr(given, "read_bytes")
+    if no_single and isinstance(given, Iterable):
+        return _numbered(iter(given))
+    from resnet_infer.data.picture_kinds import several
 
-    if isinstance(given, Picture):
-        raise no_stream(given)
-    found = several(given)
-    return Ready(_numbered(iter(found))) if isinstance(found, list) else _numbered(iter(found))
+    return Ready(_numbered(iter(several(given))))
 
 
 def _numbered(given: Iterator[object]) -> Iterator[Picture | Unreadable]:
