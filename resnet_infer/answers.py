@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar, Literal, cast, overload
+from typing import Any, ClassVar, Literal, TypeVar, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ Crops = Literal[1, 10]
 """Views of an image: 1 for the centre crop, 10 for the four corners and the centre, each also mirrored (Krizhevsky et
 al. 2012).
 """
+Given = TypeVar("Given", bound=PictureInput)
+"""Kind of image in a list: lists are invariant, so one of paths is no list of `PictureInput`."""
 SHOWN = 5
 """Most predictions in the `repr` of an answer."""
 
@@ -105,6 +107,16 @@ class BaseClassifier(ABC):
     def classify(
         self,
         picture: list[PictureInput] | tuple[PictureInput, ...],
+        *,
+        crops: Crops = ...,
+        top_k: int | None = ...,
+        timeout: float | None = ...,
+    ) -> list[list[Prediction]]: ...
+
+    @overload
+    def classify(
+        self,
+        picture: list[Given] | tuple[Given, ...],
         *,
         crops: Crops = ...,
         top_k: int | None = ...,

@@ -22,6 +22,7 @@ from resnet_infer.client import Client
 from resnet_infer.errors import ModelError, PictureError, UsageError
 from resnet_infer.runtimes.base import Images, Logits
 from tests.conftest import PICTURES
+from tests.data.test_pictures import ONE_AND_TEN
 from tests.serving.test_client import listening
 from tests.test_classifier import Quadrants, noise, png
 
@@ -63,8 +64,8 @@ def settled(condition: Any) -> bool:
 
 
 def test_the_logits_make_the_predictions(classifier: Classifier) -> None:
-    for crops in (1, 10):
-        answer = classifier.ask(CAT, crops=crops, top_k=None)  # type: ignore[arg-type]
+    for crops in ONE_AND_TEN:
+        answer = classifier.ask(CAT, crops=crops, top_k=None)
         assert answer.logits is not None
         assert answer.logits.base is None  # or it would keep those of a batch
         means = softmax(answer.logits).mean(axis=0)
@@ -99,7 +100,7 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], message: str,
         for one in (classifier, client):
             for method in (one.classify, one.ask):
                 with pytest.raises(UsageError, match=message):
-                    method(CAT, **options)  # type: ignore[operator]
+                    method(CAT, **options)
             with pytest.raises(UsageError, match=message):
                 asyncio.run(one.aclassify(CAT, **options))
 
