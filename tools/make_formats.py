@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def make_data() -> None:
-    """Write `data.zip` with class folders of noisy squares: 8 to train on and 6 to test on, of each of three colours."""
+    """Write `data.zip`, class folders of noisy squares of three colours: of each 8 to train on and 6 to test on."""
     import numpy as np
     from PIL import Image
 
@@ -87,7 +87,11 @@ def make_models() -> None:
     save_checkpoint(untrained_checkpoint(spec, pixels), Path("model.safetensors"), half=True)
     checkpoint = load_checkpoint(Path("model.safetensors"))
     export(checkpoint, Path("model.onnx"), ExportConfig())
-    export(checkpoint, Path("model.fp16.xml"), ExportConfig(precision="fp16", max_drop=100, pictures=Pictures(check=Path("data.zip"))))
+    export(
+        checkpoint,
+        Path("model.fp16.xml"),
+        ExportConfig(precision="fp16", max_drop=100, pictures=Pictures(check=Path("data.zip"))),
+    )
     pictures = Pictures(calibration=Path("data.zip"), calibration_count=12)
     export(checkpoint, Path("model.int8.onnx"), ExportConfig(precision="int8", max_drop=100, pictures=pictures))
     logits = {}
