@@ -67,15 +67,24 @@ class FileFormat:
         spec_fields.plain(found, "an unknown field")
         return found
 
-    def compose(self, own: Mapping[str, Any], unknown: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def compose(
+        self, own: Mapping[str, Any], unknown: Mapping[str, Any] | None = None, *, reads_from: int | None = None
+    ) -> dict[str, Any]:
         """Return a document: its version first, then `own`, then the `unknown` fields of the document it was read from.
+
+        `reads_from` is the lowest version that can read `own`, by default the one of this format. The version of a
+        newer document stays, because its unknown fields do.
 
         >>> FileFormat("model spec").compose({"name": "net"}, {"colour": "red"})
         {'format': 1, 'name': 'net', 'colour': 'red'}
         """
         whole: dict[str, Any] = _merged(own, unknown or {})
         version = {key: whole.pop(key) for key in (FORMAT, READS_FROM) if key in whole}
-        return {**(version or {FORMAT: self.version}), **whole}
+        if not version:
+            version = {FORMAT: self.version, READS_FROM: self.version if reads_from is None else reads_from}
+            if version[READS_FROM] == self.version:
+                del version[READS_FROM]
+        return {**version, **whole}
 
 
 RESULTS = FileFormat("results", error=DataError, implied=True)

@@ -243,7 +243,7 @@ class ModelSpec:
     def from_json(cls, value: Mapping[str, Any], source: str, *, newer: bool = False) -> ModelSpec:
         """Read the result of `to_json`. The provenance may be missing, and unknown fields are ignored.
 
-        Inside `input` and `measured` they are ignored only in a spec of a `newer` version.
+        Inside `architecture`, `input` and `measured` they are ignored only in a spec of a `newer` version.
         Raises `ModelError`, naming the field and `source`, as `loads` does.
         """
         try:
@@ -255,7 +255,7 @@ class ModelSpec:
                 raise fields.FieldError("measured is no list")
             return cls(
                 name=fields.text(value["name"], "name"),
-                architecture=None if arch is None else _architecture(arch),
+                architecture=None if arch is None else _architecture(arch, newer),
                 classes=fields.texts(value["classes"], "classes"),
                 class_ids=None if ids is None else fields.texts(ids, "class_ids"),
                 input=InputSpec.from_json(fields.mapping(value["input"], "input"), newer=newer),
@@ -278,13 +278,17 @@ class ModelSpec:
         return replace(self, **{"unknown": unknown, **changes})
 
 
-def _architecture(value: Any) -> Architecture:
-    """Read the architecture. Raises `FieldError` and `UsageError`."""
+def _architecture(value: Any, newer: bool) -> Architecture:
+    """Read the architecture. Unknown fields are ignored in a spec of a `newer` version.
+
+    Raises `FieldError` and `UsageError`.
+    """
     value = fields.mapping(value, "architecture")
-    if "name" not in value:
-        raise fields.FieldError("architecture lacks name")
-    for name, item in value.items():
-        if name == "num_classes":
+    known = ("num_classes", "shortcut", "padding", "stride_in")
+    fields.has_fields(value, "architecture", ("name",), (*known, *(value if newer else ())))
+    for name in ("name", *known):
+        item = value.get(name)
+        if name == "num_classes" and name in value:
             fields.whole(item, "architecture.num_classes", 1, fields.MAX_CLASSES)
         elif name == "name" or item is not None:
             fields.text(item, f"architecture.{name}")
