@@ -480,6 +480,37 @@ def test_what_commands_print_fits_its_schema(
     require_strict(validators[schema], value)
 
 
+def test_what_is_written_now_fits_its_schema(
+    kept: Path, cli: Cli, validators: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch", reason="trains (the extra `train`)")
+    from safetensors.numpy import save_file
+
+    monkeypatch.chdir(kept)
+    weights = load_checkpoint(Path("model.safetensors")).weights
+    save_file(dict(weights), "plain.safetensors")
+    Path("labels.txt").write_text("blue\ngreen\nred\n")
+    arguments: tuple[Any, ...] = ("--labels", "labels.txt", "-o", "imported.safetensors")
+    done = cli("import", "plain.safetensors", "--arch", "resnet8", "--padding", "append", *arguments, "--json")
+    assert done.code == 0, done.err
+    require_strict(validators["import"], json.loads(done.out))
+    arguments = ("--precision", "int8", "--max-drop", 100, "--calibration-data", "data.zip", "--json")
+    done = cli("export", "model.safetensors", "-o", "new.onnx", *arguments)
+    assert done.code == 0, done.err
+    require_strict(validators["export"], json.loads(done.out))
+    Path("answers.jsonl").unlink()
+    evaluate(["model.onnx"], Path("data.zip"), EvaluationConfig(device="cpu", threads=1, resume=Path("answers.jsonl")))
+    shutil.rmtree("run")
+    go_on(kept)
+    shutil.copy("run/last.safetensors", "run/best.safetensors")  # in a finished run it has no state
+    found = list(documents(Path()))
+    stated = [name for name, value in found if isinstance(value, dict) and "format" in value]
+    assert {"spec", "engine", "calibration", "answers", "run-state", "run-recipe"} <= {*stated}
+    for name, value in found:
+        if name not in ("benchmark", "evaluate", "compare"):
+            require_strict(validators[name], value)
+
+
 # Another program's artifact
 
 
