@@ -41,6 +41,7 @@ LEFT_OUT = {
     "serving/test_keys.py": "a server for each test",
     "test_answers.py": "calls that take too long",
     "test_classifier.py": "models that answer",
+    "test_formats.py": "commands with models and data, and a run",
     "test_kept_errors.py": "every error of the package",
     "test_new_architecture.py": "networks that are exported, quantised and trained",
     "test_odd_streams.py": "processes that measure and load pictures",
