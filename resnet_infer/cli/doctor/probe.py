@@ -20,7 +20,7 @@ from typing import Any
 from resnet_infer.errors import ResnetInferError, RuntimeUnavailableError
 from resnet_infer.runtimes import processes
 from resnet_infer.runtimes.registry import RUNTIMES, RuntimeInfo, load, open_runtime
-from resnet_infer.utils import extras
+from resnet_infer.utils import extras, strict_json
 
 LIMIT = 60.0
 """Seconds after which a child process is ended. Importing torch from a cold disk takes up to half of that."""
@@ -122,7 +122,7 @@ def main() -> None:
     """Examine the package that the command line names, and write its events as JSON lines to stdout."""
     channel = processes.answer_channel()
     for event in examine(sys.argv[1]):
-        channel.write(json.dumps(event).encode() + b"\n")
+        channel.write(strict_json.dumps(event).encode() + b"\n")
         channel.flush()
 
 

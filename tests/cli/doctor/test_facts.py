@@ -113,7 +113,9 @@ def test_a_folder_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
     assert facts.writable(tmp_path)
     assert facts.writable(tmp_path / "a" / "b")
     assert list(tmp_path.iterdir()) == []
-    assert not facts.writable(Path("/proc/self/fd/none")) or sys.platform != "linux"
+    (tmp_path / "file").touch()
+    assert not facts.writable(tmp_path / "file")
+    assert not facts.writable(tmp_path / "file" / "below")
 
 
 def test_the_home_folder_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +129,7 @@ def test_the_home_folder_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_there_may_be_no_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert facts.temporary_folder() and os.path.isdir(str(facts.temporary_folder()))
+    assert os.path.isdir(str(facts.temporary_folder()))
 
     def none() -> str:
         raise FileNotFoundError(2, "No usable temporary directory found")

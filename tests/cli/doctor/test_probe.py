@@ -1,4 +1,4 @@
-"""Packages that crash, hang, print or raise when they are imported: each is reported, and none takes the command down."""
+"""Packages that crash, hang, print or raise when they are imported: each is reported, and the command goes on."""
 
 from __future__ import annotations
 
