@@ -11,7 +11,7 @@ import pytest
 
 from resnet_infer.cli.doctor import probe as module
 from resnet_infer.cli.doctor.probe import Event, packages, probe, run_child, steps
-from resnet_infer.runtimes.registry import RUNTIMES
+from resnet_infer.runtimes.registry import RUNTIMES, RuntimeInfo
 from resnet_infer.utils.extras import EXTRAS
 
 Plant = Callable[..., list[Event]]
@@ -99,7 +99,7 @@ sys.modules["onnxruntime"] = real
     "row", [row for row in RUNTIMES if row.extra and "cpu" in row.devices], ids=lambda row: row.name
 )
 def test_a_runtime_answers_and_a_wrong_answer_is_found(
-    row: module.RuntimeInfo, monkeypatch: pytest.MonkeyPatch
+    row: RuntimeInfo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip(row.name, reason=f"the extra `{row.extra}`")
     (events,) = probe([row.name]).values()
