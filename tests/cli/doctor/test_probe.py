@@ -98,9 +98,7 @@ sys.modules["onnxruntime"] = real
 @pytest.mark.parametrize(
     "row", [row for row in RUNTIMES if row.extra and "cpu" in row.devices], ids=lambda row: row.name
 )
-def test_a_runtime_answers_and_a_wrong_answer_is_found(
-    row: RuntimeInfo, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_runtime_answers_and_a_wrong_answer_is_found(row: RuntimeInfo, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip(row.name, reason=f"the extra `{row.extra}`")
     (events,) = probe([row.name]).values()
     (event,) = (event for event in events if event["step"] == "cpu")
