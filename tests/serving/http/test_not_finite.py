@@ -74,7 +74,7 @@ def test_the_client_has_an_error_for_the_picture(service: Service, cli: Callable
     done = cli("classify", "--url", url, tmp_path / "pictures", "-f", "json", "--on-error", "skip")
     assert done.code == 1
     assert "2.png: the logits of the model at" in done.err
-    assert ["error" in row for row in json.loads(done.out)] == [False, True, False]
+    assert ["error" in row for row in json.loads(done.out)["answers"]] == [False, True, False]
     with Client(url) as client:
         with pytest.raises(AnswerError):
             client.classify(black())
