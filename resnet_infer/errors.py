@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
@@ -124,6 +125,16 @@ def reason_of(error: BaseException) -> Reason:
     return _BY_NUMBER.get(error.errno or 0, "unreadable") if isinstance(error, OSError) else "unreadable"
 
 
+@contextlib.contextmanager
+def about(source: str | os.PathLike[str], reason: Reason | None = None) -> Iterator[None]:
+    """Set `source` and `reason` of errors of this package that are raised inside the block without them."""
+    try:
+        yield
+    except ResnetInferError as error:
+        error.source, error.reason = error.source or str(source), error.reason or reason
+        raise
+
+
 def bare(error: Error) -> Error:
     """Return `error` without its traceback, cause and context.
 
@@ -207,7 +218,7 @@ class RuntimeUnavailableError(ResnetInferError):
 class MissingExtraError(ResnetInferError):
     """Report an optional dependency that is not installed. The hint is the exact command that installs it."""
 
-    default_reason = "extra_missing"
+    default_reason: Reason | None = "extra_missing"
 
 
 class BrokenPackageError(MissingExtraError):

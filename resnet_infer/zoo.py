@@ -76,7 +76,12 @@ def checkpoint_file(model: str | Path | None) -> Path:
     name = _name(model)
     path = _whole(name, CHECKPOINT) if name in BUILT_IN and not _existing(name) else find(name)
     if path.suffix != CHECKPOINT:
-        raise ModelError(f"{path} is an artifact already", hint=f"give the checkpoint it was made from ({CHECKPOINT})")
+        raise ModelError(
+            f"{path} is an artifact already",
+            hint=f"give the checkpoint it was made from ({CHECKPOINT})",
+            source=path,
+            reason="unsupported",
+        )
     return path
 
 
@@ -170,6 +175,8 @@ def unknown_model(name: str) -> ModelError:
     return ModelError(
         f"there is no file and no model called {name}" + did_you_mean(name.lower(), names),
         hint=f"built in: {', '.join(BUILT_IN)}; to download: {', '.join(names[len(BUILT_IN) :])}",
+        source=name,
+        reason="missing",
     )
 
 
@@ -194,6 +201,8 @@ def _existing(name: str) -> Path | None:
         raise ModelError(
             f"{name} is no checkpoint ({CHECKPOINT}) and no artifact ({', '.join(ARTIFACTS)})",
             hint=f"if it holds a ResNet's weights: resnet-infer import {name} --arch resnet50 -o model{CHECKPOINT}",
+            source=name,
+            reason="unsupported",
         )
     return path
 

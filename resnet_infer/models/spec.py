@@ -212,11 +212,15 @@ class ModelSpec:
             value = fields.parse(text)
             number = fields.whole(value.get("format"), "format", 1, 10**9)
         except ValueError as error:
-            raise ModelError(f"{source}: its spec is damaged: {first_line(error)}") from error
+            raise ModelError(
+                f"{source}: its spec is damaged: {first_line(error)}", source=source, reason="damaged"
+            ) from error
         if number > FORMAT:
             raise ModelError(
                 f"{source}: its spec has format {number}, this version reads up to {FORMAT}",
                 hint="upgrade resnet-infer: pip install --upgrade . in a newer checkout",
+                source=source,
+                reason="newer_format",
             )
         return cls.from_json(value, source)
 
@@ -228,7 +232,10 @@ class ModelSpec:
         """
         if METADATA_KEY not in metadata:
             raise ModelError(
-                f"{source} carries no model spec", hint=f"adopt it with: resnet-infer import {source} --labels FILE ..."
+                f"{source} carries no model spec",
+                hint=f"adopt it with: resnet-infer import {source} --labels FILE ...",
+                source=source,
+                reason="no_spec",
             )
         return cls.loads(metadata[METADATA_KEY], source)
 
@@ -256,7 +263,9 @@ class ModelSpec:
                 measured=tuple(Measured.from_json(item, f"measured[{i}]") for i, item in enumerate(measured)),
             )
         except (UsageError, ValueError) as error:
-            raise ModelError(f"{source}: its spec cannot be used: {first_line(error)}") from error
+            raise ModelError(
+                f"{source}: its spec cannot be used: {first_line(error)}", source=source, reason="damaged"
+            ) from error
 
     def with_(self, **changes: Any) -> ModelSpec:
         """Return a copy with some fields changed.

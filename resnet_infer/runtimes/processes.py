@@ -29,12 +29,14 @@ def interpreter() -> str:
         raise RuntimeUnavailableError(
             f"this program is frozen, so {sys.executable or 'it'} cannot start a Python of its own to measure or serve",
             hint="measure and serve with an installed resnet-infer; classifying needs no process",
+            source=sys.executable,
         )
     path = os.fsdecode(get_executable() or "")  # by default `sys.executable`
     if not _PYTHON.search(path):
         raise RuntimeUnavailableError(
             f"{path or 'the program around this one'} is no Python, and measuring and serving start one",
             hint="name one with multiprocessing.set_executable, or use the command resnet-infer",
+            source=path,
         )
     return path
 

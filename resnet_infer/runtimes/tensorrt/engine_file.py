@@ -81,6 +81,8 @@ class EngineInfo:
                 raise ModelError(
                     f"{path} has format {value['format']}, this version reads up to {FORMAT}",
                     hint="upgrade resnet-infer: pip install --upgrade . in a newer checkout",
+                    source=path,
+                    reason="newer_format",
                 )
             known: dict[str, Any] = {item.name: value[item.name] for item in fields(cls)}
             known["spec"] = ModelSpec.loads(strict_json.dumps(known["spec"]), str(path))
@@ -103,7 +105,10 @@ class EngineInfo:
             return cls(**known)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ModelError(
-                f"{path} is damaged ({type(error).__name__}: {error})", hint="export the engine again"
+                f"{path} is damaged ({type(error).__name__}: {error})",
+                hint="export the engine again",
+                source=path,
+                reason="damaged",
             ) from error
 
     def differences(self, tensorrt: str, gpu: str, compute_capability: tuple[int, int]) -> list[str]:
@@ -137,6 +142,8 @@ class EngineInfo:
             raise ModelError(
                 f"{label} does not run here: {'; '.join(found)}",
                 hint="export it again on this machine, or there with --version-compatible or --hardware-compatible",
+                source=label,
+                reason="unavailable",
             )
 
 
@@ -146,12 +153,14 @@ def read_info(path: Path) -> EngineInfo:
     Raises `ModelError` if one of the two is missing, or the sidecar is damaged.
     """
     if not path.is_file():
-        raise ModelError(f"{path} does not exist")
+        raise ModelError(f"{path} does not exist", source=path, reason="missing")
     sidecar = sidecar_path(path)
     if not sidecar.is_file():
         raise ModelError(
             f"{path} lacks its sidecar {sidecar.name}, which says what the engine is",
             hint="copy both files together, or export the engine again",
+            source=path,
+            reason="incomplete",
         )
     return EngineInfo.load(sidecar)
 
@@ -167,6 +176,8 @@ def read_engine(path: Path) -> tuple[bytes, EngineInfo]:
         raise ModelError(
             f"{path} is damaged, or {sidecar_path(path).name} belongs to another engine: the SHA-256 differs",
             hint="copy both files again, or export the engine again",
+            source=path,
+            reason="damaged",
         )
     return content, info
 

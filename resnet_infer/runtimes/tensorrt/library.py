@@ -31,12 +31,14 @@ def load_tensorrt(gpu: Gpu) -> Any:
             raise RuntimeUnavailableError(
                 f"the package tensorrt is installed but does not load ({first_line(error)})",
                 hint='its libraries come with: pip install --force-reinstall "resnet-infer[gpu]"',
+                source="tensorrt",
             ) from error
     version = str(getattr(tensorrt, "__version__", ""))
     if version_numbers(version) < OLDEST:
         raise RuntimeUnavailableError(
             f"TensorRT {version or 'of unknown version'} is too old: it takes 8.6 or newer",
             hint="pip install --upgrade tensorrt",
+            source="tensorrt",
         )
     return tensorrt
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from resnet_infer.errors import DataError, ResnetInferError, TrainingError, UsageError
+from resnet_infer.errors import DataError, Reason, ResnetInferError, TrainingError, UsageError
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from resnet_infer.models.network import ResNet, weights_of
 from resnet_infer.models.spec import ModelSpec
@@ -218,9 +218,9 @@ class RunFolder:
         """Return a sentence about what is saved of the run."""
         return self._saved
 
-    def lost(self, message: str, hint: str) -> TrainingError:
+    def lost(self, message: str, hint: str, reason: Reason = "failed") -> TrainingError:
         """Return the error that ends a run: `message`, and what is saved."""
-        return TrainingError(f"{message}; {self._saved}", hint=hint)
+        return TrainingError(f"{message}; {self._saved}", hint=hint, source=self.folder, reason=reason)
 
     def _write_rows(self) -> None:
         """Write `metrics.csv`."""
