@@ -16,7 +16,7 @@ from resnet_infer.models.checkpoint import SUFFIX as CHECKPOINT
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint
 from resnet_infer.models.weights.builtin import FOLDER, require_whole
 from resnet_infer.runtimes.registry import ARTIFACTS, SUFFIXES, get_runtime
-from resnet_infer.utils.console import note
+from resnet_infer.utils.console import note, warn
 from resnet_infer.utils.extras import needs
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def artifact(model: str | Path | None) -> Path:
         folder = scratch_folder()
         if folder is None:
             raise
-        note(f"note: {error.message}; so the artifact is made for this run alone ({error.hint})")
+        warn(f"note: {error.message}; so the artifact is made for this run alone ({error.hint})")
         _export(path, folder / name)
         return folder / name
 

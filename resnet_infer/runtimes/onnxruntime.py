@@ -18,7 +18,7 @@ from resnet_infer.errors import (
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.base import Images, Logits, Runtime, parse_device
 from resnet_infer.runtimes.signature import Tensor, require_signature
-from resnet_infer.utils.console import note
+from resnet_infer.utils.console import warn
 from resnet_infer.utils.cpu import compute_threads
 from resnet_infer.utils.extras import install_command, needs
 
@@ -225,7 +225,7 @@ def _open(
     asked = kind == "cuda" or provider != "auto"
     gpu = asked or (kind == "auto" and ort_session.CUDA in ort_session.available_providers())
     if gpu and not asked and _placed_for_cpu(model):
-        note("INT8 that was made for a CPU stays there; for the GPU: resnet-infer export --precision fp16, or tensorrt")
+        warn("INT8 that was made for a CPU stays there; for the GPU: resnet-infer export --precision fp16, or tensorrt")
         gpu = False
     if gpu:
         used = "tensorrt" if provider == "tensorrt" else "cuda"
@@ -239,7 +239,7 @@ def _open(
                 hint=f"check the driver with nvidia-smi; CUDA comes with: {install_command('gpu')}",
                 source=wanted,
             )
-        note(f"no CUDA, so the CPU is used: {reason}")
+        warn(f"no CUDA, so the CPU is used: {reason}")
     return ort_session.open_session(model, options), "cpu", "cpu"
 
 

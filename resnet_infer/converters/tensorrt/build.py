@@ -19,7 +19,7 @@ from resnet_infer.converters.tensorrt.engine_layers import Layer, read_layers
 from resnet_infer.errors import ModelError, ResnetInferError, RuntimeUnavailableError, UsageError, first_line
 from resnet_infer.models.spec import Precision
 from resnet_infer.runtimes.tensorrt.library import major_version, make_logger
-from resnet_infer.utils.console import note
+from resnet_infer.utils.console import warn
 from resnet_infer.utils.files import atomic_path
 from resnet_infer.utils.inputs import read_bytes
 from resnet_infer.utils.progress import Advance
@@ -209,12 +209,12 @@ class Build:
             content = read_bytes(path) if path.exists() else b""
         except OSError as error:
             content = b""
-            note(f"the timing cache {path} cannot be read ({error.strerror or error}): this build starts a new one")
+            warn(f"the timing cache {path} cannot be read ({error.strerror or error}): this build starts a new one")
         if content:
             cache = config.create_timing_cache(content)
             if cache is not None and config.set_timing_cache(cache, False):
                 return cache
-            note(
+            warn(
                 f"the timing cache {path} is damaged, or of another GPU or TensorRT ({self.logger.reason()}): "
                 "this build starts a new one"
             )
@@ -230,7 +230,7 @@ class Build:
             with atomic_path(path) as temporary:
                 temporary.write_bytes(to_bytes(config.get_timing_cache().serialize()))
         except (ResnetInferError, OSError) as error:
-            note(f"the timing cache was not saved: {first_line(error)}")
+            warn(f"the timing cache was not saved: {first_line(error)}")
 
 
 def to_bytes(memory: Any) -> bytes:

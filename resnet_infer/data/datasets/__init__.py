@@ -18,7 +18,7 @@ from resnet_infer.data.datasets.required import require_classes
 from resnet_infer.data.datasets.tree import Tree
 from resnet_infer.data.formats.suffixes import is_picture
 from resnet_infer.errors import DataError, about
-from resnet_infer.utils.console import note, printable
+from resnet_infer.utils.console import printable, warn
 
 
 def open_dataset(
@@ -79,7 +79,7 @@ def say(remarks: Sequence[str]) -> None:
 @cache
 def _say_once(line: str) -> None:
     """Write a remark that has not been written before."""
-    note(line)
+    warn(line)
 
 
 def recognise(source: Path) -> tuple[Tree, Recognised]:

@@ -6,7 +6,6 @@ the cache is used. Downloads have their digest in their names.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from typing import Literal
 from resnet_infer.errors import ModelError, ResnetInferError, UnwritableError, reason_of
 from resnet_infer.models.weights.download import cache_folder
 from resnet_infer.models.weights.locks import locked
-from resnet_infer.utils.console import printable
+from resnet_infer.utils.console import logger, printable
 from resnet_infer.utils.files import atomic_path, remedy, sha256
 
 DIGEST = ".sha256"
@@ -31,7 +30,7 @@ _GOOD: set[tuple[str, int, int]] = set()
 """Path, time of change and size of the files that this process has verified, so that each is verified once."""
 _FAULTS = {"damaged": "is damaged", "without digest": "has no digest", "good": "was being replaced"}
 """What is wrong with a file by its state, for messages."""
-_LOG = logging.getLogger(__name__)
+_LOG = logger(__name__)
 
 
 @dataclass(frozen=True)

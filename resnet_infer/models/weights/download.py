@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import time
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 from resnet_infer._version import __version__
 from resnet_infer.errors import ModelError, UnwritableError, UsageError
 from resnet_infer.models.weights.locks import locked
-from resnet_infer.utils.console import printable
+from resnet_infer.utils.console import logger, printable
 from resnet_infer.utils.files import remedy, sha256
 from resnet_infer.utils.progress import progress
 
@@ -31,7 +30,7 @@ _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 """HTTP statuses after which a retry may succeed."""
 _CHUNK = 1 << 18
 """Bytes that are read at a time."""
-_LOG = logging.getLogger(__name__)
+_LOG = logger(__name__)
 
 
 def cache_folder() -> Path:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from resnet_infer.errors import RuntimeUnavailableError, first_line
 from resnet_infer.runtimes.tensorrt.cuda import Gpu
 from resnet_infer.runtimes.tensorrt.versions import version_numbers
+from resnet_infer.utils.console import logger
 from resnet_infer.utils.extras import needs
 
 OLDEST = (8, 6)
 """Oldest supported version of TensorRT."""
-_LOG = logging.getLogger(__name__)
+_LOG = logger(__name__)
 
 
 def load_tensorrt(gpu: Gpu) -> Any:

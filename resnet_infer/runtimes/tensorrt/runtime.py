@@ -14,7 +14,7 @@ from resnet_infer.runtimes.signature import Tensor, require_signature
 from resnet_infer.runtimes.tensorrt.cuda import Gpu
 from resnet_infer.runtimes.tensorrt.engine_file import EngineInfo, read_engine
 from resnet_infer.runtimes.tensorrt.library import load_tensorrt, make_logger
-from resnet_infer.utils.console import note
+from resnet_infer.utils.console import warn
 
 MOST_TENSORS = 16
 """Most inputs and outputs of an engine that are read for messages; an artifact has two."""
@@ -239,7 +239,7 @@ class TensorRTRuntime(Runtime):
                 sized.capture()
             except ResnetInferError as error:
                 self.cuda_graph = False
-                note(f"{self.spec.name} runs without CUDA graphs: {first_line(error)}")
+                warn(f"{self.spec.name} runs without CUDA graphs: {first_line(error)}")
         return self._engine.logits[: len(images)]
 
     def _sized(self, count: int) -> SizedBatch:

@@ -23,7 +23,7 @@ from resnet_infer.models.spec import ModelSpec
 from resnet_infer.training.distributed import World
 from resnet_infer.training.input.split_record import SplitRecord
 from resnet_infer.utils import strict_json
-from resnet_infer.utils.console import note
+from resnet_infer.utils.console import warn
 from resnet_infer.utils.files import atomic_path, remedy, unwritable
 from resnet_infer.utils.inputs import read_bytes
 
@@ -102,7 +102,7 @@ class RunFolder:
         except Timeout:
             return False
         except NotImplementedError:  # this file system has no locks
-            note(f"{self.folder} cannot be locked: start no second run there")
+            warn(f"{self.folder} cannot be locked: start no second run there")
         except OSError as error:
             raise unwritable(path, error, TrainingError, "choose another folder with -o") from error
         return True
