@@ -5,22 +5,23 @@ Streams of images are spread over the cores by `lanes`; a service on another mac
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnet_infer import zoo
+from resnet_infer.answers import Answer, BaseClassifier, Crops, Prediction, check_options, require_count
 from resnet_infer.data.formats.memory import resizing_bytes
 from resnet_infer.data.image import MAX_PIXELS, is_resizable, read_image, require_resizable
+from resnet_infer.data.pictures import Picture, PictureInput, Unreadable, pictures_of
 from resnet_infer.data.preprocess import Pixels, centre_crop, ten_crops
-from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError, bare
+from resnet_infer.errors import AnswerError, PictureError, UsageError, bare
 from resnet_infer.lanes import batch_limit, run_lanes
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.base import Runtime
@@ -28,56 +29,7 @@ from resnet_infer.runtimes.registry import open_runtime
 from resnet_infer.utils.cpu import usable_cores
 from resnet_infer.utils.threads import require_threads
 
-Crops = Literal[1, 10]
-"""Views of an image: 1 for the centre crop, 10 for the four corners and the centre, each also mirrored (Krizhevsky et
-al. 2012).
-"""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Hold a class and its probability: the softmax, averaged over the crops.
-
-    `index` is the class's place in the model's list, `id` its WordNet id (`n02123045`), None where there is none.
-    """
-
-    label: str
-    probability: float
-    index: int
-    id: str | None = None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Hold the predictions for one image, most probable class first, or the error that took their place.
-
-    `source` is the image's name. `error` is a `PictureError` for an image that cannot be read, and an `AnswerError`
-    where the logits are not finite. It has no traceback, so it keeps no image data in memory. `note` is a warning about
-    an image that can hardly be seen, for which the predictions may mean little.
-    """
-
-    source: str
-    predictions: tuple[Prediction, ...] = ()
-    error: ResnetInferError | None = None
-    note: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the JSON form: `source`, and either `error` or `predictions`, with the `note` if there is one."""
-        if self.error:
-            return {"source": self.source, "error": self.error.message}
-        note = {"note": self.note} if self.note else {}
-        return {"source": self.source, "predictions": [dict(vars(item)) for item in self.predictions], **note}
-
-
-@dataclass(frozen=True)
-class Picture:
-    """Name an image to be read: a path, or the bytes of an encoded file.
-
-    `source` is its name in results and messages.
-    """
-
-    source: str
-    content: Path | bytes
+__all__ = ["Answer", "Classifier", "Crops", "Picture", "Prediction", "Prepared", "softmax"]
 
 
 class Prepared(NamedTuple):
@@ -87,7 +39,7 @@ class Prepared(NamedTuple):
     note: str | None
 
 
-class Classifier:
+class Classifier(BaseClassifier):
     """Classify images with one model.
 
     `model` is a path (`.onnx`, `.safetensors`, `.xml`, `.engine`), a model's name or an open `Runtime`. None means the
@@ -98,7 +50,8 @@ class Classifier:
     CPU runs as many batches in parallel as it has cores, each on one thread (or on `threads`), so that no core waits
     for another. An open runtime that is used with `throughput` should have one thread.
 
-    Instances are context managers.
+    Instances are context managers. `pickle`, `copy.copy` and `copy.deepcopy` give one that opens the same file again,
+    with the same options (`Runtime.__reduce__` says when they are refused).
 
     >>> with Classifier("resnet20-cifar10") as classifier:
     ...     for prediction in classifier.classify("cat.jpg", top_k=2):
@@ -109,7 +62,7 @@ class Classifier:
 
     def __init__(
         self,
-        model: str | Path | Runtime | None = None,
+        model: str | PathLike[str] | Runtime | None = None,
         *,
         runtime: str = "auto",
         device: str = "auto",
@@ -124,44 +77,41 @@ class Classifier:
                 raise UsageError("a runtime that is open already has its device, threads and options")
             self.runtime = model
         else:
-            source = zoo.load_for(model, runtime)
-            self.runtime = open_runtime(
-                source, runtime=runtime, device=device, threads=threads or one_thread, **options
-            )
+            path = zoo.file_for(model, runtime)
+            self.runtime = open_runtime(path, runtime=runtime, device=device, threads=threads or one_thread, **options)
+        self._spread = threads, throughput
         lanes = usable_cores() // (threads or 1) if throughput and self.runtime.device == "cpu" else 1
         self.lanes = max(lanes, 1)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        opener, arguments, *_ = self.runtime.__reduce__()  # in its stead, because `copy.copy` would share it
+        return _reopened, (opener, arguments, *self._spread)
+
+    def __repr__(self) -> str:
+        state = ", closed" if self.runtime.closed else ""
+        where = f"{self.runtime.name} on {self.runtime.device}"
+        return f"<Classifier {self.spec.name}: {len(self.spec.classes)} classes, {where}{state}>"
 
     @property
     def spec(self) -> ModelSpec:
         """Return the model's spec: its classes, input size and preprocessing."""
         return self.runtime.spec
 
-    def classify(self, picture: str | Path | bytes, *, crops: Crops = 1, top_k: int = 5) -> list[Prediction]:
-        """Return the `top_k` most probable classes of one image, which is a path or the bytes of an encoded file.
-
-        Warns if the answer has a `note`. Raises `PictureError` if the image cannot be read, `AnswerError` if the logits
-        are not finite, and `UsageError` for `crops` other than 1 or 10 and for `top_k` below 1.
-        """
-        content = picture if isinstance(picture, bytes) else Path(picture)
-        source = "picture" if isinstance(picture, bytes) else str(picture)
-        (answer,) = self.stream([Picture(source, content)], crops=crops, top_k=top_k)
-        del picture, content  # an error that the caller keeps holds this frame
-        if answer.error:
-            raise answer.error
-        if answer.note:
-            warnings.warn(f"{source}: {answer.note}", stacklevel=2)
-        return list(answer.predictions)
-
     def stream(
         self,
-        pictures: Iterable[Picture],
+        pictures: Iterable[PictureInput],
         *,
         crops: Crops = 1,
-        top_k: int = 5,
+        top_k: int | None = 5,
         batch_size: int = 32,
         workers: int | None = None,
     ) -> Generator[Answer, None, None]:
         """Yield an answer for every image, in the order of `pictures`.
+
+        `pictures` is any iterable of what `classify` takes as one image, or an array (N, height, width, 3). Paths are
+        read and files decoded ahead in threads. Everything else is converted as soon as `pictures` yields it, so that
+        they may close a file, or use an array or an animated PIL image again for the next one. Pixels are held until
+        they are answered, up to 2 x `batch_size` + 8 images.
 
         Images are decoded in threads during inference: in `workers` threads (default: the usable cores), or in the
         lanes of a classifier with `throughput`. `batch_size` is the most crops in one call of the runtime; lanes on a
@@ -176,19 +126,19 @@ class Classifier:
         thread must allow this: `sqlite3.connect(..., check_same_thread=False)`. Closing the stream does not wait for an
         image that does not come.
 
-        Raises `UsageError` for values out of range.
+        Raises `UsageError` for values out of range, and for a single image in the place of an iterable; in its turn for
+        an item that is no image.
 
         >>> pictures = (Picture(str(path), path) for path in sorted(Path("photos").glob("*.jpg")))
         >>> for answer in classifier.stream(pictures, top_k=1):
         ...     print(answer.source, answer.error or answer.predictions[0].label)
         """
-        if batch_size < 1 or top_k < 1:
-            raise UsageError("the batch size and top-k are at least 1")
+        check_options(crops, top_k)
+        require_count(batch_size, "the batch size")
         require_threads(workers, "workers")
-        _check_crops(crops)
         return run_lanes(
-            pictures,
-            partial(self.prepared, crops=crops),
+            pictures_of(pictures),
+            partial(self._prepared, crops=crops),
             partial(self._answers, top_k=top_k),
             lanes=self.lanes,
             rows=crops,
@@ -214,8 +164,7 @@ class Classifier:
             )
         if not views:
             return np.empty((0, len(self.spec.classes)))
-        probabilities = softmax(self.runtime(np.concatenate(views) if len(views) > 1 else views[0]))
-        means: NDArray[np.float64] = probabilities.reshape(len(views), -1, probabilities.shape[1]).mean(axis=1)
+        means = _means(self._logits(views))
         bad = [] if allow_nan else np.flatnonzero(np.isnan(means[:, 0])).tolist()
         if bad:
             raise self._no_answer(f"picture {bad[0]} of {len(means)}")
@@ -242,7 +191,7 @@ class Classifier:
         `reserve` is called before decoding with an upper bound of the memory that it takes, in bytes. If it raises an
         `UnusableError`, that becomes the returned error; its other errors are raised.
         """
-        _check_crops(crops)
+        check_options(crops, None)
         side = self.spec.input.resize
 
         def admit(decoding: int, width: int, height: int) -> None:
@@ -250,53 +199,75 @@ class Classifier:
             if reserve and is_resizable(width, height, side):
                 reserve(max(decoding, resizing_bytes(width, height, side)))
 
+        content, exif = picture.content, self.spec.input.exif
         try:
-            image = read_image(
-                picture.content,
-                picture.source,
-                exif=self.spec.input.exif,
-                max_pixels=max_pixels,
-                reserve=admit if reserve else None,  # the estimate itself takes time
-            )
+            if isinstance(content, (bytes, Path)):
+                reserved = admit if reserve else None  # the estimate itself takes time
+                image = read_image(content, picture.source, exif=exif, max_pixels=max_pixels, reserve=reserved)
+            else:
+                from resnet_infer.data.picture_kinds import upright
+
+                image = upright(content, picture.source, exif=exif, max_pixels=max_pixels)
             require_resizable(image, side, picture.source)
             views = centre_crop(image, self.spec.input) if crops == 1 else ten_crops(image, self.spec.input)
         except MemoryError:
-            return PictureError(f"{picture.source}: there is not enough memory to resize it")
+            message = f"{picture.source}: there is not enough memory to resize it"
+            return PictureError(message, source=picture.source, reason="memory")
         except PictureError as error:
             return bare(error)
         return Prepared(views, image.info.get("note"))
 
-    def predictions(self, logits: NDArray[np.float32], top_k: int) -> tuple[Prediction, ...]:
-        """Return the `top_k` most probable classes for the logits (views, classes) of one image.
+    def predictions(self, logits: NDArray[np.float32], top_k: int | None) -> tuple[Prediction, ...]:
+        """Return the `top_k` most probable classes for the logits (views, classes) of one image (None: all classes).
 
         Raises `AnswerError` if the logits are not finite.
         """
-        each = softmax(logits)
-        probabilities = each[0] if len(each) == 1 else each.mean(axis=0)
+        probabilities = _means(logits[None])[0]
         if np.isnan(probabilities[0]):
             raise self._no_answer("picture")
         return self._top(probabilities, top_k)
 
-    def _answers(self, batch: Sequence[tuple[Picture, Prepared | PictureError]], top_k: int) -> list[Answer]:
+    def _answers_to(
+        self, items: Iterable[object], crops: Crops, top_k: int | None, timeout: float | None
+    ) -> Iterable[Answer]:
+        """Yield an answer for every item. `timeout` is up to the caller."""
+        del timeout
+        return self.stream(items, crops=crops, top_k=top_k)  # type: ignore[arg-type]  # they pass through
+
+    def _prepared(self, item: Picture | Unreadable, crops: Crops) -> Prepared | PictureError:
+        """Return the views of an image, or its error."""
+        return item.error if isinstance(item, Unreadable) else self.prepared(item, crops)
+
+    def _logits(self, views: Sequence[Pixels]) -> NDArray[np.float32]:
+        """Return the logits of images, float32 (images, views, classes)."""
+        logits = self.runtime(np.concatenate(views) if len(views) > 1 else views[0])
+        return logits.reshape(len(views), -1, logits.shape[1])
+
+    def _answers(
+        self, batch: Sequence[tuple[Picture | Unreadable, Prepared | PictureError]], top_k: int | None
+    ) -> list[Answer]:
         """Infer the readable images of a batch in one call, and return an answer for every image."""
         views = [prepared.views for _, prepared in batch if not isinstance(prepared, PictureError)]
-        means: Iterator[NDArray[np.float64]] = iter(self.probabilities(views, allow_nan=True) if views else ())
+        logits = self._logits(views) if views else np.empty((0, 1, 1), np.float32)
+        each: Iterator[tuple[NDArray[np.float32], NDArray[np.float64]]] = zip(logits, _means(logits), strict=True)
 
-        def answer(picture: Picture, prepared: Prepared | PictureError) -> Answer:
+        def answer(picture: Picture | Unreadable, prepared: Prepared | PictureError) -> Answer:
             if isinstance(prepared, PictureError):
                 return Answer(picture.source, error=prepared)
-            probabilities = next(means)
+            own, probabilities = next(each)
             if np.isnan(probabilities[0]):
                 return Answer(picture.source, error=self._no_answer(picture.source))
-            return Answer(picture.source, self._top(probabilities, top_k), note=prepared.note)
+            own = own.copy()  # a view would keep those of the whole batch
+            return Answer(picture.source, self._top(probabilities, top_k), note=prepared.note, logits=own)
 
         return [answer(*item) for item in batch]
 
     def _no_answer(self, source: str) -> AnswerError:
         """Return the error for an image whose logits are not finite."""
-        return AnswerError(f"{source}: the logits of {self.spec.name} are not finite, so there is no answer")
+        message = f"{source}: the logits of {self.spec.name} are not finite, so there is no answer"
+        return AnswerError(message, source=source)
 
-    def _top(self, probabilities: NDArray[np.float64], top_k: int) -> tuple[Prediction, ...]:
+    def _top(self, probabilities: NDArray[np.float64], top_k: int | None) -> tuple[Prediction, ...]:
         """Return the `top_k` most probable classes, ties in the order of the classes."""
         order = np.argsort(-probabilities, kind="stable")[:top_k]
         classes, ids = self.spec.classes, self.spec.class_ids
@@ -318,10 +289,21 @@ class Classifier:
         self.close()
 
 
-def _check_crops(crops: int) -> None:
-    """Raise `UsageError` unless `crops` is 1 or 10."""
-    if crops not in (1, 10):
-        raise UsageError(f"crops is 1 or 10, not {crops}")
+def _reopened(
+    opener: Callable[..., Runtime], arguments: tuple[Any, ...], threads: int | None, throughput: bool
+) -> Classifier:
+    """Return a classifier of the runtime that `opener` opens again."""
+    classifier = Classifier(opener(*arguments), throughput=throughput)
+    classifier._spread = threads, throughput
+    classifier.lanes = max(classifier.lanes // (threads or 1), 1)
+    return classifier
+
+
+def _means(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the softmax of logits (images, views, classes), averaged over the views."""
+    each = softmax(logits)
+    means: NDArray[np.float64] = each[:, 0] if each.shape[1] == 1 else each.mean(axis=1)
+    return means
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import threading
 import time
-import weakref
 from collections.abc import Generator, Iterable, Mapping
 from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -22,10 +20,14 @@ from urllib.parse import quote, urlencode, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_infer.classifier import Answer, Crops, Picture, Prediction
+from resnet_infer._version import __version__
+from resnet_infer.answers import Answer, BaseClassifier, Crops, Prediction, check_options
+from resnet_infer.connections import IdleConnections
 from resnet_infer.data.arrivals import live_map
-from resnet_infer.data.image import picture_bytes
-from resnet_infer.errors import AnswerError, PictureError, ServiceError, UsageError
+from resnet_infer.data.image import DIRECTORY_HINT, picture_bytes
+from resnet_infer.data.pictures import Picture, PictureInput, Unreadable, pictures_of
+from resnet_infer.errors import AnswerError, PictureError, Reason, ServiceError, UsageError, bare, reason_of
+from resnet_infer.runtimes.reopening import require_version
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.threads import require_threads
 
@@ -33,13 +35,26 @@ KEY_VARIABLE = "RESNET_INFER_API_KEY"
 """Environment variable with the service's API key."""
 _UNREADABLE = (400, 413, 415, 422)
 """Statuses of answers about the image itself: it cannot be read or is too large."""
+_REASONS: Mapping[int, Reason] = {
+    401: "invalid",
+    413: "too_large",
+    415: "unsupported",
+    422: "damaged",
+    503: "unready",
+    504: "late",
+}
+"""Status -> `reason` of the error."""
 _NOT_FINITE = "not_finite"
 """The `reason` in a 500 of a service whose model's logits are not finite."""
+_EVERY_CLASS = 10**9 - 1
+"""The `top_k` that asks a service for all classes: the largest that it takes."""
+_SHORTEST = 1e-3
+"""Shortest time limit of a socket in seconds; 0 would mean not to wait at all."""
 _HEADER_LENGTH = "inference-header-content-length"
 """Header with the length of the JSON before the binary data (KServe V2, binary tensor data extension)."""
 
 
-class Client:
+class Client(BaseClassifier):
     """Send images to a service at a URL, such as http://127.0.0.1:3000.
 
     `api_key` is the service's key (default: $RESNET_INFER_API_KEY). `timeout` is in seconds and bounds the wait for an
@@ -47,7 +62,11 @@ class Client:
     Raises `UsageError` for a URL that is not HTTP or HTTPS.
 
     Instances are context managers. They are safe for use from several threads, and in forked children, which open
-    connections of their own.
+    connections of their own. `pickle` and `copy` give a client for the same URL; a pickle contains an `api_key` that
+    was given here, but not one of the environment.
+
+    `classify`, `ask` and `aclassify` are those of `Classifier`, and also raise `ServiceError`. Their `timeout` bounds
+    the whole call; after it the connection is closed. Answers have no `logits`. An array or PIL image is sent as a PNG.
 
     >>> with Client("http://127.0.0.1:3000") as client:
     ...     client.classify("cat.jpg")[0].label
@@ -63,54 +82,51 @@ class Client:
         self.timeout, self.connections = timeout, connections
         self._kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         self._host, self._port, self._path = parts.hostname, parts.port, parts.path.rstrip("/")
+        self._key = api_key
         key = api_key or os.environ.get(KEY_VARIABLE, "")
         self._headers: dict[str, str | bytes] = {"Authorization": b"Bearer " + key.encode()} if key else {}
-        self._idle = _IdleConnections()
+        self._idle = IdleConnections()
 
-    def classify(self, picture: str | Path | bytes, *, crops: Crops = 1, top_k: int = 5) -> list[Prediction]:
-        """Return the `top_k` most probable classes of one image, which is a path or the bytes of an encoded file.
-
-        Raises `PictureError` if the image cannot be read, here or by the service, `AnswerError` if its logits are not
-        finite, `ServiceError` if the service does not answer, and `UsageError` for options out of range.
-        """
-        content = picture if isinstance(picture, bytes) else Path(picture)
-        source = "picture" if isinstance(picture, bytes) else str(picture)
-        answer = self.ask(Picture(source, content), crops=crops, top_k=top_k)
-        del picture, content  # an error that the caller keeps holds this frame
-        if answer.error:
-            raise answer.error
-        return list(answer.predictions)
-
-    def stream(self, pictures: Iterable[Picture], *, crops: Crops = 1, top_k: int = 5) -> Generator[Answer, None, None]:
-        """Yield an answer for every image, in the order of `pictures`.
+    def stream(
+        self, pictures: Iterable[PictureInput], *, crops: Crops = 1, top_k: int | None = 5
+    ) -> Generator[Answer, None, None]:
+        """Yield an answer for every image, in the order of `pictures`: an iterable of what `classify` takes as one.
 
         An unreadable image gives an `Answer` with an `error`. Memory use is bounded, also for endless `pictures`. An
         error of `pictures` or of the service (`ServiceError`) is raised after the answers to all images before it. A
         live source is read as in `Classifier.stream`. Raises `UsageError` for options out of range, before anything is
         read.
         """
-        _check(crops, top_k)
-        ask = partial(self.ask, crops=crops, top_k=top_k)
-        return live_map(ask, pictures, workers=self.connections, ahead=2 * self.connections)
+        check_options(crops, top_k)
+        return self._answers_to(pictures, crops, top_k, None)
 
-    def ask(self, picture: Picture, *, crops: Crops = 1, top_k: int = 5) -> Answer:
-        """Return the answer to one image. An image that cannot be read gives an `Answer` with an `error`.
+    _bounds_itself = True
 
-        Raises `UsageError` for options out of range, and `ServiceError`.
-        """
-        _check(crops, top_k)
+    def _answers_to(
+        self, items: Iterable[object], crops: Crops, top_k: int | None, timeout: float | None
+    ) -> Generator[Answer, None, None]:
+        """Yield an answer for every item. Raises `AnswerTimeoutError` when the time is over before the last one."""
+        until = None if timeout is None else (time.monotonic() + timeout, timeout)
+        answer = partial(self._answer, crops=crops, top_k=top_k, until=until)
+        return live_map(answer, pictures_of(items), workers=self.connections, ahead=2 * self.connections)
+
+    def _answer(
+        self, picture: Picture | Unreadable, *, crops: Crops, top_k: int | None, until: tuple[float, float] | None
+    ) -> Answer:
+        """Return the answer to one image, `until` a time by the monotonic clock (and the seconds that it came of)."""
+        if isinstance(picture, Unreadable):
+            return Answer(picture.source, error=picture.error)
         try:
-            content = picture.content if isinstance(picture.content, bytes) else picture_bytes(picture.content)
-        except (OSError, ValueError) as error:  # ValueError: a name that no file can have, such as one with a null byte
-            reason = getattr(error, "strerror", None) or str(error)
-            return Answer(picture.source, error=PictureError(f"{picture.source}: {reason}"))
-        if not content:
-            return Answer(picture.source, error=PictureError(f"{picture.source}: the file is empty"))
-        query = urlencode({"crops": crops, "top_k": top_k})
-        status, body = self._request("POST", f"/classify?{query}", content)
+            content, note = _file_of(picture)
+        except PictureError as error:
+            return Answer(picture.source, error=bare(error))
+        query = urlencode({"crops": crops, "top_k": _EVERY_CLASS if top_k is None else top_k})
+        status, body = self._request("POST", f"/classify?{query}", content, until)
         if status in _UNREADABLE and "error" in body:
             reason = str(body["error"]).removeprefix("picture: ")
-            return Answer(picture.source, error=PictureError(f"{picture.source}: {reason}"))
+            why = _REASONS.get(status, "damaged")
+            failure = PictureError(f"{picture.source}: {reason}", source=picture.source, reason=why)
+            return Answer(picture.source, error=failure)
         if status == 500 and body.get("reason") == _NOT_FINITE:
             return Answer(picture.source, error=self._no_answer(picture.source))
         if status != 200:
@@ -119,12 +135,12 @@ class Client:
             found = tuple(Prediction(**item) for item in body["predictions"])
             finite = all(math.isfinite(item.probability) for item in found)
             return (
-                Answer(picture.source, found, note=body.get("note"))
+                Answer(picture.source, found, note=body.get("note") or note)
                 if finite
                 else Answer(picture.source, error=self._no_answer(picture.source))
             )
         except (KeyError, TypeError) as error:
-            raise ServiceError(f"{self.url} does not answer as `resnet-infer serve` does", status=status) from error
+            raise self._no_service(status) from error
 
     def model(self) -> dict[str, Any]:
         """Return the service's description of its model (`GET /model`): spec, digest, runtime and limits.
@@ -165,7 +181,7 @@ class Client:
             {_HEADER_LENGTH: str(len(head))},
         )
         if status == 500 and _json_object(body).get("reason") == _NOT_FINITE:
-            raise AnswerError(f"the logits of {model} at {self.url} are not finite")
+            raise AnswerError(f"the logits of {model} at {self.url} are not finite", source=self.url)
         if status != 200:
             raise self._failure(status, _json_object(body))
         try:
@@ -173,14 +189,22 @@ class Client:
             (output,) = json.loads(body[:size])["outputs"]
             logits: NDArray[np.float32] = np.frombuffer(body[size:], "<f4").reshape(output["shape"])
         except (KeyError, TypeError, ValueError) as error:
-            raise ServiceError(f"{self.url} does not answer as `resnet-infer serve` does", status=status) from error
+            raise self._no_service(status) from error
         if not np.isfinite(logits).all():
-            raise AnswerError(f"the logits of {model} at {self.url} are not finite")
+            raise AnswerError(f"the logits of {model} at {self.url} are not finite", source=self.url)
         return logits
 
     def close(self) -> None:
         """Close the idle connections at once, and those in use when their answer has come."""
         self._idle.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._idle.closed:
+            raise UsageError(f"the client of {self.url} was closed; it can be neither pickled nor copied")
+        return _reopened, (__version__, self.url, self._key, self.timeout, self.connections)
+
+    def __repr__(self) -> str:
+        return f"<Client {self.url}{', closed' * self._idle.closed}>"
 
     def __enter__(self) -> Client:
         return self
@@ -190,33 +214,61 @@ class Client:
     ) -> None:
         self.close()
 
-    def _request(self, method: str, path: str, content: bytes | None = None) -> tuple[int, dict[str, Any]]:
-        """Return the status and the JSON object of a response."""
-        status, _, body = self._request_with_retries(method, path, content)
+    def _request(
+        self, method: str, path: str, content: bytes | None = None, until: tuple[float, float] | None = None
+    ) -> tuple[int, dict[str, Any]]:
+        """Return the status and the JSON object of a response, `until` a time as in `_answer`."""
+        if until is None:
+            status, _, body = self._request_with_retries(method, path, content)
+            return status, _json_object(body)
+        from resnet_infer.calls import timed_out
+
+        end, seconds = until
+        late = timed_out(seconds, still=f"the connection to {self.url} is closed")
+        left = min(end - time.monotonic(), self.timeout)
+        if left <= 0:
+            raise late
+        try:
+            status, _, body = self._request_with_retries(method, path, content, timeout=left)
+        except ServiceError as error:
+            if isinstance(error.__cause__, TimeoutError) and time.monotonic() >= end:
+                raise late from error
+            raise
         return status, _json_object(body)
 
     def _request_with_retries(
-        self, method: str, path: str, content: bytes | None, extra: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        content: bytes | None,
+        extra: Mapping[str, str] | None = None,
+        timeout: float | None = None,
     ) -> tuple[int, Mapping[str, str], bytes]:
         """Return status, headers and body of a response; repeat a request after a 503 with a Retry-After header."""
-        until = time.monotonic() + self.timeout
+        until = time.monotonic() + (timeout or self.timeout)
         while True:
-            status, headers, body = self._exchange(method, path, content, extra or {})
+            left = self.timeout if timeout is None else max(until - time.monotonic(), _SHORTEST)
+            status, headers, body = self._exchange(method, path, content, extra or {}, left)
             wait = int(headers.get("retry-after", "x")) if headers.get("retry-after", "x").isdigit() else None
             if status != 503 or wait is None or time.monotonic() + wait > until:
                 return status, headers, body
             time.sleep(wait)
 
     def _exchange(
-        self, method: str, path: str, content: bytes | None, extra: Mapping[str, str]
+        self, method: str, path: str, content: bytes | None, extra: Mapping[str, str], timeout: float
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """Send one request, or a second one if the service has closed the idle connection of the first."""
+        """Send one request, or a second one if the service has closed the idle connection of the first.
+
+        `timeout` bounds each wait for the service, in seconds.
+        """
         headers = {**self._headers, **extra, **({"Content-Type": "application/octet-stream"} if content else {})}
         connection = self._idle.take()
         while True:
             fresh = connection is None
-            connection = connection or self._kind(self._host, self._port, timeout=self.timeout)
+            connection = connection or self._kind(self._host, self._port, timeout=timeout)
             try:
+                if connection.sock is not None:
+                    connection.sock.settimeout(timeout)
                 connection.request(method, self._path + path, content, headers)
                 response = connection.getresponse()
                 body = response.read()
@@ -225,7 +277,10 @@ class Client:
                 if fresh or isinstance(error, TimeoutError):
                     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
                     raise ServiceError(
-                        f"no service answers at {self.url} ({reason})", hint="start one with: resnet-infer serve"
+                        f"no service answers at {self.url} ({reason})",
+                        hint="start one with: resnet-infer serve",
+                        source=self.url,
+                        reason="late" if isinstance(error, TimeoutError) else "unreachable",
                     ) from error
                 connection = None
             except BaseException:
@@ -237,77 +292,47 @@ class Client:
 
     def _no_answer(self, source: str) -> AnswerError:
         """Return the error for an image whose logits are not finite."""
-        return AnswerError(f"{source}: the logits of the model at {self.url} are not finite, so there is no answer")
+        message = f"{source}: the logits of the model at {self.url} are not finite, so there is no answer"
+        return AnswerError(message, source=source)
+
+    def _no_service(self, status: int) -> ServiceError:
+        """Return the error for a response that is none of this package's service."""
+        message = f"{self.url} does not answer as `resnet-infer serve` does"
+        return ServiceError(message, status=status, source=self.url, reason="unsupported")
 
     def _failure(self, status: int, body: Mapping[str, Any]) -> ServiceError:
         """Return the error for a response that is not a success."""
         hint = f"set {KEY_VARIABLE} to its key" if status == 401 else None
         reason = body.get("error") or "which is no answer of `resnet-infer serve`"
-        return ServiceError(f"{self.url} answered {status}: {reason}", status=status, hint=hint)
+        message = f"{self.url} answered {status}: {reason}"
+        return ServiceError(message, status=status, hint=hint, source=self.url, reason=_REASONS.get(status, "failed"))
 
 
-class _IdleConnections:
-    """Keep the open connections that are not in use, and give out the most recent one first.
+def _file_of(picture: Picture) -> tuple[bytes, str | None]:
+    """Return the bytes to send for an image, and the note on its pixels. Raises `PictureError`."""
+    content, note, hint = picture.content, None, None
+    if isinstance(content, Path):
+        try:
+            content = picture_bytes(content)
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have, such as with a null byte
+            reason = getattr(error, "strerror", None) or str(error)
+            hint = DIRECTORY_HINT if isinstance(error, IsADirectoryError) else None
+            message = f"{picture.source}: {reason}"
+            raise PictureError(message, hint=hint, source=picture.source, reason=reason_of(error)) from None
+    elif not isinstance(content, bytes):
+        from resnet_infer.data.picture_kinds import encoded
 
-    It is safe for use from several threads. A forked child begins without any: two processes that share a socket would
-    read each other's responses.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._connections: list[HTTPConnection] = []
-        self._closed = False
-        _ALL_POOLS.add(self)
-
-    def forget(self) -> None:
-        """Close this process's copies after a fork, and replace the lock, which a thread of the parent may hold."""
-        self._lock = threading.Lock()
-        connections, self._connections = self._connections, []
-        for connection in connections:
-            connection.close()
-
-    def take(self) -> HTTPConnection | None:
-        """Return an idle connection, or None."""
-        with self._lock:
-            return self._connections.pop() if self._connections else None
-
-    def give(self, connection: HTTPConnection) -> None:
-        """Keep a connection for the next request, or close it after `close`."""
-        with self._lock:
-            if not self._closed:
-                self._connections.append(connection)
-                return
-        connection.close()
-
-    def close(self) -> None:
-        """Close all connections, and from then on each one that is given back."""
-        with self._lock:
-            self._closed = True
-            connections, self._connections = self._connections, []
-        for connection in connections:
-            connection.close()
+        note = content.info.get("note")
+        content = encoded(content)
+    if not content:
+        raise PictureError(f"{picture.source}: the file is empty", source=picture.source, reason="empty")
+    return content, note
 
 
-_ALL_POOLS: weakref.WeakSet[_IdleConnections] = weakref.WeakSet()
-"""Pools of this process, to be emptied in a forked child."""
-
-
-def _forget_all() -> None:
-    """Empty all pools in a child that was just forked."""
-    for idle in list(_ALL_POOLS):
-        idle.forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)
-
-
-def _check(crops: int, top_k: int) -> None:
-    """Raise `UsageError` for options that `Classifier` refuses."""
-    if top_k < 1:
-        raise UsageError("top-k is at least 1")
-    if crops not in (1, 10):
-        raise UsageError(f"crops is 1 or 10, not {crops}")
+def _reopened(version: str, url: str, key: str | None, timeout: float, connections: int) -> Client:
+    """Return a client for a pickled one. Raises `UsageError` for one of another version of the package."""
+    require_version(version)
+    return Client(url, api_key=key, timeout=timeout, connections=connections)
 
 
 def _json_object(body: bytes) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnet_infer._version import __version__
-from resnet_infer.errors import ModelError, UnwritableError, did_you_mean
+from resnet_infer.errors import ModelError, UnwritableError, UsageError, did_you_mean
 from resnet_infer.models.checkpoint import SUFFIX as CHECKPOINT
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint
 from resnet_infer.models.weights.builtin import FOLDER, require_whole
@@ -35,7 +35,7 @@ def default_model() -> str | None:
     return os.environ.get(VARIABLE) or None
 
 
-def find(model: str | Path | None) -> Path:
+def find(model: str | os.PathLike[str] | None) -> Path:
     """Return the path of the checkpoint or artifact that `model` names.
 
     A built-in model gives its artifact, and None the default model. Published weights give their checkpoint, and are
@@ -66,12 +66,12 @@ def _whole(name: str, suffix: str) -> Path:
     return path
 
 
-def checkpoint(model: str | Path | None) -> Checkpoint:
+def checkpoint(model: str | os.PathLike[str] | None) -> Checkpoint:
     """Return the checkpoint that `model` names. Raises `ModelError` for an artifact, which contains none."""
     return load_checkpoint(checkpoint_file(model))
 
 
-def checkpoint_file(model: str | Path | None) -> Path:
+def checkpoint_file(model: str | os.PathLike[str] | None) -> Path:
     """Return the path of the checkpoint that `model` names. Raises `ModelError` as `checkpoint` does."""
     name = _name(model)
     path = _whole(name, CHECKPOINT) if name in BUILT_IN and not _existing(name) else find(name)
@@ -85,7 +85,7 @@ def checkpoint_file(model: str | Path | None) -> Path:
     return path
 
 
-def source(model: str | Path | None) -> Checkpoint | Path:
+def source(model: str | os.PathLike[str] | None) -> Checkpoint | Path:
     """Return what an export can start from: the checkpoint that `model` names, or the path of an ONNX artifact.
 
     Raises `ModelError` for an artifact of another format.
@@ -94,7 +94,7 @@ def source(model: str | Path | None) -> Checkpoint | Path:
     return path if path is not None and path.suffix == ".onnx" else checkpoint(model)
 
 
-def artifact(model: str | Path | None) -> Path:
+def artifact(model: str | os.PathLike[str] | None) -> Path:
     """Return the path of an artifact that runs `model`.
 
     A checkpoint is exported to ONNX and verified once; the artifact stays in the cache. Where the cache cannot be
@@ -127,7 +127,7 @@ def artifact(model: str | Path | None) -> Path:
         return folder / name
 
 
-def file_for(model: str | Path | None, runtime: str = "auto") -> Path:
+def file_for(model: str | os.PathLike[str] | None, runtime: str = "auto") -> Path:
     """Return the path of the file with which `runtime` runs `model`.
 
     That is the checkpoint for a runtime that opens checkpoints, and the artifact for any other and for `auto`. A path
@@ -144,7 +144,7 @@ def file_for(model: str | Path | None, runtime: str = "auto") -> Path:
     return checkpoint_file(model) if CHECKPOINT in suffixes else artifact(model)
 
 
-def load_for(model: str | Path | None, runtime: str = "auto") -> Checkpoint | Path:
+def load_for(model: str | os.PathLike[str] | None, runtime: str = "auto") -> Checkpoint | Path:
     """Return what `open_runtime` opens for `model`: the path of `file_for`, or the loaded checkpoint that is there."""
     path = file_for(model, runtime)
     return load_checkpoint(path) if path.suffix == CHECKPOINT else path
@@ -187,9 +187,21 @@ def _derived(folder: str, weights: PublishedWeights, suffix: str) -> Path:
     return cache_folder() / folder / f"{weights.name}-{weights.sha256_prefix}-{__version__}{suffix}"
 
 
-def _name(model: str | Path | None) -> str:
-    """Return the name or path that `model` stands for; None stands for the default."""
-    return str(model) if model is not None else default_model() or DEFAULT
+def _name(model: object) -> str:
+    """Return the name or path that `model` stands for; None stands for the default.
+
+    Raises `UsageError` for what is neither.
+    """
+    if model is None:
+        return default_model() or DEFAULT
+    name = os.fspath(model) if isinstance(model, (str, os.PathLike)) else None
+    if not isinstance(name, str):
+        size = f" of {len(model):,} bytes" if isinstance(model, (bytes, bytearray)) else ""
+        raise UsageError(
+            f"a model is a path or a name, not {type(model).__name__}{size}",
+            hint="write the content of a model to a file, with the suffix of its format" if size else None,
+        )
+    return name
 
 
 def _existing(name: str) -> Path | None:

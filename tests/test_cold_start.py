@@ -23,10 +23,10 @@ HELP = {
 }
 """Package -> its modules that `resnet-infer --help` imports."""
 CLASSIFY = {
-    "": {"_version", "classifier", "errors", "lanes", "zoo"},
+    "": {"_version", "answers", "classifier", "errors", "lanes", "zoo"},
     "cli": {"answers", "main", "options", "parsing", "signals"},
     "cli.commands": {"classify"},
-    "data": {"arrivals", "image", "preprocess", "walk"},
+    "data": {"arrivals", "image", "pictures", "preprocess", "walk"},
     "data.formats": {"jpeg", "jpeg_header", "kinds", "memory", "samples", "strict", "suffixes"},
     "data.formats.tiff": {"directory"},
     "models": {"architectures", "checkpoint", "families", "spec", "spec_fields"},

@@ -23,6 +23,7 @@ ROOMS = (
     ("verification", "training"),
     ("converters",),
     ("zoo",),
+    ("answers", "calls", "connections"),
     ("classifier",),
     ("client", "serving"),
     ("evaluation",),

@@ -7,7 +7,7 @@ import contextvars
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from time import monotonic
 from typing import Any, Generic, TypeVar
@@ -173,12 +173,22 @@ atexit.register(_end)
 in_child(_READ.clear)  # a child process has none of the threads, and their locks may be held for ever
 
 
+class Ready(Generic[Item]):
+    """Iterate over items that are there already: converting one takes no waiting, so no thread reads them ahead."""
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._items = iter(items)
+
+    def __iter__(self) -> Iterator[Item]:
+        return self._items
+
+
 def arriving(items: Iterable[Item], limit: int = LIMIT) -> AbstractContextManager[Iterable[Item | Quiet]]:
     """Return a context manager that gives `items` as `Arriving`, and closes it at the end of the block.
 
-    Lists and tuples never keep their consumer waiting, and are given as they are.
+    Lists, tuples and `Ready` items never keep their consumer waiting, and are given as they are.
     """
-    return nullcontext(items) if isinstance(items, (list, tuple)) else closing(Arriving(items, limit))
+    return nullcontext(items) if isinstance(items, (list, tuple, Ready)) else closing(Arriving(items, limit))
 
 
 @in_one_process
@@ -195,4 +205,4 @@ def live_map(
                 yield result
 
 
-__all__ = ["Arriving", "arriving", "live_map"]
+__all__ = ["Arriving", "Ready", "arriving", "live_map"]

@@ -42,6 +42,8 @@ _LARGE = 1 << 24
 """Bytes of a file above which its head is checked before the whole file is read."""
 HEAD = 4096
 """Bytes at the start of a file that suffice to tell its format."""
+DIRECTORY_HINT = 'give the files in it: sorted(Path("folder").glob("*.jpg"))'
+"""What to do with a directory in the place of an image."""
 
 _MOST_EXTENSIONS = 10_000
 """Most extension blocks of a GIF before its first frame. PIL keeps their contents in memory."""
@@ -90,6 +92,7 @@ def read_image(
     label = name or (str(data) if isinstance(data, Path) else "picture")
     kind: type[PictureError] = PictureError
     reason: Reason | None = None
+    hint = None
     try:
         content = picture_bytes(data, max_pixels) if isinstance(data, Path) else data
         return _decode(content, exif, max_pixels, reserve)
@@ -99,8 +102,9 @@ def read_image(
         why, cause, reason = str(error), error.__cause__, error.reason
     except (OSError, ValueError) as error:  # ValueError: a path that no file can have
         why, cause, reason = getattr(error, "strerror", None) or str(error), error, reason_of(error)
+        hint = DIRECTORY_HINT if isinstance(error, IsADirectoryError) else None
     line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in f"{label}: {why}")
-    raise kind(line, source=label, reason=reason) from cause
+    raise kind(line, hint=hint, source=label, reason=reason) from cause
 
 
 def is_resizable(width: int, height: int, side: int) -> bool:
@@ -118,11 +122,8 @@ def require_resizable(picture: Image.Image, side: int, source: str) -> None:
     `source` names the image in the message.
     """
     if not is_resizable(*picture.size, side):
-        raise PictureError(
-            f"{source}: {picture.width}x{picture.height} pixels are too narrow to resize",
-            source=source,
-            reason="too_large",
-        )
+        message = f"{source}: {picture.width}x{picture.height} pixels are too narrow to resize"
+        raise PictureError(message, source=source, reason="too_large")
 
 
 def picture_bytes(path: str | Path, max_pixels: int = MAX_PIXELS) -> bytes:
@@ -150,9 +151,12 @@ def piped_bytes(stream: IO[bytes], max_pixels: int = MAX_PIXELS) -> bytes:
     bytes than an image of `max_pixels` pixels can have, and if memory is too small.
     """
     limit = _most_bytes(max_pixels)
-    parts = [stream.read(HEAD)]
-    if not format_of(parts[0])[1]:
-        return parts[0]
+    head = stream.read(HEAD)
+    while 0 < len(head) < HEAD and (more := stream.read(HEAD - len(head))):  # a pipe gives what has come
+        head += more
+    if not format_of(head)[1]:
+        return head
+    parts = [head]
     try:
         while part := stream.read(1 << 20):
             parts.append(part)
@@ -189,11 +193,11 @@ def _decode(content: bytes, exif: bool, max_pixels: int, reserve: Reserve | None
         # One name for the image in all its forms, so that each form is freed once the next exists.
         picture = reader(content, check_size)
         note = picture.info.get("note")
-        turn = _TURNS.get(orientation(content if kind == "TIFF" else picture.info.get("exif", b""))) if exif else None
+        turn = TURNS.get(orientation(content if kind == "TIFF" else picture.info.get("exif", b""))) if exif else None
         if turn is not None:  # before the conversion, while a pixel may have fewer bytes
             picture = picture.transpose(turn)
         if picture.mode != "RGB" or "transparency" in picture.info:
-            picture = _to_rgb(picture)
+            picture = to_rgb(picture)
     except (UnusableError, ResnetInferError):
         raise
     except (MemoryError, Image.DecompressionBombError) as error:
@@ -206,8 +210,11 @@ def _decode(content: bytes, exif: bool, max_pixels: int, reserve: Reserve | None
     return picture
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    """Convert an image of any PIL mode to RGB, with transparent pixels over white."""
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """Convert an image of any PIL mode to RGB, with transparent pixels over white.
+
+    Raises `UnusableError` for a palette that lacks colours of the image.
+    """
     if picture.mode == "P":
         colours = len(picture.getpalette() or ()) // 3
         if colours <= _most(picture):
@@ -305,7 +312,7 @@ def _read_tiff(content: bytes, check_size: CheckSize) -> Image.Image:
     return read_tiff(content, check_size)
 
 
-_TURNS = {
+TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_infer._version import __version__
 from resnet_infer.errors import ModelError, RuntimeUnavailableError, UsageError, did_you_mean
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.utils import lifetime
@@ -40,10 +41,12 @@ def parse_device(device: str) -> tuple[str, int]:
     >>> parse_device("cuda:1")
     ('cuda', 1)
     """
-    match = re.fullmatch(r"(auto|cpu|cuda)|cuda:([0-9]+)", device)
+    known = isinstance(device, str)
+    match = re.fullmatch(r"(auto|cpu|cuda)|cuda:([0-9]+)", device) if known else None
     if match is None:
+        similar = did_you_mean(device.lower().partition(":")[0], ("auto", "cpu", "cuda")) if known else ""
         raise UsageError(
-            f"there is no device {device!r}" + did_you_mean(device.lower().partition(":")[0], ("auto", "cpu", "cuda")),
+            f"there is no device {device!r:.40}{similar}",
             hint="a device is auto, cpu, cuda or cuda:N",
         )
     return match[1] or "cuda", int(match[2] or 0)
@@ -174,10 +177,39 @@ class Runtime(ABC):
     ) -> None:
         self.close()
 
-    # Forked child processes
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.spec.name} on {self.device}{', closed' * self.closed}>"
 
-    _arguments: tuple[tuple[Any, ...], dict[str, Any]]
-    """Positional and keyword arguments that opened the instance, with paths as `_File`."""
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how `pickle`, `copy.copy` and `copy.deepcopy` open another instance, with the same arguments.
+
+        Raises `UsageError` for a closed instance and for one that was not opened from a file, and `ModelError` if the
+        file has changed. Opening the copy raises what opening raises, `ModelError` for a file with other content, and
+        `UsageError` in another version of the package.
+        """
+        from resnet_infer.runtimes.reopening import PickledFile, reopened
+
+        if self.closed:
+            raise UsageError(f"{self.spec.name} was closed; it can be neither pickled nor copied")
+        if self._arguments is None:
+            raise UsageError(
+                f"{self.spec.name} was opened from a loaded checkpoint, so it can be neither pickled nor copied",
+                hint="open it from the checkpoint's file",
+            )
+
+        def pickled(value: Any) -> Any:
+            """Replace an `OpenedFile` by its `PickledFile`."""
+            return PickledFile(value) if isinstance(value, OpenedFile) else value
+
+        return reopened, (__version__, type(self), *_mapped(pickled, *self._arguments))
+
+    # Forked child processes, and copies
+
+    _arguments: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+    """Positional and keyword arguments that opened the instance, with paths as `OpenedFile`.
+
+    None if it need not be opened again in a child and was opened from a checkpoint, whose arrays are not kept.
+    """
     _inherited = False
     """Whether a forked child has inherited the instance and not yet taken it over."""
 
@@ -204,10 +236,10 @@ class Runtime(ABC):
                 hint="open it in every process, after the fork; or start processes with spawn",
                 source=self.spec.name,
             )
-        if self.in_child == "opened again":
+        if self.in_child == "opened again" and self._arguments is not None:
             arguments, options = self._arguments
             for item in (*arguments, *options.values()):
-                if isinstance(item, _File):
+                if isinstance(item, OpenedFile):
                     item.require_same()
             arguments, options = _mapped(_path, arguments, options)
             if "device" in signature(type(self)).parameters:
@@ -234,13 +266,16 @@ def _inherit_all() -> None:
 lifetime.in_child(_inherit_all)
 
 
-class _File:
+_AFTER_FORK = "open it in every process, after the fork"
+
+
+class OpenedFile:
     """Hold the path of an argument and the state of the files that are read of it, to detect changes to them."""
 
     def __init__(self, path: Path, parts: tuple[Path, ...]) -> None:
         self.path = path.absolute()
-        self._parts = [part.absolute() for part in parts]
-        self._states = list(map(self._look, self._parts))
+        self.parts = [part.absolute() for part in parts]
+        self._states = list(map(self._look, self.parts))
 
     @staticmethod
     def _look(path: Path) -> tuple[int, ...] | None:
@@ -251,26 +286,23 @@ class _File:
             return None
         return None if S_ISDIR(about.st_mode) else (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns)
 
-    def require_same(self) -> None:
-        """Raise `ModelError` if one of the files has changed since it was noted."""
-        for part, state in zip(self._parts, self._states, strict=True):
+    def require_same(self, when: str = "before the process was forked", hint: str = _AFTER_FORK) -> None:
+        """Raise `ModelError` if one of the files has changed since it was noted, which was `when`."""
+        for part, state in zip(self.parts, self._states, strict=True):
             if self._look(part) != state:
                 raise ModelError(
-                    f"{part} has changed since it was opened, before the process was forked",
-                    hint="open it in every process, after the fork",
-                    source=part,
-                    reason="changed",
+                    f"{part} has changed since it was opened, {when}", hint=hint, source=part, reason="changed"
                 )
 
 
 def _noted(opener: type[Runtime], value: Any) -> Any:
-    """Replace a path by its `_File`."""
-    return _File(value, opener.parts(value)) if isinstance(value, Path) else value
+    """Replace a path by its `OpenedFile`."""
+    return OpenedFile(value, opener.parts(value)) if isinstance(value, Path) else value
 
 
 def _path(value: Any) -> Any:
-    """Replace a `_File` by its path."""
-    return value.path if isinstance(value, _File) else value
+    """Replace an `OpenedFile` by its path."""
+    return value.path if isinstance(value, OpenedFile) else value
 
 
 def _mapped(
@@ -291,7 +323,7 @@ def _opening(init: Callable[..., None]) -> Callable[..., None]:
         if type(self).__init__ is not opening:  # called by the `__init__` of a subclass
             init(self, *arguments, **options)
             return
-        if self.in_child == "opened again":
+        if self.in_child == "opened again" or (arguments and isinstance(arguments[0], Path)):
             # Noted before the files are read, so that a change while they are read is detected too.
             self._arguments = _mapped(partial(_noted, type(self)), arguments, options)
         with lifetime.CALLS:

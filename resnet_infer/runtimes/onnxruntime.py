@@ -122,6 +122,7 @@ class OnnxRuntime(Runtime):
         self._batch, height, width = images.shape[:3]
         self._input, self._output = images.name, logits.name
         self._buffers: dict[tuple[int, ...], BoundBuffers] = {}
+        self._threads: int = self.session.get_session_options().intra_op_num_threads
         self.spin, self.optimize = spin, optimize
         # TensorRT uses TF32 by default, and ONNX Runtime has no option to switch it off.
         rounded = self.provider == "tensorrt" or (self.provider == "cuda" and tf32)
@@ -167,11 +168,10 @@ class OnnxRuntime(Runtime):
 
     def describe(self) -> dict[str, Any]:
         """Return the base fields, `version`, `threads`, `provider`, `precision` in use, `spin` and `optimize`."""
-        threads = self.session.get_session_options().intra_op_num_threads or compute_threads()
         return {
             **super().describe(),
             "version": ort_session.VERSION,
-            "threads": threads,
+            "threads": self._threads or compute_threads(),
             "provider": self.provider,
             "precision": self.precision,
             "spin": self.spin,

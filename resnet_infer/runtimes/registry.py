@@ -143,10 +143,9 @@ def load(reference: str) -> Any:
 
 def get_runtime(name: str) -> RuntimeInfo:
     """Return the row of the runtime called `name`. Raises `UsageError`, which suggests a similar name."""
-    if name not in _BY_NAME:
-        raise UsageError(
-            f"unknown runtime {name!r}" + did_you_mean(name, NAMES), hint=f"known are auto, {', '.join(NAMES)}"
-        )
+    if not isinstance(name, str) or name not in _BY_NAME:
+        similar = did_you_mean(name, NAMES) if isinstance(name, str) else ""
+        raise UsageError(f"unknown runtime {name!r:.40}{similar}", hint=f"known are auto, {', '.join(NAMES)}")
     return _BY_NAME[name]
 
 

@@ -382,7 +382,7 @@ BAD: dict[str, tuple[bytes, str]] = {
 def failure(data: bytes | Path, **options: Any) -> str:
     with pytest.raises(PictureError) as caught:
         read_image(data, **options)
-    message = str(caught.value)
+    message = caught.value.message
     assert message.isprintable()  # and therefore one line
     return message
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 import os
 import socket
@@ -14,12 +16,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from resnet_infer.classifier import Classifier, Picture
 from resnet_infer.client import Client
 from resnet_infer.errors import PictureError, ServiceError, UsageError
 from tests.conftest import PICTURES, Outcome
+from tests.data.test_pictures import FORMS, ONE_AND_TEN, PIXELS, PNG, changed, encoded
 from tests.serving.conftest import Service
 
 Cli = Callable[..., Outcome]
@@ -128,6 +133,43 @@ def test_what_the_classifier_refuses_is_refused_before_anything_is_sent(
                 answering.classify("nowhere.jpg", **options)
             with pytest.raises(UsageError, match=words):
                 answering.stream([], **options)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+@pytest.mark.parametrize("form", FORMS)
+def test_the_client_takes_what_the_classifier_takes(form: str, url: str, tmp_path: Path) -> None:
+    make, source = FORMS[form]
+    with Client(url) as client:
+        for crops in ONE_AND_TEN:
+            expected = client.ask(PNG, crops=crops, top_k=None)
+            answer = client.ask(make(tmp_path), crops=crops, top_k=None)
+            assert answer.source == source.format(tmp_path)
+            assert answer.predictions == expected.predictions
+            assert len(answer.predictions) == 10
+            assert answer.logits is None
+        assert client.classify(changed()) != client.classify(PNG)
+
+
+def test_the_client_answers_several_as_the_classifier(url: str, tmp_path: Path) -> None:
+    tag = Image.Exif()
+    tag[274] = 6
+    turned: Image.Image = Image.open(io.BytesIO(encoded(PIXELS, exif=tag)))
+    with Client(url) as client:
+        expected = [client.classify(PNG), client.classify(encoded(PIXELS, exif=tag))]
+        assert client.classify([PIXELS, turned]) == expected
+        assert client.classify(np.stack([PIXELS, PIXELS]), timeout=20) == expected[:1] * 2
+        assert asyncio.run(client.aclassify((PIXELS, turned), timeout=20)) == expected
+        assert [list(answer.predictions) for answer in client.stream([PIXELS, turned])] == expected
+        dark = Image.fromarray(np.add.outer(np.arange(64), np.arange(64)).astype(np.uint16) * 30)
+        assert client.ask(dark).note == client.ask(encoded(dark)).note is not None
+        wrong: Any
+        for wrong, message in ((None, "None is no picture"), ([], "an empty list has no pictures")):
+            with pytest.raises(UsageError, match=message):
+                client.classify(wrong)
+        with pytest.raises(UsageError, match="takes several pictures, not a str"):
+            client.stream("a.jpg")
+        with pytest.raises(PictureError, match=r"directory\n  hint: give the files in it"):
+            client.classify(tmp_path)
 
 
 def test_answers_come_in_order_over_several_connections(url: str) -> None:

@@ -1,0 +1,64 @@
+"""Keep HTTP connections open between requests."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from http.client import HTTPConnection
+
+
+class IdleConnections:
+    """Keep the open connections that are not in use, and give out the most recent one first.
+
+    It is safe for use from several threads. A forked child begins without any: two processes that share a socket would
+    read each other's responses.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._connections: list[HTTPConnection] = []
+        self.closed = False
+        _ALL_POOLS.add(self)
+
+    def forget(self) -> None:
+        """Close this process's copies after a fork, and replace the lock, which a thread of the parent may hold."""
+        self._lock = threading.Lock()
+        connections, self._connections = self._connections, []
+        for connection in connections:
+            connection.close()
+
+    def take(self) -> HTTPConnection | None:
+        """Return an idle connection, or None."""
+        with self._lock:
+            return self._connections.pop() if self._connections else None
+
+    def give(self, connection: HTTPConnection) -> None:
+        """Keep a connection for the next request, or close it after `close`."""
+        with self._lock:
+            if not self.closed:
+                self._connections.append(connection)
+                return
+        connection.close()
+
+    def close(self) -> None:
+        """Close all connections, and from then on each one that is given back."""
+        with self._lock:
+            self.closed = True
+            connections, self._connections = self._connections, []
+        for connection in connections:
+            connection.close()
+
+
+_ALL_POOLS: weakref.WeakSet[IdleConnections] = weakref.WeakSet()
+"""Pools of this process, to be emptied in a forked child."""
+
+
+def _forget_all() -> None:
+    """Empty all pools in a child that was just forked."""
+    for idle in list(_ALL_POOLS):
+        idle.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
