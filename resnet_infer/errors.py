@@ -17,40 +17,7 @@ Reason = Literal[
     "stopped", "too_large", "unavailable", "unreachable", "unreadable", "unready", "unsafe", "unsupported",
     "unwritable",
 ]  # fmt: skip
-"""Words that `ResnetInferError.reason` may be."""
-REASONS: Mapping[Reason, str] = MappingProxyType(
-    {
-        "ambiguous": "several things are meant or possible, and none was chosen",
-        "broken_package": "a package is installed and cannot be imported",
-        "changed": "a file is not the one that was opened or measured before",
-        "closed": "what is used was closed, or the program is ending",
-        "damaged": "the content is damaged, cut off or contradicts itself",
-        "diverged": "training diverged",
-        "empty": "there is nothing in it that could be used",
-        "extra_missing": "an optional package is not installed",
-        "failed": "another library or program failed",
-        "full": "the queue is full",
-        "incomplete": "a part that belongs to it is missing",
-        "invalid": "an argument or a setting has a value that makes no sense",
-        "late": "it would not be, or was not, done in time",
-        "memory": "memory does not suffice",
-        "mismatch": "two things do not fit together: weights and network, data and model, model and reference",
-        "missing": "there is no such file, name or address",
-        "newer_format": "a newer version of this package wrote the file",
-        "no_spec": "the file has no model spec",
-        "not_finite": "there are NaN or infinity where numbers are needed",
-        "stopped": "a signal stopped the work",
-        "too_large": "it is larger than the limit",
-        "unavailable": "a runtime or device cannot be used on this machine",
-        "unreachable": "no answer came over the network, or one that is none",
-        "unreadable": "the system does not let it be read",
-        "unready": "the service has no model open yet",
-        "unsafe": "the file could run code or write elsewhere, and was refused",
-        "unsupported": "it may be intact, and is of a kind that is not supported",
-        "unwritable": "it cannot be written",
-    }
-)
-"""What each word of `ResnetInferError.reason` means. Programs may compare with them; messages are for people."""
+"""Words that `ResnetInferError.reason` may be. `reasons.REASONS` says what each means."""
 _BY_NUMBER: Mapping[int, Reason] = MappingProxyType(
     {errno.ENOENT: "missing", errno.ENOTDIR: "missing", errno.EFBIG: "too_large", errno.ENOMEM: "memory"}
 )
@@ -63,7 +30,7 @@ class ResnetInferError(Exception):
     - `message`: what went wrong.
     - `hint`: what to do about it, or None.
     - `source`: what the error is about, as text: a path, a name or an address; None if it is about no single thing.
-    - `reason`: a word of `REASONS` for programs, or None.
+    - `reason`: a word of `reasons.REASONS` for programs, or None.
 
     The command line ends with `exit_code`. All fields survive `pickle` and `copy`.
 
@@ -161,34 +128,78 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 class UsageError(ResnetInferError):
-    """Report a command or call that makes no sense: an unknown name, a contradiction, a value out of range."""
+    """Report a command or call that makes no sense: an unknown name, a contradiction, a value out of range.
+
+    >>> from resnet_infer import Classifier, UsageError
+    >>> try:
+    ...     Classifier("resnet20-cifar10", threads=-1)
+    ... except UsageError as error:
+    ...     print(error.reason)
+    invalid
+    """
 
     exit_code = 2
     default_reason = "invalid"
 
 
 class ModelError(ResnetInferError):
-    """Report a checkpoint or artifact that is missing, damaged, foreign, or of another version."""
+    """Report a checkpoint or artifact that is missing, damaged, foreign, or of another version.
+
+    >>> from resnet_infer import Classifier, ModelError
+    >>> try:
+    ...     Classifier("resnet20-cifar100")
+    ... except ModelError as error:
+    ...     print(error.message)
+    there is no file and no model called resnet20-cifar100; did you mean resnet20-cifar10?
+    """
 
 
 class UnwritableError(ModelError):
-    """Report a cache that cannot be written or that has no place."""
+    """Report a cache that cannot be written or that has no place.
+
+    >>> from resnet_infer import ModelError, UnwritableError
+    >>> issubclass(UnwritableError, ModelError), UnwritableError("no space").reason
+    (True, 'unwritable')
+    """
 
     default_reason = "unwritable"
 
 
 class PictureError(ResnetInferError):
-    """Report an image that cannot be read. The message names the file."""
+    """Report an image that cannot be read. The message names the file.
+
+    >>> from resnet_infer import Classifier, PictureError
+    >>> with Classifier("resnet20-cifar10") as classifier:
+    ...     try:
+    ...         classifier.classify("absent.jpg")
+    ...     except PictureError as error:
+    ...         print(error.source, error.reason)
+    absent.jpg missing
+    """
 
 
 class UnsupportedPictureError(PictureError):
-    """Report an image file that may be intact, but is of a kind that is not supported. The message names the kind."""
+    """Report an image file that may be intact, but is of a kind that is not supported. The message names the kind.
+
+    >>> from resnet_infer import Classifier, UnsupportedPictureError
+    >>> with Classifier("resnet20-cifar10") as classifier:
+    ...     try:
+    ...         classifier.classify(b"%PDF-1.7")
+    ...     except UnsupportedPictureError as error:
+    ...         print(error.reason)
+    unsupported
+    """
 
     default_reason = "unsupported"
 
 
 class AnswerError(ResnetInferError):
-    """Report logits that are not finite (NaN or infinite). The message names the image."""
+    """Report logits that are not finite (NaN or infinite). The message names the image.
+
+    >>> from resnet_infer import AnswerError
+    >>> AnswerError("cat.jpg: the logits are not finite", source="cat.jpg").reason
+    'not_finite'
+    """
 
     default_reason = "not_finite"
 
@@ -202,21 +213,50 @@ class AnswerError(ResnetInferError):
 
 
 class DataError(ResnetInferError):
-    """Report a data set that is missing, incomplete or inconsistent."""
+    """Report a data set that is missing, incomplete or inconsistent.
+
+    >>> from resnet_infer import DataError, evaluate
+    >>> try:
+    ...     evaluate("resnet20-cifar10", "absent")
+    ... except DataError as error:
+    ...     print(error.source, error.reason)
+    absent missing
+    """
 
 
 class SplitError(DataError):
-    """Report a split that the data set does not have, or a choice between several splits that was not made."""
+    """Report a split that the data set does not have, or a choice between several splits that was not made.
+
+    >>> from resnet_infer import SplitError, evaluate
+    >>> try:
+    ...     evaluate("resnet20-cifar10", "vehicles", split="test")
+    ... except SplitError as error:
+    ...     print(error.reason)
+    missing
+    """
 
 
 class RuntimeUnavailableError(ResnetInferError):
-    """Report a runtime or device that was requested by name and cannot be used on this machine."""
+    """Report a runtime or device that was requested by name and cannot be used on this machine.
+
+    >>> from resnet_infer import RuntimeUnavailableError, open_runtime
+    >>> try:
+    ...     open_runtime("resnet20-cifar10", device="cuda:99")
+    ... except RuntimeUnavailableError as error:
+    ...     print(error.reason)
+    unavailable
+    """
 
     default_reason = "unavailable"
 
 
 class MissingExtraError(ResnetInferError):
-    """Report an optional dependency that is not installed. The hint is the exact command that installs it."""
+    """Report an optional dependency that is not installed. The hint is the exact command that installs it.
+
+    >>> from resnet_infer import MissingExtraError
+    >>> MissingExtraError("training needs the package torch, which is not installed", source="torch").reason
+    'extra_missing'
+    """
 
     default_reason: Reason | None = "extra_missing"
 
@@ -225,13 +265,22 @@ class BrokenPackageError(MissingExtraError):
     """Report a package that is installed and cannot be imported.
 
     The message has the cause, the hint a command that may help.
+
+    >>> from resnet_infer import BrokenPackageError, MissingExtraError
+    >>> issubclass(BrokenPackageError, MissingExtraError), BrokenPackageError("torch does not load").reason
+    (True, 'broken_package')
     """
 
     default_reason = "broken_package"
 
 
 class OutOfMemoryError(ResnetInferError):
-    """Report that the memory of the machine, or of this process's control group, does not suffice."""
+    """Report that the memory of the machine, or of this process's control group, does not suffice.
+
+    >>> from resnet_infer import OutOfMemoryError
+    >>> OutOfMemoryError("memory ran out").reason
+    'memory'
+    """
 
     default_reason = "memory"
 
@@ -240,6 +289,14 @@ class ServiceError(ResnetInferError):
     """Report a service that does not answer, or whose answer is not a classification.
 
     `status` is the HTTP status, None without a response.
+
+    >>> from resnet_infer import Client, ServiceError
+    >>> with Client("http://127.0.0.1:9", timeout=5) as client:
+    ...     try:
+    ...         client.classify("cat.jpg")
+    ...     except ServiceError as error:
+    ...         print(error.source, error.reason, error.status)
+    http://127.0.0.1:9 unreachable None
     """
 
     default_reason = "unreachable"
@@ -258,10 +315,33 @@ class ServiceError(ResnetInferError):
 
 
 class ParityError(ResnetInferError):
-    """Report an artifact whose logits or predictions differ from those of its source."""
+    """Report an artifact whose logits or predictions differ from those of its source.
+
+    >>> from resnet_infer import ParityError, export
+    >>> try:
+    ...     export(
+    ...         "resnet20-cifar10",
+    ...         "strict.onnx",
+    ...         precision="int8",
+    ...         calibration_data="vehicles",
+    ...         check_data="vehicles",
+    ...         max_drop=-100,
+    ...     )
+    ... except ParityError as error:
+    ...     print(error.reason)
+    mismatch
+    """
 
     default_reason = "mismatch"
 
 
 class TrainingError(ResnetInferError):
-    """Report that training cannot start or continue. The progress up to there is saved."""
+    """Report that training cannot start or continue. The progress up to there is saved.
+
+    >>> from resnet_infer import TrainingError, train
+    >>> try:
+    ...     train("vehicles", "diverged", iterations=9, batch_size=4, validation=0, peak_rate=1e30, device="cpu")
+    ... except TrainingError as error:
+    ...     print(error.reason)
+    diverged
+    """

@@ -39,6 +39,7 @@ LEFT_OUT = {
     "serving/test_concurrency.py": "hundreds of requests",
     "serving/test_keys.py": "a server for each test",
     "test_classifier.py": "models that answer",
+    "test_doctests.py": "models that are trained, exported and timed",
     "test_kept_errors.py": "every error of the package",
     "test_new_architecture.py": "networks that are exported, quantised and trained",
     "test_odd_streams.py": "processes that measure and load pictures",

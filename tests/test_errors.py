@@ -13,8 +13,9 @@ import pytest
 from resnet_infer import errors
 from resnet_infer.data.image import read_image
 from resnet_infer.data.walk import FoundError
-from resnet_infer.errors import REASONS, PictureError, Reason, ResnetInferError, about, reason_of
+from resnet_infer.errors import PictureError, Reason, ResnetInferError, about, reason_of
 from resnet_infer.models.spec import ModelSpec
+from resnet_infer.reasons import REASONS
 from resnet_infer.serving.inference.jobs import RefusedError
 from resnet_infer.utils.extras import needs
 from tests.conftest import PICTURES, ROOT

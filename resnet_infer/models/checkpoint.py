@@ -32,9 +32,9 @@ class Checkpoint:
     """
 
     spec: ModelSpec
-    weights: Weights
-    extra: Weights = field(default_factory=dict)
-    notes: Mapping[str, str] = field(default_factory=dict)
+    weights: Weights = field(repr=False)
+    extra: Weights = field(default_factory=dict, repr=False)
+    notes: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path, *, half: bool = False) -> None:

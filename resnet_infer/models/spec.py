@@ -108,7 +108,8 @@ class InputSpec:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, InputSpec) and self.to_json() == other.to_json()
 
-    __hash__ = None  # type: ignore[assignment]  # compares arrays
+    def __hash__(self) -> int:
+        return hash((self.resize, self.crop, self.interpolation, self.exif))
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class Measured:
         return interval(round(self.top1_error * self.pictures / 100), self.pictures)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ModelSpec:
     """Describe a network, its classes, its input and its origin.
 
@@ -154,6 +155,15 @@ class ModelSpec:
     `architecture` is None for an imported ONNX graph. `provenance` is plain JSON: recipe, data, duration, machine,
     licence, whatever is known. In `provenance` and `name`, text that is not UTF-8 is escaped; in the classes it raises
     `UsageError`.
+
+    Specs can be compared and are hashable. `dumps` writes a spec as JSON text, and `loads` reads it.
+
+    >>> from resnet_infer import ModelSpec, read_spec
+    >>> spec = read_spec("resnet20-cifar10")
+    >>> spec
+    <ModelSpec resnet20-cifar10: resnet20, 10 classes, input 32x32, fp32>
+    >>> ModelSpec.loads(spec.dumps()) == spec
+    True
     """
 
     name: str
@@ -185,6 +195,27 @@ class ModelSpec:
         if self.precision not in get_args(Precision):
             raise UsageError(f"precision is one of {', '.join(get_args(Precision))}, not {self.precision!r}")
 
+    def __hash__(self) -> int:
+        return hash((self.name, self.precision, self.classes, self.input))
+
+    def __repr__(self) -> str:
+        network = self.architecture.name if self.architecture else "imported graph"
+        sides = f"{self.input.crop}x{self.input.crop}"
+        return f"<ModelSpec {self.name}: {network}, {len(self.classes)} classes, input {sides}, {self.precision}>"
+
+    def _repr_html_(self) -> str:
+        """Return the table that a notebook shows."""
+        from resnet_infer.reporting.notebook import table_html
+
+        rows = [
+            ("network", self.architecture.name if self.architecture else "imported graph"),
+            ("classes", f"{len(self.classes)}: {', '.join(self.classes[:5])}" + ", ..." * (len(self.classes) > 5)),
+            ("input", f"resize {self.input.resize}, crop {self.input.crop}, {self.input.interpolation}"),
+            ("precision", self.precision),
+            *((f"error on {item.dataset}", f"{item.top1_error:.2f}% ({item.protocol})") for item in self.measured),
+        ]
+        return table_html(self.name, (), rows)
+
     def dumps(self) -> str:
         """Return the spec as JSON text."""
         return strict_json.dumps({"format": FORMAT, **self.to_json()}, ensure_ascii=False)
@@ -203,7 +234,7 @@ class ModelSpec:
         }
 
     @classmethod
-    def loads(cls, text: str, source: str) -> ModelSpec:
+    def loads(cls, text: str, source: str = "the model spec") -> ModelSpec:
         """Read the text that `dumps` writes. `source` is the file, for messages.
 
         Raises `ModelError` if the text is damaged, a field has an invalid value, or a newer version wrote it.
@@ -240,7 +271,7 @@ class ModelSpec:
         return cls.loads(metadata[METADATA_KEY], source)
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any], source: str) -> ModelSpec:
+    def from_json(cls, value: Mapping[str, Any], source: str = "the model spec") -> ModelSpec:
         """Read the result of `to_json`. The provenance may be missing, and unknown fields are ignored.
 
         Raises `ModelError`, naming the field and `source`, as `loads` does.

@@ -126,7 +126,7 @@ class Pictures:
     """Hold encoded pictures, and where they come from."""
 
     source: str
-    contents: tuple[bytes, ...]
+    contents: tuple[bytes, ...] = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the source, the number of pictures, and their mean size in kilobytes."""
