@@ -96,16 +96,18 @@ _HOMES = {
 """Module of every public name but the errors, relative to the package."""
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used (PEP 562).
+if not TYPE_CHECKING:  # with it, a type checker would take every name for public
 
-    Raises `AttributeError` for a name that is not public.
-    """
-    if name in __all__:
-        from importlib import import_module
+    def __getattr__(name: str) -> Any:
+        """Import a public name when it is first used (PEP 562).
 
-        return getattr(import_module(f"resnet_infer.{_HOMES.get(name, 'errors')}"), name)
-    raise AttributeError(f"module 'resnet_infer' has no attribute {name!r}")
+        Raises `AttributeError` for a name that is not public.
+        """
+        if name in __all__:
+            from importlib import import_module
+
+            return getattr(import_module(f"resnet_infer.{_HOMES.get(name, 'errors')}"), name)
+        raise AttributeError(f"module 'resnet_infer' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

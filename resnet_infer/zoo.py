@@ -14,7 +14,7 @@ from resnet_infer._version import __version__
 from resnet_infer.errors import ModelError, UnwritableError, UsageError, did_you_mean
 from resnet_infer.models.checkpoint import SUFFIX as CHECKPOINT
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint
-from resnet_infer.models.weights.builtin import FOLDER, require_whole
+from resnet_infer.models.weights.builtin import file_of, require_whole
 from resnet_infer.runtimes.registry import ARTIFACTS, SUFFIXES, get_runtime
 from resnet_infer.utils.console import note, warn
 from resnet_infer.utils.extras import needs
@@ -56,7 +56,7 @@ def find(model: str | os.PathLike[str] | None) -> Path:
 
 def built_in(name: str, suffix: str) -> Path:
     """Return the path of a built-in model's file with this suffix."""
-    return FOLDER / f"{name}{suffix}"
+    return file_of(f"{name}{suffix}")
 
 
 def _whole(name: str, suffix: str) -> Path:

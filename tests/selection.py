@@ -43,6 +43,7 @@ LEFT_OUT = {
     "test_kept_errors.py": "every error of the package",
     "test_new_architecture.py": "networks that are exported, quantised and trained",
     "test_odd_streams.py": "processes that measure and load pictures",
+    "test_packaging.py": "a wheel, and PyInstaller's processes",
     "test_zoo.py": "exports",
     "test_zoo_published.py": "exports",
     "training": "runs that train, some with worker processes",

@@ -29,7 +29,7 @@ ROOMS = (
     ("evaluation",),
     ("benchmarking",),
     ("api",),
-    ("cli",),
+    ("cli", "_pyinstaller"),
 )
 """A room imports from its own row and from rows above it."""
 TORCH = {"models/network.py", "models/weights/torch_file.py", "runtimes/pytorch.py", "cli/commands/train.py"}

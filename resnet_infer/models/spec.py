@@ -327,6 +327,7 @@ def imagenet_classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
     They are in the order of the logits of published weights. Names are distinct: if two classes share their first
     synonym, a word is added ("crane (bird)", "crane (machine)"). WordNet ids ascend.
     """
-    table = Path(__file__).with_name("imagenet_classes.tsv").read_text(encoding="utf-8")
+    loader: Any = __spec__ and __spec__.loader  # reads from a zip file too
+    table = loader.get_data(str(Path(__file__).with_name("imagenet_classes.tsv"))).decode()
     rows = [line.split("\t") for line in table.splitlines()]
     return tuple(name for _, _, name in rows), tuple(wordnet_id for _, wordnet_id, _ in rows)
