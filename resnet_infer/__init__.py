@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from resnet_infer.api.measuring import benchmark, compare, evaluate
     from resnet_infer.api.models import export, import_weights, open_runtime, read_spec
     from resnet_infer.api.training import train
+    from resnet_infer.calls import AnswerTimeoutError
     from resnet_infer.classifier import Classifier
     from resnet_infer.client import Client
     from resnet_infer.data.pictures import Picture
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Answer",
     "AnswerError",
+    "AnswerTimeoutError",
     "BrokenPackageError",
     "Classifier",
     "Client",
@@ -79,6 +81,7 @@ __all__ = [
 
 _HOMES = {
     "Answer": "answers",
+    "AnswerTimeoutError": "calls",
     "Classifier": "classifier",
     "Client": "client",
     "ModelSpec": "models.spec",

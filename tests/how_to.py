@@ -92,10 +92,24 @@ def _insert(source: str, literal: ast.expr, row: Row) -> str:
     return b"".join(lines).decode()
 
 
-def follow(page: HowTo, folder: Path) -> Path:
-    """Copy the package into `folder`, add the page's files and rows, and return `folder`, ready for commands."""
+def _copy(folder: Path) -> None:
+    """Copy the package and the demo into `folder`, with a command that runs the copy."""
     shutil.copytree(ROOT / "resnet_infer", folder / "resnet_infer")
     shutil.copytree(ROOT / "demo", folder / "demo")
+    programs = folder / "bin"
+    programs.mkdir()
+    program = programs / "resnet-infer"
+    program.write_text(f"#!{sys.executable}\nfrom resnet_infer.cli.main import main\n\nmain()\n", encoding="utf-8")
+    program.chmod(0o755)
+
+
+def follow(page: HowTo, folder: Path, *, again: bool = False) -> Path:
+    """Copy the package into `folder`, add the page's files and rows, and return `folder`, ready for commands.
+
+    With `again` the copy is there already, with what other pages add.
+    """
+    if not again:
+        _copy(folder)
     for path, text in page.files.items():
         target = folder / path
         assert not target.exists(), f"{page.name}: {path} is there already"
@@ -104,15 +118,10 @@ def follow(page: HowTo, folder: Path) -> Path:
     for row in page.rows:
         target = folder / row.path
         target.write_text(insert(target.read_text(encoding="utf-8"), row), encoding="utf-8")
-    programs = folder / "bin"
-    programs.mkdir()
-    program = programs / "resnet-infer"
-    program.write_text(f"#!{sys.executable}\nfrom resnet_infer.cli.main import main\n\nmain()\n", encoding="utf-8")
-    program.chmod(0o755)
     return folder
 
 
-def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def run(command: str, folder: Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     """Run a shell command in `folder`, with the package of that folder. Both streams are in `stdout`."""
     environment = {
         **os.environ,
@@ -127,7 +136,7 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=120,
+        timeout=timeout,
         check=False,
     )
 
@@ -138,6 +147,8 @@ def check_commands(page: HowTo, folder: Path) -> None:
     for command, output in page.commands:
         found = run(command, folder)
         assert checker.check_output(output, found.stdout, flags), f"$ {command}\n{found.stdout}\nnot\n{output}"
+        assert output or not found.returncode, f"$ {command}\nfails, and shows nothing"
+        assert "Traceback (most recent call last)" not in found.stdout, f"$ {command}\n{found.stdout}"
     for number, text in enumerate(page.doctests):
         script = folder / f"doctest{number}.txt"
         script.write_text(text, encoding="utf-8")

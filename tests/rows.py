@@ -19,6 +19,17 @@ def texts(nodes: Collection[ast.expr | None]) -> list[str]:
     return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
 
 
+def _looked_up(node: ast.AST) -> ast.Dict | None:
+    """The dict literal in which this expression looks something up, by `[]` or `get`: a branch, even with one key."""
+    if isinstance(node, ast.Subscript):
+        found = node.value
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get":
+        found = node.func.value
+    else:
+        return None
+    return found if isinstance(found, ast.Dict) else None
+
+
 def named(node: ast.AST) -> list[str]:
     """The texts in a list, tuple, set, dict (keys or values) or call, or separated by `|` in a text.
 
@@ -55,7 +66,10 @@ def lists(package: Path, table: str, names: Collection[str]) -> set[Place]:
 
 
 def branches(package: Path, table: str, names: Collection[str]) -> set[Place]:
-    """The comparisons (`==`, `!=`, `in`) and the cases of `match` with one of the names, outside the module `table`."""
+    """The comparisons (`==`, `!=`, `in`), cases of `match` and look-ups in a dict literal with one of the names.
+
+    The module `table` is left out.
+    """
     found = set()
     for path, tree in modules(package, table):
         for node in ast.walk(tree):
@@ -64,6 +78,8 @@ def branches(package: Path, table: str, names: Collection[str]) -> set[Place]:
                 sides = [node.left, *node.comparators]
             elif isinstance(node, ast.MatchValue):
                 sides = [node.value]
+            elif literal := _looked_up(node):
+                sides = [key for key in literal.keys if key is not None]
             inner = [item for side in sides for item in (side, *getattr(side, "elts", ()))]
             found |= {(path, name) for name in texts(inner) if name in names}
     return found

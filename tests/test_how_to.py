@@ -3,12 +3,14 @@ work there."""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.how_to import PAGES, Row, check_commands, follow, insert, read_page
+from tests.conftest import ROOT
+from tests.how_to import PAGES, Row, check_commands, follow, insert, read_page, run
 
 NAMES = sorted(page.stem for page in PAGES.glob("*.md"))
 PARTS = [(name, part) for name in NAMES for part in ("file", "row") if part == "row" or read_page(name).files]
@@ -42,3 +44,23 @@ def test_a_row_goes_first_or_last_into_its_table() -> None:
         exec(text, scope)
         found[place] = [*scope["T"].items()]
     assert found == {"first": [(5, 6), (1, 2), (3, (4,))], "last": [(1, 2), (3, (4,)), (5, 6)]}
+
+
+RULES = (
+    *("tests/test_house.py", "tests/test_rows.py", "tests/test_docstrings.py", "tests/models/test_families.py"),
+    *("tests/runtimes/test_registry.py", "tests/runtimes/test_artifacts.py", "tests/data/test_protocols.py"),
+    *("tests/data/test_formats.py", "tests/serving/http/test_routes.py"),
+)
+"""Tests of the tables, and of rules for every file. Each takes a new row as it is."""
+
+
+def test_the_tests_of_the_tables_take_every_new_row(tmp_path: Path) -> None:
+    for number, name in enumerate(NAMES):
+        follow(read_page(name), tmp_path / "pages", again=number > 0)
+    for name in ("tests", "docs", "benchmarks", "experiments", "tools"):
+        shutil.copytree(ROOT / name, tmp_path / "pages" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in ROOT.glob("*.*"):
+        if path.is_file():
+            shutil.copy(path, tmp_path / "pages")
+    found = run(f"python -m pytest -q -p no:cacheprovider {' '.join(RULES)}", tmp_path / "pages", timeout=600)
+    assert found.returncode == 0, found.stdout[-5000:]

@@ -25,9 +25,9 @@ import numpy as np
 
 import resnet_infer
 from resnet_infer import (
-    Answer, AnswerError, BrokenPackageError, Classifier, Client, DataError, MissingExtraError, ModelError, ModelSpec,
-    OutOfMemoryError, ParityError, Picture, PictureError, Prediction, ResnetInferError, RuntimeUnavailableError,
-    ServiceError, SplitError, TrainingError, UnsupportedPictureError, UnwritableError, UsageError, __version__,
+    Answer, AnswerError, AnswerTimeoutError, BrokenPackageError, Classifier, Client, DataError, MissingExtraError,
+    ModelError, ModelSpec, OutOfMemoryError, ParityError, Picture, PictureError, Prediction, ResnetInferError,
+    RuntimeUnavailableError, ServiceError, SplitError, TrainingError, UnsupportedPictureError, UnwritableError, UsageError, __version__,
     benchmark, compare, evaluate, export, import_weights, open_runtime, read_spec, train,
 )
 
@@ -62,7 +62,7 @@ def work(folder: Path) -> float:
 
 try:
     print(__version__, label(Path("cat.jpg")), remote(Path("cat.jpg")), work(Path()))
-except (UnsupportedPictureError, PictureError, AnswerError) as error:
+except (UnsupportedPictureError, PictureError, AnswerError, AnswerTimeoutError) as error:
     print(error.source, error.reason, error.hint)
 except (SplitError, DataError, UnwritableError, ModelError, BrokenPackageError, MissingExtraError) as error:
     print(error.message)

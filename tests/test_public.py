@@ -22,7 +22,7 @@ ERRORS = sorted(
 
 def test_the_set_of_public_names() -> None:
     """A name that is added here has a docstring with an example, and stays for every later version."""
-    assert resnet_infer.__all__ == sorted([*CLASSES, *ERRORS, *FUNCTIONS, "__version__"])
+    assert resnet_infer.__all__ == sorted([*CLASSES, "AnswerTimeoutError", *ERRORS, *FUNCTIONS, "__version__"])
     assert dir(resnet_infer) == resnet_infer.__all__
     for name in resnet_infer.__all__:
         assert getattr(resnet_infer, name) is not None

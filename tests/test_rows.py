@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 import resnet_infer
+from resnet_infer.cli.main import COMMANDS
 from resnet_infer.converters.formats import FORMATS
+from resnet_infer.data.datasets.formats import FORMATS as DATASETS
+from resnet_infer.models.families import published_names
 from resnet_infer.runtimes.registry import RUNTIMES
 from tests.rows import Place, branches, lists
 
@@ -29,6 +32,12 @@ BRANCHES: dict[Place, str] = {
 """Branches on names that are not runtimes -> what they are."""
 
 
+OTHER_TABLES: dict[str, tuple[str, set[str], set[Place]]] = {
+    "architectures": ("models/families.py", set(published_names()), set()),
+    "data sets": ("data/datasets/formats.py", {row.name for row in DATASETS}, set()),
+    "commands": ("cli/main.py", set(COMMANDS), {("utils/extras.py", "export|train|serve|benchmark")}),
+}
+"""Kind -> module of its table, its names, and lists of other things with these names: extras are called so."""
 FORMAT_TABLE = "converters/formats.py"
 FORMAT_NAMES = set(FORMATS)
 
@@ -45,6 +54,16 @@ def test_nothing_but_the_table_lists_the_formats_or_branches_on_one() -> None:
     """Packages and runtimes may be called as a format is; no module names two formats but the table of packages."""
     assert {path for path, _ in lists(PACKAGE, FORMAT_TABLE, FORMAT_NAMES)} == {"utils/extras.py"}
     assert branches(PACKAGE, FORMAT_TABLE, FORMAT_NAMES) <= BRANCHES.keys()
+
+
+@pytest.mark.parametrize("kind", OTHER_TABLES)
+def test_nothing_but_its_table_lists_rows(kind: str) -> None:
+    table, names, others = OTHER_TABLES[kind]
+    assert lists(PACKAGE, table, names) == others
+
+
+def test_nothing_branches_on_an_architecture() -> None:
+    assert not branches(PACKAGE, "models/families.py", published_names())
 
 
 @pytest.mark.parametrize(
@@ -76,6 +95,8 @@ def test_a_planted_list_is_found(text: str, tmp_path: Path) -> None:
         'x = 1 if y == "torch" else 2',
         'x = y.name != "torch"',
         'x = y in ("torch",)',
+        'x = {"torch": 1}.get(y, 2)',
+        'x = {"torch": 1}[y]',
         'match y:\n    case "torch" | "other": pass',
     ],
 )

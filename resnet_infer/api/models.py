@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from resnet_infer.api.arguments import PathText, check_options, check_value, name_of, named, optional_path, path_of
 from resnet_infer.api.options import ExportOptions, ImportOptions
-from resnet_infer.errors import UsageError
+from resnet_infer.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,7 +73,6 @@ def read_spec(model: PathText | None = None) -> ModelSpec:
     from pathlib import Path
 
     from resnet_infer import zoo
-    from resnet_infer.errors import ModelError
     from resnet_infer.runtimes import artifacts
     from resnet_infer.runtimes.registry import SUFFIXES
 
@@ -187,6 +186,13 @@ def export(
     pictures = config.pictures
     exporting.check(chosen, replace(config, target=config.target or chosen.targets[0]))
     source = model if isinstance(model, Checkpoint) else zoo.source(name_of(model))
+    if not isinstance(source, Checkpoint) and (source.suffix, "fp32") == (chosen.suffix, precision):
+        raise ModelError(
+            f"{source} is an artifact already",
+            hint="lower its precision to int8 or fp16, or give the checkpoint it was made from",
+            source=source,
+            reason="unsupported",
+        )
     stem = source.spec.name if isinstance(source, Checkpoint) else source.stem
     path = target or path_of("output", stem + ("" if precision == "fp32" else f".{precision}") + chosen.suffix)
     read = [None if isinstance(source, Checkpoint) else source, pictures.calibration, pictures.check]

@@ -45,10 +45,14 @@ class ExportResult:
     evidence: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """Return the files that hold the graph and the weights, the artifact first."""
+        return tuple(model_parts(self.path)) if self.path.suffix in SUFFIXES else (self.path,)
+
+    @property
     def size(self) -> int:
-        """Return the bytes of the graph and the weights, which may be two files."""
-        parts = model_parts(self.path) if self.path.suffix in SUFFIXES else (self.path,)
-        return sum(part.stat().st_size for part in parts)
+        """Return the bytes of these files."""
+        return sum(file.stat().st_size for file in self.files)
 
     def to_json(self) -> dict[str, Any]:
         """Return the path, the size in bytes, the precision and the evidence as JSON values."""

@@ -5,6 +5,7 @@ The command's choices and options, and the steps of `export`, are read from the 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,8 @@ class Format:
         if config.target is not None and config.target not in self.targets:
             raise UsageError(f"--format {self.name} is for the target {', '.join(self.targets)}, not {config.target}")
         check_options(self, config.options)
-        load(self.write)
+        for step in (self.write, self.prove):
+            load(step)
         if self.check:
             load(self.check)(config)
 
@@ -108,7 +110,8 @@ class Format:
         """Check that `path`, and the file that belongs beside it, may be written without harm.
 
         Raises `UsageError`, with the name of the `option` that gave the path, if one of them is an input or is not part
-        of an artifact, and `ResnetInferError` if nothing can be written there.
+        of an artifact, or if the path is a link to an artifact whose second file would not be replaced with it. Raises
+        `ResnetInferError` if nothing can be written there.
         """
         from resnet_infer.errors import ModelError
         from resnet_infer.models.outputs import Output, has_spec, require_free
@@ -124,9 +127,17 @@ class Format:
                 return False
 
         outputs = [Output(option, path, "artifact", ours)]
-        if companion := self.companion_of(path):
+        companion = self.companion_of(path)
+        if companion:
             outputs.append(Output(option, companion, f"part of {path.name}", ours))
         require_free(outputs, inputs)
+        real = Path(os.path.realpath(path))
+        partner = self.companion_of(real)
+        if companion and partner and partner.exists() and os.path.realpath(companion) != os.path.realpath(partner):
+            raise UsageError(
+                f"{path} is a link to {real}, and {companion.name} none to {partner.name}: the two would no longer fit",
+                hint=f"name {real} with {option}, or link both files",
+            )
 
 
 _ALL: tuple[Precision, ...] = get_args(Precision)

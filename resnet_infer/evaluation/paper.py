@@ -203,7 +203,11 @@ def published(arch: Architecture, protocol: str, data: str | None) -> list[tuple
     The paper's bottlenecks have their stride in the 1x1 convolution. Their figure is also returned for the other kind
     of bottleneck, as the closest one.
     """
-    found = {table.source: (table, row) for table, row in comparison(arch, protocol, data) if row.fits(arch)}
+    found = {
+        (table.source, table.protocol): (table, row)
+        for table, row in comparison(arch, protocol, data)
+        if row.fits(arch)
+    }
     return list(found.values())
 
 
@@ -219,7 +223,7 @@ def comparison(arch: Architecture, protocol: str, data: str | None) -> list[tupl
     columns = find_protocol(protocol).paper_columns
     rows = {
         # Table 3 repeats rows of table 2 and completes them.
-        (table.source, row.label): (table, row)
+        (table.source, table.protocol, row.label): (table, row)
         for table in TABLES
         if table.data == data and table.protocol in columns
         for row in table.rows

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, get_args
 
 from resnet_infer.errors import UsageError, did_you_mean
 
@@ -40,7 +40,7 @@ class Family:
       the inner channels (Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016).
     - `num_classes`: default number of classes.
 
-    Raises `ValueError` for values that contradict each other.
+    Raises `ValueError` for values that do not exist, are too small, or contradict each other.
 
     >>> Family("resnext50_32x4d", "imagenet", "bottleneck", (3, 4, 6, 3), (64, 128, 256, 512), "B", 32, 4).depth
     50
@@ -57,6 +57,15 @@ class Family:
     num_classes: int = 1000
 
     def __post_init__(self) -> None:
+        for field, value, choices in (
+            ("stem", self.stem, get_args(StemKind)),
+            ("block", self.block, get_args(BlockKind)),
+            ("shortcut", self.shortcut, (*get_args(ShortcutOption), None)),
+        ):
+            if value not in choices:
+                raise ValueError(f"{self.name}: {field} is one of {', '.join(map(str, choices))}, not {value!r}")
+        if not self.stages or min(*self.stages, *self.widths, self.cardinality, self.width, self.num_classes) < 1:
+            raise ValueError(f"{self.name}: it has a stage, and all of its numbers are 1 or more")
         if len(self.stages) != len(self.widths):
             raise ValueError(f"{self.name} has {len(self.stages)} stages, but {len(self.widths)} widths")
         if self.block == "basic" and (self.cardinality, self.width) != (1, BASE_WIDTH):

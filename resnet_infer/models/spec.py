@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from resnet_infer.errors import ModelError, UsageError, first_line
 from resnet_infer.models import spec_fields as fields
 from resnet_infer.models.architectures import Architecture
+from resnet_infer.models.format_version import FileFormat
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.error_statistics import interval
 
@@ -24,8 +25,8 @@ Precision = Literal["fp32", "fp16", "int8"]
 
 METADATA_KEY = "resnet_infer.spec"
 """Key of the spec in a safetensors header and in the metadata of an ONNX file."""
-FORMAT = 1
-"""Version of the spec's format."""
+FORMAT = FileFormat("model spec")
+"""Format of the spec."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,9 +90,13 @@ class InputSpec:
         }
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> InputSpec:
-        """Read the result of `to_json`. Raises `FieldError` and `UsageError` for anything else."""
-        fields.has_fields(value, "input", ("resize", "crop", "mean", "std"), ("interpolation", "exif"))
+    def from_json(cls, value: Mapping[str, Any], *, newer: bool = False) -> InputSpec:
+        """Read the result of `to_json`. Raises `FieldError` and `UsageError` for anything else.
+
+        Unknown fields are ignored in a spec of a `newer` version; in others they are taken for misspelt ones.
+        """
+        known = ("interpolation", "exif", *(value if newer else ()))
+        fields.has_fields(value, "input", ("resize", "crop", "mean", "std"), known)
         crop = fields.whole(value["crop"], "input.crop", 1, fields.MAX_SIDE)
         mean = value["mean"]
         return cls(
@@ -127,10 +132,14 @@ class Measured:
     runtime: str | None = None
 
     @classmethod
-    def from_json(cls, value: Any, where: str) -> Measured:
-        """Read an entry of a spec's `measured`. `where` names it in messages. Raises `FieldError`."""
+    def from_json(cls, value: Any, where: str, *, newer: bool = False) -> Measured:
+        """Read an entry of a spec's `measured`. `where` names it in messages. Raises `FieldError`.
+
+        Unknown fields are ignored in a spec of a `newer` version.
+        """
         value = fields.mapping(value, where)
-        fields.has_fields(value, where, ("dataset", "protocol", "pictures", "top1_error"), ("top5_error", "runtime"))
+        known = ("top5_error", "runtime", *(value if newer else ()))
+        fields.has_fields(value, where, ("dataset", "protocol", "pictures", "top1_error"), known)
         top5, runtime = value.get("top5_error"), value.get("runtime")
         return cls(
             dataset=fields.text(value["dataset"], f"{where}.dataset"),
@@ -154,7 +163,7 @@ class ModelSpec:
     `classes` are at least two names, in the order of the logits; `class_ids` are their WordNet ids, if known.
     `architecture` is None for an imported ONNX graph. `provenance` is plain JSON: recipe, data, duration, machine,
     licence, whatever is known. In `provenance` and `name`, text that is not UTF-8 is escaped; in the classes it raises
-    `UsageError`.
+    `UsageError`. `unknown` holds the fields that another version has written, and `dumps` writes them again.
 
     Specs can be compared and are hashable. `dumps` writes a spec as JSON text, and `loads` reads it.
 
@@ -174,6 +183,7 @@ class ModelSpec:
     precision: Precision = "fp32"
     provenance: Mapping[str, Any] = field(default_factory=dict)
     measured: tuple[Measured, ...] = ()
+    unknown: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
@@ -218,10 +228,10 @@ class ModelSpec:
 
     def dumps(self) -> str:
         """Return the spec as JSON text."""
-        return strict_json.dumps({"format": FORMAT, **self.to_json()}, ensure_ascii=False)
+        return strict_json.dumps(FORMAT.compose(self.to_json(), self.unknown), ensure_ascii=False)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as a JSON object."""
+        """Return the fields as a JSON object, without the unknown ones."""
         return {
             "name": self.name,
             "architecture": self.architecture.to_json() if self.architecture else None,
@@ -241,19 +251,14 @@ class ModelSpec:
         """
         try:
             value = fields.parse(text)
-            number = fields.whole(value.get("format"), "format", 1, 10**9)
+            newer = FORMAT.check(value, source)
+            spec = cls.from_json(value, source, newer=newer)
+            unknown = FORMAT.unknown(value, spec.to_json())
         except ValueError as error:
             raise ModelError(
                 f"{source}: its spec is damaged: {first_line(error)}", source=source, reason="damaged"
             ) from error
-        if number > FORMAT:
-            raise ModelError(
-                f"{source}: its spec has format {number}, this version reads up to {FORMAT}",
-                hint="upgrade resnet-infer: pip install --upgrade . in a newer checkout",
-                source=source,
-                reason="newer_format",
-            )
-        return cls.from_json(value, source)
+        return replace(spec, unknown=unknown) if unknown else spec
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], source: str) -> ModelSpec:
@@ -271,9 +276,10 @@ class ModelSpec:
         return cls.loads(metadata[METADATA_KEY], source)
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any], source: str = "the model spec") -> ModelSpec:
+    def from_json(cls, value: Mapping[str, Any], source: str = "the model spec", *, newer: bool = False) -> ModelSpec:
         """Read the result of `to_json`. The provenance may be missing, and unknown fields are ignored.
 
+        Inside `architecture`, `input` and `measured` they are ignored only in a spec of a `newer` version.
         Raises `ModelError`, naming the field and `source`, as `loads` does.
         """
         try:
@@ -285,13 +291,15 @@ class ModelSpec:
                 raise fields.FieldError("measured is no list")
             return cls(
                 name=fields.text(value["name"], "name"),
-                architecture=None if arch is None else _architecture(arch),
+                architecture=None if arch is None else _architecture(arch, newer),
                 classes=fields.texts(value["classes"], "classes"),
                 class_ids=None if ids is None else fields.texts(ids, "class_ids"),
-                input=InputSpec.from_json(fields.mapping(value["input"], "input")),
+                input=InputSpec.from_json(fields.mapping(value["input"], "input"), newer=newer),
                 precision=value["precision"],
                 provenance=fields.plain(fields.mapping(value.get("provenance", {}), "provenance"), "provenance"),
-                measured=tuple(Measured.from_json(item, f"measured[{i}]") for i, item in enumerate(measured)),
+                measured=tuple(
+                    Measured.from_json(item, f"measured[{i}]", newer=newer) for i, item in enumerate(measured)
+                ),
             )
         except (UsageError, ValueError) as error:
             raise ModelError(
@@ -299,21 +307,26 @@ class ModelSpec:
             ) from error
 
     def with_(self, **changes: Any) -> ModelSpec:
-        """Return a copy with some fields changed.
+        """Return a copy with some fields changed. Unknown fields inside a changed one are left out.
 
         >>> spec.with_(name="other").name
         'other'
         """
-        return replace(self, **changes)
+        unknown = {key: value for key, value in self.unknown.items() if key not in changes}
+        return replace(self, **{"unknown": unknown, **changes})
 
 
-def _architecture(value: Any) -> Architecture:
-    """Read the architecture. Raises `FieldError` and `UsageError`."""
+def _architecture(value: Any, newer: bool) -> Architecture:
+    """Read the architecture. Unknown fields are ignored in a spec of a `newer` version.
+
+    Raises `FieldError` and `UsageError`.
+    """
     value = fields.mapping(value, "architecture")
-    if "name" not in value:
-        raise fields.FieldError("architecture lacks name")
-    for name, item in value.items():
-        if name == "num_classes":
+    known = ("num_classes", "shortcut", "padding", "stride_in")
+    fields.has_fields(value, "architecture", ("name",), (*known, *(value if newer else ())))
+    for name in ("name", *known):
+        item = value.get(name)
+        if name == "num_classes" and name in value:
             fields.whole(item, "architecture.num_classes", 1, fields.MAX_CLASSES)
         elif name == "name" or item is not None:
             fields.text(item, f"architecture.{name}")

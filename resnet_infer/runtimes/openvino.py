@@ -152,7 +152,10 @@ class OpenVinoRuntime(Runtime):
             ) from error
         except RuntimeError as error:
             raise ModelError(
-                f"{model}: OpenVINO cannot load it ({reason(error)})", source=model, reason="damaged"
+                f"{model}: OpenVINO cannot load it ({reason(error)})",
+                hint="export the model again",
+                source=model,
+                reason="damaged",
             ) from error
         self.computes = _computes(self._compiled, str(model), half=bf16)
         self.precision = "bf16" if bf16 and spec.precision != "int8" else spec.precision

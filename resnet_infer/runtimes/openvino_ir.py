@@ -123,12 +123,17 @@ def _parse(content: bytes, path: Path) -> IrModel:
             raise ValueError("it has no output")
     except (expat.ExpatError, ValueError, KeyError) as error:
         problem = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise ModelError(f"{path} is damaged, or no OpenVINO IR ({problem})", source=path, reason="damaged") from error
+        raise ModelError(
+            f"{path} is damaged, or no OpenVINO IR ({problem})",
+            hint="copy it again, or export the model again",
+            source=path,
+            reason="damaged",
+        ) from error
     weights = weights_path(path)
     if not weights.is_file():
         raise ModelError(
             f"{path} lacks its weights {weights.name}",
-            hint="copy both files together, or export the model again",
+            hint="copy both files together and give both the same name, or export the model again",
             source=path,
             reason="incomplete",
         )

@@ -94,11 +94,7 @@ def atomic_path(path: Path, *, keep: Callable[[], Path | None] = lambda: None) -
     >>> with atomic_path(Path("report.csv")) as temporary:
     ...     temporary.write_text("label,count")
     """
-    try:
-        special = path.exists() and not path.is_file() and not path.is_dir()
-    except OSError as error:  # a name that no file can have, such as one with a null byte
-        raise unwritable(path, error, ResnetInferError) from error
-    if special:
+    if _is_special(path):
         yield path
         return
     path = Path(os.path.realpath(path))
@@ -124,18 +120,95 @@ def atomic_path(path: Path, *, keep: Callable[[], Path | None] = lambda: None) -
 def atomic_pair(path: Path, companion: Callable[[Path], Path | None]) -> Iterator[Path]:
     """Give a temporary path as `atomic_path` does, and rename the file that belongs beside it too.
 
-    `companion` returns the path of the second file for that of the first, or None if there is none. Both are removed if
-    the block fails. The second file gets its final name first, so that `path` never appears without it.
+    `companion` returns the path of the second file for that of the first, or None if there is none. The second file
+    gets its final name first, so that `path` never appears without it. If the block or a rename fails, or is
+    interrupted, both new files are removed, and two old files stay as they were. The block may read what it has
+    written even if `path` is a device or a pipe, which gets its content when the block succeeds.
     """
-    with atomic_path(path) as temporary:
-        beside, final = companion(temporary), companion(path)
-        try:
-            yield temporary
-            if beside is not None and final is not None and temporary != path:
-                import shutil  # not needed to classify
+    import shutil  # not needed to classify
 
-                with atomic_path(final) as renamed:
-                    shutil.move(beside, renamed)
-        finally:
-            if beside is not None and temporary != path:
-                beside.unlink(missing_ok=True)
+    final, absent = companion(path), False
+    old: Path | None = None
+    written: os.stat_result | None = None
+    try:
+        with _regular_path(path) as temporary:
+            beside = companion(temporary)
+            try:
+                yield temporary
+                if beside is not None and final is not None:
+                    for part in (temporary, beside):  # now, so that nothing slow is between the two renames
+                        with open(part, "rb+") as file:
+                            os.fsync(file.fileno())
+                    absent, old = not os.path.lexists(final), _second_name(final)
+                    written = os.stat(temporary)
+                    with atomic_path(final) as renamed:
+                        shutil.move(beside, renamed)
+            finally:
+                if beside is not None:
+                    with contextlib.suppress(OSError):
+                        beside.unlink(missing_ok=True)
+    except BaseException:
+        if final is not None and written is not None and not _is_file(path, written):
+            with contextlib.suppress(OSError):
+                if old is not None:
+                    os.replace(old, os.path.realpath(final))
+                elif absent:
+                    final.unlink(missing_ok=True)
+        raise
+    finally:
+        if old is not None:
+            with contextlib.suppress(OSError):
+                old.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _regular_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path as `atomic_path` does. A device or a pipe gets a copy of the file at the end."""
+    if not _is_special(path):
+        with atomic_path(path) as temporary:
+            yield temporary
+        return
+    import shutil
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as folder:
+        temporary = Path(folder) / path.name
+        yield temporary
+        with open(temporary, "rb") as source, open(path, "wb") as target:
+            shutil.copyfileobj(source, target)
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether there is a device or a pipe at `path`. Raises `ResnetInferError` for a name no file can have."""
+    try:
+        return path.exists() and not path.is_file() and not path.is_dir()
+    except OSError as error:  # such as a name with a null byte
+        raise unwritable(path, error, ResnetInferError) from error
+
+
+def _is_file(path: Path, about: os.stat_result) -> bool:
+    """Return whether `path` names the file that `about` describes."""
+    try:
+        return os.path.samestat(os.stat(path), about)
+    except OSError:
+        return False
+
+
+def _second_name(path: Path) -> Path | None:
+    """Give the file at `path` a second name beside it, or copy it where files have one name. None if there is none."""
+    import shutil
+
+    real = Path(os.path.realpath(path))
+    if not real.is_file():
+        return None
+    kept = real.with_name(f".{real.stem}.{os.urandom(4).hex()}.part{real.suffix}")
+    try:
+        os.link(real, kept)
+    except OSError:
+        try:
+            shutil.copy2(real, kept)
+        except OSError:  # it is replaced nevertheless, and cannot be restored
+            with contextlib.suppress(OSError):
+                kept.unlink(missing_ok=True)
+            return None
+    return kept

@@ -26,7 +26,7 @@ for module, extra in (("openvino", "openvino"), ("onnxruntime", "cpu"), ("onnx",
 
 from resnet_infer.converters import openvino as converter  # noqa: E402
 from resnet_infer.converters.export import ExportConfig, export  # noqa: E402
-from resnet_infer.errors import ParityError  # noqa: E402
+from resnet_infer.errors import ParityError, ResnetInferError  # noqa: E402
 from resnet_infer.runtimes import openvino as runtime  # noqa: E402
 from resnet_infer.runtimes.openvino_ir import DIGEST_KEY, weights_path  # noqa: E402
 
@@ -65,7 +65,7 @@ def test_an_ir_is_proven_and_read_by_everything(
     assert done.code == 0, done.err
     report = json.loads(done.out)
     stem = NAME if precision == "fp32" else f"{NAME}.{precision}"
-    assert (report["format"], report["artifact"], report["precision"]) == ("openvino", f"{stem}.xml", precision)
+    assert (report["file_format"], report["artifact"], report["precision"]) == ("openvino", f"{stem}.xml", precision)
     calibration = {f"{stem}.calibration.json"} if precision == "int8" else set()
     assert set(os.listdir(here)) == {f"{stem}.xml", f"{stem}.bin"} | calibration
     path = here / f"{stem}.xml"
@@ -112,6 +112,47 @@ def test_the_size_may_be_left_open(here: Path, photos: Photos, make_checkpoint: 
     assert read_size(path) == (None, None)
     with open_runtime(path) as opened:
         assert opened(photos(3, 48)).shape == (3, len(opened.spec.classes))
+
+
+def test_an_open_size_is_proven_at_two(
+    here: Path, monkeypatch: pytest.MonkeyPatch, make_checkpoint: Callable[..., Checkpoint]
+) -> None:
+    """The negative control: an IR that answers otherwise at another size than its crop."""
+    checkpoint = make_checkpoint()
+    crop = checkpoint.spec.input.crop
+    right = runtime.OpenVinoRuntime._run
+
+    def wrong(self: Any, images: Any) -> Any:
+        logits = right(self, images)
+        return logits if images.shape[1] == crop else logits[:, ::-1].copy()
+
+    monkeypatch.setattr(runtime.OpenVinoRuntime, "_run", wrong)
+    with pytest.raises(ParityError):
+        export(checkpoint, here / "open.xml", ExportConfig(options={"dynamic_size": True}))
+    assert not os.listdir(here)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of the size of files are of POSIX")
+@pytest.mark.parametrize("limit", [10_000, 500_000])
+def test_what_the_operating_system_refuses_is_named(here: Path, limit: int) -> None:
+    """OpenVINO itself says nothing but `iostream error`."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(ResnetInferError, match=r"cannot write .*model\.xml: File too large") as caught:
+            export(load_checkpoint(CHECKPOINT), here / "model.xml", ExportConfig())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "ulimit -f" in str(caught.value.hint)
+    assert not os.listdir(here)
+
+
+def test_a_name_that_is_too_long(here: Path) -> None:
+    with pytest.raises(ResnetInferError, match=r"cannot write .*: File name too long"):
+        export(load_checkpoint(CHECKPOINT), here / f"{'x' * 250}.xml", ExportConfig())
+    assert not os.listdir(here)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

@@ -9,6 +9,7 @@ from importlib import import_module
 
 import pytest
 
+from resnet_infer.data.datasets import formats
 from resnet_infer.data.datasets.formats import FORMATS, Format, label_files
 from tests.test_house import PACKAGE, modules
 
@@ -40,6 +41,18 @@ def test_an_archive_keeps_the_files_of_every_format() -> None:
         "words.txt",
     } < label_files()
     assert not {"README.md", "labels.csv"} & label_files()
+
+
+def test_a_row_whose_files_are_one_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text is a collection, too: of its letters. Archives would be read without the file."""
+    row = Format("toy", "x:y", "resnet_infer.data.datasets.tiny_imagenet:IDS")
+    monkeypatch.setattr(formats, "FORMATS", (row, *FORMATS))
+    label_files.cache_clear()
+    try:
+        with pytest.raises(TypeError, match="tiny_imagenet:IDS is one text"):
+            label_files()
+    finally:
+        label_files.cache_clear()
 
 
 def test_a_format_is_imported_when_a_source_is_opened() -> None:

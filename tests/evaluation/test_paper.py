@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from resnet_infer.data.protocols import NAMES
+from resnet_infer.data import protocols
+from resnet_infer.data.protocols import NAMES, Protocol
 from resnet_infer.evaluation.data_identity import KNOWN
 from resnet_infer.evaluation.paper import PAPER, TABLES, comparison, published
 from resnet_infer.models.architectures import architecture, published_names
@@ -91,3 +92,15 @@ def test_every_network_in_the_tables_exists() -> None:
             assert row.network in (None, *published_names())
             assert row.top1 or row.top5
             assert not (row.top1 and row.top5 and row.top5 > row.top1)
+
+
+def test_a_protocol_with_two_columns_stands_beside_all_rows_of_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of the two columns have the same labels."""
+    both = Protocol("both", views=1, prepare="", paper_columns=("1-crop", "10-crop"))
+    monkeypatch.setattr(protocols, "PROTOCOLS", (*protocols.PROTOCOLS, both))
+    arch, data = architecture("resnet50"), "ImageNet validation"
+    for function in (comparison, published):
+        first, second = (function(arch, name, data) for name in ("1-crop", "10-crop"))
+        assert first
+        assert second
+        assert sorted(map(str, function(arch, "both", data))) == sorted(map(str, first + second))

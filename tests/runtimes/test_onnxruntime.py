@@ -159,10 +159,10 @@ def test_a_foreign_model_is_sent_to_import(foreign: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("{", "its spec is damaged"),
-        ("{}", "its spec is damaged"),
-        ("[]", "its spec is damaged"),
-        (json.dumps({"format": 99}), "its spec has format 99"),
+        ("{", ": its spec is damaged"),
+        ("{}", ": its spec is damaged"),
+        ("[]", ": its spec is damaged"),
+        (json.dumps({"format": 99}), " is of format 99 of the model spec; this resnet-infer reads up to 1"),
     ],
 )
 def test_a_damaged_or_newer_spec_is_named(tmp_path: Path, spec: str, message: str) -> None:
@@ -171,7 +171,7 @@ def test_a_damaged_or_newer_spec_is_named(tmp_path: Path, spec: str, message: st
     onnx.helper.set_model_props(model, {METADATA_KEY: spec})
     path = tmp_path / "model.onnx"
     onnx.save(model, path)
-    with pytest.raises(ModelError, match=rf"model\.onnx: {message}"):
+    with pytest.raises(ModelError, match=rf"model\.onnx{message}"):
         OnnxRuntime(path)
 
 

@@ -18,7 +18,7 @@ from resnet_infer.evaluation.journal import Journal
 from resnet_infer.evaluation.record import Record
 from resnet_infer.models.outputs import Output, require_free, whole_file
 from resnet_infer.models.weights import cache
-from resnet_infer.utils.files import REMEDIES, atomic_path, sha256
+from resnet_infer.utils.files import REMEDIES, atomic_pair, atomic_path, sha256
 
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="pipes and devices by name are of POSIX")
 
@@ -124,6 +124,81 @@ def test_devices_and_pipes_stay_what_they_are(tmp_path: Path) -> None:
         path.write_bytes(b"away")
     assert Path(os.devnull).is_char_device()
     assert null.is_char_device()
+
+
+def weights(path: Path) -> Path:
+    """Return the path of the second file of a pair in these tests."""
+    return path.with_suffix(".bin")
+
+
+def write_pair(target: Path, content: bytes) -> None:
+    with atomic_pair(target, weights) as temporary:
+        temporary.write_bytes(content)
+        weights(temporary).write_bytes(content)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["old pair", "no pair"])
+@pytest.mark.parametrize("step", [1, 2], ids=["after the second file", "after the first file"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_a_pair_is_replaced_as_a_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool, step: int, error: type[BaseException]
+) -> None:
+    target = tmp_path / "model.xml"
+    if there:
+        write_pair(target, b"old")
+    before = contents(tmp_path)
+    renames: list[object] = []
+    rename = os.replace
+
+    def replace(source: Path, destination: Path) -> None:
+        rename(source, destination)
+        renames.append(destination)
+        if len(renames) == step:
+            raise error("stopped")
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises((error, ResnetInferError)):
+        write_pair(target, b"new")
+    assert contents(tmp_path) == (before if step == 1 else {"model.xml": b"new", "model.bin": b"new"})
+
+
+def test_a_pair_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_pair(tmp_path / "model.xml", b"old")
+
+    def refuse(*names: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    rename = os.replace
+
+    def replace(source: Path, destination: Path) -> None:
+        if Path(destination).suffix == ".xml":
+            raise KeyboardInterrupt
+        rename(source, destination)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        write_pair(tmp_path / "model.xml", b"new")
+    assert contents(tmp_path) == {"model.xml": b"old", "model.bin": b"old"}
+
+
+@needs_posix
+def test_a_pipe_gets_what_the_block_has_written_and_read(tmp_path: Path) -> None:
+    pipe = tmp_path / "model.onnx"
+    os.mkfifo(pipe)
+    received: list[bytes] = []
+    reader = threading.Thread(target=lambda: received.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    with atomic_pair(pipe, lambda _: None) as path:
+        path.write_bytes(b"through")
+        assert (path.suffix, path.read_bytes()) == (".onnx", b"through")
+    reader.join(timeout=20)
+    assert received == [b"through"]
+    assert pipe.is_fifo()
 
 
 @pytest.mark.parametrize("number", sorted(REMEDIES))

@@ -22,6 +22,7 @@ from resnet_infer.converters.formats import (
     known_precisions,
     known_targets,
 )
+from resnet_infer.models.format_version import document
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.console import note, show
 
@@ -119,21 +120,10 @@ def export(
     if output:  # checked before a model is loaded or downloaded
         chosen.require_free(output, [model, calibration_data, check_data], "-o")
     from resnet_infer.converters.config import ExportConfig, Pictures
-    from resnet_infer.converters.export import export
+    from resnet_infer.converters.export import check, export
 
-    introduce_default(model, "resnet-infer export")
-    source = zoo.source(model)
     tried = None if precision is None else (precision,)
     precision = precision or "fp32"
-    if isinstance(source, Path) and (chosen.suffix, precision) == (source.suffix, "fp32") and target != AUTO:
-        raise ModelError(
-            f"{source} is an artifact already",
-            hint="lower its precision with --precision int8 or fp16, or give the checkpoint it was made from",
-        )
-    stem = source.stem if isinstance(source, Path) else source.spec.name
-    name = stem + ("" if precision == "fp32" else f".{precision}") + chosen.suffix
-    path = output or Path(f"{stem}.auto{chosen.suffix}" if target == AUTO else name)
-    chosen.require_free(path, [model, calibration_data, check_data], "-o")
     config = ExportConfig(
         precision=precision,  # type: ignore[arg-type]
         target=None if target == AUTO else target,  # type: ignore[arg-type]
@@ -145,6 +135,19 @@ def export(
         options=given,
         device=device,
     )
+    if tried or target != AUTO:
+        check(chosen, config)
+    introduce_default(model, "resnet-infer export")
+    source = zoo.source(model)
+    if isinstance(source, Path) and (chosen.suffix, precision) == (source.suffix, "fp32") and target != AUTO:
+        raise ModelError(
+            f"{source} is an artifact already",
+            hint="lower its precision with --precision int8 or fp16, or give the checkpoint it was made from",
+        )
+    stem = source.stem if isinstance(source, Path) else source.spec.name
+    name = stem + ("" if precision == "fp32" else f".{precision}") + chosen.suffix
+    path = output or Path(f"{stem}.auto{chosen.suffix}" if target == AUTO else name)
+    chosen.require_free(path, [model, calibration_data, check_data], "-o")
     if target == AUTO:
         from resnet_infer.benchmarking.autotune import export_fastest
 
@@ -152,9 +155,9 @@ def export(
     else:
         made = export(source, path, config)
     if as_json:
-        print(strict_json.dumps({"format": format, **made.to_json()}))
+        print(strict_json.dumps(document({"file_format": format, **made.to_json()})))
     else:
-        show(f"{made.path}  {made.size / 1e6:.1f} MB")
+        show(f"{' and '.join(map(str, made.files))}  {made.size / 1e6:.1f} MB")
 
 
 def _with_options(function: Callable[..., None]) -> None:

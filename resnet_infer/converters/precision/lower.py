@@ -10,7 +10,7 @@ import numpy as np
 from resnet_infer.converters.config import ExportConfig
 from resnet_infer.converters.pictures import ExportPictures
 from resnet_infer.converters.precision.calibration import Calibration, calibrate
-from resnet_infer.converters.precision.fp16 import ON_CPU, to_fp16
+from resnet_infer.converters.precision.fp16 import to_fp16
 from resnet_infer.converters.precision.fp16_graph import emulate
 from resnet_infer.converters.precision.int8 import cpu_weight_bits, quantize
 from resnet_infer.converters.precision.int8 import layers as quantizable_layers
@@ -19,7 +19,6 @@ from resnet_infer.data.feed import Feed
 from resnet_infer.models.graph import Graph
 from resnet_infer.runtimes.base import Images, Logits
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
-from resnet_infer.utils.console import warn
 from resnet_infer.utils.extras import needs
 from resnet_infer.utils.progress import progress
 from resnet_infer.verification.gates import judge
@@ -28,8 +27,6 @@ from resnet_infer.verification.tolerances import Verdict
 
 with needs("export", "lowering the precision of a graph"):
     from onnx import ModelProto
-with needs("cpu", "lowering the precision of a graph"):
-    from resnet_infer.runtimes import ort_session
 
 HALF_PICTURES = 8
 """Images on which the largest activations are measured for FP16."""
@@ -80,8 +77,6 @@ def logits_of(model: bytes, feed: Feed) -> Logits:
 
 def lower_to_fp16(source: Graph, pictures: ExportPictures) -> Lowered:
     """Convert an FP32 graph to FP16. Raises as `to_fp16`."""
-    if ort_session.CUDA not in ort_session.available_providers():
-        warn(ON_CPU)
     feed = pictures.check
     images = next(feed.batches(HALF_PICTURES))
     half = to_fp16(source.model, images=images)

@@ -26,7 +26,7 @@ from resnet_infer.runtimes.tensorrt.engine_file import AMPERE, EngineInfo, sidec
 from resnet_infer.runtimes.tensorrt.library import load_tensorrt, major_version
 from resnet_infer.runtimes.tensorrt.runtime import TensorRTRuntime
 from resnet_infer.utils.console import note
-from resnet_infer.utils.files import atomic_path
+from resnet_infer.utils.files import atomic_pair
 from resnet_infer.utils.progress import Advance, progress
 from resnet_infer.verification.parity import Parity
 from resnet_infer.verification.tolerances import Verdict
@@ -189,16 +189,11 @@ def _open_gpu(device: str) -> Gpu:
 
 def _write(plan: bytes, info: EngineInfo, target: Path, prove: Callable[[Path], object] | None) -> None:
     """Write both files under temporary names, call `prove`, and give them their final names, the engine last."""
-    with atomic_path(target) as temporary:
+    with atomic_pair(target, sidecar_path) as temporary:
         temporary.write_bytes(plan)
-        companion = sidecar_path(temporary)
-        try:
-            info.save(companion)
-            if prove:
-                prove(temporary)
-        finally:
-            companion.unlink(missing_ok=True)
-        info.save(sidecar_path(target))
+        info.save(sidecar_path(temporary))
+        if prove:
+            prove(temporary)
 
 
 __all__ = ["BuildOptions", "GraphKind", "build_engine", "graph_for", "prove", "require_tensorrt"]

@@ -126,7 +126,10 @@ def known_formats() -> str:
 @cache
 def label_files() -> frozenset[str]:
     """Return the names of the files beside images that some format needs (`Format.files`)."""
-    return frozenset(name for item in FORMATS if item.files for name in _load(item.files))
+    found = {item.files: _load(item.files) for item in FORMATS if item.files}
+    if texts := [reference for reference, names in found.items() if isinstance(names, str)]:
+        raise TypeError(f"{texts[0]} is one text; a format lists the names of its files in a tuple")
+    return frozenset(name for names in found.values() for name in names)
 
 
 def _load(reference: str) -> Any:

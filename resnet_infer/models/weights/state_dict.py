@@ -159,8 +159,9 @@ def _guess(entries: Mapping[str, _Entry], *, plain: bool = False) -> Architectur
         return None
     body = {name for name in shapes if _BODY.match(name)}
     for family in sorted(published_families(), key=lambda family: family.plain != plain):
-        options: tuple[ShortcutOption | None, ...] = (None,) if family.plain else get_args(ShortcutOption)
-        for option in options:
+        # Some networks have the same shapes with two options. The row's own is the likely one.
+        options = sorted(get_args(ShortcutOption), key=lambda option: option != family.shortcut)
+        for option in (None,) if family.plain else options:
             candidate = architecture(family.name, head[0], shortcut=option)
             wanted = candidate.plan().shapes()
             if body <= wanted.keys() and all(shapes.get(key) == shape for key, shape in wanted.items()):

@@ -12,6 +12,8 @@ from resnet_infer.serving.settings import Settings
 
 ADMIN = "/admin/"
 """Prefix of paths that need an admin key even if there is no such route."""
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+"""Methods that an OpenAPI document can have."""
 OPEN = "/web/"
 """Prefix of paths that are answered with a 404 rather than a 401 if there is no such route."""
 
@@ -56,7 +58,15 @@ class Route:
     """Whether the OpenAPI document has it; the files of the web page are left out."""
 
     def __post_init__(self) -> None:
-        """Raise `ValueError` for a row that contradicts itself."""
+        """Raise `ValueError` for a row that no request could fit, or that contradicts itself."""
+        if self.method not in METHODS:
+            raise ValueError(f"{self.method} {self.path}: the method is one of {', '.join(METHODS)}")
+        names = re.findall(r"{([^\W\d]\w*)(?::\w+)?}", self.path)
+        is_whole = self.path.count("{") == self.path.count("}") == len(names) == len(set(names))
+        if not self.path.startswith("/") or not is_whole:
+            raise ValueError(
+                f"{self.method} {self.path}: a path begins with a slash, and has each parameter once, as {{name}}"
+            )
         if self.is_admin and not self.needs_key:
             raise ValueError(f"{self.method} {self.path}: what needs an admin key needs a key")
         if self.path.startswith(ADMIN) and not self.is_admin:

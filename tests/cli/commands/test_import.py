@@ -60,7 +60,7 @@ def test_a_resnet50_of_torchvision_needs_no_torch(torch: Any, make_checkpoint: M
     source.unlink()
     assert "parity PASS" in run("export", model, "-o", artifact)[1]
     out, notes = run("classify", CAT, "-m", artifact, "--format", "json")
-    (answer,) = json.loads(out)
+    (answer,) = json.loads(out)["answers"]
     assert len(answer["predictions"]) == 5
     assert answer["predictions"][0]["id"].startswith("n")
 
@@ -121,7 +121,7 @@ def test_flags_labels_and_json(cli: Run, tmp_path: Path, monkeypatch: pytest.Mon
     size = (tmp_path / "mine.safetensors").stat().st_size
     result = json.loads(outcome.out)
     check = result.pop("check")
-    assert result == {"model": "mine.safetensors", "bytes": size, "assumed": [], "entry": None}
+    assert result == {"format": 1, "model": "mine.safetensors", "bytes": size, "assumed": [], "entry": None}
     assert (check["pictures"], check["first_layer_that_parts"]) == (16, "bn1")
     assert [layer["name"] for layer in check["layers"]][:2] == ["bn1", "layer1.0.bn1"]
     (warning,) = check["warnings"]
