@@ -27,8 +27,9 @@ import resnet_infer
 from resnet_infer import (
     Answer, AnswerError, AnswerTimeoutError, BrokenPackageError, Classifier, Client, DataError, MissingExtraError,
     ModelError, ModelSpec, OutOfMemoryError, ParityError, Picture, PictureError, Prediction, ResnetInferError,
-    RuntimeUnavailableError, ServiceError, SplitError, TrainingError, UnsupportedPictureError, UnwritableError, UsageError, __version__,
-    benchmark, compare, evaluate, export, import_weights, open_runtime, read_spec, train,
+    RuntimeUnavailableError, ServiceError, SplitError, TrainingError, UnsupportedPictureError,
+    UnwritableError, UsageError, __version__, benchmark, compare, evaluate,
+    export, import_weights, open_runtime, read_spec, train,
 )
 
 
