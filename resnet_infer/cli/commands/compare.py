@@ -19,10 +19,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from resnet_infer.data.feed import Feed
-    from resnet_infer.runtimes.base import Runtime
     from resnet_infer.verification.comparison import Comparison
     from resnet_infer.verification.layers import LayerReport
-    from resnet_infer.verification.parity import Predict64
     from resnet_infer.verification.tolerances import Verdict
 
 MODEL_HELP = "A checkpoint (.safetensors), an artifact (.onnx, .engine) or a model's name."
@@ -83,6 +81,7 @@ def compare(
 ) -> None:
     """Compare the logits of two models. Exit with 1 if they differ by more than the limits."""
     from resnet_infer import zoo
+    from resnet_infer.api.measuring import exact_reference, open_side
     from resnet_infer.data.feed import open_feed
     from resnet_infer.utils.progress import progress
     from resnet_infer.verification import comparison as comparing
@@ -94,12 +93,15 @@ def compare(
         reference = str(zoo.checkpoint_file(reference))
     limits = None if tolerance is None else Tolerance(delta=tolerance)
     graphs = _graphs(model, reference) if layers else None
-    with _open(model, runtime, device) as first, _open(reference, reference_runtime, reference_device) as second:
+    with (
+        open_side(model, runtime, device) as first,
+        open_side(reference, reference_runtime, reference_device) as second,
+    ):
         comparing.require_comparable(first.spec, second.spec)
         pictures = partial(open_feed, data, second.spec, seed=seed, split=split, prefer=HELD_OUT)
         feed = pictures(count=count)
         with progress("comparing", len(feed), "images") as advance:
-            exact = _exact(reference) if comparing.lower_precision(first, second) == "fp32" else None
+            exact = exact_reference(reference) if comparing.lower_precision(first, second) == "fp32" else None
             verdict = comparing.compare(first, second, feed, limits=limits, exact=exact, advance=advance)
         precision = comparing.lower_precision(first, second)
         infos = [
@@ -121,36 +123,6 @@ def compare(
         show("\n" + "\n".join(["PASS" if verdict.passed else "FAIL", *(f"  {reason}" for reason in verdict.failures)]))
     if not verdict.passed:
         raise typer.Exit(1)
-
-
-def _open(model: str, runtime: str, device: str) -> Runtime:
-    """Open a model with a named runtime, or an artifact with its own and a checkpoint with the reference runtime."""
-    from resnet_infer import zoo
-    from resnet_infer.models.checkpoint import SUFFIX, load_checkpoint
-    from resnet_infer.runtimes.registry import open_runtime, select_runtime
-
-    path = zoo.find(model) if runtime == "auto" else zoo.file_for(model, runtime)
-    if path.suffix == SUFFIX and runtime == "auto":
-        if device not in ("auto", "cpu"):
-            return open_runtime(path, device=device)
-        from resnet_infer.verification.parity import reference_runtime
-
-        return reference_runtime(load_checkpoint(path))[0]
-    # Spinning threads would take the cores from the other model.
-    options = {"spin": False} if "spin" in select_runtime(path, runtime).options else {}
-    return open_runtime(path, runtime=runtime, device=device, **options)
-
-
-def _exact(model: str) -> Predict64 | None:
-    """Return a function that computes the model in float64; None for an engine, which has no graph."""
-    from resnet_infer import zoo
-    from resnet_infer.models.checkpoint import SUFFIX, load_checkpoint
-    from resnet_infer.verification.parity import exact_graph, exact_network
-
-    path = zoo.find(model)
-    if path.suffix == SUFFIX:
-        return exact_network(load_checkpoint(path))
-    return exact_graph(path) if path.suffix == ".onnx" else None
 
 
 def _graphs(model: str, reference: str) -> tuple[ModelProto, ModelProto]:
