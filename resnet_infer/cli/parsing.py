@@ -47,7 +47,7 @@ def numbers(text: str | None, kind: Callable[[str], Number], mistake: str) -> tu
 
     Raises `UsageError` for any other text. `mistake` is its message, in which `{text}` stands for the text.
 
-        numbers("1,8,32", int, "--batch takes numbers with commas between them, not {text}")  # (1, 8, 32)
+        numbers("1,8,32", int, "--batch-size takes numbers with commas between them, not {text}")  # (1, 8, 32)
     """
     if text is None:
         return None

@@ -25,7 +25,7 @@ from resnet_infer.models.spec import Measured, Precision
 from resnet_infer.runtimes.artifacts import model_parts
 from resnet_infer.runtimes.registry import SUFFIXES
 from resnet_infer.utils.console import note
-from resnet_infer.utils.files import atomic_pair
+from resnet_infer.utils.files import atomic_pair, suffix_of
 from resnet_infer.verification.gates import require
 
 CALIBRATION_SUFFIX = ".calibration.json"
@@ -47,7 +47,7 @@ class ExportResult:
     @property
     def size(self) -> int:
         """Return the bytes of the graph and the weights, which may be two files."""
-        parts = model_parts(self.path) if self.path.suffix in SUFFIXES else (self.path,)
+        parts = model_parts(self.path) if suffix_of(self.path) in SUFFIXES else (self.path,)
         return sum(part.stat().st_size for part in parts)
 
     def to_json(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from resnet_infer.errors import UsageError, did_you_mean
 from resnet_infer.models.spec import Precision
 from resnet_infer.runtimes.registry import load
+from resnet_infer.utils.files import suffix_of
 
 if TYPE_CHECKING:
     from resnet_infer.converters.config import ExportConfig
@@ -156,8 +157,17 @@ ROWS = (
 
 FORMATS: Mapping[str, Format] = MappingProxyType({row.name: row for row in ROWS})
 """Format of each value of `--format`."""
-MISSPELT: Mapping[str, str] = MappingProxyType({"trensorrt": "tensorrt"})
-"""Common misspelling of a format -> the format. It is accepted with a note; any other unknown name is an error."""
+SPELLINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "trensorrt": "tensorrt",
+        "trt": "tensorrt",
+        "engine": "tensorrt",
+        "plan": "tensorrt",
+        "ov": "openvino",
+        "ir": "openvino",
+    }
+)
+"""Other spelling of a format, in small letters -> the format. It is accepted with a note by the command."""
 
 
 def get_format(name: str) -> Format:
@@ -180,7 +190,7 @@ def format_of(path: Path) -> Format:
     'onnx'
     """
     for row in ROWS:
-        if row.suffix == path.suffix:
+        if row.suffix == suffix_of(path):
             return row
     known = " or ".join(row.suffix for row in ROWS)
     raise UsageError(f"no format ends in {path.suffix or 'nothing'}: {path}", hint=f"an artifact ends in {known}")

@@ -33,20 +33,22 @@ RuntimeT = TypeVar("RuntimeT", bound="Runtime")
 
 
 def parse_device(device: str) -> tuple[str, int]:
-    """Split `auto`, `cpu`, `cuda` or `cuda:N` into its kind and N, which is 0 by default.
+    """Split the name of a device into its kind, `auto`, `cpu` or `cuda`, and its number, which is 0 by default.
 
-    Raises `UsageError` for any other text.
+    `gpu` stands for `cuda`, a number alone for the GPU of that number, and capital letters for small ones. Raises
+    `UsageError` for any other text.
 
-    >>> parse_device("cuda:1")
-    ('cuda', 1)
+    >>> parse_device("cuda:1"), parse_device("gpu"), parse_device("0")
+    (('cuda', 1), ('cuda', 0), ('cuda', 0))
     """
-    match = re.fullmatch(r"(auto|cpu|cuda)|cuda:([0-9]+)", device)
+    text = str(device).strip().lower()
+    match = re.fullmatch(r"(auto|cpu|cuda|gpu)|(?:(?:cuda|gpu):)?([0-9]{1,9})", text, re.ASCII)
     if match is None:
         raise UsageError(
-            f"there is no device {device!r}" + did_you_mean(device.lower().partition(":")[0], ("auto", "cpu", "cuda")),
+            f"there is no device {device!r}" + did_you_mean(text.partition(":")[0], ("auto", "cpu", "cuda")),
             hint="a device is auto, cpu, cuda or cuda:N",
         )
-    return match[1] or "cuda", int(match[2] or 0)
+    return "cuda" if match[1] in (None, "gpu") else match[1], int(match[2] or 0)
 
 
 class Runtime(ABC):

@@ -50,6 +50,15 @@ def unwritable(path: Path, error: OSError, kind: type[Kind], instead: str = "cho
     return kind(f"cannot write {path}: {error.strerror or error}", hint=remedy(error, instead))
 
 
+def suffix_of(path: Path) -> str:
+    """Return the suffix of a path with its dot, in small letters: suffixes are the same in either case.
+
+    >>> suffix_of(Path("MODEL.ONNX"))
+    '.onnx'
+    """
+    return path.suffix.lower()
+
+
 def part_of(path: Path) -> Path:
     """Return the path for an unfinished result: `x.part.csv` for `x.csv`, or `x.part-2.csv` if that exists."""
     number = 1

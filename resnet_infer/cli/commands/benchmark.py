@@ -31,7 +31,9 @@ def benchmark(
             show_default=False,
         ),
     ] = None,
-    batch: Annotated[str, typer.Option("--batch", "-b", metavar="N,N,...", help="Pictures in a call.")] = "1",
+    batch_size: Annotated[
+        str, typer.Option("--batch-size", "-b", metavar="N,N,...", help="Images in one call of the runtime.")
+    ] = "1",
     runtime: Runtime = "auto",
     device: Device = "auto",
     threads: Annotated[
@@ -107,7 +109,7 @@ def benchmark(
             require_drawable(path, [item])
     if (include or errors) and not report:
         raise UsageError("--errors and --include are for the page", hint="add --report FILE.html")
-    own = {"--batch": batch != "1", "--rounds": rounds, "--photos": photos, "--null": null}
+    own = {"--batch-size": batch_size != "1", "--rounds": rounds, "--photos": photos, "--null": null}
     load: dict[str, Any] = {
         "--url": url,
         "--data": data,
@@ -164,7 +166,7 @@ def benchmark(
         found = {**outcome.to_json(), "warnings": problems, "environment": machine}
         shown, failed = outcome.table(), [scenario] if outcome.valid is False else []
     else:
-        measured = _measure(models, batch, runtime, device, threads, photos, rounds, seconds, null)
+        measured = _measure(models, batch_size, runtime, device, threads, photos, rounds, seconds, null)
         from resnet_infer.benchmarking.latency.measured import tables
 
         found = measured.to_json()
@@ -188,7 +190,7 @@ def benchmark(
 
 def _measure(
     models: list[str] | None,
-    batch: str,
+    batch_size: str,
     runtime: str,
     device: str,
     threads: str | None,
@@ -205,7 +207,7 @@ def _measure(
     from resnet_infer.runtimes.registry import split_runtime
     from resnet_infer.utils.progress import progress
 
-    batches = bounded_numbers("--batch", batch, int, MOST)
+    batches = bounded_numbers("--batch-size", batch_size, int, MOST)
     arguments: list[str | None] = [*models] if models else [None]
     rows = entries(
         arguments,

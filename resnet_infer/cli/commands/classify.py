@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Literal, TextIO, cast
 import typer
 
 from resnet_infer.cli.answers import COLUMNS, WRITERS
-from resnet_infer.cli.options import Device, Model, Output, Runtime, Threads, introduce_default
+from resnet_infer.cli.options import Device, Json, Model, Output, Runtime, Threads, introduce_default
 from resnet_infer.cli.parsing import MOST, choice
 from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError, bare
 from resnet_infer.utils.console import bar, fail, flush, is_terminal, note, printable
+from resnet_infer.utils.files import suffix_of
 
 if TYPE_CHECKING:
     from resnet_infer.classifier import Answer, Classifier, Picture
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
     from resnet_infer.data.walk import Passed
 
 FORMATS = ("table", "json", "jsonl", "csv")
-SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
-"""Suffix of the output file -> format; a table for all other names."""
+SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".txt": "table"}
+"""Suffix of the output file -> format."""
 BATCH = 32
-"""Default of `--batch`, in crops."""
+"""Default of `--batch-size`, in crops."""
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -45,9 +46,9 @@ def classify(
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=MOST, help="Classes to show.")] = 5,
     runtime: Runtime = "auto",
     device: Device = "auto",
-    batch: Annotated[
+    batch_size: Annotated[
         int | None,
-        typer.Option("--batch", "-b", min=1, max=MOST, help="Most crops in one call of the runtime; default: 32."),
+        typer.Option("--batch-size", "-b", min=1, max=MOST, help="Most crops in one call of the runtime; default: 32."),
     ] = None,
     threads: Threads = None,
     format: Annotated[
@@ -60,6 +61,7 @@ def classify(
             help="The form; default: what the name after -o ends in, else a table.",
         ),
     ] = None,
+    as_json: Json = False,
     output: Output = None,
     on_error: Annotated[
         str,
@@ -70,7 +72,7 @@ def classify(
     url: Annotated[str | None, typer.Option(metavar="URL", help="Ask the service there, with its model.")] = None,
 ) -> None:
     """Classify the images of files, folders, globs or stdin, by a model or a service."""
-    if url and (model, runtime, device, batch, threads) != (None, "auto", "auto", None, None):
+    if url and (model, runtime, device, batch_size, threads) != (None, "auto", "auto", None, None):
         raise UsageError(
             "the service at --url has its own model, runtime, device, batches and threads", hint="leave these out"
         )
@@ -78,7 +80,9 @@ def classify(
         raise UsageError("an empty name is no picture", hint="the current folder is .")
     if output == Path("-"):
         output = None
-    form = _form(format, output)
+    if as_json and format not in (None, "json"):
+        raise UsageError(f"--json and --format {format} exclude each other", hint="leave one of them out")
+    form = _form("json" if as_json else format, output)
     if output:
         _require_free(output, inputs, model)
     elif sys.stdout is None:
@@ -107,7 +111,9 @@ def classify(
                 introduce_default(model, "-m")
                 answering = Classifier(model, runtime=runtime, device=device, threads=threads, throughput=many)
                 stack.enter_context(answering)
-                stream = answering.stream(requested, crops=views, top_k=top_k, batch_size=max(batch or BATCH, views))
+                stream = answering.stream(
+                    requested, crops=views, top_k=top_k, batch_size=max(batch_size or BATCH, views)
+                )
             answers = stack.enter_context(closing(stream))
         reporter = _Reporter()
         target: TextIO = stack.enter_context(_kept(output, reporter)) if output else sys.stdout
@@ -148,8 +154,13 @@ def _kept(output: Path, reporter: _Reporter) -> Iterator[TextIO]:
 
 
 def _form(format: str | None, output: Path | None) -> str:
-    """Return the format of the result, from `--format` or the suffix of its file."""
+    """Return the format of the result, from `--format` or the suffix of its file. Raises `UsageError` for another."""
     by_name = SUFFIXES.get(output.suffix.lower()) if output else None
+    if output and not (format or by_name or output.is_fifo() or output.is_char_device()):
+        raise UsageError(
+            f"{output} ends in {output.suffix or 'nothing'}, which is no form of the result",
+            hint=f"let it end in {', '.join(SUFFIXES)}, or name the form with --format",
+        )
     if format and by_name and format != by_name:
         note(f"note: {output} gets the form {format}, as --format says, not {by_name}")
     return format or by_name or "table"
@@ -316,12 +327,33 @@ def _pictures(inputs: list[str], passed: Passed) -> Iterator[Picture | Answer]:
                     hint=f"curl -sSfL {argument} | resnet-infer classify -",
                 ),
             )
+        elif _is_model(argument):
+            yield Answer(
+                argument,
+                error=PictureError(
+                    printable(f"{argument}: this is a model, and no picture"), hint=f"name it with --model {argument}"
+                ),
+            )
         else:
             for found in search(argument, passed):
                 if isinstance(found, FoundError):
                     yield Answer(found.source, error=PictureError(printable(found.message), hint=found.hint))
                 else:
                     yield Picture(str(Path(found)), Path(found))
+
+
+def _is_model(argument: str) -> bool:
+    """Tell whether an argument is a model's file, or the name of a model and of no file."""
+    from resnet_infer.models.weights.builtin import FOLDER
+    from resnet_infer.runtimes.registry import SUFFIXES as MODELS
+
+    if suffix_of(Path(argument)) in MODELS:
+        return True
+    if os.path.lexists(argument) or not re.fullmatch(r"[a-z]+[0-9]+[a-z0-9._-]*", argument):
+        return False
+    from resnet_infer.models.weights.published import find_published
+
+    return (FOLDER / f"{argument}.onnx").exists() or find_published(argument) is not None
 
 
 def _stdin() -> bytes:

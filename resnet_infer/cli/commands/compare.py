@@ -13,6 +13,7 @@ from resnet_infer.cli.options import RUNTIME_CHOICES, Json
 from resnet_infer.cli.parsing import LARGEST_SEED, MOST, choice, number
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.console import pairs, show, table
+from resnet_infer.utils.files import suffix_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -126,11 +127,12 @@ def _open(model: str, runtime: str, device: str) -> Runtime:
     """Open a model with a named runtime, or an artifact with its own and a checkpoint with the reference runtime."""
     from resnet_infer import zoo
     from resnet_infer.models.checkpoint import SUFFIX, load_checkpoint
+    from resnet_infer.runtimes.base import parse_device
     from resnet_infer.runtimes.registry import open_runtime, select_runtime
 
     path = zoo.find(model) if runtime == "auto" else zoo.file_for(model, runtime)
-    if path.suffix == SUFFIX and runtime == "auto":
-        if device not in ("auto", "cpu"):
+    if suffix_of(path) == SUFFIX and runtime == "auto":
+        if parse_device(device)[0] == "cuda":
             return open_runtime(path, device=device)
         from resnet_infer.verification.parity import reference_runtime
 
@@ -147,9 +149,9 @@ def _exact(model: str) -> Predict64 | None:
     from resnet_infer.verification.parity import exact_graph, exact_network
 
     path = zoo.find(model)
-    if path.suffix == SUFFIX:
+    if suffix_of(path) == SUFFIX:
         return exact_network(load_checkpoint(path))
-    return exact_graph(path) if path.suffix == ".onnx" else None
+    return exact_graph(path) if suffix_of(path) == ".onnx" else None
 
 
 def _graphs(model: str, reference: str) -> tuple[ModelProto, ModelProto]:

@@ -41,7 +41,6 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--protocol",
-            "-p",
             metavar="|".join(NAMES),
             help="Views of a picture; may be repeated. Default: "
             f"{DEFAULTS['whole']} where the crop is all of it, else {DEFAULTS['centre']}.",
@@ -78,8 +77,8 @@ def evaluate(
     ] = None,
     runtime: Runtime = "auto",
     device: Device = "auto",
-    batch: Annotated[
-        int, typer.Option("--batch", "-b", min=1, max=MOST, help="Most views in one call of the runtime.")
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", "-b", min=1, max=MOST, help="Most views in one call of the runtime.")
     ] = 32,
     workers: Annotated[
         int | None,
@@ -94,9 +93,12 @@ def evaluate(
             help="Pictures that cannot be read, or that a CSV lists and are not there: an error, or not counted.",
         ),
     ] = "fail",
-    resume: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Keep answers here as they come, and go on from them.")
+    answers: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep the answers in this file as they come.")
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue from the answers in --answers; begin where there are none.")
+    ] = False,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE.html", help="Write a page with curves, confusions and mistakes.")
     ] = None,
@@ -115,7 +117,7 @@ def evaluate(
     from resnet_infer.evaluation.evaluate import evaluate as measure
 
     *models, data = arguments
-    _require_free(report, resume, [*models, data, reference, class_order])
+    _require_free(report, answers, resume, [*models, data, reference, class_order])
     if not url:
         introduce_default(models[0] if models else None, "resnet-infer evaluate")
     # As in `classify`: decoding threads need the interpreter only briefly.
@@ -128,7 +130,7 @@ def evaluate(
                 from resnet_infer.utils.progress import progress
 
                 if done:
-                    note(f"{done:,} of {len(dataset.samples):,} pictures are answered in {resume}")
+                    note(f"{done:,} of {len(dataset.samples):,} pictures are answered in {answers}")
                 return stack.enter_context(progress("evaluating", len(dataset.samples), "pictures", done=done))
 
             found = measure(
@@ -146,9 +148,10 @@ def evaluate(
                     runtime=runtime,
                     device=device,
                     threads=threads,
-                    batch_size=batch,
+                    batch_size=batch_size,
                     workers=workers,
                     skip_unreadable=on_error == "skip",
+                    answers=answers,
                     resume=resume,
                     started=started,
                 ),
@@ -202,7 +205,7 @@ def _show_paper(context: typer.Context, as_json: bool) -> None:
         show(paper_tables())
 
 
-def _require_free(report: Path | None, resume: Path | None, inputs: list[str | None]) -> None:
+def _require_free(report: Path | None, answers: Path | None, resume: bool, inputs: list[str | None]) -> None:
     """Raise `UsageError` or `ResnetInferError`, before anything is evaluated, if an output cannot be written."""
     from resnet_infer.evaluation import journal
     from resnet_infer.evaluation import report as page
@@ -210,7 +213,8 @@ def _require_free(report: Path | None, resume: Path | None, inputs: list[str | N
     from resnet_infer.runtimes.registry import split_runtime
 
     outputs = [Output(page.OPTION, report, "HTML page", is_html)] if report else []
-    if resume:
-        outputs.append(Output(journal.OPTION, resume, "file of answers", journal.is_journal))
+    if answers:
+        outputs.append(Output(journal.OPTION, answers, "file of answers", journal.is_journal))
     read = [split_runtime(argument)[1] for argument in inputs if argument]
     require_free(outputs, read)
+    journal.require_resumable(answers, resume)

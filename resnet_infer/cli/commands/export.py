@@ -13,8 +13,8 @@ from resnet_infer.cli.options import Json, ModelArgument, introduce_default
 from resnet_infer.cli.parsing import MOST, choice, names, number
 from resnet_infer.converters.formats import (
     FORMATS,
-    MISSPELT,
     ROWS,
+    SPELLINGS,
     Format,
     Option,
     check_options,
@@ -25,17 +25,19 @@ from resnet_infer.converters.formats import (
 )
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.console import note, show
+from resnet_infer.utils.files import suffix_of
 
 AUTO = "auto"
 """Value of `--target` that tries every precision and keeps what is fastest."""
 
 
 def _format(value: str) -> str:
-    """Check the name of a format, and correct a common misspelling."""
-    if value in MISSPELT:
-        note(f"{value}: taken as {MISSPELT[value]}")
-        return MISSPELT[value]
-    return choice(*FORMATS)(value) or value
+    """Check the name of a format, and translate other spellings."""
+    small = value.lower()
+    meant = SPELLINGS.get(small, small)
+    if meant != small:
+        note(f"{value}: taken as {meant}")
+    return meant if meant in FORMATS else choice(*FORMATS)(value) or value
 
 
 def export(
@@ -113,7 +115,7 @@ def export(
     # What is fastest is found by trying the default format; the library's `export` makes one file and knows no "auto".
     if target not in chosen.targets and not (target == AUTO and chosen is ROWS[0]):
         raise UsageError(f"--format {format} is for the target {', '.join(chosen.targets)}, not {target}")
-    if output and output.suffix != chosen.suffix:
+    if output and suffix_of(output) != chosen.suffix:
         raise UsageError(
             f"a file of the format {format} ends in {chosen.suffix}, not {output.suffix or 'nothing'}: {output}"
         )
@@ -126,7 +128,7 @@ def export(
     source = zoo.source(model)
     tried = None if precision is None else (precision,)
     precision = precision or "fp32"
-    if isinstance(source, Path) and (chosen.suffix, precision) == (source.suffix, "fp32") and target != AUTO:
+    if isinstance(source, Path) and (chosen.suffix, precision) == (suffix_of(source), "fp32") and target != AUTO:
         raise ModelError(
             f"{source} is an artifact already",
             hint="lower its precision with --precision int8 or fp16, or give the checkpoint it was made from",

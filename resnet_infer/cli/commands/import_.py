@@ -12,6 +12,7 @@ from resnet_infer.cli.parsing import channel_values, choice, is_channel_values
 from resnet_infer.models.spec_fields import MAX_CLASSES, MAX_SIDE
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.console import note, show
+from resnet_infer.utils.files import suffix_of
 
 if TYPE_CHECKING:
     from resnet_infer.converters.importers.input_options import InputOptions
@@ -147,7 +148,7 @@ def import_(
     }
     of_graphs = {"layout": layout, "output_name": output_name}
     check = None
-    if source.suffix == ".onnx":
+    if suffix_of(source) == ".onnx":
         _reject(of_weights, f"belongs to weights; {source} is an ONNX graph")
         target, result = _import_graph(source, output, name, options, names, of_graphs)
     else:
@@ -203,7 +204,7 @@ def _target(output: Path | None, name: str, suffix: str, source: Path) -> Path:
     from resnet_infer.models.outputs import Output, has_spec, require_free
 
     target = output or Path(f"{name}{suffix}")
-    if target.suffix != suffix:
+    if suffix_of(target) != suffix:
         raise UsageError(f"the result ends in {suffix}, not {target.suffix or 'nothing'}: {target}")
     require_free([Output("-o", target, "model of ours", has_spec)], [source])
     return target

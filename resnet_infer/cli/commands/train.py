@@ -134,13 +134,9 @@ def train(
         bool, typer.Option("--tensorboard", help="Write the table of epochs for TensorBoard too.")
     ] = False,
     resume: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|never",
-            callback=choice("auto", "never"),
-            help="auto goes on with an unfinished run in the output folder; never refuses a folder that holds a run.",
-        ),
-    ] = "auto",
+        bool,
+        typer.Option("--resume", help="Continue the unfinished run in the folder -o; begin one if there is none."),
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -150,7 +146,7 @@ def train(
 ) -> None:
     """Train a network. Ctrl-C, SIGTERM and SIGHUP save the run, and exit with 130, 143 and 129.
 
-    The same command with the run's folder as `-o` resumes the run.
+    The same command with the run's folder as `-o` and `--resume` resumes the run.
     """
     from resnet_infer.errors import UsageError
     from resnet_infer.models.weights.download import library_folder
@@ -212,9 +208,11 @@ def train(
     if output:
         check_place(output, data)
         require_free([Output("-o", output / name, "run") for name in RUN_FILES], [data, start, class_order])
-    if resume == "never" and output and (output / "last.safetensors").exists():
+    if resume and output is None:
+        raise UsageError("--resume continues the run in a folder", hint="name the folder with -o")
+    if not resume and output and (output / "last.safetensors").exists():
         raise UsageError(
-            f"{output} holds a run already", hint="go on with --resume auto, or choose another folder with -o"
+            f"{output} holds a run already", hint="add --resume if it is unfinished, or choose another folder with -o"
         )
     with join_world(device) as world:
         if output is None:
@@ -222,7 +220,7 @@ def train(
             output = Path("runs") / time.strftime("%Y-%m-%d-%H%M%S", time.localtime(started))
             check_place(output, data)
             if world.writes:
-                note(f"the run is in {output}; if it is stopped, the same command with -o {output} goes on")
+                note(f"the run is in {output}; if it is stopped, the same command with -o {output} --resume goes on")
         splits = open_splits(
             data,
             validation=resolved.validation,
