@@ -29,7 +29,7 @@ CLASSIFY = {
     "data": {"arrivals", "image", "preprocess", "walk"},
     "data.formats": {"jpeg", "jpeg_header", "kinds", "memory", "samples", "strict", "suffixes"},
     "data.formats.tiff": {"directory"},
-    "models": {"architectures", "checkpoint", "families", "spec", "spec_fields"},
+    "models": {"architectures", "checkpoint", "families", "format_version", "spec", "spec_fields"},
     "models.weights": {"builtin"},
     "runtimes": {"base", "onnxruntime", "ort_session", "registry", "signature"},
     "utils": {

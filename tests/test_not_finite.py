@@ -67,7 +67,7 @@ def test_classify_answers_the_others_and_fails(
     assert "nan" not in done.out.lower()
     assert done.out.count("cat.jpg") == (10 if format == "csv" else 2)
     if format == "json":
-        first, black_one, last = strict_loads(done.out)
+        first, black_one, last = strict_loads(done.out)["answers"]
         assert "predictions" in first
         assert "predictions" in last
         assert "not finite" in black_one["error"]

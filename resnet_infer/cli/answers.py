@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
+from resnet_infer.models.format_version import FORMAT, RESULTS
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.console import bar, encoding_of, flush, printable
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 COLUMNS = ("source", "rank", "label", "probability", "index", "id", "error")
 """Columns of the CSV. An image that could not be read has one row, with its error."""
+
+HEAD = f'{{"{FORMAT}": {RESULTS.version}, "answers": ['
+"""First line of the JSON document. An answer follows on each line."""
 
 
 def _table(answers: Iterable[Answer], stream: TextIO) -> None:
@@ -32,17 +36,17 @@ def _table(answers: Iterable[Answer], stream: TextIO) -> None:
 
 
 def _json(answers: Iterable[Answer], stream: TextIO) -> None:
-    """Write one JSON array, which is closed even if the answers end with an exception."""
-    separator = "["
+    """Write one JSON document, which is closed even if the answers end with an exception."""
+    separator = HEAD
     try:
         for answer in answers:
             stream.write(f"{separator}\n  {_dumps(answer, stream)}")
             separator = ","
     except BaseException:
         with suppress(OSError, ValueError):  # so that kept answers are valid JSON
-            stream.write("[]\n" if separator == "[" else "\n]\n")
+            stream.write(f"{HEAD}]}}\n" if separator == HEAD else "\n]}\n")
         raise
-    stream.write("[]\n" if separator == "[" else "\n]\n")
+    stream.write(f"{HEAD}]}}\n" if separator == HEAD else "\n]}\n")
 
 
 def _jsonl(answers: Iterable[Answer], stream: TextIO) -> None:

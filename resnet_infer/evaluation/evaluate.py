@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from resnet_infer._version import __version__
 from resnet_infer.data.datasets import Dataset
 from resnet_infer.data.datasets.classes import some
 from resnet_infer.data.labelled import open_labelled
@@ -80,6 +81,11 @@ def evaluate(models: Sequence[str | None], data: Path, config: EvaluationConfig 
     if journal and journal.damaged:
         lines = plural(journal.damaged, "line")
         warnings.append(f"{config.answers}: {lines} damaged and passed over; what they answered was answered again")
+    if journal and resumed and journal.begun_by != __version__:
+        warnings.append(
+            f"{config.answers} was begun by resnet-infer {journal.begun_by}, and this is {__version__}: the answers of "
+            "both are counted together"
+        )
     return Evaluation(dataset, results, record, seconds, unreadable, duplicates, warnings, resumed, config.max_drop)
 
 

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from resnet_infer.errors import DataError, ResnetInferError, UsageError
 from resnet_infer.evaluation.record import RankedAnswer, Record
+from resnet_infer.models.format_version import FORMAT, READS_FROM, FileFormat
 from resnet_infer.models.outputs import whole_file
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.files import unwritable
@@ -19,6 +20,10 @@ from resnet_infer.utils.inputs import open_input
 
 MAGIC = "resnet-infer evaluation"
 """Value of `file` in the first line."""
+JOURNAL = FileFormat("answers of an evaluation", error=DataError, implied=True)
+"""Format of the file. The first files of version 1 do not state it."""
+VERSION = "the version"
+"""Key of the version of the package that began the file. Another one may go on with it."""
 OPTION = "--answers"
 """Option of the command that names the file, for messages."""
 
@@ -28,19 +33,22 @@ class Journal:
 
     The first line says what the file belongs to. A last line without its end is cut off. Another damaged line is
     skipped, and its picture is answered again. `kept` counts the pictures that are answered, and `damaged` the skipped
-    lines. One process at a time can open a file. Instances are context managers.
+    lines. `begun_by` is the version of the package that began the file, if it says so. One process at a time can open a
+    file. Instances are context managers.
     """
 
     def __init__(self, path: Path, belongs_to: Mapping[str, Any], record: Record) -> None:
         """Open `path`, or create it, and put its answers into `record`.
 
-        Raises `DataError` if the file belongs to another evaluation, naming what differs, or is no journal;
+        Raises `DataError` if the file belongs to another evaluation, naming what differs, is of a newer format, or is
+        no journal;
         `ResnetInferError` if another process has it open, or it cannot be written; `UsageError` for a folder.
         """
         if path.is_dir():
             raise UsageError(f"{path} is a folder, and {OPTION} names a file")
         self.path, self.damaged = path, 0
-        head = strict_json.dumps({"file": MAGIC, **belongs_to})
+        self.begun_by: str | None = None
+        head = strict_json.dumps({"file": MAGIC, FORMAT: JOURNAL.version, **belongs_to})
         with ExitStack() as stack:
             try:
                 _lock(path, stack)
@@ -70,7 +78,13 @@ class Journal:
             found = _parse(file.readline())
             if not _is_head(found):
                 raise DataError(f"{self.path} holds no results of an evaluation", hint="name another file")
-            differs = [key for key in {**head, **found} if head.get(key) != found.get(key)]
+            try:
+                JOURNAL.check(found, str(self.path))
+            except ValueError as error:
+                raise DataError(f"{self.path} is damaged: {error}", hint="name another file") from error
+            self.begun_by = found.get(VERSION)
+            compared = head.keys() - {FORMAT, READS_FROM, VERSION}
+            differs = [key for key in head if key in compared and head[key] != found.get(key)]
             if differs:
                 raise DataError(
                     f"{self.path} belongs to another evaluation: {', '.join(differs)} differ",

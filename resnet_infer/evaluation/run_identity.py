@@ -13,6 +13,7 @@ import numpy as np
 from resnet_infer._version import __version__
 from resnet_infer.data.datasets import Dataset
 from resnet_infer.errors import DataError, PictureError
+from resnet_infer.evaluation.journal import VERSION
 from resnet_infer.evaluation.record import Record
 from resnet_infer.evaluation.scorer import OpenPicture, Scorer
 from resnet_infer.evaluation.targets.local import OpenModel, Row
@@ -34,7 +35,7 @@ def run_identity(
         data.update(repr((sample.name, sample.label)).encode())
     numbers = {id(model): number for number, model in enumerate(models)}
     return {
-        "the version": __version__,
+        VERSION: __version__,
         "the models": [model.fingerprint() for model in models],
         "the data": data.hexdigest(),
         "the class order": [model.classes.indices.tolist() for model in models],

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from resnet_infer.errors import ModelError, UsageError, first_line
 from resnet_infer.models import spec_fields as fields
 from resnet_infer.models.architectures import Architecture
+from resnet_infer.models.format_version import FileFormat
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.error_statistics import interval
 
@@ -24,8 +25,8 @@ Precision = Literal["fp32", "fp16", "int8"]
 
 METADATA_KEY = "resnet_infer.spec"
 """Key of the spec in a safetensors header and in the metadata of an ONNX file."""
-FORMAT = 1
-"""Version of the spec's format."""
+FORMAT = FileFormat("model spec")
+"""Format of the spec."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,9 +90,13 @@ class InputSpec:
         }
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> InputSpec:
-        """Read the result of `to_json`. Raises `FieldError` and `UsageError` for anything else."""
-        fields.has_fields(value, "input", ("resize", "crop", "mean", "std"), ("interpolation", "exif"))
+    def from_json(cls, value: Mapping[str, Any], *, newer: bool = False) -> InputSpec:
+        """Read the result of `to_json`. Raises `FieldError` and `UsageError` for anything else.
+
+        Unknown fields are ignored in a spec of a `newer` version; in others they are taken for misspelt ones.
+        """
+        known = ("interpolation", "exif", *(value if newer else ()))
+        fields.has_fields(value, "input", ("resize", "crop", "mean", "std"), known)
         crop = fields.whole(value["crop"], "input.crop", 1, fields.MAX_SIDE)
         mean = value["mean"]
         return cls(
@@ -126,10 +131,14 @@ class Measured:
     runtime: str | None = None
 
     @classmethod
-    def from_json(cls, value: Any, where: str) -> Measured:
-        """Read an entry of a spec's `measured`. `where` names it in messages. Raises `FieldError`."""
+    def from_json(cls, value: Any, where: str, *, newer: bool = False) -> Measured:
+        """Read an entry of a spec's `measured`. `where` names it in messages. Raises `FieldError`.
+
+        Unknown fields are ignored in a spec of a `newer` version.
+        """
         value = fields.mapping(value, where)
-        fields.has_fields(value, where, ("dataset", "protocol", "pictures", "top1_error"), ("top5_error", "runtime"))
+        known = ("top5_error", "runtime", *(value if newer else ()))
+        fields.has_fields(value, where, ("dataset", "protocol", "pictures", "top1_error"), known)
         top5, runtime = value.get("top5_error"), value.get("runtime")
         return cls(
             dataset=fields.text(value["dataset"], f"{where}.dataset"),
@@ -153,7 +162,7 @@ class ModelSpec:
     `classes` are at least two names, in the order of the logits; `class_ids` are their WordNet ids, if known.
     `architecture` is None for an imported ONNX graph. `provenance` is plain JSON: recipe, data, duration, machine,
     licence, whatever is known. In `provenance` and `name`, text that is not UTF-8 is escaped; in the classes it raises
-    `UsageError`.
+    `UsageError`. `unknown` holds the fields that another version has written, and `dumps` writes them again.
     """
 
     name: str
@@ -164,6 +173,7 @@ class ModelSpec:
     precision: Precision = "fp32"
     provenance: Mapping[str, Any] = field(default_factory=dict)
     measured: tuple[Measured, ...] = ()
+    unknown: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
@@ -187,10 +197,10 @@ class ModelSpec:
 
     def dumps(self) -> str:
         """Return the spec as JSON text."""
-        return strict_json.dumps({"format": FORMAT, **self.to_json()}, ensure_ascii=False)
+        return strict_json.dumps(FORMAT.compose(self.to_json(), self.unknown), ensure_ascii=False)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as a JSON object."""
+        """Return the fields as a JSON object, without the unknown ones."""
         return {
             "name": self.name,
             "architecture": self.architecture.to_json() if self.architecture else None,
@@ -210,15 +220,12 @@ class ModelSpec:
         """
         try:
             value = fields.parse(text)
-            number = fields.whole(value.get("format"), "format", 1, 10**9)
+            newer = FORMAT.check(value, source)
+            spec = cls.from_json(value, source, newer=newer)
+            unknown = FORMAT.unknown(value, spec.to_json())
         except ValueError as error:
             raise ModelError(f"{source}: its spec is damaged: {first_line(error)}") from error
-        if number > FORMAT:
-            raise ModelError(
-                f"{source}: its spec has format {number}, this version reads up to {FORMAT}",
-                hint="upgrade resnet-infer: pip install --upgrade . in a newer checkout",
-            )
-        return cls.from_json(value, source)
+        return replace(spec, unknown=unknown) if unknown else spec
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], source: str) -> ModelSpec:
@@ -233,9 +240,10 @@ class ModelSpec:
         return cls.loads(metadata[METADATA_KEY], source)
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any], source: str) -> ModelSpec:
+    def from_json(cls, value: Mapping[str, Any], source: str, *, newer: bool = False) -> ModelSpec:
         """Read the result of `to_json`. The provenance may be missing, and unknown fields are ignored.
 
+        Inside `input` and `measured` they are ignored only in a spec of a `newer` version.
         Raises `ModelError`, naming the field and `source`, as `loads` does.
         """
         try:
@@ -250,21 +258,24 @@ class ModelSpec:
                 architecture=None if arch is None else _architecture(arch),
                 classes=fields.texts(value["classes"], "classes"),
                 class_ids=None if ids is None else fields.texts(ids, "class_ids"),
-                input=InputSpec.from_json(fields.mapping(value["input"], "input")),
+                input=InputSpec.from_json(fields.mapping(value["input"], "input"), newer=newer),
                 precision=value["precision"],
                 provenance=fields.plain(fields.mapping(value.get("provenance", {}), "provenance"), "provenance"),
-                measured=tuple(Measured.from_json(item, f"measured[{i}]") for i, item in enumerate(measured)),
+                measured=tuple(
+                    Measured.from_json(item, f"measured[{i}]", newer=newer) for i, item in enumerate(measured)
+                ),
             )
         except (UsageError, ValueError) as error:
             raise ModelError(f"{source}: its spec cannot be used: {first_line(error)}") from error
 
     def with_(self, **changes: Any) -> ModelSpec:
-        """Return a copy with some fields changed.
+        """Return a copy with some fields changed. Unknown fields inside a changed one are left out.
 
         >>> spec.with_(name="other").name
         'other'
         """
-        return replace(self, **changes)
+        unknown = {key: value for key, value in self.unknown.items() if key not in changes}
+        return replace(self, **{"unknown": unknown, **changes})
 
 
 def _architecture(value: Any) -> Architecture:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_infer.errors import DataError, UsageError
 from resnet_infer.models.checkpoint import SUFFIX
+from resnet_infer.models.format_version import RUN
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.models.weights.download import library_folder
 from resnet_infer.runtimes.artifacts import read_spec
@@ -275,8 +276,10 @@ def _drops(recipe: Path, rates: Mapping[int, float]) -> tuple[int, ...]:
     if not recipe.exists():
         return ()
     try:
-        schedule = json.loads(read_text(recipe))["schedule"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        value = json.loads(read_text(recipe))
+        RUN.check(value, str(recipe))
+        schedule = value["schedule"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{recipe} is damaged ({type(error).__name__}: {error})") from error
     if schedule not in ("step", "plateau"):
         return ()

@@ -152,7 +152,7 @@ def test_classes_are_shown_printable_and_stored_as_they_are(cli: Cli, work: Path
     for arguments in (["inspect", "evil.safetensors"], ["models"], ["cache"]):
         listed = cli(*arguments)
         assert (listed.code, unsafe(listed.out + listed.err)) == (0, set())
-    (row,) = json.loads(cli("classify", picture, "-m", "evil.safetensors", "-f", "json").out)
+    (row,) = json.loads(cli("classify", picture, "-m", "evil.safetensors", "-f", "json").out)["answers"]
     assert row["source"] == str(picture)
     assert row["predictions"][0]["label"] in classes
     rows = csv.DictReader(io.StringIO(cli("classify", picture, "-m", "evil.safetensors", "-f", "csv").out, newline=""))

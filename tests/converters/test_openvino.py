@@ -65,7 +65,7 @@ def test_an_ir_is_proven_and_read_by_everything(
     assert done.code == 0, done.err
     report = json.loads(done.out)
     stem = NAME if precision == "fp32" else f"{NAME}.{precision}"
-    assert (report["format"], report["artifact"], report["precision"]) == ("openvino", f"{stem}.xml", precision)
+    assert (report["file_format"], report["artifact"], report["precision"]) == ("openvino", f"{stem}.xml", precision)
     calibration = {f"{stem}.calibration.json"} if precision == "int8" else set()
     assert set(os.listdir(here)) == {f"{stem}.xml", f"{stem}.bin"} | calibration
     path = here / f"{stem}.xml"

@@ -145,5 +145,5 @@ def test_one_process_has_it_at_a_time(tmp_path: Path) -> None:
     first.append(1, 1, [RankedAnswer(0, 1, 0.5)])
     first.close()
     with pytest.raises(DataError):  # and one that is refused does not keep it
-        Journal(path, {}, Record(1, 9))
+        Journal(path, {"the data": "c"}, Record(1, 9))
     assert subprocess.run([sys.executable, "-c", code, path], check=False).returncode == 0

@@ -160,7 +160,7 @@ def test_a_foreign_model_is_sent_to_import(foreign: Path) -> None:
         ("{", "its spec is damaged"),
         ("{}", "its spec is damaged"),
         ("[]", "its spec is damaged"),
-        (json.dumps({"format": 99}), "its spec has format 99"),
+        (json.dumps({"format": 99}), "is of format 99 of the model spec"),
     ],
 )
 def test_a_damaged_or_newer_spec_is_named(tmp_path: Path, spec: str, message: str) -> None:

@@ -239,6 +239,7 @@ def test_the_command_draws_and_lists(tmp_path: Path, cli: Cli) -> None:
     assert second == [str(train_only), "-", "10", "50.00%", "-", "-", "-"]
     report = json.loads(cli("curves", whole, "-o", tmp_path / "one.svg", "--json").out)
     assert report == {
+        "format": 1,
         "picture": str(tmp_path / "one.svg"),
         "runs": [
             {

@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from resnet_infer.errors import DataError
+from resnet_infer.models.format_version import RESULTS, document
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.files import atomic_path
 from resnet_infer.utils.inputs import read_text
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read the JSON object in a file. Raises `DataError` if there is none."""
+    """Read the JSON object in a file. Raises `DataError` if there is none, or only newer versions read it."""
     try:
         found = json.loads(read_text(path))
+        if isinstance(found, dict):
+            RESULTS.check(found, str(path))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: no JSON can be read from it ({error})") from error
     if not isinstance(found, dict):
@@ -36,4 +39,4 @@ def read_result(path: Path) -> dict[str, Any]:
 def write(found: Mapping[str, Any], path: Path) -> None:
     """Write a result. Raises `ResnetInferError` where the file cannot be written."""
     with atomic_path(path) as temporary:
-        temporary.write_text(strict_json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(strict_json.dumps(document(found), indent=2) + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ import typer
 
 from resnet_infer.cli.options import Device, Json, Output, Runtime, introduce_default
 from resnet_infer.cli.parsing import MOST, bounded_numbers, choice, number
+from resnet_infer.models.format_version import document
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.console import note, show
 from resnet_infer.utils.threads import MOST_THREADS
@@ -172,7 +173,7 @@ def benchmark(
         found = measured.to_json()
         shown, failed = tables(found), [item.entry.name for item in measured.failed]
     if as_json:
-        print(strict_json.dumps(found, indent=2))
+        print(strict_json.dumps(document(found), indent=2))
     else:
         show(shown)
     if output:

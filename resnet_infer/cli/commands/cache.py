@@ -8,6 +8,7 @@ import typer
 
 from resnet_infer.cli.options import Json
 from resnet_infer.cli.parsing import choice
+from resnet_infer.models.format_version import document
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.console import note, show, table
 
@@ -27,7 +28,7 @@ def cache(
     if action == "clear":
         freed = kept.clear()
         if as_json:
-            print(strict_json.dumps({"freed": freed}))
+            print(strict_json.dumps(document({"freed": freed})))
         else:
             show(f"freed {freed / 1e6:.1f} MB in {cache_folder()}")
         return
@@ -38,7 +39,7 @@ def cache(
             {"kind": item.kind, "file": str(item.path), "bytes": item.bytes, **({"state": state} if state else {})}
             for item, state in zip(files, states, strict=True)
         ]
-        print(strict_json.dumps({"folder": str(cache_folder()), "files": rows}, indent=2))
+        print(strict_json.dumps(document({"folder": str(cache_folder()), "files": rows}), indent=2))
     elif files:
         header = ("kind", "file", "MB", *(("state",) if action == "verify" else ()))
         lines = [

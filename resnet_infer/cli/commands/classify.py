@@ -32,6 +32,8 @@ SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv
 """Suffix of the output file -> format."""
 BATCH = 32
 """Default of `--batch-size`, in crops."""
+_JSON_HEAD = re.compile(r'\{"format": \d{1,9}, "answers": \[')
+"""First line of the format json."""
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -181,11 +183,11 @@ def _is_result(path: Path) -> bool:
     with open(path, encoding="utf-8", errors="replace") as file:
         head = file.read(1 << 16)
     first, _, rest = head.partition("\n")
-    if first == "[":
+    if first == "[" or _JSON_HEAD.fullmatch(first):  # the first files of version 1 are lists
         return _is_answer(rest.partition("\n")[0].strip().removesuffix(","))
-    return (
-        first in (",".join(COLUMNS), ",".join(COLUMNS[:-1])) or head == "[]\n" or _is_answer(first) or _is_table(head)
-    )
+    if head == "[]\n" or _JSON_HEAD.fullmatch(first.removesuffix("]}")):
+        return True
+    return first in (",".join(COLUMNS), ",".join(COLUMNS[:-1])) or _is_answer(first) or _is_table(head)
 
 
 def _is_answer(line: str) -> bool:

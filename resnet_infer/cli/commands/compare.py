@@ -11,6 +11,7 @@ import typer
 
 from resnet_infer.cli.options import RUNTIME_CHOICES, Json
 from resnet_infer.cli.parsing import LARGEST_SEED, MOST, choice, number
+from resnet_infer.models.format_version import document
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.console import pairs, show, table
 from resnet_infer.utils.files import suffix_of
@@ -112,7 +113,7 @@ def compare(
         result["data"] = {"source": feed.source, "name": feed.name, "seed": seed}
         if parting:
             result["layers"] = parting.to_json()
-        print(strict_json.dumps(result, indent=2))
+        print(strict_json.dumps(document(result), indent=2))
     else:
         names = ("{name} ({precision}, {runtime} on {device})".format(**info) for info in infos)
         show(pairs([*zip(("model", "reference"), names, strict=True), *_rows(verdict.measured, feed)]))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resnet_infer.cli.options import Json
+from resnet_infer.models.format_version import document
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.console import note, show, table
 
@@ -33,7 +34,7 @@ def curves(
     note(f"wrote {output}")
     rows = [_row(run) for run in found]
     if as_json:
-        print(strict_json.dumps({"picture": str(output), "runs": rows}, indent=2))
+        print(strict_json.dumps(document({"picture": str(output), "runs": rows}), indent=2))
     else:
         shown = [[_shown(key, value) for key, value in row.items()] for row in rows]
         show(table([key.replace("_", " ") for key in rows[0]], shown))

@@ -9,6 +9,7 @@ from typing import Any
 from resnet_infer._version import __version__
 from resnet_infer.cli.options import Json
 from resnet_infer.errors import MissingExtraError, ResnetInferError
+from resnet_infer.models.format_version import document
 from resnet_infer.runtimes.tensorrt.versions import compatible_majors, version_numbers
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.cgroups import cpu_quota, memory_limit
@@ -44,7 +45,7 @@ def env(as_json: Json = False) -> None:
         "missing": missing,
     }
     if as_json:
-        print(strict_json.dumps(report, indent=2))
+        print(strict_json.dumps(document(report), indent=2))
         return
     rows = [(key, str(report[key])) for key in ("resnet-infer", "python", "platform", "processor")]
     rows += [("cores", _cores(report)), ("memory", _memory(report))]

@@ -14,6 +14,7 @@ from resnet_infer.cli.options import Device, Json, Runtime, Threads, introduce_d
 from resnet_infer.cli.parsing import MOST, choice, number, numbers
 from resnet_infer.cli.parsing import class_order as parse_order
 from resnet_infer.data.protocols import DEFAULTS, NAMES, SIZED
+from resnet_infer.models.format_version import document
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.console import note, show
 from resnet_infer.utils.threads import MOST_THREADS
@@ -165,7 +166,7 @@ def evaluate(
     for warning in found.warnings:
         note(f"warning: {warning}")
     if as_json:
-        print(strict_json.dumps(found.to_json(), indent=2))
+        print(strict_json.dumps(document(found.to_json()), indent=2))
     else:
         from resnet_infer.cli.tables import evaluation_table
 
@@ -198,7 +199,7 @@ def _show_paper(context: typer.Context, as_json: bool) -> None:
     if as_json:
         from resnet_infer.evaluation.paper import TABLES
 
-        print(strict_json.dumps([item.to_json() for item in TABLES], indent=2))
+        print(strict_json.dumps(document({"tables": [item.to_json() for item in TABLES]}), indent=2))
     else:
         from resnet_infer.cli.tables import paper_tables
 

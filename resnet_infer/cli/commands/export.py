@@ -23,6 +23,7 @@ from resnet_infer.converters.formats import (
     known_precisions,
     known_targets,
 )
+from resnet_infer.models.format_version import document
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.console import note, show
 from resnet_infer.utils.files import suffix_of
@@ -155,7 +156,7 @@ def export(
     else:
         made = export(source, path, config)
     if as_json:
-        print(strict_json.dumps({"format": format, **made.to_json()}))
+        print(strict_json.dumps(document({"file_format": format, **made.to_json()})))
     else:
         show(f"{made.path}  {made.size / 1e6:.1f} MB")
 

@@ -9,6 +9,7 @@ import typer
 
 from resnet_infer.cli.options import Json
 from resnet_infer.cli.parsing import channel_values, choice, is_channel_values
+from resnet_infer.models.format_version import document
 from resnet_infer.models.spec_fields import MAX_CLASSES, MAX_SIDE
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.console import note, show
@@ -163,7 +164,7 @@ def import_(
             note(f"WARNING: {text}")
     size = target.stat().st_size
     if as_json:
-        print(strict_json.dumps({"model": str(target), "bytes": size, **result}, ensure_ascii=False))
+        print(strict_json.dumps(document({"model": str(target), "bytes": size, **result}), ensure_ascii=False))
     else:
         show(f"{target}  {size / 1e6:.1f} MB")
 

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from resnet_infer.cli.options import Json, ModelArgument
+from resnet_infer.models.format_version import document
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.console import pairs, show
 
@@ -25,7 +26,7 @@ def inspect(model: ModelArgument = None, as_json: Json = False) -> None:
     size = sum(part.stat().st_size for part in model_parts(path))
     if as_json:
         about = {"file": str(path), "bytes": size, "spec": json.loads(spec.dumps())}
-        print(strict_json.dumps(about | ({details.key: details.values} if details else {}), indent=2))
+        print(strict_json.dumps(document(about | ({details.key: details.values} if details else {})), indent=2))
     else:
         rows = [("file", str(path)), ("size", f"{size / 1e6:.1f} MB"), *spec_rows(spec)]
         show(pairs([*rows, *(details.rows if details else ())]))

@@ -14,6 +14,7 @@ import typer
 
 from resnet_infer.cli.options import Json
 from resnet_infer.errors import UnwritableError
+from resnet_infer.models.format_version import document
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.console import pairs, show, table
 
@@ -53,7 +54,7 @@ def models(
         return
     entries = [entry for entry, _ in _known()]
     if as_json:
-        print(strict_json.dumps([asdict(entry) for entry in entries], indent=2))
+        print(strict_json.dumps(document({"models": [asdict(entry) for entry in entries]}), indent=2))
         return
     rows = [
         (
@@ -78,7 +79,7 @@ def _show(name: str, as_json: bool) -> None:
     if entry is None or spec is None:
         raise zoo.unknown_model(name)
     if as_json:
-        print(strict_json.dumps({**asdict(entry), "spec": json.loads(spec.dumps())}, indent=2))
+        print(strict_json.dumps(document({**asdict(entry), "spec": json.loads(spec.dumps())}), indent=2))
         return
     also = [("also called", ", ".join(entry.also_called))] if entry.also_called else []
     first, *others = spec_rows(spec.with_(name=entry.name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +16,7 @@ from resnet_infer.converters.precision.placement import Net, Target, place
 from resnet_infer.converters.precision.ranges import Grid, Method, Range, find_range
 from resnet_infer.errors import DataError, ModelError, UsageError, did_you_mean, first_line
 from resnet_infer.models import spec_fields
+from resnet_infer.models.format_version import FileFormat
 from resnet_infer.models.graph import INPUT
 from resnet_infer.runtimes.base import Images
 from resnet_infer.utils import strict_json
@@ -28,8 +29,8 @@ with needs("export", "INT8 calibration"):
 with needs("cpu", "INT8 calibration"):
     from resnet_infer.runtimes import ort_session
 
-FORMAT = 1
-"""Version of the calibration file."""
+FORMAT = FileFormat("calibration")
+"""Format of the calibration file."""
 MEMORY = 256 << 20
 """Bytes of activations per batch, unless a single image needs more."""
 LARGEST_BATCH = 64
@@ -49,7 +50,8 @@ class Calibration:
 
     `means` holds the mean of each channel of every tensor that is the input of a convolution or fully connected layer.
     `pictures` are the names of the calibration images, in order. `sha256` is the digest of their names and pixels, and
-    `net_sha256` that of the network (see `net_sha256`).
+    `net_sha256` that of the network (see `net_sha256`). `unknown` holds the fields that another version has
+    written, and `save` writes them again.
     """
 
     ranges: Ranges
@@ -57,6 +59,7 @@ class Calibration:
     pictures: tuple[str, ...]
     sha256: str
     net_sha256: str
+    unknown: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def range(self, tensor: str, grid: Grid, method: Method) -> Range:
         """Return the lowest and highest value of a tensor. Raises `ModelError` for one that was not measured."""
@@ -95,25 +98,25 @@ class Calibration:
             else grids
             for name, grids in self.ranges.items()
         }
-        return replace(self, ranges=ranges)
+        unknown = {name: value for name, value in self.unknown.items() if name != "ranges"}
+        return replace(self, ranges=ranges, unknown=unknown)
 
     def save(self, path: Path) -> None:
         """Write the calibration as JSON, atomically."""
-        text = strict_json.dumps({"format": FORMAT, **vars(self)}, ensure_ascii=False, indent=1)
+        text = strict_json.dumps(FORMAT.compose(self._known(), self.unknown), ensure_ascii=False, indent=1)
         with atomic_path(path) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
+
+    def _known(self) -> dict[str, Any]:
+        """Return all fields but the unknown ones."""
+        return {name: value for name, value in vars(self).items() if name != "unknown"}
 
     @classmethod
     def load(cls, path: Path) -> Calibration:
         """Read a file that `save` wrote. Raises `ModelError` for any other file, and for one of a newer format."""
         try:
             value = spec_fields.parse(read_text(path))
-            number = spec_fields.whole(value["format"], "format", 1, 10**9)
-            if number > FORMAT:
-                raise ModelError(
-                    f"{path} has format {number}, this version reads up to {FORMAT}",
-                    hint="upgrade resnet-infer: pip install --upgrade . in a newer checkout",
-                )
+            FORMAT.check(value, str(path))
             ranges = {
                 str(name): {
                     grid: {method: _range(grids[grid][method]) for method in get_args(Method)}
@@ -123,8 +126,9 @@ class Calibration:
             }
             means = {name: _means(channels) for name, channels in value["means"].items()}
             pictures = spec_fields.texts(value["pictures"], "pictures")
-            digests = (spec_fields.text(value[name], name) for name in ("sha256", "net_sha256"))
-            return cls(ranges, means, pictures, *digests)
+            sha256, net = (spec_fields.text(value[name], name) for name in ("sha256", "net_sha256"))
+            found = cls(ranges, means, pictures, sha256, net)
+            return replace(found, unknown=FORMAT.unknown(value, found._known()))
         except OSError as error:
             raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from resnet_infer.errors import ModelError
 from resnet_infer.models import spec_fields
+from resnet_infer.models.format_version import FileFormat
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.artifacts import Details, Reader
 from resnet_infer.runtimes.tensorrt.versions import compatible_majors, version_numbers
@@ -24,8 +25,8 @@ from resnet_infer.utils.files import atomic_path
 from resnet_infer.utils.inputs import read_bytes, read_text
 
 SUFFIX = ".engine"
-FORMAT = 1
-"""Version of the sidecar's format."""
+FORMAT = FileFormat("engine sidecar")
+"""Format of the sidecar."""
 AMPERE = (8, 0)
 """Smallest compute capability that runs a hardware-compatible engine (`HardwareCompatibilityLevel.AMPERE_PLUS`)."""
 
@@ -45,6 +46,7 @@ class EngineInfo:
     - `images`, `logits`: names of the input and output tensors.
     - `layers`: number of layers by the precision that TensorRT reports, "other" where it reports none.
     - `onnx_sha256`, `engine_sha256`: hexadecimal SHA-256 of the ONNX graph and of the engine.
+    - `unknown`: fields that another version has written; `save` writes them again.
     """
 
     spec: ModelSpec
@@ -60,15 +62,16 @@ class EngineInfo:
     layers: Mapping[str, int]
     onnx_sha256: str
     engine_sha256: str
+    unknown: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        """Return all fields except the spec, and the spec's precision, as a JSON object."""
-        value = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "spec"}
+        """Return all known fields except the spec, and the spec's precision, as a JSON object."""
+        value = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("spec", "unknown")}
         return {"precision": self.spec.precision, **value}
 
     def save(self, path: Path) -> None:
         """Write the sidecar to `path`, atomically."""
-        value = {"format": FORMAT, **self.to_json(), "spec": json.loads(self.spec.dumps())}
+        value = FORMAT.compose({**self.to_json(), "spec": json.loads(self.spec.dumps())}, self.unknown)
         with atomic_path(path) as temporary:
             temporary.write_text(strict_json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -77,12 +80,8 @@ class EngineInfo:
         """Read a sidecar. Raises `ModelError` if it is damaged or was written by a newer version."""
         try:
             value = spec_fields.parse(read_text(path))
-            if spec_fields.whole(value["format"], "format", 1, 10**9) > FORMAT:
-                raise ModelError(
-                    f"{path} has format {value['format']}, this version reads up to {FORMAT}",
-                    hint="upgrade resnet-infer: pip install --upgrade . in a newer checkout",
-                )
-            known: dict[str, Any] = {item.name: value[item.name] for item in fields(cls)}
+            FORMAT.check(value, str(path))
+            known: dict[str, Any] = {item.name: value[item.name] for item in fields(cls) if item.name != "unknown"}
             known["spec"] = ModelSpec.loads(strict_json.dumps(known["spec"]), str(path))
             for name, length in (("compute_capability", 2), ("batch", 3), ("size", 2)):
                 known[name] = tuple(int(number) for number in known[name])
@@ -100,7 +99,8 @@ class EngineInfo:
                 spec_fields.truth(known[name], name)
             for name, count in spec_fields.mapping(known["layers"], "layers").items():
                 spec_fields.whole(count, f"layers.{name}", 0, 10**9)
-            return cls(**known)
+            info = cls(**known)
+            return replace(info, unknown=FORMAT.unknown(value, {**info.to_json(), "spec": value["spec"]}))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ModelError(
                 f"{path} is damaged ({type(error).__name__}: {error})", hint="export the engine again"

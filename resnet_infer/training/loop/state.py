@@ -18,6 +18,7 @@ from torch import nn
 
 from resnet_infer.errors import DataError, ResnetInferError, TrainingError, UsageError
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from resnet_infer.models.format_version import RUN, restricted
 from resnet_infer.models.network import ResNet, weights_of
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.training.distributed import World
@@ -73,7 +74,9 @@ class RunFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.last, self.best = folder / "last.safetensors", folder / "best.safetensors"
+        self.columns: tuple[str, ...] = COLUMNS
         self.rows: list[tuple[str, ...]] = []
+        self._unknown: dict[str, Any] = {}
         self._saved = "nothing is saved yet"
 
     @contextlib.contextmanager
@@ -112,24 +115,26 @@ class RunFolder:
         with self._explain_write_errors():
             split.write(self.folder)
             with atomic_path(self.folder / "recipe.json") as path:
-                path.write_text(strict_json.dumps(recipe, indent=2) + "\n")
+                path.write_text(strict_json.dumps(RUN.compose(recipe), indent=2) + "\n")
             self._write_rows()
 
     def unfinished(self, identity: Mapping[str, Any], split: SplitRecord) -> Checkpoint | None:
         """Return the checkpoint to resume from, None for a new run.
 
-        Raises `UsageError` if the folder holds a finished run or another one, naming what differs.
+        Raises `UsageError` if the folder holds a finished run or another one, naming what differs, and `DataError` if a
+        newer version wrote it.
         """
         hint = "choose another folder with -o"
         if not self.last.exists():
             self._require_nothing_else(identity, hint)
             return None
         checkpoint = load_checkpoint(self.last)
-        notes = json.loads(checkpoint.notes.get(NOTE, "{}"))
+        notes = _notes(checkpoint, self.last)
         if notes.get("state", {}).get("finished"):
             raise UsageError(f"{self.folder} holds a finished run", hint=hint)
         before, now = notes.get("identity", {}), json.loads(strict_json.dumps(identity))
-        if before == now:
+        if restricted(before, now) == now:
+            self._unknown = RUN.unknown(notes, {"state": asdict(State()), "identity": now})
             return checkpoint
         told = _differences(before, now)
         if before.get("pictures") != now["pictures"]:
@@ -148,13 +153,14 @@ class RunFolder:
         A run that died before its first save may have left its own.
         """
         if self.best.exists():
-            notes = json.loads(load_checkpoint(self.best).notes.get(NOTE, "{}"))
-            if notes.get("identity") != json.loads(strict_json.dumps(identity)):
+            now = json.loads(strict_json.dumps(identity))
+            if restricted(_notes(load_checkpoint(self.best), self.best).get("identity"), now) != now:
                 raise UsageError(f"{self.best} is not of this run, which would replace it", hint=hint)
         table = self.folder / "metrics.csv"
         if table.exists():
             with io.StringIO(read_bytes(table).decode("utf-8", "replace"), newline="") as file:
-                if next(csv.reader(file), None) not in (None, [*COLUMNS]):
+                header = next(csv.reader(file), None)
+                if header is not None and not {*COLUMNS} <= {*header}:
                     raise UsageError(f"{table} is no table of a run, which would replace it", hint=hint)
 
     def restore(self, checkpoint: Checkpoint, network: ResNet, optimizer: torch.optim.Optimizer) -> State:
@@ -165,13 +171,17 @@ class RunFolder:
                 # The fused optimiser requires the memory format of the parameter.
                 momentum = torch.empty_like(parameter).copy_(torch.from_numpy(checkpoint.extra[MOMENTUM + name]))
                 optimizer.state[parameter]["momentum_buffer"] = momentum.detach()
-        state = State(**_with_infinity(json.loads(checkpoint.notes[NOTE])["state"]))
+        kept = _with_infinity(_notes(checkpoint, self.last)["state"])
+        state = State(**restricted(kept, asdict(State())))
         self._saved = f"{self.last} keeps iteration {state.iteration}"
         if (self.folder / "metrics.csv").exists():
             with io.StringIO(read_bytes(self.folder / "metrics.csv").decode(), newline="") as file:
-                rows = [tuple(row) for row in csv.reader(file)][1:]
-            # An epoch in the table that is not in the checkpoint is trained again, and gets a new row.
-            self.rows = [row for row in rows if int(row[1]) <= state.iteration]
+                table = csv.DictReader(file)
+                # Columns that another version has written are kept, and are empty in new rows.
+                self.columns = (*COLUMNS, *(name for name in table.fieldnames or () if name not in COLUMNS))
+                # An epoch in the table that is not in the checkpoint is trained again, and gets a new row.
+                kept_rows = [row for row in table if int(row["iteration"]) <= state.iteration]
+            self.rows = [tuple(row[name] for name in self.columns) for row in kept_rows]
         return state
 
     def save_last(
@@ -188,14 +198,16 @@ class RunFolder:
             for name, parameter in network.named_parameters()
             if optimizer.state[parameter].get("momentum_buffer") is not None
         }
-        notes = {NOTE: strict_json.dumps({"state": _without_infinity(asdict(state)), "identity": identity})}
+        own = {"state": _without_infinity(asdict(state)), "identity": identity}
+        notes = {NOTE: strict_json.dumps(RUN.compose(own, self._unknown))}
         with self._explain_write_errors():
             save_checkpoint(Checkpoint(_progressed(spec, state), weights_of(network), extra, notes), self.last)
         self._saved = f"{self.last} keeps iteration {state.iteration}"
 
     def save_best(self, spec: ModelSpec, network: ResNet, state: State, identity: Mapping[str, Any]) -> None:
         """Write `best`, with the identity of the run until it is finished. Raises `TrainingError` if that fails."""
-        notes = {NOTE: strict_json.dumps({"identity": identity})}
+        unknown = {name: value for name, value in self._unknown.items() if name != "state"}
+        notes = {NOTE: strict_json.dumps(RUN.compose({"identity": identity}, unknown))}
         with self._explain_write_errors():
             save_checkpoint(Checkpoint(_progressed(spec, state), weights_of(network), notes=notes), self.best)
 
@@ -210,7 +222,7 @@ class RunFolder:
 
     def add_row(self, row: tuple[str, ...]) -> None:
         """Append a row of `COLUMNS` to the table, and write it."""
-        self.rows.append(row)
+        self.rows.append((*row, *[""] * (len(self.columns) - len(row))))
         with self._explain_write_errors():
             self._write_rows()
 
@@ -225,7 +237,7 @@ class RunFolder:
     def _write_rows(self) -> None:
         """Write `metrics.csv`."""
         text = io.StringIO(newline="")
-        csv.writer(text).writerows([COLUMNS, *self.rows])
+        csv.writer(text).writerows([self.columns, *self.rows])
         with atomic_path(self.folder / "metrics.csv") as path:
             path.write_text(text.getvalue(), newline="")
 
@@ -240,6 +252,13 @@ class RunFolder:
             again = f"the same command with -o {self.folder} --resume goes on from there"
             hint = f"{remedy(error.__cause__, 'move the folder to another place')}; {again}"
             raise self.lost(error.message, hint) from error
+
+
+def _notes(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
+    """Return the run's state and identity out of a checkpoint, {} if it has none. Raises `DataError` if it is newer."""
+    notes: dict[str, Any] = json.loads(checkpoint.notes.get(NOTE, "{}"))
+    RUN.check(notes, str(path))
+    return notes
 
 
 def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:

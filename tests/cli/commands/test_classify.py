@@ -185,7 +185,7 @@ def test_every_format_has_a_row_for_every_input(cli: Cli, album: Path) -> None:
     assert [row["source"] for row in expected] == order
     assert {row["source"] for row in expected if "error" in row} == broken
     assert all(set(row) == {"source", "error" if row["source"] in broken else "predictions"} for row in expected)
-    assert json.loads(cli(*arguments, "-f", "json").out) == expected
+    assert json.loads(cli(*arguments, "-f", "json").out) == {"format": 1, "answers": expected}
     table = list(csv.DictReader(io.StringIO(cli(*arguments, "-f", "csv").out)))
     assert [(row["source"], row["error"]) for row in table if row["rank"] in ("", "1")] == [
         (row["source"], row.get("error", "")) for row in expected
@@ -203,7 +203,7 @@ def test_where_nothing_can_be_read_the_result_is_valid(cli: Cli, tmp_path: Path,
     assert done.code == 1
     assert done.err.count("error:") == 2
     if format == "json":
-        assert [row["source"] for row in json.loads(done.out)] == [str(tmp_path), str(tmp_path / "none.jpg")]
+        assert [row["source"] for row in json.loads(done.out)["answers"]] == [str(tmp_path), str(tmp_path / "none.jpg")]
     if format == "csv":
         assert done.out.splitlines()[0] == "source,rank,label,probability,index,id,error"
     assert str(tmp_path / "none.jpg") in done.out
@@ -436,7 +436,7 @@ def test_every_format_says_the_same(cli: Cli) -> None:
     expected = rows(cli("classify", PICTURES, "--format", "jsonl"))
     assert [len(row["predictions"]) for row in expected] == [5] * 4
     as_json = cli("classify", PICTURES, "--format", "json")
-    assert json.loads(as_json.out) == expected
+    assert json.loads(as_json.out)["answers"] == expected
     table = list(csv.DictReader(io.StringIO(cli("classify", PICTURES, "--format", "csv").out)))
     flat = [(row["source"], rank, item) for row in expected for rank, item in enumerate(row["predictions"], start=1)]
     assert len(table) == len(flat)
@@ -449,7 +449,7 @@ def test_every_format_says_the_same(cli: Cli) -> None:
 def test_odd_names_survive_every_format(cli: Cli, tmp_path: Path) -> None:
     odd = tmp_path / 'a "b", c\n; é 猫.jpg' if os.name == "posix" else tmp_path / "a, c; é 猫.jpg"
     shutil.copy(CAT, odd)
-    assert json.loads(cli("classify", odd, "-f", "json").out)[0]["source"] == str(odd)
+    assert json.loads(cli("classify", odd, "-f", "json").out)["answers"][0]["source"] == str(odd)
     assert sources(cli("classify", odd, "-f", "jsonl")) == [str(odd)]
     assert next(csv.DictReader(io.StringIO(cli("classify", odd, "-f", "csv").out, newline="")))["source"] == str(odd)
 
@@ -513,7 +513,7 @@ def test_where_stdout_is_ascii_json_is_escaped(cli: Cli, tmp_path: Path, monkeyp
     screen = io.TextIOWrapper(io.BytesIO(), "ascii")
     monkeypatch.setattr(sys, "stdout", screen)
     assert cli("classify", odd, "-f", "json").code == 0
-    (row,) = json.loads(screen.buffer.getvalue())
+    (row,) = json.loads(screen.buffer.getvalue())["answers"]
     assert row["source"] == str(odd)
 
 

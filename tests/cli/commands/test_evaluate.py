@@ -127,7 +127,7 @@ def test_the_paper_s_tables_are_shown_whole(cli: Cli) -> None:
         "ResNet-50 +24.70 +7.80",
     ):
         assert re.search(f"^{row}$", done.out, re.MULTILINE), row
-    tables = json.loads(cli("evaluate", "--paper", "--json").out)
+    tables = json.loads(cli("evaluate", "--paper", "--json").out)["tables"]
     assert sum(len(table["rows"]) for table in tables) == 4 + 10 + 10 + 6 + 12 + 3 + 5 + 5
 
 

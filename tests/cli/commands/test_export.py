@@ -64,7 +64,7 @@ def test_json_holds_the_proof(cli: Cli, here: Path) -> None:
     done = cli("export", zoo.SMALL, "--json", "-o", "model.onnx")
     assert done.code == 0
     report = json.loads(done.out)
-    assert report["format"] == "onnx"
+    assert (report["format"], report["file_format"]) == (1, "onnx")
     assert report["artifact"] == "model.onnx"
     assert report["bytes"] == (here / "model.onnx").stat().st_size
     parity = report["parity"]

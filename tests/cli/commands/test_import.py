@@ -60,7 +60,7 @@ def test_a_resnet50_of_torchvision_needs_no_torch(torch: Any, make_checkpoint: M
     source.unlink()
     assert "parity PASS" in run("export", model, "-o", artifact)[1]
     out, notes = run("classify", CAT, "-m", artifact, "--format", "json")
-    (answer,) = json.loads(out)
+    (answer,) = json.loads(out)["answers"]
     assert len(answer["predictions"]) == 5
     assert answer["predictions"][0]["id"].startswith("n")
 

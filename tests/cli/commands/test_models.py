@@ -41,7 +41,7 @@ def test_json_and_what_is_in_the_cache(cli: Callable[..., Any], tmp_path: Path) 
     place = tmp_path / "cache" / "downloads" / "resnet18-f37072fd.pth"
     place.parent.mkdir(parents=True)
     place.write_bytes(b"")
-    entries = {entry["name"]: entry for entry in json.loads(cli("models", "--json").out)}
+    entries = {entry["name"]: entry for entry in json.loads(cli("models", "--json").out)["models"]}
     assert entries["resnet18.v1"] == {
         "name": "resnet18.v1",
         "also_called": ["resnet18"],

@@ -240,7 +240,7 @@ def test_files_that_are_none(calibration: Calibration, tmp_path: Path) -> None:
         (whole[: len(whole) // 2], "no calibration, or damaged"),
         ("", "no calibration, or damaged"),
         ("[1]", "no calibration, or damaged"),
-        (json.dumps({**value, "format": 99}), "format 99, this version reads up to 1"),
+        (json.dumps({**value, "format": 99}), "is of format 99 of the calibration; this resnet-infer reads up to 1"),
         *((json.dumps({k: v for k, v in value.items() if k != key}), "damaged") for key in value),
     ]
     for limits in ([1, 2], [-1], ["a", "b"], [None, 1], [-1, float("nan")], [float("-inf"), 1]):

@@ -71,7 +71,7 @@ def test_a_sidecar_that_is_damaged_in_any_way_is_named(engine: Path) -> None:
         with pytest.raises(ModelError, match=r"model\.engine\.json.* is damaged"):
             read_engine(engine)
     sidecar.write_text(json.dumps({**good, "format": 2}))
-    with pytest.raises(ModelError, match="has format 2, this version reads up to 1"):
+    with pytest.raises(ModelError, match="is of format 2 of the engine sidecar; this resnet-infer reads up to 1"):
         read_engine(engine)
 
 
