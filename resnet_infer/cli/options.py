@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Iterable
+from typing import Annotated, Any
 
 import typer
 
@@ -30,6 +30,14 @@ def introduce_default(model: str | None, instead: str) -> None:
             f"{zoo.DEFAULT}, which is built in, knows {zoo.BUILT_IN[zoo.DEFAULT]}. "
             f"For all of them: {first}{instead} resnet50 (downloads 102 MB)."
         )
+
+
+def output_option(suffixes: Iterable[str]) -> Any:
+    """Return the option `-o` of a command whose results have the forms of these suffixes."""
+    known = ", ".join(suffixes)
+    return typer.Option(
+        "--output", "-o", metavar="FILE", help=f"Write the result to this file. Its suffix chooses the form: {known}."
+    )
 
 
 MODEL_HELP = (
@@ -62,5 +70,4 @@ Threads = Annotated[
         help="Threads inside the runtime; default: all usable cores, and one for each of many pictures.",
     ),
 ]
-Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the result to this file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -13,13 +13,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resnet_infer.errors import UsageError
-from resnet_infer.models.outputs import Output, is_html, require_free, whole_file
+from resnet_infer.models.format_version import document
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.console import note, printable, show
 from resnet_infer.utils.files import suffix_of
+
+if TYPE_CHECKING:
+    from resnet_infer.models.outputs import Output
 
 OPTION = "-o"
 """Option that names the file, for messages."""
@@ -31,14 +34,14 @@ HEAD = 1 << 16
 class Found:
     """Hold what a command found, in each of its forms.
 
-    - `document`: the JSON document.
+    - `fields`: those of the JSON document.
     - `text`: what is printed.
     - `rows`: the rows of CSV and JSON lines, with the same keys in each.
     - `header`, `cells`: the table of Markdown, as text.
     - `page`: writes the HTML page to a path.
     """
 
-    document: Mapping[str, Any]
+    fields: Mapping[str, Any]
     text: str
     rows: Sequence[Mapping[str, Any]] = ()
     header: Sequence[str] = ()
@@ -67,6 +70,8 @@ class Forms:
         Raises `UsageError` for a suffix that is no form, for a file that is an input or was not written by the command,
         and `ResnetInferError` if it cannot be written.
         """
+        from resnet_infer.models.outputs import Output, require_free
+
         outputs = list(others)
         if output is not None:
             if str(output) != "-" and suffix_of(output) not in self.suffixes:
@@ -80,6 +85,8 @@ class Forms:
 
     def write(self, found: Found, output: Path) -> None:
         """Write the result, whole or not at all. Raises `ResnetInferError` where the file cannot be written."""
+        from resnet_infer.models.outputs import whole_file
+
         suffix = suffix_of(output)
         if suffix == ".html":
             assert found.page is not None
@@ -91,17 +98,25 @@ class Forms:
         note(f"wrote {output}")
 
     def give(self, found: Found, output: Path | None, as_json: bool) -> None:
-        """Print the result, in words or as JSON, and write it to the file that is named."""
-        if as_json:
-            print(strict_json.dumps(found.document, indent=2))
-        else:
-            show(found.text)
+        """Write the result to the file that is named, and print it in words or as JSON.
+
+        The file comes first: whoever reads what is printed may end before it is all read.
+        """
         if output is not None:
             self.write(found, output)
+        if as_json:
+            print(_json(self, found), end="")
+        elif found.text:
+            show(found.text)
+
+
+def two_columns(rows: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Return `header` and `cells` of a `Found` that is names and values."""
+    return {"header": ("field", "value"), "cells": rows}
 
 
 def _json(forms: Forms, found: Found) -> str:
-    return strict_json.dumps(found.document, indent=2) + "\n"
+    return strict_json.dumps(document(found.fields), indent=2) + "\n"
 
 
 def _jsonl(forms: Forms, found: Found) -> str:
@@ -140,6 +155,8 @@ def _mark(forms: Forms) -> str:
 
 def _is_ours(forms: Forms, path: Path) -> bool:
     """Tell whether the command wrote a file, which it may then replace."""
+    from resnet_infer.models.outputs import is_html
+
     suffix = suffix_of(path)
     if suffix == ".html":
         return is_html(path)

@@ -74,7 +74,7 @@ ELSEWHERE = {
     "--labels": "the names of the classes are part of the model: import has --labels",
     "--output": "this command has no result to write",
     "--format": "the form of the result is chosen by the suffix of --output",
-        "--runtime": "export and train choose by the format and the device",
+    "--runtime": "export and train choose by the format and the device",
 }
 """Option here -> what to do in a command that has not got it. `{given}` stands for the option with its value."""
 ARGUMENTS = {

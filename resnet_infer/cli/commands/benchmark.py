@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resnet_infer.cli.options import Device, Json, Output, Runtime, introduce_default
+from resnet_infer.cli.options import Device, Json, Runtime, introduce_default, output_option
 from resnet_infer.cli.parsing import MOST, bounded_numbers, choice, number
-from resnet_infer.models.format_version import document
-from resnet_infer.utils import strict_json
-from resnet_infer.utils.console import note, show
+from resnet_infer.cli.results import Forms, Found
+from resnet_infer.utils.console import note
+from resnet_infer.utils.files import suffix_of
 from resnet_infer.utils.threads import MOST_THREADS
 
 if TYPE_CHECKING:
     from resnet_infer.benchmarking.latency.measured import Benchmark
 
+FORMS = Forms("benchmark", (".json", ".html"))
 MOST_CLIENTS = 4096
 """Most clients of a closed loop. Each has a thread, which mostly waits."""
 MOST_RATE = 1_000_000
@@ -60,7 +61,7 @@ def benchmark(
         bool, typer.Option("--null", help="Also a runtime that does nothing: what measuring costs.")
     ] = False,
     as_json: Json = False,
-    output: Output = None,
+    output: Annotated[Path | None, output_option(FORMS.suffixes)] = None,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE.html", help="Write a page with distributions and curves.")
     ] = None,
@@ -97,18 +98,19 @@ def benchmark(
     logs: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Of LoadGen: keep its logs here.")] = None,
 ) -> None:
     """Measure models side by side, or one under load. Exit with 1 if a measurement failed."""
-    from resnet_infer.benchmarking.report.results_file import read, read_result, write
+    from resnet_infer.benchmarking.report.results_file import read, read_result
     from resnet_infer.errors import UsageError
     from resnet_infer.runtimes.registry import split_runtime
 
     others = [read_result(path) for path in include or ()]
     evaluated = read(errors) if errors else None
-    if report and (include or errors):  # before anything is measured
+    page = report or (output if output and suffix_of(output) == ".html" else None)
+    if page and (include or errors):  # before anything is measured
         from resnet_infer.benchmarking.report.page import require_drawable
 
         for path, item in zip(include or (), others, strict=True):
             require_drawable(path, [item])
-    if (include or errors) and not report:
+    if (include or errors) and not page:
         raise UsageError("--errors and --include are for the page", hint="add --report FILE.html")
     own = {"--batch-size": batch_size != "1", "--rounds": rounds, "--photos": photos, "--null": null}
     load: dict[str, Any] = {
@@ -172,18 +174,18 @@ def benchmark(
 
         found = measured.to_json()
         shown, failed = tables(found), [item.entry.name for item in measured.failed]
-    if as_json:
-        print(strict_json.dumps(document(found), indent=2))
-    else:
-        show(shown)
-    if output:
-        write(found, output)
-    if report:
+
+    def write_page(path: Path) -> None:
+        """Write the page of this result, and of those of other runs."""
         from resnet_infer.benchmarking.report.page import write_report
 
         if errors:
             require_drawable(errors, [found, *others], evaluated)
-        write_report([found, *others], report, evaluated)
+        write_report([found, *others], path, evaluated)
+
+    FORMS.give(Found(found, shown, page=write_page), output, as_json)
+    if report:
+        write_page(report)
         note(f"wrote {report}")
     if failed:
         raise typer.Exit(1)
@@ -241,17 +243,11 @@ def _measure(
 
 def _require_free(output: Path | None, report: Path | None, logs: Path | None, inputs: list[Path | str | None]) -> None:
     """Raise `UsageError` or `ResnetInferError`, before anything is measured, if an output cannot be written."""
-    from resnet_infer.models.outputs import Output, is_html, require_free
+    from resnet_infer.models.outputs import Output, is_html
 
-    def is_json(path: Path) -> bool:
-        """Tell whether a file begins as a JSON object does."""
-        with open(path, "rb") as file:
-            return file.read(1024).lstrip().startswith(b"{")
-
-    outputs = [Output("-o", output, "result", is_json)] if output else []
-    outputs += [Output("--report", report, "page", is_html)] if report else []
+    outputs = [Output("--report", report, "page", is_html)] if report else []
     outputs += [Output("--logs", logs / "mlperf_log_summary.txt", "log")] if logs else []
-    require_free(outputs, inputs)
+    FORMS.require_free(output, inputs, outputs)
 
 
 def _warn(machine: dict[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TextIO, cast
 import typer
 
 from resnet_infer.cli.answers import COLUMNS, WRITERS
-from resnet_infer.cli.options import Device, Json, Model, Output, Runtime, Threads, introduce_default
+from resnet_infer.cli.options import Device, Json, Model, Runtime, Threads, introduce_default, output_option
 from resnet_infer.cli.parsing import MOST, choice
 from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError, bare
 from resnet_infer.utils.console import bar, fail, flush, is_terminal, note, printable
@@ -64,7 +64,7 @@ def classify(
         ),
     ] = None,
     as_json: Json = False,
-    output: Output = None,
+    output: Annotated[Path | None, output_option(SUFFIXES)] = None,
     on_error: Annotated[
         str,
         typer.Option(

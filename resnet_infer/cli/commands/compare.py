@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resnet_infer.cli.options import RUNTIME_CHOICES, Json
+from resnet_infer.cli.options import RUNTIME_CHOICES, Json, output_option
 from resnet_infer.cli.parsing import LARGEST_SEED, MOST, choice, number
-from resnet_infer.models.format_version import document
-from resnet_infer.utils import strict_json
-from resnet_infer.utils.console import pairs, show, table
+from resnet_infer.cli.results import Forms, Found, two_columns
+from resnet_infer.utils.console import pairs, table
 from resnet_infer.utils.files import suffix_of
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from resnet_infer.verification.parity import Predict64
     from resnet_infer.verification.tolerances import Verdict
 
+FORMS = Forms("compare", (".json", ".md"))
 MODEL_HELP = "A checkpoint (.safetensors), an artifact (.onnx, .engine) or a model's name."
 DEVICE_HELP = "Where {} runs: auto, cpu or cuda[:N]. A device that is named is used, or the command fails."
 HELD_OUT = ("val", "test")
@@ -81,16 +81,19 @@ def compare(
     ] = None,
     layers: Annotated[bool, typer.Option("--layers", help="Show where two ONNX graphs part, layer by layer.")] = False,
     as_json: Json = False,
+    output: Annotated[Path | None, output_option(FORMS.suffixes)] = None,
 ) -> None:
     """Compare the logits of two models. Exit with 1 if they differ by more than the limits."""
     from resnet_infer import zoo
     from resnet_infer.data.feed import open_feed
+    from resnet_infer.runtimes.registry import split_runtime
     from resnet_infer.utils.progress import progress
     from resnet_infer.verification import comparison as comparing
     from resnet_infer.verification.tolerances import Tolerance
 
     if split is not None and data is None:
         raise typer.BadParameter("--split needs DATA")
+    FORMS.require_free(output, [split_runtime(model)[1], split_runtime(reference)[1], data])
     if reference in zoo.BUILT_IN:
         reference = str(zoo.checkpoint_file(reference))
     limits = None if tolerance is None else Tolerance(delta=tolerance)
@@ -108,18 +111,18 @@ def compare(
             for item in (first, second)
         ]
     parting = _layers(graphs, pictures, precision) if graphs else None
-    if as_json:
-        result = {"model": infos[0], "reference": infos[1], "precision": precision, **verdict.to_json()}
-        result["data"] = {"source": feed.source, "name": feed.name, "seed": seed}
-        if parting:
-            result["layers"] = parting.to_json()
-        print(strict_json.dumps(document(result), indent=2))
-    else:
-        names = ("{name} ({precision}, {runtime} on {device})".format(**info) for info in infos)
-        show(pairs([*zip(("model", "reference"), names, strict=True), *_rows(verdict.measured, feed)]))
-        if parting:
-            show(f"\n{_layer_table(parting)}")
-        show("\n" + "\n".join(["PASS" if verdict.passed else "FAIL", *(f"  {reason}" for reason in verdict.failures)]))
+    result = {"model": infos[0], "reference": infos[1], "precision": precision, **verdict.to_json()}
+    result["data"] = {"source": feed.source, "name": feed.name, "seed": seed}
+    names = ("{name} ({precision}, {runtime} on {device})".format(**info) for info in infos)
+    rows = [*zip(("model", "reference"), names, strict=True), *_rows(verdict.measured, feed)]
+    parts = [pairs(rows)]
+    if parting:
+        result["layers"] = parting.to_json()
+        parts.append(_layer_table(parting))
+    said = ["PASS" if verdict.passed else "FAIL", *(f"  {reason}" for reason in verdict.failures)]
+    text = "\n\n".join([*parts, "\n".join(said)])
+    rows.append(("verdict", "\n".join(map(str.strip, said))))
+    FORMS.give(Found(result, text, **two_columns(rows)), output, as_json)
     if not verdict.passed:
         raise typer.Exit(1)
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resnet_infer.cli.options import Device, Json, Runtime, Threads, introduce_default
+from resnet_infer.cli.options import Device, Json, Runtime, Threads, introduce_default, output_option
 from resnet_infer.cli.parsing import MOST, choice, number, numbers
 from resnet_infer.cli.parsing import class_order as parse_order
+from resnet_infer.cli.results import Forms, Found
 from resnet_infer.data.protocols import DEFAULTS, NAMES, SIZED
 from resnet_infer.models.format_version import document
 from resnet_infer.utils import strict_json
@@ -22,6 +24,14 @@ from resnet_infer.utils.threads import MOST_THREADS
 if TYPE_CHECKING:
     from resnet_infer.data.datasets import Dataset
 
+FORMS = Forms(
+    "evaluate",
+    (".json", ".jsonl", ".csv", ".md", ".html"),
+    (
+        *("model", "protocol", "precision", "runs_on", "is_reference", "pictures", "top1_error", "top1_low"),
+        *("top1_high", "top5_error", "top5_low", "top5_high"),
+    ),
+)
 SHOWN = 20
 """Most unreadable images that are named on stderr; `--json` lists all."""
 
@@ -100,6 +110,7 @@ def evaluate(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the answers in --answers; begin where there are none.")
     ] = False,
+    output: Annotated[Path | None, output_option(FORMS.suffixes)] = None,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE.html", help="Write a page with curves, confusions and mistakes.")
     ] = None,
@@ -118,7 +129,7 @@ def evaluate(
     from resnet_infer.evaluation.evaluate import evaluate as measure
 
     *models, data = arguments
-    _require_free(report, answers, resume, [*models, data, reference, class_order])
+    _require_free(output, report, answers, [*models, data, reference, class_order])
     if not url:
         introduce_default(models[0] if models else None, "resnet-infer evaluate")
     # As in `classify`: decoding threads need the interpreter only briefly.
@@ -165,16 +176,15 @@ def evaluate(
         note(f"skipped {item.error.message}")
     for warning in found.warnings:
         note(f"warning: {warning}")
-    if as_json:
-        print(strict_json.dumps(document(found.to_json()), indent=2))
-    else:
-        from resnet_infer.cli.tables import evaluation_table
+    from resnet_infer.cli.tables import evaluation_cells, evaluation_rows, evaluation_table
+    from resnet_infer.evaluation.report import write_report
 
-        show(evaluation_table(found))
+    header, cells = evaluation_cells(found)
+    rows = evaluation_rows(found)
+    page = partial(write_report, found)
+    FORMS.give(Found(found.to_json(), evaluation_table(found), rows, header, cells, page), output, as_json)
     if report:
-        from resnet_infer.evaluation.report import write_report
-
-        write_report(found, report)
+        page(report)
         note(f"wrote {report}")
     if missing := sum(int((item.answered.top1 < 0).sum()) for item in found.results):
         raise AnswerError(f"{missing:,} of the answers are not finite numbers; their pictures count as wrong above")
@@ -191,7 +201,8 @@ def _show_paper(context: typer.Context, as_json: bool) -> None:
 
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
-        if parameter.name not in ("paper", "as_json") and source is not None and source.name == "COMMANDLINE":
+        typed = source is not None and source.name == "COMMANDLINE" and parameter.expose_value
+        if typed and parameter.name not in ("paper", "as_json"):
             raise UsageError(
                 f"--paper shows the paper's tables and evaluates nothing, so {parameter.opts[0]} does not go with it",
                 hint="give it alone, or with --json",
@@ -206,16 +217,15 @@ def _show_paper(context: typer.Context, as_json: bool) -> None:
         show(paper_tables())
 
 
-def _require_free(report: Path | None, answers: Path | None, resume: bool, inputs: list[str | None]) -> None:
+def _require_free(output: Path | None, report: Path | None, answers: Path | None, inputs: list[str | None]) -> None:
     """Raise `UsageError` or `ResnetInferError`, before anything is evaluated, if an output cannot be written."""
     from resnet_infer.evaluation import journal
     from resnet_infer.evaluation import report as page
-    from resnet_infer.models.outputs import Output, is_html, require_free
+    from resnet_infer.models.outputs import Output, is_html
     from resnet_infer.runtimes.registry import split_runtime
 
     outputs = [Output(page.OPTION, report, "HTML page", is_html)] if report else []
     if answers:
         outputs.append(Output(journal.OPTION, answers, "file of answers", journal.is_journal))
     read = [split_runtime(argument)[1] for argument in inputs if argument]
-    require_free(outputs, read)
-    journal.require_resumable(answers, resume)
+    FORMS.require_free(output, read, outputs)
