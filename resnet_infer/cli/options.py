@@ -41,8 +41,8 @@ def output_option(suffixes: Iterable[str]) -> Any:
 
 
 MODEL_HELP = (
-    "A checkpoint (.safetensors), an artifact (.onnx) or a model's name; default: $RESNET_INFER_MODEL, or the one that "
-    "comes with the package."
+    "A checkpoint (.safetensors), an artifact (.onnx, .xml, .engine) or the name of a model; default: "
+    "$RESNET_INFER_MODEL, or else the model that comes with the package."
 )
 RUNTIME_CHOICES = ("auto", *NAMES)
 """Values of `--runtime`."""
@@ -53,13 +53,15 @@ Runtime = Annotated[
     typer.Option(
         metavar="|".join(RUNTIME_CHOICES),
         callback=choice(*RUNTIME_CHOICES),
-        help="What runs the model.",
+        help="The library that runs the model; auto: by the suffix of its file.",
     ),
 ]
 Device = Annotated[
     str,
     typer.Option(
-        metavar="auto|cpu|cuda[:N]", help="Where it runs. A device that is named is used, or the command fails."
+        metavar="auto|cpu|cuda[:N]",
+        help="The device that runs the model. auto: a GPU if one can be used; any other that cannot be used is an "
+        "error.",
     ),
 ]
 Threads = Annotated[
@@ -67,7 +69,7 @@ Threads = Annotated[
     typer.Option(
         min=1,
         max=MOST_THREADS,
-        help="Threads inside the runtime; default: all usable cores, and one for each of many pictures.",
+        help="Threads within a call of the runtime; default: all usable cores, or one if many images are classified.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

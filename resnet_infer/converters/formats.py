@@ -107,7 +107,7 @@ class Format:
 
 
 _ALL: tuple[Precision, ...] = get_args(Precision)
-_DYNAMIC_SIZE = Option("dynamic_size", "flag", "Leave height and width open, for multi-scale testing.")
+_DYNAMIC_SIZE = Option("dynamic_size", "flag", "Leave the height and width of the input open, for multi-scale testing.")
 
 ROWS = (
     Format(
@@ -127,14 +127,25 @@ ROWS = (
         precisions=_ALL,
         targets=("tensorrt",),
         options=(
-            Option("min_batch", "int", "Of an engine: the smallest batch; default 1.", least=1),
-            Option("opt_batch", "int", "The batch that an engine, or --target auto, is best at; default 8.", least=1),
-            Option("max_batch", "int", "Of an engine: the largest batch; default 64.", least=1),
-            Option("workspace", "int", "Of an engine: memory for a layer.", "MB", least=1),
-            Option("optimization_level", "int", "Of an engine: 0 is built soonest, 5 runs fastest.", least=0, most=5),
-            Option("version_compatible", "flag", "The engine runs on newer versions of TensorRT too."),
-            Option("hardware_compatible", "flag", "The engine runs on every GPU from Ampere on."),
-            Option("timing_cache", "path", "Of an engine: keeps what kernels took, for the next build.", "FILE"),
+            Option("min_batch", "int", "For TensorRT: smallest batch; default: 1.", least=1),
+            Option("opt_batch", "int", "For TensorRT and --target auto: batch to optimize for; default: 8.", least=1),
+            Option("max_batch", "int", "For TensorRT: largest batch; default: 64.", least=1),
+            Option(
+                "workspace",
+                "int",
+                "For TensorRT: memory that a layer may use while it is built and run.",
+                "MB",
+                least=1,
+            ),
+            Option("optimization_level", "int", "For TensorRT: 0 builds fastest, 5 runs fastest.", least=0, most=5),
+            Option("version_compatible", "flag", "For TensorRT: let newer versions of TensorRT run the engine."),
+            Option("hardware_compatible", "flag", "For TensorRT: let every GPU from Ampere on run the engine."),
+            Option(
+                "timing_cache",
+                "path",
+                "For TensorRT: keep the times of kernels in this file, for the next build.",
+                "FILE",
+            ),
         ),
         write="resnet_infer.converters.tensorrt.export:write",
         prove="resnet_infer.converters.tensorrt.export:prove_file",

@@ -29,7 +29,8 @@ def benchmark(
         list[str] | None,
         typer.Argument(
             metavar="[MODEL]...",
-            help="Checkpoints, artifacts or names (torch:MODEL: run by torch), side by side; default: a built-in one.",
+            help="Checkpoints, artifacts or names of models (torch:MODEL is run by torch), measured side by side; "
+            "default: a built-in model.",
             show_default=False,
         ),
     ] = None,
@@ -39,13 +40,14 @@ def benchmark(
     runtime: Runtime = "auto",
     device: Device = "auto",
     threads: Annotated[
-        str | None, typer.Option(metavar="N,N,...", help="Threads inside the runtime; default: all usable cores.")
+        str | None,
+        typer.Option(metavar="N,N,...", help="Threads within a call of the runtime; default: all usable cores."),
     ] = None,
     photos: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Photographs to decode; default: JPEGs made from numbers.")
+        Path | None, typer.Option(metavar="DIR", help="Photographs to decode; default: synthetic JPEGs.")
     ] = None,
     rounds: Annotated[
-        int | None, typer.Option(min=1, max=MOST, help="How often each has its turn; default: 20.")
+        int | None, typer.Option(min=1, max=MOST, help="How often each model has its turn; default: 20.")
     ] = None,
     seconds: Annotated[
         float | None,
@@ -53,49 +55,59 @@ def benchmark(
             min=0.001,
             max=MOST,
             callback=number,
-            help="How long a stage is called in a turn; default: 0.2. Of a scenario: how long it lasts; of a sweep: "
-            "how long each of its runs lasts at least; default: 5.",
+            help="Seconds that a stage is measured for in a turn; default: 0.2. With --scenario: length of the run, or "
+            "least length of each run of a sweep; default: 5.",
         ),
     ] = None,
     null: Annotated[
-        bool, typer.Option("--null", help="Also a runtime that does nothing: what measuring costs.")
+        bool, typer.Option("--null", help="Also measure a runtime that computes nothing: the cost of measuring.")
     ] = False,
     as_json: Json = False,
     output: Annotated[Path | None, output_option(FORMS.suffixes)] = None,
     report: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="Write a page with distributions and curves.")
+        Path | None, typer.Option(metavar="FILE.html", help="Also write a page with distributions and curves.")
     ] = None,
     errors: Annotated[
-        Path | None, typer.Option(metavar="FILE.json", help="For the page: what `evaluate --json` printed.")
+        Path | None, typer.Option(metavar="FILE.json", help="For the page: a JSON file of `evaluate`.")
     ] = None,
     include: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE.json", help="For the page: results of other runs; repeatable.")
+        list[Path] | None,
+        typer.Option(metavar="FILE.json", help="For the page: JSON files of other runs; may be repeated."),
     ] = None,
     scenario: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="A load instead: single-stream, multi-stream, server, offline, closed-loop, open-loop or sweep.",
+            help="Measure one model under load: single-stream, multi-stream, server, offline, closed-loop, open-loop "
+            "or sweep.",
         ),
     ] = None,
-    url: Annotated[str | None, typer.Option(metavar="URL", help="Of a scenario: ask the service there.")] = None,
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help="With --scenario: send requests to a running service.")
+    ] = None,
     data: Annotated[
-        Path | None, typer.Option(metavar="DATA", help="Of a scenario: pictures; for accuracy, labelled ones.")
+        Path | None, typer.Option(metavar="DATA", help="With --scenario: images; for --accuracy, labelled ones.")
     ] = None,
-    accuracy: Annotated[bool, typer.Option("--accuracy", help="Of LoadGen: the accuracy mode.")] = False,
-    official: Annotated[bool, typer.Option("--official", help="Of LoadGen: the official, long settings.")] = False,
-    rate: Annotated[str | None, typer.Option(metavar="R,R,...", help="Of a scenario: queries a second.")] = None,
+    accuracy: Annotated[bool, typer.Option("--accuracy", help="For LoadGen: the accuracy mode.")] = False,
+    official: Annotated[
+        bool, typer.Option("--official", help="For LoadGen: the official settings, which take long.")
+    ] = False,
+    rate: Annotated[str | None, typer.Option(metavar="R,R,...", help="With --scenario: queries per second.")] = None,
     crops: Annotated[
-        str | None, typer.Option(metavar="1|10", callback=choice("1", "10"), help="Of a scenario: views of a picture.")
+        str | None, typer.Option(metavar="1|10", callback=choice("1", "10"), help="With --scenario: crops of an image.")
     ] = None,
-    clients: Annotated[int | None, typer.Option(min=1, max=MOST_CLIENTS, help="Of closed-loop; default: 8.")] = None,
+    clients: Annotated[
+        int | None, typer.Option(min=1, max=MOST_CLIENTS, help="For closed-loop: clients at the same time; default: 8.")
+    ] = None,
     bound: Annotated[
         float | None,
         typer.Option(
-            metavar="MS", min=0, max=MOST, callback=number, help="Of a scenario: the latency that is allowed."
+            metavar="MS", min=0, max=MOST, callback=number, help="With --scenario: latency that is allowed, in ms."
         ),
     ] = None,
-    logs: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Of LoadGen: keep its logs here.")] = None,
+    logs: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="For LoadGen: keep its logs in this folder.")
+    ] = None,
 ) -> None:
     """Measure models side by side, or one under load. Exit with 1 if a measurement failed."""
     from resnet_infer.benchmarking.report.results_file import read, read_result

@@ -20,7 +20,12 @@ CLEARED = Forms("cache", (".json",))
 
 def cache(
     action: Annotated[
-        str, typer.Argument(metavar="[list|verify|clear]", callback=choice(*ACTIONS), help="What to do.")
+        str,
+        typer.Argument(
+            metavar="[list|verify|clear]",
+            callback=choice(*ACTIONS),
+            help="List the files, compare them with their digests, or delete them.",
+        ),
     ] = "list",
     as_json: Json = False,
     output: Annotated[Path | None, output_option(FORMS.suffixes)] = None,

@@ -39,18 +39,29 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 def classify(
     inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT...", help="Files, directories, globs, or - for a picture on stdin.")
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            help="Image files, folders, patterns such as '*.jpg', or - for an image on standard input.",
+        ),
     ],
     model: Model = None,
     crops: Annotated[
-        str, typer.Option(metavar="1|10", callback=choice("1", "10"), help="Views of a picture: the centre, or ten.")
+        str,
+        typer.Option(
+            metavar="1|10", callback=choice("1", "10"), help="Crops of an image that are averaged: the centre, or ten."
+        ),
     ] = "1",
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=MOST, help="Classes to show.")] = 5,
+    top_k: Annotated[
+        int, typer.Option("--top-k", "-k", min=1, max=MOST, help="Number of classes to show, the most probable first.")
+    ] = 5,
     runtime: Runtime = "auto",
     device: Device = "auto",
     batch_size: Annotated[
         int | None,
-        typer.Option("--batch-size", "-b", min=1, max=MOST, help="Most crops in one call of the runtime; default: 32."),
+        typer.Option(
+            "--batch-size", "-b", min=1, max=MOST, help="Crops in one call of the runtime at most; default: 32."
+        ),
     ] = None,
     threads: Threads = None,
     format: Annotated[
@@ -60,7 +71,7 @@ def classify(
             "-f",
             metavar="table|json|jsonl|csv",
             callback=choice(*FORMATS),
-            help="The form; default: what the name after -o ends in, else a table.",
+            help="Form of the result; default: by the suffix of -o, else a table.",
         ),
     ] = None,
     as_json: Json = False,
@@ -68,10 +79,15 @@ def classify(
     on_error: Annotated[
         str,
         typer.Option(
-            metavar="fail|skip", callback=choice("fail", "skip"), help="Exit code after unreadable pictures: 1, or 0."
+            metavar="fail|skip",
+            callback=choice("fail", "skip"),
+            help="What unreadable images do to the exit code: fail makes it 1, skip leaves it 0.",
         ),
     ] = "fail",
-    url: Annotated[str | None, typer.Option(metavar="URL", help="Ask the service there, with its model.")] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Classify with the model of a running service, e.g. http://127.0.0.1:3000."),
+    ] = None,
 ) -> None:
     """Classify the images of files, folders, globs or stdin, by a model or a service."""
     if url and (model, runtime, device, batch_size, threads) != (None, "auto", "auto", None, None):

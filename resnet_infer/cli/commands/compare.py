@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from resnet_infer.verification.tolerances import Verdict
 
 FORMS = Forms("compare", (".json", ".md"))
-MODEL_HELP = "A checkpoint (.safetensors), an artifact (.onnx, .engine) or a model's name."
-DEVICE_HELP = "Where {} runs: auto, cpu or cuda[:N]. A device that is named is used, or the command fails."
+MODEL_HELP = "A checkpoint (.safetensors), an artifact (.onnx, .xml, .engine) or the name of a model."
+DEVICE_HELP = "The device that runs {}. Any but auto that cannot be used is an error."
 HELD_OUT = ("val", "test")
 """Splits of a data set to use by default, in order of preference."""
 SHOWN = 10
@@ -39,22 +39,29 @@ def compare(
     reference: Annotated[
         str,
         typer.Argument(
-            metavar="REFERENCE", help="What it is to answer like; as MODEL, but a built-in stands for its checkpoint."
+            metavar="REFERENCE",
+            help="The model to compare with. The name of a built-in model stands for its checkpoint.",
         ),
     ],
     data: Annotated[
         Path | None,
-        typer.Argument(metavar="[DATA]", help="Pictures: a folder, archive or data set; default: made from numbers."),
+        typer.Argument(metavar="[DATA]", help="Images: a folder, archive or data set; default: synthetic images."),
     ] = None,
     runtime: Annotated[
         str,
         typer.Option(
-            metavar="|".join(RUNTIME_CHOICES), callback=choice(*RUNTIME_CHOICES), help="What runs MODEL; auto: as is."
+            metavar="|".join(RUNTIME_CHOICES),
+            callback=choice(*RUNTIME_CHOICES),
+            help="The library that runs MODEL; auto: by the suffix of its file.",
         ),
     ] = "auto",
     reference_runtime: Annotated[
         str,
-        typer.Option(metavar="|".join(RUNTIME_CHOICES), callback=choice(*RUNTIME_CHOICES), help="What runs REFERENCE."),
+        typer.Option(
+            metavar="|".join(RUNTIME_CHOICES),
+            callback=choice(*RUNTIME_CHOICES),
+            help="The library that runs REFERENCE.",
+        ),
     ] = "auto",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help=DEVICE_HELP.format("MODEL"))] = "auto",
     reference_device: Annotated[
@@ -62,24 +69,32 @@ def compare(
     ] = "auto",
     count: Annotated[
         int,
-        typer.Option("--pictures", "-n", min=2, max=MOST, help="Pictures, evenly spread over the data; all if fewer."),
+        typer.Option(
+            "--pictures",
+            "-n",
+            min=2,
+            max=MOST,
+            help="Number of images, evenly spread over the data; all if there are fewer.",
+        ),
     ] = 128,
     split: Annotated[
         str | None,
-        typer.Option(metavar="train|val|test", help="Part of a data set; default: the first of val and test."),
+        typer.Option(metavar="train|val|test", help="Split of a data set; default: val, else test."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Chooses other pictures.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the synthetic images, or of the choice of images.")
+    ] = 0,
     tolerance: Annotated[
         float | None,
         typer.Option(
             min=0,
             max=MOST,
             callback=number,
-            help="Largest |logit delta| that passes, as a fraction of the spread of the reference's logits; default: "
-            "limits that fit the lower precision of the two.",
+            help="Largest difference of logits that passes, as a multiple of the standard deviation of the reference's "
+            "logits; default: limits for the lower precision of the two.",
         ),
     ] = None,
-    layers: Annotated[bool, typer.Option("--layers", help="Show where two ONNX graphs part, layer by layer.")] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="Also compare two ONNX graphs layer by layer.")] = False,
     as_json: Json = False,
     output: Annotated[Path | None, output_option(FORMS.suffixes)] = None,
 ) -> None:

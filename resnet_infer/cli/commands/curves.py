@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def curves(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that `train` wrote.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs of `train`.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="The picture, a .png or an .svg.")
+        Path, typer.Option("--output", "-o", metavar="FILE", help="Image file of the curves, .png or .svg.")
     ] = Path("curves.png"),
     as_json: Json = False,
 ) -> None:

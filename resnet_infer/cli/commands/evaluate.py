@@ -42,9 +42,9 @@ def evaluate(
         list[str] | None,
         typer.Argument(
             metavar="[MODEL]... DATA",
-            help="Checkpoints, artifacts or names (torch:MODEL: run by torch), and labelled pictures: CIFAR, ImageNet,"
-            " Tiny ImageNet, a folder or archive of class folders, or a CSV (path,label). No MODEL: the default, or"
-            " that of --url.",
+            help="Models (checkpoints, artifacts or names; torch:MODEL is run by torch), and labelled images: CIFAR,"
+            " ImageNet, Tiny ImageNet, a folder or archive with a folder of images for each class, or a CSV with the"
+            " columns path and label. Without MODEL: the default model, or that of --url.",
             show_default=False,
         ),
     ] = None,
@@ -53,18 +53,22 @@ def evaluate(
         typer.Option(
             "--protocol",
             metavar="|".join(NAMES),
-            help="Views of a picture; may be repeated. Default: "
-            f"{DEFAULTS['whole']} where the crop is all of it, else {DEFAULTS['centre']}.",
+            help="Crops of an image that are averaged; may be repeated. Default: "
+            f"{DEFAULTS['whole']} if the model takes the whole image, else {DEFAULTS['centre']}.",
         ),
     ] = None,
     scales: Annotated[
         str | None,
-        typer.Option(metavar="N,N,...", help=f"Of {', '.join(SIZED)}: shorter sides; default: the paper's."),
+        typer.Option(metavar="N,N,...", help=f"For {', '.join(SIZED)}: shorter sides in pixels; default: the paper's."),
     ] = None,
-    url: Annotated[str | None, typer.Option(metavar="URL", help="Also the model of the service there.")] = None,
-    ensemble: Annotated[bool, typer.Option("--ensemble", help="Also the average of all models.")] = False,
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Also evaluate the model of a running service.")
+    ] = None,
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="Also evaluate the mean of all models' probabilities.")
+    ] = False,
     reference: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Compare with this model, with McNemar's test.")
+        str | None, typer.Option(metavar="MODEL", help="Compare the models with this one, by McNemar's test.")
     ] = None,
     max_drop: Annotated[
         float | None,
@@ -73,27 +77,31 @@ def evaluate(
             min=-100,
             max=100,
             callback=number,
-            help="Exit 1 if a top-1 error is more than X points above the reference's.",
+            help="Exit with 1 if a top-1 error is more than X points of percent above that of --reference.",
         ),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of the data; default: test, else val, where it has several.")
+        str | None, typer.Option(metavar="NAME", help="Split of the data; default: test, else val.")
     ] = None,
     class_order: Annotated[
         str | None,
         typer.Option(
             metavar="numbers|string|natural|FILE",
-            help="Which class of the model is which, where the data's class names do not say it.",
+            help="Order of the data's classes, if their names do not tell which class of the model each is.",
         ),
     ] = None,
     runtime: Runtime = "auto",
     device: Device = "auto",
     batch_size: Annotated[
-        int, typer.Option("--batch-size", "-b", min=1, max=MOST, help="Most views in one call of the runtime.")
+        int, typer.Option("--batch-size", "-b", min=1, max=MOST, help="Crops in one call of the runtime at most.")
     ] = 32,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, max=MOST_THREADS, help="Threads that decode beside a GPU; default: all usable cores."),
+        typer.Option(
+            min=1,
+            max=MOST_THREADS,
+            help="Threads that decode images for a GPU or a service; default: all usable cores.",
+        ),
     ] = None,
     threads: Threads = None,
     on_error: Annotated[
@@ -101,7 +109,7 @@ def evaluate(
         typer.Option(
             metavar="fail|skip",
             callback=choice("fail", "skip"),
-            help="Pictures that cannot be read, or that a CSV lists and are not there: an error, or not counted.",
+            help="Images that cannot be read or that do not exist: fail ends the command, skip does not count them.",
         ),
     ] = "fail",
     answers: Annotated[
@@ -112,9 +120,9 @@ def evaluate(
     ] = False,
     output: Annotated[Path | None, output_option(FORMS.suffixes)] = None,
     report: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="Write a page with curves, confusions and mistakes.")
+        Path | None, typer.Option(metavar="FILE.html", help="Also write a page with curves, confusions and mistakes.")
     ] = None,
-    paper: Annotated[bool, typer.Option("--paper", help="Only show the paper's tables of errors.")] = False,
+    paper: Annotated[bool, typer.Option("--paper", help="Only print the paper's tables of errors.")] = False,
     as_json: Json = False,
 ) -> None:
     """Measure the errors of models. Raise `ParityError` if one exceeds the reference's by more than `--max-drop`."""

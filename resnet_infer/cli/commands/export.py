@@ -44,7 +44,10 @@ def _format(value: str) -> str:
 def export(
     model: ModelArgument = None,
     format: Annotated[
-        str, typer.Option("--format", "-f", metavar="|".join(FORMATS), callback=_format, help="What to make.")
+        str,
+        typer.Option(
+            "--format", "-f", metavar="|".join(FORMATS), callback=_format, help="Format of the file to write."
+        ),
     ] = "onnx",
     precision: Annotated[
         str | None,
@@ -53,7 +56,7 @@ def export(
             "-p",
             metavar="|".join(known_precisions()),
             callback=choice(*known_precisions()),
-            help="Default: fp32; with --target auto, whatever is fastest.",
+            help="Precision of the weights and activations; default: fp32, or with --target auto the fastest.",
         ),
     ] = None,
     target: Annotated[
@@ -61,45 +64,63 @@ def export(
         typer.Option(
             metavar="|".join((*known_targets(), AUTO)),
             callback=choice(*known_targets(), AUTO),
-            help="What an ONNX file is to run on: places INT8 as that wants it. auto: measure here, keep the fastest.",
+            help="Hardware that INT8 is quantized for. auto: measure candidates on this machine, keep the fastest.",
         ),
     ] = None,
     calibration_data: Annotated[
         Path | None,
-        typer.Option(metavar="DATA", help="For INT8: pictures like those it will see, or a saved calibration (.json)."),
+        typer.Option(
+            metavar="DATA", help="For INT8: images like those that will be classified, or a saved calibration (.json)."
+        ),
     ] = None,
     calibration_method: Annotated[
         str,
         typer.Option(
             metavar="mse|minmax|entropy|percentile",
             callback=choice("mse", "minmax", "entropy", "percentile"),
-            help="How ranges follow from what was measured.",
+            help="For INT8: how ranges are chosen from the measured activations.",
         ),
     ] = "mse",
-    calibration_pictures: Annotated[int, typer.Option(min=1, max=MOST, help="How many of them are used.")] = 512,
+    calibration_pictures: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Images of --calibration-data to use.")
+    ] = 512,
     check_data: Annotated[
         Path | None,
-        typer.Option(metavar="DATA", help="Pictures to measure the cost on; default: those not used to calibrate."),
+        typer.Option(
+            metavar="DATA",
+            help="Images to measure the loss of accuracy with; default: those not used for the calibration.",
+        ),
     ] = None,
-    check_pictures: Annotated[int, typer.Option(min=2, max=MOST, help="How many of them are used at most.")] = 1000,
+    check_pictures: Annotated[int, typer.Option(min=2, max=MOST, help="Images of --check-data to use at most.")] = 1000,
     max_drop: Annotated[
         float | None,
         typer.Option(
             min=-100,
             max=100,
             callback=number,
-            help="Fail if top-1 error rises by more points than this on --check-data.",
+            help="Fail if the top-1 error on --check-data rises by more than this, in points of percent.",
         ),
     ] = None,
     weight_bits: Annotated[
-        int | None, typer.Option(metavar="8|7", min=7, max=8, help="Of INT8 on a CPU; default: what this one needs.")
+        int | None,
+        typer.Option(
+            metavar="8|7",
+            min=7,
+            max=8,
+            help="For INT8 on a CPU: bits of the weights; default: what this CPU computes without overflow.",
+        ),
     ] = None,
     float_layers: Annotated[
-        str | None, typer.Option(metavar="LAYER,LAYER", help="Layers that INT8 leaves in float.")
+        str | None, typer.Option(metavar="LAYER,LAYER", help="For INT8: layers that stay in floating point.")
     ] = None,
-    device: Annotated[str, typer.Option(metavar="auto|cuda[:N]", help="The GPU that an engine is built on.")] = "auto",
+    device: Annotated[
+        str, typer.Option(metavar="auto|cuda[:N]", help="For TensorRT: the GPU that the engine is built on.")
+    ] = "auto",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: model, precision and format.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="File to write; default: named by model, precision and format."
+        ),
     ] = None,
     as_json: Json = False,
     **options: Any,

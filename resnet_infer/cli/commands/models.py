@@ -46,7 +46,7 @@ FORMS = Forms("models", (".json", ".jsonl", ".csv", ".md"), tuple(item.name for 
 
 def models(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Show one model with all that is known about it.")
+        str | None, typer.Argument(metavar="[NAME]", help="Show one model in full; without it, list all.")
     ] = None,
     as_json: Json = False,
     output: Annotated[Path | None, output_option(FORMS.suffixes)] = None,
