@@ -94,7 +94,7 @@ def test_what_fails_is_said_and_the_others_go_on(cli: Cli, tmp_path: Path) -> No
     [
         (("resnet51",), 1, "resnet51"),
         (("-b", "0"), 2, "a batch is at least 1, not 0"),
-        (("-b", "1,x"), 2, "--batch takes numbers"),
+        (("-b", "1,x"), 2, "--batch-size takes numbers"),
         (("--threads", "0"), 2, "the number of threads is a whole one from 1 to"),
         (("--rounds", "0"), 2, "--rounds"),
         (("--seconds", "-1"), 2, "--seconds"),
@@ -107,7 +107,7 @@ def test_what_fails_is_said_and_the_others_go_on(cli: Cli, tmp_path: Path) -> No
         (("-o", "/proc/x.json"), 1, "cannot write /proc/x.json"),
         (("--bound", "0"), 2, "--bound does not go without --scenario"),
         (("--clients", "3"), 2, "--clients does not go without --scenario"),
-        (("--scenario", "offline", "-b", "8", "--null"), 2, "--batch, --null do not go with --scenario"),
+        (("--scenario", "offline", "-b", "8", "--null"), 2, "--batch-size, --null do not go with --scenario"),
         (("--scenario", "offline", "a", "b"), 2, "one model"),
         (("--scenario", "offlin"), 2, "did you mean offline"),
     ],

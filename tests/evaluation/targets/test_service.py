@@ -51,7 +51,7 @@ def album_set(album: Path) -> Dataset:
 
 @pytest.mark.parametrize("protocol", ["native", "1-crop", "10-crop"])
 def test_the_counts_are_those_in_process(cli: Cli, url: str, album: Path, protocol: str) -> None:
-    done = cli("evaluate", SMALL, album, "-p", protocol, "--reference", SMALL, "--url", url, "--json")
+    done = cli("evaluate", SMALL, album, "--protocol", protocol, "--reference", SMALL, "--url", url, "--json")
     reference, local, served = json.loads(done.out)["results"]
     assert 0 < local["top1"]["wrong"] < 96
     assert (served["top1"], served["top5"]) == (local["top1"], local["top5"]) == (reference["top1"], reference["top5"])
