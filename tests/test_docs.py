@@ -33,10 +33,12 @@ OTHERS_OPTIONS = {
         "--http2",
         "--dtype",
     ),  # torchrun, TensorBoard, gunicorn, curl, MLPerf
+    *("--half", "--imgsz", "--top_k"),  # what is answered with the option that is meant
     *("--shortened", "--photos"),  # experiments/cifar10.py, tools/compare_trees.py
 }
 OF_THE_READER = {"resnet50.pth", "resnet50-11ad3fa6.pth", "classifier.onnx", "names.txt"}
 """Files that a page says the reader brings."""
+COMPLETION = ("--install-completion", "--show-completion")
 MADE = (".onnx", ".safetensors", ".engine")
 
 
@@ -69,6 +71,8 @@ def group() -> Any:
 def usage_error(arguments: list[str]) -> str | None:
     """Parse a command line as the command does, without running it, and return what is wrong with it."""
     whole = group()
+    if arguments[0] in COMPLETION:  # parsing them would run them, and change the files of the shell
+        return None if arguments[1:] == [] and arguments[0] in {name for p in whole.params for name in p.opts} else "no"
     try:
         with whole.make_context("resnet-infer", list(arguments)) as context:
             name, command, rest = whole.resolve_command(context, list(arguments))

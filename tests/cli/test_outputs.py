@@ -151,7 +151,9 @@ def test_a_minus_names_no_file(cli: Cli, folder: Path, command: str, option: str
         "train": ["data.csv"],
         "curves": ["run"],
         "compare": ["model.onnx", "model.onnx"],
-        **dict.fromkeys(("inspect", "models", "cache"), []),
+        "inspect": [],
+        "models": [],
+        "cache": [],
     }[command]
     before = contents(folder)
     done = cli(command, *arguments, option, "-")

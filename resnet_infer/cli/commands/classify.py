@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections import deque
@@ -16,16 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Literal, TextIO, cast
 import typer
 
 from resnet_infer.cli.answers import COLUMNS, WRITERS
+from resnet_infer.cli.inputs import pictures
 from resnet_infer.cli.options import Device, Json, Model, Runtime, Threads, introduce_default, output_option
 from resnet_infer.cli.parsing import MOST, choice
-from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError, bare
-from resnet_infer.utils.console import bar, fail, flush, is_terminal, note, printable
-from resnet_infer.utils.files import suffix_of
+from resnet_infer.errors import AnswerError, ResnetInferError, UsageError
+from resnet_infer.utils.console import bar, fail, flush, is_terminal, note
 
 if TYPE_CHECKING:
     from resnet_infer.classifier import Answer, Classifier, Picture
     from resnet_infer.client import Client
-    from resnet_infer.data.walk import Passed
 
 FORMATS = ("table", "json", "jsonl", "csv")
 SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".txt": "table"}
@@ -34,7 +32,6 @@ BATCH = 32
 """Default of `--batch-size`, in crops."""
 _JSON_HEAD = re.compile(r'\{"format": \d{1,9}, "answers": \[')
 """First line of the format json."""
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def classify(
@@ -108,7 +105,7 @@ def classify(
     from resnet_infer.data.walk import Passed
 
     passed = Passed()
-    requested = _Requested(_pictures(inputs, passed))
+    requested = _Requested(pictures(inputs, passed))
     many = requested.several()
     if many:
         # Decoding threads need the interpreter only briefly. With the default of 5 ms they would mostly wait for it.
@@ -314,7 +311,7 @@ def _watched(answers: Iterator[Answer], inputs: list[str]) -> Iterator[Iterator[
         from resnet_infer.classifier import Picture
         from resnet_infer.data.walk import Passed
 
-        listed = _pictures([name for name in inputs if name != "-"], Passed())
+        listed = pictures([name for name in inputs if name != "-"], Passed())
         total = inputs.count("-") + sum(isinstance(item, Picture) for item in listed)
     with progress("classifying", total, "pictures") as advance:
 
@@ -324,70 +321,3 @@ def _watched(answers: Iterator[Answer], inputs: list[str]) -> Iterator[Iterator[
                 yield answer
 
         yield counted()
-
-
-def _pictures(inputs: list[str], passed: Passed) -> Iterator[Picture | Answer]:
-    """Yield the images that the arguments name, in the order given, and an answer with an error for each failure."""
-    from resnet_infer.classifier import Answer, Picture
-    from resnet_infer.data.walk import FoundError, search
-
-    for argument in inputs:
-        if argument == "-":
-            try:
-                yield Picture("stdin", _stdin())
-            except PictureError as error:
-                yield Answer("stdin", error=bare(error))
-        elif _URL.match(argument) and not os.path.lexists(argument):
-            yield Answer(
-                argument,
-                error=PictureError(
-                    printable(f"{argument}: pictures are not fetched from the web"),
-                    hint=f"curl -sSfL {argument} | resnet-infer classify -",
-                ),
-            )
-        elif _is_model(argument):
-            yield Answer(
-                argument,
-                error=PictureError(
-                    printable(f"{argument}: this is a model, and no picture"), hint=f"name it with --model {argument}"
-                ),
-            )
-        else:
-            for found in search(argument, passed):
-                if isinstance(found, FoundError):
-                    yield Answer(found.source, error=PictureError(printable(found.message), hint=found.hint))
-                else:
-                    yield Picture(str(Path(found)), Path(found))
-
-
-def _is_model(argument: str) -> bool:
-    """Tell whether an argument is a model's file, or the name of a model and of no file."""
-    from resnet_infer.models.weights.builtin import FOLDER
-    from resnet_infer.runtimes.registry import SUFFIXES as MODELS
-
-    if suffix_of(Path(argument)) in MODELS:
-        return True
-    if os.path.lexists(argument) or not re.fullmatch(r"[a-z]+[0-9]+[a-z0-9._-]*", argument):
-        return False
-    from resnet_infer.models.weights.published import find_published
-
-    return (FOLDER / f"{argument}.onnx").exists() or find_published(argument) is not None
-
-
-def _stdin() -> bytes:
-    """Return the image on standard input. Raises `PictureError` if it cannot be read or there are several."""
-    from resnet_infer.data.image import piped_bytes
-    from resnet_infer.data.several import second_picture
-
-    if sys.stdin is None:
-        raise PictureError("stdin: standard input is closed")
-    try:
-        content = piped_bytes(sys.stdin.buffer)
-    except (OSError, ValueError, AttributeError) as error:  # a folder, a closed stream, a stream of text
-        raise PictureError(f"stdin: {getattr(error, 'strerror', None) or 'standard input cannot be read'}") from error
-    if second_picture(content):
-        raise PictureError(
-            "stdin: more than one picture came on standard input",
-            hint="name the files, or hand over one at a time",
-        )
-    return content

@@ -84,7 +84,18 @@ def test_without_a_model_the_default_is_evaluated(cli: Cli, album: Path, monkeyp
 
 
 def test_protocols_models_and_the_ensemble_in_one_run(cli: Cli, album: Path) -> None:
-    done = cli("evaluate", zoo.SMALL, CHECKPOINT, album, "--protocol", "native", "--protocol", "10-crop", "--ensemble", "--json")
+    done = cli(
+        "evaluate",
+        zoo.SMALL,
+        CHECKPOINT,
+        album,
+        "--protocol",
+        "native",
+        "--protocol",
+        "10-crop",
+        "--ensemble",
+        "--json",
+    )
     assert [(item["model"], item["protocol"]) for item in told(done)["results"]] == [
         (name, protocol) for protocol in ("native", "10-crop") for name in (zoo.SMALL, CHECKPOINT.name, "ensemble of 2")
     ]

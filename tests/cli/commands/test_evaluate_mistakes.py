@@ -73,7 +73,9 @@ def test_a_report_is_no_file_of_answers(cli: Cli, album: Path, tmp_path: Path) -
     assert (done.code, done.out) == (2, "")
     assert "--answers and --report both name" in done.err
     assert cli("evaluate", album, "--report", tmp_path / "r.html", "--answers", tmp_path / "a.jsonl").code == 0
-    assert cli("evaluate", album, "--report", tmp_path / "r.html", "--answers", tmp_path / "a.jsonl", "--resume").code == 0
+    assert (
+        cli("evaluate", album, "--report", tmp_path / "r.html", "--answers", tmp_path / "a.jsonl", "--resume").code == 0
+    )
     for option, name in (("--report", "a.jsonl"), ("--answers", "r.html")):
         before = (tmp_path / name).read_bytes()
         assert cli("evaluate", album, option, tmp_path / name).code == 2
@@ -160,7 +162,9 @@ def test_interrupted_it_says_what_is_kept_and_how_to_go_on(tmp_path: Path) -> No
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, b"")
     said = re.search(
-        rf"^([\d,]+) of 3,600 pictures are answered in {journal}; the same command with --resume goes on", err.decode(), re.M
+        rf"^([\d,]+) of 3,600 pictures are answered in {journal}; the same command with --resume goes on",
+        err.decode(),
+        re.M,
     )
     assert said
     kept = journal.read_bytes().count(b"\n") - 1
@@ -194,7 +198,9 @@ def test_a_gate_is_a_number(cli: Cli, album: Path, points: str) -> None:
     assert "Invalid value for '--max-drop'" in done.err
 
 
-@pytest.mark.parametrize("arguments", [("DATA",), ("--protocol", "native"), ("--batch-size", "32"), ("--url", "x"), ("--ensemble",)])
+@pytest.mark.parametrize(
+    "arguments", [("DATA",), ("--protocol", "native"), ("--batch-size", "32"), ("--url", "x"), ("--ensemble",)]
+)
 def test_the_paper_s_tables_are_shown_alone(cli: Cli, arguments: tuple[str, ...]) -> None:
     done = cli("evaluate", "--paper", *arguments)
     assert (done.code, done.out) == (2, "")
