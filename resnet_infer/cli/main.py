@@ -19,7 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from resnet_infer._version import __version__
 from resnet_infer.cli.signals import end_like_ctrl_c, ended_by, exit_code
-from resnet_infer.errors import ModelError, ResnetInferError
+from resnet_infer.errors import ResnetInferError
 from resnet_infer.utils.console import fail, flush, note, printable
 from resnet_infer.utils.cpu import limit_libraries
 from resnet_infer.utils.files import REMEDIES
@@ -41,9 +41,20 @@ COMMANDS = {
 }
 """Command -> help text. The command `x` is the function `x` of the module `resnet_infer.cli.commands.x`.
 
-Examples are in `cli.examples`. Module and function have a trailing underscore if the name is a keyword of Python
-(`import_`).
+Module and function have a trailing underscore if the name is a Python keyword (`import_`).
 """
+
+
+def _module(command: str) -> Any:
+    """Import the module of a command."""
+    return import_module(
+        f"resnet_infer.cli.commands.{command}_" if iskeyword(command) else f"resnet_infer.cli.commands.{command}"
+    )
+
+
+def _examples(command: str) -> list[str]:
+    """Return the example command lines of a command, which are in its module."""
+    return [f"{PROGRAM} {line}" for line in getattr(_module(command), "EXAMPLES", ())]
 
 
 class _Command(TyperCommand):
@@ -51,9 +62,7 @@ class _Command(TyperCommand):
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the examples of the command, as they can be typed."""
-        from resnet_infer.cli.examples import examples
-
-        if lines := examples(self.name or ""):
+        if lines := _examples(self.name or ""):
             with formatter.section("Examples"):
                 for line in lines:  # which must not be wrapped
                     formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
@@ -71,8 +80,8 @@ class _Commands(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         one = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-        place = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
-        function = getattr(import_module(f"resnet_infer.cli.commands.{place}"), place)
+        module = _module(cmd_name)
+        function = getattr(module, module.__name__.rpartition(".")[2])
         one.command(cmd_name, cls=_Command, help=COMMANDS[cmd_name], context_settings=_SETTINGS)(function)
         command: Any = typer.main.get_command(one)
         command.params += [item for item in self.params if item.name in _OF_ALL]
@@ -90,7 +99,7 @@ class _Commands(TyperGroup):
         if args[0] not in COMMANDS and args[0][:1] != "-" and not ctx.resilient_parsing:
             from resnet_infer.cli.slips import wrong_command
 
-            ctx.fail(wrong_command(args[0], COMMANDS))
+            ctx.fail(wrong_command(args[0], COMMANDS, _examples))
         return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
@@ -145,15 +154,11 @@ class _Commands(TyperGroup):
                 _drop_stdout()
                 _fail_to_write(error)
                 raise typer.Exit(1) from error
-            if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):  # raised by tempfile
-                fail("there is no temporary folder that can be written", "set TMPDIR to a folder that can be written")
-                raise typer.Exit(1) from error
-            if isinstance(error, OSError) and error.filename is not None and (todo := REMEDIES.get(error.errno or 0)):
-                fail(f"{error.filename}: {(error.strerror or str(error)).lower()}", todo)
-                raise typer.Exit(1) from error
-            if (known := _known(error)) is not None:
-                fail(known.message, known.hint)
-                raise typer.Exit(known.exit_code) from error
+            from resnet_infer.cli.failures import known
+
+            if (found := known(error)) is not None:
+                fail(found.message, found.hint)
+                raise typer.Exit(found.exit_code) from error
             fail(
                 f"{type(error).__name__}: {error}",
                 "this should not happen; run again as `resnet-infer --debug ...` and report the traceback",
@@ -167,31 +172,9 @@ def _explain(error: Exception) -> None:
     if hasattr(error, "show"):
         from resnet_infer.cli.slips import explain
 
-        explain(error)
+        explain(error, _examples)
     if isinstance(message := getattr(error, "message", None), str):
         error.message = "\n".join(map(printable, message.split("\n")))  # type: ignore[attr-defined]
-
-
-def _known(error: Exception) -> ResnetInferError | None:
-    """Return a clear error for an exception that any command may raise, or None.
-
-    These are: memory or threads exhausted, a package that does not load, and protobuf's `EncodeError`, which is
-    recognised by name so that protobuf need not be imported.
-    """
-    if type(error).__name__ == "EncodeError" and type(error).__module__.startswith("google.protobuf"):
-        return ModelError(
-            f"the ONNX graph cannot be written ({error})",
-            hint="an ONNX file takes 2 GB at most, and only text in UTF-8",
-        )
-    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
-        return ResnetInferError(
-            "the system lets this process start no more threads",
-            hint="raise the limit of processes (ulimit -u, Docker: --pids-limit), or take fewer --threads or --workers",
-        )
-    from resnet_infer.utils.extras import explain
-    from resnet_infer.utils.host_memory import out_of_memory
-
-    return out_of_memory(error) or (explain(error, "the command") if isinstance(error, ImportError) else None)
 
 
 def _fail_to_write(error: OSError) -> None:
@@ -215,6 +198,8 @@ PROGRAM = "resnet-infer"
 _COMPLETION = {"--install-completion", "--show-completion"}
 _DEBUG = "resnet_infer.debug"
 """Key of the context under which `--debug` is kept."""
+_VERBOSITY = "resnet_infer.verbosity"
+"""Key of the context under which the last of `--verbose` and `--quiet` is kept."""
 _OF_ALL = ("verbose", "quiet", "debug")
 """Options that are taken before and after the name of a command."""
 
@@ -248,10 +233,38 @@ def _keep_debug(context: typer.Context, value: bool) -> None:
         context.meta[_DEBUG] = True
 
 
+def _keep_verbosity(context: typer.Context, parameter: typer.CallbackParam, value: bool) -> None:
+    """Remember `--verbose` or `--quiet`, of which the last counts. Behind the command's name it holds at once."""
+    if value and not context.resilient_parsing:
+        context.meta[_VERBOSITY] = parameter.name
+        if context.parent is not None:
+            _set_verbosity(context)
+
+
+def _set_verbosity(context: Any) -> None:
+    """Apply `--verbose` or `--quiet`, if one was given."""
+    if option := context.meta.get(_VERBOSITY):
+        from resnet_infer.cli.verbosity import set_verbosity
+
+        set_verbosity(context, option)
+
+
 @app.callback()
 def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", "-v", expose_value=False, callback=_keep_verbosity, help="Show debug messages on stderr."
+        ),
+    ] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet", "-q", expose_value=False, callback=_keep_verbosity, help="Show nothing but errors on stderr."
+        ),
     ] = False,
     debug: Annotated[
         bool,

@@ -5,11 +5,12 @@ It is imported only after a usage error.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from resnet_infer.cli.examples import examples
+Examples = Callable[[str], Sequence[str]]
+"""Function that returns the example command lines of a command."""
 
 COMMANDS = {
     **dict.fromkeys(("predict", "infer", "inference", "label", "recognise", "recognize", "run"), "classify"),
@@ -95,10 +96,10 @@ EXTRA = {
 """Command -> what it takes, for a call with more arguments."""
 
 
-def wrong_command(name: str, known: Iterable[str]) -> str:
+def wrong_command(name: str, known: Iterable[str], examples: Examples) -> str:
     """Return the message for a command that does not exist: which one does that, or has a similar name.
 
-    >>> wrong_command("predict", ["classify"])
+    >>> wrong_command("predict", ["classify"], lambda command: [f"resnet-infer {command} photo.jpg"])
     "there is no command 'predict'; classify does that, e.g. resnet-infer classify photo.jpg"
     """
     small = name.lower().replace("_", "-")
@@ -115,7 +116,7 @@ def wrong_command(name: str, known: Iterable[str]) -> str:
     return f"there is no command {name!r}; there are {', '.join(known)}"
 
 
-def explain(error: Any) -> None:
+def explain(error: Any, examples: Examples) -> None:
     """Replace the message of a usage error about an option or an argument by one that says what to type instead.
 
     `error` is an exception of click with its context. Errors that are no usual slip are left as they are.
@@ -126,13 +127,13 @@ def explain(error: Any) -> None:
         return
     option = getattr(error, "option_name", None)
     if option is not None and hasattr(error, "possibilities"):
-        error.message, error.possibilities = _instead(str(option), command), None
+        error.message, error.possibilities = _instead(str(option), command, examples), None
     elif "unexpected extra argument" in str(getattr(error, "message", "")) and command.name in EXTRA:
         given = str(error.message).rpartition("(")[2].rstrip(")")
         error.message = f"there is an argument too many, {given}: {EXTRA[command.name]}"
 
 
-def _instead(option: str, command: Any) -> str:
+def _instead(option: str, command: Any, examples: Examples) -> str:
     """Return what to type instead of an option that the command has not got."""
     if hasattr(command, "list_commands"):
         return f"{option} is no option of resnet-infer itself; the options of a command follow its name"

@@ -199,7 +199,12 @@ def open_runtime(
             )
     if chosen.threads:
         options["threads"] = threads
-    return runtime_class(model, runtime)(model, device=device, **options)
+    opened = runtime_class(model, runtime)(model, device=device, **options)
+    import logging  # which the libraries of runtimes have imported by now
+
+    label = model if isinstance(model, Path) else model.spec.name
+    logging.getLogger(__name__).debug("%s: opened by %s on %s", label, chosen.name, opened.device)
+    return opened
 
 
 def runtime_class(model: Path | Checkpoint, runtime: str = "auto") -> Callable[..., Runtime]:

@@ -17,6 +17,8 @@ from resnet_infer.utils.threads import MOST_THREADS
 if TYPE_CHECKING:
     from resnet_infer.benchmarking.latency.measured import Benchmark
 
+EXAMPLES = ("benchmark resnet50.onnx resnet50.int8.onnx --batch-size 1,8", "benchmark --scenario offline")
+"""Command lines that the help ends with."""
 FORMS = Forms("benchmark", (".json", ".html"))
 MOST_CLIENTS = 4096
 """Most clients of a closed loop. Each has a thread, which mostly waits."""

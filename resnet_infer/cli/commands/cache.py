@@ -12,6 +12,8 @@ from resnet_infer.cli.parsing import choice
 from resnet_infer.cli.results import Forms, Found
 from resnet_infer.utils.console import note, table
 
+EXAMPLES = ("cache", "cache verify")
+"""Command lines that the help ends with."""
 ACTIONS = ("list", "verify", "clear")
 FORMS = Forms("cache", (".json", ".jsonl", ".csv", ".md"), ("kind", "file", "bytes", "state"))
 CLEARED = Forms("cache", (".json",))

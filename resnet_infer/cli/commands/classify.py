@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from resnet_infer.classifier import Answer, Classifier, Picture
     from resnet_infer.client import Client
 
+EXAMPLES = ("classify photo.jpg", "classify photos/ --model resnet50 --output answers.csv")
+"""Command lines that the help ends with."""
 FORMATS = ("table", "json", "jsonl", "csv")
 SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".txt": "table"}
 """Suffix of the output file -> format."""

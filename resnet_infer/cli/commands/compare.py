@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from resnet_infer.verification.parity import Predict64
     from resnet_infer.verification.tolerances import Verdict
 
+EXAMPLES = ("compare resnet50.onnx resnet50", "compare resnet50.int8.onnx resnet50.onnx photos/ --layers")
+"""Command lines that the help ends with."""
+
 FORMS = Forms("compare", (".json", ".md"))
 MODEL_HELP = "A checkpoint (.safetensors), an artifact (.onnx, .xml, .engine) or the name of a model."
 DEVICE_HELP = "The device that runs {}. Any but auto that cannot be used is an error."

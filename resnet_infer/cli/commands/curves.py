@@ -15,6 +15,9 @@ from resnet_infer.utils.console import note, show, table
 if TYPE_CHECKING:
     from resnet_infer.training.curves import Run
 
+EXAMPLES = ("curves runs/flowers --output flowers.png",)
+"""Command lines that the help ends with."""
+
 
 def curves(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs of `train`.")],

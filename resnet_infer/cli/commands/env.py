@@ -18,6 +18,9 @@ from resnet_infer.utils.cpu import machine_cores, processor, usable_cores
 from resnet_infer.utils.extras import DISTRIBUTIONS, EXTRAS, all_installed, conflict, install_command, needs
 from resnet_infer.utils.host_memory import physical_memory
 
+EXAMPLES = ("env", "env --json")
+"""Command lines that the help ends with."""
+
 
 def env(as_json: Json = False) -> None:
     """Show the environment. Versions come from package metadata; only ONNX Runtime is imported."""

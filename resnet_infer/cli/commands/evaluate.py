@@ -24,6 +24,8 @@ from resnet_infer.utils.threads import MOST_THREADS
 if TYPE_CHECKING:
     from resnet_infer.data.datasets import Dataset
 
+EXAMPLES = ("evaluate resnet50.onnx flowers/", "evaluate resnet50.onnx flowers/ --output errors.html")
+"""Command lines that the help ends with."""
 FORMS = Forms(
     "evaluate",
     (".json", ".jsonl", ".csv", ".md", ".html"),

@@ -28,15 +28,17 @@ from resnet_infer.utils import strict_json
 from resnet_infer.utils.console import note, show
 from resnet_infer.utils.files import suffix_of
 
+EXAMPLES = ("export resnet50", "export resnet50 --precision int8 --calibration-data photos/")
+"""Command lines that the help ends with."""
 AUTO = "auto"
 """Value of `--target` that tries every precision and keeps what is fastest."""
 
 
-def _format(value: str) -> str:
+def _format(context: typer.Context, value: str) -> str:
     """Check the name of a format, and translate other spellings."""
     small = value.lower()
     meant = SPELLINGS.get(small, small)
-    if meant != small:
+    if meant != small and not context.resilient_parsing:
         note(f"{value}: taken as {meant}")
     return meant if meant in FORMATS else choice(*FORMATS)(value) or value
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from resnet_infer.converters.importers.weights_check import WeightsFit
     from resnet_infer.verification.tolerances import Verdict
 
+EXAMPLES = ("import resnet50.pth --arch resnet50 --labels names.txt", "import classifier.onnx --labels names.txt")
+"""Command lines that the help ends with."""
 FILTERS = ("bilinear", "bicubic", "lanczos", "box", "hamming", "nearest")
 
 

@@ -13,7 +13,8 @@ from resnet_infer.utils.console import pairs
 if TYPE_CHECKING:
     from resnet_infer.models.spec import InputSpec, ModelSpec
 
-
+EXAMPLES = ("inspect resnet50.onnx", "inspect resnet20-cifar10 --json")
+"""Command lines that the help ends with."""
 FORMS = Forms("inspect", (".json", ".md"))
 
 

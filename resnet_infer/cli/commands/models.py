@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from resnet_infer.models.spec import ModelSpec
     from resnet_infer.models.weights.published import PublishedWeights
 
+EXAMPLES = ("models", "models resnet50")
+"""Command lines that the help ends with."""
 LICENCE = "Apache-2.0"
 """Licence of the built-in models."""
 

@@ -23,6 +23,9 @@ from resnet_infer.utils.console import note
 from resnet_infer.utils.extras import needs
 from resnet_infer.utils.threads import MOST_THREADS
 
+EXAMPLES = ("serve", "serve resnet50.onnx --host 0.0.0.0 --port 8080")
+"""Command lines that the help ends with."""
+
 
 def _with_variables(command: Callable[..., None]) -> Callable[..., None]:
     """Let every option that is a setting default to its environment variable, which `bentoml serve` also reads."""

@@ -15,6 +15,8 @@ from resnet_infer.cli.parsing import class_order as parse_order
 from resnet_infer.utils.console import note, show
 from resnet_infer.utils.threads import MOST_THREADS
 
+EXAMPLES = ("train cifar-10-batches-py.tar.gz", "train flowers/ --from resnet50 --output runs/flowers")
+"""Command lines that the help ends with."""
 RUN_FILES = ("last.safetensors", "best.safetensors", "recipe.json", "metrics.csv", "curves.png")
 """Files that a run writes into its folder."""
 
