@@ -28,7 +28,9 @@ def prove(lowered: Lowered, path: Path, config: ExportConfig) -> Evidence:
     measured with the rounding of a GPU. Raises `ParityError` if the file or its answers differ.
     """
     if read_bytes(path) != lowered.graph.content:
-        raise ParityError(f"{path}: the written file is not the graph that was verified", hint="check the disk")
+        raise ParityError(
+            f"{path}: the written file is not the graph that was verified", hint="check the disk", source=path
+        )
     if lowered.answers is not None:
         images, logits = lowered.answers
         gate = GATES[config.precision]

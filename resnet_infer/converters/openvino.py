@@ -40,7 +40,11 @@ def write(lowered: Lowered, path: Path, config: ExportConfig) -> Evidence:
         graph.set_rt_info(sha256(weights_path(path)), [RT_INFO, DIGEST_KEY])
         openvino.save_model(graph, path, compress_to_fp16=False)
     except RuntimeError as error:
-        raise ModelError(f"OpenVINO cannot convert {lowered.graph.spec.name} ({reason(error)})") from error
+        raise ModelError(
+            f"OpenVINO cannot convert {lowered.graph.spec.name} ({reason(error)})",
+            source=lowered.graph.spec.name,
+            reason="failed",
+        ) from error
     return {"openvino": {"version": openvino.__version__, "weights_sha256": sha256(weights_path(path))}}
 
 

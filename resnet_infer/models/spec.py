@@ -224,7 +224,9 @@ class ModelSpec:
             spec = cls.from_json(value, source, newer=newer)
             unknown = FORMAT.unknown(value, spec.to_json())
         except ValueError as error:
-            raise ModelError(f"{source}: its spec is damaged: {first_line(error)}") from error
+            raise ModelError(
+                f"{source}: its spec is damaged: {first_line(error)}", source=source, reason="damaged"
+            ) from error
         return replace(spec, unknown=unknown) if unknown else spec
 
     @classmethod
@@ -235,7 +237,10 @@ class ModelSpec:
         """
         if METADATA_KEY not in metadata:
             raise ModelError(
-                f"{source} carries no model spec", hint=f"adopt it with: resnet-infer import {source} --labels FILE ..."
+                f"{source} carries no model spec",
+                hint=f"adopt it with: resnet-infer import {source} --labels FILE ...",
+                source=source,
+                reason="no_spec",
             )
         return cls.loads(metadata[METADATA_KEY], source)
 
@@ -266,7 +271,9 @@ class ModelSpec:
                 ),
             )
         except (UsageError, ValueError) as error:
-            raise ModelError(f"{source}: its spec cannot be used: {first_line(error)}") from error
+            raise ModelError(
+                f"{source}: its spec cannot be used: {first_line(error)}", source=source, reason="damaged"
+            ) from error
 
     def with_(self, **changes: Any) -> ModelSpec:
         """Return a copy with some fields changed. Unknown fields inside a changed one are left out.

@@ -122,6 +122,8 @@ class Runtime(ABC):
                 f"{self.spec.name} answered {len(images)} pictures with {logits.dtype} of shape {logits.shape}, and "
                 f"its spec names {len(self.spec.classes)} classes",
                 hint="the graph does not fit its spec; export it again",
+                source=self.spec.name,
+                reason="mismatch",
             )
         return logits
 
@@ -202,6 +204,7 @@ class Runtime(ABC):
                 f"{self.spec.name} was opened on {self.device} before the process was forked, and a forked process "
                 "cannot use a GPU that its parent has used",
                 hint="open it in every process, after the fork; or start processes with spawn",
+                source=self.spec.name,
             )
         if self.in_child == "opened again":
             arguments, options = self._arguments
@@ -257,6 +260,8 @@ class _File:
                 raise ModelError(
                     f"{part} has changed since it was opened, before the process was forked",
                     hint="open it in every process, after the fork",
+                    source=part,
+                    reason="changed",
                 )
 
 

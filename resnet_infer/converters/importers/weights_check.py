@@ -167,6 +167,8 @@ def open_pictures(source: Path | None, spec: ModelSpec) -> tuple[str, Pixels]:
         raise DataError(
             f"{source} has {len(feed)} pictures; weights are checked on {LEAST_PICTURES} or more",
             hint="leave --check-data out to use the photographs of the package",
+            source=source,
+            reason="empty",
         )
     return str(source or "the package's photographs"), np.concatenate(list(feed.batches()))
 
@@ -291,6 +293,7 @@ def _misfit(checkpoint: Checkpoint, layers: tuple[LayerFit, ...], first: str) ->
         raise ModelError(
             text,
             hint=f"{cause}. Else export the network with its own code, torch.onnx.export(...), and import the .onnx",
+            reason="mismatch",
         )
     return f"{text}; {cause}. To be sure, export it with its own code, torch.onnx.export(...), and import the .onnx"
 

@@ -19,7 +19,7 @@ from resnet_infer.data.feed import Feed
 from resnet_infer.models.graph import Graph
 from resnet_infer.runtimes.base import Images, Logits
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
-from resnet_infer.utils.console import note
+from resnet_infer.utils.console import warn
 from resnet_infer.utils.extras import needs
 from resnet_infer.utils.progress import progress
 from resnet_infer.verification.gates import judge
@@ -81,7 +81,7 @@ def logits_of(model: bytes, feed: Feed) -> Logits:
 def lower_to_fp16(source: Graph, pictures: ExportPictures) -> Lowered:
     """Convert an FP32 graph to FP16. Raises as `to_fp16`."""
     if ort_session.CUDA not in ort_session.available_providers():
-        note(ON_CPU)
+        warn(ON_CPU)
     feed = pictures.check
     images = next(feed.batches(HALF_PICTURES))
     half = to_fp16(source.model, images=images)

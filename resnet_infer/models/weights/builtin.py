@@ -48,4 +48,6 @@ def _damaged(path: Path, reason: str) -> ModelError:
     return ModelError(
         f"the built-in model {path} is damaged ({reason})",
         hint="install the package again: pip install --force-reinstall --no-deps . in a checkout",
+        source=path,
+        reason="damaged",
     )
