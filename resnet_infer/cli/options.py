@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from resnet_infer.cli.parsing import choice
+from resnet_infer.cli.parsing import choice, device_name
 from resnet_infer.runtimes.registry import NAMES
 from resnet_infer.utils.console import note
 from resnet_infer.utils.threads import MOST_THREADS
@@ -60,6 +60,7 @@ Device = Annotated[
     str,
     typer.Option(
         metavar="auto|cpu|cuda[:N]",
+        callback=device_name,
         help="The device that runs the model. auto: a GPU if one can be used; any other that cannot be used is an "
         "error.",
     ),

@@ -35,6 +35,16 @@ def choice(*values: str) -> Callable[[str | None], str | None]:
     return check
 
 
+def device_name(value: str) -> str:
+    """Return the name of a device as the library states it, such as `cuda:0` for `0`. Raises `UsageError`."""
+    if value in ("auto", "cpu", "cuda"):
+        return value
+    from resnet_infer.runtimes.base import parse_device
+
+    kind, index = parse_device(value)
+    return f"{kind}:{index}" if value[-1:].isdecimal() else kind
+
+
 def number(value: float | None) -> float | None:
     """Return the value, or raise `typer.BadParameter` for NaN, which bounds do not exclude."""
     if value is not None and value != value:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resnet_infer.cli.options import RUNTIME_CHOICES, Json, output_option
-from resnet_infer.cli.parsing import LARGEST_SEED, MOST, choice, number
+from resnet_infer.cli.parsing import LARGEST_SEED, MOST, choice, device_name, number
 from resnet_infer.cli.results import Forms, Found, two_columns
 from resnet_infer.utils.console import pairs, table
 from resnet_infer.utils.files import suffix_of
@@ -66,9 +66,11 @@ def compare(
             help="The library that runs REFERENCE.",
         ),
     ] = "auto",
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help=DEVICE_HELP.format("MODEL"))] = "auto",
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda[:N]", callback=device_name, help=DEVICE_HELP.format("MODEL"))
+    ] = "auto",
     reference_device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda[:N]", help=DEVICE_HELP.format("REFERENCE"))
+        str, typer.Option(metavar="auto|cpu|cuda[:N]", callback=device_name, help=DEVICE_HELP.format("REFERENCE"))
     ] = "auto",
     count: Annotated[
         int,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from resnet_infer.cli.options import Json, ModelArgument, introduce_default
-from resnet_infer.cli.parsing import MOST, choice, names, number
+from resnet_infer.cli.parsing import MOST, choice, device_name, names, number
 from resnet_infer.converters.formats import (
     FORMATS,
     ROWS,
@@ -116,7 +116,10 @@ def export(
         str | None, typer.Option(metavar="LAYER,LAYER", help="For INT8: layers that stay in floating point.")
     ] = None,
     device: Annotated[
-        str, typer.Option(metavar="auto|cuda[:N]", help="For TensorRT: the GPU that the engine is built on.")
+        str,
+        typer.Option(
+            metavar="auto|cuda[:N]", callback=device_name, help="For TensorRT: the GPU that the engine is built on."
+        ),
     ] = "auto",
     output: Annotated[
         Path | None,

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from resnet_infer.cli.parsing import MOST, any_numbers, choice, number, two_numbers
+from resnet_infer.cli.parsing import MOST, any_numbers, choice, device_name, number, two_numbers
 from resnet_infer.cli.parsing import class_order as parse_order
 from resnet_infer.utils.console import note, show
 from resnet_infer.utils.threads import MOST_THREADS
@@ -157,7 +157,9 @@ def train(
             help="Order of the classes, if their names are numbers and the data does not state it.",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="The device to train on.")] = "auto",
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda[:N]", callback=device_name, help="The device to train on.")
+    ] = "auto",
     precision: Annotated[
         str,
         typer.Option(
