@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from errno import EBADF
 from importlib import import_module
 from io import TextIOWrapper
@@ -126,7 +126,7 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run a command, and turn an exception into a message and an exit code."""
         try:
-            with on_stderr():
+            with on_stderr(), ExitStack() as ctx.meta[_STACK]:
                 _set_verbosity(ctx)
                 result = super().invoke(ctx)
             flush(sys.stdout)
@@ -200,8 +200,8 @@ PROGRAM = "resnet-infer"
 _COMPLETION = {"--install-completion", "--show-completion"}
 _DEBUG = "resnet_infer.debug"
 """Key of the context under which `--debug` is kept."""
-_VERBOSITY = "resnet_infer.verbosity"
-"""Key of the context under which the last of `--verbose` and `--quiet` is kept."""
+_VERBOSITY, _STACK = "resnet_infer.verbosity", "resnet_infer.stack"
+"""Keys of the context under which the last of `--verbose` and `--quiet`, and what ends their effect, are kept."""
 _OF_ALL = ("verbose", "quiet", "debug")
 """Options that are taken before and after the name of a command."""
 
@@ -239,7 +239,7 @@ def _keep_verbosity(context: typer.Context, parameter: typer.CallbackParam, valu
     """Remember `--verbose` or `--quiet`, of which the last counts. Behind the command's name it holds at once."""
     if value and not context.resilient_parsing:
         context.meta[_VERBOSITY] = parameter.name
-        if context.parent is not None:
+        if _STACK in context.meta:
             _set_verbosity(context)
 
 
@@ -248,7 +248,7 @@ def _set_verbosity(context: Any) -> None:
     if option := context.meta.get(_VERBOSITY):
         from resnet_infer.cli.verbosity import set_verbosity
 
-        set_verbosity(context, option)
+        set_verbosity(context.meta[_STACK], option)
 
 
 @app.callback()

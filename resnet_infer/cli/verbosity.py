@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from contextlib import ExitStack
 
 from resnet_infer.utils.console import LOGGER, write
 
@@ -32,8 +32,8 @@ class _Lines(logging.Handler):
                 write(f"  {line}")
 
 
-def set_verbosity(context: Any, option: str) -> None:
-    """Apply `verbose` or `quiet` until the command line of `context` has run."""
+def set_verbosity(stack: ExitStack, option: str) -> None:
+    """Apply `verbose` or `quiet` until `stack` closes."""
     least, of_others = LEVELS[option]
     lines = _Lines(plain=option == "quiet")
     package, root = logging.getLogger(LOGGER), logging.getLogger()
@@ -49,4 +49,4 @@ def set_verbosity(context: Any, option: str) -> None:
         package.setLevel(level)
         root.setLevel(root_level)
 
-    context.find_root().call_on_close(undo)
+    stack.callback(undo)
