@@ -2,9 +2,10 @@
 PYTHON ?= python3
 DEMO := .venv
 DEV := .venv-dev
+LOWEST := .venv-lowest
 PARITY := .venv-parity
 
-.PHONY: demo test test-all quick parity lint format benchmark photos-given clean
+.PHONY: demo test test-all quick versions parity lint format benchmark photos-given clean
 
 demo: $(DEMO)/ready
 	$(DEMO)/bin/resnet-infer classify demo/pictures --top-k 3
@@ -12,6 +13,11 @@ demo: $(DEMO)/ready
 # The tests that start no process and no browser: within a minute on two cores.
 quick: $(DEV)/ready
 	$(DEV)/bin/python -m pytest -n auto -m quick --ignore tests/parity
+
+# The quick tests, with every --help, at the lowest versions that pyproject.toml allows; the highest ones are in $(DEV).
+# What only tests use is not at its lowest, and is left out where it needs newer versions: its tests are skipped.
+versions: $(LOWEST)/ready
+	RESNET_INFER_REQUIRE= $(LOWEST)/bin/python -m pytest -n auto -q -m quick --ignore tests/parity
 
 # Where a program or a browser is missing, the tests that need it are skipped; the summary says how to install it.
 # With RESNET_INFER_REQUIRE=1, as in CI, they fail.
@@ -48,6 +54,12 @@ $(DEV)/ready: pyproject.toml constraints.txt
 	$(DEV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[cpu,export,train,serve,benchmark,openvino,test,test-serve]"
 	touch $@
 
+$(LOWEST)/ready: pyproject.toml constraints.txt tools/lowest.py
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m tools.lowest > $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(LOWEST)/lowest.txt --editable ".[cpu,export,train,report,serve,benchmark,openvino]" hypothesis pytest pytest-timeout pytest-xdist
+	touch $@
+
 # torchvision and timm without what they depend on, which would bring another build of torch.
 $(PARITY)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(PARITY)
@@ -72,4 +84,4 @@ photos-given:
 	@test -d "$(PHOTOS)" || { echo "say where photographs are: make benchmark PHOTOS=folder" >&2; exit 2; }
 
 clean:
-	rm -rf $(DEMO) $(DEV) $(PARITY) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(DEMO) $(DEV) $(LOWEST) $(PARITY) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.testing  # NumPy 1 starts a process on its import, which no test is to blame for
 import pytest
 from numpy.typing import NDArray
 from PIL import Image

@@ -23,6 +23,7 @@ LEFT_OUT = {
     "benchmarking/test_environment.py": "programs that are asked for their versions",
     "benchmarking/test_scenarios.py": "LoadGen in a process",
     "cli/commands": "commands with models and data",
+    "cli/doctor": "processes that import every package",
     "cli/test_shown.py": "commands with models and data",
     "converters": "models imported, exported and calibrated",
     "data/test_archive.py": "archives of many pictures",

@@ -24,7 +24,7 @@ ENVIRONMENT = ROOT / "docs" / "environment.md"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 OTHERS_OPTIONS = {
     *("--upgrade", "--index-url"),  # pip
-    *("--cpus", "--user", "--shm-size", "--pids-limit"),  # docker run
+    *("--cpus", "--gpus", "--user", "--shm-size", "--pids-limit"),  # docker run
     *("--reload", "--host", "--port"),  # bentoml serve
     *(
         "--nproc-per-node",

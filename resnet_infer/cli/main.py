@@ -37,7 +37,7 @@ COMMANDS = {
     "inspect": "Show a model's architecture, input, classes and measured errors.",
     "models": "List the models that can be named: built in, cached or to download.",
     "cache": "List, verify or clear what was downloaded and exported for models by name.",
-    "env": "Show versions, devices and runtimes, and what is missing.",
+    "env": "Show versions, devices and runtimes, and what is missing or broken.",
 }
 """Command -> help text. The command `x` is the function `x` of the module `resnet_infer.cli.commands.x`.
 

@@ -42,6 +42,11 @@ def usable_cores() -> int:
     return max(min(counts), 1)
 
 
+def affinity_cores() -> int | None:
+    """Return the number of cores in the CPU affinity mask (taskset, cpusets of containers); None without a mask."""
+    return len(_affinity()) or None
+
+
 def compute_threads() -> int:
     """Return the number of threads for one computation: at most one per physical core, and `usable_cores` at most.
 

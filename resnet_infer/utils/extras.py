@@ -50,7 +50,7 @@ DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """Distributions that may provide a module. Two that write into the same folder break each other."""
-_OTHERS: Mapping[str, str] = MappingProxyType(
+OTHERS: Mapping[str, str] = MappingProxyType(
     {
         "numpy": "numpy",
         "PIL": "pillow",
@@ -59,6 +59,7 @@ _OTHERS: Mapping[str, str] = MappingProxyType(
         "filelock": "filelock",
         "platformdirs": "platformdirs",
         "typer": "typer",
+        "click": "click",
         "starlette": "starlette",
         "uvicorn": "uvicorn",
         "pydantic": "pydantic",
@@ -141,7 +142,7 @@ def explain(error: Exception, purpose: str = "this", extra: str | None = None) -
     module = _culprit(error)
     if module is None:
         return None
-    names = _names(DISTRIBUTIONS.get(module) or (_OTHERS[module],))
+    names = _names(DISTRIBUTIONS.get(module) or (OTHERS[module],))
     missing = isinstance(error, ModuleNotFoundError) and _package(error.name) == module
     blocked = sys.modules.get(module, sys) is None
     if missing and (blocked or not names) and extra and module in EXTRAS[extra]:
@@ -167,7 +168,7 @@ def _way_out(error: Exception, module: str, names: Sequence[str], cause: str, ex
     if len(names) > 1:
         return conflict(module) or ""
     if not names:
-        command = install_command(extra) if extra else f"pip install {_OTHERS.get(module, module)}"
+        command = install_command(extra) if extra else f"pip install {OTHERS.get(module, module)}"
         return f"install it with: {command}"
     if isinstance(error, ModuleNotFoundError) and _package(error.name) != module:
         return f"what it needs itself comes with: pip install {names[0]}"
@@ -212,4 +213,4 @@ def _culprit(error: Exception) -> str | None:
 def _package(name: object) -> str | None:
     """Return the top-level package of a module's name if it is a known one, or None."""
     top = str(name or "").partition(".")[0]
-    return top if top in DISTRIBUTIONS or top in _OTHERS else None
+    return top if top in DISTRIBUTIONS or top in OTHERS else None

@@ -42,6 +42,7 @@ CALLS: dict[tuple[str, str], list[tuple[str, list[str]]]] = {
     ],
     ("compare", "--output"): [("saved.json", ["model.onnx", "model.safetensors", "saved.json"])],
     ("inspect", "--output"): [("theirs.json", ["model.onnx"])],
+    ("env", "--output"): [("theirs.json", [])],
     ("models", "--output"): [("theirs.json", []), ("data.csv", [])],
     ("cache", "--output"): [("theirs.json", ["list"]), ("theirs.json", ["clear"])],
     ("evaluate", "--report"): [
@@ -153,6 +154,7 @@ def test_a_minus_names_no_file(cli: Cli, folder: Path, command: str, option: str
         "compare": ["model.onnx", "model.onnx"],
         "inspect": [],
         "models": [],
+        "env": [],
         "cache": [],
     }[command]
     before = contents(folder)
@@ -188,6 +190,7 @@ def test_a_place_that_cannot_be_written_is_said_before_the_work(
         "compare": (["absent", "absent"], ".json"),
         "inspect": (["absent"], ".json"),
         "models": (["absent"], ".json"),
+        "env": ([], ".json"),
         "cache": (["verify"], ".md"),
     }[command]
     before = contents(folder)

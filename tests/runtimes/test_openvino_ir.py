@@ -168,7 +168,8 @@ def test_any_class_name_survives(names: list[str], tmp_path: Path) -> None:
 
 
 def test_an_older_ir_names_its_output_where_it_is_computed(ir: Path) -> None:
-    edit(ir, ' output_names="logits"', "")
+    if "output_names" in ir.read_text(encoding="utf-8"):  # OpenVINO 2025.0 itself does not write it
+        edit(ir, ' output_names="logits"', "")
     assert read_size(ir) == (32, 32)
     (output,) = openvino_ir.read_ir(ir).outputs
     assert str(output) == "logits, float32 [any, 10]"

@@ -108,10 +108,11 @@ def high_bits(samples: NDArray[Any], bits: int) -> NDArray[np.uint8]:
 def over_white(colours: Bytes, alpha: Bytes, *, premultiplied: bool = False) -> Bytes:
     """Composite colours, uint8 (rows, width, channels), of opacity `alpha`, uint8 (rows, width, 1), over white."""
     mixed: Bytes
+    wide = alpha.astype(np.uint16)  # NumPy 1 computes a scalar of 16 bits and an array of 8 bits in 8 bits
     if premultiplied:
-        mixed = np.minimum(colours + (np.uint16(255) - alpha), 255).astype(np.uint8)
+        mixed = np.minimum(colours + (255 - wide), 255).astype(np.uint8)
         return mixed
-    weighted = colours * alpha.astype(np.uint16) + np.uint16(255) * (np.uint16(255) - alpha) + np.uint16(128)
+    weighted = colours * wide + 255 * (255 - wide) + 128
     mixed = ((weighted >> 8) + weighted >> 8).astype(np.uint8)
     return mixed
 

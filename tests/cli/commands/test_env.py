@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
 
 from resnet_infer._version import __version__
+from resnet_infer.cli.doctor.probe import Event, runtime_of
 from resnet_infer.utils.extras import EXTRAS
-from tests.conftest import Outcome
+from tests.conftest import ROOT, Outcome
 
 Cli = Callable[..., Outcome]
 
@@ -32,6 +35,19 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr("importlib.metadata.version", find)
 
     return only
+
+
+@pytest.fixture
+def healthy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every package be imported without a fault, in no time, and every runtime answer on a CPU."""
+
+    def probe(modules: Iterable[str]) -> dict[str, list[Event]]:
+        found = {"step": "import", "seconds": 0.1, "version": "1", "folder": None, "providers": [], "cuda": False}
+        answers = {"step": "cpu", "seconds": 0.1, "answers": True}
+        return {name: [found, answers][: 1 if runtime_of(name) is None else 2] for name in modules}
+
+    monkeypatch.setattr("resnet_infer.cli.commands.env.probe", probe)
+    monkeypatch.setattr("resnet_infer.cli.doctor.facts.outside_range", lambda: ())
 
 
 def test_it_tells_versions_machine_and_devices(cli: Cli) -> None:
@@ -66,6 +82,7 @@ def test_the_table_tells_the_same(cli: Cli) -> None:
         assert any(line.endswith(command) for line in lines)
 
 
+@pytest.mark.usefixtures("healthy")
 def test_what_is_missing_comes_with_the_command_that_installs_it(
     cli: Cli, installed: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,8 +98,10 @@ def test_what_is_missing_comes_with_the_command_that_installs_it(
     assert done.code == 0
     assert "none: no runtime can be used" in done.out
     assert done.out.count("not installed") == len(report["packages"])
+    assert "problem" not in done.out
 
 
+@pytest.mark.usefixtures("healthy")
 def test_where_all_is_there_nothing_is_missing(cli: Cli, installed: Callable[..., None]) -> None:
     pytest.importorskip("onnxruntime", reason="tells the devices (the extra `cpu` or `gpu`)")
     installed(
@@ -102,6 +121,7 @@ def test_where_all_is_there_nothing_is_missing(cli: Cli, installed: Callable[...
     assert "pip install" not in cli("env").out
 
 
+@pytest.mark.usefixtures("healthy")
 def test_one_package_of_two_is_not_enough(cli: Cli, installed: Callable[..., None]) -> None:
     pytest.importorskip("onnxruntime", reason="tells the devices (the extra `cpu` or `gpu`)")
     installed(
@@ -117,6 +137,7 @@ def test_one_package_of_two_is_not_enough(cli: Cli, installed: Callable[..., Non
     assert json.loads(cli("env", "--json").out)["missing"] == {'pip install "resnet-infer[gpu]"': ["cuda"]}
 
 
+@pytest.mark.usefixtures("healthy")
 def test_a_quota_and_a_limit_are_shown(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resnet_infer.cli.commands.env.machine_cores", lambda: 64)
     monkeypatch.setattr("resnet_infer.cli.commands.env.usable_cores", lambda: 2)
@@ -129,37 +150,61 @@ def test_a_quota_and_a_limit_are_shown(cli: Cli, monkeypatch: pytest.MonkeyPatch
     assert "the control group's limit is 2 GB" in out
 
 
+@pytest.mark.usefixtures("healthy")
 def test_two_wheels_of_onnx_runtime_are_named_with_the_way_out(cli: Cli, installed: Callable[..., None]) -> None:
     pytest.importorskip("onnxruntime", reason="tells what is imported (the extra `cpu` or `gpu`)")
     installed(onnxruntime="1.26.0", onnxruntime_gpu="1.27.0")
     report = json.loads(cli("env", "--json").out)
     assert report["packages"]["onnxruntime"] == "onnxruntime 1.26.0, onnxruntime-gpu 1.27.0"
-    assert "CPUExecutionProvider" in report["onnxruntime"]["providers"]
     (problem,) = report["problems"]
+    assert problem["name"] == "two-distributions"
     both = "pip uninstall -y onnxruntime onnxruntime-gpu && "
     for extra in ("cpu", "gpu"):
-        assert f'{both}pip install "resnet-infer[{extra}]"' in problem
+        assert f'{both}pip install "resnet-infer[{extra}]"' in problem["remedy"]
     assert f'{both}pip install "resnet-infer[gpu]"' in report["missing"]
-    assert problem in cli("env").out
+    done = cli("env")
+    assert done.code == 1
+    *_, told, remedy = done.out.splitlines()
+    assert told.endswith(problem["message"])
+    assert remedy.endswith(f"remedy: {problem['remedy']}")
 
 
-def test_a_runtime_that_does_not_load_is_a_problem_and_no_error(
-    cli: Cli, installed: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_runtime_that_does_not_load_is_a_problem(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "onnxruntime.py").write_text("raise ImportError('libcublas.so.12: cannot open shared object file')")
-    installed(onnxruntime_gpu="1.27.0")
     monkeypatch.syspath_prepend(tmp_path)
-    for name in [name for name in sys.modules if name.partition(".")[0] == "onnxruntime" or "ort_session" in name]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delattr("resnet_infer.runtimes.ort_session", raising=False)
     done = cli("env", "--json")
     report = json.loads(done.out)
-    assert (done.code, report["devices"], report["onnxruntime"]) == (0, [], None)
+    assert (done.code, report["onnxruntime"]) == (1, None)
+    assert "onnxruntime" not in {row["runtime"] for row in report["runtimes"]}
     (problem,) = report["problems"]
-    assert "libcublas.so.12" in problem
-    assert "pip install --force-reinstall --no-deps onnxruntime-gpu" in problem
+    assert problem["name"] == "import-fails"
+    assert "libcublas.so.12" in problem["message"]
+    assert "pip install" in problem["remedy"]
 
 
+@pytest.mark.parametrize("broken", ["numpy", "filelock", "onnxruntime"])
+def test_it_runs_where_a_package_is_broken(broken: str, tmp_path: Path) -> None:
+    (tmp_path / f"{broken}.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGILL)")
+    path = f"{tmp_path}{os.pathsep}{ROOT}"
+    environment = {**os.environ, "PYTHONPATH": path, "RESNET_INFER_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "resnet_infer", "env", "--json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stderr) == (1, "")
+    found = json.loads(done.stdout)["problems"]
+    assert f"{broken}: its process was ended by SIGILL" in [problem["message"] for problem in found]
+
+
+def test_a_cache_that_cannot_be_used_is_a_problem(
+    cli: Cli, healthy: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RESNET_INFER_CACHE", str(tmp_path / "file" / "cache"))
+    done = cli("env")
+    assert done.code == 1
+    assert "remedy: set RESNET_INFER_CACHE to a folder" in done.out
+
+
+@pytest.mark.usefixtures("healthy")
 @pytest.mark.parametrize(
     ("package", "version", "majors", "row"),
     [
@@ -180,6 +225,7 @@ def test_it_tells_which_engines_an_installed_tensorrt_runs(
     assert any(line.split(maxsplit=1) == ["engines", row] for line in cli("env").out.splitlines())
 
 
+@pytest.mark.usefixtures("healthy")
 def test_without_tensorrt_no_engine_runs(cli: Cli, installed: Callable[..., None]) -> None:
     installed(onnx="1.3")
     assert json.loads(cli("env", "--json").out)["engines"] is None

@@ -118,8 +118,8 @@ def _palette(directory: Directory, layout: Layout) -> Callable[[Samples], Bytes]
 
 def from_cmyk(inks: Bytes) -> Bytes:
     """Convert CMYK, uint8 (rows, width, 4), to RGB without a colour profile, as PIL does."""
-    light = np.uint16(255) - inks[..., 3:]
-    product = inks[..., :3] * light + np.uint16(128)
+    light = 255 - inks[..., 3:].astype(np.uint16)  # as in `over_white`
+    product = inks[..., :3] * light + 128
     rgb: Bytes = (light - ((product >> 8) + product >> 8)).astype(np.uint8)
     return rgb
 
