@@ -97,6 +97,22 @@ def test_a_command_line_parses(page: str, arguments: list[str]) -> None:
     assert usage_error(arguments) is None
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_ends_with_examples_that_parse(command: str, tmp_path: Path) -> None:
+    whole = group()
+    with whole.make_context("resnet-infer", [command]) as context:
+        found = whole.get_command(context, command)
+        shown = found.get_help(found.context_class(found, info_name=command, parent=context))
+    lines = shown.partition("\nExamples:\n")[2].splitlines()
+    assert 1 <= len(lines) <= 2
+    for line in lines:
+        words = shlex.split(line)
+        assert words[:2] == ["resnet-infer", command]
+        assert usage_error(words[1:]) is None
+        assert not set(line) & set("<>[]|")
+    assert max(map(len, lines)) <= 100
+
+
 def test_an_option_that_is_gone_would_be_noticed() -> None:
     for wrong in (["classify", "x.jpg", "--crop", "10"], ["export", "--precision", "int9"], ["clasify", "x.jpg"]):
         assert usage_error(wrong)
