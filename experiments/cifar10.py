@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
             note(f"{name}: {iterations:,} iterations")
             command = [options.data, "--arch", name, "--recipe", RECIPE, "--iterations", iterations]
             command += SHORTENED_SCHEDULE if options.shortened else ()
-            code = train([*command, "-o", options.output / name, *arguments[split + 1 :]])
+            code = train([*command, "-o", options.output / name, "--resume", *arguments[split + 1 :]])
             if code:
                 note(f"{name} is not finished; the same command goes on with it")
                 return code

@@ -58,7 +58,7 @@ def main() -> int:
     for title, (name, arguments) in runs.items():
         folder = options.output / name
         if not is_finished(folder):
-            code = train([data, "-o", folder, "--validation", 0, "--batch-size", BATCH, *arguments])
+            code = train([data, "-o", folder, "--resume", "--validation", 0, "--batch-size", BATCH, *arguments])
             if code:
                 return code
         spec = load_checkpoint(folder / f"best{SUFFIX}").spec

@@ -88,7 +88,8 @@ def answered(models: Sequence[str], data: Path, work: Path, name: str, **options
             EvaluationConfig(
                 split=SPLIT,
                 device="cpu",
-                resume=work / f"{name}.jsonl",
+                answers=work / f"{name}.jsonl",
+                resume=True,
                 started=lambda dataset, done: advance,
                 **options,
             ),

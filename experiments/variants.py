@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("data", metavar="DATA", type=Path)
-    parser.add_argument("--protocol", "-p", metavar="P", action="append", default=[])
+    parser.add_argument("--protocol", metavar="P", action="append", default=[])
     parser.add_argument("--calibration-pictures", metavar="N", type=int, default=512)
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, default=Path("variants.md"))
     options = parser.parse_args()

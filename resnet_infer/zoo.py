@@ -18,6 +18,7 @@ from resnet_infer.models.weights.builtin import file_of, require_whole
 from resnet_infer.runtimes.registry import ARTIFACTS, SUFFIXES, get_runtime
 from resnet_infer.utils.console import note, warn
 from resnet_infer.utils.extras import needs
+from resnet_infer.utils.files import suffix_of
 
 if TYPE_CHECKING:
     from resnet_infer.models.weights.published import PublishedWeights
@@ -75,7 +76,7 @@ def checkpoint_file(model: str | os.PathLike[str] | None) -> Path:
     """Return the path of the checkpoint that `model` names. Raises `ModelError` as `checkpoint` does."""
     name = _name(model)
     path = _whole(name, CHECKPOINT) if name in BUILT_IN and not _existing(name) else find(name)
-    if path.suffix != CHECKPOINT:
+    if suffix_of(path) != CHECKPOINT:
         raise ModelError(
             f"{path} is an artifact already",
             hint=f"give the checkpoint it was made from ({CHECKPOINT})",
@@ -91,7 +92,7 @@ def source(model: str | os.PathLike[str] | None) -> Checkpoint | Path:
     Raises `ModelError` for an artifact of another format.
     """
     path = _existing(_name(model))
-    return path if path is not None and path.suffix == ".onnx" else checkpoint(model)
+    return path if path is not None and suffix_of(path) == ".onnx" else checkpoint(model)
 
 
 def artifact(model: str | os.PathLike[str] | None) -> Path:
@@ -110,7 +111,7 @@ def artifact(model: str | os.PathLike[str] | None) -> Path:
     if weights:
         return _kept(cached_artifact(weights), lambda target: _make_artifact(name, weights, target))
     path = path or find(name)
-    if path.suffix != CHECKPOINT:
+    if suffix_of(path) != CHECKPOINT:
         return path
     from resnet_infer.models.weights.download import cache_folder, scratch_folder
     from resnet_infer.utils.files import sha256
@@ -139,7 +140,7 @@ def file_for(model: str | os.PathLike[str] | None, runtime: str = "auto") -> Pat
     """
     suffixes = (get_runtime(runtime).suffixes if runtime != "auto" else None) or ()
     path = _existing(_name(model))
-    if path and path.suffix in suffixes:
+    if path and suffix_of(path) in suffixes:
         return path
     return checkpoint_file(model) if CHECKPOINT in suffixes else artifact(model)
 
@@ -147,7 +148,7 @@ def file_for(model: str | os.PathLike[str] | None, runtime: str = "auto") -> Pat
 def load_for(model: str | os.PathLike[str] | None, runtime: str = "auto") -> Checkpoint | Path:
     """Return what `open_runtime` opens for `model`: the path of `file_for`, or the loaded checkpoint that is there."""
     path = file_for(model, runtime)
-    return load_checkpoint(path) if path.suffix == CHECKPOINT else path
+    return load_checkpoint(path) if suffix_of(path) == CHECKPOINT else path
 
 
 def cached_file(weights: PublishedWeights) -> Path:
@@ -209,7 +210,7 @@ def _existing(name: str) -> Path | None:
     path = Path(os.path.expanduser(name))
     if not os.path.isfile(path):
         return None
-    if path.suffix not in SUFFIXES:
+    if suffix_of(path) not in SUFFIXES:
         raise ModelError(
             f"{name} is no checkpoint ({CHECKPOINT}) and no artifact ({', '.join(ARTIFACTS)})",
             hint=f"if it holds a ResNet's weights: resnet-infer import {name} --arch resnet50 -o model{CHECKPOINT}",

@@ -24,7 +24,7 @@ HELP = {
 """Package -> its modules that `resnet-infer --help` imports."""
 CLASSIFY = {
     "": {"_version", "answers", "classifier", "errors", "lanes", "zoo"},
-    "cli": {"answers", "main", "options", "parsing", "signals"},
+    "cli": {"answers", "inputs", "main", "options", "parsing", "signals"},
     "cli.commands": {"classify"},
     "data": {"arrivals", "image", "pictures", "preprocess", "walk"},
     "data.formats": {"jpeg", "jpeg_header", "kinds", "memory", "samples", "strict", "suffixes"},

@@ -35,10 +35,12 @@ OTHERS_OPTIONS = {
         "--hidden-import",
         "--py-files",
     ),  # torchrun, TensorBoard, gunicorn, curl, MLPerf, PyInstaller, Spark
+    *("--half", "--imgsz", "--top_k"),  # what is answered with the option that is meant
     *("--shortened", "--photos"),  # experiments/cifar10.py, tools/compare_trees.py
 }
 OF_THE_READER = {"resnet50.pth", "resnet50-11ad3fa6.pth", "classifier.onnx", "names.txt"}
 """Files that a page says the reader brings."""
+COMPLETION = ("--install-completion", "--show-completion")
 MADE = (".onnx", ".safetensors", ".engine")
 
 
@@ -71,6 +73,8 @@ def group() -> Any:
 def usage_error(arguments: list[str]) -> str | None:
     """Parse a command line as the command does, without running it, and return what is wrong with it."""
     whole = group()
+    if arguments[0] in COMPLETION:  # parsing them would run them, and change the files of the shell
+        return None if arguments[1:] == [] and arguments[0] in {name for p in whole.params for name in p.opts} else "no"
     try:
         with whole.make_context("resnet-infer", list(arguments)) as context:
             name, command, rest = whole.resolve_command(context, list(arguments))
@@ -93,6 +97,22 @@ def lines_of_all_pages() -> list[tuple[str, list[str]]]:
 )
 def test_a_command_line_parses(page: str, arguments: list[str]) -> None:
     assert usage_error(arguments) is None
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_ends_with_examples_that_parse(command: str, tmp_path: Path) -> None:
+    whole = group()
+    with whole.make_context("resnet-infer", [command]) as context:
+        found = whole.get_command(context, command)
+        shown = found.get_help(found.context_class(found, info_name=command, parent=context))
+    lines = shown.partition("\nExamples:\n")[2].splitlines()
+    assert 1 <= len(lines) <= 2
+    for line in lines:
+        words = shlex.split(line)
+        assert words[:2] == ["resnet-infer", command]
+        assert usage_error(words[1:]) is None
+        assert not set(line) & set("<>[]|")
+    assert max(map(len, lines)) <= 100
 
 
 def test_an_option_that_is_gone_would_be_noticed() -> None:

@@ -256,7 +256,7 @@ def test_answers_of_every_version_go_on(kept: Path, monkeypatch: pytest.MonkeyPa
     as_here(answers, kept / "model.onnx")
     planted = head(answers, colour="red")
     before = answers.read_text()
-    config = EvaluationConfig(device="cpu", threads=1, resume=answers)
+    config = EvaluationConfig(device="cpu", threads=1, answers=answers, resume=True)
     monkeypatch.chdir(kept)
     found = evaluate(["model.onnx"], Path("data.zip"), config)
     assert (found.resumed, found.pictures) == (9, 18)
@@ -271,7 +271,7 @@ def test_answers_of_another_version_of_the_package_go_on_and_it_is_said(kept: Pa
     answers = kept / "answers.jsonl"
     as_here(answers, kept / "model.onnx")
     head(answers, **{"the version": "0.0.9"})
-    config = EvaluationConfig(device="cpu", threads=1, resume=answers)
+    config = EvaluationConfig(device="cpu", threads=1, answers=answers, resume=True)
     found = evaluate([str(kept / "model.onnx")], kept / "data.zip", config)
     assert found.resumed == 9
     assert [text for text in found.warnings if f"{answers} was begun by resnet-infer 0.0.9" in text]
@@ -282,10 +282,14 @@ def test_answers_of_a_newer_format_are_refused_by_name(kept: Path) -> None:
     head(answers, **NEWER)
     before = answers.read_bytes()
     with pytest.raises(DataError, match="is of format 99 of the answers of an evaluation; this resnet-infer reads up"):
-        evaluate([str(kept / "model.onnx")], kept / "data.zip", EvaluationConfig(device="cpu", resume=answers))
+        evaluate(
+            [str(kept / "model.onnx")], kept / "data.zip", EvaluationConfig(device="cpu", answers=answers, resume=True)
+        )
     head(answers, format="x")
     with pytest.raises(DataError, match="is damaged: format is a whole number"):
-        evaluate([str(kept / "model.onnx")], kept / "data.zip", EvaluationConfig(device="cpu", resume=answers))
+        evaluate(
+            [str(kept / "model.onnx")], kept / "data.zip", EvaluationConfig(device="cpu", answers=answers, resume=True)
+        )
     assert len(answers.read_bytes().splitlines()) == len(before.splitlines())
 
 
@@ -499,7 +503,7 @@ def test_what_is_written_now_fits_its_schema(
     assert done.code == 0, done.err
     require_strict(validators["export"], json.loads(done.out))
     Path("answers.jsonl").unlink()
-    evaluate(["model.onnx"], Path("data.zip"), EvaluationConfig(device="cpu", threads=1, resume=Path("answers.jsonl")))
+    evaluate(["model.onnx"], Path("data.zip"), EvaluationConfig(device="cpu", threads=1, answers=Path("answers.jsonl")))
     shutil.rmtree("run")
     go_on(kept)
     shutil.copy("run/last.safetensors", "run/best.safetensors")  # in a finished run it has no state

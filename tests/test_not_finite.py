@@ -56,7 +56,7 @@ def test_probabilities_are_numbers_or_none_of_them_is(rows: list[list[float]]) -
 
 
 @pytest.mark.parametrize("format", ["table", "json", "jsonl", "csv"])
-@pytest.mark.parametrize("options", [(), ("--on-error", "skip"), ("--crops", "10"), ("--batch", "1")])
+@pytest.mark.parametrize("options", [(), ("--on-error", "skip"), ("--crops", "10"), ("--batch-size", "1")])
 def test_classify_answers_the_others_and_fails(
     cli: Cli, model: Path, folder: Path, format: str, options: tuple[str, ...]
 ) -> None:

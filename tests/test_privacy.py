@@ -158,7 +158,7 @@ QUICK: Mapping[str, tuple[Commands, tuple[str, ...]]] = {
         (("import", "WEIGHTS", "--arch", "resnet20", "--padding", "append", *INPUT, "-o", "new.safetensors"),),
         (),
     ),
-    "evaluate": ((("evaluate", zoo.SMALL, "DATA", "--report", "report.html", "--resume", "answers.jsonl"),), ()),
+    "evaluate": ((("evaluate", zoo.SMALL, "DATA", "--report", "report.html", "--answers", "answers.jsonl"),), ()),
 }
 """Commands that are run one after the other -> the packages that they need."""
 SLOW: Mapping[str, tuple[Commands, tuple[str, ...]]] = {

@@ -114,7 +114,7 @@ def make_journal() -> None:
     from resnet_infer.evaluation.evaluate import evaluate
 
     journal = Path("answers.jsonl")
-    config = EvaluationConfig(device="cpu", threads=1, resume=journal)
+    config = EvaluationConfig(device="cpu", threads=1, answers=journal)
     evaluate(["model.onnx"], Path("data.zip"), config)
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(lines[: 1 + (len(lines) - 1) // 2]))

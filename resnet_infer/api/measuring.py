@@ -78,9 +78,10 @@ def open_side(model: str | None, runtime: str, device: str) -> Runtime:
     from resnet_infer import zoo
     from resnet_infer.models.checkpoint import SUFFIX, load_checkpoint
     from resnet_infer.runtimes.registry import open_runtime, select_runtime
+    from resnet_infer.utils.files import suffix_of
 
     path = zoo.find(model) if runtime == "auto" else zoo.file_for(model, runtime)
-    if path.suffix == SUFFIX and runtime == "auto":
+    if suffix_of(path) == SUFFIX and runtime == "auto":
         if device not in ("auto", "cpu"):
             return open_runtime(path, device=device)
         from resnet_infer.verification.parity import reference_runtime
@@ -95,12 +96,13 @@ def exact_reference(model: str | None) -> Predict64 | None:
     """Return a function that computes the model in float64; None for an engine, which has no graph."""
     from resnet_infer import zoo
     from resnet_infer.models.checkpoint import SUFFIX, load_checkpoint
+    from resnet_infer.utils.files import suffix_of
     from resnet_infer.verification.parity import exact_graph, exact_network
 
     path = zoo.find(model)
-    if path.suffix == SUFFIX:
+    if suffix_of(path) == SUFFIX:
         return exact_network(load_checkpoint(path))
-    return exact_graph(path) if path.suffix == ".onnx" else None
+    return exact_graph(path) if suffix_of(path) == ".onnx" else None
 
 
 def evaluate(

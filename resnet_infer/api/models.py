@@ -202,12 +202,14 @@ def export(
 
 def _format(name: str | None, output: Path | None) -> Format:
     """Return the format that is named, or that the suffix of `output` says. Raises `UsageError`."""
-    from resnet_infer.converters.formats import MISSPELT, ROWS, format_of, get_format
+    from resnet_infer.converters.formats import ROWS, SPELLINGS, format_of, get_format
+    from resnet_infer.utils.files import suffix_of
 
     if name is None:
         return format_of(output) if output else ROWS[0]
-    chosen = get_format(MISSPELT.get(name, name))
-    if output and output.suffix != chosen.suffix:
+    small = name.lower()
+    chosen = get_format(SPELLINGS.get(small, small))
+    if output and suffix_of(output) != chosen.suffix:
         raise UsageError(f"a file of the format {name} ends in {chosen.suffix}, not {output.suffix or 'nothing'}")
     return chosen
 

@@ -19,6 +19,7 @@ from resnet_infer.runtimes.registry import RUNTIMES, RuntimeInfo, select_runtime
 from resnet_infer.utils import console
 from resnet_infer.utils.cpu import usable_cores
 from resnet_infer.utils.extras import needs
+from resnet_infer.utils.files import suffix_of
 
 Backend = Literal["cpu", "cuda", "tensorrt"]
 """What computes inside ONNX Runtime: the CPU, CUDA, or TensorRT."""
@@ -146,9 +147,9 @@ def _run_options(
 ) -> Iterator[tuple[str, Subject]]:
     default = select_runtime(path)
     if "provider" not in default.options:
-        yield path.suffix[1:], Subject(path)
+        yield suffix_of(path)[1:], Subject(path)
         return
-    others = [row for row in _cpu_runtimes(path.suffix) if row is not default]
+    others = [row for row in _cpu_runtimes(suffix_of(path)) if row is not default]
     for backend in backends:
         if _PROVIDERS[backend] not in _providers():
             continue

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from errno import EBADF
 from importlib import import_module
 from io import TextIOWrapper
@@ -15,27 +15,27 @@ from keyword import iskeyword
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from resnet_infer._version import __version__
 from resnet_infer.cli.signals import end_like_ctrl_c, ended_by, exit_code
-from resnet_infer.errors import ModelError, ResnetInferError
+from resnet_infer.errors import ResnetInferError
 from resnet_infer.utils.console import fail, flush, on_stderr, printable, write
 from resnet_infer.utils.cpu import limit_libraries
 from resnet_infer.utils.files import REMEDIES
 
 COMMANDS = {
-    "classify": "Say what is in pictures.",
-    "train": "Train a network on labelled pictures.",
-    "curves": "Draw the error curves of training runs and list how they ended.",
-    "import": "Turn foreign weights into a checkpoint, or a foreign ONNX classifier into an artifact.",
-    "export": "Turn a checkpoint into the artifact that runs fastest, and prove that it answers alike.",
-    "compare": "Show how far two models' answers are apart, and where their layers part.",
-    "evaluate": "Measure the error of models on labelled pictures, by the paper's protocols.",
+    "classify": "Classify images: the most probable classes of each.",
+    "train": "Train a network on labelled images.",
+    "curves": "Draw the error curves of training runs and list their last figures.",
+    "import": "Convert weights, or an ONNX classifier, of other tools for use here.",
+    "export": "Export a model to ONNX, TensorRT or OpenVINO, and verify that its answers stay the same.",
+    "compare": "Compare the answers of two models, image by image or layer by layer.",
+    "evaluate": "Measure the error of models on labelled images, by the paper's protocols.",
     "benchmark": "Measure latency and throughput of models side by side, or of one under load.",
-    "serve": "Answer over HTTP what is in pictures: for programs, and for people on a page.",
-    "inspect": "Show what a checkpoint or an artifact is, eats and answers.",
-    "models": "List the models that are known by name: built in, downloadable, cached.",
+    "serve": "Serve a model over HTTP: an API for programs, and a page for people.",
+    "inspect": "Show a model's architecture, input, classes and measured errors.",
+    "models": "List the models that can be named: built in, cached or to download.",
     "cache": "List, verify or clear what was downloaded and exported for models by name.",
     "env": "Show versions, devices and runtimes, and what is missing or broken.",
 }
@@ -43,6 +43,29 @@ COMMANDS = {
 
 Module and function have a trailing underscore if the name is a Python keyword (`import_`).
 """
+
+
+def _module(command: str) -> Any:
+    """Import the module of a command."""
+    return import_module(
+        f"resnet_infer.cli.commands.{command}_" if iskeyword(command) else f"resnet_infer.cli.commands.{command}"
+    )
+
+
+def _examples(command: str) -> list[str]:
+    """Return the example command lines of a command, which are in its module."""
+    return [f"{PROGRAM} {line}" for line in getattr(_module(command), "EXAMPLES", ())]
+
+
+class _Command(TyperCommand):
+    """End the help of a command with its examples."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the examples of the command, as they can be typed."""
+        if lines := _examples(self.name or ""):
+            with formatter.section("Examples"):
+                for line in lines:  # which must not be wrapped
+                    formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
 
 
 class _Commands(TyperGroup):
@@ -57,19 +80,35 @@ class _Commands(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         one = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-        place = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
-        function = getattr(import_module(f"resnet_infer.cli.commands.{place}"), place)
-        one.command(cmd_name, help=COMMANDS[cmd_name], context_settings=_HELP)(function)
-        return typer.main.get_command(one)
+        module = _module(cmd_name)
+        function = getattr(module, module.__name__.rpartition(".")[2])
+        one.command(cmd_name, cls=_Command, help=COMMANDS[cmd_name], context_settings=_SETTINGS)(function)
+        command: Any = typer.main.get_command(one)
+        command.params += [item for item in self.params if item.name in _OF_ALL]
+        for item in command.params:  # instead of <int range>
+            if item.metavar is None and "Range" in type(item.type).__name__:
+                item.metavar = "N" if "Int" in type(item.type).__name__ else "X"
+        if ctx is not None and ctx.resilient_parsing:  # a shell completes a line
+            from resnet_infer.cli.completion import complete_values
+
+            complete_values(ctx, command)
+        return command
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command in `args`. Fail for an unknown one, and suggest a similar name."""
-        if args[0] not in COMMANDS:
-            from difflib import get_close_matches
+        if args[0] not in COMMANDS and args[0][:1] != "-" and not ctx.resilient_parsing:
+            from resnet_infer.cli.slips import wrong_command
 
-            for close in get_close_matches(args[0], COMMANDS, n=1):
-                ctx.fail(f"there is no command {args[0]!r}; did you mean {close}?")
+            ctx.fail(wrong_command(args[0], COMMANDS, _examples))
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """Complete the name of a command without importing the commands, or an option before it."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        from resnet_infer.cli.completion import items
+
+        return items(ctx, COMMANDS, incomplete)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the list of commands for `--help` without importing them."""
@@ -81,21 +120,21 @@ class _Commands(TyperGroup):
         try:
             return super().make_context(*args, **kwargs)
         except Exception as error:
-            _make_printable(error)
+            _explain(error)
             raise
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command, and turn an exception into a message and an exit code."""
-        debug = ctx.params.get("debug", False)
         try:
-            with on_stderr():
+            with on_stderr(), ExitStack() as ctx.meta[_STACK]:
+                _set_verbosity(ctx)
                 result = super().invoke(ctx)
             flush(sys.stdout)
             return result
         except (typer.Exit, typer.Abort):
             raise
         except ResnetInferError as error:
-            if debug:
+            if ctx.meta.get(_DEBUG):
                 sys.excepthook(type(error), error, error.__traceback__)
             fail(error.message, error.hint)
             code = error.exit_code
@@ -107,8 +146,8 @@ class _Commands(TyperGroup):
             _drop_stdout()
             code = 1
         except Exception as error:  # users get a message, not a traceback
-            if debug or hasattr(error, "show"):  # typer shows usage errors itself
-                _make_printable(error)
+            if ctx.meta.get(_DEBUG) or hasattr(error, "show"):  # typer shows usage errors itself
+                _explain(error)
                 raise
             if isinstance(error, ValueError) and getattr(sys.stdout, "closed", False):
                 fail("cannot write the result: standard output is closed")
@@ -117,15 +156,11 @@ class _Commands(TyperGroup):
                 _drop_stdout()
                 _fail_to_write(error)
                 raise typer.Exit(1) from error
-            if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):  # raised by tempfile
-                fail("there is no temporary folder that can be written", "set TMPDIR to a folder that can be written")
-                raise typer.Exit(1) from error
-            if isinstance(error, OSError) and error.filename is not None and (todo := REMEDIES.get(error.errno or 0)):
-                fail(f"{error.filename}: {(error.strerror or str(error)).lower()}", todo)
-                raise typer.Exit(1) from error
-            if (known := _known(error)) is not None:
-                fail(known.message, known.hint)
-                raise typer.Exit(known.exit_code) from error
+            from resnet_infer.cli.failures import known
+
+            if (found := known(error)) is not None:
+                fail(found.message, found.hint)
+                raise typer.Exit(found.exit_code) from error
             fail(
                 f"{type(error).__name__}: {error}",
                 "this should not happen; run again as `resnet-infer --debug ...` and report the traceback",
@@ -134,32 +169,14 @@ class _Commands(TyperGroup):
         raise typer.Exit(code)
 
 
-def _make_printable(error: Exception) -> None:
-    """Escape what is unprintable in the message of a usage error, which may quote the names of files."""
+def _explain(error: Exception) -> None:
+    """Explain a usual slip, and escape what is unprintable in the message, which may quote the names of files."""
+    if hasattr(error, "show"):
+        from resnet_infer.cli.slips import explain
+
+        explain(error, _examples)
     if isinstance(message := getattr(error, "message", None), str):
         error.message = "\n".join(map(printable, message.split("\n")))  # type: ignore[attr-defined]
-
-
-def _known(error: Exception) -> ResnetInferError | None:
-    """Return a clear error for an exception that any command may raise, or None.
-
-    These are: memory or threads exhausted, a package that does not load, and protobuf's `EncodeError`, which is
-    recognised by name so that protobuf need not be imported.
-    """
-    if type(error).__name__ == "EncodeError" and type(error).__module__.startswith("google.protobuf"):
-        return ModelError(
-            f"the ONNX graph cannot be written ({error})",
-            hint="an ONNX file takes 2 GB at most, and only text in UTF-8",
-        )
-    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
-        return ResnetInferError(
-            "the system lets this process start no more threads",
-            hint="raise the limit of processes (ulimit -u, Docker: --pids-limit), or take fewer --threads or --workers",
-        )
-    from resnet_infer.utils.extras import explain
-    from resnet_infer.utils.host_memory import out_of_memory
-
-    return out_of_memory(error) or (explain(error, "the command") if isinstance(error, ImportError) else None)
 
 
 def _fail_to_write(error: OSError) -> None:
@@ -178,22 +195,60 @@ _UNWRITABLE = {*REMEDIES, EBADF}
 """Error numbers of failed writes to stdout, or to a file that is not the result."""
 _WITHOUT_STDOUT = {"classify", "serve"}
 """Commands that may run without stdout; they check it themselves."""
-_HELP = {"help_option_names": ["-h", "--help"]}
+PROGRAM = "resnet-infer"
+"""Name of the command, which completion is installed for."""
+_COMPLETION = {"--install-completion", "--show-completion"}
+_DEBUG = "resnet_infer.debug"
+"""Key of the context under which `--debug` is kept."""
+_VERBOSITY, _STACK = "resnet_infer.verbosity", "resnet_infer.stack"
+"""Keys of the context under which the last of `--verbose` and `--quiet`, and what ends their effect, are kept."""
+_OF_ALL = ("verbose", "quiet", "debug")
+"""Options that are taken before and after the name of a command."""
+
+
+def _with_hyphens(name: str) -> str:
+    """Return the name of an option or a command with hyphens for underscores, which are taken too."""
+    return name.replace("_", "-")
+
+
+_SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "token_normalize_func": _with_hyphens}
 app = typer.Typer(
     cls=_Commands,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    add_completion=False,
-    context_settings=_HELP,
+    add_completion=True,
+    context_settings=_SETTINGS,
     no_args_is_help=True,
 )
 
 
-def _version(value: bool) -> None:
+def _version(context: typer.Context, value: bool) -> None:
     """Print the version and exit, for `--version`."""
-    if value:
+    if value and not context.resilient_parsing:
         print(f"resnet-infer {__version__}")
         raise typer.Exit
+
+
+def _keep_debug(context: typer.Context, value: bool) -> None:
+    """Remember `--debug` for the whole command line."""
+    if value:
+        context.meta[_DEBUG] = True
+
+
+def _keep_verbosity(context: typer.Context, parameter: typer.CallbackParam, value: bool) -> None:
+    """Remember `--verbose` or `--quiet`, of which the last counts. Behind the command's name it holds at once."""
+    if value and not context.resilient_parsing:
+        context.meta[_VERBOSITY] = parameter.name
+        if _STACK in context.meta:
+            _set_verbosity(context)
+
+
+def _set_verbosity(context: Any) -> None:
+    """Apply `--verbose` or `--quiet`, if one was given."""
+    if option := context.meta.get(_VERBOSITY):
+        from resnet_infer.cli.verbosity import set_verbosity
+
+        set_verbosity(context.meta[_STACK], option)
 
 
 @app.callback()
@@ -201,9 +256,27 @@ def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", "-v", expose_value=False, callback=_keep_verbosity, help="Show debug messages on stderr."
+        ),
+    ] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet", "-q", expose_value=False, callback=_keep_verbosity, help="Show nothing but errors on stderr."
+        ),
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", expose_value=False, callback=_keep_debug, help="Show the traceback of an error."),
+    ] = False,
 ) -> None:
-    """Take a ResNet from training to production: train, export, verify, classify."""
+    """Take a ResNet from training to production: train, export, verify, classify.
+
+    `resnet-infer COMMAND --help` shows the options of a command, and examples.
+    """
 
 
 def main() -> None:
@@ -236,7 +309,7 @@ def _run() -> int:
         return 1
     try:
         try:
-            app()
+            app(prog_name=PROGRAM if _COMPLETION.intersection(sys.argv) else None)
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Iterable
+from typing import Annotated, Any
 
 import typer
 
-from resnet_infer.cli.parsing import choice
+from resnet_infer.cli.parsing import choice, device_name
 from resnet_infer.runtimes.registry import NAMES
 from resnet_infer.utils.console import note
 from resnet_infer.utils.threads import MOST_THREADS
@@ -32,9 +32,17 @@ def introduce_default(model: str | None, instead: str) -> None:
         )
 
 
+def output_option(suffixes: Iterable[str]) -> Any:
+    """Return the option `-o` of a command whose results have the forms of these suffixes."""
+    known = ", ".join(suffixes)
+    return typer.Option(
+        "--output", "-o", metavar="FILE", help=f"Write the result to this file. Its suffix chooses the form: {known}."
+    )
+
+
 MODEL_HELP = (
-    "A checkpoint (.safetensors), an artifact (.onnx) or a model's name; default: $RESNET_INFER_MODEL, or the one that "
-    "comes with the package."
+    "A checkpoint (.safetensors), an artifact (.onnx, .xml, .engine) or the name of a model; default: "
+    "$RESNET_INFER_MODEL, or else the model that comes with the package."
 )
 RUNTIME_CHOICES = ("auto", *NAMES)
 """Values of `--runtime`."""
@@ -45,13 +53,16 @@ Runtime = Annotated[
     typer.Option(
         metavar="|".join(RUNTIME_CHOICES),
         callback=choice(*RUNTIME_CHOICES),
-        help="What runs the model.",
+        help="The library that runs the model; auto: by the suffix of its file.",
     ),
 ]
 Device = Annotated[
     str,
     typer.Option(
-        metavar="auto|cpu|cuda[:N]", help="Where it runs. A device that is named is used, or the command fails."
+        metavar="auto|cpu|cuda[:N]",
+        callback=device_name,
+        help="The device that runs the model. auto: a GPU if one can be used; any other that cannot be used is an "
+        "error.",
     ),
 ]
 Threads = Annotated[
@@ -59,8 +70,7 @@ Threads = Annotated[
     typer.Option(
         min=1,
         max=MOST_THREADS,
-        help="Threads inside the runtime; default: all usable cores, and one for each of many pictures.",
+        help="Threads within a call of the runtime; default: all usable cores, or one if many images are classified.",
     ),
 ]
-Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the result to this file.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

@@ -35,6 +35,16 @@ def choice(*values: str) -> Callable[[str | None], str | None]:
     return check
 
 
+def device_name(value: str) -> str:
+    """Return the name of a device as the library states it, such as `cuda:0` for `0`. Raises `UsageError`."""
+    if value in ("auto", "cpu", "cuda"):
+        return value
+    from resnet_infer.runtimes.base import parse_device
+
+    kind, index = parse_device(value)
+    return f"{kind}:{index}" if value[-1:].isdecimal() else kind
+
+
 def number(value: float | None) -> float | None:
     """Return the value, or raise `typer.BadParameter` for NaN, which bounds do not exclude."""
     if value is not None and value != value:
@@ -47,7 +57,7 @@ def numbers(text: str | None, kind: Callable[[str], Number], mistake: str) -> tu
 
     Raises `UsageError` for any other text. `mistake` is its message, in which `{text}` stands for the text.
 
-        numbers("1,8,32", int, "--batch takes numbers with commas between them, not {text}")  # (1, 8, 32)
+        numbers("1,8,32", int, "--batch-size takes numbers with commas between them, not {text}")  # (1, 8, 32)
     """
     if text is None:
         return None

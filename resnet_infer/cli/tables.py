@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from resnet_infer.evaluation.paper import PAPER, PICTURES, TABLES
 from resnet_infer.evaluation.result import Evaluation, Rate, Result
@@ -10,8 +11,27 @@ from resnet_infer.reporting.text import plural
 from resnet_infer.utils.console import table
 
 
-def evaluation_table(found: Evaluation) -> str:
-    """Return the errors, the differences to the reference and the times as text."""
+def evaluation_rows(found: Evaluation) -> list[dict[str, Any]]:
+    """Return a row for each model and protocol, with its errors and their 95% intervals in percent."""
+    rows = []
+    for item in found.results:
+        row: dict[str, Any] = {
+            "model": item.name,
+            "protocol": item.protocol,
+            "precision": item.precision or None,
+            "runs_on": item.runs_on,
+            "is_reference": item.is_reference,
+            "pictures": len(item.answered.ranks),
+        }
+        for name, rate in (("top1", item.top1), ("top5", item.top5)):
+            row[f"{name}_error"] = rate.error if rate else None
+            row[f"{name}_low"], row[f"{name}_high"] = rate.interval if rate else (None, None)
+        rows.append(row)
+    return rows
+
+
+def evaluation_cells(found: Evaluation) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the rows of the table of errors."""
     header = ["model", "runs on", "precision", "protocol", "top-1 error", "95%", "top-5 error", "95%"]
     columns: list[tuple[str, Callable[[Result], str]]] = [
         ("paper", lambda item: next((str(row) for source, row in item.published if source.source == PAPER), "")),
@@ -36,12 +56,19 @@ def evaluation_table(found: Evaluation) -> str:
         ]
         for item in found.results
     ]
+    return [*header, *(name for name, _ in columns)], rows
+
+
+def evaluation_table(found: Evaluation) -> str:
+    """Return the errors, the differences to the reference and the times as text."""
+    header, rows = evaluation_cells(found)
+    columns = [name for name in header if name in ("paper", "others")]
     lines = [
         f"{found.dataset.name}: {plural(found.pictures, 'picture')}"
         + (f", {len(found.unreadable)} skipped" if found.unreadable else ""),
         "",
-        table([*header, *(name for name, _ in columns)], rows),
-        *_published(found, [name for name, _ in columns if name != "recorded"]),
+        table(header, rows),
+        *_published(found, columns),
     ]
     compared = [item for item in found.results if item.difference]
     if compared:

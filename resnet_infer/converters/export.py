@@ -25,7 +25,7 @@ from resnet_infer.models.spec import Measured, Precision
 from resnet_infer.runtimes.artifacts import model_parts
 from resnet_infer.runtimes.registry import SUFFIXES
 from resnet_infer.utils.console import note
-from resnet_infer.utils.files import atomic_pair
+from resnet_infer.utils.files import atomic_pair, suffix_of
 from resnet_infer.verification.gates import require
 
 CALIBRATION_SUFFIX = ".calibration.json"
@@ -47,7 +47,7 @@ class ExportResult:
     @property
     def files(self) -> tuple[Path, ...]:
         """Return the files that hold the graph and the weights, the artifact first."""
-        return tuple(model_parts(self.path)) if self.path.suffix in SUFFIXES else (self.path,)
+        return tuple(model_parts(self.path)) if suffix_of(self.path) in SUFFIXES else (self.path,)
 
     @property
     def size(self) -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from resnet_infer.errors import UsageError, did_you_mean
 from resnet_infer.models.spec import Precision
 from resnet_infer.runtimes.registry import load
+from resnet_infer.utils.files import suffix_of
 
 if TYPE_CHECKING:
     from resnet_infer.converters.config import ExportConfig
@@ -141,7 +142,7 @@ class Format:
 
 
 _ALL: tuple[Precision, ...] = get_args(Precision)
-_DYNAMIC_SIZE = Option("dynamic_size", "flag", "Leave height and width open, for multi-scale testing.")
+_DYNAMIC_SIZE = Option("dynamic_size", "flag", "Leave the height and width of the input open, for multi-scale testing.")
 
 ROWS = (
     Format(
@@ -161,14 +162,25 @@ ROWS = (
         precisions=_ALL,
         targets=("tensorrt",),
         options=(
-            Option("min_batch", "int", "Of an engine: the smallest batch; default 1.", least=1),
-            Option("opt_batch", "int", "The batch that an engine, or --target auto, is best at; default 8.", least=1),
-            Option("max_batch", "int", "Of an engine: the largest batch; default 64.", least=1),
-            Option("workspace", "int", "Of an engine: memory for a layer.", "MB", least=1),
-            Option("optimization_level", "int", "Of an engine: 0 is built soonest, 5 runs fastest.", least=0, most=5),
-            Option("version_compatible", "flag", "The engine runs on newer versions of TensorRT too."),
-            Option("hardware_compatible", "flag", "The engine runs on every GPU from Ampere on."),
-            Option("timing_cache", "path", "Of an engine: keeps what kernels took, for the next build.", "FILE"),
+            Option("min_batch", "int", "For TensorRT: smallest batch; default: 1.", least=1),
+            Option("opt_batch", "int", "For TensorRT and --target auto: batch to optimize for; default: 8.", least=1),
+            Option("max_batch", "int", "For TensorRT: largest batch; default: 64.", least=1),
+            Option(
+                "workspace",
+                "int",
+                "For TensorRT: memory that a layer may use while it is built and run.",
+                "MB",
+                least=1,
+            ),
+            Option("optimization_level", "int", "For TensorRT: 0 builds fastest, 5 runs fastest.", least=0, most=5),
+            Option("version_compatible", "flag", "For TensorRT: let newer versions of TensorRT run the engine."),
+            Option("hardware_compatible", "flag", "For TensorRT: let every GPU from Ampere on run the engine."),
+            Option(
+                "timing_cache",
+                "path",
+                "For TensorRT: keep the times of kernels in this file, for the next build.",
+                "FILE",
+            ),
         ),
         write="resnet_infer.converters.tensorrt.export:write",
         prove="resnet_infer.converters.tensorrt.export:prove_file",
@@ -191,8 +203,17 @@ ROWS = (
 
 FORMATS: Mapping[str, Format] = MappingProxyType({row.name: row for row in ROWS})
 """Format of each value of `--format`."""
-MISSPELT: Mapping[str, str] = MappingProxyType({"trensorrt": "tensorrt"})
-"""Common misspelling of a format -> the format. It is accepted with a note; any other unknown name is an error."""
+SPELLINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "trensorrt": "tensorrt",
+        "trt": "tensorrt",
+        "engine": "tensorrt",
+        "plan": "tensorrt",
+        "ov": "openvino",
+        "ir": "openvino",
+    }
+)
+"""Other spelling of a format, in small letters -> the format. It is accepted with a note by the command."""
 
 
 def get_format(name: str) -> Format:
@@ -215,7 +236,7 @@ def format_of(path: Path) -> Format:
     'onnx'
     """
     for row in ROWS:
-        if row.suffix == path.suffix:
+        if row.suffix == suffix_of(path):
             return row
     known = " or ".join(row.suffix for row in ROWS)
     raise UsageError(f"no format ends in {path.suffix or 'nothing'}: {path}", hint=f"an artifact ends in {known}")

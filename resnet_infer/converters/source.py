@@ -16,7 +16,7 @@ from resnet_infer.models.graph import Graph, build_graph
 from resnet_infer.runtimes.base import Images, Runtime
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
 from resnet_infer.utils.extras import needs
-from resnet_infer.utils.files import atomic_path
+from resnet_infer.utils.files import atomic_path, suffix_of
 from resnet_infer.verification.parity import Parity, Reference, compare, exact_graph, open_reference, require
 from resnet_infer.verification.tolerances import ENGINES, Verdict
 
@@ -95,7 +95,7 @@ def read_artifact(path: Path) -> Graph:
     Raises `ModelError` for a file of another kind, or that is damaged, carries no spec, or cannot be loaded by ONNX
     Runtime.
     """
-    if path.suffix != ".onnx":
+    if suffix_of(path) != ".onnx":
         raise ModelError(
             f"{path} is no ONNX file: an export starts from a checkpoint or an ONNX artifact",
             hint="give the checkpoint or the .onnx that it was made from",

@@ -32,8 +32,9 @@ class EvaluationConfig:
     - `workers`: threads that decode pictures; by default one for each usable core.
     - `skip_unreadable`: leave out pictures that cannot be read, or that a CSV lists and that do not exist, instead of
       raising an error.
-    - `resume`: file that keeps answers as they come. Where it has answers of the same models, pictures and protocols,
-      the evaluation continues from them.
+    - `answers`: file that keeps answers as they come.
+    - `resume`: continue from the answers in that file, which must be of the same models, pictures and protocols.
+      Without it a file that has answers is refused.
     - `started`: called with the data set and the number of pictures that are answered already. The function that it
       returns is called with the number of pictures answered since the last call.
     """
@@ -52,5 +53,6 @@ class EvaluationConfig:
     batch_size: int = 32
     workers: int | None = None
     skip_unreadable: bool = False
-    resume: Path | None = None
+    answers: Path | None = None
+    resume: bool = False
     started: Callable[[Dataset, int], Callable[[int], None]] = _no_progress

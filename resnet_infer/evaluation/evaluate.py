@@ -19,7 +19,7 @@ from resnet_infer.data.protocols import find_protocol
 from resnet_infer.errors import DataError, PictureError, UsageError, reason_of
 from resnet_infer.evaluation.config import EvaluationConfig
 from resnet_infer.evaluation.data_identity import belongs, identity
-from resnet_infer.evaluation.journal import Journal
+from resnet_infer.evaluation.journal import Journal, require_resumable
 from resnet_infer.evaluation.paper import Figure, Table, published
 from resnet_infer.evaluation.record import Record
 from resnet_infer.evaluation.result import Answers, Evaluation, Result
@@ -53,7 +53,7 @@ def evaluate(models: Sequence[str | None], data: Path, config: EvaluationConfig 
     `config.runtime`. A model or protocol that is named twice is taken once, with a warning.
 
     Raises `UsageError`, `ModelError`, `DataError`, `PictureError` and `ServiceError`; and `KeyboardInterrupt`, whose
-    message says what `config.resume` has.
+    message says what `config.answers` has.
 
     Example::
 
@@ -62,6 +62,7 @@ def evaluate(models: Sequence[str | None], data: Path, config: EvaluationConfig 
     """
     config = config or EvaluationConfig()
     _require_max_drop(config)
+    require_resumable(config.answers, config.resume)
     models, repeated_models = distinct_models(models, config.runtime)
     protocols, repeated_protocols = distinct_protocols(config.protocols)
     _require_models(models, config)
@@ -69,7 +70,7 @@ def evaluate(models: Sequence[str | None], data: Path, config: EvaluationConfig 
     with ExitStack() as stack:
         targets = _open_targets(models, protocols, dataset, config, stack)
         record = Record(len(targets.rows), len(dataset.samples))
-        journal = _open_journal(dataset, targets, record, config.resume, stack)
+        journal = _open_journal(dataset, targets, record, config.answers, stack)
         resumed = int(record.answered.sum())
         seconds, unreadable = _answer(dataset, targets, record, journal, config)
         if not record.answered.any():
@@ -83,10 +84,10 @@ def evaluate(models: Sequence[str | None], data: Path, config: EvaluationConfig 
     warnings = [*repeated_models, *repeated_protocols, *_warnings(results, dataset, duplicates)]
     if journal and journal.damaged:
         lines = plural(journal.damaged, "line")
-        warnings.append(f"{config.resume}: {lines} damaged and passed over; what they answered was answered again")
+        warnings.append(f"{config.answers}: {lines} damaged and passed over; what they answered was answered again")
     if journal and resumed and journal.begun_by != __version__:
         warnings.append(
-            f"{config.resume} was begun by resnet-infer {journal.begun_by}, and this is {__version__}: the answers of "
+            f"{config.answers} was begun by resnet-infer {journal.begun_by}, and this is {__version__}: the answers of "
             "both are counted together"
         )
     return Evaluation(dataset, results, record, seconds, unreadable, duplicates, warnings, resumed, config.max_drop)
@@ -147,14 +148,14 @@ def _open_targets(
 
 
 def _open_journal(
-    dataset: Dataset, targets: _Targets, record: Record, resume: Path | None, stack: ExitStack
+    dataset: Dataset, targets: _Targets, record: Record, answers: Path | None, stack: ExitStack
 ) -> Journal | None:
-    """Open the file `resume` until the end of `stack`, and put the answers that it has into `record`."""
-    if resume is None:
+    """Open the file `answers` until the end of `stack`, and put the answers that it has into `record`."""
+    if answers is None:
         return None
     belongs_to = run_identity(dataset, targets.models, targets.rows, targets.scorers)
-    journal = stack.enter_context(Journal(resume, belongs_to, record))
-    require_same_pictures(dataset, record, resume)
+    journal = stack.enter_context(Journal(answers, belongs_to, record))
+    require_same_pictures(dataset, record, answers)
     return journal
 
 
@@ -182,8 +183,8 @@ def _answer(
         if journal is None:
             raise
         raise KeyboardInterrupt(
-            f"{journal.kept:,} of {plural(len(dataset.samples), 'picture')} are answered in {config.resume}; the same "
-            "command goes on from there"
+            f"{journal.kept:,} of {plural(len(dataset.samples), 'picture')} are answered in "
+            f"{config.answers}; the same command with --resume goes on from there"
         ) from None
 
 

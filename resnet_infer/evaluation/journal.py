@@ -6,7 +6,7 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -24,7 +24,7 @@ JOURNAL = FileFormat("answers of an evaluation", error=DataError, implied=True)
 """Format of the file. The first files of version 1 do not state it."""
 VERSION = "the version"
 """Key of the version of the package that began the file. Another one may go on with it."""
-OPTION = "--resume"
+OPTION = "--answers"
 """Option of the command that names the file, for messages."""
 
 
@@ -126,6 +126,21 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def require_resumable(path: Path | None, resume: bool) -> None:
+    """Raise `UsageError` if the file has answers that are not to be continued, or `resume` is set without a file."""
+    if resume and path is None:
+        raise UsageError("--resume continues from a file of answers", hint=f"name it with {OPTION}")
+    if path is None or resume:
+        return
+    with suppress(OSError):  # `Journal` says why the file cannot be opened
+        if not path.is_file() or not path.stat().st_size or not is_journal(path):
+            return
+        raise UsageError(
+            f"{path} has answers of an evaluation already",
+            hint=f"add --resume to continue from them, or name another file with {OPTION}",
+        )
 
 
 def is_journal(path: Path) -> bool:

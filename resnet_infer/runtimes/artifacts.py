@@ -17,7 +17,7 @@ from resnet_infer.models.onnx_file import map_file, read_interface, read_metadat
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.registry import DEFAULTS, SUFFIXES, load
 from resnet_infer.runtimes.signature import Tensor, require_signature
-from resnet_infer.utils.files import sha256
+from resnet_infer.utils.files import sha256, suffix_of
 
 Size = tuple[int | None, int | None]
 """Height and width in pixels, None for a side that is open."""
@@ -158,7 +158,7 @@ CHECKPOINT_READER = Reader(read_checkpoint_spec, _checkpoint_size, load_checkpoi
 
 def _reader(path: Path) -> Reader:
     """Return the reader for the suffix of `path`. Raises `ModelError` for another suffix."""
-    row = DEFAULTS.get(path.suffix)
+    row = DEFAULTS.get(suffix_of(path))
     if row is None or row.reader is None:
         raise ModelError(
             f"{path}: no runtime opens it",

@@ -34,22 +34,24 @@ RuntimeT = TypeVar("RuntimeT", bound="Runtime")
 
 
 def parse_device(device: str) -> tuple[str, int]:
-    """Split `auto`, `cpu`, `cuda` or `cuda:N` into its kind and N, which is 0 by default.
+    """Split the name of a device into its kind, `auto`, `cpu` or `cuda`, and its number, which is 0 by default.
 
-    Raises `UsageError` for any other text.
+    `gpu` stands for `cuda`, a number alone for the GPU of that number, and capital letters for small ones. Raises
+    `UsageError` for any other text.
 
-    >>> parse_device("cuda:1")
-    ('cuda', 1)
+    >>> parse_device("cuda:1"), parse_device("gpu"), parse_device("0")
+    (('cuda', 1), ('cuda', 0), ('cuda', 0))
     """
     known = isinstance(device, str)
-    match = re.fullmatch(r"(auto|cpu|cuda)|cuda:([0-9]+)", device) if known else None
+    text = device.strip().lower() if known else ""
+    match = re.fullmatch(r"(auto|cpu|cuda|gpu)|(?:(?:cuda|gpu):)?([0-9]{1,9})", text, re.ASCII)
     if match is None:
-        similar = did_you_mean(device.lower().partition(":")[0], ("auto", "cpu", "cuda")) if known else ""
+        similar = did_you_mean(text.partition(":")[0], ("auto", "cpu", "cuda")) if known else ""
         raise UsageError(
             f"there is no device {device!r:.40}{similar}",
             hint="a device is auto, cpu, cuda or cuda:N",
         )
-    return match[1] or "cuda", int(match[2] or 0)
+    return "cuda" if match[1] in (None, "gpu") else match[1], int(match[2] or 0)
 
 
 class Runtime(ABC):

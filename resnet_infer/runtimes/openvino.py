@@ -18,6 +18,7 @@ from resnet_infer.runtimes.openvino_ir import RT_INFO, SUFFIX, ir_parts, read_ir
 from resnet_infer.runtimes.signature import OUTPUT, Tensor, require_signature
 from resnet_infer.utils.cpu import compute_threads, usable_cores
 from resnet_infer.utils.extras import needs
+from resnet_infer.utils.files import suffix_of
 from resnet_infer.utils.lifetime import CALLS, in_child, keep_in_child
 from resnet_infer.utils.threads import require_threads
 
@@ -185,7 +186,7 @@ class OpenVinoRuntime(Runtime):
     @classmethod
     def parts(cls, model: Path) -> tuple[Path, ...]:
         """Return the files that opening `model` reads: an IR has two."""
-        return ir_parts(model) if model.suffix == SUFFIX else (model,)
+        return ir_parts(model) if suffix_of(model) == SUFFIX else (model,)
 
     def describe(self) -> dict[str, Any]:
         """Return the base fields, `version`, `threads`, `precision` in use, and `computes`, the layers' precisions."""
@@ -200,7 +201,7 @@ class OpenVinoRuntime(Runtime):
 
 def _read(model: Path) -> tuple[Any, ModelSpec]:
     """Read the graph and its spec. Raises `ModelError`, and what OpenVINO raises."""
-    if model.suffix == SUFFIX:
+    if suffix_of(model) == SUFFIX:
         # OpenVINO would map the weights into memory, where another program that writes to the file changes them.
         content, weights, ir = read_ir_files(model)
         return CORE.read_model(content, weights), ir.spec

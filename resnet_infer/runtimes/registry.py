@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from resnet_infer.errors import ModelError, UsageError, did_you_mean
+from resnet_infer.utils.files import suffix_of
 from resnet_infer.utils.threads import require_threads
 
 if TYPE_CHECKING:
@@ -197,7 +198,12 @@ def open_runtime(
             )
     if chosen.threads:
         options["threads"] = threads
-    return runtime_class(model, runtime)(model, device=device, **options)
+    opened = runtime_class(model, runtime)(model, device=device, **options)
+    import logging  # which the libraries of runtimes have imported by now
+
+    label = model if isinstance(model, Path) else model.spec.name
+    logging.getLogger(__name__).debug("%s: opened by %s on %s", label, chosen.name, opened.device)
+    return opened
 
 
 def runtime_class(model: Path | Checkpoint, runtime: str = "auto") -> Callable[..., Runtime]:
@@ -217,7 +223,7 @@ def select_runtime(model: Path | Checkpoint, runtime: str = "auto") -> RuntimeIn
     >>> select_runtime(Path("resnet50.onnx")).name
     'onnxruntime'
     """
-    suffix = model.suffix if isinstance(model, Path) else CHECKPOINT
+    suffix = suffix_of(model) if isinstance(model, Path) else CHECKPOINT
     chosen = DEFAULTS.get(suffix) if runtime == "auto" else get_runtime(runtime)
     if chosen is None or not chosen.opens(suffix):
         label = str(model) if isinstance(model, Path) else model.spec.name

@@ -30,6 +30,7 @@ from resnet_infer.serving.http.middleware import Traffic
 from resnet_infer.serving.settings import Settings
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.extras import needs
+from resnet_infer.utils.files import suffix_of
 
 LINGER = 10
 """Seconds for clients to read their responses after the last one was sent, before the process ends."""
@@ -56,7 +57,7 @@ def devices(settings: Settings) -> list[str]:
     """
     kind, _ = parse_device(settings.device)
     number = settings.workers or 1
-    named = ":" in settings.device
+    named = settings.device.strip()[-1:].isdecimal()
     gpus = 0 if kind == "cpu" or named or (kind == "auto" and not _takes_gpu(settings)) else count_gpus()
     if gpus < 2:
         return [settings.device] * number
@@ -65,7 +66,7 @@ def devices(settings: Settings) -> list[str]:
 
 def _takes_gpu(settings: Settings) -> bool:
     """Return whether the runtime for this model would choose a GPU by itself."""
-    default = DEFAULTS.get(Path(settings.model or "").suffix)
+    default = DEFAULTS.get(suffix_of(Path(settings.model or "")))
     row = next((row for row in RUNTIMES if row.name == settings.runtime), default)
     if row and len(row.devices) == 1:
         return "cuda" in row.devices

@@ -11,7 +11,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, distributed, nn
 
-from resnet_infer.errors import RuntimeUnavailableError, UsageError
+from resnet_infer.errors import RuntimeUnavailableError
+from resnet_infer.runtimes.base import parse_device
 
 _GROUPS: list[Any] = []
 """Process groups of gloo, kept until the process ends.
@@ -64,7 +65,7 @@ class World:
 def join_world(device: str = "auto") -> Iterator[World]:
     """Yield the world that `torchrun` describes in the environment, or a world of one.
 
-    `device` is auto, cpu or cuda[:N]; of several processes each takes the GPU of its local rank. Raises `UsageError`
+    `device` is as in `parse_device`; of several processes each takes the GPU of its local rank. Raises `UsageError`
     for another value, and `RuntimeUnavailableError` if there is no such device.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
@@ -90,16 +91,14 @@ def choose_device(device: str, local_rank: int | None) -> torch.device:
 
     Raises `UsageError` for a name that is none, and `RuntimeUnavailableError` if there is no such device.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()) or (kind == "cpu" and number):
-        raise UsageError(f"the device is auto, cpu or cuda[:N], not {device!r}")
+    kind, number = parse_device(device)
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
     if kind == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise RuntimeUnavailableError("no CUDA device can be used here", hint="train with --device cpu", source="cuda")
-    index = local_rank if local_rank is not None else int(number or 0)
+    index = local_rank if local_rank is not None else number
     if index >= torch.cuda.device_count():
         raise RuntimeUnavailableError(
             f"there is no device cuda:{index}; there are {torch.cuda.device_count()}",

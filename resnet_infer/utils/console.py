@@ -52,8 +52,8 @@ def warn(message: str) -> None:
 
 
 def is_shown() -> bool:
-    """Return whether this is inside an `on_stderr` block, as in the command."""
-    return _shown[0]
+    """Return whether notes are shown: this is inside an `on_stderr` block, as in the command, which is not quiet."""
+    return _shown[0] and logger().isEnabledFor(20)  # logging.INFO
 
 
 @contextmanager

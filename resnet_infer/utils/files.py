@@ -50,6 +50,15 @@ def unwritable(path: Path, error: OSError, kind: type[Kind], instead: str = "cho
     return kind(f"cannot write {path}: {error.strerror or error}", hint=remedy(error, instead))
 
 
+def suffix_of(path: Path) -> str:
+    """Return the suffix of a path with its dot, in small letters: suffixes are the same in either case.
+
+    >>> suffix_of(Path("MODEL.ONNX"))
+    '.onnx'
+    """
+    return path.suffix.lower()
+
+
 def part_of(path: Path) -> Path:
     """Return the path for an unfinished result: `x.part.csv` for `x.csv`, or `x.part-2.csv` if that exists."""
     number = 1
@@ -63,7 +72,8 @@ def part_of(path: Path) -> Path:
 def parts_of(path: Path) -> list[Path]:
     """Return the unfinished files of `path` that earlier runs left: stopped (`part_of`), killed, or still writing."""
     stem, suffix = re.escape(path.stem), re.escape(path.suffix)
-    known = re.compile(rf"{stem}\.part(-\d+)?{suffix}|\.{stem}\.[0-9a-f]{{8}}\.part{suffix}")
+    small = re.escape(suffix_of(path))
+    known = re.compile(rf"{stem}\.part(-\d+)?{suffix}|\.{stem}\.[0-9a-f]{{8}}\.part{small}")
     try:
         names = sorted(os.listdir(path.parent))
     except OSError:
@@ -88,8 +98,8 @@ def atomic_path(path: Path, *, keep: Callable[[], Path | None] = lambda: None) -
 
     The file is removed when the block fails, or moved to the path that `keep` returns. The data reaches the disk before
     the rename, so a crash leaves the old file or the new one, and never part of one. The temporary name has the suffix
-    of `path`, because libraries choose a format by it. If `path` is a link, its target is replaced. A device or a pipe
-    is written to directly. Raises `ResnetInferError` where the operating system refuses.
+    of `path` in small letters, because libraries choose a format by it. If `path` is a link, its target is replaced. A
+    device or a pipe is written to directly. Raises `ResnetInferError` where the operating system refuses.
 
     >>> with atomic_path(Path("report.csv")) as temporary:
     ...     temporary.write_text("label,count")
@@ -98,7 +108,7 @@ def atomic_path(path: Path, *, keep: Callable[[], Path | None] = lambda: None) -
         yield path
         return
     path = Path(os.path.realpath(path))
-    temporary = path.with_name(f".{path.stem}.{os.urandom(4).hex()}.part{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{os.urandom(4).hex()}.part{suffix_of(path)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

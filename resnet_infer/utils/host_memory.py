@@ -48,8 +48,8 @@ def out_of_memory(error: Exception) -> OutOfMemoryError | None:
     cause = f" ({first_line(error)})" if str(error) else ""
     return OutOfMemoryError(
         f"memory ran out{cause}{has}",
-        hint="give it smaller or fewer pictures at a time (--batch), end other programs, or raise the limit of its "
-        "container or control group",
+        hint="give it smaller or fewer pictures at a time (--batch-size), end other programs, or raise the limit of "
+        "its container or control group",
     )
 
 

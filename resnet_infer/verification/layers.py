@@ -18,6 +18,7 @@ from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint
 from resnet_infer.models.graph import INPUT, build_graph, reading_graph
 from resnet_infer.models.onnx_tools import consumers, producers, rename
 from resnet_infer.utils.extras import needs
+from resnet_infer.utils.files import suffix_of
 from resnet_infer.verification.metrics import TensorDelta, plain
 from resnet_infer.verification.tolerances import Verdict
 
@@ -129,9 +130,9 @@ def _layer(tensor: str) -> str:
 
 def open_graph(path: Path) -> onnx.ModelProto:
     """Load an artifact's graph, or build the unfused graph of a checkpoint. Raises `UsageError` for other files."""
-    if path.suffix == CHECKPOINT:
+    if suffix_of(path) == CHECKPOINT:
         return literal_graph(load_checkpoint(path))
-    if path.suffix != ".onnx":
+    if suffix_of(path) != ".onnx":
         raise UsageError(f"{path} has no layers to be seen", hint="give the .onnx artifact that it was made from")
     with reading_graph(path):
         return onnx.load(path)

@@ -35,13 +35,23 @@ CALLS: dict[tuple[str, str], list[tuple[str, list[str]]]] = {
         ("model.onnx", ["model.onnx"]),
         ("labels.txt", ["model.onnx", "--labels", "labels.txt"]),
     ],
+    ("evaluate", "--output"): [
+        ("data.csv", ["model.onnx", "data.csv"]),
+        ("page.html", ["model.onnx", "page.html"]),
+        ("saved.json", ["model.onnx", "data.csv", "--class-order", "saved.json"]),
+    ],
+    ("compare", "--output"): [("saved.json", ["model.onnx", "model.safetensors", "saved.json"])],
+    ("inspect", "--output"): [("theirs.json", ["model.onnx"])],
+    ("env", "--output"): [("theirs.json", [])],
+    ("models", "--output"): [("theirs.json", []), ("data.csv", [])],
+    ("cache", "--output"): [("theirs.json", ["list"]), ("theirs.json", ["clear"])],
     ("evaluate", "--report"): [
         ("data.csv", ["model.onnx", "data.csv"]),
         ("photo.jpg", ["model.onnx", "data.csv"]),
         ("model.onnx", ["model.onnx", "data.csv"]),
         ("page.html", ["model.onnx", "page.html"]),
     ],
-    ("evaluate", "--resume"): [
+    ("evaluate", "--answers"): [
         ("data.csv", ["model.onnx", "data.csv"]),
         ("photo.jpg", ["model.onnx", "data.csv"]),
         ("model.onnx", ["torch:model.onnx", "data.csv"]),
@@ -65,7 +75,7 @@ CALLS: dict[tuple[str, str], list[tuple[str, list[str]]]] = {
     ("curves", "--output"): [("run/curves.png", ["run/curves.png"])],
 }
 """What is to be written, and the call that reads it, by command and option."""
-OUTPUTS = {"--output", "--report", "--resume", "--logs", "--timing-cache"}
+OUTPUTS = {"--output", "--report", "--answers", "--logs", "--timing-cache"}
 
 
 @pytest.fixture
@@ -82,6 +92,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (place / "data.csv").write_text("path,label\nphoto.jpg,cat\n")
     (place / "labels.txt").write_text("cat\n")
     (place / "saved.json").write_text("{}")
+    (place / "theirs.json").write_text('{"name": "a package"}')
     (place / "page.html").write_text("<html>")
     (place / "link").symlink_to("photo.jpg")
     monkeypatch.chdir(place)
@@ -108,8 +119,7 @@ def test_every_option_that_names_a_place_is_in_the_table() -> None:
         for name in parameter.opts
         if name in OUTPUTS
     }
-    resume = {("train", "--resume")}  # auto or never
-    assert found - resume == set(CALLS)
+    assert found == set(CALLS)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +151,11 @@ def test_a_minus_names_no_file(cli: Cli, folder: Path, command: str, option: str
         "benchmark": ["model.onnx", *(["--scenario", "offline"] if option == "--logs" else [])],
         "train": ["data.csv"],
         "curves": ["run"],
+        "compare": ["model.onnx", "model.onnx"],
+        "inspect": [],
+        "models": [],
+        "env": [],
+        "cache": [],
     }[command]
     before = contents(folder)
     done = cli(command, *arguments, option, "-")
@@ -172,6 +187,11 @@ def test_a_place_that_cannot_be_written_is_said_before_the_work(
         "benchmark": (["absent", *(["--scenario", "offline"] if option == "--logs" else [])], ".json"),
         "train": (["absent"], ""),
         "curves": (["absent"], ".png"),
+        "compare": (["absent", "absent"], ".json"),
+        "inspect": (["absent"], ".json"),
+        "models": (["absent"], ".json"),
+        "env": ([], ".json"),
+        "cache": (["verify"], ".md"),
     }[command]
     before = contents(folder)
     for place in (f"labels.txt/result{suffix}", f"labels.txt/below/result{suffix}"):

@@ -33,14 +33,14 @@ def test_no_command_parses_by_itself() -> None:
 
 
 def test_numbers() -> None:
-    mistake = "--batch takes numbers, not {text}"
+    mistake = "--batch-size takes numbers, not {text}"
     assert parsing.numbers(None, int, mistake) is None
     assert parsing.numbers("1, 8,32", int, mistake) == (1, 8, 32)
     assert parsing.numbers("0.5", float, mistake) == (0.5,)
     for text in ("", "1,", "1,x", "1;2", "1.5"):
         with pytest.raises(UsageError) as caught:
             parsing.numbers(text, int, mistake)
-        assert caught.value.message == f"--batch takes numbers, not {text!r}"
+        assert caught.value.message == f"--batch-size takes numbers, not {text!r}"
 
 
 def test_numbers_with_a_bound() -> None:

@@ -42,7 +42,7 @@ CALLS: dict[str, tuple[list[str], set[str]]] = {
         set(),
     ),
     "evaluate --report": (["evaluate", "model.onnx", "data.csv", "--report", "result.html"], set()),
-    "evaluate --resume": (["evaluate", "model.onnx", "data.csv", "--resume", "result.jsonl"], set()),
+    "evaluate --resume": (["evaluate", "model.onnx", "data.csv", "--answers", "result.jsonl"], set()),
     "benchmark": (["benchmark", "model.onnx", "--rounds", "1", "--seconds", "0.01", "-o", "result.json"], set()),
     "train": (["train", "photos", "--iterations", "2", "-b", "4", "--validation", "0", "-o", "result"], set()),
     "curves": (["curves", "run", "-o", "result.svg"], set()),

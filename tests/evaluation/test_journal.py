@@ -123,8 +123,8 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ResnetInferError, match="cannot write") as caught:
         Journal(tmp_path / "file" / "answers.jsonl", HEAD, Record(1, 1))
-    assert "another place with --resume" in str(caught.value.hint)
-    with pytest.raises(UsageError, match="is a folder, and --resume names a file"):
+    assert "another place with --answers" in str(caught.value.hint)
+    with pytest.raises(UsageError, match="is a folder, and --answers names a file"):
         Journal(tmp_path, HEAD, Record(1, 1))
 
 

@@ -18,7 +18,7 @@ def page(path: Path) -> Output:
 
 
 def answers(path: Path) -> Output:
-    return Output("--resume", path, "file of answers", is_journal)
+    return Output("--answers", path, "file of answers", is_journal)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_an_input_is_refused_by_whatever_path(tmp_path: Path) -> None:
 
 def test_two_outputs_are_two_files(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    with pytest.raises(UsageError, match="--resume and --report both name"):
+    with pytest.raises(UsageError, match="--answers and --report both name"):
         require_free([page(tmp_path / "x"), answers(tmp_path / "folder" / ".." / "x")], [])
     require_free([page(tmp_path / "x"), answers(tmp_path / "y")], [])
 

@@ -221,6 +221,10 @@ def test_an_unknown_device_is_a_usage_error(device: str, close: str | None) -> N
 def test_a_device_has_a_kind_and_a_number(number: int) -> None:
     assert parse_device(f"cuda:{number}") == ("cuda", number)
     assert [parse_device(kind) for kind in ("auto", "cpu", "cuda")] == [("auto", 0), ("cpu", 0), ("cuda", 0)]
+    assert (
+        parse_device(str(number)) == parse_device(f"gpu:{number}") == parse_device(f"CUDA:{number}") == ("cuda", number)
+    )
+    assert [parse_device(kind) for kind in ("gpu", "GPU", "CPU")] == [("cuda", 0), ("cuda", 0), ("cpu", 0)]
 
 
 def test_bound_buffers_answer_as_a_plain_run_and_are_few(photos: Photos, monkeypatch: pytest.MonkeyPatch) -> None:

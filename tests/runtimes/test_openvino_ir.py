@@ -416,7 +416,7 @@ def test_the_commands_take_an_ir(ir: Path) -> None:
 
 
 def test_the_weights_are_no_output(ir: Path) -> None:
-    done = command("evaluate", ir, PICTURES, "--resume", openvino_ir.weights_path(ir))
+    done = command("evaluate", ir, PICTURES, "--answers", openvino_ir.weights_path(ir))
     assert done.returncode == 2
     assert "model.bin is there already and is no file of answers" in done.stderr
 

@@ -23,6 +23,10 @@ Cli = Callable[..., Outcome]
 QUICK = ("--arch", "resnet8", "--recipe", "cifar10-short", "--iterations", 4, "-b", 16, "--validation", 0)
 
 
+def contents(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+
+
 def test_a_run_is_trained_exported_and_classifies(folder: Path, tmp_path: Path, cli: Cli) -> None:
     run = ("train", folder, *QUICK, "-o", tmp_path / "run")
     done = cli(*run)
@@ -35,10 +39,22 @@ def test_a_run_is_trained_exported_and_classifies(folder: Path, tmp_path: Path, 
     assert cli("export", tmp_path / "run" / "best.safetensors", "-o", tmp_path / "model.onnx").code == 0
     picture = next((folder / "test" / "red").iterdir())
     assert cli("classify", picture, "-m", tmp_path / "model.onnx").code == 0
+    before = contents(tmp_path / "run")
     again = cli(*run)
     assert again.code == 2
+    assert "holds a run already" in again.err
+    assert "add --resume" in again.err
+    again = cli(*run, "--resume")
+    assert again.code == 2
     assert "finished run" in again.err
-    assert cli(*run, "--resume", "never").code == 2
+    assert contents(tmp_path / "run") == before
+
+
+def test_resume_begins_a_run_where_there_is_none_and_needs_a_folder(folder: Path, tmp_path: Path, cli: Cli) -> None:
+    assert cli("train", folder, *QUICK, "-o", tmp_path / "run", "--resume").code == 0
+    done = cli("train", folder, *QUICK, "--resume")
+    assert done.code == 2
+    assert "name the folder with -o" in done.err
 
 
 FLAGS: tuple[tuple[dict[str, tuple[object, object]], dict[str, bool]], ...] = (

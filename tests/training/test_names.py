@@ -74,7 +74,7 @@ def test_evaluation_and_import_take_such_names(
     trainer(folder, tmp_path / "run", iterations=4).run()
     best = load_checkpoint(tmp_path / "run" / "best.safetensors")
     model = shutil.copy(tmp_path / "run" / "best.safetensors", tmp_path / f"{LATIN}.safetensors")
-    kept = ("--report", tmp_path / "report.html", "--resume", tmp_path / "rows.jsonl", "--json")
+    kept = ("--report", tmp_path / "report.html", "--answers", tmp_path / "rows.jsonl", "--json")
     for _ in range(2):
         done = cli("evaluate", model, latin, "--runtime", "torch", "--split", "test", *kept)
         assert done.code == 0, done.err

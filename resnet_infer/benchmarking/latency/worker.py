@@ -22,6 +22,7 @@ from resnet_infer.benchmarking.latency.memory import device_in_use, growth, peak
 from resnet_infer.benchmarking.latency.subjects import Subject
 from resnet_infer.classifier import Classifier, Picture
 from resnet_infer.errors import PictureError
+from resnet_infer.runtimes.base import parse_device
 from resnet_infer.runtimes.processes import answer_channel, reason
 from resnet_infer.runtimes.registry import open_runtime, runtime_class
 
@@ -156,7 +157,7 @@ def open_bench(start: StartRequest) -> tuple[Bench, dict[str, Any]]:
     subject = start.subject
     runtime_class(subject.model, subject.runtime)  # the library is loaded before the model is
     before = peak_resident()
-    used = device_in_use(subject.device if subject.device.startswith("cuda") else "cuda")
+    used = device_in_use(subject.device if parse_device(subject.device)[0] == "cuda" else "cuda")
     begin = time.perf_counter()
     runtime = open_runtime(
         subject.model, runtime=subject.runtime, device=subject.device, threads=subject.threads, **subject.options

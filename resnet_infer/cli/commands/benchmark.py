@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resnet_infer.cli.options import Device, Json, Output, Runtime, introduce_default
+from resnet_infer.cli.options import Device, Json, Runtime, introduce_default, output_option
 from resnet_infer.cli.parsing import MOST, bounded_numbers, choice, number
-from resnet_infer.models.format_version import document
-from resnet_infer.utils import strict_json
-from resnet_infer.utils.console import note, show
+from resnet_infer.cli.results import Forms, Found
+from resnet_infer.utils.console import note
+from resnet_infer.utils.files import suffix_of
 from resnet_infer.utils.threads import MOST_THREADS
 
 if TYPE_CHECKING:
     from resnet_infer.benchmarking.latency.measured import Benchmark
 
+EXAMPLES = ("benchmark resnet50.onnx resnet50.int8.onnx --batch-size 1,8", "benchmark --scenario offline")
+"""Command lines that the help ends with."""
+FORMS = Forms("benchmark", (".json", ".html"))
 MOST_CLIENTS = 4096
 """Most clients of a closed loop. Each has a thread, which mostly waits."""
 MOST_RATE = 1_000_000
@@ -28,21 +31,25 @@ def benchmark(
         list[str] | None,
         typer.Argument(
             metavar="[MODEL]...",
-            help="Checkpoints, artifacts or names (torch:MODEL: run by torch), side by side; default: a built-in one.",
+            help="Checkpoints, artifacts or names of models (torch:MODEL is run by torch), measured side by side; "
+            "default: a built-in model.",
             show_default=False,
         ),
     ] = None,
-    batch: Annotated[str, typer.Option("--batch", "-b", metavar="N,N,...", help="Pictures in a call.")] = "1",
+    batch_size: Annotated[
+        str, typer.Option("--batch-size", "-b", metavar="N,N,...", help="Images in one call of the runtime.")
+    ] = "1",
     runtime: Runtime = "auto",
     device: Device = "auto",
     threads: Annotated[
-        str | None, typer.Option(metavar="N,N,...", help="Threads inside the runtime; default: all usable cores.")
+        str | None,
+        typer.Option(metavar="N,N,...", help="Threads within a call of the runtime; default: all usable cores."),
     ] = None,
     photos: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Photographs to decode; default: JPEGs made from numbers.")
+        Path | None, typer.Option(metavar="DIR", help="Photographs to decode; default: synthetic JPEGs.")
     ] = None,
     rounds: Annotated[
-        int | None, typer.Option(min=1, max=MOST, help="How often each has its turn; default: 20.")
+        int | None, typer.Option(min=1, max=MOST, help="How often each model has its turn; default: 20.")
     ] = None,
     seconds: Annotated[
         float | None,
@@ -50,65 +57,76 @@ def benchmark(
             min=0.001,
             max=MOST,
             callback=number,
-            help="How long a stage is called in a turn; default: 0.2. Of a scenario: how long it lasts; of a sweep: "
-            "how long each of its runs lasts at least; default: 5.",
+            help="Seconds that a stage is measured for in a turn; default: 0.2. With --scenario: length of the run, or "
+            "least length of each run of a sweep; default: 5.",
         ),
     ] = None,
     null: Annotated[
-        bool, typer.Option("--null", help="Also a runtime that does nothing: what measuring costs.")
+        bool, typer.Option("--null", help="Also measure a runtime that computes nothing: the cost of measuring.")
     ] = False,
     as_json: Json = False,
-    output: Output = None,
+    output: Annotated[Path | None, output_option(FORMS.suffixes)] = None,
     report: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="Write a page with distributions and curves.")
+        Path | None, typer.Option(metavar="FILE.html", help="Also write a page with distributions and curves.")
     ] = None,
     errors: Annotated[
-        Path | None, typer.Option(metavar="FILE.json", help="For the page: what `evaluate --json` printed.")
+        Path | None, typer.Option(metavar="FILE.json", help="For the page: a JSON file of `evaluate`.")
     ] = None,
     include: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE.json", help="For the page: results of other runs; repeatable.")
+        list[Path] | None,
+        typer.Option(metavar="FILE.json", help="For the page: JSON files of other runs; may be repeated."),
     ] = None,
     scenario: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="A load instead: single-stream, multi-stream, server, offline, closed-loop, open-loop or sweep.",
+            help="Measure one model under load: single-stream, multi-stream, server, offline, closed-loop, open-loop "
+            "or sweep.",
         ),
     ] = None,
-    url: Annotated[str | None, typer.Option(metavar="URL", help="Of a scenario: ask the service there.")] = None,
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help="With --scenario: send requests to a running service.")
+    ] = None,
     data: Annotated[
-        Path | None, typer.Option(metavar="DATA", help="Of a scenario: pictures; for accuracy, labelled ones.")
+        Path | None, typer.Option(metavar="DATA", help="With --scenario: images; for --accuracy, labelled ones.")
     ] = None,
-    accuracy: Annotated[bool, typer.Option("--accuracy", help="Of LoadGen: the accuracy mode.")] = False,
-    official: Annotated[bool, typer.Option("--official", help="Of LoadGen: the official, long settings.")] = False,
-    rate: Annotated[str | None, typer.Option(metavar="R,R,...", help="Of a scenario: queries a second.")] = None,
+    accuracy: Annotated[bool, typer.Option("--accuracy", help="For LoadGen: the accuracy mode.")] = False,
+    official: Annotated[
+        bool, typer.Option("--official", help="For LoadGen: the official settings, which take long.")
+    ] = False,
+    rate: Annotated[str | None, typer.Option(metavar="R,R,...", help="With --scenario: queries per second.")] = None,
     crops: Annotated[
-        str | None, typer.Option(metavar="1|10", callback=choice("1", "10"), help="Of a scenario: views of a picture.")
+        str | None, typer.Option(metavar="1|10", callback=choice("1", "10"), help="With --scenario: crops of an image.")
     ] = None,
-    clients: Annotated[int | None, typer.Option(min=1, max=MOST_CLIENTS, help="Of closed-loop; default: 8.")] = None,
+    clients: Annotated[
+        int | None, typer.Option(min=1, max=MOST_CLIENTS, help="For closed-loop: clients at the same time; default: 8.")
+    ] = None,
     bound: Annotated[
         float | None,
         typer.Option(
-            metavar="MS", min=0, max=MOST, callback=number, help="Of a scenario: the latency that is allowed."
+            metavar="MS", min=0, max=MOST, callback=number, help="With --scenario: latency that is allowed, in ms."
         ),
     ] = None,
-    logs: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Of LoadGen: keep its logs here.")] = None,
+    logs: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="For LoadGen: keep its logs in this folder.")
+    ] = None,
 ) -> None:
     """Measure models side by side, or one under load. Exit with 1 if a measurement failed."""
-    from resnet_infer.benchmarking.report.results_file import read, read_result, write
+    from resnet_infer.benchmarking.report.results_file import read, read_result
     from resnet_infer.errors import UsageError
     from resnet_infer.runtimes.registry import split_runtime
 
     others = [read_result(path) for path in include or ()]
     evaluated = read(errors) if errors else None
-    if report and (include or errors):  # before anything is measured
+    page = report or (output if output and suffix_of(output) == ".html" else None)
+    if page and (include or errors):  # before anything is measured
         from resnet_infer.benchmarking.report.page import require_drawable
 
         for path, item in zip(include or (), others, strict=True):
             require_drawable(path, [item])
-    if (include or errors) and not report:
+    if (include or errors) and not page:
         raise UsageError("--errors and --include are for the page", hint="add --report FILE.html")
-    own = {"--batch": batch != "1", "--rounds": rounds, "--photos": photos, "--null": null}
+    own = {"--batch-size": batch_size != "1", "--rounds": rounds, "--photos": photos, "--null": null}
     load: dict[str, Any] = {
         "--url": url,
         "--data": data,
@@ -165,23 +183,23 @@ def benchmark(
         found = {**outcome.to_json(), "warnings": problems, "environment": machine}
         shown, failed = outcome.table(), [scenario] if outcome.valid is False else []
     else:
-        measured = _measure(models, batch, runtime, device, threads, photos, rounds, seconds, null)
+        measured = _measure(models, batch_size, runtime, device, threads, photos, rounds, seconds, null)
         from resnet_infer.benchmarking.latency.measured import tables
 
         found = measured.to_json()
         shown, failed = tables(found), [item.entry.name for item in measured.failed]
-    if as_json:
-        print(strict_json.dumps(document(found), indent=2))
-    else:
-        show(shown)
-    if output:
-        write(found, output)
-    if report:
+
+    def write_page(path: Path) -> None:
+        """Write the page of this result, and of those of other runs."""
         from resnet_infer.benchmarking.report.page import write_report
 
         if errors:
             require_drawable(errors, [found, *others], evaluated)
-        write_report([found, *others], report, evaluated)
+        write_report([found, *others], path, evaluated)
+
+    FORMS.give(Found(found, shown, page=write_page), output, as_json)
+    if report:
+        write_page(report)
         note(f"wrote {report}")
     if failed:
         raise typer.Exit(1)
@@ -189,7 +207,7 @@ def benchmark(
 
 def _measure(
     models: list[str] | None,
-    batch: str,
+    batch_size: str,
     runtime: str,
     device: str,
     threads: str | None,
@@ -206,7 +224,7 @@ def _measure(
     from resnet_infer.runtimes.registry import split_runtime
     from resnet_infer.utils.progress import progress
 
-    batches = bounded_numbers("--batch", batch, int, MOST)
+    batches = bounded_numbers("--batch-size", batch_size, int, MOST)
     arguments: list[str | None] = [*models] if models else [None]
     rows = entries(
         arguments,
@@ -239,17 +257,11 @@ def _measure(
 
 def _require_free(output: Path | None, report: Path | None, logs: Path | None, inputs: list[Path | str | None]) -> None:
     """Raise `UsageError` or `ResnetInferError`, before anything is measured, if an output cannot be written."""
-    from resnet_infer.models.outputs import Output, is_html, require_free
+    from resnet_infer.models.outputs import Output, is_html
 
-    def is_json(path: Path) -> bool:
-        """Tell whether a file begins as a JSON object does."""
-        with open(path, "rb") as file:
-            return file.read(1024).lstrip().startswith(b"{")
-
-    outputs = [Output("-o", output, "result", is_json)] if output else []
-    outputs += [Output("--report", report, "page", is_html)] if report else []
+    outputs = [Output("--report", report, "page", is_html)] if report else []
     outputs += [Output("--logs", logs / "mlperf_log_summary.txt", "log")] if logs else []
-    require_free(outputs, inputs)
+    FORMS.require_free(output, inputs, outputs)
 
 
 def _warn(machine: dict[str, Any]) -> list[str]:

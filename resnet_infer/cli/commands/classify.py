@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections import deque
@@ -16,40 +15,52 @@ from typing import TYPE_CHECKING, Annotated, Literal, TextIO, cast
 import typer
 
 from resnet_infer.cli.answers import COLUMNS, WRITERS
-from resnet_infer.cli.options import Device, Model, Output, Runtime, Threads, introduce_default
+from resnet_infer.cli.inputs import pictures
+from resnet_infer.cli.options import Device, Json, Model, Runtime, Threads, introduce_default, output_option
 from resnet_infer.cli.parsing import MOST, choice
-from resnet_infer.errors import AnswerError, PictureError, ResnetInferError, UsageError, bare
-from resnet_infer.utils.console import bar, fail, flush, is_terminal, note, printable
+from resnet_infer.errors import AnswerError, ResnetInferError, UsageError
+from resnet_infer.utils.console import bar, fail, flush, is_terminal, note
 
 if TYPE_CHECKING:
     from resnet_infer.classifier import Answer, Classifier, Picture
     from resnet_infer.client import Client
-    from resnet_infer.data.walk import Passed
 
+EXAMPLES = ("classify photo.jpg", "classify photos/ --model resnet50 --output answers.csv")
+"""Command lines that the help ends with."""
 FORMATS = ("table", "json", "jsonl", "csv")
-SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
-"""Suffix of the output file -> format; a table for all other names."""
+SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".txt": "table"}
+"""Suffix of the output file -> format."""
 BATCH = 32
-"""Default of `--batch`, in crops."""
+"""Default of `--batch-size`, in crops."""
 _JSON_HEAD = re.compile(r'\{"format": \d{1,9}, "answers": \[')
 """First line of the format json."""
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def classify(
     inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT...", help="Files, directories, globs, or - for a picture on stdin.")
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            help="Image files, folders, patterns such as '*.jpg', or - for an image on standard input.",
+        ),
     ],
     model: Model = None,
     crops: Annotated[
-        str, typer.Option(metavar="1|10", callback=choice("1", "10"), help="Views of a picture: the centre, or ten.")
+        str,
+        typer.Option(
+            metavar="1|10", callback=choice("1", "10"), help="Crops of an image that are averaged: the centre, or ten."
+        ),
     ] = "1",
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=MOST, help="Classes to show.")] = 5,
+    top_k: Annotated[
+        int, typer.Option("--top-k", "-k", min=1, max=MOST, help="Number of classes to show, the most probable first.")
+    ] = 5,
     runtime: Runtime = "auto",
     device: Device = "auto",
-    batch: Annotated[
+    batch_size: Annotated[
         int | None,
-        typer.Option("--batch", "-b", min=1, max=MOST, help="Most crops in one call of the runtime; default: 32."),
+        typer.Option(
+            "--batch-size", "-b", min=1, max=MOST, help="Crops in one call of the runtime at most; default: 32."
+        ),
     ] = None,
     threads: Threads = None,
     format: Annotated[
@@ -59,20 +70,26 @@ def classify(
             "-f",
             metavar="table|json|jsonl|csv",
             callback=choice(*FORMATS),
-            help="The form; default: what the name after -o ends in, else a table.",
+            help="Form of the result; default: by the suffix of -o, else a table.",
         ),
     ] = None,
-    output: Output = None,
+    as_json: Json = False,
+    output: Annotated[Path | None, output_option(SUFFIXES)] = None,
     on_error: Annotated[
         str,
         typer.Option(
-            metavar="fail|skip", callback=choice("fail", "skip"), help="Exit code after unreadable pictures: 1, or 0."
+            metavar="fail|skip",
+            callback=choice("fail", "skip"),
+            help="What unreadable images do to the exit code: fail makes it 1, skip leaves it 0.",
         ),
     ] = "fail",
-    url: Annotated[str | None, typer.Option(metavar="URL", help="Ask the service there, with its model.")] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Classify with the model of a running service, e.g. http://127.0.0.1:3000."),
+    ] = None,
 ) -> None:
     """Classify the images of files, folders, globs or stdin, by a model or a service."""
-    if url and (model, runtime, device, batch, threads) != (None, "auto", "auto", None, None):
+    if url and (model, runtime, device, batch_size, threads) != (None, "auto", "auto", None, None):
         raise UsageError(
             "the service at --url has its own model, runtime, device, batches and threads", hint="leave these out"
         )
@@ -80,7 +97,9 @@ def classify(
         raise UsageError("an empty name is no picture", hint="the current folder is .")
     if output == Path("-"):
         output = None
-    form = _form(format, output)
+    if as_json and format not in (None, "json"):
+        raise UsageError(f"--json and --format {format} exclude each other", hint="leave one of them out")
+    form = _form("json" if as_json else format, output)
     if output:
         _require_free(output, inputs, model)
     elif sys.stdout is None:
@@ -88,7 +107,7 @@ def classify(
     from resnet_infer.data.walk import Passed
 
     passed = Passed()
-    requested = _Requested(_pictures(inputs, passed))
+    requested = _Requested(pictures(inputs, passed))
     many = requested.several()
     if many:
         # Decoding threads need the interpreter only briefly. With the default of 5 ms they would mostly wait for it.
@@ -109,7 +128,9 @@ def classify(
                 introduce_default(model, "-m")
                 answering = Classifier(model, runtime=runtime, device=device, threads=threads, throughput=many)
                 stack.enter_context(answering)
-                stream = answering.stream(requested, crops=views, top_k=top_k, batch_size=max(batch or BATCH, views))
+                stream = answering.stream(
+                    requested, crops=views, top_k=top_k, batch_size=max(batch_size or BATCH, views)
+                )
             answers = stack.enter_context(closing(stream))
         reporter = _Reporter()
         target: TextIO = stack.enter_context(_kept(output, reporter)) if output else sys.stdout
@@ -150,8 +171,13 @@ def _kept(output: Path, reporter: _Reporter) -> Iterator[TextIO]:
 
 
 def _form(format: str | None, output: Path | None) -> str:
-    """Return the format of the result, from `--format` or the suffix of its file."""
+    """Return the format of the result, from `--format` or the suffix of its file. Raises `UsageError` for another."""
     by_name = SUFFIXES.get(output.suffix.lower()) if output else None
+    if output and not (format or by_name or output.is_fifo() or output.is_char_device()):
+        raise UsageError(
+            f"{output} ends in {output.suffix or 'nothing'}, which is no form of the result",
+            hint=f"let it end in {', '.join(SUFFIXES)}, or name the form with --format",
+        )
     if format and by_name and format != by_name:
         note(f"note: {output} gets the form {format}, as --format says, not {by_name}")
     return format or by_name or "table"
@@ -287,7 +313,7 @@ def _watched(answers: Iterator[Answer], inputs: list[str]) -> Iterator[Iterator[
         from resnet_infer.classifier import Picture
         from resnet_infer.data.walk import Passed
 
-        listed = _pictures([name for name in inputs if name != "-"], Passed())
+        listed = pictures([name for name in inputs if name != "-"], Passed())
         total = inputs.count("-") + sum(isinstance(item, Picture) for item in listed)
     with progress("classifying", total, "pictures") as advance:
 
@@ -297,49 +323,3 @@ def _watched(answers: Iterator[Answer], inputs: list[str]) -> Iterator[Iterator[
                 yield answer
 
         yield counted()
-
-
-def _pictures(inputs: list[str], passed: Passed) -> Iterator[Picture | Answer]:
-    """Yield the images that the arguments name, in the order given, and an answer with an error for each failure."""
-    from resnet_infer.classifier import Answer, Picture
-    from resnet_infer.data.walk import FoundError, search
-
-    for argument in inputs:
-        if argument == "-":
-            try:
-                yield Picture("stdin", _stdin())
-            except PictureError as error:
-                yield Answer("stdin", error=bare(error))
-        elif _URL.match(argument) and not os.path.lexists(argument):
-            yield Answer(
-                argument,
-                error=PictureError(
-                    printable(f"{argument}: pictures are not fetched from the web"),
-                    hint=f"curl -sSfL {argument} | resnet-infer classify -",
-                ),
-            )
-        else:
-            for found in search(argument, passed):
-                if isinstance(found, FoundError):
-                    yield Answer(found.source, error=PictureError(printable(found.message), hint=found.hint))
-                else:
-                    yield Picture(str(Path(found)), Path(found))
-
-
-def _stdin() -> bytes:
-    """Return the image on standard input. Raises `PictureError` if it cannot be read or there are several."""
-    from resnet_infer.data.image import piped_bytes
-    from resnet_infer.data.several import second_picture
-
-    if sys.stdin is None:
-        raise PictureError("stdin: standard input is closed")
-    try:
-        content = piped_bytes(sys.stdin.buffer)
-    except (OSError, ValueError, AttributeError) as error:  # a folder, a closed stream, a stream of text
-        raise PictureError(f"stdin: {getattr(error, 'strerror', None) or 'standard input cannot be read'}") from error
-    if second_picture(content):
-        raise PictureError(
-            "stdin: more than one picture came on standard input",
-            hint="name the files, or hand over one at a time",
-        )
-    return content

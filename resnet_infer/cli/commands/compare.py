@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resnet_infer.cli.options import RUNTIME_CHOICES, Json
-from resnet_infer.cli.parsing import LARGEST_SEED, MOST, choice, number
-from resnet_infer.models.format_version import document
-from resnet_infer.utils import strict_json
-from resnet_infer.utils.console import pairs, show, table
+from resnet_infer.cli.options import RUNTIME_CHOICES, Json, output_option
+from resnet_infer.cli.parsing import LARGEST_SEED, MOST, choice, device_name, number
+from resnet_infer.cli.results import Forms, Found, two_columns
+from resnet_infer.utils.console import pairs, table
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -23,8 +22,12 @@ if TYPE_CHECKING:
     from resnet_infer.verification.layers import LayerReport
     from resnet_infer.verification.tolerances import Verdict
 
-MODEL_HELP = "A checkpoint (.safetensors), an artifact (.onnx, .engine) or a model's name."
-DEVICE_HELP = "Where {} runs: auto, cpu or cuda[:N]. A device that is named is used, or the command fails."
+EXAMPLES = ("compare resnet50.onnx resnet50", "compare resnet50.int8.onnx resnet50.onnx photos/ --layers")
+"""Command lines that the help ends with."""
+
+FORMS = Forms("compare", (".json", ".md"))
+MODEL_HELP = "A checkpoint (.safetensors), an artifact (.onnx, .xml, .engine) or the name of a model."
+DEVICE_HELP = "The device that runs {}. Any but auto that cannot be used is an error."
 HELD_OUT = ("val", "test")
 """Splits of a data set to use by default, in order of preference."""
 SHOWN = 10
@@ -36,59 +39,79 @@ def compare(
     reference: Annotated[
         str,
         typer.Argument(
-            metavar="REFERENCE", help="What it is to answer like; as MODEL, but a built-in stands for its checkpoint."
+            metavar="REFERENCE",
+            help="The model to compare with. The name of a built-in model stands for its checkpoint.",
         ),
     ],
     data: Annotated[
         Path | None,
-        typer.Argument(metavar="[DATA]", help="Pictures: a folder, archive or data set; default: made from numbers."),
+        typer.Argument(metavar="[DATA]", help="Images: a folder, archive or data set; default: synthetic images."),
     ] = None,
     runtime: Annotated[
         str,
         typer.Option(
-            metavar="|".join(RUNTIME_CHOICES), callback=choice(*RUNTIME_CHOICES), help="What runs MODEL; auto: as is."
+            metavar="|".join(RUNTIME_CHOICES),
+            callback=choice(*RUNTIME_CHOICES),
+            help="The library that runs MODEL; auto: by the suffix of its file.",
         ),
     ] = "auto",
     reference_runtime: Annotated[
         str,
-        typer.Option(metavar="|".join(RUNTIME_CHOICES), callback=choice(*RUNTIME_CHOICES), help="What runs REFERENCE."),
+        typer.Option(
+            metavar="|".join(RUNTIME_CHOICES),
+            callback=choice(*RUNTIME_CHOICES),
+            help="The library that runs REFERENCE.",
+        ),
     ] = "auto",
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help=DEVICE_HELP.format("MODEL"))] = "auto",
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda[:N]", callback=device_name, help=DEVICE_HELP.format("MODEL"))
+    ] = "auto",
     reference_device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda[:N]", help=DEVICE_HELP.format("REFERENCE"))
+        str, typer.Option(metavar="auto|cpu|cuda[:N]", callback=device_name, help=DEVICE_HELP.format("REFERENCE"))
     ] = "auto",
     count: Annotated[
         int,
-        typer.Option("--pictures", "-n", min=2, max=MOST, help="Pictures, evenly spread over the data; all if fewer."),
+        typer.Option(
+            "--pictures",
+            "-n",
+            min=2,
+            max=MOST,
+            help="Number of images, evenly spread over the data; all if there are fewer.",
+        ),
     ] = 128,
     split: Annotated[
         str | None,
-        typer.Option(metavar="train|val|test", help="Part of a data set; default: the first of val and test."),
+        typer.Option(metavar="train|val|test", help="Split of a data set; default: val, else test."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Chooses other pictures.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the synthetic images, or of the choice of images.")
+    ] = 0,
     tolerance: Annotated[
         float | None,
         typer.Option(
             min=0,
             max=MOST,
             callback=number,
-            help="Largest |logit delta| that passes, as a fraction of the spread of the reference's logits; default: "
-            "limits that fit the lower precision of the two.",
+            help="Largest difference of logits that passes, as a multiple of the standard deviation of the reference's "
+            "logits; default: limits for the lower precision of the two.",
         ),
     ] = None,
-    layers: Annotated[bool, typer.Option("--layers", help="Show where two ONNX graphs part, layer by layer.")] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="Also compare two ONNX graphs layer by layer.")] = False,
     as_json: Json = False,
+    output: Annotated[Path | None, output_option(FORMS.suffixes)] = None,
 ) -> None:
     """Compare the logits of two models. Exit with 1 if they differ by more than the limits."""
     from resnet_infer import zoo
     from resnet_infer.api.measuring import exact_reference, open_side
     from resnet_infer.data.feed import open_feed
+    from resnet_infer.runtimes.registry import split_runtime
     from resnet_infer.utils.progress import progress
     from resnet_infer.verification import comparison as comparing
     from resnet_infer.verification.tolerances import Tolerance
 
     if split is not None and data is None:
         raise typer.BadParameter("--split needs DATA")
+    FORMS.require_free(output, [split_runtime(model)[1], split_runtime(reference)[1], data])
     if reference in zoo.BUILT_IN:
         reference = str(zoo.checkpoint_file(reference))
     limits = None if tolerance is None else Tolerance(delta=tolerance)
@@ -109,18 +132,18 @@ def compare(
             for item in (first, second)
         ]
     parting = _layers(graphs, pictures, precision) if graphs else None
-    if as_json:
-        result = {"model": infos[0], "reference": infos[1], "precision": precision, **verdict.to_json()}
-        result["data"] = {"source": feed.source, "name": feed.name, "seed": seed}
-        if parting:
-            result["layers"] = parting.to_json()
-        print(strict_json.dumps(document(result), indent=2))
-    else:
-        names = ("{name} ({precision}, {runtime} on {device})".format(**info) for info in infos)
-        show(pairs([*zip(("model", "reference"), names, strict=True), *_rows(verdict.measured, feed)]))
-        if parting:
-            show(f"\n{_layer_table(parting)}")
-        show("\n" + "\n".join(["PASS" if verdict.passed else "FAIL", *(f"  {reason}" for reason in verdict.failures)]))
+    result = {"model": infos[0], "reference": infos[1], "precision": precision, **verdict.to_json()}
+    result["data"] = {"source": feed.source, "name": feed.name, "seed": seed}
+    names = ("{name} ({precision}, {runtime} on {device})".format(**info) for info in infos)
+    rows = [*zip(("model", "reference"), names, strict=True), *_rows(verdict.measured, feed)]
+    parts = [pairs(rows)]
+    if parting:
+        result["layers"] = parting.to_json()
+        parts.append(_layer_table(parting))
+    said = ["PASS" if verdict.passed else "FAIL", *(f"  {reason}" for reason in verdict.failures)]
+    text = "\n\n".join([*parts, "\n".join(said)])
+    rows.append(("verdict", "\n".join(map(str.strip, said))))
+    FORMS.give(Found(result, text, **two_columns(rows)), output, as_json)
     if not verdict.passed:
         raise typer.Exit(1)
 

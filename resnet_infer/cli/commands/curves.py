@@ -15,11 +15,14 @@ from resnet_infer.utils.console import note, show, table
 if TYPE_CHECKING:
     from resnet_infer.training.curves import Run
 
+EXAMPLES = ("curves runs/flowers --output flowers.png",)
+"""Command lines that the help ends with."""
+
 
 def curves(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that `train` wrote.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs of `train`.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="The picture, a .png or an .svg.")
+        Path, typer.Option("--output", "-o", metavar="FILE", help="Image file of the curves, .png or .svg.")
     ] = Path("curves.png"),
     as_json: Json = False,
 ) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import platform
 from importlib.util import find_spec
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -13,27 +14,32 @@ from resnet_infer._version import __version__
 from resnet_infer.cli.doctor import facts
 from resnet_infer.cli.doctor.probe import Event, needs_gpu, packages, probe, runtime_of
 from resnet_infer.cli.doctor.problems import problems
-from resnet_infer.cli.options import Json
-from resnet_infer.models.format_version import document
+from resnet_infer.cli.options import Json, output_option
+from resnet_infer.cli.results import Forms, Found, two_columns
 from resnet_infer.runtimes.registry import SUFFIXES
 from resnet_infer.runtimes.tensorrt.versions import compatible_majors, version_numbers
-from resnet_infer.utils import strict_json
 from resnet_infer.utils.cgroups import cpu_quota, memory_limit
-from resnet_infer.utils.console import pairs, show
+from resnet_infer.utils.console import pairs
 from resnet_infer.utils.cpu import affinity_cores, compute_threads, machine_cores, processor, usable_cores
 from resnet_infer.utils.extras import DISTRIBUTIONS, EXTRAS, all_installed, install_command
 from resnet_infer.utils.host_memory import free_memory, physical_memory
 
+FORMS = Forms("env", (".json", ".md"))
 MODEL_VARIABLE = "RESNET_INFER_MODEL"
 """Variable with the default model, as in `zoo`, which is not imported here because numpy may be broken."""
 
+EXAMPLES = ("env", "env --json")
+"""Command lines that the help ends with."""
 
-def env(as_json: Json = False) -> None:
+
+def env(as_json: Json = False, output: Annotated[Path | None, output_option(FORMS.suffixes)] = None) -> None:
     """Show the environment and what is broken. Exit with 1 if something is.
 
     Every installed package is imported, and every runtime answers for a built-in model, in a child process. A package
     that is not installed is no problem.
     """
+    if output is not None:
+        FORMS.require_free(output)
     installed = {module: ", ".join(all_installed(names)) or None for module, names in DISTRIBUTIONS.items()}
     missing: dict[str, list[str]] = {}
     for extra, modules in EXTRAS.items():
@@ -75,10 +81,8 @@ def env(as_json: Json = False) -> None:
         "missing": missing,
     }
     report = facts.without_home({**report, "problems": problems(report)})
-    if as_json:
-        print(strict_json.dumps(document(report), indent=2))
-    else:
-        show(pairs(_rows(report)))
+    rows = _rows(report)
+    FORMS.give(Found(report, pairs(rows), **two_columns(rows)), output, as_json)
     if report["problems"]:
         raise typer.Exit(1)
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resnet_infer.cli.options import Device, Json, Runtime, Threads, introduce_default
+from resnet_infer.cli.options import Device, Json, Runtime, Threads, introduce_default, output_option
 from resnet_infer.cli.parsing import MOST, choice, number, numbers
 from resnet_infer.cli.parsing import class_order as parse_order
+from resnet_infer.cli.results import Forms, Found
 from resnet_infer.data.protocols import DEFAULTS, NAMES, SIZED
 from resnet_infer.models.format_version import document
 from resnet_infer.utils import strict_json
@@ -22,6 +24,16 @@ from resnet_infer.utils.threads import MOST_THREADS
 if TYPE_CHECKING:
     from resnet_infer.data.datasets import Dataset
 
+EXAMPLES = ("evaluate resnet50.onnx flowers/", "evaluate resnet50.onnx flowers/ --output errors.html")
+"""Command lines that the help ends with."""
+FORMS = Forms(
+    "evaluate",
+    (".json", ".jsonl", ".csv", ".md", ".html"),
+    (
+        *("model", "protocol", "precision", "runs_on", "is_reference", "pictures", "top1_error", "top1_low"),
+        *("top1_high", "top5_error", "top5_low", "top5_high"),
+    ),
+)
 SHOWN = 20
 """Most unreadable images that are named on stderr; `--json` lists all."""
 
@@ -32,9 +44,9 @@ def evaluate(
         list[str] | None,
         typer.Argument(
             metavar="[MODEL]... DATA",
-            help="Checkpoints, artifacts or names (torch:MODEL: run by torch), and labelled pictures: CIFAR, ImageNet,"
-            " Tiny ImageNet, a folder or archive of class folders, or a CSV (path,label). No MODEL: the default, or"
-            " that of --url.",
+            help="Models (checkpoints, artifacts or names; torch:MODEL is run by torch), and labelled images: CIFAR,"
+            " ImageNet, Tiny ImageNet, a folder or archive with a folder of images for each class, or a CSV with the"
+            " columns path and label. Without MODEL: the default model, or that of --url.",
             show_default=False,
         ),
     ] = None,
@@ -42,20 +54,23 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--protocol",
-            "-p",
             metavar="|".join(NAMES),
-            help="Views of a picture; may be repeated. Default: "
-            f"{DEFAULTS['whole']} where the crop is all of it, else {DEFAULTS['centre']}.",
+            help="Crops of an image that are averaged; may be repeated. Default: "
+            f"{DEFAULTS['whole']} if the model takes the whole image, else {DEFAULTS['centre']}.",
         ),
     ] = None,
     scales: Annotated[
         str | None,
-        typer.Option(metavar="N,N,...", help=f"Of {', '.join(SIZED)}: shorter sides; default: the paper's."),
+        typer.Option(metavar="N,N,...", help=f"For {', '.join(SIZED)}: shorter sides in pixels; default: the paper's."),
     ] = None,
-    url: Annotated[str | None, typer.Option(metavar="URL", help="Also the model of the service there.")] = None,
-    ensemble: Annotated[bool, typer.Option("--ensemble", help="Also the average of all models.")] = False,
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Also evaluate the model of a running service.")
+    ] = None,
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="Also evaluate the mean of all models' probabilities.")
+    ] = False,
     reference: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Compare with this model, with McNemar's test.")
+        str | None, typer.Option(metavar="MODEL", help="Compare the models with this one, by McNemar's test.")
     ] = None,
     max_drop: Annotated[
         float | None,
@@ -64,27 +79,31 @@ def evaluate(
             min=-100,
             max=100,
             callback=number,
-            help="Exit 1 if a top-1 error is more than X points above the reference's.",
+            help="Exit with 1 if a top-1 error is more than X points of percent above that of --reference.",
         ),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of the data; default: test, else val, where it has several.")
+        str | None, typer.Option(metavar="NAME", help="Split of the data; default: test, else val.")
     ] = None,
     class_order: Annotated[
         str | None,
         typer.Option(
             metavar="numbers|string|natural|FILE",
-            help="Which class of the model is which, where the data's class names do not say it.",
+            help="Order of the data's classes, if their names do not tell which class of the model each is.",
         ),
     ] = None,
     runtime: Runtime = "auto",
     device: Device = "auto",
-    batch: Annotated[
-        int, typer.Option("--batch", "-b", min=1, max=MOST, help="Most views in one call of the runtime.")
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", "-b", min=1, max=MOST, help="Crops in one call of the runtime at most.")
     ] = 32,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, max=MOST_THREADS, help="Threads that decode beside a GPU; default: all usable cores."),
+        typer.Option(
+            min=1,
+            max=MOST_THREADS,
+            help="Threads that decode images for a GPU or a service; default: all usable cores.",
+        ),
     ] = None,
     threads: Threads = None,
     on_error: Annotated[
@@ -92,16 +111,20 @@ def evaluate(
         typer.Option(
             metavar="fail|skip",
             callback=choice("fail", "skip"),
-            help="Pictures that cannot be read, or that a CSV lists and are not there: an error, or not counted.",
+            help="Images that cannot be read or that do not exist: fail ends the command, skip does not count them.",
         ),
     ] = "fail",
+    answers: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep the answers in this file as they come.")
+    ] = None,
     resume: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Keep answers here as they come, and go on from them.")
-    ] = None,
+        bool, typer.Option("--resume", help="Continue from the answers in --answers; begin where there are none.")
+    ] = False,
+    output: Annotated[Path | None, output_option(FORMS.suffixes)] = None,
     report: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="Write a page with curves, confusions and mistakes.")
+        Path | None, typer.Option(metavar="FILE.html", help="Also write a page with curves, confusions and mistakes.")
     ] = None,
-    paper: Annotated[bool, typer.Option("--paper", help="Only show the paper's tables of errors.")] = False,
+    paper: Annotated[bool, typer.Option("--paper", help="Only print the paper's tables of errors.")] = False,
     as_json: Json = False,
 ) -> None:
     """Measure the errors of models. Raise `ParityError` if one exceeds the reference's by more than `--max-drop`."""
@@ -116,7 +139,7 @@ def evaluate(
     from resnet_infer.evaluation.evaluate import evaluate as measure
 
     *models, data = arguments
-    _require_free(report, resume, [*models, data, reference, class_order])
+    _require_free(output, report, answers, [*models, data, reference, class_order])
     if not url:
         introduce_default(models[0] if models else None, "resnet-infer evaluate")
     # As in `classify`: decoding threads need the interpreter only briefly.
@@ -129,7 +152,7 @@ def evaluate(
                 from resnet_infer.utils.progress import progress
 
                 if done:
-                    note(f"{done:,} of {len(dataset.samples):,} pictures are answered in {resume}")
+                    note(f"{done:,} of {len(dataset.samples):,} pictures are answered in {answers}")
                 return stack.enter_context(progress("evaluating", len(dataset.samples), "pictures", done=done))
 
             found = measure(
@@ -147,9 +170,10 @@ def evaluate(
                     runtime=runtime,
                     device=device,
                     threads=threads,
-                    batch_size=batch,
+                    batch_size=batch_size,
                     workers=workers,
                     skip_unreadable=on_error == "skip",
+                    answers=answers,
                     resume=resume,
                     started=started,
                 ),
@@ -162,16 +186,15 @@ def evaluate(
         note(f"skipped {item.error.message}")
     for warning in found.warnings:
         note(f"warning: {warning}")
-    if as_json:
-        print(strict_json.dumps(document(found.to_json()), indent=2))
-    else:
-        from resnet_infer.cli.tables import evaluation_table
+    from resnet_infer.cli.tables import evaluation_cells, evaluation_rows, evaluation_table
+    from resnet_infer.evaluation.report import write_report
 
-        show(evaluation_table(found))
+    header, cells = evaluation_cells(found)
+    rows = evaluation_rows(found)
+    page = partial(write_report, found)
+    FORMS.give(Found(found.to_json(), evaluation_table(found), rows, header, cells, page), output, as_json)
     if report:
-        from resnet_infer.evaluation.report import write_report
-
-        write_report(found, report)
+        page(report)
         note(f"wrote {report}")
     if missing := sum(int((item.answered.top1 < 0).sum()) for item in found.results):
         raise AnswerError(f"{missing:,} of the answers are not finite numbers; their pictures count as wrong above")
@@ -188,7 +211,8 @@ def _show_paper(context: typer.Context, as_json: bool) -> None:
 
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
-        if parameter.name not in ("paper", "as_json") and source is not None and source.name == "COMMANDLINE":
+        typed = source is not None and source.name == "COMMANDLINE" and parameter.expose_value
+        if typed and parameter.name not in ("paper", "as_json"):
             raise UsageError(
                 f"--paper shows the paper's tables and evaluates nothing, so {parameter.opts[0]} does not go with it",
                 hint="give it alone, or with --json",
@@ -203,15 +227,15 @@ def _show_paper(context: typer.Context, as_json: bool) -> None:
         show(paper_tables())
 
 
-def _require_free(report: Path | None, resume: Path | None, inputs: list[str | None]) -> None:
+def _require_free(output: Path | None, report: Path | None, answers: Path | None, inputs: list[str | None]) -> None:
     """Raise `UsageError` or `ResnetInferError`, before anything is evaluated, if an output cannot be written."""
     from resnet_infer.evaluation import journal
     from resnet_infer.evaluation import report as page
-    from resnet_infer.models.outputs import Output, is_html, require_free
+    from resnet_infer.models.outputs import Output, is_html
     from resnet_infer.runtimes.registry import split_runtime
 
     outputs = [Output(page.OPTION, report, "HTML page", is_html)] if report else []
-    if resume:
-        outputs.append(Output(journal.OPTION, resume, "file of answers", journal.is_journal))
+    if answers:
+        outputs.append(Output(journal.OPTION, answers, "file of answers", journal.is_journal))
     read = [split_runtime(argument)[1] for argument in inputs if argument]
-    require_free(outputs, read)
+    FORMS.require_free(output, read, outputs)

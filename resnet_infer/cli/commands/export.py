@@ -10,11 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from resnet_infer.cli.options import Json, ModelArgument, introduce_default
-from resnet_infer.cli.parsing import MOST, choice, names, number
+from resnet_infer.cli.parsing import MOST, choice, device_name, names, number
 from resnet_infer.converters.formats import (
     FORMATS,
-    MISSPELT,
     ROWS,
+    SPELLINGS,
     Option,
     check_options,
     get_format,
@@ -25,23 +25,30 @@ from resnet_infer.converters.formats import (
 from resnet_infer.models.format_version import document
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.console import note, show
+from resnet_infer.utils.files import suffix_of
 
+EXAMPLES = ("export resnet50", "export resnet50 --precision int8 --calibration-data photos/")
+"""Command lines that the help ends with."""
 AUTO = "auto"
 """Value of `--target` that tries every precision and keeps what is fastest."""
 
 
-def _format(value: str) -> str:
-    """Check the name of a format, and correct a common misspelling."""
-    if value in MISSPELT:
-        note(f"{value}: taken as {MISSPELT[value]}")
-        return MISSPELT[value]
-    return choice(*FORMATS)(value) or value
+def _format(context: typer.Context, value: str) -> str:
+    """Check the name of a format, and translate other spellings."""
+    small = value.lower()
+    meant = SPELLINGS.get(small, small)
+    if meant != small and not context.resilient_parsing:
+        note(f"{value}: taken as {meant}")
+    return meant if meant in FORMATS else choice(*FORMATS)(value) or value
 
 
 def export(
     model: ModelArgument = None,
     format: Annotated[
-        str, typer.Option("--format", "-f", metavar="|".join(FORMATS), callback=_format, help="What to make.")
+        str,
+        typer.Option(
+            "--format", "-f", metavar="|".join(FORMATS), callback=_format, help="Format of the file to write."
+        ),
     ] = "onnx",
     precision: Annotated[
         str | None,
@@ -50,7 +57,7 @@ def export(
             "-p",
             metavar="|".join(known_precisions()),
             callback=choice(*known_precisions()),
-            help="Default: fp32; with --target auto, whatever is fastest.",
+            help="Precision of the weights and activations; default: fp32, or with --target auto the fastest.",
         ),
     ] = None,
     target: Annotated[
@@ -58,45 +65,66 @@ def export(
         typer.Option(
             metavar="|".join((*known_targets(), AUTO)),
             callback=choice(*known_targets(), AUTO),
-            help="What an ONNX file is to run on: places INT8 as that wants it. auto: measure here, keep the fastest.",
+            help="Hardware that INT8 is quantized for. auto: measure candidates on this machine, keep the fastest.",
         ),
     ] = None,
     calibration_data: Annotated[
         Path | None,
-        typer.Option(metavar="DATA", help="For INT8: pictures like those it will see, or a saved calibration (.json)."),
+        typer.Option(
+            metavar="DATA", help="For INT8: images like those that will be classified, or a saved calibration (.json)."
+        ),
     ] = None,
     calibration_method: Annotated[
         str,
         typer.Option(
             metavar="mse|minmax|entropy|percentile",
             callback=choice("mse", "minmax", "entropy", "percentile"),
-            help="How ranges follow from what was measured.",
+            help="For INT8: how ranges are chosen from the measured activations.",
         ),
     ] = "mse",
-    calibration_pictures: Annotated[int, typer.Option(min=1, max=MOST, help="How many of them are used.")] = 512,
+    calibration_pictures: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Images of --calibration-data to use.")
+    ] = 512,
     check_data: Annotated[
         Path | None,
-        typer.Option(metavar="DATA", help="Pictures to measure the cost on; default: those not used to calibrate."),
+        typer.Option(
+            metavar="DATA",
+            help="Images to measure the loss of accuracy with; default: those not used for the calibration.",
+        ),
     ] = None,
-    check_pictures: Annotated[int, typer.Option(min=2, max=MOST, help="How many of them are used at most.")] = 1000,
+    check_pictures: Annotated[int, typer.Option(min=2, max=MOST, help="Images of --check-data to use at most.")] = 1000,
     max_drop: Annotated[
         float | None,
         typer.Option(
             min=-100,
             max=100,
             callback=number,
-            help="Fail if top-1 error rises by more points than this on --check-data.",
+            help="Fail if the top-1 error on --check-data rises by more than this, in points of percent.",
         ),
     ] = None,
     weight_bits: Annotated[
-        int | None, typer.Option(metavar="8|7", min=7, max=8, help="Of INT8 on a CPU; default: what this one needs.")
+        int | None,
+        typer.Option(
+            metavar="8|7",
+            min=7,
+            max=8,
+            help="For INT8 on a CPU: bits of the weights; default: what this CPU computes without overflow.",
+        ),
     ] = None,
     float_layers: Annotated[
-        str | None, typer.Option(metavar="LAYER,LAYER", help="Layers that INT8 leaves in float.")
+        str | None, typer.Option(metavar="LAYER,LAYER", help="For INT8: layers that stay in floating point.")
     ] = None,
-    device: Annotated[str, typer.Option(metavar="auto|cuda[:N]", help="The GPU that an engine is built on.")] = "auto",
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|cuda[:N]", callback=device_name, help="For TensorRT: the GPU that the engine is built on."
+        ),
+    ] = "auto",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: model, precision and format.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="File to write; default: named by model, precision and format."
+        ),
     ] = None,
     as_json: Json = False,
     **options: Any,
@@ -113,7 +141,7 @@ def export(
     # What is fastest is found by trying the default format; the library's `export` makes one file and knows no "auto".
     if target not in chosen.targets and not (target == AUTO and chosen is ROWS[0]):
         raise UsageError(f"--format {format} is for the target {', '.join(chosen.targets)}, not {target}")
-    if output and output.suffix != chosen.suffix:
+    if output and suffix_of(output) != chosen.suffix:
         raise UsageError(
             f"a file of the format {format} ends in {chosen.suffix}, not {output.suffix or 'nothing'}: {output}"
         )
@@ -139,7 +167,7 @@ def export(
         check(chosen, config)
     introduce_default(model, "resnet-infer export")
     source = zoo.source(model)
-    if isinstance(source, Path) and (chosen.suffix, precision) == (source.suffix, "fp32") and target != AUTO:
+    if isinstance(source, Path) and (chosen.suffix, precision) == (suffix_of(source), "fp32") and target != AUTO:
         raise ModelError(
             f"{source} is an artifact already",
             hint="lower its precision with --precision int8 or fp16, or give the checkpoint it was made from",

@@ -13,6 +13,7 @@ from resnet_infer.models.format_version import document
 from resnet_infer.models.spec_fields import MAX_CLASSES, MAX_SIDE
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.console import note, show
+from resnet_infer.utils.files import suffix_of
 
 if TYPE_CHECKING:
     from resnet_infer.converters.importers.input_options import InputOptions
@@ -20,47 +21,53 @@ if TYPE_CHECKING:
     from resnet_infer.converters.importers.weights_check import WeightsFit
     from resnet_infer.verification.tolerances import Verdict
 
+EXAMPLES = ("import resnet50.pth --arch resnet50 --labels names.txt", "import classifier.onnx --labels names.txt")
+"""Command lines that the help ends with."""
 FILTERS = ("bilinear", "bicubic", "lanczos", "box", "hamming", "nearest")
 
 
 def import_(
     source: Annotated[
         Path,
-        typer.Argument(metavar="WEIGHTS|MODEL.onnx", help="A ResNet's weights (.pth, .safetensors), or an ONNX graph."),
+        typer.Argument(
+            metavar="WEIGHTS|MODEL.onnx", help="Weights of a ResNet (.pth, .safetensors), or an ONNX classifier."
+        ),
     ],
-    arch: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Weights: the network, e.g. resnet50, resnet20.")
-    ] = None,
+    arch: Annotated[str | None, typer.Option(metavar="NAME", help="For weights: the network, e.g. resnet50.")] = None,
     num_classes: Annotated[
         int | None,
-        typer.Option(
-            min=1, max=MAX_CLASSES, help="Weights: how many classes there must be; default: as many as there are."
-        ),
+        typer.Option(min=1, max=MAX_CLASSES, help="For weights: fail if the number of classes is another."),
     ] = None,
     labels: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Names of the classes: a line each, CSV/TSV (index,id,name) or JSON; order of the outputs.",
+            help="Names of the classes in the order of the outputs: one on each line, CSV/TSV (index,id,name) or JSON.",
         ),
     ] = None,
     resize: Annotated[
-        int | None, typer.Option(min=1, max=MAX_SIDE, help="Pixels of the shorter side before the crop.")
+        int | None,
+        typer.Option(min=1, max=MAX_SIDE, help="Shorter side of an image in pixels, before the centre crop."),
     ] = None,
-    crop: Annotated[
-        int | None, typer.Option(min=1, max=MAX_SIDE, help="Pixels of the square that is cut out of the centre.")
-    ] = None,
+    crop: Annotated[int | None, typer.Option(min=1, max=MAX_SIDE, help="Side of the centre crop in pixels.")] = None,
     mean: Annotated[
         str | None,
-        typer.Option(metavar="X,Y,Z", callback=is_channel_values, help="What is subtracted from each channel."),
+        typer.Option(metavar="X,Y,Z", callback=is_channel_values, help="Mean of the normalisation, for each channel."),
     ] = None,
     std: Annotated[
-        str | None, typer.Option(metavar="X,Y,Z", callback=is_channel_values, help="What each channel is divided by.")
+        str | None,
+        typer.Option(
+            metavar="X,Y,Z",
+            callback=is_channel_values,
+            help="Standard deviation of the normalisation, for each channel.",
+        ),
     ] = None,
     scale: Annotated[
         str,
         typer.Option(
-            metavar="1|255", callback=choice("1", "255"), help="The full range of a pixel, which mean and std refer to."
+            metavar="1|255",
+            callback=choice("1", "255"),
+            help="Range of the pixel values that --mean and --std refer to: 0 to 1, or 0 to 255.",
         ),
     ] = "1",
     channels: Annotated[
@@ -68,57 +75,67 @@ def import_(
         typer.Option(
             metavar="rgb|bgr",
             callback=choice("rgb", "bgr"),
-            help="The order in which the network takes the channels, and that of --mean and --std. Default: rgb.",
+            help="Order of the channels, of the network's input and in --mean and --std; default: rgb.",
         ),
     ] = None,
     interpolation: Annotated[
-        str | None, typer.Option(metavar="|".join(FILTERS), callback=choice(*FILTERS), help="The filter of the resize.")
+        str | None, typer.Option(metavar="|".join(FILTERS), callback=choice(*FILTERS), help="Filter of the resize.")
     ] = None,
     exif: Annotated[
-        bool | None, typer.Option("--exif/--no-exif", help="Whether a photo's orientation tag is obeyed.")
+        bool | None, typer.Option("--exif/--no-exif", help="Whether images are turned as their EXIF orientation says.")
     ] = None,
     shortcut: Annotated[
-        str | None, typer.Option(metavar="A|B|C", callback=choice("A", "B", "C"), help="Weights: the shortcut option.")
+        str | None,
+        typer.Option(
+            metavar="A|B|C", callback=choice("A", "B", "C"), help="For weights: the shortcut option of the paper."
+        ),
     ] = None,
     padding: Annotated[
         str | None,
         typer.Option(
             metavar="append|split",
             callback=choice("append", "split"),
-            help="Weights, option A: the zero channels come after the others, or half before and half after.",
+            help="For weights with shortcut A: zero channels after the others, or half before and half after.",
         ),
     ] = None,
     stride_in: Annotated[
         str | None,
         typer.Option(
-            metavar="1x1|3x3", callback=choice("1x1", "3x3"), help="Weights: which convolution of a bottleneck strides."
+            metavar="1x1|3x3",
+            callback=choice("1x1", "3x3"),
+            help="For weights: the convolution of a bottleneck that has the stride.",
         ),
     ] = None,
     entry: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Weights: which of several networks in the file, e.g. state_dict_ema."),
+        typer.Option(metavar="NAME", help="For weights: which of several networks in the file, e.g. state_dict_ema."),
     ] = None,
     check_data: Annotated[
         Path | None,
         typer.Option(
             metavar="PATH",
-            help="Weights: pictures (a folder or a data set) like those of the training, which the batch norm "
-            "statistics are compared with. Default: a few photographs of the package.",
+            help="For weights: images like those of the training (a folder or a data set), to check the batch norm "
+            "statistics with; default: a few photographs that come with the package.",
         ),
     ] = None,
     layout: Annotated[
         str | None,
         typer.Option(
-            metavar="nchw|nhwc", callback=choice("nchw", "nhwc"), help="ONNX: the order of the input's dimensions."
+            metavar="nchw|nhwc", callback=choice("nchw", "nhwc"), help="For ONNX: order of the input's dimensions."
         ),
     ] = None,
     output_name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="ONNX: which of several outputs has the classes.")
+        str | None, typer.Option(metavar="NAME", help="For ONNX: which of several outputs is the logits.")
     ] = None,
-    name: Annotated[str | None, typer.Option(metavar="NAME", help="What the model is called.")] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the model.")] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Default: the name with .safetensors, or .onnx."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="File to write; default: the name of the model with .safetensors, or .onnx.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -148,7 +165,7 @@ def import_(
     }
     of_graphs = {"layout": layout, "output_name": output_name}
     check = None
-    if source.suffix == ".onnx":
+    if suffix_of(source) == ".onnx":
         _reject(of_weights, f"belongs to weights; {source} is an ONNX graph")
         target, result = _import_graph(source, output, name, options, names, of_graphs)
     else:
@@ -204,7 +221,7 @@ def _target(output: Path | None, name: str, suffix: str, source: Path) -> Path:
     from resnet_infer.models.outputs import Output, has_spec, require_free
 
     target = output or Path(f"{name}{suffix}")
-    if target.suffix != suffix:
+    if suffix_of(target) != suffix:
         raise UsageError(f"the result ends in {suffix}, not {target.suffix or 'nothing'}: {target}")
     require_free([Output("-o", target, "model of ours", has_spec)], [source])
     return target

@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from resnet_infer.cli.options import Json, ModelArgument
-from resnet_infer.models.format_version import document
-from resnet_infer.utils import strict_json
-from resnet_infer.utils.console import pairs, show
+from resnet_infer.cli.options import Json, ModelArgument, output_option
+from resnet_infer.cli.results import Forms, Found, two_columns
+from resnet_infer.utils.console import pairs
 
 if TYPE_CHECKING:
     from resnet_infer.models.spec import InputSpec, ModelSpec
 
+EXAMPLES = ("inspect resnet50.onnx", "inspect resnet20-cifar10 --json")
+"""Command lines that the help ends with."""
+FORMS = Forms("inspect", (".json", ".md"))
 
-def inspect(model: ModelArgument = None, as_json: Json = False) -> None:
+
+def inspect(
+    model: ModelArgument = None,
+    as_json: Json = False,
+    output: Annotated[Path | None, output_option(FORMS.suffixes)] = None,
+) -> None:
     """Show the spec of a checkpoint or an artifact, and check that the file fits it. No device is needed."""
     from resnet_infer import zoo
     from resnet_infer.runtimes.artifacts import check_contents, model_parts, read_details, read_spec
 
+    FORMS.require_free(output, [model])
     path = zoo.find(model)
     spec = read_spec(path)
     check_contents(path)
     details = read_details(path)
     size = sum(part.stat().st_size for part in model_parts(path))
-    if as_json:
-        about = {"file": str(path), "bytes": size, "spec": json.loads(spec.dumps())}
-        print(strict_json.dumps(document(about | ({details.key: details.values} if details else {})), indent=2))
-    else:
-        rows = [("file", str(path)), ("size", f"{size / 1e6:.1f} MB"), *spec_rows(spec)]
-        show(pairs([*rows, *(details.rows if details else ())]))
+    about = {"file": str(path), "bytes": size, "spec": json.loads(spec.dumps())}
+    rows = [("file", str(path)), ("size", f"{size / 1e6:.1f} MB"), *spec_rows(spec)]
+    if details:
+        about[details.key] = details.values
+        rows += details.rows
+    FORMS.give(Found(about, pairs(rows), **two_columns(rows)), output, as_json)
 
 
 def spec_rows(spec: ModelSpec) -> list[tuple[str, str]]:

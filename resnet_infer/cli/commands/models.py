@@ -6,22 +6,23 @@ import json
 import math
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resnet_infer.cli.options import Json
+from resnet_infer.cli.options import Json, output_option
+from resnet_infer.cli.results import Forms, Found, two_columns
 from resnet_infer.errors import UnwritableError
-from resnet_infer.models.format_version import document
-from resnet_infer.utils import strict_json
-from resnet_infer.utils.console import pairs, show, table
+from resnet_infer.utils.console import pairs, table
 
 if TYPE_CHECKING:
     from resnet_infer.models.spec import ModelSpec
     from resnet_infer.models.weights.published import PublishedWeights
 
+EXAMPLES = ("models", "models resnet50")
+"""Command lines that the help ends with."""
 LICENCE = "Apache-2.0"
 """Licence of the built-in models."""
 
@@ -42,21 +43,26 @@ class _Entry:
     files: dict[str, str] = field(default_factory=dict)
 
 
+FORMS = Forms("models", (".json", ".jsonl", ".csv", ".md"), tuple(item.name for item in fields(_Entry)))
+
+
 def models(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Show one model with all that is known about it.")
+        str | None, typer.Argument(metavar="[NAME]", help="Show one model in full; without it, list all.")
     ] = None,
     as_json: Json = False,
+    output: Annotated[Path | None, output_option(FORMS.suffixes)] = None,
 ) -> None:
     """List the models known by name, or show one."""
-    if name is not None:
-        _show(name, as_json)
-        return
+    FORMS.require_free(output)
+    FORMS.give(_one(name) if name is not None else _all(), output, as_json)
+
+
+def _all() -> Found:
+    """List all models."""
     entries = [entry for entry, _ in _known()]
-    if as_json:
-        print(strict_json.dumps(document({"models": [asdict(entry) for entry in entries]}), indent=2))
-        return
-    rows = [
+    header = ("name", "kind", "network", "classes", "top-1 error", "top-5 error", "MB", "licence")
+    cells = [
         (
             *(entry.name, entry.kind, entry.network, f"{entry.classes:,}"),
             *("-" if error is None else f"{error:.2f}%" for error in (entry.top1_error, entry.top5_error)),
@@ -64,11 +70,12 @@ def models(
         )
         for entry in entries
     ]
-    show(table(("name", "kind", "network", "classes", "top-1 error", "top-5 error", "MB", "licence"), rows))
+    rows = [asdict(entry) for entry in entries]
+    return Found({"models": rows}, table(header, cells), rows, header, cells)
 
 
-def _show(name: str, as_json: bool) -> None:
-    """Show a model with its spec. Raises `ModelError` for an unknown name."""
+def _one(name: str) -> Found:
+    """Describe a model with its spec. Raises `ModelError` for an unknown name."""
     from resnet_infer import zoo
     from resnet_infer.cli.commands.inspect import spec_rows
     from resnet_infer.models.weights.published import find_published
@@ -78,13 +85,17 @@ def _show(name: str, as_json: bool) -> None:
     entry, spec = known.get(weights.name if weights else name, (None, None))
     if entry is None or spec is None:
         raise zoo.unknown_model(name)
-    if as_json:
-        print(strict_json.dumps(document({**asdict(entry), "spec": json.loads(spec.dumps())}), indent=2))
-        return
     also = [("also called", ", ".join(entry.also_called))] if entry.also_called else []
     first, *others = spec_rows(spec.with_(name=entry.name))
     files = list(entry.files.items())
-    show(pairs([first, *also, ("kind", entry.kind), ("size", f"{entry.bytes / 1e6:.1f} MB"), *others, *files]))
+    rows = [first, *also, ("kind", entry.kind), ("size", f"{entry.bytes / 1e6:.1f} MB"), *others, *files]
+    known_of_it = asdict(entry)
+    return Found(
+        {**known_of_it, "spec": json.loads(spec.dumps())},
+        pairs([(key, str(value)) for key, value in rows]),
+        [known_of_it],
+        **two_columns([(key, str(value)) for key, value in rows]),
+    )
 
 
 def _known() -> list[tuple[_Entry, ModelSpec]]:

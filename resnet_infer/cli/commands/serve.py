@@ -23,6 +23,9 @@ from resnet_infer.utils.console import note
 from resnet_infer.utils.extras import needs
 from resnet_infer.utils.threads import MOST_THREADS
 
+EXAMPLES = ("serve", "serve resnet50.onnx --host 0.0.0.0 --port 8080")
+"""Command lines that the help ends with."""
+
 
 def _with_variables(command: Callable[..., None]) -> Callable[..., None]:
     """Let every option that is a setting default to its environment variable, which `bentoml serve` also reads."""
@@ -39,9 +42,11 @@ def _with_variables(command: Callable[..., None]) -> Callable[..., None]:
 def serve(
     model: ModelArgument = None,
     host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0 is every network of this machine.")
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 is all networks of this machine.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="0 takes one that is free.")] = 3000,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 3000,
     runtime: Runtime = "auto",
     device: Device = "auto",
     threads: Annotated[
@@ -49,37 +54,43 @@ def serve(
         typer.Option(
             min=1,
             max=MOST_THREADS,
-            help="Threads inside the runtime; default: all usable cores when idle, one a request under load.",
+            help="Threads within a call of the runtime; default: all usable cores, or one under load.",
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, max=MOST_THREADS, help="Processes; default: one for every GPU, or one.")
+        int | None,
+        typer.Option(min=1, max=MOST_THREADS, help="Number of processes; default: one for every GPU, or one."),
     ] = None,
     max_batch: Annotated[
         int | None,
-        typer.Option(min=1, max=MOST, help="Most crops in one call of the runtime; default: 8, or 32 on a GPU."),
+        typer.Option(min=1, max=MOST, help="Crops in one call of the runtime at most; default: 8, or 32 on a GPU."),
     ] = None,
     max_wait_ms: Annotated[
         float,
-        typer.Option(min=0, help="Longest that a decoded picture waits for others to be decoded."),
+        typer.Option(min=0, help="Longest time in ms that an image waits for others to join its batch."),
     ] = 50.0,
     max_queue: Annotated[
-        int, typer.Option(min=1, max=MOST, help="Crops that may wait; what comes then gets 503.")
+        int, typer.Option(min=1, max=MOST, help="Crops that may wait; further requests are answered with 503.")
     ] = 256,
-    timeout: Annotated[float, typer.Option(help="Longest that a request takes, in seconds.")] = 30.0,
-    max_body_mb: Annotated[float, typer.Option(help="Largest request, in MB.")] = 32.0,
-    max_memory_mb: Annotated[float, typer.Option(help="Requests and pictures held at a time, in MB.")] = 512.0,
-    max_pixels: Annotated[int, typer.Option(min=1, max=MOST, help="Largest picture.")] = 50_000_000,
-    max_pictures: Annotated[int, typer.Option(min=1, max=MOST, help="Most pictures in a request.")] = 64,
+    timeout: Annotated[float, typer.Option(help="Longest time of a request in seconds.")] = 30.0,
+    max_body_mb: Annotated[float, typer.Option(help="Largest body of a request in MB.")] = 32.0,
+    max_memory_mb: Annotated[float, typer.Option(help="Memory for requests and images at a time in MB.")] = 512.0,
+    max_pixels: Annotated[int, typer.Option(min=1, max=MOST, help="Pixels of the largest image.")] = 50_000_000,
+    max_pictures: Annotated[int, typer.Option(min=1, max=MOST, help="Images in a request at most.")] = 64,
     api_key_file: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Keys, one a line, of which a request needs one; or $RESNET_INFER_API_KEY."),
+        typer.Option(
+            metavar="FILE",
+            help="File with keys, one on each line; a request needs one of them. Or set $RESNET_INFER_API_KEY.",
+        ),
     ] = None,
     admin_key_file: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Keys that open /admin/reload, one a line; or $RESNET_INFER_ADMIN_KEY."),
+        typer.Option(
+            metavar="FILE", help="File with keys for /admin/, one on each line. Or set $RESNET_INFER_ADMIN_KEY."
+        ),
     ] = None,
-    access_log: Annotated[bool, typer.Option("--access-log", help="Log a line of JSON for every request.")] = False,
+    access_log: Annotated[bool, typer.Option("--access-log", help="Log every request as a line of JSON.")] = False,
 ) -> None:
     """Serve a model over HTTP until a signal ends the command. Exit with 1 if a worker could not open the model."""
     with needs("serve", "serving a model"):

@@ -10,11 +10,13 @@ from typing import Annotated
 
 import typer
 
-from resnet_infer.cli.parsing import MOST, any_numbers, choice, number, two_numbers
+from resnet_infer.cli.parsing import MOST, any_numbers, choice, device_name, number, two_numbers
 from resnet_infer.cli.parsing import class_order as parse_order
 from resnet_infer.utils.console import note, show
 from resnet_infer.utils.threads import MOST_THREADS
 
+EXAMPLES = ("train cifar-10-batches-py.tar.gz", "train flowers/ --from resnet50 --output runs/flowers")
+"""Command lines that the help ends with."""
 RUN_FILES = ("last.safetensors", "best.safetensors", "recipe.json", "metrics.csv", "curves.png")
 """Files that a run writes into its folder."""
 
@@ -23,134 +25,187 @@ def train(
     data: Annotated[
         Path,
         typer.Argument(
-            metavar="DATA", help="CIFAR, ImageNet, Tiny ImageNet, a folder or archive of class folders, or a CSV."
+            metavar="DATA",
+            help="Labelled images: CIFAR, ImageNet, Tiny ImageNet, a folder or archive with a folder of images for "
+            "each class, or a CSV with the columns path and label.",
         ),
     ],
     arch: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The network: resnet20, plain56, ...; default: the recipe's.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="The network, e.g. resnet20, resnet50, plain56; default: that of the recipe."
+        ),
     ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="cifar10-paper, cifar10-short, imagenet-paper, tiny-imagenet or finetune; default: cifar10-paper, and"
-            " finetune with --from.",
+            help="Defaults for all settings: cifar10-paper, cifar10-short, imagenet-paper, tiny-imagenet or finetune; "
+            "default: finetune with --from, else cifar10-paper.",
         ),
     ] = None,
     start: Annotated[
-        str | None, typer.Option("--from", metavar="MODEL", help="Begin with the weights of this checkpoint or model.")
+        str | None,
+        typer.Option(
+            "--from", metavar="MODEL", help="Fine-tune: begin with the weights of this checkpoint or named model."
+        ),
     ] = None,
     freeze: Annotated[
-        int | None, typer.Option(min=0, help="Keep the stem and so many stages as they are; 0 trains everything.")
+        int | None, typer.Option(min=0, help="Do not train the stem and the first N stages; 0 trains everything.")
     ] = None,
     iterations: Annotated[
-        int | None, typer.Option(min=1, help="Length of the run; the schedule stretches with it.")
+        int | None, typer.Option(min=1, help="Number of training steps; the schedule is scaled to it.")
     ] = None,
-    epochs: Annotated[float | None, typer.Option(help="Length of the run, in passes over the pictures.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", "-b", min=1, help="Pictures a step.")] = None,
-    peak_rate: Annotated[float | None, typer.Option(help="The highest learning rate.")] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Number of passes over the training images, in place of --iterations.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", "-b", min=1, help="Images in a training step.")
+    ] = None,
+    peak_rate: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
     schedule: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", callback=choice("step", "plateau", "one-cycle", "cosine"), help="How the rate changes."
+            metavar="NAME",
+            callback=choice("step", "plateau", "one-cycle", "cosine"),
+            help="How the learning rate changes: step, plateau, one-cycle or cosine.",
         ),
     ] = None,
     milestones: Annotated[
-        str | None, typer.Option(metavar="N,N", help="Where steps divide the rate by 10: iterations, or shares.")
+        str | None,
+        typer.Option(
+            metavar="N,N",
+            help="For --schedule step: where the rate is divided by 10, as iterations or as shares of the run.",
+        ),
     ] = None,
     warmup: Annotated[
-        float | None, typer.Option(min=0, help="Iterations, or the share of the run: at first the rate is lower.")
+        float | None,
+        typer.Option(min=0, help="Length of the warm-up with a lower rate: iterations, or a share of the run."),
     ] = None,
-    patience: Annotated[int | None, typer.Option(min=1, help="Epochs that make a plateau.")] = None,
-    momentum: Annotated[float | None, typer.Option()] = None,
-    nesterov: Annotated[bool | None, typer.Option("--nesterov/--no-nesterov")] = None,
-    weight_decay: Annotated[float | None, typer.Option()] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(min=1, help="For --schedule plateau: epochs without improvement before the rate drops."),
+    ] = None,
+    momentum: Annotated[float | None, typer.Option(help="Momentum of SGD.")] = None,
+    nesterov: Annotated[bool | None, typer.Option("--nesterov/--no-nesterov", help="Nesterov's momentum.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Factor of the L2 penalty on the weights.")] = None,
     decay_all: Annotated[
-        bool | None, typer.Option("--decay-all/--decay-weights", help="Decay batch norm and biases too.")
+        bool | None,
+        typer.Option(
+            "--decay-all/--decay-weights",
+            help="Apply weight decay to batch norm and biases too, or to the weights alone.",
+        ),
     ] = None,
-    label_smoothing: Annotated[float | None, typer.Option()] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="Label smoothing, 0 to below 1.")] = None,
     augmentation: Annotated[
         str | None,
-        typer.Option(metavar="NAME", callback=choice("pad", "scale", "area", "none"), help="How pictures are cropped."),
+        typer.Option(
+            metavar="NAME",
+            callback=choice("pad", "scale", "area", "none"),
+            help="Random crops: pad, scale, area or none.",
+        ),
     ] = None,
-    crop: Annotated[int | None, typer.Option(min=1, help="Side of the pictures that the network sees.")] = None,
-    resize: Annotated[int | None, typer.Option(min=1, help="Shorter side before the crop of what is measured.")] = None,
+    crop: Annotated[int | None, typer.Option(min=1, help="Side in pixels of the square input of the network.")] = None,
+    resize: Annotated[
+        int | None, typer.Option(min=1, help="Shorter side in pixels before the centre crop, when errors are measured.")
+    ] = None,
     stages: Annotated[
-        str | None, typer.Option(metavar="EPOCHS:RESIZE:CROP:RATE,...", help="Parts of the run, each at its size.")
+        str | None,
+        typer.Option(
+            metavar="EPOCHS:RESIZE:CROP:RATE,...",
+            help="Progressive resizing: parts of the run, each with its image size and learning rate.",
+        ),
     ] = None,
-    pad: Annotated[int | None, typer.Option(min=0, help="Of the augmentation pad: pixels on each side.")] = None,
+    pad: Annotated[int | None, typer.Option(min=0, help="For --augmentation pad: pixels added on each side.")] = None,
     scales: Annotated[
-        str | None, typer.Option(metavar="MIN,MAX", help="Of the augmentation scale: the shorter sides.")
+        str | None,
+        typer.Option(metavar="MIN,MAX", help="For --augmentation scale: range of the shorter side in pixels."),
     ] = None,
     area: Annotated[
-        str | None, typer.Option(metavar="MIN,MAX", help="Of the augmentation area: shares of the picture.")
+        str | None,
+        typer.Option(metavar="MIN,MAX", help="For --augmentation area: range of the crop's share of the image."),
     ] = None,
-    flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help="Mirror half of the pictures.")] = None,
-    colour: Annotated[float | None, typer.Option(min=0, help="Deviation of AlexNet's colour shifts.")] = None,
+    flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help="Mirror images at random.")] = None,
+    colour: Annotated[
+        float | None, typer.Option(min=0, help="Standard deviation of AlexNet's colour augmentation.")
+    ] = None,
     mean: Annotated[
         str | None,
-        typer.Option(metavar="NAME", callback=choice("pixel", "channel", "model"), help="What is subtracted."),
+        typer.Option(
+            metavar="NAME",
+            callback=choice("pixel", "channel", "model"),
+            help="Mean that is subtracted: of each pixel, of each channel, or that of the model of --from.",
+        ),
     ] = None,
     zero_init: Annotated[
-        bool | None, typer.Option("--zero-init/--no-zero-init", help="Every block begins as its shortcut.")
+        bool | None,
+        typer.Option("--zero-init/--no-zero-init", help="Initialise the last batch norm of every block with zero."),
     ] = None,
     validation: Annotated[
-        int | None, typer.Option(min=0, help="Training pictures held out to measure by, of each class its share.")
+        int | None,
+        typer.Option(
+            min=0, help="Number of training images held out to measure the error, the same share of every class."
+        ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Of the first weights, the split, the order, the crops.")
+        int | None, typer.Option(min=0, help="Seed of the first weights, the split, the order and the crops.")
     ] = None,
     class_order: Annotated[
         str | None,
-        typer.Option(metavar="string|natural|FILE", help="What numbers the classes, where their names leave it open."),
+        typer.Option(
+            metavar="string|natural|FILE",
+            help="Order of the classes, if their names are numbers and the data does not state it.",
+        ),
     ] = None,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where to train.")] = "auto",
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda[:N]", callback=device_name, help="The device to train on.")
+    ] = "auto",
     precision: Annotated[
         str,
         typer.Option(
             metavar="auto|fp32|bf16|fp16",
             callback=choice("auto", "fp32", "bf16", "fp16"),
-            help="What the passes are computed in; auto: half where the device is faster by it.",
+            help="Precision of the forward and backward passes; auto: half precision where it is faster.",
         ),
     ] = "auto",
     compiled: Annotated[
-        bool | None, typer.Option("--compile/--no-compile", help="Compile the network; default: on a GPU.")
+        bool | None,
+        typer.Option("--compile/--no-compile", help="Compile the network with torch.compile; default: on a GPU."),
     ] = None,
     data_in: Annotated[
         str,
         typer.Option(
             metavar="auto|memory|files",
             callback=choice("auto", "memory", "files"),
-            help="Keep pictures decoded in memory, or decode them in worker processes.",
+            help="Keep decoded images in memory, or decode files again in worker processes; auto: memory if they fit.",
         ),
     ] = "auto",
     workers: Annotated[
-        int | None, typer.Option(min=0, max=MOST_THREADS, help="Processes that decode; default: one a core.")
+        int | None,
+        typer.Option(
+            min=0, max=MOST_THREADS, help="Number of processes that decode images; default: one for each core."
+        ),
     ] = None,
     save_every: Annotated[
-        float, typer.Option(min=0, max=MOST, callback=number, help="Seconds between saves inside an epoch.")
+        float, typer.Option(min=0, max=MOST, callback=number, help="Seconds between saves within an epoch.")
     ] = 300.0,
     tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write the table of epochs for TensorBoard too.")
+        bool, typer.Option("--tensorboard", help="Also write the errors of each epoch for TensorBoard.")
     ] = False,
     resume: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|never",
-            callback=choice("auto", "never"),
-            help="auto goes on with an unfinished run in the output folder; never refuses a folder that holds a run.",
-        ),
-    ] = "auto",
+        bool,
+        typer.Option("--resume", help="Continue the unfinished run in the folder -o; begin one if there is none."),
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="DIR", help="The run's folder; default: a new one in runs/, named by the time."
+            "--output", "-o", metavar="DIR", help="Folder of the run; default: a new one in runs/, named by the time."
         ),
     ] = None,
 ) -> None:
     """Train a network. Ctrl-C, SIGTERM and SIGHUP save the run, and exit with 130, 143 and 129.
 
-    The same command with the run's folder as `-o` resumes the run.
+    The same command with the run's folder as `-o` and `--resume` resumes the run.
     """
     from resnet_infer.errors import UsageError
     from resnet_infer.models.weights.download import library_folder
@@ -212,9 +267,11 @@ def train(
     if output:
         check_place(output, data)
         require_free([Output("-o", output / name, "run") for name in RUN_FILES], [data, start, class_order])
-    if resume == "never" and output and (output / "last.safetensors").exists():
+    if resume and output is None:
+        raise UsageError("--resume continues the run in a folder", hint="name the folder with -o")
+    if not resume and output and (output / "last.safetensors").exists():
         raise UsageError(
-            f"{output} holds a run already", hint="go on with --resume auto, or choose another folder with -o"
+            f"{output} holds a run already", hint="add --resume if it is unfinished, or choose another folder with -o"
         )
     with join_world(device) as world:
         if output is None:
@@ -222,7 +279,7 @@ def train(
             output = Path("runs") / time.strftime("%Y-%m-%d-%H%M%S", time.localtime(started))
             check_place(output, data)
             if world.writes:
-                note(f"the run is in {output}; if it is stopped, the same command with -o {output} goes on")
+                note(f"the run is in {output}; if it is stopped, the same command with -o {output} --resume goes on")
         splits = open_splits(
             data,
             validation=resolved.validation,

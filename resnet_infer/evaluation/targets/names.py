@@ -8,6 +8,7 @@ from pathlib import Path
 
 from resnet_infer import zoo
 from resnet_infer.runtimes.registry import SUFFIXES, split_runtime
+from resnet_infer.utils.files import suffix_of
 
 
 def shown_names(arguments: Sequence[str | None]) -> list[str | None]:
@@ -70,7 +71,7 @@ def is_model(argument: str) -> bool:
     runtime, model = split_runtime(argument)
     suffixes = (*SUFFIXES, ".pt", ".pth")
     known = model in zoo.BUILT_IN or bool(model and find_published(model))
-    return bool(runtime) or known or Path(argument).suffix in suffixes
+    return bool(runtime) or known or suffix_of(Path(argument)) in suffixes
 
 
 def _path(model: str) -> str:

@@ -50,7 +50,7 @@ class ServedModel:
         if not self.info.get("sha256"):
             raise ServiceError(
                 f"{self.client.url} does not say which weights it has, so answers cannot be kept for another run",
-                hint="leave --resume out, or let a newer resnet-infer serve",
+                hint="leave --answers out, or let a newer resnet-infer serve",
                 source=self.client.url,
             )
         return {**self.info["runtime"], "sha256": self.info["sha256"], "served by": self.info.get("version")}

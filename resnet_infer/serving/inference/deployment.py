@@ -26,6 +26,7 @@ from resnet_infer.serving.inference.jobs import Done
 from resnet_infer.serving.memory import Memory
 from resnet_infer.serving.settings import Settings
 from resnet_infer.utils.cpu import usable_cores
+from resnet_infer.utils.files import suffix_of
 
 CPU_BATCH, GPU_BATCH = 8, 32
 """Most rows in a batch, by default."""
@@ -87,7 +88,7 @@ class Deployment:
             if settings.threads is None and lanes > 1:
                 self._one_thread = open_runtime(source, runtime=settings.runtime, device="cpu", threads=1)
         self.sha256 = digest(source)
-        self.artifact = source if isinstance(source, Path) and source.suffix == ".onnx" else None
+        self.artifact = source if isinstance(source, Path) and suffix_of(source) == ".onnx" else None
         self.classifier = Classifier(self.runtime)
         self._maps: Any = None
         self._maps_lock = threading.Lock()

@@ -31,7 +31,7 @@ class Stopped(TrainingError):  # noqa: N818 (not a failure)
     default_reason = "stopped"
 
     def __init__(self, message: str, number: int, folder: Path) -> None:
-        super().__init__(message, hint=f"the same command with -o {folder} goes on from there", source=folder)
+        super().__init__(message, hint=f"the same command with -o {folder} --resume goes on from there", source=folder)
         self.exit_code = 128 + number
 
 

@@ -249,7 +249,7 @@ class RunFolder:
         except ResnetInferError as error:
             if not isinstance(error.__cause__, OSError):
                 raise
-            again = f"the same command with -o {self.folder} goes on from there"
+            again = f"the same command with -o {self.folder} --resume goes on from there"
             hint = f"{remedy(error.__cause__, 'move the folder to another place')}; {again}"
             raise self.lost(error.message, hint) from error
 

@@ -50,7 +50,9 @@ def test_tables_json_and_the_page_of_one_run(cli: Cli, tmp_path: Path) -> None:
     )
     done = cli("benchmark", "-b", "1,4", "--threads", "1", "--photos", PICTURES, "--null", *QUICK, *files)
     assert done.code == 0
-    assert re.sub(r"warning: .* did not become stable\n", "", done.err) == f"wrote {tmp_path / 'out.html'}\n"
+    assert re.sub(r"warning: .* did not become stable\n", "", done.err) == "".join(
+        f"wrote {tmp_path / name}\n" for name in ("new/out.json", "out.html")
+    )
     first, second, third = done.out.split("\n\n")
     assert re.split(r"  +", first.splitlines()[1])[:5] == ["model", "runs on", "precision", "threads", "batch"]
     assert [line.split()[0] for line in first.splitlines()[2:]] == [zoo.SMALL] * 2 + [f"null:{zoo.SMALL}"] * 2
@@ -94,12 +96,12 @@ def test_what_fails_is_said_and_the_others_go_on(cli: Cli, tmp_path: Path) -> No
     [
         (("resnet51",), 1, "resnet51"),
         (("-b", "0"), 2, "a batch is at least 1, not 0"),
-        (("-b", "1,x"), 2, "--batch takes numbers"),
+        (("-b", "1,x"), 2, "--batch-size takes numbers"),
         (("--threads", "0"), 2, "the number of threads is a whole one from 1 to"),
         (("--rounds", "0"), 2, "--rounds"),
         (("--seconds", "-1"), 2, "--seconds"),
         (("--runtime", "onxruntime"), 2, "did you mean onnxruntime"),
-        (("--device", "gpu"), 2, "there is no device 'gpu'"),
+        (("--device", "npu"), 2, "there is no device 'npu'"),
         (("--photos", "nowhere"), 1, "nowhere"),
         (("--errors", "nowhere.json", "--report", "x.html"), 1, "nowhere.json: no JSON"),
         (("--include", __file__, "--report", "x.html"), 1, "no JSON can be read"),
@@ -107,7 +109,7 @@ def test_what_fails_is_said_and_the_others_go_on(cli: Cli, tmp_path: Path) -> No
         (("-o", "/proc/x.json"), 1, "cannot write /proc/x.json"),
         (("--bound", "0"), 2, "--bound does not go without --scenario"),
         (("--clients", "3"), 2, "--clients does not go without --scenario"),
-        (("--scenario", "offline", "-b", "8", "--null"), 2, "--batch, --null do not go with --scenario"),
+        (("--scenario", "offline", "-b", "8", "--null"), 2, "--batch-size, --null do not go with --scenario"),
         (("--scenario", "offline", "a", "b"), 2, "one model"),
         (("--scenario", "offlin"), 2, "did you mean offline"),
     ],

@@ -84,7 +84,18 @@ def test_without_a_model_the_default_is_evaluated(cli: Cli, album: Path, monkeyp
 
 
 def test_protocols_models_and_the_ensemble_in_one_run(cli: Cli, album: Path) -> None:
-    done = cli("evaluate", zoo.SMALL, CHECKPOINT, album, "-p", "native", "-p", "10-crop", "--ensemble", "--json")
+    done = cli(
+        "evaluate",
+        zoo.SMALL,
+        CHECKPOINT,
+        album,
+        "--protocol",
+        "native",
+        "--protocol",
+        "10-crop",
+        "--ensemble",
+        "--json",
+    )
     assert [(item["model"], item["protocol"]) for item in told(done)["results"]] == [
         (name, protocol) for protocol in ("native", "10-crop") for name in (zoo.SMALL, CHECKPOINT.name, "ensemble of 2")
     ]
@@ -100,7 +111,7 @@ def test_multi_scale_of_an_artifact_of_open_size(
     export_onnx(checkpoint, tmp_path / "open.onnx", dynamic_size=True)
     export_onnx(checkpoint, tmp_path / "fixed.onnx")
     save_checkpoint(checkpoint, tmp_path / "model.safetensors")
-    options = ("-p", "multi-scale", "--scales", "32,40", "--json")
+    options = ("--protocol", "multi-scale", "--scales", "32,40", "--json")
     models = (tmp_path / "open.onnx", f"torch:{tmp_path / 'model.safetensors'}")
     first, second = told(cli("evaluate", *models, album, *options))["results"]
     assert first["scales"] == second["scales"] == [32, 40]
@@ -239,13 +250,13 @@ def test_a_model_that_lost_too_much_does_not_pass(cli: Cli, album: Path, tmp_pat
     ("arguments", "message"),
     [
         ((), "say what to evaluate on"),
-        (("-p", "10-crops"), "did you mean 10-crop"),
+        (("--protocol", "10-crops"), "did you mean 10-crop"),
         (("--on-error", "skp"), "did you mean skip"),
         (("--max-drop", "1"), "name it with --reference"),
         (("--scales", "a,b"), "the scales are numbers"),
         (("--ensemble",), "at least two models"),
         (("--class-order", "nowhere"), "neither numbers, string, natural nor a file"),
-        (("--batch", "0"), ""),
+        (("--batch-size", "0"), ""),
     ],
 )
 def test_what_makes_no_sense_is_a_usage_error(cli: Cli, album: Path, arguments: tuple[str, ...], message: str) -> None:
@@ -303,7 +314,7 @@ def test_killed_at_random_points_and_resumed_it_has_the_same_totals(tmp_path: Pa
     journal = tmp_path / "answers.jsonl"
     killed = 0
     for share in sorted(generator.uniform(0.02, 0.6, 3)):
-        process = start(zoo.SMALL, folder, "--resume", journal)
+        process = start(zoo.SMALL, folder, "--answers", journal, "--resume")
         enough = int(share * 2400)
         deadline = time.monotonic() + 120
         while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < enough):
@@ -315,7 +326,7 @@ def test_killed_at_random_points_and_resumed_it_has_the_same_totals(tmp_path: Pa
     assert killed
     before = journal.read_bytes()
     assert 1 < before.count(b"\n") < 2401
-    out, err = start(zoo.SMALL, folder, "--resume", journal).communicate(timeout=120)
+    out, err = start(zoo.SMALL, folder, "--answers", journal, "--resume").communicate(timeout=120)
     found = json.loads(out)
     assert re.search(rb"^[\d,]+ of 2,400 pictures are answered in ", err, re.MULTILINE)
     assert 0 < found["speed"]["resumed"] == 2400 - found["speed"]["pictures"]
@@ -329,11 +340,11 @@ def test_killed_at_random_points_and_resumed_it_has_the_same_totals(tmp_path: Pa
 
 def test_answers_of_other_models_data_or_protocols_are_not_taken(cli: Cli, album: Path, tmp_path: Path) -> None:
     journal = tmp_path / "answers.jsonl"
-    first = cli("evaluate", zoo.SMALL, album, "--resume", journal, "--json")
-    again = cli("evaluate", zoo.SMALL, album, "--resume", journal, "--json", "-b", 3)
+    first = cli("evaluate", zoo.SMALL, album, "--answers", journal, "--json")
+    again = cli("evaluate", zoo.SMALL, album, "--answers", journal, "--resume", "--json", "-b", 3)
     assert told(again)["speed"]["pictures"] == 0
     assert told(again)["results"][0]["top1"] == told(first)["results"][0]["top1"]
-    assert "no picture was left" in cli("evaluate", zoo.SMALL, album, "--resume", journal).out
+    assert "no picture was left" in cli("evaluate", zoo.SMALL, album, "--answers", journal, "--resume").out
     other = tmp_path / "other"
     shutil.copytree(album, other)
     (other / "cat" / "0000.jpg").rename(other / "cat" / "9999.jpg")
@@ -341,9 +352,9 @@ def test_answers_of_other_models_data_or_protocols_are_not_taken(cli: Cli, album
     for arguments, what in (
         ((f"torch:{zoo.SMALL}", album), "the models"),
         ((zoo.SMALL, other), "the data"),
-        ((zoo.SMALL, album, "-p", "10-crop"), "the protocols"),
+        ((zoo.SMALL, album, "--protocol", "10-crop"), "the protocols"),
     ):
-        done = cli("evaluate", *arguments, "--resume", journal)
+        done = cli("evaluate", *arguments, "--answers", journal, "--resume")
         assert (done.code, done.out) == (1, "")
         assert f"belongs to another evaluation: {what} differ" in done.err
 

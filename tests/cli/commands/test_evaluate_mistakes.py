@@ -40,7 +40,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 # Files that are in the way
 
 
-@pytest.mark.parametrize("option", ["--report", "--resume"])
+@pytest.mark.parametrize("option", ["--report", "--answers"])
 def test_no_input_is_overwritten(cli: Cli, album: Path, tmp_path: Path, option: str) -> None:
     shutil.copytree(album, tmp_path / "album")
     shutil.copy(ARTIFACT, tmp_path / "model.onnx")
@@ -69,12 +69,14 @@ def test_no_input_is_overwritten(cli: Cli, album: Path, tmp_path: Path, option: 
 
 
 def test_a_report_is_no_file_of_answers(cli: Cli, album: Path, tmp_path: Path) -> None:
-    done = cli("evaluate", album, "--report", tmp_path / "x", "--resume", tmp_path / "x")
+    done = cli("evaluate", album, "--report", tmp_path / "x", "--answers", tmp_path / "x")
     assert (done.code, done.out) == (2, "")
-    assert "--resume and --report both name" in done.err
-    assert cli("evaluate", album, "--report", tmp_path / "r.html", "--resume", tmp_path / "a.jsonl").code == 0
-    assert cli("evaluate", album, "--report", tmp_path / "r.html", "--resume", tmp_path / "a.jsonl").code == 0
-    for option, name in (("--report", "a.jsonl"), ("--resume", "r.html")):
+    assert "--answers and --report both name" in done.err
+    assert cli("evaluate", album, "--report", tmp_path / "r.html", "--answers", tmp_path / "a.jsonl").code == 0
+    assert (
+        cli("evaluate", album, "--report", tmp_path / "r.html", "--answers", tmp_path / "a.jsonl", "--resume").code == 0
+    )
+    for option, name in (("--report", "a.jsonl"), ("--answers", "r.html")):
         before = (tmp_path / name).read_bytes()
         assert cli("evaluate", album, option, tmp_path / name).code == 2
         assert (tmp_path / name).read_bytes() == before
@@ -85,7 +87,7 @@ def test_a_place_that_cannot_be_written_is_told_before_inference(
 ) -> None:
     monkeypatch.setattr(evaluating, "run", None)
     (tmp_path / "file").touch()
-    for option in ("--report", "--resume"):
+    for option in ("--report", "--answers"):
         done = cli("evaluate", album, option, tmp_path / "file" / "x")
         assert (done.code, done.out) == (1, "")
         assert "error: cannot write" in done.err
@@ -117,19 +119,19 @@ def test_the_table_is_there_though_the_report_fails(
 def test_other_pictures_of_the_same_names_are_not_taken_for_answered(cli: Cli, album: Path, tmp_path: Path) -> None:
     folder, journal = tmp_path / "album", tmp_path / "answers.jsonl"
     shutil.copytree(album, folder)
-    first = cli("evaluate", folder, "--resume", journal, "--json")
+    first = cli("evaluate", folder, "--answers", journal, "--json")
     moved = tmp_path / "elsewhere" / "album"
     moved.parent.mkdir()
     shutil.move(folder, moved)
     for path in moved.glob("*/*"):
         os.utime(path, (1, 1))
-    again = cli("evaluate", moved, "--resume", journal, "--json")
+    again = cli("evaluate", moved, "--answers", journal, "--resume", "--json")
     assert told(again)["speed"]["pictures"] == 0
     assert told(again)["results"][0]["top1"] == told(first)["results"][0]["top1"]
     with Image.open(moved / "ship" / "0001.jpg") as picture:
         picture.rotate(180).save(moved / "ship" / "0001.jpg")
     before = journal.read_bytes()
-    done = cli("evaluate", moved, "--resume", journal)
+    done = cli("evaluate", moved, "--answers", journal, "--resume")
     assert (done.code, done.out) == (1, "")
     assert "has answers to other pictures: ship/0001.jpg is not what it was (1 of the 12" in done.err
     assert journal.read_bytes() == before
@@ -137,11 +139,11 @@ def test_other_pictures_of_the_same_names_are_not_taken_for_answered(cli: Cli, a
 
 def test_a_damaged_line_costs_one_picture(cli: Cli, album: Path, tmp_path: Path) -> None:
     journal = tmp_path / "answers.jsonl"
-    first = told(cli("evaluate", album, "--resume", journal, "--json"))
+    first = told(cli("evaluate", album, "--answers", journal, "--json"))
     lines = journal.read_bytes().splitlines(keepends=True)
     lines[4] = b"\x00" * 20 + b"\n"
     journal.write_bytes(b"".join(lines))
-    done = cli("evaluate", album, "--resume", journal, "--json")
+    done = cli("evaluate", album, "--answers", journal, "--resume", "--json")
     again = told(done)
     assert (again["speed"]["pictures"], again["speed"]["resumed"]) == (1, 11)
     assert again["results"][0]["top1"] == first["results"][0]["top1"]
@@ -151,7 +153,7 @@ def test_a_damaged_line_costs_one_picture(cli: Cli, album: Path, tmp_path: Path)
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_interrupted_it_says_what_is_kept_and_how_to_go_on(tmp_path: Path) -> None:
     folder, journal = write_album(tmp_path / "album", 900), tmp_path / "answers.jsonl"
-    process = start(zoo.SMALL, folder, "--resume", journal, "-p", "10-crop")
+    process = start(zoo.SMALL, folder, "--answers", journal, "--protocol", "10-crop")
     deadline = time.monotonic() + 120
     while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < 200):
         assert time.monotonic() < deadline
@@ -160,7 +162,9 @@ def test_interrupted_it_says_what_is_kept_and_how_to_go_on(tmp_path: Path) -> No
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, b"")
     said = re.search(
-        rf"^([\d,]+) of 3,600 pictures are answered in {journal}; the same command goes on", err.decode(), re.M
+        rf"^([\d,]+) of 3,600 pictures are answered in {journal}; the same command with --resume goes on",
+        err.decode(),
+        re.M,
     )
     assert said
     kept = journal.read_bytes().count(b"\n") - 1
@@ -194,7 +198,9 @@ def test_a_gate_is_a_number(cli: Cli, album: Path, points: str) -> None:
     assert "Invalid value for '--max-drop'" in done.err
 
 
-@pytest.mark.parametrize("arguments", [("DATA",), ("-p", "native"), ("--batch", "32"), ("--url", "x"), ("--ensemble",)])
+@pytest.mark.parametrize(
+    "arguments", [("DATA",), ("--protocol", "native"), ("--batch-size", "32"), ("--url", "x"), ("--ensemble",)]
+)
 def test_the_paper_s_tables_are_shown_alone(cli: Cli, arguments: tuple[str, ...]) -> None:
     done = cli("evaluate", "--paper", *arguments)
     assert (done.code, done.out) == (2, "")
@@ -202,7 +208,7 @@ def test_the_paper_s_tables_are_shown_alone(cli: Cli, arguments: tuple[str, ...]
 
 
 def test_what_is_named_twice_is_evaluated_once(cli: Cli, album: Path) -> None:
-    arguments = ("-p", "native", "-p", "native", "--json")
+    arguments = ("--protocol", "native", "--protocol", "native", "--json")
     done = cli("evaluate", zoo.SMALL, zoo.SMALL, album, *arguments)
     assert done.code == 0
     assert len(told(done)["results"]) == 1

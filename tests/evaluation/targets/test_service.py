@@ -51,7 +51,7 @@ def album_set(album: Path) -> Dataset:
 
 @pytest.mark.parametrize("protocol", ["native", "1-crop", "10-crop"])
 def test_the_counts_are_those_in_process(cli: Cli, url: str, album: Path, protocol: str) -> None:
-    done = cli("evaluate", SMALL, album, "-p", protocol, "--reference", SMALL, "--url", url, "--json")
+    done = cli("evaluate", SMALL, album, "--protocol", protocol, "--reference", SMALL, "--url", url, "--json")
     reference, local, served = json.loads(done.out)["results"]
     assert 0 < local["top1"]["wrong"] < 96
     assert (served["top1"], served["top5"]) == (local["top1"], local["top5"]) == (reference["top1"], reference["top5"])
@@ -188,9 +188,9 @@ def test_kept_answers_belong_to_the_weights_and_not_to_the_limits(
     artifact = tmp_path / "model.onnx"
     artifact.write_bytes(built_in(SMALL, ".onnx").read_bytes())
     journal = tmp_path / "answers.jsonl"
-    evaluate([], album, EvaluationConfig(url=url, resume=journal))
+    evaluate([], album, EvaluationConfig(url=url, answers=journal))
     other = make_service(model=str(artifact), timeout=7.0, max_body_mb=9.0, max_pictures=3).listen()
-    assert evaluate([], album, EvaluationConfig(url=other, resume=journal)).resumed == 96
+    assert evaluate([], album, EvaluationConfig(url=other, answers=journal, resume=True)).resumed == 96
     checkpoint = load_checkpoint(built_in(SMALL, ".safetensors"))
     bias = checkpoint.weights["fc.bias"] + np.eye(10, dtype=np.float32)[2]
     checkpoint = replace(checkpoint, weights={**checkpoint.weights, "fc.bias": bias})
@@ -199,7 +199,7 @@ def test_kept_answers_belong_to_the_weights_and_not_to_the_limits(
     export_onnx(checkpoint, artifact)
     changed = make_service(model=str(artifact)).listen()
     with pytest.raises(DataError, match="belongs to another evaluation: the models differ"):
-        evaluate([], album, EvaluationConfig(url=changed, resume=journal))
+        evaluate([], album, EvaluationConfig(url=changed, answers=journal, resume=True))
     by_torch = make_service(model=str(tmp_path / "other.safetensors"), runtime="torch").listen()
     told = [published(place)["sha256"] for place in (url, other, changed, by_torch)]
     assert told[0] == told[1] == sha256(built_in(SMALL, ".onnx"))
@@ -213,7 +213,7 @@ def test_a_service_that_hides_its_weights_is_not_gone_on_with(
     told = {name: value for name, value in published(url).items() if name != "sha256"}
     monkeypatch.setattr(Client, "model", lambda client: told)
     with pytest.raises(ServiceError, match="does not say which weights it has"):
-        evaluate([], album, EvaluationConfig(url=url, resume=tmp_path / "answers.jsonl"))
+        evaluate([], album, EvaluationConfig(url=url, answers=tmp_path / "answers.jsonl"))
     assert evaluate([], album, EvaluationConfig(url=url)).pictures == 96
 
 

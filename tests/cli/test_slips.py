@@ -1,0 +1,118 @@
+"""What one types who knows other tools: the command and the option that is meant, in words, with exit code 2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import typer
+
+from resnet_infer.cli import slips
+from resnet_infer.cli.main import COMMANDS, app
+from tests.conftest import PICTURES, Outcome
+
+Cli = Callable[..., Outcome]
+CAT = PICTURES / "cat.jpg"
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        *(("predict", "classify"), ("infer", "classify"), ("val", "evaluate"), ("validate", "evaluate")),
+        *(("test", "evaluate"), ("quantize", "export"), ("convert", "export"), ("bench", "benchmark")),
+        *(
+            ("info", "inspect"),
+            ("list", "models"),
+            ("doctor", "env"),
+            ("PREDICT", "classify"),
+            ("Classify", "classify"),
+        ),
+    ],
+)
+def test_a_command_of_other_tools_is_answered_with_ours_and_an_example(cli: Cli, typed: str, meant: str) -> None:
+    done = cli(typed, "x.jpg")
+    assert (done.code, done.out) == (2, "")
+    assert f"there is no command '{typed}'; {meant} does that, e.g. resnet-infer {meant}" in done.err
+
+
+def test_a_download_is_no_command_and_needs_none(cli: Cli) -> None:
+    assert "models does that; a model is downloaded when it is first used" in cli("download", "resnet50").err
+
+
+def test_every_answer_names_a_command_that_exists() -> None:
+    assert set(slips.COMMANDS.values()) <= set(COMMANDS)
+    assert not set(slips.COMMANDS) & set(COMMANDS)
+    assert set(slips.NOTES) <= set(slips.COMMANDS)
+    assert set(slips.EXTRA) <= set(COMMANDS)
+
+
+def test_every_option_that_is_meant_exists_in_some_command() -> None:
+    group = typer.main.get_command(app)
+    known = {
+        spelling
+        for name in COMMANDS
+        for item in group.get_command(None, name).params  # type: ignore[attr-defined]
+        for spelling in item.opts
+    }
+    meant = {text.partition(" ")[0] for text in slips.OPTIONS.values()} - {"INPUT"}
+    assert meant - known == set()
+    shown = {
+        str(item.metavar)
+        for name in COMMANDS
+        for item in group.get_command(None, name).params  # type: ignore[attr-defined]
+        if item.param_type_name == "argument"
+    }
+    assert {name for names in slips.ARGUMENTS.values() for name in names} <= shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("classify", CAT, "--batch", 8), "classify has no option --batch; it has --batch-size"),
+        (("train", "x", "--batch=8"), "train has no option --batch; it has --batch-size"),
+        (("classify", CAT, "--topk", 3), "it has --top-k"),
+        (("classify", CAT, "--output-file", "x"), "it has --output"),
+        (("classify", CAT, "--weights", "x.onnx"), "it has --model"),
+        (
+            ("classify", "--input", CAT),
+            "what to classify is an argument, INPUT..., e.g. resnet-infer classify",
+        ),
+        (("classify", CAT, "--half"), "chosen when it is exported: resnet-infer export MODEL --precision fp16"),
+        (("classify", CAT, "--int8"), "chosen when it is exported: resnet-infer export MODEL --precision int8"),
+        (("classify", CAT, "--imgsz", 320), "the size of the images is part of the model"),
+        (("classify", CAT, "--gpu"), "it has --device cuda"),
+        (("export", "--fp16"), "it has --precision fp16"),
+        (("export", "--int8"), "it has --precision int8"),
+        (("export", "--model", "resnet50"), "the model is an argument, [MODEL], e.g. resnet-infer export resnet50"),
+        (("evaluate", "--model", "x", "d"), "the model is an argument, [MODEL]... DATA"),
+        (("evaluate", "x", "--data", "d"), "the data is an argument, [MODEL]... DATA"),
+        (("evaluate", "d", "-p", "1-crop"), "it has --protocol"),
+        (("serve", "-p", 80), "it has --port"),
+        (("train", "d", "--lr", 0.1), "it has --peak-rate"),
+        (("train", "d", "--imgsz", 64), "it has --crop"),
+        (("train", "--model", "resnet50", "d"), "it has --arch NAME and --from MODEL"),
+        (("train", "resnet50", "d"), "train takes DATA alone"),
+        (("inspect", "a", "b"), "there is an argument too many, b: inspect takes one MODEL"),
+        (("--model", "x", "classify", CAT), "the options of a command follow its name"),
+        (("export", "--presicion", "fp16"), "did you mean --precision?"),
+        (("env", "--zzz"), "env has no option --zzz; resnet-infer env --help lists its options"),
+    ],
+)
+def test_an_option_of_other_tools_is_answered_with_ours(cli: Cli, arguments: tuple[object, ...], said: str) -> None:
+    done = cli(*arguments)
+    assert (done.code, done.out) == (2, "")
+    assert said in done.err
+
+
+def test_underscores_in_options_are_hyphens(cli: Cli) -> None:
+    plain = cli("classify", CAT, "-m", "resnet20-cifar10", "--top-k", 2)
+    assert cli("classify", CAT, "-m", "resnet20-cifar10", "--top_k", 2) == plain
+    assert cli("classify", CAT, "-m", "resnet20-cifar10", "--top_k=2", "--on_error", "skip") == plain
+
+
+@pytest.mark.parametrize("model", ["resnet20-cifar10", "resnet50", "resnet50.v2", "absent.onnx"])
+def test_a_model_among_the_pictures_is_answered_with_the_option(cli: Cli, model: str) -> None:
+    done = cli("classify", model, "-m", "resnet20-cifar10")
+    assert done.code == 1
+    assert f"error: {model}: this is a model, and no picture" in done.err
+    assert f"hint: name it with --model {model}" in done.err
