@@ -77,12 +77,13 @@ def open_side(model: str | None, runtime: str, device: str) -> Runtime:
     """Open a model to compare: with a named runtime, an artifact with its own, a checkpoint with the reference's."""
     from resnet_infer import zoo
     from resnet_infer.models.checkpoint import SUFFIX, load_checkpoint
+    from resnet_infer.runtimes.base import parse_device
     from resnet_infer.runtimes.registry import open_runtime, select_runtime
     from resnet_infer.utils.files import suffix_of
 
     path = zoo.find(model) if runtime == "auto" else zoo.file_for(model, runtime)
     if suffix_of(path) == SUFFIX and runtime == "auto":
-        if device not in ("auto", "cpu"):
+        if parse_device(device)[0] == "cuda":
             return open_runtime(path, device=device)
         from resnet_infer.verification.parity import reference_runtime
 
