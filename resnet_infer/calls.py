@@ -23,7 +23,7 @@ class AnswerTimeoutError(ResnetInferError, TimeoutError):
     >>> from resnet_infer import AnswerTimeoutError, Classifier
     >>> with Classifier("resnet20-cifar10") as classifier:
     ...     try:
-    ...         classifier.classify("cat.jpg", timeout=1e-6)
+    ...         classifier.classify(["cat.jpg"] * 1000, timeout=0.01)
     ...     except AnswerTimeoutError as error:
     ...         print(error.reason)
     late
