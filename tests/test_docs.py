@@ -233,14 +233,7 @@ def test_what_the_page_on_the_architecture_names_is_in_the_code() -> None:
     for name in found:
         path, *names = name.rstrip("/").split(".")
         folder = ROOT if path.partition("/")[0] == "tests" else ROOT / "resnet_infer"
-        if name in (
-            "resnet_infer/a/b.py",
-            "tests/a/",
-            "test_b.py",
-            "parity/",
-            "hosts/",
-            "tensorrt/",
-        ):  # of the section on tests
+        if name in ("resnet_infer/a/b.py", "tests/a/", "test_b.py", "parity/", "tensorrt/"):  # of the section on tests
             continue
         assert (folder / path).is_dir() or (folder / f"{path}.py").is_file(), name
         if names:
