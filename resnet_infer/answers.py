@@ -33,6 +33,11 @@ class Prediction:
     """Hold a class and its probability: the softmax, averaged over the crops.
 
     `index` is the class's place in the model's list, `id` its WordNet id (`n02123045`), None where there is none.
+
+    >>> with Classifier("resnet20-cifar10") as classifier:
+    ...     best, *_ = classifier.classify("cat.jpg")
+    >>> best.label, best.index, best.probability > 0.9
+    ('cat', 3, True)
     """
 
     label: str
@@ -59,6 +64,12 @@ class Answer:
     that is kept takes 4 bytes for each view and class.
 
     In a notebook an answer is shown as a table.
+
+    >>> with Classifier("resnet20-cifar10") as classifier:
+    ...     for answer in classifier.stream(["cat.jpg", "absent.jpg"], top_k=1):
+    ...         print(answer.source, answer.error.reason if answer.error else answer.predictions[0].label)
+    cat.jpg cat
+    absent.jpg missing
     """
 
     source: str

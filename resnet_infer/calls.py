@@ -18,7 +18,18 @@ Result = TypeVar("Result")
 
 
 class AnswerTimeoutError(ResnetInferError, TimeoutError):
-    """Report an answer that has not come within the `timeout` of its call. The message says what still runs."""
+    """Report an answer that has not come within the `timeout` of its call. The message says what still runs.
+
+    >>> from resnet_infer import AnswerTimeoutError, Classifier
+    >>> with Classifier("resnet20-cifar10") as classifier:
+    ...     try:
+    ...         classifier.classify("cat.jpg", timeout=1e-6)
+    ...     except AnswerTimeoutError as error:
+    ...         print(error.reason)
+    late
+    """
+
+    default_reason = "late"
 
 
 def timed_out(seconds: float, *, still: str) -> AnswerTimeoutError:

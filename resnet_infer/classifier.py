@@ -211,7 +211,8 @@ class Classifier(BaseClassifier):
             require_resizable(image, side, picture.source)
             views = centre_crop(image, self.spec.input) if crops == 1 else ten_crops(image, self.spec.input)
         except MemoryError:
-            return PictureError(f"{picture.source}: there is not enough memory to resize it")
+            message = f"{picture.source}: there is not enough memory to resize it"
+            return PictureError(message, source=picture.source, reason="memory")
         except PictureError as error:
             return bare(error)
         return Prepared(views, image.info.get("note"))
@@ -263,7 +264,8 @@ class Classifier(BaseClassifier):
 
     def _no_answer(self, source: str) -> AnswerError:
         """Return the error for an image whose logits are not finite."""
-        return AnswerError(f"{source}: the logits of {self.spec.name} are not finite, so there is no answer")
+        message = f"{source}: the logits of {self.spec.name} are not finite, so there is no answer"
+        return AnswerError(message, source=source)
 
     def _top(self, probabilities: NDArray[np.float64], top_k: int | None) -> tuple[Prediction, ...]:
         """Return the `top_k` most probable classes, ties in the order of the classes."""

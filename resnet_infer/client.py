@@ -26,7 +26,7 @@ from resnet_infer.connections import IdleConnections
 from resnet_infer.data.arrivals import live_map
 from resnet_infer.data.image import DIRECTORY_HINT, picture_bytes
 from resnet_infer.data.pictures import Picture, PictureInput, Unreadable, pictures_of
-from resnet_infer.errors import AnswerError, PictureError, ServiceError, UsageError, bare
+from resnet_infer.errors import AnswerError, PictureError, Reason, ServiceError, UsageError, bare, reason_of
 from resnet_infer.runtimes.reopening import require_version
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.threads import require_threads
@@ -35,6 +35,15 @@ KEY_VARIABLE = "RESNET_INFER_API_KEY"
 """Environment variable with the service's API key."""
 _UNREADABLE = (400, 413, 415, 422)
 """Statuses of answers about the image itself: it cannot be read or is too large."""
+_REASONS: Mapping[int, Reason] = {
+    401: "invalid",
+    413: "too_large",
+    415: "unsupported",
+    422: "damaged",
+    503: "unready",
+    504: "late",
+}
+"""Status -> `reason` of the error."""
 _NOT_FINITE = "not_finite"
 """The `reason` in a 500 of a service whose model's logits are not finite."""
 _EVERY_CLASS = 10**9 - 1
@@ -115,7 +124,9 @@ class Client(BaseClassifier):
         status, body = self._request("POST", f"/classify?{query}", content, until)
         if status in _UNREADABLE and "error" in body:
             reason = str(body["error"]).removeprefix("picture: ")
-            return Answer(picture.source, error=PictureError(f"{picture.source}: {reason}"))
+            why = _REASONS.get(status, "damaged")
+            failure = PictureError(f"{picture.source}: {reason}", source=picture.source, reason=why)
+            return Answer(picture.source, error=failure)
         if status == 500 and body.get("reason") == _NOT_FINITE:
             return Answer(picture.source, error=self._no_answer(picture.source))
         if status != 200:
@@ -129,7 +140,7 @@ class Client(BaseClassifier):
                 else Answer(picture.source, error=self._no_answer(picture.source))
             )
         except (KeyError, TypeError) as error:
-            raise ServiceError(f"{self.url} does not answer as `resnet-infer serve` does", status=status) from error
+            raise self._no_service(status) from error
 
     def model(self) -> dict[str, Any]:
         """Return the service's description of its model (`GET /model`): spec, digest, runtime and limits.
@@ -170,7 +181,7 @@ class Client(BaseClassifier):
             {_HEADER_LENGTH: str(len(head))},
         )
         if status == 500 and _json_object(body).get("reason") == _NOT_FINITE:
-            raise AnswerError(f"the logits of {model} at {self.url} are not finite")
+            raise AnswerError(f"the logits of {model} at {self.url} are not finite", source=self.url)
         if status != 200:
             raise self._failure(status, _json_object(body))
         try:
@@ -178,9 +189,9 @@ class Client(BaseClassifier):
             (output,) = json.loads(body[:size])["outputs"]
             logits: NDArray[np.float32] = np.frombuffer(body[size:], "<f4").reshape(output["shape"])
         except (KeyError, TypeError, ValueError) as error:
-            raise ServiceError(f"{self.url} does not answer as `resnet-infer serve` does", status=status) from error
+            raise self._no_service(status) from error
         if not np.isfinite(logits).all():
-            raise AnswerError(f"the logits of {model} at {self.url} are not finite")
+            raise AnswerError(f"the logits of {model} at {self.url} are not finite", source=self.url)
         return logits
 
     def close(self) -> None:
@@ -266,7 +277,10 @@ class Client(BaseClassifier):
                 if fresh or isinstance(error, TimeoutError):
                     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
                     raise ServiceError(
-                        f"no service answers at {self.url} ({reason})", hint="start one with: resnet-infer serve"
+                        f"no service answers at {self.url} ({reason})",
+                        hint="start one with: resnet-infer serve",
+                        source=self.url,
+                        reason="late" if isinstance(error, TimeoutError) else "unreachable",
                     ) from error
                 connection = None
             except BaseException:
@@ -278,13 +292,20 @@ class Client(BaseClassifier):
 
     def _no_answer(self, source: str) -> AnswerError:
         """Return the error for an image whose logits are not finite."""
-        return AnswerError(f"{source}: the logits of the model at {self.url} are not finite, so there is no answer")
+        message = f"{source}: the logits of the model at {self.url} are not finite, so there is no answer"
+        return AnswerError(message, source=source)
+
+    def _no_service(self, status: int) -> ServiceError:
+        """Return the error for a response that is none of this package's service."""
+        message = f"{self.url} does not answer as `resnet-infer serve` does"
+        return ServiceError(message, status=status, source=self.url, reason="unsupported")
 
     def _failure(self, status: int, body: Mapping[str, Any]) -> ServiceError:
         """Return the error for a response that is not a success."""
         hint = f"set {KEY_VARIABLE} to its key" if status == 401 else None
         reason = body.get("error") or "which is no answer of `resnet-infer serve`"
-        return ServiceError(f"{self.url} answered {status}: {reason}", status=status, hint=hint)
+        message = f"{self.url} answered {status}: {reason}"
+        return ServiceError(message, status=status, hint=hint, source=self.url, reason=_REASONS.get(status, "failed"))
 
 
 def _file_of(picture: Picture) -> tuple[bytes, str | None]:
@@ -296,14 +317,15 @@ def _file_of(picture: Picture) -> tuple[bytes, str | None]:
         except (OSError, ValueError) as error:  # ValueError: a name that no file can have, such as with a null byte
             reason = getattr(error, "strerror", None) or str(error)
             hint = DIRECTORY_HINT if isinstance(error, IsADirectoryError) else None
-            raise PictureError(f"{picture.source}: {reason}", hint=hint) from None
+            message = f"{picture.source}: {reason}"
+            raise PictureError(message, hint=hint, source=picture.source, reason=reason_of(error)) from None
     elif not isinstance(content, bytes):
         from resnet_infer.data.picture_kinds import encoded
 
         note = content.info.get("note")
         content = encoded(content)
     if not content:
-        raise PictureError(f"{picture.source}: the file is empty")
+        raise PictureError(f"{picture.source}: the file is empty", source=picture.source, reason="empty")
     return content, note
 
 

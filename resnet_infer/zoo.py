@@ -14,9 +14,9 @@ from resnet_infer._version import __version__
 from resnet_infer.errors import ModelError, UnwritableError, UsageError, did_you_mean
 from resnet_infer.models.checkpoint import SUFFIX as CHECKPOINT
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint
-from resnet_infer.models.weights.builtin import FOLDER, require_whole
+from resnet_infer.models.weights.builtin import file_of, require_whole
 from resnet_infer.runtimes.registry import ARTIFACTS, SUFFIXES, get_runtime
-from resnet_infer.utils.console import note
+from resnet_infer.utils.console import note, warn
 from resnet_infer.utils.extras import needs
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def find(model: str | os.PathLike[str] | None) -> Path:
 
 def built_in(name: str, suffix: str) -> Path:
     """Return the path of a built-in model's file with this suffix."""
-    return FOLDER / f"{name}{suffix}"
+    return file_of(f"{name}{suffix}")
 
 
 def _whole(name: str, suffix: str) -> Path:
@@ -76,7 +76,12 @@ def checkpoint_file(model: str | os.PathLike[str] | None) -> Path:
     name = _name(model)
     path = _whole(name, CHECKPOINT) if name in BUILT_IN and not _existing(name) else find(name)
     if path.suffix != CHECKPOINT:
-        raise ModelError(f"{path} is an artifact already", hint=f"give the checkpoint it was made from ({CHECKPOINT})")
+        raise ModelError(
+            f"{path} is an artifact already",
+            hint=f"give the checkpoint it was made from ({CHECKPOINT})",
+            source=path,
+            reason="unsupported",
+        )
     return path
 
 
@@ -117,7 +122,7 @@ def artifact(model: str | os.PathLike[str] | None) -> Path:
         folder = scratch_folder()
         if folder is None:
             raise
-        note(f"note: {error.message}; so the artifact is made for this run alone ({error.hint})")
+        warn(f"note: {error.message}; so the artifact is made for this run alone ({error.hint})")
         _export(path, folder / name)
         return folder / name
 
@@ -170,6 +175,8 @@ def unknown_model(name: str) -> ModelError:
     return ModelError(
         f"there is no file and no model called {name}" + did_you_mean(name.lower(), names),
         hint=f"built in: {', '.join(BUILT_IN)}; to download: {', '.join(names[len(BUILT_IN) :])}",
+        source=name,
+        reason="missing",
     )
 
 
@@ -206,6 +213,8 @@ def _existing(name: str) -> Path | None:
         raise ModelError(
             f"{name} is no checkpoint ({CHECKPOINT}) and no artifact ({', '.join(ARTIFACTS)})",
             hint=f"if it holds a ResNet's weights: resnet-infer import {name} --arch resnet50 -o model{CHECKPOINT}",
+            source=name,
+            reason="unsupported",
         )
     return path
 

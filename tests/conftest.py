@@ -22,6 +22,7 @@ from resnet_infer import zoo
 from resnet_infer.models.architectures import architecture
 from resnet_infer.models.checkpoint import Checkpoint, save_checkpoint
 from resnet_infer.models.spec import InputSpec, ModelSpec
+from resnet_infer.utils.console import on_stderr
 from tests import selection
 from tests.requirements import pytest_make_collect_report, pytest_runtest_makereport
 
@@ -73,6 +74,13 @@ def interruptible() -> None:
     """A shell starts what it runs in the background without SIGINT; the commands under test would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def notes_on_stderr() -> Iterator[None]:
+    """Notes of the library go to stderr, as in the command."""
+    with on_stderr():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 LEFT_OUT = {
+    "api/test_functions.py": "models that are trained, exported and put under load",
     "benchmarking/latency": "processes that measure",
     "benchmarking/load": "loads for seconds, LoadGen in a process",
     "benchmarking/test_autotune.py": "exports in every precision, timed in processes",
@@ -43,10 +44,12 @@ LEFT_OUT = {
     "serving/test_keys.py": "a server for each test",
     "test_answers.py": "calls that take too long",
     "test_classifier.py": "models that answer",
+    "test_doctests.py": "models that are trained, exported and timed",
     "test_formats.py": "commands with models and data, and a run",
     "test_kept_errors.py": "every error of the package",
     "test_new_architecture.py": "networks that are exported, quantised and trained",
     "test_odd_streams.py": "processes that measure and load pictures",
+    "test_packaging.py": "a wheel, and PyInstaller's processes",
     "test_zoo.py": "exports",
     "test_zoo_published.py": "exports",
     "training": "runs that train, some with worker processes",

@@ -32,7 +32,9 @@ OTHERS_OPTIONS = {
         "--preload",
         "--http2",
         "--dtype",
-    ),  # torchrun, TensorBoard, gunicorn, curl, MLPerf
+        "--hidden-import",
+        "--py-files",
+    ),  # torchrun, TensorBoard, gunicorn, curl, MLPerf, PyInstaller, Spark
     *("--shortened", "--photos"),  # experiments/cifar10.py, tools/compare_trees.py
 }
 OF_THE_READER = {"resnet50.pth", "resnet50-11ad3fa6.pth", "classifier.onnx", "names.txt"}

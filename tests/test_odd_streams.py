@@ -17,7 +17,7 @@ from PIL import Image
 from resnet_infer import Classifier, Picture, zoo
 from resnet_infer.cli.main import app
 from resnet_infer.models.weights.download import download
-from resnet_infer.utils.console import bar, encoding_of, fail, is_terminal, note
+from resnet_infer.utils.console import bar, encoding_of, fail, is_terminal, note, on_stderr
 from resnet_infer.utils.files import sha256
 from resnet_infer.utils.progress import progress
 from tests.conftest import PICTURES
@@ -190,7 +190,8 @@ COMMANDS: dict[str, Callable[[Path], None]] = {
 def test_the_library_bears_any_stderr(way: str, stream: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESNET_INFER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(sys, "stderr", STREAMS[stream]())
-    WAYS[way](tmp_path)
+    with on_stderr():
+        WAYS[way](tmp_path)
 
 
 @pytest.mark.parametrize("stream", STREAMS)
@@ -210,5 +211,6 @@ def test_nothing_that_is_said_goes_to_stdout(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "stderr", None)
-    note("a note")
+    with on_stderr():
+        note("a note")
     assert capsys.readouterr().out == ""

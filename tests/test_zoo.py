@@ -16,6 +16,8 @@ from resnet_infer.errors import ModelError, ParityError, UsageError
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from resnet_infer.runtimes.registry import get_runtime, open_runtime
 
+pytestmark = pytest.mark.usefixtures("notes_on_stderr")
+
 Photos = Callable[..., NDArray[np.uint8]]
 
 

@@ -22,6 +22,8 @@ from resnet_infer.models.weights.published import PublishedWeights
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
 from tests.conftest import PICTURES
 
+pytestmark = pytest.mark.usefixtures("notes_on_stderr")
+
 
 class Server(ThreadingHTTPServer):
     """Serves `content` and counts."""

@@ -203,7 +203,9 @@ def choose(trials: Sequence[Trial], passed: Collection[Path]) -> Trial:
     eligible = [item for item in trials if item.failure is None and item.candidate.artifact in passed]
     if not eligible:
         reasons = (f"{item.candidate.name}: {_status(item, passed)}" for item in trials)
-        raise ResnetInferError("nothing can be kept; " + ("; ".join(reasons) or "no runtime is installed"))
+        raise ResnetInferError(
+            "nothing can be kept; " + ("; ".join(reasons) or "no runtime is installed"), reason="unavailable"
+        )
     fastest = min(eligible, key=lambda item: item.ms)
     exact: tuple[Precision, ...] = get_args(Precision)
     return min(

@@ -148,7 +148,9 @@ def _sweep(scenario: Scenario, system: System, library: ImageLibrary) -> Outcome
     closed_loop(system, pictures, clients=2, seconds=WARM_SECONDS)
     first = closed_loop(system, pictures, clients=system.at_once, seconds=2 * WARM_SECONDS)
     if not first.statuses[200]:
-        raise ResnetInferError(f"no picture is answered: {next(iter(first.errors), 'it takes too long')}")
+        raise ResnetInferError(
+            f"no picture is answered: {next(iter(first.errors), 'it takes too long')}", reason="failed"
+        )
     seconds = scenario.seconds or SWEEP_SECONDS
     note(
         f"sweep: {RUNS} runs of {seconds:g} s or longer at different rates, and more of them until the rate is known "

@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 from resnet_infer._version import __version__
 from resnet_infer.cli.signals import end_like_ctrl_c, ended_by, exit_code
 from resnet_infer.errors import ModelError, ResnetInferError
-from resnet_infer.utils.console import fail, flush, note, printable
+from resnet_infer.utils.console import fail, flush, on_stderr, printable, write
 from resnet_infer.utils.cpu import limit_libraries
 from resnet_infer.utils.files import REMEDIES
 
@@ -88,7 +88,8 @@ class _Commands(TyperGroup):
         """Run a command, and turn an exception into a message and an exit code."""
         debug = ctx.params.get("debug", False)
         try:
-            result = super().invoke(ctx)
+            with on_stderr():
+                result = super().invoke(ctx)
             flush(sys.stdout)
             return result
         except (typer.Exit, typer.Abort):
@@ -99,7 +100,7 @@ class _Commands(TyperGroup):
             fail(error.message, error.hint)
             code = error.exit_code
         except KeyboardInterrupt:
-            note(ended_by())
+            write(ended_by())
             code = exit_code()
         except BrokenPipeError:
             # The reader (`head`, a pager) has ended.

@@ -42,7 +42,7 @@ class ExportResult:
 
     path: Path
     precision: Precision
-    evidence: dict[str, Any] = field(default_factory=dict)
+    evidence: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def files(self) -> tuple[Path, ...]:

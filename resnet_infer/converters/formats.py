@@ -5,7 +5,8 @@ The command's choices and options, and the steps of `export`, are read from the 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import os
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -104,6 +105,39 @@ class Format:
         PosixPath('model.engine.json')
         """
         return path.with_name(self.companion.format(name=path.name, stem=path.stem)) if self.companion else None
+
+    def require_free(self, path: Path, inputs: Iterable[Path | str | None], option: str) -> None:
+        """Check that `path`, and the file that belongs beside it, may be written without harm.
+
+        Raises `UsageError`, with the name of the `option` that gave the path, if one of them is an input or is not part
+        of an artifact, or if the path is a link to an artifact whose second file would not be replaced with it. Raises
+        `ResnetInferError` if nothing can be written there.
+        """
+        from resnet_infer.errors import ModelError
+        from resnet_infer.models.outputs import Output, has_spec, require_free
+        from resnet_infer.runtimes.artifacts import read_spec
+
+        def ours(_: Path) -> bool:
+            """Tell whether the artifact that would be replaced has a spec."""
+            if path.is_file() and path.stat().st_size and has_spec(path):
+                return True
+            try:
+                return bool(read_spec(path))
+            except ModelError:
+                return False
+
+        outputs = [Output(option, path, "artifact", ours)]
+        companion = self.companion_of(path)
+        if companion:
+            outputs.append(Output(option, companion, f"part of {path.name}", ours))
+        require_free(outputs, inputs)
+        real = Path(os.path.realpath(path))
+        partner = self.companion_of(real)
+        if companion and partner and partner.exists() and os.path.realpath(companion) != os.path.realpath(partner):
+            raise UsageError(
+                f"{path} is a link to {real}, and {companion.name} none to {partner.name}: the two would no longer fit",
+                hint=f"name {real} with {option}, or link both files",
+            )
 
 
 _ALL: tuple[Precision, ...] = get_args(Precision)

@@ -10,7 +10,7 @@ from resnet_infer.converters.precision.fp16 import ON_CPU
 from resnet_infer.converters.precision.lower import Lowered
 from resnet_infer.errors import ParityError
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
-from resnet_infer.utils.console import note
+from resnet_infer.utils.console import warn
 from resnet_infer.utils.extras import needs
 from resnet_infer.utils.inputs import read_bytes
 from resnet_infer.verification.gates import judge, require
@@ -24,7 +24,7 @@ with needs("cpu", "writing an ONNX artifact"):
 def write(lowered: Lowered, path: Path, config: ExportConfig) -> Evidence:
     """Write the graph. A note says what FP16 is worth where there is no GPU."""
     if config.precision == "fp16" and ort_session.CUDA not in ort_session.available_providers():
-        note(ON_CPU)
+        warn(ON_CPU)
     path.write_bytes(lowered.graph.content)
     return {}
 
@@ -36,7 +36,9 @@ def prove(lowered: Lowered, path: Path, config: ExportConfig) -> Evidence:
     measured with the rounding of a GPU. Raises `ParityError` if the file or its answers differ.
     """
     if read_bytes(path) != lowered.graph.content:
-        raise ParityError(f"{path}: the written file is not the graph that was verified", hint="check the disk")
+        raise ParityError(
+            f"{path}: the written file is not the graph that was verified", hint="check the disk", source=path
+        )
     if lowered.answers is not None:
         images, logits = lowered.answers
         gate = GATES[config.precision]

@@ -39,7 +39,11 @@ def write(lowered: Lowered, path: Path, config: ExportConfig) -> Evidence:
                 node.set_friendly_name(f"{node.get_type_name()}_{number}")
         graph.set_rt_info(lowered.graph.spec.dumps().translate(_NOT_IN_XML), [RT_INFO, METADATA_KEY])
     except RuntimeError as error:
-        raise ModelError(f"OpenVINO cannot convert {lowered.graph.spec.name} ({reason(error)})") from error
+        raise ModelError(
+            f"OpenVINO cannot convert {lowered.graph.spec.name} ({reason(error)})",
+            source=lowered.graph.spec.name,
+            reason="failed",
+        ) from error
     _save(graph, path, lowered.graph.content)
     graph.set_rt_info(sha256(weights_path(path)), [RT_INFO, DIGEST_KEY])
     _save(graph, path, lowered.graph.content)

@@ -11,7 +11,7 @@ from resnet_infer.converters.precision.calibration import Calibration
 from resnet_infer.data.feed import Feed, open_feed
 from resnet_infer.errors import DataError, UsageError
 from resnet_infer.models.spec import ModelSpec
-from resnet_infer.utils.console import note
+from resnet_infer.utils.console import warn
 from resnet_infer.verification.gates import choose_gate
 from resnet_infer.verification.tolerances import Tolerance
 
@@ -60,7 +60,7 @@ def _open_check_pictures(spec: ModelSpec, config: ExportConfig, feed: Feed | Non
         used = feed.names if feed and wanted.check == wanted.calibration else ()
         found = _labelled_if_possible(wanted.check, spec, wanted.check_count, HELD_OUT, config.max_drop is not None)
         if set(used) & set(found.names) and found.name == (feed and feed.name):
-            note("some of the pictures to compare on calibrate too, so the cost may be a little more than is measured")
+            warn("some of the pictures to compare on calibrate too, so the cost may be a little more than is measured")
         if len(found) < LEAST_PICTURES:
             raise UsageError(
                 f"--check-data has {len(found)} pictures; it takes {LEAST_PICTURES} to tell what INT8 costs"
@@ -69,7 +69,7 @@ def _open_check_pictures(spec: ModelSpec, config: ExportConfig, feed: Feed | Non
         found = _open_unused_pictures(spec, config, feed)
     else:
         found = open_feed(None, spec)
-        note("without pictures the cost is measured on synthetic ones: --check-data gives real ones")
+        warn("without pictures the cost is measured on synthetic ones: --check-data gives real ones")
     return found
 
 
@@ -84,7 +84,7 @@ def _open_unused_pictures(spec: ModelSpec, config: ExportConfig, feed: Feed) -> 
         rest = None
     if rest and len(rest) >= LEAST_PICTURES:
         return rest
-    note("the pictures that calibrate are those to compare on too, so the cost may be a little more than is measured")
+    warn("the pictures that calibrate are those to compare on too, so the cost may be a little more than is measured")
     return _labelled_if_possible(data, spec, len(feed), TRAINING, config.max_drop is not None)
 
 
@@ -97,5 +97,5 @@ def _labelled_if_possible(
     except DataError as error:
         if required:
             raise
-        note(f"compared without labels: {error.message}")
+        warn(f"compared without labels: {error.message}")
         return open_feed(source, spec, count=count, prefer=prefer, exclude=exclude)

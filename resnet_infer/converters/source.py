@@ -72,7 +72,12 @@ def open_source(model: Checkpoint | Path, *, dynamic_size: bool = False) -> Sour
         )
     computed = precision_of_graph(graph.model, str(model)) if spec.architecture is None else "fp32"
     if computed != "fp32":
-        raise ModelError(f"{model} says fp32 and computes in {computed}", hint="adopt the graph it was made from again")
+        raise ModelError(
+            f"{model} says fp32 and computes in {computed}",
+            hint="adopt the graph it was made from again",
+            source=model,
+            reason="mismatch",
+        )
     own = spec.provenance.get("operators")
     if own:
         raise UsageError(
@@ -94,11 +99,15 @@ def read_artifact(path: Path) -> Graph:
         raise ModelError(
             f"{path} is no ONNX file: an export starts from a checkpoint or an ONNX artifact",
             hint="give the checkpoint or the .onnx that it was made from",
+            source=path,
+            reason="unsupported",
         )
     try:
         graph = onnx.load(path)
     except Exception as error:  # the exceptions of protobuf and onnx share no other base class
-        raise ModelError(f"{path} is no ONNX model, or damaged ({first_line(error)})") from error
+        raise ModelError(
+            f"{path} is no ONNX model, or damaged ({first_line(error)})", source=path, reason="damaged"
+        ) from error
     with OnnxRuntime(path, device="cpu", threads=1, optimize=False) as opened:
         return Graph(graph, opened.spec)
 

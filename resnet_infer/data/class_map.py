@@ -61,6 +61,8 @@ def map_classes(dataset: Dataset, spec: ModelSpec, stated: StatedOrder | None = 
                     f"by the class order stated, {dataset.classes[label]} of {dataset.name} is class {indices[label]} "
                     f"of {spec.name}, which is {_name(spec, indices[label])}; by its label it is class {found[label]}",
                     hint="leave --class-order out: the labels say which is which",
+                    source=dataset.name,
+                    reason="mismatch",
                 )
         return ClassMap(indices, "stated")
     numbered = dataset.class_order == "numbered"
@@ -71,6 +73,8 @@ def map_classes(dataset: Dataset, spec: ModelSpec, stated: StatedOrder | None = 
             f"{dataset.name} numbers its classes, and {spec.name} calls its classes by numbers, but in another order: "
             f"is {used[-1]} its class number {used[-1]}, or the class that it calls {used[-1]}?",
             hint="name the classes in a classes.txt beside the data, a line for each number from 0",
+            source=dataset.name,
+            reason="ambiguous",
         )
     unknown = [label for label in used if found[label] == -1]
     if by == "name":
@@ -91,7 +95,9 @@ def same_classes(spec: ModelSpec, other: ModelSpec) -> NDArray[np.int64]:
         found, _ = _match(spec.class_ids, spec.classes, other)
     if sorted(found) != list(range(len(found))):
         raise DataError(
-            f"{spec.name} and {other.name} do not know the same classes, so their answers cannot be averaged"
+            f"{spec.name} and {other.name} do not know the same classes, so their answers cannot be averaged",
+            source=spec.name,
+            reason="mismatch",
         )
     return found
 
@@ -148,6 +154,8 @@ def _stated(dataset: Dataset, spec: ModelSpec, stated: StatedOrder, used: Sequen
             raise DataError(
                 f"{dataset.name} has classes that are no number from 0 to {count - 1}: {some(wrong)}",
                 hint=f"{spec.name} has {count} classes, numbered from 0",
+                source=dataset.name,
+                reason="mismatch",
             )
         places = {name: int(name) for name in names if name.isdecimal()}
     elif isinstance(stated, str):
@@ -156,6 +164,8 @@ def _stated(dataset: Dataset, spec: ModelSpec, stated: StatedOrder, used: Sequen
                 f"{dataset.name} has {len(names)} classes and {spec.name} {count}, so their places do not say which "
                 "is which",
                 hint=f"give --class-order FILE with the names of all {count}, in the model's order",
+                source=dataset.name,
+                reason="mismatch",
             )
         places = {
             name: index for index, name in enumerate(sorted(names) if stated == "string" else natural_sort(names))
@@ -163,11 +173,19 @@ def _stated(dataset: Dataset, spec: ModelSpec, stated: StatedOrder, used: Sequen
     else:
         require_distinct(stated, "the class order given")
         if len(stated) != count:
-            raise DataError(f"the class order given names {len(stated)} classes; {spec.name} has {count}")
+            raise DataError(
+                f"the class order given names {len(stated)} classes; {spec.name} has {count}",
+                source=dataset.name,
+                reason="mismatch",
+            )
         places = {name: index for index, name in enumerate(stated)}
         names = tuple(name if name in places else other for name, other in zip(names, dataset.classes, strict=True))
         if missing := [names[label] for label in used if names[label] not in places]:
-            raise DataError(f"the class order given lacks {some(missing)}, which {dataset.name} has")
+            raise DataError(
+                f"the class order given lacks {some(missing)}, which {dataset.name} has",
+                source=dataset.name,
+                reason="mismatch",
+            )
     return np.array([places.get(name, -1) for name in names], np.int64)
 
 
@@ -184,6 +202,8 @@ def _require_one_meaning(dataset: Dataset, spec: ModelSpec, labels: Sequence[int
                     + some([_candidate(spec, index) for index in places]),
                     hint="name it by its WordNet id, where the model has such, or by one of the model's own names; or "
                     "say which is which with --class-order",
+                    source=dataset.name,
+                    reason="ambiguous",
                 )
 
 
@@ -202,11 +222,15 @@ def _unknown(dataset: Dataset, spec: ModelSpec, unknown: Sequence[str]) -> DataE
             'does, "10" comes before "2"; which class of the model each is, nothing here says',
             hint="say it: --class-order numbers (they are the model's class numbers, from 0), string or natural (the "
             "model was trained on these folders, sorted so), or FILE (their names in the model's order, one per line)",
+            source=dataset.name,
+            reason="ambiguous",
         )
     return DataError(
         message,
         hint=f"it knows {some(spec.classes)}; --class-order FILE gives the names that the data has for the model's "
         "classes, in the model's order, one per line",
+        source=dataset.name,
+        reason="mismatch",
     )
 
 
@@ -226,6 +250,8 @@ def _require_one_to_one(dataset: Dataset, spec: ModelSpec, found: NDArray[np.int
                 f"{dataset.classes[other]} and {dataset.classes[label]} of {dataset.name} are both "
                 f"{_name(spec, found[label])} to {spec.name}",
                 hint="put their pictures into one class, or name the classes as the model does",
+                source=dataset.name,
+                reason="ambiguous",
             )
 
 

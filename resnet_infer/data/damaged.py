@@ -38,4 +38,4 @@ def in_one(errors: Sequence[PictureError], name: str, count: int, hint: str) -> 
     lines = "\n  ".join(error.message for error in errors)
     more = "at least " if len(errors) >= NAMED else ""
     which = "the only picture" if count == 1 else f"{more}{len(errors)} of the {count} pictures"
-    return PictureError(f"{which} of {name} cannot be read:\n  {lines}", hint=hint)
+    return PictureError(f"{which} of {name} cannot be read:\n  {lines}", hint=hint, source=name, reason="damaged")

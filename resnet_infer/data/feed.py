@@ -23,7 +23,7 @@ from resnet_infer.data.formats.suffixes import is_picture, suffix, unreadable_fo
 from resnet_infer.data.image import require_resizable
 from resnet_infer.data.preprocess import Pixels, centre_crop
 from resnet_infer.data.synthetic import natural_noise
-from resnet_infer.errors import DataError, PictureError, UsageError
+from resnet_infer.errors import DataError, PictureError, UsageError, reason_of
 from resnet_infer.models.spec import InputSpec, ModelSpec
 from resnet_infer.utils.parallel import parallel_map
 
@@ -94,13 +94,15 @@ class Feed:
             image = sample.image(exif=self.geometry.exif)
         except PictureError as error:
             where = "" if self.source in error.message else f"{self.source}: "
-            raise PictureError(f"{where}{error.message}") from error
+            raise PictureError(f"{where}{error.message}", source=error.source, reason=reason_of(error)) from error
         name = f"{self.source}: {sample.name}"
         require_resizable(image, self.geometry.resize, name)
         try:
             view: Pixels = centre_crop(image, self.geometry)[0]
         except MemoryError as error:
-            raise PictureError(f"{name}: there is not enough memory to resize it") from error
+            raise PictureError(
+                f"{name}: there is not enough memory to resize it", source=name, reason="memory"
+            ) from error
         return view
 
 
@@ -146,7 +148,9 @@ def open_feed(
     samples = dataset.samples if dataset else _pictures(source)
     left = [sample for sample in samples if sample.name not in used]
     if not left:
-        raise DataError(f"{source} has no pictures{' besides those left out' if used else ''}")
+        raise DataError(
+            f"{source} has no pictures{' besides those left out' if used else ''}", source=source, reason="empty"
+        )
     chosen = [left[index] for index in spread(len(left), count, seed)]
     labels = _labels(chosen, dataset, spec) if dataset and labelled else None
     name = dataset.name if dataset else None
@@ -173,7 +177,12 @@ def _labels(samples: Sequence[Sample], dataset: Dataset, spec: ModelSpec) -> Lab
     try:
         classes = map_classes(replace(dataset, samples=samples), spec)
     except DataError as error:
-        raise DataError(error.message, hint=f"name the classes as the model does: {some(spec.classes)}") from error
+        raise DataError(
+            error.message,
+            hint=f"name the classes as the model does: {some(spec.classes)}",
+            source=error.source,
+            reason=reason_of(error),
+        ) from error
     return classes.indices[[sample.label for sample in samples]]
 
 

@@ -27,7 +27,7 @@ from resnet_infer.data.formats.samples import bands
 from resnet_infer.data.formats.strict import strict_load
 from resnet_infer.data.formats.suffixes import READABLE
 from resnet_infer.data.formats.tiff.directory import TIFF, orientation
-from resnet_infer.errors import PictureError, ResnetInferError, UnsupportedPictureError
+from resnet_infer.errors import PictureError, Reason, ResnetInferError, UnsupportedPictureError, reason_of
 from resnet_infer.utils.inputs import open_input, read_open
 
 SUFFIXES = frozenset(READABLE)
@@ -90,19 +90,21 @@ def read_image(
     ('RGB', (640, 480))
     """
     label = name or (str(data) if isinstance(data, Path) else "picture")
-    kind, hint = PictureError, None
+    kind: type[PictureError] = PictureError
+    reason: Reason | None = None
+    hint = None
     try:
         content = picture_bytes(data, max_pixels) if isinstance(data, Path) else data
         return _decode(content, exif, max_pixels, reserve)
     except UnsupportedError as error:
-        reason, cause, kind = f"unsupported: {error}", error.__cause__, UnsupportedPictureError
+        why, cause, kind = f"unsupported: {error}", error.__cause__, UnsupportedPictureError
     except UnusableError as error:
-        reason, cause = str(error), error.__cause__
+        why, cause, reason = str(error), error.__cause__, error.reason
     except (OSError, ValueError) as error:  # ValueError: a path that no file can have
-        reason, cause = getattr(error, "strerror", None) or str(error), error
+        why, cause, reason = getattr(error, "strerror", None) or str(error), error, reason_of(error)
         hint = DIRECTORY_HINT if isinstance(error, IsADirectoryError) else None
-    line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in f"{label}: {reason}")
-    raise kind(line, hint=hint) from cause
+    line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in f"{label}: {why}")
+    raise kind(line, hint=hint, source=label, reason=reason) from cause
 
 
 def is_resizable(width: int, height: int, side: int) -> bool:
@@ -120,7 +122,8 @@ def require_resizable(picture: Image.Image, side: int, source: str) -> None:
     `source` names the image in the message.
     """
     if not is_resizable(*picture.size, side):
-        raise PictureError(f"{source}: {picture.width}x{picture.height} pixels are too narrow to resize")
+        message = f"{source}: {picture.width}x{picture.height} pixels are too narrow to resize"
+        raise PictureError(message, source=source, reason="too_large")
 
 
 def picture_bytes(path: str | Path, max_pixels: int = MAX_PIXELS) -> bytes:
@@ -175,11 +178,11 @@ def _decode(content: bytes, exif: bool, max_pixels: int, reserve: Reserve | None
     Raises `UnusableError`, and what `reserve` raises of this package.
     """
     if not content:
-        raise UnusableError("the file is empty")
+        raise UnusableError("the file is empty", reason="empty")
 
     def check_size(width: int, height: int) -> None:
         if width * height > max_pixels:
-            raise UnusableError(f"{width}x{height} pixels are more than the limit of {max_pixels}")
+            raise UnusableError(f"{width}x{height} pixels are more than the limit of {max_pixels}", reason="too_large")
         if reserve:
             reserve(decoding_bytes(kind, content, width, height), width, height)
 
@@ -198,7 +201,7 @@ def _decode(content: bytes, exif: bool, max_pixels: int, reserve: Reserve | None
     except (UnusableError, ResnetInferError):
         raise
     except (MemoryError, Image.DecompressionBombError) as error:
-        raise UnusableError("too many pixels to decode") from error
+        raise UnusableError("too many pixels to decode", reason="memory") from error
     except Exception as error:  # damaged bytes make parsers raise errors of any kind
         detail = f" ({error})" if isinstance(error, (OSError, SyntaxError, ValueError)) and str(error) else ""
         raise UnusableError(f"damaged or truncated {kind} picture{detail}") from error
@@ -293,7 +296,9 @@ def _read_gif(content: bytes, check_size: CheckSize) -> Image.Image:
     left, top, frame_width, frame_height = struct.unpack_from("<4H", content, position + 1)
     size = max(width, left + frame_width), max(height, top + frame_height)
     if Image.MAX_IMAGE_PIXELS is not None and size[0] * size[1] > Image.MAX_IMAGE_PIXELS:
-        raise UnusableError(f"{size[0]}x{size[1]} pixels are more than the limit of {Image.MAX_IMAGE_PIXELS}")
+        raise UnusableError(
+            f"{size[0]}x{size[1]} pixels are more than the limit of {Image.MAX_IMAGE_PIXELS}", reason="too_large"
+        )
     picture = GifImageFile(io.BytesIO(content))
     check_size(*picture.size)
     strict_load(picture)

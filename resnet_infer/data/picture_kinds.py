@@ -22,7 +22,7 @@ from resnet_infer.data.formats.kinds import UnusableError
 from resnet_infer.data.formats.samples import Range, stretched
 from resnet_infer.data.formats.tiff.directory import orientation
 from resnet_infer.data.image import DIRECTORY_HINT, MAX_PIXELS, TURNS, piped_bytes, to_rgb
-from resnet_infer.errors import PictureError, UsageError, first_line
+from resnet_infer.errors import PictureError, Reason, UsageError, first_line, reason_of
 from resnet_infer.utils.console import printable
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ def upright(pixels: Image.Image, source: str, *, exif: bool, max_pixels: int) ->
     Raises `PictureError` if there are more than `max_pixels`.
     """
     if pixels.width * pixels.height > max_pixels:
-        raise PictureError(f"{source}: {pixels.width}x{pixels.height} pixels are more than the limit of {max_pixels}")
+        message = f"{source}: {pixels.width}x{pixels.height} pixels are more than the limit of {max_pixels}"
+        raise PictureError(message, source=source, reason="too_large")
     turn = TURNS.get(pixels.info.get(ORIENTATION, 1)) if exif else None
     return pixels if turn is None else pixels.transpose(turn)
 
@@ -145,6 +146,8 @@ def _path(source: str, given: str | os.PathLike[str]) -> Path:
         raise PictureError(
             printable(f"{source}: pictures are not fetched from the web"),
             hint="fetch it and give its bytes: urllib.request.urlopen(url).read()",
+            source=source,
+            reason="unsupported",
         )
     return Path(name)
 
@@ -152,19 +155,21 @@ def _path(source: str, given: str | os.PathLike[str]) -> Path:
 def _read(source: str, read: Callable[[], Content]) -> Content:
     """Return what `read` returns; a failure of any kind becomes a `PictureError` that begins with `source`."""
     hint = None
+    reason: Reason
     try:
         return read()
     except UsageError:
         raise
     except UnusableError as error:
-        reason = str(error)
+        why, reason = str(error), error.reason
     except MemoryError:
-        reason = "there is not enough memory for it"
+        why, reason = "there is not enough memory for it", "memory"
     except IsADirectoryError as error:
-        reason, hint = error.strerror or "it is a directory", DIRECTORY_HINT
+        why, hint, reason = error.strerror or "it is a directory", DIRECTORY_HINT, "unreadable"
     except Exception as error:  # PIL's plugins and file objects of any library raise anything
-        reason = getattr(error, "strerror", None) or f"it cannot be read ({first_line(error)})"
-    raise PictureError(printable(f"{source}: {reason}"), hint=hint)
+        why = getattr(error, "strerror", None) or f"it cannot be read ({first_line(error)})"
+        reason = reason_of(error)
+    raise PictureError(printable(f"{source}: {why}"), hint=hint, source=source, reason=reason)
 
 
 def _from_array(array: NDArray[Any]) -> Image.Image:

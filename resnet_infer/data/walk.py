@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from resnet_infer.data.formats.suffixes import READABLE, UNREADABLE, is_picture, suffix, unreadable_format
-from resnet_infer.errors import PictureError
+from resnet_infer.errors import PictureError, Reason, reason_of
 from resnet_infer.utils.inputs import is_handed_over, open_input
 
 UNSUPPORTED, OTHER, SPECIAL, CLOSED, HIDDEN = (
@@ -33,11 +33,13 @@ _PART = re.compile(r"\..*\.[0-9a-f]{8}\.part")
 
 
 class FoundError(PictureError):
-    """Report why a file or folder that was found cannot be classified. `source` is its path."""
+    """Report why a file or folder that was found cannot be classified. `source` is its path, `why` words."""
 
-    def __init__(self, source: str, reason: str, *, hint: str | None = None) -> None:
-        self.source = str(Path(source))
-        super().__init__(f"{self.source}: {reason}", hint=hint)
+    source: str
+
+    def __init__(self, source: str, why: str, *, hint: str | None = None, reason: Reason = "unsupported") -> None:
+        path = Path(source)
+        super().__init__(f"{path}: {why}", hint=hint, source=path, reason=reason)
 
 
 @dataclass
@@ -115,7 +117,7 @@ def walk(folder: str, passed: Passed) -> Iterator[str | FoundError]:
             entered.add(identity)
             entries = sorted(os.scandir(here), key=lambda entry: entry.name)
         except OSError as error:
-            yield FoundError(here, f"cannot list it ({error.strerror or error})")
+            yield FoundError(here, f"cannot list it ({error.strerror or error})", reason=reason_of(error))
             continue
         folders = []
         for entry in entries:
@@ -165,7 +167,7 @@ def _named(name: str, passed: Passed) -> Iterator[str | FoundError]:
 
 def _nothing(name: str) -> FoundError:
     """Return the error for a folder or pattern without images."""
-    return FoundError(name, "no pictures there", hint=f"known are {', '.join(sorted(READABLE))}")
+    return FoundError(name, "no pictures there", hint=f"known are {', '.join(sorted(READABLE))}", reason="empty")
 
 
 def _place(path: str) -> str:

@@ -16,7 +16,7 @@ from resnet_infer.data.datasets import Dataset
 from resnet_infer.data.datasets.classes import some
 from resnet_infer.data.labelled import open_labelled
 from resnet_infer.data.protocols import find_protocol
-from resnet_infer.errors import DataError, PictureError, UsageError
+from resnet_infer.errors import DataError, PictureError, UsageError, reason_of
 from resnet_infer.evaluation.config import EvaluationConfig
 from resnet_infer.evaluation.data_identity import belongs, identity
 from resnet_infer.evaluation.journal import Journal
@@ -73,7 +73,11 @@ def evaluate(models: Sequence[str | None], data: Path, config: EvaluationConfig 
         resumed = int(record.answered.sum())
         seconds, unreadable = _answer(dataset, targets, record, journal, config)
         if not record.answered.any():
-            raise DataError(f"no picture of {dataset.name} can be read; the first: {unreadable[0].error.message}")
+            raise DataError(
+                f"no picture of {dataset.name} can be read; the first: {unreadable[0].error.message}",
+                source=dataset.name,
+                reason="empty",
+            )
         results = _results(dataset, targets, record, seconds)
     duplicates = same_content(dataset, record.same_digest())
     warnings = [*repeated_models, *repeated_protocols, *_warnings(results, dataset, duplicates)]
@@ -201,7 +205,9 @@ def _open_data(data: Path, split: str | None, *, missing_ok: bool) -> Dataset:
         if not data.is_dir() and is_model(str(data)):
             raise UsageError(f"{data} is a model, not labelled pictures", hint=hint) from error
         if not data.exists():
-            raise DataError(error.message, hint=error.hint or hint) from error
+            raise DataError(
+                error.message, hint=error.hint or hint, source=error.source, reason=reason_of(error)
+            ) from error
         raise
 
 

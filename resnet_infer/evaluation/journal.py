@@ -77,11 +77,18 @@ class Journal:
         with open(self.path, "rb") as file:
             found = _parse(file.readline())
             if not _is_head(found):
-                raise DataError(f"{self.path} holds no results of an evaluation", hint="name another file")
+                raise DataError(
+                    f"{self.path} holds no results of an evaluation",
+                    hint="name another file",
+                    source=self.path,
+                    reason="unsupported",
+                )
             try:
                 JOURNAL.check(found, str(self.path))
             except ValueError as error:
-                raise DataError(f"{self.path} is damaged: {error}", hint="name another file") from error
+                raise DataError(
+                    f"{self.path} is damaged: {error}", hint="name another file", source=self.path, reason="damaged"
+                ) from error
             self.begun_by = found.get(VERSION)
             compared = head.keys() - {FORMAT, READS_FROM, VERSION}
             differs = [key for key in head if key in compared and head[key] != found.get(key)]
@@ -89,6 +96,8 @@ class Journal:
                 raise DataError(
                     f"{self.path} belongs to another evaluation: {', '.join(differs)} differ",
                     hint="name a new file, or repeat the command that began it",
+                    source=self.path,
+                    reason="mismatch",
                 )
             end = file.tell()
             predictors, count = record.ranks.shape
@@ -136,7 +145,10 @@ def _lock(path: Path, stack: ExitStack) -> None:
         stack.enter_context(lock.acquire(timeout=0))
     except Timeout as error:
         raise ResnetInferError(
-            f"another evaluation is writing to {path}", hint=f"wait for its end, or name another file with {OPTION}"
+            f"another evaluation is writing to {path}",
+            hint=f"wait for its end, or name another file with {OPTION}",
+            source=path,
+            reason="unwritable",
         ) from error
 
 

@@ -16,6 +16,8 @@ from resnet_infer.evaluation.runner import Seconds, Unreadable
 from resnet_infer.models.spec import Measured, ModelSpec
 from resnet_infer.utils.error_statistics import Difference, interval
 
+SHOWN = 5
+"""Most results in the `repr` of an evaluation."""
 BINS = 15
 """Intervals of confidence in the reliability plot and in the expected calibration error."""
 
@@ -96,7 +98,7 @@ class Answers:
         return 100 * sum(part.pictures * abs(part.confidence - part.accuracy) for part in bins) / len(self.ranks)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """Hold one row of the table: a model, or an ensemble, under a protocol.
 
@@ -125,6 +127,9 @@ class Result:
     runs_on: str = ""
     is_reference: bool = False
     difference: Difference | None = None
+
+    def __repr__(self) -> str:
+        return f"<Result {self.name}, {self.protocol}: top-1 error {self.top1} of {self.top1.total:,} pictures>"
 
     @property
     def top1(self) -> Rate:
@@ -181,7 +186,7 @@ class Result:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Hold all that was found on a data set.
 
@@ -198,6 +203,24 @@ class Evaluation:
     warnings: Sequence[str]
     resumed: int
     max_drop: float | None = None
+
+    def __repr__(self) -> str:
+        found = ", ".join(f"{item.name} {item.top1}" for item in self.results[:SHOWN])
+        found += f" and {len(self.results) - SHOWN} more" if len(self.results) > SHOWN else ""
+        return f"<Evaluation on {self.dataset.name}, {self.pictures:,} pictures: top-1 error {found}>"
+
+    def _repr_html_(self) -> str:
+        """Return the table that a notebook shows."""
+        from resnet_infer.reporting.notebook import table_html
+
+        header = ("model", "protocol", "precision", "top-1 error", "95%", "top-5 error")
+        rows = []
+        for item in self.results:
+            low, high = item.top1.interval
+            errors = (str(item.top1), f"{low:.2f}-{high:.2f}", str(item.top5 or ""))
+            rows.append((item.name, item.protocol, item.precision, *errors))
+        title = f"{self.dataset.name}: {self.pictures:,} pictures"
+        return table_html(title, header, rows, more="; ".join(self.warnings))
 
     @property
     def pictures(self) -> int:

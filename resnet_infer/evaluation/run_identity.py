@@ -72,4 +72,6 @@ def require_same_pictures(dataset: Dataset, record: Record, kept_in: Path) -> No
             f"{kept_in} has answers to other pictures: {dataset.samples[changed[0]].name} is not what it was "
             f"({len(changed)} of the {len(numbers)} that were compared)",
             hint="name a new file, or evaluate the data that it began with",
+            source=kept_in,
+            reason="changed",
         )

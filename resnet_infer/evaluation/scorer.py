@@ -70,7 +70,9 @@ class OpenPicture:
             try:
                 self._resized[key] = resize_shorter_side(image, side, spec.interpolation)
             except MemoryError as error:
-                raise PictureError(f"{self.name}: there is not enough memory to resize it") from error
+                raise PictureError(
+                    f"{self.name}: there is not enough memory to resize it", source=self.name, reason="memory"
+                ) from error
         return self._resized[key]
 
 

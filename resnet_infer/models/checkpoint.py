@@ -32,9 +32,9 @@ class Checkpoint:
     """
 
     spec: ModelSpec
-    weights: Weights
-    extra: Weights = field(default_factory=dict)
-    notes: Mapping[str, str] = field(default_factory=dict)
+    weights: Weights = field(repr=False)
+    extra: Weights = field(default_factory=dict, repr=False)
+    notes: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path, *, half: bool = False) -> None:
@@ -96,18 +96,24 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
                 raise ModelError(
                     f"{path} is a safetensors file without a model spec",
                     hint=f"if it holds a ResNet's weights: resnet-infer import {path} --arch resnet50 -o model{SUFFIX}",
+                    source=path,
+                    reason="no_spec",
                 )
             yield file, notes
     except FileNotFoundError as error:
-        raise ModelError(f"{path} does not exist") from error
+        raise ModelError(f"{path} does not exist", source=path, reason="missing") from error
     except (SafetensorError, OSError, TypeError) as error:
-        raise ModelError(f"{path} is damaged or no safetensors file ({error})") from error
+        raise ModelError(
+            f"{path} is damaged or no safetensors file ({error})", source=path, reason="damaged"
+        ) from error
 
 
 def check_weights(spec: ModelSpec, weights: Weights, source: str) -> None:
     """Raise `ModelError` naming missing, left-over, misshapen and non-finite tensors, if there are any."""
     if spec.architecture is None:
-        raise ModelError(f"{source}: a checkpoint needs an architecture; this spec has none")
+        raise ModelError(
+            f"{source}: a checkpoint needs an architecture; this spec has none", source=source, reason="mismatch"
+        )
     shapes = spec.architecture.plan().shapes()
     problems = [f"missing {name}" for name in shapes if name not in weights]
     problems += [f"left over {name}" for name in weights if name not in shapes]
@@ -120,7 +126,9 @@ def check_weights(spec: ModelSpec, weights: Weights, source: str) -> None:
                 problems.append(f"{name} is not finite")
     if problems:
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-        raise ModelError(f"{source}: the weights do not fit {spec.architecture.name}: {shown}")
+        raise ModelError(
+            f"{source}: the weights do not fit {spec.architecture.name}: {shown}", source=source, reason="mismatch"
+        )
 
 
 def model_digest(source: Path | Checkpoint) -> str:

@@ -51,6 +51,8 @@ class FileFormat:
             raise self.error(
                 f"{source} is of format {number} of the {self.name}; this resnet-infer reads up to {self.version}",
                 hint=UPGRADE,
+                source=source,
+                reason="newer_format",
             )
         return number > self.version
 

@@ -61,6 +61,8 @@ def reading_graph(path: Path) -> Iterator[None]:
             f"{path}: its graph is damaged, or of a form that is not understood ({type(error).__name__}: "
             f"{first_line(error)})",
             hint="write it again with the program that it comes from; --debug shows where it fails",
+            source=path,
+            reason="damaged",
         ) from error
 
 

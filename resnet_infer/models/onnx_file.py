@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from resnet_infer.errors import ModelError
+from resnet_infer.errors import ModelError, reason_of
 from resnet_infer.utils.inputs import open_input
 
 _MODEL_GRAPH, _MODEL_METADATA = 7, 14
@@ -67,9 +67,11 @@ def map_file(path: Path) -> memoryview:
             size = file.seek(0, 2)
             return memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b"")
     except FileNotFoundError as error:
-        raise ModelError(f"{path} does not exist") from error
+        raise ModelError(f"{path} does not exist", source=path, reason="missing") from error
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        raise ModelError(
+            f"{path} cannot be read ({getattr(error, 'strerror', None) or error})", source=path, reason=reason_of(error)
+        ) from error
 
 
 def read_metadata(model: bytes | memoryview, label: str = "the model") -> dict[str, str]:
@@ -88,7 +90,7 @@ def read_metadata(model: bytes | memoryview, label: str = "the model") -> dict[s
         if not has_graph:
             raise IndexError("there is no graph")
     except (IndexError, UnicodeDecodeError) as error:
-        raise ModelError(f"{label} is damaged, or no ONNX file ({error})") from error
+        raise ModelError(f"{label} is damaged, or no ONNX file ({error})", source=label, reason="damaged") from error
     return found
 
 
@@ -108,7 +110,7 @@ def read_interface(model: bytes | memoryview, label: str = "the model") -> tuple
                 elif number in (_GRAPH_INPUT, _GRAPH_OUTPUT) and isinstance(content, memoryview):
                     (inputs if number == _GRAPH_INPUT else outputs).append(_value(content))
     except (IndexError, UnicodeDecodeError) as error:
-        raise ModelError(f"{label} is damaged, or no ONNX file ({error})") from error
+        raise ModelError(f"{label} is damaged, or no ONNX file ({error})", source=label, reason="damaged") from error
     return [item for item in inputs if item[0] not in weights], outputs
 
 
@@ -127,7 +129,7 @@ def read_graph(model: bytes) -> Graph:
             ]
             outputs += [name for value in _parts(content, _GRAPH_OUTPUT) for name in _texts(value, _VALUE_NAME)]
     except (IndexError, UnicodeDecodeError) as error:
-        raise ModelError("this is no ONNX file") from error
+        raise ModelError("this is no ONNX file", reason="damaged") from error
     return Graph(tuple(nodes), tuple(outputs))
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnet_infer.errors import ResnetInferError, UsageError
+from resnet_infer.errors import ResnetInferError, UsageError, reason_of
 from resnet_infer.models.spec import METADATA_KEY
 from resnet_infer.utils.files import atomic_path, remedy, unwritable
 
@@ -71,7 +71,7 @@ def whole_file(path: Path, option: str) -> Iterator[Path]:
         cause = error.__cause__
         instead = f"choose another place with {option}"
         hint = remedy(cause, instead) if isinstance(cause, OSError) else error.hint
-        raise ResnetInferError(error.message, hint=hint) from cause
+        raise ResnetInferError(error.message, hint=hint, source=error.source, reason=reason_of(error)) from cause
 
 
 def has_spec(path: Path) -> bool:

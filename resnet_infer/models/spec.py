@@ -113,7 +113,8 @@ class InputSpec:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, InputSpec) and self.to_json() == other.to_json()
 
-    __hash__ = None  # type: ignore[assignment]  # compares arrays
+    def __hash__(self) -> int:
+        return hash((self.resize, self.crop, self.interpolation, self.exif))
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ class Measured:
         return interval(round(self.top1_error * self.pictures / 100), self.pictures)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ModelSpec:
     """Describe a network, its classes, its input and its origin.
 
@@ -163,6 +164,15 @@ class ModelSpec:
     `architecture` is None for an imported ONNX graph. `provenance` is plain JSON: recipe, data, duration, machine,
     licence, whatever is known. In `provenance` and `name`, text that is not UTF-8 is escaped; in the classes it raises
     `UsageError`. `unknown` holds the fields that another version has written, and `dumps` writes them again.
+
+    Specs can be compared and are hashable. `dumps` writes a spec as JSON text, and `loads` reads it.
+
+    >>> from resnet_infer import ModelSpec, read_spec
+    >>> spec = read_spec("resnet20-cifar10")
+    >>> spec
+    <ModelSpec resnet20-cifar10: resnet20, 10 classes, input 32x32, fp32>
+    >>> ModelSpec.loads(spec.dumps()) == spec
+    True
     """
 
     name: str
@@ -195,6 +205,27 @@ class ModelSpec:
         if self.precision not in get_args(Precision):
             raise UsageError(f"precision is one of {', '.join(get_args(Precision))}, not {self.precision!r}")
 
+    def __hash__(self) -> int:
+        return hash((self.name, self.precision, self.classes, self.input))
+
+    def __repr__(self) -> str:
+        network = self.architecture.name if self.architecture else "imported graph"
+        sides = f"{self.input.crop}x{self.input.crop}"
+        return f"<ModelSpec {self.name}: {network}, {len(self.classes)} classes, input {sides}, {self.precision}>"
+
+    def _repr_html_(self) -> str:
+        """Return the table that a notebook shows."""
+        from resnet_infer.reporting.notebook import table_html
+
+        rows = [
+            ("network", self.architecture.name if self.architecture else "imported graph"),
+            ("classes", f"{len(self.classes)}: {', '.join(self.classes[:5])}" + ", ..." * (len(self.classes) > 5)),
+            ("input", f"resize {self.input.resize}, crop {self.input.crop}, {self.input.interpolation}"),
+            ("precision", self.precision),
+            *((f"error on {item.dataset}", f"{item.top1_error:.2f}% ({item.protocol})") for item in self.measured),
+        ]
+        return table_html(self.name, (), rows)
+
     def dumps(self) -> str:
         """Return the spec as JSON text."""
         return strict_json.dumps(FORMAT.compose(self.to_json(), self.unknown), ensure_ascii=False)
@@ -213,7 +244,7 @@ class ModelSpec:
         }
 
     @classmethod
-    def loads(cls, text: str, source: str) -> ModelSpec:
+    def loads(cls, text: str, source: str = "the model spec") -> ModelSpec:
         """Read the text that `dumps` writes. `source` is the file, for messages.
 
         Raises `ModelError` if the text is damaged, a field has an invalid value, or a newer version wrote it.
@@ -224,7 +255,9 @@ class ModelSpec:
             spec = cls.from_json(value, source, newer=newer)
             unknown = FORMAT.unknown(value, spec.to_json())
         except ValueError as error:
-            raise ModelError(f"{source}: its spec is damaged: {first_line(error)}") from error
+            raise ModelError(
+                f"{source}: its spec is damaged: {first_line(error)}", source=source, reason="damaged"
+            ) from error
         return replace(spec, unknown=unknown) if unknown else spec
 
     @classmethod
@@ -235,12 +268,15 @@ class ModelSpec:
         """
         if METADATA_KEY not in metadata:
             raise ModelError(
-                f"{source} carries no model spec", hint=f"adopt it with: resnet-infer import {source} --labels FILE ..."
+                f"{source} carries no model spec",
+                hint=f"adopt it with: resnet-infer import {source} --labels FILE ...",
+                source=source,
+                reason="no_spec",
             )
         return cls.loads(metadata[METADATA_KEY], source)
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any], source: str, *, newer: bool = False) -> ModelSpec:
+    def from_json(cls, value: Mapping[str, Any], source: str = "the model spec", *, newer: bool = False) -> ModelSpec:
         """Read the result of `to_json`. The provenance may be missing, and unknown fields are ignored.
 
         Inside `architecture`, `input` and `measured` they are ignored only in a spec of a `newer` version.
@@ -266,7 +302,9 @@ class ModelSpec:
                 ),
             )
         except (UsageError, ValueError) as error:
-            raise ModelError(f"{source}: its spec cannot be used: {first_line(error)}") from error
+            raise ModelError(
+                f"{source}: its spec cannot be used: {first_line(error)}", source=source, reason="damaged"
+            ) from error
 
     def with_(self, **changes: Any) -> ModelSpec:
         """Return a copy with some fields changed. Unknown fields inside a changed one are left out.
@@ -302,6 +340,7 @@ def imagenet_classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
     They are in the order of the logits of published weights. Names are distinct: if two classes share their first
     synonym, a word is added ("crane (bird)", "crane (machine)"). WordNet ids ascend.
     """
-    table = Path(__file__).with_name("imagenet_classes.tsv").read_text(encoding="utf-8")
+    loader: Any = __spec__ and __spec__.loader  # reads from a zip file too
+    table = loader.get_data(str(Path(__file__).with_name("imagenet_classes.tsv"))).decode()
     rows = [line.split("\t") for line in table.splitlines()]
     return tuple(name for _, _, name in rows), tuple(wordnet_id for _, wordnet_id, _ in rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 
 def document(title: str, body: Sequence[str], style: Path) -> str:
@@ -13,7 +14,7 @@ def document(title: str, body: Sequence[str], style: Path) -> str:
     `title` is text and `body` HTML. `style` is a file of CSS, which follows that of pages and of charts.
     """
     folder = Path(__file__).parent
-    css = "".join(path.read_text(encoding="utf-8") for path in (folder / "html.css", folder / "charts.css", style))
+    css = "".join(_text(path) for path in (folder / "html.css", folder / "charts.css", style))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; style-src '
@@ -22,6 +23,13 @@ def document(title: str, body: Sequence[str], style: Path) -> str:
         + "\n".join(body)
         + "\n</body></html>\n"
     )
+
+
+def _text(path: Path) -> str:
+    """Return the content of a text file of the package, which may be in a zip file."""
+    loader: Any = __spec__ and __spec__.loader
+    content: bytes = loader.get_data(str(path))
+    return content.decode()
 
 
 def html_table(

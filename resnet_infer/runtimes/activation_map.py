@@ -54,7 +54,9 @@ class ActivationMaps:
         try:
             self._session = ort_session.open_session(add_outputs(content, [features, weight]), options)
         except Exception as error:  # ONNX Runtime's exceptions share no base class but this
-            raise ModelError(f"{artifact} does not show its feature maps") from error
+            raise ModelError(
+                f"{artifact} does not show its feature maps", source=artifact, reason="unsupported"
+            ) from error
         self._input = self._session.get_inputs()[0].name
         self._features = features
         height, width = (side or spec.input.crop for side in size)
@@ -91,7 +93,9 @@ def _find(graph: Graph, artifact: Path) -> tuple[str, str]:
             return node.inputs[0], linear.inputs[1]
         elif node.op not in _PASSED and not (node.op == "Add" and linear is None):
             break
-    raise ModelError(f"{artifact} does not end in global average pooling and one linear layer")
+    raise ModelError(
+        f"{artifact} does not end in global average pooling and one linear layer", source=artifact, reason="unsupported"
+    )
 
 
 def _oriented(matrix: Any, maps: Any, logits: Any, artifact: Path) -> NDArray[np.float32]:
@@ -107,4 +111,6 @@ def _oriented(matrix: Any, maps: Any, logits: Any, artifact: Path) -> NDArray[np
                 bias = logits - pooled @ weight.T
                 if bias.std(axis=0).mean() <= TOLERANCE * logits.std(axis=0).mean():
                     return np.ascontiguousarray(weight, np.float32)
-    raise ModelError(f"the last feature maps of {artifact} do not explain its logits")
+    raise ModelError(
+        f"the last feature maps of {artifact} do not explain its logits", source=artifact, reason="unsupported"
+    )

@@ -160,6 +160,11 @@ def _reader(path: Path) -> Reader:
     """Return the reader for the suffix of `path`. Raises `ModelError` for another suffix."""
     row = DEFAULTS.get(path.suffix)
     if row is None or row.reader is None:
-        raise ModelError(f"{path}: no runtime opens it", hint=f"it would have to end in {' or '.join(SUFFIXES)}")
+        raise ModelError(
+            f"{path}: no runtime opens it",
+            hint=f"it would have to end in {' or '.join(SUFFIXES)}",
+            source=path,
+            reason="unsupported",
+        )
     reader: Reader = load(row.reader)
     return reader

@@ -123,6 +123,8 @@ class Runtime(ABC):
                 f"{self.spec.name} answered {len(images)} pictures with {logits.dtype} of shape {logits.shape}, and "
                 f"its spec names {len(self.spec.classes)} classes",
                 hint="the graph does not fit its spec; export it again",
+                source=self.spec.name,
+                reason="mismatch",
             )
         return logits
 
@@ -232,6 +234,7 @@ class Runtime(ABC):
                 f"{self.spec.name} was opened on {self.device} before the process was forked, and a forked process "
                 "cannot use a GPU that its parent has used",
                 hint="open it in every process, after the fork; or start processes with spawn",
+                source=self.spec.name,
             )
         if self.in_child == "opened again" and self._arguments is not None:
             arguments, options = self._arguments
@@ -287,7 +290,9 @@ class OpenedFile:
         """Raise `ModelError` if one of the files has changed since it was noted, which was `when`."""
         for part, state in zip(self.parts, self._states, strict=True):
             if self._look(part) != state:
-                raise ModelError(f"{part} has changed since it was opened, {when}", hint=hint)
+                raise ModelError(
+                    f"{part} has changed since it was opened, {when}", hint=hint, source=part, reason="changed"
+                )
 
 
 def _noted(opener: type[Runtime], value: Any) -> Any:

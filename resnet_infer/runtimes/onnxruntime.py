@@ -18,7 +18,7 @@ from resnet_infer.errors import (
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.base import Images, Logits, Runtime, parse_device
 from resnet_infer.runtimes.signature import Tensor, require_signature
-from resnet_infer.utils.console import note
+from resnet_infer.utils.console import warn
 from resnet_infer.utils.cpu import compute_threads
 from resnet_infer.utils.extras import install_command, needs
 
@@ -99,7 +99,7 @@ class OnnxRuntime(Runtime):
     ) -> None:
         label = str(model) if isinstance(model, Path) else "the model"
         if isinstance(model, Path) and not model.is_file():
-            raise ModelError(f"{model} does not exist")
+            raise ModelError(f"{model} does not exist", source=model, reason="missing")
         options = ort_session.session_options(threads=threads, optimize=optimize, spin=spin)
         source = str(model) if isinstance(model, Path) else model
         _check(device, provider, engine_cache)
@@ -108,7 +108,9 @@ class OnnxRuntime(Runtime):
         except ResnetInferError:
             raise
         except Exception as error:  # ONNX Runtime's exceptions share no base class but this
-            raise ModelError(f"{label}: ONNX Runtime cannot load it ({first_line(error)})") from error
+            raise ModelError(
+                f"{label}: ONNX Runtime cannot load it ({first_line(error)})", source=label, reason="damaged"
+            ) from error
         spec = _spec(self.session, label)
         try:
             inputs, outputs = (
@@ -137,7 +139,9 @@ class OnnxRuntime(Runtime):
         except Exception as error:  # as above
             raise ModelError(
                 f"{self.spec.name}: ONNX Runtime cannot run it on {images.shape[1]}x{images.shape[2]} pixels "
-                f"({first_line(error)})"
+                f"({first_line(error)})",
+                source=self.spec.name,
+                reason="failed",
             ) from error
         return logits
 
@@ -177,7 +181,9 @@ class OnnxRuntime(Runtime):
 
 def _no_text(label: str, error: UnicodeDecodeError) -> ModelError:
     """Return the error of a model whose names or metadata are not UTF-8."""
-    return ModelError(f"{label} is damaged: a name or its metadata is no UTF-8 ({error.reason})")
+    return ModelError(
+        f"{label} is damaged: a name or its metadata is no UTF-8 ({error.reason})", source=label, reason="damaged"
+    )
 
 
 def _spec(session: Any, label: str) -> ModelSpec:
@@ -219,7 +225,7 @@ def _open(
     asked = kind == "cuda" or provider != "auto"
     gpu = asked or (kind == "auto" and ort_session.CUDA in ort_session.available_providers())
     if gpu and not asked and _placed_for_cpu(model):
-        note("INT8 that was made for a CPU stays there; for the GPU: resnet-infer export --precision fp16, or tensorrt")
+        warn("INT8 that was made for a CPU stays there; for the GPU: resnet-infer export --precision fp16, or tensorrt")
         gpu = False
     if gpu:
         used = "tensorrt" if provider == "tensorrt" else "cuda"
@@ -231,8 +237,9 @@ def _open(
             raise RuntimeUnavailableError(
                 f"{wanted} was asked for, and {reason}",
                 hint=f"check the driver with nvidia-smi; CUDA comes with: {install_command('gpu')}",
+                source=wanted,
             )
-        note(f"no CUDA, so the CPU is used: {reason}")
+        warn(f"no CUDA, so the CPU is used: {reason}")
     return ort_session.open_session(model, options), "cpu", "cpu"
 
 

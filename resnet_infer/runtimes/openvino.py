@@ -115,10 +115,12 @@ class OpenVinoRuntime(Runtime):
         _THREADS.require()
         if parse_device(device)[0] == "cuda":
             raise RuntimeUnavailableError(
-                f"{device} was asked for, and the runtime openvino has only the CPU", hint="use --runtime onnxruntime"
+                f"{device} was asked for, and the runtime openvino has only the CPU",
+                hint="use --runtime onnxruntime",
+                source=device,
             )
         if not model.is_file():
-            raise ModelError(f"{model} does not exist")
+            raise ModelError(f"{model} does not exist", source=model, reason="missing")
         if bf16 and "BF16" not in CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise RuntimeUnavailableError("bf16 was asked for, and this processor has none", hint="leave `bf16` out")
         streams = max(usable_cores() // threads, 1) if threads else 1
@@ -143,10 +145,17 @@ class OpenVinoRuntime(Runtime):
             self._compiled: Any = CORE.compile_model(graph, "CPU", settings)
             _THREADS.watch(self._compiled)
         except UnicodeDecodeError as error:
-            raise ModelError(f"{model} is damaged: a name or its metadata is no UTF-8 ({error.reason})") from error
+            raise ModelError(
+                f"{model} is damaged: a name or its metadata is no UTF-8 ({error.reason})",
+                source=model,
+                reason="damaged",
+            ) from error
         except RuntimeError as error:
             raise ModelError(
-                f"{model}: OpenVINO cannot load it ({reason(error)})", hint="export the model again"
+                f"{model}: OpenVINO cannot load it ({reason(error)})",
+                hint="export the model again",
+                source=model,
+                reason="damaged",
             ) from error
         self.computes = _computes(self._compiled, str(model), half=bf16)
         self.precision = "bf16" if bf16 and spec.precision != "int8" else spec.precision
@@ -162,7 +171,9 @@ class OpenVinoRuntime(Runtime):
         try:
             logits: Logits = np.array(request.infer({0: images}, share_inputs=True, share_outputs=True)[self._output])
         except RuntimeError as error:
-            raise ModelError(f"{self.spec.name}: OpenVINO cannot run it ({reason(error)})") from error
+            raise ModelError(
+                f"{self.spec.name}: OpenVINO cannot run it ({reason(error)})", source=self.spec.name, reason="failed"
+            ) from error
         finally:
             self._idle.append(request)
         return logits
@@ -233,7 +244,9 @@ def _computes(compiled: Any, label: str, *, half: bool) -> str:
             layers.add(precision)
     if everything & _HALF and not half:
         found = " and ".join(sorted(everything & _HALF))
-        raise RuntimeUnavailableError(f"{label}: OpenVINO computes in {found} here, though float32 was asked for")
+        raise RuntimeUnavailableError(
+            f"{label}: OpenVINO computes in {found} here, though float32 was asked for", source=label
+        )
     return ", ".join(sorted(layers))
 
 

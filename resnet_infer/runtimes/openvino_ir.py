@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
-from resnet_infer.errors import ModelError
+from resnet_infer.errors import ModelError, reason_of
 from resnet_infer.models.spec import METADATA_KEY, ModelSpec
 from resnet_infer.runtimes.artifacts import Reader
 from resnet_infer.runtimes.signature import OUTPUT, Tensor, require_signature
@@ -89,6 +89,8 @@ def read_ir_files(path: Path) -> tuple[bytes, bytes, IrModel]:
             raise ModelError(
                 f"{weights_path(path)} is damaged, or belongs to another model than {path.name}: the SHA-256 differs",
                 hint="copy both files again, or export the model again",
+                source=weights_path(path),
+                reason="damaged",
             )
     return content, weights, model
 
@@ -104,9 +106,11 @@ def _read(path: Path, *limit: int) -> bytes:
     try:
         return read_bytes(path, *limit)
     except FileNotFoundError as error:
-        raise ModelError(f"{path} does not exist") from error
+        raise ModelError(f"{path} does not exist", source=path, reason="missing") from error
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        raise ModelError(
+            f"{path} cannot be read ({getattr(error, 'strerror', None) or error})", source=path, reason=reason_of(error)
+        ) from error
 
 
 def _parse(content: bytes, path: Path) -> IrModel:
@@ -120,19 +124,26 @@ def _parse(content: bytes, path: Path) -> IrModel:
     except (expat.ExpatError, ValueError, KeyError) as error:
         problem = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise ModelError(
-            f"{path} is damaged, or no OpenVINO IR ({problem})", hint="copy it again, or export the model again"
+            f"{path} is damaged, or no OpenVINO IR ({problem})",
+            hint="copy it again, or export the model again",
+            source=path,
+            reason="damaged",
         ) from error
     weights = weights_path(path)
     if not weights.is_file():
         raise ModelError(
             f"{path} lacks its weights {weights.name}",
             hint="copy both files together and give both the same name, or export the model again",
+            source=path,
+            reason="incomplete",
         )
     _require_length(weights.stat().st_size, graph.bin_bytes, path)
     if METADATA_KEY not in graph.info:
         raise ModelError(
             f"{path} carries no model spec",
             hint="adopt the ONNX graph it was converted from: resnet-infer import FILE.onnx --labels FILE ...",
+            source=path,
+            reason="no_spec",
         )
     spec = ModelSpec.loads(graph.info[METADATA_KEY], str(path))
     if graph.has_half and spec.precision == "fp32":
@@ -147,6 +158,8 @@ def _require_length(found: int, wanted: int, path: Path) -> None:
             f"{weights_path(path)} is damaged, or belongs to another model than {path.name}: it has {found:,} bytes, "
             f"and the graph's constants take {wanted:,}",
             hint="copy both files again, or export the model again",
+            source=weights_path(path),
+            reason="damaged",
         )
 
 

@@ -12,6 +12,7 @@ import sys
 from typing import BinaryIO
 
 from resnet_infer.errors import ResnetInferError, RuntimeUnavailableError, first_line
+from resnet_infer.utils.console import is_shown
 
 _PYTHON = re.compile(r"[^/\\]*(python|pypy|graalpy)[^/\\]*\Z", re.IGNORECASE)
 """Pattern of the file name of a Python interpreter: python3.12, pythonw.exe, Python, pypy3."""
@@ -29,20 +30,30 @@ def interpreter() -> str:
         raise RuntimeUnavailableError(
             f"this program is frozen, so {sys.executable or 'it'} cannot start a Python of its own to measure or serve",
             hint="measure and serve with an installed resnet-infer; classifying needs no process",
+            source=sys.executable,
         )
     path = os.fsdecode(get_executable() or "")  # by default `sys.executable`
     if not _PYTHON.search(path):
         raise RuntimeUnavailableError(
             f"{path or 'the program around this one'} is no Python, and measuring and serving start one",
             hint="name one with multiprocessing.set_executable, or use the command resnet-infer",
+            source=path,
         )
     return path
 
 
 def command(module: str) -> list[str]:
-    """Return the command line of a process that calls `main()` of `module`. Raises as `interpreter` does."""
+    """Return the command line of a process that calls `main()` of `module`. Raises as `interpreter` does.
+
+    Its notes are written to stderr if those of this process are.
+    """
     # Copy this process's search path: `-c` alone would put the working directory in front of it.
-    code = f"import sys; sys.path[:] = {sys.path!r}; from {module} import main; main()"
+    notes = (
+        "from resnet_infer.utils.console import on_stderr; notes = on_stderr(); notes.__enter__(); "
+        if is_shown()
+        else ""
+    )
+    code = f"import sys; sys.path[:] = {sys.path!r}; {notes}from {module} import main; main()"
     return [interpreter(), "-c", code]
 
 

@@ -85,7 +85,9 @@ class TorchRuntime(Runtime):
         checkpoint = load_checkpoint(model) if isinstance(model, Path) else model
         spec = checkpoint.spec
         if spec.architecture is None:
-            raise ModelError(f"{spec.name} has no architecture to build a module from")
+            raise ModelError(
+                f"{spec.name} has no architecture to build a module from", source=spec.name, reason="unsupported"
+            )
         device = _device(device)
         if precision == "tf32" and device == "cpu":
             raise UsageError("a CPU has no tf32", hint="use fp32, bf16 or fp16, or a GPU")
@@ -134,6 +136,7 @@ class TorchRuntime(Runtime):
             raise RuntimeUnavailableError(
                 f"torch cannot compile {self.spec.name} here ({first_line(error)})",
                 hint="install a C++ compiler, or leave `compile` out",
+                source=self.spec.name,
             ) from error
 
     def _free(self) -> None:
@@ -295,6 +298,8 @@ def _device(device: str) -> str:
         return "cpu"
     if number >= count:
         raise RuntimeUnavailableError(
-            f"{device} was asked for, and torch has {count or 'no'} CUDA devices here", hint="use --device cpu"
+            f"{device} was asked for, and torch has {count or 'no'} CUDA devices here",
+            hint="use --device cpu",
+            source=device,
         )
     return f"cuda:{number}"

@@ -223,5 +223,10 @@ def select_runtime(model: Path | Checkpoint, runtime: str = "auto") -> RuntimeIn
         label = str(model) if isinstance(model, Path) else model.spec.name
         which = "no runtime opens it" if chosen is None else f"the runtime {runtime} does not open it"
         suffixes = chosen.suffixes if chosen and chosen.suffixes else SUFFIXES
-        raise ModelError(f"{label}: {which}", hint=f"it would have to end in {' or '.join(suffixes)}")
+        raise ModelError(
+            f"{label}: {which}",
+            hint=f"it would have to end in {' or '.join(suffixes)}",
+            source=label,
+            reason="unsupported",
+        )
     return chosen

@@ -31,9 +31,11 @@ class PickledFile:
         """Raise `ModelError` if a file is missing here or has other content."""
         for part, digest in self.digests.items():
             if not part.is_file():
-                raise ModelError(f"{part}, from which a pickled model was opened, is not here", hint=_ELSEWHERE)
+                message = f"{part}, from which a pickled model was opened, is not here"
+                raise ModelError(message, hint=_ELSEWHERE, source=part, reason="missing")
             if sha256(part) != digest:
-                raise ModelError(f"{part} is not the file from which a pickled model was opened", hint=_ELSEWHERE)
+                message = f"{part} is not the file from which a pickled model was opened"
+                raise ModelError(message, hint=_ELSEWHERE, source=part, reason="changed")
 
 
 def reopened(version: str, kind: type[Runtime], arguments: tuple[Any, ...], options: dict[str, Any]) -> Runtime:

@@ -62,6 +62,8 @@ def _misfit(label: str, problem: str) -> ModelError:
     return ModelError(
         f"{label}: the graph does not fit its spec: {problem}",
         hint="export it again, or adopt the graph with: resnet-infer import FILE.onnx",
+        source=label,
+        reason="mismatch",
     )
 
 

@@ -9,7 +9,6 @@ for BentoML's typed clients only.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import sys
@@ -17,7 +16,8 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal, cast
 
 from resnet_infer.errors import ResnetInferError
-from resnet_infer.utils.console import fail, note
+from resnet_infer.utils import console
+from resnet_infer.utils.console import fail, write
 from resnet_infer.utils.extras import needs
 
 # Keeps BentoML from reporting usage. It must be set before BentoML is imported, in every process.
@@ -81,7 +81,7 @@ DEVICES = devices(SETTINGS)
 BENTOML_ROUTES = {"/typed/classify": ("POST",), "/schema.json": ("GET", "HEAD")}
 """Paths that BentoML answers itself, and their methods."""
 
-logger = logging.getLogger("resnet_infer")
+logger = console.logger()
 
 
 def _open() -> Deployment:
@@ -128,7 +128,8 @@ class ResNetInfer:
         An error is reported once, and a checkpoint is exported once for all processes.
         """
         supervise()
-        zoo.file_for(SETTINGS.model, SETTINGS.runtime)
+        with console.on_stderr():
+            zoo.file_for(SETTINGS.model, SETTINGS.runtime)
 
     @bentoml.on_startup
     async def start(self) -> None:
@@ -136,6 +137,8 @@ class ResNetInfer:
 
         Liveness probes succeed meanwhile; `readyz` succeeds when the model is warm.
         """
+        self._notes = console.on_stderr()
+        self._notes.__enter__()
         self._starting = asyncio.ensure_future(self._start())
         if is_worker():
             drain_on_signals(TRAFFIC, SETTINGS.timeout + 5)
@@ -160,7 +163,7 @@ class ResNetInfer:
             spec, runtime = MANAGER.current.spec, MANAGER.current.runtime
             place = address()
             where = f" at {place}" if place else ""
-            note(f"{spec.name} ({spec.precision}, {runtime.name}, {runtime.device}) is ready{where}")
+            write(f"{spec.name} ({spec.precision}, {runtime.name}, {runtime.device}) is ready{where}")
 
     def _hang_up(self) -> None:
         """Reload in the background (SIGHUP)."""
@@ -170,7 +173,7 @@ class ResNetInfer:
         """Reload keys and model, and write the outcome to stderr."""
         try:
             deployment = await CONTEXT.renew()
-            note(f"reloaded {deployment.spec.name}")
+            write(f"reloaded {deployment.spec.name}")
         except ResnetInferError as error:
             fail(f"not reloaded: {error.message}", error.hint)
         except Exception:
@@ -181,6 +184,7 @@ class ResNetInfer:
         """Finish the accepted requests and close the model."""
         await MANAGER.close()
         remove_home()
+        self._notes.__exit__(None, None, None)
 
     async def __is_ready__(self) -> bool:
         """Return whether the service accepts requests, for BentoML."""

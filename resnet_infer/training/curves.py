@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnet_infer.errors import DataError, UsageError
+from resnet_infer.errors import DataError, UsageError, reason_of
 from resnet_infer.models.checkpoint import SUFFIX
 from resnet_infer.models.format_version import RUN
 from resnet_infer.models.spec import ModelSpec
@@ -75,14 +75,21 @@ def read_run(folder: Path) -> Run:
     """
     path = folder / "metrics.csv"
     if not path.exists():
-        raise DataError(f"{folder} is no run: there is no {path}", hint="name the folder that was given to train as -o")
+        raise DataError(
+            f"{folder} is no run: there is no {path}",
+            hint="name the folder that was given to train as -o",
+            source=folder,
+            reason="missing",
+        )
     rows: dict[int, tuple[float, float | None]] = {}
     rates: dict[int, float] = {}
     try:
         with io.StringIO(read_bytes(path).decode(), newline="") as file:
             reader = csv.DictReader(file)
             if missing := [name for name in _NEEDED if name not in (reader.fieldnames or ())]:
-                raise DataError(f"{path} has no column {', '.join(missing)} in its first line")
+                raise DataError(
+                    f"{path} has no column {', '.join(missing)} in its first line", source=path, reason="unsupported"
+                )
             for row in reader:
                 where = f"{path}, line {reader.line_num}"
                 iteration = int(_number(row, "iteration", where, math.inf))
@@ -95,9 +102,14 @@ def read_run(folder: Path) -> Run:
                 if row.get("rate"):
                     rates[iteration] = _number(row, "rate", where, math.inf)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read ({error})") from error
+        raise DataError(f"{path} cannot be read ({error})", source=path, reason=reason_of(error)) from error
     if not rows:
-        raise DataError(f"{path} has no rows", hint="a run writes its first one at the end of its first epoch")
+        raise DataError(
+            f"{path} has no rows",
+            hint="a run writes its first one at the end of its first epoch",
+            source=path,
+            reason="empty",
+        )
     best, last = (_spec(folder / f"{name}{SUFFIX}") for name in ("best", "last"))
     spec = best or last
     # Without a test split the checkpoint holds the validation error, marked as such.
@@ -261,7 +273,10 @@ def _number(row: Mapping[str, str | None], column: str, where: str, most: float 
         value = math.nan
     if not (0 <= value <= most and math.isfinite(value)):
         raise DataError(
-            f"{where}: {column} is {text!r}", hint="remove the line if the run was cut off while writing it"
+            f"{where}: {column} is {text!r}",
+            hint="remove the line if the run was cut off while writing it",
+            source=where,
+            reason="damaged",
         )
     return value
 
@@ -280,7 +295,9 @@ def _drops(recipe: Path, rates: Mapping[int, float]) -> tuple[int, ...]:
         RUN.check(value, str(recipe))
         schedule = value["schedule"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{recipe} is damaged ({type(error).__name__}: {error})") from error
+        raise DataError(
+            f"{recipe} is damaged ({type(error).__name__}: {error})", source=recipe, reason="damaged"
+        ) from error
     if schedule not in ("step", "plateau"):
         return ()
     return tuple(i for (i, before), (_, after) in pairwise(rates.items()) if after < before)

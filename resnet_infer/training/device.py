@@ -72,6 +72,7 @@ def memory_errors(batch_size: int, kept: Callable[[], str]) -> Iterator[None]:
             f"out of memory: {text.splitlines()[0] if text else 'the pictures do not fit'}; {kept()}",
             hint=f"lower --batch-size (now {batch_size}) or --crop, take --precision bf16, or leave the pictures in"
             " their files with --data-in files",
+            reason="memory",
         ) from error
 
 

@@ -98,12 +98,13 @@ def choose_device(device: str, local_rank: int | None) -> torch.device:
     if kind == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise RuntimeUnavailableError("no CUDA device can be used here", hint="train with --device cpu")
+        raise RuntimeUnavailableError("no CUDA device can be used here", hint="train with --device cpu", source="cuda")
     index = local_rank if local_rank is not None else int(number or 0)
     if index >= torch.cuda.device_count():
         raise RuntimeUnavailableError(
             f"there is no device cuda:{index}; there are {torch.cuda.device_count()}",
             hint="lower --nproc-per-node" if local_rank is not None else None,
+            source=f"cuda:{index}",
         )
     return torch.device("cuda", index)
 

@@ -1,4 +1,7 @@
-"""Write notes and errors to stderr, and results to stdout.
+"""Pass notes to the logger `resnet_infer`, and write errors to stderr and results to stdout.
+
+In a program that uses the library, notes are records of `logging`, which the program may show or not. `on_stderr` is
+what the command line adds: it writes them to stderr.
 
 Names of files, classes and archive members may come from strangers. All text is written `printable`, so that such a
 name cannot move the cursor, change colours, reverse the direction of text or imitate a line of this package (CWE-150).
@@ -8,15 +11,81 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    import logging
+
+LOGGER = "resnet_infer"
+"""Name of the logger of the package. Those of its modules are below it."""
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 """Blocks of zero to seven eighths of a character."""
 
 
+_shown = [False]
+"""Whether notes are written to stderr and progress bars are drawn."""
+
+
+def logger(name: str = LOGGER) -> logging.Logger:
+    """Return a logger of the package. Records go nowhere unless the program, or `on_stderr`, adds a handler."""
+    import logging  # 10 ms, which `--help` need not spend
+
+    package = logging.getLogger(LOGGER)
+    if not package.handlers:
+        package.addHandler(logging.NullHandler())
+    return logging.getLogger(name)
+
+
 def note(message: str) -> None:
-    """Write a message for the person at the terminal to stderr. It is never part of a result.
+    """Log a message for people at the level INFO. It is never part of a result.
+
+    Further lines of the message must be indented.
+    """
+    logger().info("%s", message, stacklevel=2)
+
+
+def warn(message: str) -> None:
+    """Log a message for people, as `note` does, at the level WARNING: the result may not be what was meant."""
+    logger().warning("%s", message, stacklevel=2)
+
+
+def is_shown() -> bool:
+    """Return whether this is inside an `on_stderr` block, as in the command."""
+    return _shown[0]
+
+
+@contextmanager
+def on_stderr() -> Iterator[None]:
+    """Write all notes to stderr during a `with` block, and allow progress bars: what the command line does."""
+    import logging
+
+    class Stderr(logging.Handler):
+        """Write the message of each record, and the traceback if it has one."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            """Write one record."""
+            write(record.getMessage())
+            if record.exc_info:
+                for line in logging.Formatter().formatException(record.exc_info).splitlines():
+                    write(line)
+
+    package, handler = logger(), Stderr()
+    level, shown = package.level, _shown[0]
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    _shown[0] = True
+    try:
+        yield
+    finally:
+        _shown[0] = shown
+        package.setLevel(level)
+        package.removeHandler(handler)
+
+
+def write(message: str) -> None:
+    """Write a message to stderr at once, whatever `logging` is told.
 
     Further lines of the message must be indented. Nothing happens where stderr is closed or cannot be written.
     """
@@ -52,9 +121,9 @@ def encoding_of(stream: object) -> str:
 
 def fail(message: str, hint: str | None = None) -> None:
     """Write an error as one line to stderr, and its hint on the next line."""
-    note(f"error: {message}")
+    write(f"error: {message}")
     if hint:
-        note(f"  hint: {hint}")
+        write(f"  hint: {hint}")
 
 
 def printable(text: str) -> str:

@@ -149,6 +149,7 @@ def explain(error: Exception, purpose: str = "this", extra: str | None = None) -
         return MissingExtraError(
             f"{purpose} needs the package {module}, which is not installed",
             hint=f"install it with: {install_command(extra)}",
+            source=module,
         )
     cause = first_line(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {first_line(error)}"
     if not str(error):
@@ -158,6 +159,7 @@ def explain(error: Exception, purpose: str = "this", extra: str | None = None) -
     return BrokenPackageError(
         f"{purpose} needs the package {module}, which cannot be imported ({cause})",
         hint=_way_out(error, module, names, cause, extra),
+        source=module,
     )
 
 

@@ -78,7 +78,7 @@ class Calls:
                 self._running += 1
                 return
         time.sleep(PAUSE_SECONDS)
-        raise ResnetInferError("the program is ending, and begins nothing more in its other threads")
+        raise ResnetInferError("the program is ending, and begins nothing more in its other threads", reason="closed")
 
     def __exit__(self, *_: object) -> None:
         with self._changed:
@@ -124,6 +124,7 @@ def in_one_process(
             raise ResnetInferError(
                 "the program is ending, and can start no threads for pictures",
                 hint="answer them one by one with `classify`, or before the end",
+                reason="closed",
             ) from error
         finally:
             if os.getpid() == owner:

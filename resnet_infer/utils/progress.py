@@ -1,4 +1,4 @@
-"""Draw a progress bar on stderr, if stderr is a terminal."""
+"""Draw a progress bar on stderr, in the command line and if stderr is a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from resnet_infer.utils.console import is_terminal, printable
+from resnet_infer.utils.console import is_shown, is_terminal, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -30,14 +30,14 @@ def progress(title: str, total: int | None, unit: str, *, done: int = 0) -> Iter
 
     Call that function with the number of units just finished; a call costs well under a microsecond, and only one
     thread may make calls. `total` is None where it is unknown. The unit "B" is shown as MB and MB/s, any other, such as
-    "images", as a count and images/s. `done` units were finished before, by an earlier run. Where stderr is not a
-    terminal nothing is drawn, and `rich` is not imported.
+    "images", as a count and images/s. `done` units were finished before, by an earlier run. Nothing is drawn, and
+    `rich` is not imported, where stderr is not a terminal, and outside of the command line (`console.on_stderr`).
 
     >>> with progress("decoding", 100, "images") as advance:
     ...     for _ in range(100):
     ...         advance(1)
     """
-    if not is_terminal(sys.stderr):
+    if not (is_shown() and is_terminal(sys.stderr)):
         yield _ignore
         return
     bar = _bar(unit)

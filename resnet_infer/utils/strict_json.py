@@ -41,4 +41,5 @@ def dumps(
         raise ResnetInferError(
             "a number in the result is not finite (NaN or infinity), and JSON has no such numbers",
             hint="the model gives such numbers: it is damaged, or its training diverged",
+            reason="not_finite",
         ) from error

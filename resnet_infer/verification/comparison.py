@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,9 +69,9 @@ class Comparison:
     agreement: float
     clear: int
     clear_agreement: float
-    disagreements: tuple[Disagreement, ...]
-    limits: Tolerance
-    deviation: Deviation | None = None
+    disagreements: tuple[Disagreement, ...] = field(repr=False)
+    limits: Tolerance = field(repr=False)
+    deviation: Deviation | None = field(default=None, repr=False)
 
     @property
     def relative_max(self) -> float:

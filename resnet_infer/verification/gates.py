@@ -61,4 +61,5 @@ def require(verdict: Verdict[Cost], gate: Tolerance, what: str) -> None:
     raise ParityError(
         f"{what} costs too much accuracy, {asked} being asked for: {verdict}",
         hint="calibrate on more pictures like those it will see, or try another --calibration-method",
+        source=what,
     )

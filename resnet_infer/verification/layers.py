@@ -184,7 +184,9 @@ class _Outputs:
         try:
             self._session = ort_session.open_session(copy.SerializeToString(), options)
         except Exception as error:  # ONNX Runtime's exceptions share no base class but this
-            raise ModelError(f"{what}: ONNX Runtime cannot run it layer by layer ({first_line(error)})") from error
+            raise ModelError(
+                f"{what}: ONNX Runtime cannot run it layer by layer ({first_line(error)})", source=what, reason="failed"
+            ) from error
 
     def __call__(self, images: Array) -> list[Array]:
         distinct = list(dict.fromkeys(self._names))
@@ -192,6 +194,8 @@ class _Outputs:
             found = dict(zip(distinct, self._session.run(distinct, {INPUT: images}), strict=True))
         except Exception as error:  # as above
             raise ModelError(
-                f"{self._what}: ONNX Runtime cannot run it layer by layer ({first_line(error)})"
+                f"{self._what}: ONNX Runtime cannot run it layer by layer ({first_line(error)})",
+                source=self._what,
+                reason="failed",
             ) from error
         return [np.asarray(found[name]) for name in self._names]

@@ -170,9 +170,11 @@ def require(parity: Verdict[Parity], what: str) -> None:
     if not np.isfinite(spread) or spread == 0:
         reason = "the source's own logits are not finite, or the same for every picture, so nothing can be compared"
         raise ParityError(
-            f"{what}: {reason}", hint="train the network, or set its batch-norm statistics, before exporting it"
+            f"{what}: {reason}",
+            hint="train the network, or set its batch-norm statistics, before exporting it",
+            source=what,
         )
-    raise ParityError(f"{what} does not answer as its source does: {parity}")
+    raise ParityError(f"{what} does not answer as its source does: {parity}", source=what)
 
 
 @contextmanager

@@ -24,6 +24,8 @@ from resnet_infer.converters.export import ExportConfig  # noqa: E402
 from resnet_infer.models.checkpoint import Checkpoint  # noqa: E402
 from resnet_infer.runtimes.registry import open_runtime  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("notes_on_stderr")
+
 
 @pytest.fixture(autouse=True)
 def openvino_is_fastest(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from resnet_infer import zoo
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from resnet_infer.utils import strict_json
-from resnet_infer.utils.console import fail, note, pairs, printable, show, table
+from resnet_infer.utils.console import fail, pairs, printable, show, table, write
 from tests.conftest import PICTURES, Outcome
 
 Cli = Callable[..., Outcome]
@@ -42,7 +42,7 @@ def test_whatever_is_written_is_printable(capsys: pytest.CaptureFixture[str], te
     assert not unsafe(printable(text))
     assert "\n" not in printable(text)
     assert printable(printable(text)) == printable(text)
-    note(text)
+    write(text)
     fail(text, text)
     show(text)
     show(table(("a", "b"), [(text, "1")]))

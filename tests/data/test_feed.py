@@ -22,6 +22,8 @@ from resnet_infer.data.preprocess import centre_crop
 from resnet_infer.errors import DataError, PictureError, UsageError
 from resnet_infer.models.spec import InputSpec, ModelSpec
 
+pytestmark = pytest.mark.usefixtures("notes_on_stderr")
+
 GEOMETRY = InputSpec(resize=12, crop=8, mean=np.zeros(3), std=np.ones(3))
 
 

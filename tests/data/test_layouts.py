@@ -22,6 +22,8 @@ from resnet_infer.data.datasets.formats import canonical_split, folder_split
 from resnet_infer.data.formats.suffixes import OTHER, READABLE, UNREADABLE
 from resnet_infer.errors import DataError
 
+pytestmark = pytest.mark.usefixtures("notes_on_stderr")
+
 SPELLINGS = {
     "train": ("train", "Train", "TRAINING", "training_set", "trainset", "seg_train", "train-images", "train2017"),
     "val": ("val", "valid", "Validation", "dev", "eval", "valid_set", "val_images", "val2017"),

@@ -24,6 +24,8 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `cpu` or `gpu
 
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("notes_on_stderr")
+
 ARTIFACT = zoo.built_in(zoo.SMALL, ".onnx")
 Photos = Callable[..., NDArray[np.uint8]]
 

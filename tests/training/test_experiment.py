@@ -20,6 +20,8 @@ pytest.importorskip("matplotlib", reason="pictures are drawn by matplotlib (the 
 
 from resnet_infer.models.checkpoint import load_checkpoint
 
+pytestmark = pytest.mark.usefixtures("notes_on_stderr")
+
 Main = Callable[[Sequence[str]], int]
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import logging
+import subprocess
 import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnet_infer.utils.console import bar, fail, note, pairs, table
+from resnet_infer.utils.console import bar, fail, is_shown, logger, note, on_stderr, pairs, table, warn
 
 
 def eighths(drawn: str) -> int:
@@ -50,13 +52,64 @@ def test_a_bar_asks_stdout_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     assert bar(1, 4) == "####"
 
 
-def test_notes_and_errors_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    note("by the way")
-    fail("it broke", "mend it")
+def test_the_command_writes_notes_and_errors_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    with on_stderr():
+        note("by the way")
+        warn("warning: 100% sure")
+        fail("it broke", "mend it")
     fail("it broke again")
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err == "by the way\nerror: it broke\n  hint: mend it\nerror: it broke again\n"
+    expected = "by the way\nwarning: 100% sure\nerror: it broke\n  hint: mend it\nerror: it broke again\n"
+    assert captured.err == expected
+
+
+def test_a_logged_error_has_its_traceback_and_no_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with on_stderr():
+        try:
+            raise ValueError("x\x1b[31m")
+        except ValueError:
+            logger("resnet_infer.a.b").exception("failed")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == ["failed", "Traceback (most recent call last):"]
+    assert lines[-1] == "ValueError: x\\x1b[31m"
+
+
+def test_notes_are_records_of_the_logger(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:
+    with caplog.at_level(logging.INFO):
+        note("exporting once")
+        warn("no CUDA")
+    assert [(item.name, item.levelname, item.getMessage(), item.module) for item in caplog.records] == [
+        ("resnet_infer", "INFO", "exporting once", "test_console"),
+        ("resnet_infer", "WARNING", "no CUDA", "test_console"),
+    ]
+    assert capsys.readouterr().err == ""
+
+
+def test_what_the_block_changed_is_as_before() -> None:
+    def state() -> tuple[object, ...]:
+        package = logger()
+        return package.level, tuple(package.handlers), is_shown()
+
+    before = state()
+    with on_stderr():
+        assert is_shown()
+        with on_stderr():
+            pass
+        assert is_shown()
+    assert state() == before
+
+
+def test_a_program_that_uses_the_library_sees_nothing_until_it_asks() -> None:
+    code = """
+import logging, sys
+from resnet_infer.utils.console import logger, note, warn
+note("a"); warn("b"); logger("resnet_infer.x").error("c")
+logging.basicConfig(level=logging.INFO, format="%(name)s %(levelname)s %(message)s")
+note("d"); warn("e")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "resnet_infer INFO d\nresnet_infer WARNING e\n")
 
 
 def test_pairs_are_aligned_and_further_lines_indented() -> None:

@@ -16,7 +16,7 @@ MEGABYTE = 1e6
 """Bytes in a megabyte."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Benchmark:
     """Hold everything measured by one run. Ratios are to the first entry with the same batch size."""
 
@@ -26,6 +26,10 @@ class Benchmark:
     seconds: float
     environment: Mapping[str, Any]
     warnings: Sequence[str]
+
+    def __repr__(self) -> str:
+        found = ", ".join(f"{item.entry.name} x{item.entry.batch} {_median(item)}" for item in self.measured)
+        return f"<Benchmark of {len(self.measured)}: {found}>"
 
     @property
     def failed(self) -> list[Measured]:
@@ -91,6 +95,12 @@ def label(row: Mapping[str, Any]) -> str:
 
 def _megabytes(value: int | None) -> float | None:
     return None if value is None else round(value / MEGABYTE, 1)
+
+
+def _median(item: Measured) -> str:
+    """Return the median of a call in words."""
+    found = item.stage("inference")
+    return "failed" if found is None else f"{1000 * found.median:.2f} ms"
 
 
 Row = Mapping[str, Any]

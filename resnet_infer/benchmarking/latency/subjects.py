@@ -126,7 +126,7 @@ class Pictures:
     """Hold encoded pictures, and where they come from."""
 
     source: str
-    contents: tuple[bytes, ...]
+    contents: tuple[bytes, ...] = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the source, the number of pictures, and their mean size in kilobytes."""
@@ -147,7 +147,7 @@ def photographs(folder: Path) -> Pictures:
     tree = open_tree(folder)
     names = list(pictures(tree))
     if not names:
-        raise DataError(f"{folder} has no pictures")
+        raise DataError(f"{folder} has no pictures", source=folder, reason="empty")
     contents = []
     for index in spread(len(names), PHOTOS, seed=0):
         content = tree.reader(names[index])()

@@ -113,7 +113,9 @@ def settings(plan: Plan, folder: Path, pictures: int) -> Any:
     )
     test_settings = loadgen.TestSettings()
     if test_settings.FromConfig(str(user), MODEL, name, 1) != 0 or not test_settings.qsl_rng_seed:
-        raise ResnetInferError("LoadGen did not read its own settings", hint="reinstall the package mlcommons-loadgen")
+        raise ResnetInferError(
+            "LoadGen did not read its own settings", hint="reinstall the package mlcommons-loadgen", reason="failed"
+        )
     test_settings.scenario = getattr(loadgen.TestScenario, name)
     test_settings.mode = loadgen.TestMode.AccuracyOnly if plan.accuracy else loadgen.TestMode.PerformanceOnly
     if not plan.official:
@@ -222,7 +224,9 @@ class _Driver:
             self._silent += response.status == 0
             if self._silent >= GIVE_UP and self.error is None:
                 self.error = ResnetInferError(
-                    f"the service stopped answering: {response.error}", hint="look at its log, and start it again"
+                    f"the service stopped answering: {response.error}",
+                    hint="look at its log, and start it again",
+                    reason="unreachable",
                 )
                 self.ended.set()
 
@@ -250,7 +254,7 @@ def read_log(folder: Path) -> Log:
         if entry["metadata"].get("is_error"):
             reasons.append(f"{entry['key']}: {entry['value']}")
     if "power_end" not in entries:
-        raise ResnetInferError(f"{path} has no end: LoadGen did not finish")
+        raise ResnetInferError(f"{path} has no end: LoadGen did not finish", source=path, reason="incomplete")
     reasons += [text for key, text in CONDITIONS.items() if entries.get(key) is False]
     if advice := str(entries.get("result_invalid_reason", "")).strip():
         reasons.append(f"LoadGen says: {advice}")

@@ -62,7 +62,7 @@ def run_in_own_process(scenario: Scenario) -> Outcome:
             with closing(stream):
                 pass
     if not answer:
-        raise ResnetInferError(f"LoadGen gave no result: {ending(process.returncode, b'')}")
+        raise ResnetInferError(f"LoadGen gave no result: {ending(process.returncode, b'')}", reason="failed")
     result = pickle.loads(answer)
     if isinstance(result, Exception):
         raise result
@@ -86,7 +86,7 @@ def main() -> None:
     except ResnetInferError as error:
         result = error
     except Exception as error:
-        result = ResnetInferError(f"{type(error).__name__}: {error}")
+        result = ResnetInferError(f"{type(error).__name__}: {error}", reason="failed")
     with answer:
         pickle.dump(result, answer)
     with suppress(OSError, AttributeError):  # None where it is closed
@@ -141,7 +141,9 @@ def make_plan(scenario: Scenario, system: System, library: ImageLibrary) -> tupl
 
     def require_answers(load: Load) -> Load:
         if not load.statuses[200]:
-            raise ResnetInferError(f"no picture is answered: {next(iter(load.errors), 'it takes too long')}")
+            raise ResnetInferError(
+                f"no picture is answered: {next(iter(load.errors), 'it takes too long')}", reason="failed"
+            )
         return load
 
     if scenario.accuracy:
@@ -170,6 +172,7 @@ def make_plan(scenario: Scenario, system: System, library: ImageLibrary) -> tupl
         raise ResnetInferError(
             f"no rate keeps 99% of the answers within {1000 * bound:g} ms",
             hint="allow more with --bound, or give a --rate to see LoadGen's verdict on it",
+            reason="late",
         )
     return replace(plan, rate=SAFE * found.rate), {"target_rate": round(SAFE * found.rate, 2)}
 

@@ -36,6 +36,8 @@ def require_drawable(
         raise DataError(
             f"{path} does not hold what the page is made of ({type(error).__name__}: {first_line(error)})",
             hint="give what benchmark -o, or for --errors evaluate --json, has written",
+            source=path,
+            reason="damaged",
         ) from error
 
 

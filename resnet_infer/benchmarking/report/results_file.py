@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from resnet_infer.errors import DataError
+from resnet_infer.errors import DataError, reason_of
 from resnet_infer.models.format_version import RESULTS, document
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.files import atomic_path
@@ -21,9 +21,11 @@ def read(path: Path) -> dict[str, Any]:
         if isinstance(found, dict):
             RESULTS.check(found, str(path))
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: no JSON can be read from it ({error})") from error
+        raise DataError(
+            f"{path}: no JSON can be read from it ({error})", source=path, reason=reason_of(error)
+        ) from error
     if not isinstance(found, dict):
-        raise DataError(f"{path} holds JSON, and not that of a result")
+        raise DataError(f"{path} holds JSON, and not that of a result", source=path, reason="unsupported")
     return found
 
 
@@ -32,7 +34,9 @@ def read_result(path: Path) -> dict[str, Any]:
     found = read(path)
     settings = found.get("settings")
     if "scenario" not in found and not (isinstance(settings, dict) and "warm_up" in settings):
-        raise DataError(f"{path} is no result of `benchmark`", hint="those are written by -o")
+        raise DataError(
+            f"{path} is no result of `benchmark`", hint="those are written by -o", source=path, reason="unsupported"
+        )
     return found
 
 

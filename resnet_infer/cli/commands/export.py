@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -16,7 +15,6 @@ from resnet_infer.converters.formats import (
     FORMATS,
     MISSPELT,
     ROWS,
-    Format,
     Option,
     check_options,
     get_format,
@@ -120,7 +118,7 @@ def export(
             f"a file of the format {format} ends in {chosen.suffix}, not {output.suffix or 'nothing'}: {output}"
         )
     if output:  # checked before a model is loaded or downloaded
-        _require_free(chosen, output, [model, calibration_data, check_data])
+        chosen.require_free(output, [model, calibration_data, check_data], "-o")
     from resnet_infer.converters.config import ExportConfig, Pictures
     from resnet_infer.converters.export import check, export
 
@@ -149,7 +147,7 @@ def export(
     stem = source.stem if isinstance(source, Path) else source.spec.name
     name = stem + ("" if precision == "fp32" else f".{precision}") + chosen.suffix
     path = output or Path(f"{stem}.auto{chosen.suffix}" if target == AUTO else name)
-    _require_free(chosen, path, [model, calibration_data, check_data])
+    chosen.require_free(path, [model, calibration_data, check_data], "-o")
     if target == AUTO:
         from resnet_infer.benchmarking.autotune import export_fastest
 
@@ -160,39 +158,6 @@ def export(
         print(strict_json.dumps(document({"file_format": format, **made.to_json()})))
     else:
         show(f"{' and '.join(map(str, made.files))}  {made.size / 1e6:.1f} MB")
-
-
-def _require_free(chosen: Format, path: Path, inputs: list[str | Path | None]) -> None:
-    """Raise `UsageError` if `path`, or the file that belongs beside it, is an input or not a part of an artifact.
-
-    It is also raised for a link to an artifact whose second file would not be replaced with it.
-    """
-    from resnet_infer.errors import ModelError, UsageError
-    from resnet_infer.models.outputs import Output, has_spec, require_free
-    from resnet_infer.runtimes.artifacts import read_spec
-
-    companion = chosen.companion_of(path)
-
-    def ours(_: Path) -> bool:
-        """Tell whether the artifact that would be replaced has a spec."""
-        if path.is_file() and path.stat().st_size and has_spec(path):
-            return True
-        try:
-            return bool(read_spec(path))
-        except ModelError:
-            return False
-
-    outputs = [Output("-o", path, "artifact", ours)]
-    if companion:
-        outputs.append(Output("-o", companion, f"part of {path.name}", ours))
-    require_free(outputs, inputs)
-    real = Path(os.path.realpath(path))
-    partner = chosen.companion_of(real)
-    if companion and partner and partner.exists() and os.path.realpath(companion) != os.path.realpath(partner):
-        raise UsageError(
-            f"{path} is a link to {real}, and {companion.name} none to {partner.name}: the two would no longer fit",
-            hint=f"name {real} with -o, or link both files",
-        )
 
 
 def _with_options(function: Callable[..., None]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resnet_infer.errors import DataError, ModelError
+from resnet_infer.errors import DataError, ModelError, reason_of
 from resnet_infer.utils.inputs import read_text
 
 FORMS = (
@@ -27,6 +27,8 @@ def require_classes(source: str, count: int) -> None:
             "as the only class it would have 100% on every picture",
             hint="train it with two outputs, one for each answer (cross-entropy in place of a binary loss), "
             "and import that; one output cannot be imported",
+            source=source,
+            reason="unsupported",
         )
 
 
@@ -47,6 +49,8 @@ class Labels:
             raise DataError(
                 f"{self.source} names {len(self.names)} classes; the model has {count}",
                 hint="a class that is named twice, a header or an empty line may be the reason",
+                source=self.source,
+                reason="mismatch",
             )
 
 
@@ -65,13 +69,25 @@ def read_labels(path: Path) -> Labels:
         text = read_text(path, "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise DataError(f"cannot read the class names in {path}: {reason}", hint=f"it holds {FORMS}") from error
+        raise DataError(
+            f"cannot read the class names in {path}: {reason}",
+            hint=f"it holds {FORMS}",
+            source=path,
+            reason=reason_of(error),
+        ) from error
     try:
         rows = _json(text) if text.lstrip().startswith(("[", "{")) else _table(text) or _lines(text)
     except (ValueError, TypeError, LookupError, RecursionError, csv.Error) as error:
-        raise DataError(f"{path}: no list of class names ({error})", hint=f"it holds {FORMS}") from error
+        raise DataError(
+            f"{path}: no list of class names ({error})", hint=f"it holds {FORMS}", source=path, reason="unsupported"
+        ) from error
     if not rows or not all(name for _, name in rows):
-        raise DataError(f"{path}: {'a class has no name' if rows else 'no class names'}", hint=f"it holds {FORMS}")
+        raise DataError(
+            f"{path}: {'a class has no name' if rows else 'no class names'}",
+            hint=f"it holds {FORMS}",
+            source=path,
+            reason="incomplete",
+        )
     ids = tuple(identity or "" for identity, _ in rows)
     return Labels(tuple(name for _, name in rows), ids if all(ids) else None, str(path))
 

@@ -22,7 +22,7 @@ from resnet_infer.converters.importers.onnx_model import ForeignModel, read_fore
 from resnet_infer.converters.importers.onnx_precision import own_operators, precision_of_graph
 from resnet_infer.converters.source import PARITY_PICTURES
 from resnet_infer.data.synthetic import natural_noise
-from resnet_infer.errors import ModelError, UsageError, first_line
+from resnet_infer.errors import ModelError, UsageError, about, first_line
 from resnet_infer.models.graph import INPUT, OUTPUT, reading_graph, set_spec
 from resnet_infer.models.spec import InputSpec, ModelSpec, Precision, imagenet_classes
 from resnet_infer.runtimes.base import Images, Logits
@@ -83,7 +83,7 @@ def import_onnx(
     >>> import_onnx(Path("theirs.onnx"), Path("resnet50.onnx"), options=options).spec.name
     'theirs'
     """
-    with reading_graph(path):
+    with about(path, "unsupported"), reading_graph(path):
         return _import_graph(path, target, options, labels, layout, output_name, name)
 
 
@@ -245,13 +245,16 @@ def _original(source: ForeignModel, spec: InputSpec, precision: Precision, *, re
         # change what rounding makes of a value halfway between two numbers.
         session = _session(str(source.path), optimize=precision != "fp32")
     except Exception as error:  # the exceptions of ONNX Runtime share no other base class
-        raise ModelError(f"{source.path}: ONNX Runtime cannot load it ({first_line(error)})") from error
+        raise ModelError(
+            f"{source.path}: ONNX Runtime cannot load it ({first_line(error)})", reason="damaged"
+        ) from error
     predict = _in_batches(source, normalise, run, reverse=reverse)
     try:
         predict(np.zeros((1, spec.crop, spec.crop, 3), np.uint8))
     except Exception as error:  # the exceptions of ONNX Runtime share no other base class
         raise ModelError(
-            f"{source.path} does not run on pictures of {spec.crop}x{spec.crop} pixels ({first_line(error)})"
+            f"{source.path} does not run on pictures of {spec.crop}x{spec.crop} pixels ({first_line(error)})",
+            reason="mismatch",
         ) from error
     return predict
 

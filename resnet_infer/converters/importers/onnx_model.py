@@ -56,7 +56,9 @@ def read_foreign(path: Path, layout: Layout | None = None, output_name: str | No
     if len(fed) != 1:
         raise ModelError(
             f"{path} has {len(fed)} inputs ({', '.join(item.name for item in fed) or 'none'}); "
-            "a classifier has one, the pictures"
+            "a classifier has one, the pictures",
+            source=path,
+            reason="unsupported",
         )
     images = fed[0].type.tensor_type
     sizes = [item.dim_value if item.dim_value > 0 else None for item in images.shape.dim]
@@ -64,14 +66,20 @@ def read_foreign(path: Path, layout: Layout | None = None, output_name: str | No
     if images.elem_type != onnx.TensorProto.FLOAT or len(sizes) != 4:
         kind = onnx.TensorProto.DataType.Name(images.elem_type).lower()
         raise ModelError(
-            f"{path}: its input {fed[0].name} is {kind} of shape {shape}; only float of four dimensions is adopted"
+            f"{path}: its input {fed[0].name} is {kind} of shape {shape}; only float of four dimensions is adopted",
+            source=path,
+            reason="unsupported",
         )
     batch, *rest = sizes
     axes: dict[Layout, int] = {"nchw": 0, "nhwc": 2}
     possible = [kind for kind, axis in axes.items() if rest[axis] in (3, None)]
     if not possible or (layout and layout not in possible):
         wanted = f"{layout} " if layout else ""
-        raise ModelError(f"{path}: its input {fed[0].name} of shape {shape} takes no {wanted}pictures of 3 channels")
+        raise ModelError(
+            f"{path}: its input {fed[0].name} of shape {shape} takes no {wanted}pictures of 3 channels",
+            source=path,
+            reason="unsupported",
+        )
     certain = [kind for kind in possible if rest[axes[kind]] == 3]
     if layout is None:
         if len(certain) != 1:
@@ -97,22 +105,37 @@ def _load(path: Path) -> onnx.ModelProto:
         require_regular(path)
         model = onnx.load(path, load_external_data=False)
     except FileNotFoundError as error:
-        raise ModelError(f"{path} does not exist") from error
+        raise ModelError(f"{path} does not exist", source=path, reason="missing") from error
     except Exception as error:  # the exceptions of protobuf and onnx share no other base class
-        raise ModelError(f"{path} is damaged, or no ONNX file ({first_line(error)})") from error
+        raise ModelError(
+            f"{path} is damaged, or no ONNX file ({first_line(error)})", source=path, reason="damaged"
+        ) from error
     try:
         load_external_data_for_model(model, str(path.parent))
     except Exception as error:  # as above
         raise ModelError(
-            f"{path}: the weights that it keeps in another file cannot be read ({first_line(error)})"
+            f"{path}: the weights that it keeps in another file cannot be read ({first_line(error)})",
+            source=path,
+            reason="incomplete",
         ) from error
     if any(item.key == METADATA_KEY for item in model.metadata_props):
-        raise ModelError(f"{path} carries a model spec already", hint="use it as it is: -m " + str(path))
+        raise ModelError(
+            f"{path} carries a model spec already",
+            hint="use it as it is: -m " + str(path),
+            source=path,
+            reason="unsupported",
+        )
     if opset(model) < MIN_OPSET:
         raise ModelError(
             f"{path} uses opset {opset(model)}; {MIN_OPSET} or newer can be adopted",
             hint="export it again, or convert it with onnx.version_converter",
+            source=path,
+            reason="unsupported",
         )
     if model.ByteSize() >= 2**31:
-        raise ModelError(f"{path} is larger than 2 GB with its weights, which one ONNX file cannot hold")
+        raise ModelError(
+            f"{path} is larger than 2 GB with its weights, which one ONNX file cannot hold",
+            source=path,
+            reason="too_large",
+        )
     return model

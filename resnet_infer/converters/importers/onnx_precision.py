@@ -42,6 +42,8 @@ def precision_of_graph(model: ModelProto, label: str) -> Precision:
         raise ModelError(
             f"{label} computes in {odd[0]}, which is not among fp32, fp16 and int8",
             hint="export it in float32, adopt that, and lower it with: resnet-infer export --precision fp16 or int8",
+            source=label,
+            reason="unsupported",
         )
     if quantized or any(node.op_type.startswith("QLinear") or node.op_type in INTEGER_OPERATORS for node in nodes):
         return "int8"
@@ -63,6 +65,8 @@ def own_operators(model: ModelProto, label: str) -> tuple[str, ...]:
             f"{label} was optimised by ONNX Runtime for the processor it was saved on ({', '.join(bound)})",
             hint="adopt the graph that it was made from, or save it again with graph_optimization_level = "
             "ORT_ENABLE_BASIC",
+            source=label,
+            reason="unsupported",
         )
     return tuple(found)
 

@@ -107,7 +107,12 @@ def import_weights(
     """
     options = options or InputOptions()
     if _is_checkpoint(path):
-        raise ModelError(f"{path} is a checkpoint with a model spec already", hint=f"use it as it is: -m {path}")
+        raise ModelError(
+            f"{path} is a checkpoint with a model spec already",
+            hint=f"use it as it is: -m {path}",
+            source=path,
+            reason="unsupported",
+        )
     stored = read_weights(path, entry)
     state = stored.tensors
     digest = sha256(path)

@@ -23,6 +23,7 @@ from resnet_infer.data.preprocess import Pixels
 from resnet_infer.errors import DataError, ModelError
 from resnet_infer.models.checkpoint import Checkpoint
 from resnet_infer.models.spec import ModelSpec
+from resnet_infer.models.weights.package_files import present
 from resnet_infer.verification.tolerances import Verdict
 
 PHOTOGRAPHS = Path(__file__).parents[2] / "data" / "photographs"
@@ -162,11 +163,13 @@ def open_pictures(source: Path | None, spec: ModelSpec) -> tuple[str, Pixels]:
     At most `MOST_PICTURES` are taken from `source`, or from the package's photographs if it is None. Raises `DataError`
     if there are fewer than `LEAST_PICTURES`.
     """
-    feed = open_feed(source or PHOTOGRAPHS, spec, count=MOST_PICTURES)
+    feed = open_feed(source or present(PHOTOGRAPHS), spec, count=MOST_PICTURES)
     if len(feed) < LEAST_PICTURES:
         raise DataError(
             f"{source} has {len(feed)} pictures; weights are checked on {LEAST_PICTURES} or more",
             hint="leave --check-data out to use the photographs of the package",
+            source=source,
+            reason="empty",
         )
     return str(source or "the package's photographs"), np.concatenate(list(feed.batches()))
 
@@ -291,6 +294,7 @@ def _misfit(checkpoint: Checkpoint, layers: tuple[LayerFit, ...], first: str) ->
         raise ModelError(
             text,
             hint=f"{cause}. Else export the network with its own code, torch.onnx.export(...), and import the .onnx",
+            reason="mismatch",
         )
     return f"{text}; {cause}. To be sure, export it with its own code, torch.onnx.export(...), and import the .onnx"
 

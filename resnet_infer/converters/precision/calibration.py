@@ -14,7 +14,7 @@ from resnet_infer.converters.precision.canonicalise import canonicalise
 from resnet_infer.converters.precision.histogram import Histogram
 from resnet_infer.converters.precision.placement import Net, Target, place
 from resnet_infer.converters.precision.ranges import Grid, Method, Range, find_range
-from resnet_infer.errors import DataError, ModelError, UsageError, did_you_mean, first_line
+from resnet_infer.errors import DataError, ModelError, UsageError, did_you_mean, first_line, reason_of
 from resnet_infer.models import spec_fields
 from resnet_infer.models.format_version import FileFormat
 from resnet_infer.models.graph import INPUT
@@ -67,19 +67,23 @@ class Calibration:
             return self.ranges[tensor][grid][method]
         except KeyError as error:
             raise ModelError(
-                f"the calibration has no range of {tensor} on the {grid} grid by {method}", hint="calibrate again"
+                f"the calibration has no range of {tensor} on the {grid} grid by {method}",
+                hint="calibrate again",
+                reason="mismatch",
             ) from error
 
     def mean(self, tensor: str) -> tuple[float, ...]:
         """Return the mean of each channel of a tensor. Raises `ModelError` for one that was not measured."""
         if tensor not in self.means:
-            raise ModelError(f"the calibration has no mean of {tensor}", hint="calibrate again")
+            raise ModelError(f"the calibration has no mean of {tensor}", hint="calibrate again", reason="mismatch")
         return self.means[tensor]
 
     def require(self, model: ModelProto) -> None:
         """Raise `ModelError` unless the ranges were measured on this network."""
         if net_sha256(model) != self.net_sha256:
-            raise ModelError("the calibration was measured on another net", hint="calibrate again, with this one")
+            raise ModelError(
+                "the calibration was measured on another net", hint="calibrate again, with this one", reason="mismatch"
+            )
 
     def scaled(self, factor: float, tensors: Collection[str] | None = None) -> Calibration:
         """Return a copy in which the ranges of `tensors`, by default of all, are multiplied by `factor`.
@@ -130,10 +134,15 @@ class Calibration:
             found = cls(ranges, means, pictures, sha256, net)
             return replace(found, unknown=FORMAT.unknown(value, found._known()))
         except OSError as error:
-            raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+            raise ModelError(
+                f"{path} cannot be read: {error.strerror or error}", source=path, reason=reason_of(error)
+            ) from error
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             raise ModelError(
-                f"{path} is no calibration, or damaged ({type(error).__name__}: {error})", hint="calibrate again"
+                f"{path} is no calibration, or damaged ({type(error).__name__}: {error})",
+                hint="calibrate again",
+                source=path,
+                reason="damaged",
             ) from error
 
 
@@ -183,6 +192,7 @@ def calibrate(
         raise DataError(
             "INT8 needs pictures to measure ranges on, and there are none",
             hint="give some hundred like those that the net will see, with --calibration-data",
+            reason="empty",
         )
     return Calibration(meter.ranges(), meter.means(), tuple(pictures), digest.hexdigest(), net_sha256(model))
 
@@ -212,7 +222,9 @@ class _Meter:
         self._channel_axes = {node.input[0]: 1 if node.op_type == "Conv" else -1 for node in net.weighted()}
         self._sums: dict[str, Any] = dict.fromkeys(self._channel_axes, 0.0)
         if not self._histograms:
-            raise ModelError("the graph has no convolution or fully connected layer that can be quantised")
+            raise ModelError(
+                "the graph has no convolution or fully connected layer that can be quantised", reason="unsupported"
+            )
         self._pictures = 0
         self.batch_size = 1
         """Images per batch: one at first, then what fits into `MEMORY`."""
@@ -227,19 +239,23 @@ class _Meter:
         try:
             self._session = ort_session.open_session(model.SerializeToString(), options)
         except Exception as error:  # the exceptions of ONNX Runtime share no other base class
-            raise ModelError(f"ONNX Runtime cannot load the net ({first_line(error)})") from error
+            raise ModelError(f"ONNX Runtime cannot load the net ({first_line(error)})", reason="failed") from error
 
     def measure(self, images: Images) -> None:
         """Add the activations on `images`, uint8, (N, height, width, 3). Raises `ModelError` if one is not finite."""
         try:
             outputs = self._session.run(self._tensors, {INPUT: images})
         except Exception as error:  # as above
-            raise ModelError(f"the net does not run on pictures of {images.shape} ({first_line(error)})") from error
+            raise ModelError(
+                f"the net does not run on pictures of {images.shape} ({first_line(error)})", reason="mismatch"
+            ) from error
         for name, values in zip(self._tensors, outputs, strict=True):
             if name in self._histograms and not self._histograms[name].add(values):
                 raise ModelError(
                     f"{name} is not finite on the pictures, so the net has no ranges",
                     hint="train the network, or set its batch-norm statistics, before exporting it",
+                    source=name,
+                    reason="not_finite",
                 )
             if name in self._sums:
                 # The mean is taken per image first, so that the result does not depend on the batch size.

@@ -46,6 +46,7 @@ def canonicalise(model: ModelProto) -> ModelProto:
             raise ModelError(
                 f"the graph has opset {found} and cannot be brought to {OPSET} ({first_line(error)})",
                 hint=f"export it again with opset_version={OPSET}",
+                reason="unsupported",
             ) from error
         helper.set_model_props(copy, {item.key: item.value for item in model.metadata_props})
     else:

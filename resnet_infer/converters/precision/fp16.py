@@ -96,14 +96,21 @@ def to_fp16(model: ModelProto, *, images: Images | None = None, keep: Collection
     heavy = {node.name for node in result.graph.node if node.op_type in HEAVY}
     if heavy <= kept.keys():
         reason = "; ".join(f"{name}: {kept[name]}" for name in list(kept)[:3])
-        raise ModelError(f"no layer of {spec.name} fits FP16 ({reason})", hint="use --precision fp32")
+        raise ModelError(
+            f"no layer of {spec.name} fits FP16 ({reason})",
+            hint="use --precision fp32",
+            source=spec.name,
+            reason="unsupported",
+        )
     graph.rewrite()
     # The measured errors in the spec are those of the FP32 network.
     set_spec(result, spec.with_(precision="fp16", measured=()))
     try:
         onnx.checker.check_model(result, full_check=True)
     except Exception as error:  # the exceptions of onnx share no other base class
-        raise ModelError(f"{spec.name} gives no valid graph in FP16 ({first_line(error)})") from error
+        raise ModelError(
+            f"{spec.name} gives no valid graph in FP16 ({first_line(error)})", source=spec.name, reason="failed"
+        ) from error
     return Fp16(result, kept)
 
 
@@ -123,7 +130,7 @@ def largest(model: ModelProto, tensors: Collection[str], images: Images) -> dict
         session = ort_session.open_session(probe.SerializeToString(), ort_session.session_options(silent=True))
         parts = [session.run(None, {INPUT: images[start : start + BATCH]}) for start in range(0, len(images), BATCH)]
     except Exception as error:  # the exceptions of ONNX Runtime share no other base class
-        raise ModelError(f"the FP32 graph does not run ({first_line(error)})") from error
+        raise ModelError(f"the FP32 graph does not run ({first_line(error)})", reason="failed") from error
     values: NDArray[Any] = np.max(np.array(parts, np.float64), axis=0)
     return dict(zip(tensors, values.tolist(), strict=True))
 

@@ -113,7 +113,12 @@ def _spec(model: ModelProto) -> ModelSpec:
     """Return the spec of the graph. Raises `ModelError` unless it is FP32."""
     spec = get_spec(model)
     if spec.precision != "fp32":
-        raise ModelError(f"{spec.name} is {spec.precision} already", hint="INT8 is made of the FP32 net")
+        raise ModelError(
+            f"{spec.name} is {spec.precision} already",
+            hint="INT8 is made of the FP32 net",
+            source=spec.name,
+            reason="unsupported",
+        )
     return spec
 
 
@@ -243,6 +248,7 @@ class _Writer:
             raise ModelError(
                 f"the calibration has {len(means)} means of {tensor}, which does not fit its weights",
                 hint="calibrate again",
+                reason="mismatch",
             )
         split = sums.reshape(groups, -1, sums.shape[1])
         return np.asarray(np.einsum("goi,gi->go", split, means.reshape(groups, -1)).reshape(-1))

@@ -19,7 +19,7 @@ from resnet_infer.converters.tensorrt.engine_layers import Layer, read_layers
 from resnet_infer.errors import ModelError, ResnetInferError, RuntimeUnavailableError, UsageError, first_line
 from resnet_infer.models.spec import Precision
 from resnet_infer.runtimes.tensorrt.library import major_version, make_logger
-from resnet_infer.utils.console import note
+from resnet_infer.utils.console import warn
 from resnet_infer.utils.files import atomic_path
 from resnet_infer.utils.inputs import read_bytes
 from resnet_infer.utils.progress import Advance
@@ -102,6 +102,8 @@ class Build:
                 f"TensorRT {self.tensorrt.__version__} could not build an engine of {self.graph.label}: "
                 f"{self.logger.reason()}",
                 hint="if memory ran out: end other programs on the GPU, or lower --max-batch or --workspace",
+                source=self.graph.label,
+                reason="failed",
             )
         if cache is not None:
             self._save_timing_cache(config)
@@ -118,11 +120,15 @@ class Build:
             runtime.engine_host_code_allowed = True
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise ModelError(f"TensorRT does not load the engine that it built ({self.logger.reason()})")
+            raise ModelError(
+                f"TensorRT does not load the engine that it built ({self.logger.reason()})", reason="failed"
+            )
         context = engine.create_execution_context()
         if context is None:
             raise RuntimeUnavailableError(
-                f"the engine does not fit on the GPU ({self.logger.reason()})", hint="lower --max-batch"
+                f"the engine does not fit on the GPU ({self.logger.reason()})",
+                hint="lower --max-batch",
+                reason="memory",
             )
         context.set_input_shape(self.graph.images, self.shapes[1])
         inspector = engine.create_engine_inspector()
@@ -149,6 +155,8 @@ class Build:
             + ("; ".join(errors[:_SHOWN]) or self.logger.reason())
             + more,
             hint="a newer TensorRT knows more operators: pip install --upgrade tensorrt",
+            source=self.graph.label,
+            reason="unsupported",
         )
 
     def _parser_error(self, error: Any) -> str:
@@ -184,7 +192,9 @@ class Build:
         profile = builder.create_optimization_profile()
         profile.set_shape(self.graph.images, *self.shapes)
         if config.add_optimization_profile(profile) < 0:
-            raise ModelError(f"TensorRT does not take the batches {self.shapes} ({self.logger.reason()})")
+            raise ModelError(
+                f"TensorRT does not take the batches {self.shapes} ({self.logger.reason()})", reason="failed"
+            )
         return config
 
     def _load_timing_cache(self, config: Any) -> Any:
@@ -199,12 +209,12 @@ class Build:
             content = read_bytes(path) if path.exists() else b""
         except OSError as error:
             content = b""
-            note(f"the timing cache {path} cannot be read ({error.strerror or error}): this build starts a new one")
+            warn(f"the timing cache {path} cannot be read ({error.strerror or error}): this build starts a new one")
         if content:
             cache = config.create_timing_cache(content)
             if cache is not None and config.set_timing_cache(cache, False):
                 return cache
-            note(
+            warn(
                 f"the timing cache {path} is damaged, or of another GPU or TensorRT ({self.logger.reason()}): "
                 "this build starts a new one"
             )
@@ -220,7 +230,7 @@ class Build:
             with atomic_path(path) as temporary:
                 temporary.write_bytes(to_bytes(config.get_timing_cache().serialize()))
         except (ResnetInferError, OSError) as error:
-            note(f"the timing cache was not saved: {first_line(error)}")
+            warn(f"the timing cache was not saved: {first_line(error)}")
 
 
 def to_bytes(memory: Any) -> bytes:

@@ -93,22 +93,30 @@ class EngineGraph:
             raise ModelError(
                 f"{self.label} has no quantised convolution, and TensorRT takes INT8 from the graph",
                 hint="quantise it first: resnet-infer export --precision int8 --calibration-data FOLDER",
+                source=self.label,
+                reason="unsupported",
             )
         if kind.half and "fp16" not in found:
             raise ModelError(
                 f"{self.label} is in {_named(found)}, and TensorRT {major} takes its precision from the graph",
                 hint="convert the graph to float16 first: resnet-infer export --precision fp16",
+                source=self.label,
+                reason="unsupported",
             )
         lower = found & _LOWER[precision]
         if lower:
             raise ModelError(
                 f"{self.label} is in {_named(lower)} already, so no engine in {precision} can be made of it",
                 hint="give the checkpoint, or the FP32 artifact",
+                source=self.label,
+                reason="unsupported",
             )
         if "fp16" in found and kind.quantized and self.opset < HALF_QUANTIZED_OPSET:
             raise ModelError(
                 f"{self.label} mixes float16 with Q/DQ nodes at opset {self.opset}, and they take it from opset "
-                f"{HALF_QUANTIZED_OPSET} on"
+                f"{HALF_QUANTIZED_OPSET} on",
+                source=self.label,
+                reason="unsupported",
             )
 
 
@@ -123,26 +131,36 @@ def read_graph(model: bytes | Path) -> EngineGraph:
     path = model if isinstance(model, Path) else None
     label = str(path) if path else "the model"
     if path and not path.is_file():
-        raise ModelError(f"{path} does not exist")
+        raise ModelError(f"{path} does not exist", source=path, reason="missing")
     content = path.read_bytes() if path else model
     assert isinstance(content, bytes)
     try:
         proto = onnx.ModelProto.FromString(content)
     except Exception as error:  # protobuf's exceptions; protobuf is no direct dependency
-        raise ModelError(f"{label} is no ONNX model, or damaged ({first_line(error)})") from error
+        raise ModelError(
+            f"{label} is no ONNX model, or damaged ({first_line(error)})", source=label, reason="damaged"
+        ) from error
     spec = get_spec(proto, label)
     graph = proto.graph
     if (len(graph.input), len(graph.output)) != (1, 1):
-        raise ModelError(f"{label} has {len(graph.input)} inputs and {len(graph.output)} outputs, not one of each")
+        raise ModelError(
+            f"{label} has {len(graph.input)} inputs and {len(graph.output)} outputs, not one of each",
+            source=label,
+            reason="unsupported",
+        )
     images, logits = graph.input[0], graph.output[0]
     tensor = images.type.tensor_type
     sides = [item.dim_value or None for item in tensor.shape.dim]
     if tensor.elem_type != TensorProto.UINT8 or len(sides) != 4 or sides[0] or sides[3] != 3:
-        raise ModelError(f"{label}: the input {images.name} is not uint8 (N, height, width, 3)")
+        raise ModelError(
+            f"{label}: the input {images.name} is not uint8 (N, height, width, 3)", source=label, reason="unsupported"
+        )
     if logits.type.tensor_type.elem_type != TensorProto.FLOAT:
-        raise ModelError(f"{label}: the output {logits.name} is not float32")
+        raise ModelError(f"{label}: the output {logits.name} is not float32", source=label, reason="unsupported")
     if any(images.name in node.input and node.op_type != "Cast" for node in graph.node):
-        raise ModelError(f"{label}: TensorRT takes uint8 only where a Cast comes first")
+        raise ModelError(
+            f"{label}: TensorRT takes uint8 only where a Cast comes first", source=label, reason="unsupported"
+        )
     return EngineGraph(
         label=label,
         path=path,

@@ -58,6 +58,7 @@ def read_layers(information: str) -> list[Layer]:
         raise ModelError(
             f"TensorRT's account of the engine's layers cannot be read ({type(error).__name__}: {error})",
             hint="the engine's precision cannot be proven, so it was not kept",
+            reason="failed",
         ) from error
 
 
@@ -97,6 +98,7 @@ def require_precision(
         raise ModelError(
             f"the engine does not run in {precision} as it was asked to: of its {len(layers)} layers {counts}{named}",
             hint="the engine was not kept",
+            reason="mismatch",
         )
 
 

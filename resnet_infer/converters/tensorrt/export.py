@@ -82,7 +82,11 @@ def build_engine(
         tensorrt = load_tensorrt(gpu)
         graph.require(precision, major_version(tensorrt))
         if options.hardware_compatible and gpu.compute_capability < AMPERE:
-            raise RuntimeUnavailableError(f"a hardware-compatible engine needs an Ampere GPU or newer, not {gpu.name}")
+            raise RuntimeUnavailableError(
+                f"a hardware-compatible engine needs an Ampere GPU or newer, not {gpu.name}",
+                source=gpu.name,
+                reason="unavailable",
+            )
         crop = graph.spec.input.crop
         size = (graph.size[0] or crop, graph.size[1] or crop)
         if None in graph.size:
@@ -176,7 +180,9 @@ def _open_gpu(device: str) -> Gpu:
     kind, number = parse_device(device)
     if kind == "cpu":
         raise RuntimeUnavailableError(
-            "a TensorRT engine is built and run on an NVIDIA GPU only", hint="for a CPU: export with --format onnx"
+            "a TensorRT engine is built and run on an NVIDIA GPU only",
+            hint="for a CPU: export with --format onnx",
+            reason="unavailable",
         )
     return Gpu(number)
 

@@ -17,8 +17,8 @@ from resnet_infer.data.datasets.formats import recognise as recognise_tree
 from resnet_infer.data.datasets.required import require_classes
 from resnet_infer.data.datasets.tree import Tree
 from resnet_infer.data.formats.suffixes import is_picture
-from resnet_infer.errors import DataError
-from resnet_infer.utils.console import note, printable
+from resnet_infer.errors import DataError, about
+from resnet_infer.utils.console import printable, warn
 
 
 def open_dataset(
@@ -40,9 +40,10 @@ def open_dataset(
     >>> len(dataset.samples), dataset.classes[0]
     (10000, 'airplane')
     """
-    _, found = recognise(source)
-    chosen = choose_split(split, found.splits, str(source))
-    dataset = found.load(Request(_name(source, chosen), chosen, class_order, missing_ok))
+    with about(source):
+        _, found = recognise(source)
+        chosen = choose_split(split, found.splits, str(source))
+        dataset = found.load(Request(_name(source, chosen), chosen, class_order, missing_ok))
     say(dataset.remarks())
     return dataset
 
@@ -54,12 +55,13 @@ def open_all(source: Path, class_order: ClassOrder | None = None) -> dict[str | 
     `DataError` if the classes are in doubt (a single class, names spelled almost alike, classes without images, folders
     on another level) or a split is not train, val or test.
     """
-    tree, found = recognise(source)
-    opened = {
-        split: found.load(Request(_name(source, split), split, class_order, defines_classes=True))
-        for split in found.splits or (None,)
-    }
-    opened = require_classes(opened, tree, class_order)
+    with about(source):
+        tree, found = recognise(source)
+        opened = {
+            split: found.load(Request(_name(source, split), split, class_order, defines_classes=True))
+            for split in found.splits or (None,)
+        }
+        opened = require_classes(opened, tree, class_order)
     for dataset in opened.values():
         beside = dataset.unlabelled
         say([f"{dataset.name}: not used, as no label says what they show: {some(beside)}"] if beside else [])
@@ -77,7 +79,7 @@ def say(remarks: Sequence[str]) -> None:
 @cache
 def _say_once(line: str) -> None:
     """Write a remark that has not been written before."""
-    note(line)
+    warn(line)
 
 
 def recognise(source: Path) -> tuple[Tree, Recognised]:
@@ -86,7 +88,10 @@ def recognise(source: Path) -> tuple[Tree, Recognised]:
     if found := recognise_tree(tree):
         return tree, found
     raise DataError(
-        f"{source} is no data set of a known format", hint=labels_beside(tree) or f"known are {known_formats()}"
+        f"{source} is no data set of a known format",
+        hint=labels_beside(tree) or f"known are {known_formats()}",
+        source=source,
+        reason="unsupported",
     )
 
 

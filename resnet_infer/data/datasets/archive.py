@@ -54,7 +54,7 @@ def open_tree(source: Path) -> Tree:
     source that does not exist or is damaged, and for an archive that needs more memory than is free.
     """
     if not source.exists():
-        raise DataError(f"{source} does not exist")
+        raise DataError(f"{source} does not exist", source=source, reason="missing")
     if source.is_dir():
         return DirectoryTree(str(source))
     try:
@@ -64,7 +64,12 @@ def open_tree(source: Path) -> Tree:
         if kind == "tar":
             return _read_tar(source)
     except _DAMAGE as error:
-        raise DataError(f"{source} is damaged or no archive ({error})", hint="fetch or pack it again") from error
+        raise DataError(
+            f"{source} is damaged or no archive ({error})",
+            hint="fetch or pack it again",
+            source=source,
+            reason="damaged",
+        ) from error
     return SingleFile(str(source))
 
 
@@ -79,6 +84,8 @@ def _archive_kind(source: Path) -> str | None:
         raise DataError(
             f"{source} is packed with Zstandard, which Python {version} does not read",
             hint="unpack it and give the folder, or pack it as .tar.gz",
+            source=source,
+            reason="unsupported",
         )
     if head.startswith(_MAGIC) or head[257:262] == b"ustar":
         return "tar"
@@ -148,6 +155,8 @@ class _Files:
                 f"{self.source} says that its pictures and lists up to {path} take {_shown(self._total)}, and of the "
                 f"memory that is free {_shown(self._most)} may be used; an archive is read into memory",
                 hint="unpack it and give the folder",
+                source=self.source,
+                reason="memory",
             )
         return True
 
@@ -220,7 +229,11 @@ def _tar_files(source: Path, also: frozenset[str]) -> tuple[_Files, frozenset[st
             if files.contents[target] is None and _is_wanted(path):
                 left.add(target)
         elif is_picture(path):
-            raise DataError(f"{source}: {path} is a link to {links[path]}, which is no file in the archive")
+            raise DataError(
+                f"{source}: {path} is a link to {links[path]}, which is no file in the archive",
+                source=source,
+                reason="incomplete",
+            )
     return files, frozenset(left)
 
 
@@ -253,6 +266,9 @@ def _clean(name: str, source: Path) -> str | None:
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise DataError(
-            f"{source}: {name} leads out of the archive", hint="pack the pictures again, from the folder around them"
+            f"{source}: {name} leads out of the archive",
+            hint="pack the pictures again, from the folder around them",
+            source=source,
+            reason="unsafe",
         )
     return "/".join(parts) if parts and not any(map(is_hidden, parts)) else None

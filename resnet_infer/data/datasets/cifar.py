@@ -68,7 +68,12 @@ def _load(tree: Tree, version: _Version, request: Request) -> Dataset:
     require_order(request.class_order, "published", tree.where)
     files = version.train if request.split == "train" else version.test
     if missing := sorted({*files, version.class_file} - set(tree.list()[1])):
-        raise DataError(f"{tree.where} lacks {some(missing, 6)}", hint="unpack or fetch CIFAR again")
+        raise DataError(
+            f"{tree.where} lacks {some(missing, 6)}",
+            hint="unpack or fetch CIFAR again",
+            source=tree.where,
+            reason="incomplete",
+        )
     classes = _class_names(tree, version)
     samples = []
     for file in files:
@@ -76,7 +81,9 @@ def _load(tree: Tree, version: _Version, request: Request) -> Dataset:
         pixels, labels = _python(tree, file, version) if version.labels else _binary(tree, file, version)
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
             raise DataError(
-                f"{where}: has labels from {labels.min()} to {labels.max()}, but there are {len(classes)} classes"
+                f"{where}: has labels from {labels.min()} to {labels.max()}, but there are {len(classes)} classes",
+                source=where,
+                reason="damaged",
             )
         for index, (row, label) in enumerate(zip(pixels, labels.tolist(), strict=True)):
             samples.append(Sample(f"{file}/{index:05d}", label, partial(_picture, row)))
@@ -96,10 +103,10 @@ def _class_names(tree: Tree, version: _Version) -> tuple[str, ...]:
     else:
         found = load_plain(read_bytes(tree, version.class_file), where).get(version.names)
         if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-            raise DataError(f"{where}: has no list {version.names}")
+            raise DataError(f"{where}: has no list {version.names}", source=where, reason="damaged")
         names = found
     if not names:
-        raise DataError(f"{where}: has no class names")
+        raise DataError(f"{where}: has no class names", source=where, reason="incomplete")
     return tuple(names)
 
 
@@ -114,6 +121,8 @@ def _binary(tree: Tree, file: str, version: _Version) -> tuple[NDArray[np.uint8]
         raise DataError(
             f"{tree.where}/{file}: its {len(data)} bytes are no multiple of {record}, a picture and its label",
             hint="the file is truncated or of another kind; unpack or fetch CIFAR again",
+            source=f"{tree.where}/{file}",
+            reason="damaged",
         )
     records = np.frombuffer(data, np.uint8).reshape(-1, record)
     return records[:, version.label_bytes :], records[:, version.label_bytes - 1].astype(np.int64)
@@ -125,11 +134,15 @@ def _python(tree: Tree, file: str, version: _Version) -> tuple[NDArray[np.uint8]
     batch = load_plain(read_bytes(tree, file), where)
     pixels, labels = batch.get("data"), batch.get(version.labels or "")
     if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != PIXELS:
-        raise DataError(f"{where}: has no array `data` of {PIXELS} columns")
+        raise DataError(f"{where}: has no array `data` of {PIXELS} columns", source=where, reason="damaged")
     if (
         not isinstance(labels, list)
         or not all(isinstance(label, int) for label in labels)
         or len(labels) != len(pixels)
     ):
-        raise DataError(f"{where}: has no list {version.labels} with a number for each of its {len(pixels)} pictures")
+        raise DataError(
+            f"{where}: has no list {version.labels} with a number for each of its {len(pixels)} pictures",
+            source=where,
+            reason="damaged",
+        )
     return pixels, np.array(labels, np.int64)

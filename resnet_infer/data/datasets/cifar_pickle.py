@@ -70,9 +70,15 @@ def load_plain(data: bytes, where: str) -> dict[str, Any]:
         raise DataError(
             f"{where}: refused, because it asks to load {error}, which CIFAR's files have no need of",
             hint="a pickle can run any program; fetch the data set from its authors",
+            source=where,
+            reason="unsafe",
         ) from error
     except Exception as error:  # the documentation of pickle sets no limit to what damaged data may raise
-        raise DataError(f"{where}: damaged, or not one of CIFAR's files ({type(error).__name__}: {error})") from error
+        raise DataError(
+            f"{where}: damaged, or not one of CIFAR's files ({type(error).__name__}: {error})",
+            source=where,
+            reason="damaged",
+        ) from error
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
@@ -37,6 +38,8 @@ def order_classes(names: Sequence[str], class_order: ClassOrder | None, where: s
             f" run {', '.join(string[window])}; sorted by their numbers {', '.join(natural[window])}."
             " A model that was trained with one order answers wrongly under the other",
             hint="say which: --class-order string, --class-order natural, or --class-order FILE with a name per line",
+            source=where,
+            reason="ambiguous",
         )
     return (natural, "natural") if class_order == "natural" else (string, "string")
 
@@ -60,13 +63,19 @@ def require_order(class_order: ClassOrder | None, own: str, where: str) -> None:
 def require_distinct(names: Sequence[str], where: str) -> None:
     """Raise `DataError`, naming the names that occur more than once."""
     if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise DataError(f"{where}: more than once there: {some(twice)}")
+        raise DataError(f"{where}: more than once there: {some(twice)}", source=where, reason="ambiguous")
 
 
 def some(names: Sequence[str], count: int = 5) -> str:
     """Join the first `count` names for a message, and state how many more there are."""
     shown = ", ".join(islice(names, count))
     return f"{shown} and {len(names) - count} more" if len(names) > count else shown
+
+
+def told_apart(name: str, names: Sequence[str]) -> str:
+    """Return a name, with its code points if one of `names` looks the same."""
+    same = [own for own in names if unicodedata.normalize("NFC", own) == unicodedata.normalize("NFC", name)]
+    return f"{name} (written {name!a}, where the others have {same[0]!a})" if same else name
 
 
 def _given(names: Sequence[str], order: Sequence[str], where: str) -> tuple[str, ...]:
@@ -79,5 +88,7 @@ def _given(names: Sequence[str], order: Sequence[str], where: str) -> tuple[str,
         raise DataError(
             f"the class order given for {where} {' and '.join(problems)}",
             hint="it must hold every class of the data once, spelled in the same way",
+            source=where,
+            reason="mismatch",
         )
     return tuple(order)

@@ -7,13 +7,12 @@ nothing else can be meant. `Request.defines_classes` decides what happens if the
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from resnet_infer.data.datasets.beside import labels_beside, list_beside, other_labels
-from resnet_infer.data.datasets.classes import order_classes, some
+from resnet_infer.data.datasets.classes import order_classes, some, told_apart
 from resnet_infer.data.datasets.dataset import Dataset, Sample, Skipped
 from resnet_infer.data.datasets.formats import (
     SPLITS,
@@ -60,6 +59,7 @@ def recognise(tree: Tree) -> Recognised | None:
                 f"{top.where}: {some(holding)} {'holds' if len(holding) == 1 else 'hold'} pictures and no class "
                 "folders, so that nothing says what they show",
                 hint=labels_beside(tree) or _expected(tree, top),
+                reason="unsupported",
             )
         return Recognised((), lambda request: load(tree, top, request)) if top.list()[0] else None
     beside = [folder for folder in holding if not is_split(folder)]
@@ -68,6 +68,7 @@ def recognise(tree: Tree) -> Recognised | None:
         raise DataError(
             f"{top.where}: {alone} may be a split or a class, because there are pictures in {some(beside)} too",
             hint=f"if it is a split, open {top.where}/{alone}; if it is a class, put its pictures right into it",
+            reason="ambiguous",
         )
     used = {path.partition("/")[0] for path in splits.values()}
     unused = [folder for folder in holding if folder not in used]
@@ -91,6 +92,7 @@ def split_folders(tree: Tree) -> dict[str, str]:
             raise DataError(
                 f"{tree.where} has two folders for the split {split}: {found[split].partition('/')[0]} and {folder}",
                 hint="rename one of them, or move it elsewhere",
+                reason="ambiguous",
             )
         found[split] = _enter_split(tree, folder, split)
     return {split: found[split] for split in SPLITS if split in found}
@@ -187,19 +189,20 @@ def load(tree: Tree, part: Tree, request: Request, names: Sequence[str] | None =
     if unknown := sorted(set(folders) - set(names)):
         raise DataError(
             f"{part.where} has class folders that are not among the classes of {tree.where}; it does not know: "
-            f"{some([_told_apart(name, names) for name in unknown])}",
+            f"{some([told_apart(name, names) for name in unknown])}",
             hint="every class needs pictures to train on, in a folder of the same name",
+            reason="mismatch",
         )
     found = {name: _survey(part, name) for name in folders}
     if not any(item.paths for item in found.values()):
         skipped = sum((item.unread for item in found.values()), Counter[str]())
         kinds = f" that can be read; there are {some(sorted(skipped))}" if skipped else ""
-        raise DataError(f"{part.where} has no pictures in class folders{kinds}", hint=EXPECTED)
+        raise DataError(f"{part.where} has no pictures in class folders{kinds}", hint=EXPECTED, reason="empty")
     trained = request.split in (None, "train") or names is folders
     notes = _notes(tree, part, request, names, found, trained)
     for problem, hint in _faults(tree, part, request, found, trained):
         if request.defines_classes:
-            raise DataError(problem, hint=hint)
+            raise DataError(problem, hint=hint, reason="unsupported")
         notes.append(problem)
     order, used = order_classes(names, request.class_order, part.where)
     samples = [
@@ -219,12 +222,6 @@ def load(tree: Tree, part: Tree, request: Request, names: Sequence[str] | None =
         tuple(Skipped(name, len(item.paths), item.unread) for name, item in found.items() if item.unread),
         tuple(notes),
     )
-
-
-def _told_apart(name: str, names: Sequence[str]) -> str:
-    """Return a name, with its code points if one of `names` looks the same."""
-    same = [own for own in names if unicodedata.normalize("NFC", own) == unicodedata.normalize("NFC", name)]
-    return f"{name} (written {name!a}, where the others have {same[0]!a})" if same else name
 
 
 def _class_folders(part: Tree) -> list[str]:

@@ -189,13 +189,21 @@ def part_of(name: str) -> str | None:
 def choose_split(wanted: str | None, splits: tuple[str, ...], where: str) -> str | None:
     """Return the split to load. Raises `SplitError`, listing the splits, if it must be named or does not exist."""
     if wanted is None and len(splits) > 1:
-        raise SplitError(f"{where} has several splits: {', '.join(splits)}", hint="name the one to use")
+        raise SplitError(
+            f"{where} has several splits: {', '.join(splits)}",
+            hint="name the one to use",
+            source=where,
+            reason="ambiguous",
+        )
     if wanted is None:
         return splits[0] if splits else None
     split = canonical_split(wanted)
     if split not in splits:
         there = f"it has: {', '.join(splits)}" if splits else "it is not divided into splits"
         raise SplitError(
-            f"{where} has no split {wanted!r} with labels; {there}", hint=None if splits else "name no split"
+            f"{where} has no split {wanted!r} with labels; {there}",
+            hint=None if splits else "name no split",
+            source=where,
+            reason="missing",
         )
     return split

@@ -63,7 +63,11 @@ def _load(tree: Tree, folder: str, train: str | None, request: Request) -> Datas
     listed = [synset.wnid for synset in _class_list(tree)]
     wnids = sorted(set(trained or listed or truth.values()))
     if unknown := sorted(set(truth.values()) - set(wnids)):
-        raise DataError(f"{tree.where}: labels of classes that are not in {train or 'the class list'}: {some(unknown)}")
+        raise DataError(
+            f"{tree.where}: labels of classes that are not in {train or 'the class list'}: {some(unknown)}",
+            source=tree.where,
+            reason="mismatch",
+        )
     classes, class_ids = describe(tree, wnids)
     labels = {wnid: label for label, wnid in enumerate(wnids)}
     found = sorted((labels[wnid], numbers[number]) for number, wnid in truth.items())
@@ -75,25 +79,40 @@ def _truth(tree: Tree, numbers: dict[int, str], trained: list[str]) -> dict[int,
     """Map the number of each image to its WordNet id, for exactly the images that exist. Raises `DataError`."""
     path = find(tree, TRUTH)
     if path is None:
-        raise DataError(f"{tree.where} has validation pictures, but no labels", hint=f"add one of {', '.join(TRUTH)}")
+        raise DataError(
+            f"{tree.where} has validation pictures, but no labels",
+            hint=f"add one of {', '.join(TRUTH)}",
+            source=tree.where,
+            reason="incomplete",
+        )
     where = f"{tree.where}/{path}"
     values, named = _parse(read_lines(tree, path), where)
     if missing := sorted(set(values) - set(numbers)):
         raise DataError(
             f"{where} labels pictures that are not there, by number: {some([str(number) for number in missing])}",
             hint="complete the pictures, or list a part of them in a CSV manifest",
+            source=where,
+            reason="incomplete",
         )
     if unlabelled := sorted(set(numbers) - set(values)):
-        raise DataError(f"{where} has no label for {some([numbers[number] for number in unlabelled])}")
+        raise DataError(
+            f"{where} has no label for {some([numbers[number] for number in unlabelled])}",
+            source=where,
+            reason="incomplete",
+        )
     if all(map(is_wnid, values.values())):
         return values
     if not all(value.isdecimal() for value in values.values()):
-        raise DataError(f"{where}: labels are WordNet ids or numbers, and all of one kind")
+        raise DataError(
+            f"{where}: labels are WordNet ids or numbers, and all of one kind", source=where, reason="damaged"
+        )
     ids = _positions(tree, trained, where) if named else _ilsvrc_ids(tree, where)
     if unknown := sorted({int(value) for value in values.values()} - set(ids)):
         raise DataError(
             f"{where}: {some([str(number) for number in unknown])} is no class; they run from {min(ids)} to {max(ids)}",
             hint="after a file name it counts from 0 in sorted order; alone in its line it is an ILSVRC id, from 1",
+            source=where,
+            reason="mismatch",
         )
     return {number: ids[int(value)] for number, value in values.items()}
 
@@ -107,11 +126,13 @@ def _parse(lines: Sequence[str], where: str) -> tuple[dict[int, str], bool]:
         match = _PICTURE.fullmatch(row[0].rpartition("/")[2]) if named and row else None
         if len(row) != 1 + named or (named and not match):
             raise DataError(
-                f"{where}, line {line}: expected {'a picture and its label' if named else 'one label'}, found {row}"
+                f"{where}, line {line}: expected {'a picture and its label' if named else 'one label'}, found {row}",
+                source=where,
+                reason="damaged",
             )
         number = int(match[1]) if match else line
         if number in values:
-            raise DataError(f"{where}, line {line}: {row[0]} is there twice")
+            raise DataError(f"{where}, line {line}: {row[0]} is there twice", source=where, reason="damaged")
         values[number] = row[-1]
     return values, named
 
@@ -127,7 +148,10 @@ def _positions(tree: Tree, trained: list[str], where: str) -> dict[int, str]:
     wnids = sorted({synset.wnid for synset in _class_list(tree)} or trained)
     if not wnids:
         raise DataError(
-            f"{where} labels by number, but there is no list of classes", hint="add map_clsloc.txt or synsets.txt"
+            f"{where} labels by number, but there is no list of classes",
+            hint="add map_clsloc.txt or synsets.txt",
+            source=where,
+            reason="incomplete",
         )
     return dict(enumerate(wnids))
 
@@ -137,16 +161,28 @@ def _ilsvrc_ids(tree: Tree, where: str) -> dict[int, str]:
     hint = "add map_clsloc.txt with lines like `n02119789 1 kit_fox`, or labels that are WordNet ids"
     path = find(tree, ("map_clsloc.txt", "synsets.txt"))
     if path is None:
-        raise DataError(f"{where} labels by ILSVRC id, but nothing says which class has which id", hint=hint)
+        raise DataError(
+            f"{where} labels by ILSVRC id, but nothing says which class has which id",
+            hint=hint,
+            source=where,
+            reason="incomplete",
+        )
     synsets = read_synsets(tree, path)
     ids = {synset.ilsvrc_id: synset.wnid for synset in synsets if synset.ilsvrc_id is not None}
     if not ids:
         wnids = [synset.wnid for synset in synsets]
         if wnids == sorted(wnids):
             raise DataError(
-                f"{tree.where}/{path} is in sorted order, which is not that of the ILSVRC ids in {where}", hint=hint
+                f"{tree.where}/{path} is in sorted order, which is not that of the ILSVRC ids in {where}",
+                hint=hint,
+                source=f"{tree.where}/{path}",
+                reason="mismatch",
             )
         return dict(enumerate(wnids, 1))
     if len(ids) != len(synsets):
-        raise DataError(f"{tree.where}/{path}: ILSVRC ids are missing or occur twice")
+        raise DataError(
+            f"{tree.where}/{path}: ILSVRC ids are missing or occur twice",
+            source=f"{tree.where}/{path}",
+            reason="damaged",
+        )
     return ids

@@ -86,11 +86,13 @@ def _parse(table: Table, where: str) -> tuple[list[_Row], str | None, bool]:
         raise DataError(
             f"{where}: {columns.doubt}",
             hint="write one column split with train, val and test, or remove the columns that say nothing of it",
+            source=where,
+            reason="ambiguous",
         )
     if header:
         lines.pop(0)
     if not lines:
-        raise DataError(f"{where} lists no pictures", hint=COLUMNS)
+        raise DataError(f"{where} lists no pictures", hint=COLUMNS, source=where, reason="empty")
     wanted = header or ["path", "label", "split"][: 2 if columns.split is None else 3]
     wrong = [(number, cells) for number, cells in lines if len(cells) != len(wanted)]
     if wrong:
@@ -98,12 +100,16 @@ def _parse(table: Table, where: str) -> tuple[list[_Row], str | None, bool]:
         raise DataError(
             f"{where}, line {number}: expected {','.join(wanted)}, found {','.join(cells)!r}{_more(wrong)}",
             hint=COLUMNS,
+            source=where,
+            reason="damaged",
         )
     nested = [number for number, _ in lines if (number, columns.label) in table.nested]
     if nested:
         raise DataError(
             f"{where}, line {nested[0]}: {wanted[columns.label]} is a list or an object, and no class",
             hint="several labels in a picture are not supported yet: write one, as a name or a number",
+            source=where,
+            reason="damaged",
         )
     for place in (columns.path, columns.label, columns.split):
         empty = [line for line in lines if place is not None and not line[1][place]]
@@ -113,6 +119,8 @@ def _parse(table: Table, where: str) -> tuple[list[_Row], str | None, bool]:
                 f"{where}, line {number}: expected {','.join(wanted)}, found {','.join(cells)!r}, where "
                 f"{wanted[place]} is empty{_more(empty)}",
                 hint=f"fill it, or remove the line; {COLUMNS}",
+                source=where,
+                reason="damaged",
             )
     labels = _labels([cells[columns.label] for _, cells in lines])
     rows = [
@@ -164,6 +172,8 @@ def _unnamed(where: str, header: Sequence[str]) -> DataError:
     return DataError(
         f"{where}: {wrong}, its first line does not say: {','.join(header)}",
         hint=f"{COLUMNS} ({others})",
+        source=where,
+        reason="ambiguous",
     )
 
 
@@ -185,6 +195,8 @@ def _split(cells: Sequence[str], columns: Columns, names: Sequence[str], number:
         raise DataError(
             f"{where}, line {number}: {names[columns.split]} is true or false, not {value!r}",
             hint="for more than two splits, call the column split and write train, val or test",
+            source=where,
+            reason="damaged",
         )
     return columns.flag[value.lower() in NO]
 
@@ -225,6 +237,8 @@ class _Listed:
             raise DataError(
                 f"{self.where}: more than once there: {some([text for _, text in twice])}",
                 hint="a picture has one line, one label and one split; remove the others",
+                source=self.where,
+                reason="ambiguous",
             )
 
 
@@ -248,6 +262,8 @@ def _load(listed: _Listed, request: Request) -> Dataset:
             f"{where} lists {files} not there: {some([row.path for row in missing])} "
             f"({'line' if len(missing) == 1 else 'lines'} {lines}{', ...' if len(missing) > 5 else ''})",
             hint=f"paths are relative to {folder or 'the current folder'}, or to one folder below it; {COLUMNS}",
+            source=where,
+            reason="incomplete",
         )
     beside = DirectoryTree(folder or ".")
     names, labels, used = _classes(where, listed.rows, request, beside)
@@ -280,17 +296,25 @@ def _classes(
                 f"{where}: {other} (line {written[other].number}) and {label} (line {written[label].number}) are the "
                 "same number, and may be two classes",
                 hint="write it in one way, or write names that are no numbers",
+                source=where,
+                reason="ambiguous",
             )
     greatest = max(labels, key=labels.__getitem__)
     if labels[greatest] >= MAX_CLASSES:
-        raise DataError(f"{where}: {written[greatest].path} has the label {greatest}, which is no class number")
+        raise DataError(
+            f"{where}: {written[greatest].path} has the label {greatest}, which is no class number",
+            source=where,
+            reason="damaged",
+        )
     if order is None or isinstance(order, str):
         require_order(order, "numbered", where)
         return tuple(map(str, range(labels[greatest] + 1))), labels, "numbered"
     require_distinct(order, f"the classes of {where}")
     if labels[greatest] >= len(order):
         raise DataError(
-            f"{where}: {written[greatest].path} has the label {greatest}, but only {len(order)} classes are named"
+            f"{where}: {written[greatest].path} has the label {greatest}, but only {len(order)} classes are named",
+            source=where,
+            reason="mismatch",
         )
     return tuple(order), labels, source
 
@@ -304,4 +328,6 @@ def _require_no_measures(where: str, written: Mapping[str, _Row]) -> None:
                 f"{where}: labels are numbers, not classes: {some(parts)} (line {written[parts[0]].number})",
                 hint="a network is trained to tell classes apart, not to estimate numbers; if these are the classes, "
                 "say so: --class-order FILE, with a name per line",
+                source=where,
+                reason="ambiguous",
             )

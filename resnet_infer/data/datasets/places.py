@@ -74,7 +74,10 @@ def locate(folder: str, paths: Sequence[str], where: str) -> Located:
     for path, hits in zip(paths, found, strict=True):
         if len(hits) > 1:
             raise DataError(
-                f"{where}: {path} may be {some(hits)}", hint="write paths with their folder and suffix into the list"
+                f"{where}: {path} may be {some(hits)}",
+                hint="write paths with their folder and suffix into the list",
+                source=where,
+                reason="ambiguous",
             )
     return Located(
         [

@@ -33,6 +33,8 @@ def require_classes(
         raise DataError(
             f"{tree.where}: splits that are none of {', '.join(SPLITS)}: {some(shown)}",
             hint="call them train, val or test, or remove the lines that are not to be used",
+            source=tree.where,
+            reason="unsupported",
         )
     splits = _without_gaps(opened)
     train = splits.get("train", splits.get(None))
@@ -42,11 +44,15 @@ def require_classes(
         raise DataError(
             f"{tree.where} has one class, {train.classes[0]}, so that there is nothing to tell apart",
             hint=labels_beside(tree) or EXPECTED,
+            source=tree.where,
+            reason="empty",
         )
     if odd := [name for name in (*train.classes, *(train.class_ids or ())) if not is_utf8(name)]:
         raise DataError(
             f"{tree.where}: classes whose names are not UTF-8: {some([ascii(name) for name in odd])}",
             hint="rename them: the model keeps the names of its classes, and other programs could not read these",
+            source=tree.where,
+            reason="unsupported",
         )
     stated = order is not None and not isinstance(order, str)
     if not stated and train.class_order != "classes.txt":
@@ -57,6 +63,8 @@ def require_classes(
             f"{tree.where}: each of its {total:,} pictures is a class of its own: {some(train.classes, 3)}",
             hint="the label of a list has to name the class; if these are the classes, say so: --class-order FILE, "
             "with a name per line",
+            source=tree.where,
+            reason="unsupported",
         )
     return {split: _with_absent(dataset) for split, dataset in splits.items()}
 
@@ -94,6 +102,8 @@ def _require_unlike(names: Sequence[str], train: Dataset, where: str) -> None:
             f"{where}: classes whose names differ only by capitals or spaces{accents}: {some(shown)}",
             hint="spell them alike to make them one class; if they are different, say so: --class-order FILE, with "
             "a name per line",
+            source=where,
+            reason="ambiguous",
         )
 
 

@@ -44,7 +44,12 @@ def read_table(data: bytes, where: str, is_header: Callable[[Sequence[str]], boo
         try:
             text = data.decode("utf-16")
         except UnicodeDecodeError as error:
-            raise DataError(f"{where} is no text in UTF-16 ({error.reason})", hint="save it as UTF-8") from error
+            raise DataError(
+                f"{where} is no text in UTF-16 ({error.reason})",
+                hint="save it as UTF-8",
+                source=where,
+                reason="damaged",
+            ) from error
     elif b"\0" in data:
         return None
     else:
@@ -89,7 +94,7 @@ def _split(text: str, delimiter: str, where: str) -> list[Line]:
                 lines.append((start, stripped))
             start = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(f"{where}, line {reader.line_num}: {error}") from error
+        raise DataError(f"{where}, line {reader.line_num}: {error}", source=where, reason="damaged") from error
     return lines
 
 
@@ -108,10 +113,17 @@ def _json_lines(text: str, where: str) -> Table:
             item = json.loads(line)
         except ValueError as error:
             raise DataError(
-                f"{where}, line {number}: no JSON object ({error})", hint="expected is an object in every line"
+                f"{where}, line {number}: no JSON object ({error})",
+                hint="expected is an object in every line",
+                source=where,
+                reason="damaged",
             ) from error
         if not isinstance(item, dict):
-            raise DataError(f"{where}, line {number}: expected a JSON object, found {line.strip()[:60]}")
+            raise DataError(
+                f"{where}, line {number}: expected a JSON object, found {line.strip()[:60]}",
+                source=where,
+                reason="damaged",
+            )
         objects.append((number, item))
     keys = list(dict.fromkeys(key for _, item in objects for key in item))
     lines = [(0, keys), *((number, [_cell(item.get(key)) for key in keys]) for number, item in objects)]

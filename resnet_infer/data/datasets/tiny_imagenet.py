@@ -40,7 +40,11 @@ def _load(tree: Tree, request: Request) -> Dataset:
     require_distinct(wnids, f"{tree.where}/{IDS}")
     if request.split == "train":
         if missing := sorted(set(wnids) - set(tree.list("train")[0])):
-            raise DataError(f"{tree.where}/train lacks {some(missing)}, which wnids.txt has")
+            raise DataError(
+                f"{tree.where}/train lacks {some(missing)}, which wnids.txt has",
+                source=f"{tree.where}/train",
+                reason="incomplete",
+            )
         return folders.load(tree, tree.below("train"), request, wnids)
     classes, class_ids = describe(tree, wnids)
     labels = {wnid: label for label, wnid in enumerate(wnids)}
@@ -53,12 +57,20 @@ def _validation(tree: Tree, labels: dict[str, int]) -> list[Sample]:
     rows = [line.split("\t") for line in read_lines(tree, ANNOTATIONS)]
     for number, row in enumerate(rows, 1):
         if len(row) < 2 or row[1] not in labels:
-            raise DataError(f"{where}, line {number}: expected a file, a tab and an id from wnids.txt, found {row}")
+            raise DataError(
+                f"{where}, line {number}: expected a file, a tab and an id from wnids.txt, found {row}",
+                source=where,
+                reason="damaged",
+            )
     names = [row[0] for row in rows]
     require_distinct(names, where)
     there = {name for name in tree.list("val/images")[1] if is_picture(name)}
     for what, missing in (("missing", set(names) - there), ("without a label", there - set(names))):
         if missing:
-            raise DataError(f"{tree.where}/val/images: {what}: {some(sorted(missing))}")
+            raise DataError(
+                f"{tree.where}/val/images: {what}: {some(sorted(missing))}",
+                source=f"{tree.where}/val/images",
+                reason="incomplete",
+            )
     found = sorted((labels[row[1]], row[0]) for row in rows)
     return [Sample(name, label, tree.reader(join("val/images", name))) for label, name in found]

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from resnet_infer.data.formats.suffixes import is_picture, unreadable_format
 from resnet_infer.data.image import picture_bytes
-from resnet_infer.errors import DataError, PictureError
+from resnet_infer.errors import DataError, PictureError, reason_of
 from resnet_infer.utils.inputs import read_bytes as read_whole
 
 _CLUTTER = frozenset(
@@ -210,7 +210,7 @@ def read_bytes(tree: Tree, path: str) -> bytes:
     try:
         return tree.reader(path)()
     except PictureError as error:
-        raise DataError(error.message) from error
+        raise DataError(error.message, source=error.source, reason=reason_of(error)) from error
 
 
 def read_lines(tree: Tree, path: str) -> list[str]:
@@ -224,7 +224,10 @@ def decode_text(data: bytes, where: str) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{where} is no text in UTF-8 ({error.reason} at byte {error.start})", hint="save it as UTF-8"
+            f"{where} is no text in UTF-8 ({error.reason} at byte {error.start})",
+            hint="save it as UTF-8",
+            source=where,
+            reason="damaged",
         ) from error
 
 
@@ -236,12 +239,16 @@ def read_file(path: str) -> bytes:
     try:
         return picture_bytes(path) if is_picture(path) else read_whole(path)
     except OSError as error:
-        raise PictureError(f"{path}: {error.strerror or error}") from error
+        raise PictureError(f"{path}: {error.strerror or error}", source=path, reason=reason_of(error)) from error
 
 
 def _left_in_archive(path: str) -> bytes:
     """Raise `PictureError` for a file that was left in its archive."""
-    raise PictureError(f"{path} was left in its archive: it is neither a picture nor a list of a known data set")
+    raise PictureError(
+        f"{path} was left in its archive: it is neither a picture nor a list of a known data set",
+        source=path,
+        reason="unsupported",
+    )
 
 
 def _parent(path: str) -> str:
@@ -261,7 +268,9 @@ def _scan(path: str) -> Listing:
     except (FileNotFoundError, NotADirectoryError):
         return [], []
     except OSError as error:
-        raise DataError(f"cannot list {path}: {error.strerror or error}") from error
+        raise DataError(
+            f"cannot list {path}: {error.strerror or error}", source=path, reason=reason_of(error)
+        ) from error
     return sorted(folders), sorted(files)
 
 

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from resnet_infer.errors import Reason
 
 READ = "JPEG, PNG, WebP, BMP, GIF and TIFF are read"
 """The formats that are decoded, for messages."""
 
 
 class UnusableError(Exception):
-    """Say why an image cannot be decoded. The text goes into the message of the `PictureError`."""
+    """Say why an image cannot be decoded. The text goes into the message of the `PictureError`, and the reason too."""
+
+    def __init__(self, text: str, *, reason: Reason = "damaged") -> None:
+        super().__init__(text)
+        self.reason: Reason = reason
 
 
 class UnsupportedError(UnusableError):
     """Name a form of image that is not decoded although the file is whole."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, reason="unsupported")
 
 
 _OTHERS = (

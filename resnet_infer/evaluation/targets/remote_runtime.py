@@ -36,7 +36,7 @@ class ServiceRuntime(Runtime):
             height, width = (None if side < 0 else int(side) for side in images["shape"][1:3])
             device = str(info["runtime"]["device"])
         except (KeyError, TypeError, ValueError) as error:
-            raise ServiceError(f"{client.url} does not say what its model takes") from error
+            raise ServiceError(f"{client.url} does not say what its model takes", source=client.url) from error
         self._bytes = max(info.get("limits", {}).get("body_bytes", BODY_BYTES) - HEAD_BYTES, 1)
         super().__init__(spec, device, (height, width))
 
@@ -48,7 +48,9 @@ class ServiceRuntime(Runtime):
         ]
         logits = np.concatenate(parts)
         if logits.shape != (len(images), len(self.spec.classes)):
-            raise ServiceError(f"{self.client.url} answered with logits of the shape {list(logits.shape)}")
+            raise ServiceError(
+                f"{self.client.url} answered with logits of the shape {list(logits.shape)}", source=self.client.url
+            )
         return logits
 
 

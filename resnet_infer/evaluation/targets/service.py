@@ -51,6 +51,7 @@ class ServedModel:
             raise ServiceError(
                 f"{self.client.url} does not say which weights it has, so answers cannot be kept for another run",
                 hint="leave --resume out, or let a newer resnet-infer serve",
+                source=self.client.url,
             )
         return {**self.info["runtime"], "sha256": self.info["sha256"], "served by": self.info.get("version")}
 
@@ -104,7 +105,9 @@ def open_service(url: str, dataset: Dataset, order: StatedOrder | None) -> Serve
         try:
             spec = ModelSpec.from_json(info, url)
         except ModelError as error:
-            raise ServiceError(f"{url} does not say which model it has, as `resnet-infer serve` does") from error
+            raise ServiceError(
+                f"{url} does not say which model it has, as `resnet-infer serve` does", source=url
+            ) from error
         return ServedModel(client, info, spec, map_classes(dataset, spec, order))
     except BaseException:
         client.close()

@@ -12,8 +12,19 @@ FOLDER = Path(__file__).parents[1] / "builtin"
 """Folder of the built-in models."""
 LIST = "CRC32"
 """File with a line for each other file: its CRC-32 in hexadecimal, its size in bytes, and its name."""
+IS_PACKED = not FOLDER.is_dir()
+"""Whether the package is imported from a zip file, so that its files have to be unpacked."""
 _CHUNK = 1 << 20
 """Bytes that are read at a time."""
+
+
+def file_of(name: str) -> Path:
+    """Return the path of a file in the folder of the built-in models; from a zip file, that of a copy."""
+    if not IS_PACKED:
+        return FOLDER / name
+    from resnet_infer.models.weights.package_files import unpacked
+
+    return unpacked(FOLDER / name)
 
 
 def checksum(path: Path) -> tuple[int, int]:
@@ -35,7 +46,7 @@ def line(path: Path) -> str:
 def require_whole(path: Path) -> None:
     """Raise `ModelError` if a file of the package is not as it was packed. The result is cached per process."""
     try:
-        known = (FOLDER / LIST).read_text(encoding="utf-8").splitlines(keepends=True)
+        known = file_of(LIST).read_text(encoding="utf-8").splitlines(keepends=True)
         whole = line(path) in known
     except OSError as error:
         raise _damaged(path, error.strerror or str(error)) from error
@@ -48,4 +59,6 @@ def _damaged(path: Path, reason: str) -> ModelError:
     return ModelError(
         f"the built-in model {path} is damaged ({reason})",
         hint="install the package again: pip install --force-reinstall --no-deps . in a checkout",
+        source=path,
+        reason="damaged",
     )

@@ -6,7 +6,6 @@ the cache is used. Downloads have their digest in their names.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -15,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from resnet_infer.errors import ModelError, ResnetInferError, UnwritableError
+from resnet_infer.errors import ModelError, ResnetInferError, UnwritableError, reason_of
 from resnet_infer.models.weights.download import cache_folder
 from resnet_infer.models.weights.locks import locked
-from resnet_infer.utils.console import printable
+from resnet_infer.utils.console import logger, printable
 from resnet_infer.utils.files import atomic_path, remedy, sha256
 
 DIGEST = ".sha256"
@@ -31,7 +30,7 @@ _GOOD: set[tuple[str, int, int]] = set()
 """Path, time of change and size of the files that this process has verified, so that each is verified once."""
 _FAULTS = {"damaged": "is damaged", "without digest": "has no digest", "good": "was being replaced"}
 """What is wrong with a file by its state, for messages."""
-_LOG = logging.getLogger(__name__)
+_LOG = logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,6 +79,7 @@ def _unwritable(target: Path, error: OSError) -> UnwritableError:
     return UnwritableError(
         f"cannot write into the cache, {target.parent}: {error.strerror or error}",
         hint=remedy(error, "set RESNET_INFER_CACHE to a folder that can be written"),
+        source=target.parent,
     )
 
 
@@ -114,7 +114,12 @@ def state(path: Path) -> State:
     try:
         return "good" if sha256(path).startswith(wanted) else "damaged"
     except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror or error}", hint="resnet-infer cache clear") from error
+        raise ModelError(
+            f"cannot read {path}: {error.strerror or error}",
+            hint="resnet-infer cache clear",
+            source=path,
+            reason=reason_of(error),
+        ) from error
 
 
 def seal(path: Path) -> None:
@@ -146,7 +151,9 @@ def clear() -> int:
                 try:
                     path.unlink()
                 except OSError as error:
-                    raise ResnetInferError(f"cannot remove {path}: {error.strerror or error}") from error
+                    raise ResnetInferError(
+                        f"cannot remove {path}: {error.strerror or error}", source=path, reason="unwritable"
+                    ) from error
         with suppress(OSError):  # the folder holds other files
             folder.rmdir()
     return freed
@@ -162,6 +169,8 @@ def _entries(folder: Path) -> list[Path]:
         raise ModelError(
             f"cannot list the cache, {folder}: {error.strerror or error}",
             hint="set RESNET_INFER_CACHE to a folder of its own",
+            source=folder,
+            reason=reason_of(error),
         ) from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import time
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 from resnet_infer._version import __version__
 from resnet_infer.errors import ModelError, UnwritableError, UsageError
 from resnet_infer.models.weights.locks import locked
-from resnet_infer.utils.console import printable
+from resnet_infer.utils.console import logger, printable
 from resnet_infer.utils.files import remedy, sha256
 from resnet_infer.utils.progress import progress
 
@@ -31,7 +30,7 @@ _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 """HTTP statuses after which a retry may succeed."""
 _CHUNK = 1 << 18
 """Bytes that are read at a time."""
-_LOG = logging.getLogger(__name__)
+_LOG = logger(__name__)
 
 
 def cache_folder() -> Path:
@@ -119,6 +118,8 @@ def download(
             f"cannot write {target}: {error.strerror or error}",
             hint=remedy(error, f"set {CACHE_VARIABLE} to another folder")
             + "; what has arrived is kept, and the next run goes on from there",
+            source=target,
+            reason="unwritable",
         ) from error
     return target
 
@@ -197,6 +198,8 @@ def _fetch(source: _Source) -> None:
                 f"{source.sha256_prefix}, got {found}",
                 hint=f"nothing was kept; if a proxy or mirror changes the file, download it elsewhere and put it at "
                 f"{source.target}",
+                source=source.url,
+                reason="damaged",
             )
     os.replace(source.part, source.target)
 
@@ -215,12 +218,17 @@ def _receive(source: _Source) -> None:
             furthest = max(furthest, reached)
             if unreachable and (not connected or failures > len(PAUSES)):
                 raise ModelError(
-                    f"cannot reach {source.host} to download {source.title}: {error}", hint=source.by_hand
+                    f"cannot reach {source.host} to download {source.title}: {error}",
+                    hint=source.by_hand,
+                    source=source.url,
+                    reason="unreachable",
                 ) from error
             if failures > len(PAUSES):
                 raise ModelError(
                     f"the download of {source.title} from {source.host} failed {failures} times in a row: {error}",
                     hint=f"try again later: it goes on where it stopped; or, {source.by_hand}",
+                    source=source.url,
+                    reason="unreachable",
                 ) from error
             _LOG.warning("download of %s: %s; trying again", source.title, printable(str(error)))
             time.sleep(PAUSES[failures - 1])
@@ -271,7 +279,10 @@ def _request(source: _Source, have: int) -> Any:
         if error.code in _TRANSIENT:
             raise _BrokenError(f"the server answered {answer}") from error
         raise ModelError(
-            f"cannot download {source.title}: {source.host} answered {answer} for {source.url}", hint=source.by_hand
+            f"cannot download {source.title}: {source.host} answered {answer} for {source.url}",
+            hint=source.by_hand,
+            source=source.url,
+            reason="unreachable",
         ) from error
     except URLError as error:
         raise _UnreachableError(getattr(error.reason, "strerror", None) or error.reason) from error

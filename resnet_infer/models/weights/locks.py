@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import errno
-import logging
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from resnet_infer.utils.console import printable
+from resnet_infer.utils.console import logger, printable
 
 PATIENCE = 1800.0
 """Seconds after which the other process counts as hanging. The system frees the lock of a process that has died."""
 _WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 """Error numbers of file systems without locks."""
-_LOG = logging.getLogger(__name__)
+_LOG = logger(__name__)
 
 
 def locked(target: Path, doing: str, *, patience: float = PATIENCE) -> AbstractContextManager[object]:

@@ -81,7 +81,12 @@ def match_state_dict(
     }
     if any(problems.values()):
         said = "; ".join(f"{kind}: {_listed(names)}" for kind, names in problems.items() if names)
-        raise ModelError(f"{source}: the weights do not fit {arch.name}: {said}", hint=_hint(entries, arch))
+        raise ModelError(
+            f"{source}: the weights do not fit {arch.name}: {said}",
+            hint=_hint(entries, arch),
+            source=source,
+            reason="mismatch",
+        )
     return weights
 
 
@@ -118,7 +123,11 @@ def _canonical(state: Mapping[str, NDArray[Any]], source: str) -> dict[str, _Ent
         if name == "fc.weight" and value.ndim == 4 and value.shape[2:] == (1, 1):
             value = value[:, :, 0, 0]
         if name in entries:
-            raise ModelError(f"{source}: {entries[name].original} and {original} both seem to be {name}")
+            raise ModelError(
+                f"{source}: {entries[name].original} and {original} both seem to be {name}",
+                source=source,
+                reason="ambiguous",
+            )
         entries[name] = _Entry(original, value)
     _fold_biases(entries)
     return entries

@@ -87,6 +87,8 @@ def read_weights(path: Path, entry: str | None = None) -> StoredWeights:
     raise ModelError(
         f"{path} is no file of weights",
         hint="known are the files of torch.save (.pth, .pt, .th, .ckpt) and safetensors",
+        source=path,
+        reason="unsupported",
     )
 
 
@@ -115,9 +117,11 @@ def _explained(path: Path, problem: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise ModelError(f"{path} does not exist") from error
+        raise ModelError(f"{path} does not exist", source=path, reason="missing") from error
     except (*damage, zipfile.BadZipFile, SafetensorError) as error:
-        raise ModelError(f"{path} {problem} ({str(error) or type(error).__name__})") from error
+        raise ModelError(
+            f"{path} {problem} ({str(error) or type(error).__name__})", source=path, reason="damaged"
+        ) from error
 
 
 class _Archive:
@@ -168,7 +172,7 @@ def _choose(root: object, kind: type, path: Path, entry: str | None) -> StoredWe
     if not candidates:
         outer = root if isinstance(root, Mapping) else {}
         names = ", ".join(sorted(str(key) for key in outer)[:8]) or "none"
-        raise ModelError(f"{path} holds no state dict (entries: {names})")
+        raise ModelError(f"{path} holds no state dict (entries: {names})", source=path, reason="unsupported")
     named = ", ".join(key or "the top" for key in candidates)
     if entry is None:
         chosen = _preferred(list(candidates))
@@ -237,7 +241,11 @@ def _read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
         tensors = {}
         for name, view in deserialize(read_bytes(path)):  # type: ignore[no-untyped-call]
             if view["dtype"] not in CODES:
-                raise ModelError(f"{path}: {name} has type {view['dtype']}, which no weight of a ResNet has")
+                raise ModelError(
+                    f"{path}: {name} has type {view['dtype']}, which no weight of a ResNet has",
+                    source=path,
+                    reason="unsupported",
+                )
             tensors[name] = decode(view["data"], view["dtype"]).reshape(view["shape"])
         return tensors
 
@@ -259,6 +267,8 @@ def _read_legacy(path: Path, entry: str | None) -> StoredWeights:
         raise ModelError(
             f"{path} has a form that torch {torch.__version__} does not read safely",
             hint="load it and save it again with torch.save where you trust it",
+            source=path,
+            reason="unsafe",
         )
     try:
         root = torch.load(path, map_location="cpu", weights_only=True)
@@ -267,7 +277,9 @@ def _read_legacy(path: Path, entry: str | None) -> StoredWeights:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused:
             raise refusal(refused[1], path) from error
-        raise ModelError(f"{path} is damaged, or holds more than weights ({type(error).__name__})") from error
+        raise ModelError(
+            f"{path} is damaged, or holds more than weights ({type(error).__name__})", source=path, reason="damaged"
+        ) from error
     stored = _choose(root, torch.Tensor, path, entry)
     arrays = {}
     tensors: Mapping[str, Any] = stored.tensors

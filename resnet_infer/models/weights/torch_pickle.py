@@ -198,4 +198,6 @@ def refusal(name: str, path: Path) -> ModelError:
     return ModelError(
         f"{path}: refused to load {name}: weights need no such thing, and it could run code",
         hint="where the file was made, save the weights alone: torch.save(model.state_dict(), 'weights.pth')",
+        source=path,
+        reason="unsafe",
     )

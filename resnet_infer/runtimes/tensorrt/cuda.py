@@ -71,6 +71,7 @@ class Gpu:
             raise RuntimeUnavailableError(
                 f"there is no GPU {number}: the driver knows {count or 'none'}",
                 hint="nvidia-smi lists the GPUs; CUDA_VISIBLE_DEVICES may hide some",
+                source=f"cuda:{number}",
             )
         self.number = number
         device = _call("cuDeviceGet", number)
@@ -136,6 +137,8 @@ class Gpu:
             raise RuntimeUnavailableError(
                 f"{size / 1e6:,.1f} MB do not fit on {self.name}" + (f": {left}" if int(code) == 0 else ""),
                 hint="end other programs on it, or export with a smaller --max-batch",
+                source=self.name,
+                reason="memory",
             ) from error
 
     def upload(self, source: NDArray[np.uint8], target: int) -> None:

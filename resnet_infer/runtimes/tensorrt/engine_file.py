@@ -103,7 +103,10 @@ class EngineInfo:
             return replace(info, unknown=FORMAT.unknown(value, {**info.to_json(), "spec": value["spec"]}))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ModelError(
-                f"{path} is damaged ({type(error).__name__}: {error})", hint="export the engine again"
+                f"{path} is damaged ({type(error).__name__}: {error})",
+                hint="export the engine again",
+                source=path,
+                reason="damaged",
             ) from error
 
     def differences(self, tensorrt: str, gpu: str, compute_capability: tuple[int, int]) -> list[str]:
@@ -137,6 +140,8 @@ class EngineInfo:
             raise ModelError(
                 f"{label} does not run here: {'; '.join(found)}",
                 hint="export it again on this machine, or there with --version-compatible or --hardware-compatible",
+                source=label,
+                reason="unavailable",
             )
 
 
@@ -146,12 +151,14 @@ def read_info(path: Path) -> EngineInfo:
     Raises `ModelError` if one of the two is missing, or the sidecar is damaged.
     """
     if not path.is_file():
-        raise ModelError(f"{path} does not exist")
+        raise ModelError(f"{path} does not exist", source=path, reason="missing")
     sidecar = sidecar_path(path)
     if not sidecar.is_file():
         raise ModelError(
             f"{path} lacks its sidecar {sidecar.name}, which says what the engine is",
             hint="copy both files together, or export the engine again",
+            source=path,
+            reason="incomplete",
         )
     return EngineInfo.load(sidecar)
 
@@ -167,6 +174,8 @@ def read_engine(path: Path) -> tuple[bytes, EngineInfo]:
         raise ModelError(
             f"{path} is damaged, or {sidecar_path(path).name} belongs to another engine: the SHA-256 differs",
             hint="copy both files again, or export the engine again",
+            source=path,
+            reason="damaged",
         )
     return content, info
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from resnet_infer.errors import RuntimeUnavailableError, first_line
 from resnet_infer.runtimes.tensorrt.cuda import Gpu
 from resnet_infer.runtimes.tensorrt.versions import version_numbers
+from resnet_infer.utils.console import logger
 from resnet_infer.utils.extras import needs
 
 OLDEST = (8, 6)
 """Oldest supported version of TensorRT."""
-_LOG = logging.getLogger(__name__)
+_LOG = logger(__name__)
 
 
 def load_tensorrt(gpu: Gpu) -> Any:
@@ -31,12 +31,14 @@ def load_tensorrt(gpu: Gpu) -> Any:
             raise RuntimeUnavailableError(
                 f"the package tensorrt is installed but does not load ({first_line(error)})",
                 hint='its libraries come with: pip install --force-reinstall "resnet-infer[gpu]"',
+                source="tensorrt",
             ) from error
     version = str(getattr(tensorrt, "__version__", ""))
     if version_numbers(version) < OLDEST:
         raise RuntimeUnavailableError(
             f"TensorRT {version or 'of unknown version'} is too old: it takes 8.6 or newer",
             hint="pip install --upgrade tensorrt",
+            source="tensorrt",
         )
     return tensorrt
 

@@ -14,7 +14,7 @@ from resnet_infer.runtimes.signature import Tensor, require_signature
 from resnet_infer.runtimes.tensorrt.cuda import Gpu
 from resnet_infer.runtimes.tensorrt.engine_file import EngineInfo, read_engine
 from resnet_infer.runtimes.tensorrt.library import load_tensorrt, make_logger
-from resnet_infer.utils.console import note
+from resnet_infer.utils.console import warn
 
 MOST_TENSORS = 16
 """Most inputs and outputs of an engine that are read for messages; an artifact has two."""
@@ -44,7 +44,12 @@ class LoadedEngine:
             self._runtime.engine_host_code_allowed = True
         self._engine = self._runtime.deserialize_cuda_engine(content)
         if self._engine is None:
-            raise ModelError(f"{label}: TensorRT cannot load it ({self.logger.reason()})", hint="export it again")
+            raise ModelError(
+                f"{label}: TensorRT cannot load it ({self.logger.reason()})",
+                hint="export it again",
+                source=label,
+                reason="damaged",
+            )
         # Checked before buffers of the sidecar's sizes are allocated.
         require_signature(info.spec, *_tensors(tensorrt, self._engine), label)
         largest, (height, width) = info.batch[2], info.size
@@ -71,6 +76,8 @@ class LoadedEngine:
             raise RuntimeUnavailableError(
                 f"{self.label}: TensorRT cannot make room to run it ({self.logger.reason()})",
                 hint="end other programs on the GPU, or export with a smaller --max-batch",
+                source=self.label,
+                reason="memory",
             )
         if hasattr(context, "set_device_memory"):
             context.set_device_memory(self._scratch, self._scratch_size)
@@ -78,7 +85,11 @@ class LoadedEngine:
             context.device_memory = self._scratch
         for name, address in ((self.info.images, self.device_images), (self.info.logits, self.device_logits)):
             if not context.set_tensor_address(name, address):
-                raise ModelError(f"{self.label}: it has no tensor {name} ({self.logger.reason()})")
+                raise ModelError(
+                    f"{self.label}: it has no tensor {name} ({self.logger.reason()})",
+                    source=self.label,
+                    reason="mismatch",
+                )
         return context
 
     def _drop(self) -> None:
@@ -113,7 +124,11 @@ class SizedBatch:
         self._context = engine.make_context()
         shape = (count, *engine.info.size, 3)
         if not self._context.set_input_shape(engine.info.images, shape):
-            raise ModelError(f"{engine.label}: TensorRT does not take {shape} ({engine.logger.reason()})")
+            raise ModelError(
+                f"{engine.label}: TensorRT does not take {shape} ({engine.logger.reason()})",
+                source=engine.label,
+                reason="mismatch",
+            )
 
     def run(self) -> None:
         """Compute the engine's first `count` `logits` from its first `count` `images`, and wait for them."""
@@ -142,7 +157,11 @@ class SizedBatch:
         engine = self._engine
         engine.gpu.upload(engine.images[: self._count].reshape(-1), engine.device_images)
         if not self._context.execute_async_v3(engine.gpu.stream):
-            raise ModelError(f"{engine.label}: TensorRT could not run it ({engine.logger.reason()})")
+            raise ModelError(
+                f"{engine.label}: TensorRT could not run it ({engine.logger.reason()})",
+                source=engine.label,
+                reason="failed",
+            )
         engine.gpu.download(engine.device_logits, engine.logits_bytes[: engine.logits[: self._count].nbytes])
 
 
@@ -168,6 +187,7 @@ class TensorRTRuntime(Runtime):
             raise RuntimeUnavailableError(
                 f"{model}: cpu was asked for, and a TensorRT engine runs on an NVIDIA GPU only",
                 hint="for a CPU: resnet-infer export --format onnx",
+                source=model,
             )
         content, info = read_engine(model)
         self._lock = threading.Lock()
@@ -219,7 +239,7 @@ class TensorRTRuntime(Runtime):
                 sized.capture()
             except ResnetInferError as error:
                 self.cuda_graph = False
-                note(f"{self.spec.name} runs without CUDA graphs: {first_line(error)}")
+                warn(f"{self.spec.name} runs without CUDA graphs: {first_line(error)}")
         return self._engine.logits[: len(images)]
 
     def _sized(self, count: int) -> SizedBatch:

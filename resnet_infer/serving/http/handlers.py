@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from typing import Any
 
@@ -22,10 +21,11 @@ from resnet_infer.serving.http.responses import PICTURE, answer_json, as_json, m
 from resnet_infer.serving.inference.batching import QUEUE_SHARE
 from resnet_infer.serving.inference.deployment import ClassifyItem, Deployment
 from resnet_infer.serving.inference.jobs import RefusedError
+from resnet_infer.utils import console
 
 NO_MAPS = "this model has no class activation map"
 """Message for a model without class activation maps."""
-logger = logging.getLogger("resnet_infer")
+logger = console.logger()
 
 
 async def classify(context: Context, request: Request) -> Response:

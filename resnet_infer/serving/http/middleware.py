@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import random
 import time
@@ -18,7 +17,7 @@ from resnet_infer.serving.memory import JSON_FACTOR, TENSOR_FACTOR, Memory
 from resnet_infer.serving.metrics import Metrics
 from resnet_infer.serving.settings import ApiKeys, Settings
 from resnet_infer.utils import strict_json
-from resnet_infer.utils.console import note
+from resnet_infer.utils.console import logger, write
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -173,7 +172,7 @@ class _Request:
                 if self.status == CLIENT_CLOSED_REQUEST:  # the server counts other statuses itself
                     self.middleware.metrics.rejected("left")
         except Exception:
-            logging.getLogger("resnet_infer").exception("request %s failed", self.id)
+            logger().exception("request %s failed", self.id)
             await self.answer(HttpError(500, "something went wrong; the server's log says more"))
 
     def _check_key(self) -> None:
@@ -341,4 +340,4 @@ def log(record: MutableMapping[str, Any], scope: Scope, status: int, seconds: fl
         "ms": round(1000 * seconds, 1),
         **{name: value for name, value in record.items() if name not in ("id", "route")},
     }
-    note(strict_json.dumps(line))
+    write(strict_json.dumps(line))

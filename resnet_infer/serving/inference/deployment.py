@@ -143,7 +143,11 @@ class Deployment:
             if self._maps is None:
                 try:
                     if self.artifact is None:
-                        raise ModelError(f"{self.spec.name} is not run from an ONNX file")
+                        raise ModelError(
+                            f"{self.spec.name} is not run from an ONNX file",
+                            source=self.spec.name,
+                            reason="unsupported",
+                        )
                     from resnet_infer.runtimes.activation_map import ActivationMaps
 
                     self._maps = ActivationMaps(self.artifact, self.spec, self.runtime.size)

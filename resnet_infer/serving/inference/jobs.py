@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_infer.errors import ResnetInferError
+from resnet_infer.errors import Reason, ResnetInferError
 
 Item = TypeVar("Item")
 """An item that a caller submits."""
@@ -28,6 +28,8 @@ class RefusedError(ResnetInferError):
     from 1 to 60.
     """
 
+    reason: Reason
+
     def __init__(self, reason: Literal["full", "late", "closed", "unready", "memory"], retry_after: float = 1) -> None:
         super().__init__(
             {
@@ -36,9 +38,9 @@ class RefusedError(ResnetInferError):
                 "closed": "nothing more is taken",
                 "unready": "the model is not ready",
                 "memory": "there is no memory for it",
-            }[reason]
+            }[reason],
+            reason=reason,
         )
-        self.reason = reason
         self.retry_after = min(max(math.ceil(retry_after), 1), 60)
 
 

@@ -85,6 +85,7 @@ def open_batches(
             raise TrainingError(
                 f"the {len(samples)} pictures do not fit into the {limit / 2**30:.1f} GiB of memory that are free",
                 hint="leave them in their files with --data-in files",
+                reason="memory",
             )
     files = FromFiles(samples, geometry, recipe, sampler, device, workers, log=log)
     if files.without_processes:
@@ -234,7 +235,7 @@ class FromFiles:
         """Move batches to the device. Raises `PictureError` for a `FailedBatch`."""
         for batch in batches:
             if isinstance(batch, FailedBatch):
-                raise PictureError(batch)
+                raise PictureError(batch, reason="unreadable")
             images, labels, uniform, normal = batch
             images, labels = (part.to(self.device, non_blocking=True) for part in (images, labels))
             yield images, labels, Draws(uniform.numpy(), normal.numpy())

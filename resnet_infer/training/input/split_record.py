@@ -16,7 +16,7 @@ from pathlib import Path
 
 from resnet_infer.data.datasets import Sample
 from resnet_infer.data.datasets.tree import read_file
-from resnet_infer.errors import DataError
+from resnet_infer.errors import DataError, reason_of
 from resnet_infer.training.input.splits import Splits
 from resnet_infer.utils.files import atomic_path
 from resnet_infer.utils.inputs import read_bytes
@@ -73,9 +73,9 @@ class SplitRecord:
             text = read_bytes(path).decode("utf-8", "surrogateescape")
             header, *rows = map(tuple, csv.reader(io.StringIO(text, newline="")))
         except (OSError, ValueError, csv.Error) as error:
-            raise DataError(f"{path} cannot be read ({error})") from error
+            raise DataError(f"{path} cannot be read ({error})", source=path, reason=reason_of(error)) from error
         if header != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
-            raise DataError(f"{path} is damaged")
+            raise DataError(f"{path} is damaged", source=path, reason="damaged")
         return cls(tuple(rows))
 
     @property

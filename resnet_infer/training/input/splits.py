@@ -46,15 +46,21 @@ def open_splits(
     found = open_all(source, class_order)
     train = found.get("train", found.get(None))
     if train is None:
-        raise DataError(f"{source} has no split train; it has: {', '.join(map(str, found))}")
+        raise DataError(
+            f"{source} has no split train; it has: {', '.join(map(str, found))}", source=source, reason="missing"
+        )
     for name, split in found.items():
         if split.classes != train.classes:
-            raise DataError(f"{source}: the splits train and {name} have different classes")
+            raise DataError(
+                f"{source}: the splits train and {name} have different classes", source=source, reason="mismatch"
+            )
     counts = _counts(train)
     if not counts.all():
         raise DataError(
             f"{source} has no pictures to train on of {_named(train.classes, counts == 0)}",
             hint="add some, or leave these classes out of the other splits too",
+            source=source,
+            reason="empty",
         )
     own, test = found.get("val"), found.get("test")
     if own and validation is None:
@@ -84,6 +90,8 @@ def hold_out(dataset: Dataset, count: int, seed: int) -> tuple[Dataset, Dataset]
             hint=f"hold out {max(1, least.sum())} to {most.sum()}, or none with --validation 0"
             if most.sum()
             else "no class has a second picture: hold none out with --validation 0",
+            source=dataset.name,
+            reason="empty",
         )
     some, rest = _divided(dataset, _shares(counts, count, least, most), seed)
     return rest, replace(some, name=f"{dataset.name}/held-out")

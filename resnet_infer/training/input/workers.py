@@ -52,9 +52,13 @@ _MORE_PROCESSES = "a higher limit of processes (ulimit -u, Docker: --pids-limit)
 class NoWorkersError(ResnetInferError):
     """Report that worker processes cannot be started, or cannot hand over batches. The hint says what would help."""
 
+    default_reason = "failed"
+
 
 class WorkersLostError(TrainingError):
     """Report that a worker was killed, or that none has given a batch for `PATIENCE` seconds."""
+
+    default_reason = "failed"
 
 
 class FailedBatch(str):

@@ -24,6 +24,8 @@ DIVERGED = 1e4
 class DivergedError(TrainingError):
     """Report what shows that training has diverged. `Trainer` adds where it happened, and what to do."""
 
+    default_reason = "diverged"
+
 
 class Learner:
     """Hold the network in training with its optimiser and loss scaler, and take one step at a time.

@@ -64,6 +64,7 @@ def summary_writer() -> Any:
             raise MissingExtraError(
                 "--tensorboard needs the package tensorboard, which is not installed",
                 hint="install it with: pip install tensorboard",
+                source="tensorboard",
             ) from error
     return SummaryWriter
 

@@ -28,8 +28,10 @@ class Stopped(TrainingError):  # noqa: N818 (not a failure)
     The exit code is 128 plus the number of the signal, as in a shell.
     """
 
+    default_reason = "stopped"
+
     def __init__(self, message: str, number: int, folder: Path) -> None:
-        super().__init__(message, hint=f"the same command with -o {folder} goes on from there")
+        super().__init__(message, hint=f"the same command with -o {folder} goes on from there", source=folder)
         self.exit_code = 128 + number
 
 

@@ -80,7 +80,11 @@ def fit_recipe(recipe: Recipe, arch: Architecture, train: Dataset, world: World,
     `world` cannot share a batch equally.
     """
     if arch.num_classes != len(train.classes):
-        raise DataError(f"{train.name} has {len(train.classes)} classes, {arch.name} {arch.num_classes}")
+        raise DataError(
+            f"{train.name} has {len(train.classes)} classes, {arch.name} {arch.num_classes}",
+            source=train.name,
+            reason="mismatch",
+        )
     count = len(train.samples)
     if count < recipe.batch_size:
         log(f"{train.name} has {count} pictures to train on: they are one batch")

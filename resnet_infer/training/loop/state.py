@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from resnet_infer.errors import DataError, ResnetInferError, TrainingError, UsageError
+from resnet_infer.errors import DataError, Reason, ResnetInferError, TrainingError, UsageError
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from resnet_infer.models.format_version import RUN, restricted
 from resnet_infer.models.network import ResNet, weights_of
@@ -24,7 +24,7 @@ from resnet_infer.models.spec import ModelSpec
 from resnet_infer.training.distributed import World
 from resnet_infer.training.input.split_record import SplitRecord
 from resnet_infer.utils import strict_json
-from resnet_infer.utils.console import note
+from resnet_infer.utils.console import warn
 from resnet_infer.utils.files import atomic_path, remedy, unwritable
 from resnet_infer.utils.inputs import read_bytes
 
@@ -105,7 +105,7 @@ class RunFolder:
         except Timeout:
             return False
         except NotImplementedError:  # this file system has no locks
-            note(f"{self.folder} cannot be locked: start no second run there")
+            warn(f"{self.folder} cannot be locked: start no second run there")
         except OSError as error:
             raise unwritable(path, error, TrainingError, "choose another folder with -o") from error
         return True
@@ -230,9 +230,9 @@ class RunFolder:
         """Return a sentence about what is saved of the run."""
         return self._saved
 
-    def lost(self, message: str, hint: str) -> TrainingError:
+    def lost(self, message: str, hint: str, reason: Reason = "failed") -> TrainingError:
         """Return the error that ends a run: `message`, and what is saved."""
-        return TrainingError(f"{message}; {self._saved}", hint=hint)
+        return TrainingError(f"{message}; {self._saved}", hint=hint, source=self.folder, reason=reason)
 
     def _write_rows(self) -> None:
         """Write `metrics.csv`."""

@@ -253,6 +253,7 @@ class Trainer:
             raise self.run_folder.lost(
                 f"training has diverged: {error.message} at iteration {self.state.iteration}",
                 remedy(self.recipe, rate, self.learner.precision),
+                reason="diverged",
             ) from None
         return sums
 

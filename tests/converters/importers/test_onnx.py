@@ -27,6 +27,8 @@ from resnet_infer.errors import DataError, ModelError, ParityError, UsageError  
 from resnet_infer.models.spec import METADATA_KEY, ModelSpec, Precision  # noqa: E402
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("notes_on_stderr")
+
 Photos = Callable[..., NDArray[np.uint8]]
 SIZE, CLASSES = 24, 5
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -25,6 +25,8 @@ from resnet_infer.verification.comparison import lower_precision  # noqa: E402
 from resnet_infer.verification.tolerances import LIMITS  # noqa: E402
 from tests.converters.importers.test_onnx import LABELS, OPTIONS, SIZE, foreign, save  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("notes_on_stderr")
+
 Photos = Callable[..., NDArray[np.uint8]]
 
 

@@ -22,6 +22,8 @@ from tests.tensorrt import machine as machines  # noqa: E402
 from tests.tensorrt.graphs import small  # noqa: E402
 from tests.tensorrt.machine import Machine  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("notes_on_stderr")
+
 VERSIONS = ("8.6.1", "10.3.0", "10.16.1.11", "11.4.0.106")
 
 

@@ -26,6 +26,8 @@ from tests.tensorrt.fake_driver import Code  # noqa: E402
 from tests.tensorrt.graphs import SIZE, small  # noqa: E402
 from tests.tensorrt.machine import Machine  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("notes_on_stderr")
+
 VERSIONS = ("8.6.1", "10.3.0", "10.16.1.11", "11.4.0.106")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 PICTURES = np.random.default_rng(0).integers(0, 256, (17, SIZE, SIZE, 3), np.uint8)

@@ -28,6 +28,8 @@ from tests.tensorrt.fake_tensorrt import open_session
 from tests.tensorrt.graphs import CLASSES, SIZE, small
 from tests.tensorrt.machine import Machine
 
+pytestmark = pytest.mark.usefixtures("notes_on_stderr")
+
 MODEL = small()
 PICTURES = np.random.default_rng(0).integers(0, 256, (23, SIZE, SIZE, 3), np.uint8)
 FREES = {"cuMemFree", "cuMemFreeHost", "cuStreamDestroy", "cuGraphDestroy", "cuGraphExecDestroy"}

@@ -1,4 +1,4 @@
-"""docs/program.md: its examples print what it shows."""
+"""docs/in-your-program.md: its examples print what it shows."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytest
 
 from tests.conftest import PICTURES, ROOT
 
-TEXT = (ROOT / "docs" / "program.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "docs" / "in-your-program.md").read_text(encoding="utf-8")
 EXAMPLES = "\n".join(re.findall(r"^```python\n(>>> .*?)^```$", TEXT, re.M | re.S))
 
 
 def failures(text: str) -> tuple[int, int]:
     """The failed and all examples of a text."""
-    test = doctest.DocTestParser().get_doctest(text, {}, "program.md", None, None)
+    test = doctest.DocTestParser().get_doctest(text, {}, "in-your-program.md", None, None)
     found = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test)
     return found.failed, found.attempted
 
