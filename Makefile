@@ -35,7 +35,7 @@ test-all: $(DEV)/ready
 parity: $(PARITY)/ready
 	$(PARITY)/bin/python -m pytest tests/parity
 
-# The package inside real hosts, which docs/program.md describes. One host at a time: their deadlines are in seconds.
+# The package inside real hosts, which docs/in-your-program.md describes. One host at a time: their deadlines are in seconds.
 hosts: $(HOSTS)/ready
 	$(HOSTS)/bin/python -m pytest tests/hosts
 

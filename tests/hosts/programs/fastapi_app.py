@@ -9,8 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
 
-from resnet_infer import Classifier
-from resnet_infer.errors import PictureError
+from resnet_infer import Classifier, PictureError
 
 
 @asynccontextmanager

@@ -6,8 +6,7 @@ use it.
 
 from flask import Flask, Response, abort, jsonify, make_response, request
 
-from resnet_infer import Classifier
-from resnet_infer.errors import PictureError
+from resnet_infer import Classifier, PictureError
 
 app = Flask(__name__)
 classifier = Classifier(threads=1)
