@@ -30,6 +30,7 @@ LEFT_OUT = {
     "data/test_archive.py": "archives of many pictures",
     "data/test_arrivals.py": "streams that wait",
     "evaluation": "data sets by every protocol",
+    "hosts": "real hosts, in an environment of their own",
     "models/weights/test_cache.py": "exports",
     "parity": "networks of torchvision and timm",
     "runtimes/test_pytorch.py": "modules that torch compiles",
