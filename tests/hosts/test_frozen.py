@@ -27,8 +27,7 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("model", [zoo.DEFAULT, zoo.SMALL])
 def test_a_frozen_program(model: str, frozen: Path, expected: Callable[[str], Expected], tmp_path: Path) -> None:
     command = expected(model)
-    variables = {"RESNET_INFER_MODEL": model, "PYTHONPATH": ""}
-    with host([frozen / "frozen", command.folder], tmp_path, **variables) as running:
+    with host([frozen / "frozen", command.folder], tmp_path, RESNET_INFER_MODEL=model, PYTHONPATH="") as running:
         running.require_clean_end()
     command.require_same_lines(running.out)
 
