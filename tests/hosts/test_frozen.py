@@ -13,6 +13,8 @@ from resnet_infer import zoo
 from tests.hosts.conftest import Expected
 from tests.hosts.host import PROGRAMS, host
 
+pytestmark = pytest.mark.timeout(600)  # PyInstaller works for minutes on a busy machine
+
 
 @pytest.fixture(scope="module")
 def frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -20,15 +22,14 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("PyInstaller", reason="needs PyInstaller: make hosts")
     folder = tmp_path_factory.mktemp("frozen")
     command = [sys.executable, "-m", "PyInstaller", "--onedir", "--log-level", "ERROR", str(PROGRAMS / "frozen.py")]
-    subprocess.run(command, cwd=folder, check=True, timeout=280)
+    subprocess.run(command, cwd=folder, check=True, timeout=500)
     return folder / "dist" / "frozen"
 
 
 @pytest.mark.parametrize("model", [zoo.DEFAULT, zoo.SMALL])
 def test_a_frozen_program(model: str, frozen: Path, expected: Callable[[str], Expected], tmp_path: Path) -> None:
     command = expected(model)
-    variables = {"RESNET_INFER_MODEL": model, "PYTHONPATH": ""}
-    with host([frozen / "frozen", command.folder], tmp_path, **variables) as running:
+    with host([frozen / "frozen", command.folder], tmp_path, RESNET_INFER_MODEL=model, PYTHONPATH="") as running:
         running.require_clean_end()
     command.require_same_lines(running.out)
 

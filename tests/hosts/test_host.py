@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from resnet_infer import zoo
+from tests.hosts.conftest import Expected
 from tests.hosts.host import host
 
 FORK = "import os, signal, time\npid = os.fork()\n"
@@ -36,6 +41,18 @@ def test_a_program_that_ignores_sigterm_is_noticed(tmp_path: Path) -> None:
         running.stop()
         with pytest.raises(AssertionError, match="still there"):
             running.require_clean_end(seconds=1)
+
+
+def test_another_answer_is_noticed(expected: Callable[[str], Expected]) -> None:
+    command = expected(zoo.SMALL)
+    command.require_same(copy.deepcopy(command.answers))
+    with pytest.raises(AssertionError):
+        command.require_same(command.answers[1:])
+    other = copy.deepcopy(command.answers)
+    best = other[-1]["predictions"][0]
+    best["probability"] = math.nextafter(best["probability"], 0)
+    with pytest.raises(AssertionError):
+        command.require_same(other)
 
 
 def test_a_clean_end_is_clean(tmp_path: Path) -> None:
