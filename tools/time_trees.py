@@ -2,9 +2,10 @@
 
     python -m tools.time_trees BASE . [--pairs 15] -- export resnet20-cifar10 -o model.onnx
 
-Each run starts a process in a temporary folder, with the checkout in front on PYTHONPATH. Both are compiled to bytecode,
-which an environment may forbid on import, and run once before the first pair, and each is first in every second pair. Run it on a quiet machine; on a busy one only the CPU seconds, of
-the process and those that it waited for, mean something.
+Each run starts a process in a temporary folder, with the checkout in front on PYTHONPATH. Both are compiled to
+bytecode, which an environment may forbid on import, and run once before the first pair; each is first in every second
+pair. Run it on a quiet machine; on a busy one only the CPU seconds, of the process and those that it waited for, mean
+something.
 """
 
 from __future__ import annotations
