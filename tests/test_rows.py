@@ -35,7 +35,15 @@ BRANCHES: dict[Place, str] = {
 OTHER_TABLES: dict[str, tuple[str, set[str], set[Place]]] = {
     "architectures": ("models/families.py", set(published_names()), set()),
     "data sets": ("data/datasets/formats.py", {row.name for row in DATASETS}, set()),
-    "commands": ("cli/main.py", set(COMMANDS), {("utils/extras.py", "export|train|serve|benchmark")}),
+    "commands": (
+        "cli/main.py",
+        set(COMMANDS),
+        {
+            ("utils/extras.py", "export|train|serve|benchmark"),  # extras
+            ("__init__.py", "benchmark|compare|evaluate|export|train"),  # public functions
+            ("cli/slips.py", "train|serve|import|inspect|export|compare|models"),  # what is meant by other tools' names
+        },
+    ),
 }
 """Kind -> module of its table, its names, and lists of other things with these names: extras are called so."""
 FORMAT_TABLE = "converters/formats.py"

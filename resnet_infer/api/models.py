@@ -48,12 +48,13 @@ def open_runtime(
     """
     from resnet_infer import zoo
     from resnet_infer.models.checkpoint import Checkpoint
+    from resnet_infer.runtimes.registry import CHECKPOINT, get_runtime
     from resnet_infer.runtimes.registry import open_runtime as opened
 
     check_value("runtime", runtime, str)
     check_value("device", device, str)
     own: dict[str, Any] = {"runtime": runtime, "device": device, "threads": threads, **options}
-    if isinstance(model, Checkpoint) and runtime == "torch":
+    if isinstance(model, Checkpoint) and runtime != "auto" and get_runtime(runtime).opens(CHECKPOINT):
         return opened(model, **own)
     with named(model) as (name,):
         return opened(zoo.file_for(name, runtime), **own)

@@ -59,6 +59,7 @@ class Format:
     - `check`: "module:function" that raises an error if the `ExportConfig` cannot be met here. It is called before
       anything slow.
     - `companion`: name of a file that is written beside the artifact, made of the artifact's `{name}` or `{stem}`.
+    - `spellings`: other values of `--format` that mean this one, in small letters.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Format:
     prove: str
     check: str | None = None
     companion: str | None = None
+    spellings: tuple[str, ...] = ()
 
     def check_config(self, config: ExportConfig) -> None:
         """Check the settings for this format, and that the packages it needs are there.
@@ -186,6 +188,7 @@ ROWS = (
         prove="resnet_infer.converters.tensorrt.export:prove_file",
         check="resnet_infer.converters.tensorrt.export:check",
         companion="{name}.json",
+        spellings=("trensorrt", "trt", "engine", "plan"),
     ),
     Format(
         name="openvino",
@@ -197,22 +200,14 @@ ROWS = (
         write="resnet_infer.converters.openvino:write",
         prove="resnet_infer.converters.openvino:prove",
         companion="{stem}.bin",
+        spellings=("ov", "ir"),
     ),
 )
 """Every format, in the order of the help. The first is the default."""
 
 FORMATS: Mapping[str, Format] = MappingProxyType({row.name: row for row in ROWS})
 """Format of each value of `--format`."""
-SPELLINGS: Mapping[str, str] = MappingProxyType(
-    {
-        "trensorrt": "tensorrt",
-        "trt": "tensorrt",
-        "engine": "tensorrt",
-        "plan": "tensorrt",
-        "ov": "openvino",
-        "ir": "openvino",
-    }
-)
+SPELLINGS: Mapping[str, str] = MappingProxyType({name: row.name for row in ROWS for name in row.spellings})
 """Other spelling of a format, in small letters -> the format. It is accepted with a note by the command."""
 
 

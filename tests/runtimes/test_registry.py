@@ -108,6 +108,7 @@ def test_an_engine_is_opened_by_tensorrt_with_its_own_options_and_without_thread
     class Engine:
         def __init__(self, model: Path, *, device: str = "auto", cuda_graph: bool = True) -> None:
             given.update(model=model, device=device, cuda_graph=cuda_graph)
+            self.device = device
 
     monkeypatch.setitem(sys.modules, "resnet_infer.runtimes.tensorrt.runtime", SimpleNamespace(TensorRTRuntime=Engine))
     for runtime in ("auto", "tensorrt"):

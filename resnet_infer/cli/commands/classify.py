@@ -99,11 +99,11 @@ def classify(
         output = None
     if as_json and format not in (None, "json"):
         raise UsageError(f"--json and --format {format} exclude each other", hint="leave one of them out")
-    form = _form("json" if as_json else format, output)
     if output:
         _require_free(output, inputs, model)
     elif sys.stdout is None:
         raise ResnetInferError("standard output is closed", hint="name a file with -o")
+    form = _form("json" if as_json else format, output)
     from resnet_infer.data.walk import Passed
 
     passed = Passed()

@@ -340,7 +340,7 @@ def test_a_closed_stdin_is_an_error(cli: Cli, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize(
     ("name", "form"),
-    [("a.csv", "csv"), ("a.JSON", "json"), ("a.jsonl", "jsonl"), ("a.ndjson", "jsonl"), ("a", "table")],
+    [("a.csv", "csv"), ("a.JSON", "json"), ("a.jsonl", "jsonl"), ("a.ndjson", "jsonl"), ("a.txt", "table")],
 )
 def test_the_form_follows_the_name(cli: Cli, tmp_path: Path, name: str, form: str) -> None:
     target = tmp_path / name

@@ -56,7 +56,7 @@ def test_a_model_that_is_missing_is_said_before_anything_starts(cli: Cli) -> Non
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (("--device", "gpu"), "there is no device 'gpu'"),
+        (("--device", "npu"), "there is no device 'npu'"),
         (("--runtime", "onnxruntim"), "did you mean onnxruntime?"),
         (("--timeout", "0"), "timeout is more than 0"),
         (("--max-body-mb", "-1"), "max-body-mb is more than 0"),
