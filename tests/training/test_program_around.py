@@ -19,7 +19,12 @@ from tests.training.runs import trainer  # noqa: E402
 
 @pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="the system has no SIGCHLD")
 @pytest.mark.parametrize("own", [False, True])
-def test_training_from_files_leaves_the_handler_of_child_processes(folder: Path, tmp_path: Path, own: bool) -> None:
+def test_training_from_files_leaves_the_handler_of_child_processes(
+    folder: Path, tmp_path: Path, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # torch installs its handler once in a process, and an earlier test may have had a loader.
+    monkeypatch.setattr(torch.utils.data._utils.signal_handling, "_SIGCHLD_handler_set", False)
+
     def handler(number: int, frame: FrameType | None) -> None:
         pass
 

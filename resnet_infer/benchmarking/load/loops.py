@@ -94,7 +94,8 @@ class Load:
     def percentile(self, share: float) -> float:
         """Return the seconds within which the share of all queries stays; infinite if too many of them failed."""
         ordered = sorted(self.latencies.get(200, ()))
-        index = max(int(np.ceil(share * self.offered)) - 1, 0)
+        # Rounded first: 0.999 of 1000 is a little more than 999 in floating point.
+        index = max(int(np.ceil(round(share * self.offered, 6))) - 1, 0)
         return ordered[index] if index < len(ordered) else float("inf")
 
     def in_order(self) -> list[float]:
