@@ -45,9 +45,10 @@ def write(lowered: Lowered, path: Path, config: ExportConfig) -> Evidence:
             reason="failed",
         ) from error
     _save(graph, path, lowered.graph.content)
-    graph.set_rt_info(sha256(weights_path(path)), [RT_INFO, DIGEST_KEY])
+    digest = sha256(weights_path(path))
+    graph.set_rt_info(digest, [RT_INFO, DIGEST_KEY])
     _save(graph, path, lowered.graph.content)
-    return {"openvino": {"version": openvino.__version__, "weights_sha256": sha256(weights_path(path))}}
+    return {"openvino": {"version": openvino.__version__, "weights_sha256": digest}}
 
 
 def _save(graph: Any, path: Path, content: bytes) -> None:

@@ -159,8 +159,10 @@ def prove_file(lowered: Lowered, engine: Path, config: ExportConfig) -> Evidence
 
 def _graph(lowered: Lowered, config: ExportConfig) -> Graph:
     """Return the graph to build from. TensorRT 8 makes FP16 of the FP32 graph itself."""
+    if config.precision != "fp16":
+        return lowered.graph  # in every version, so the GPU need not be opened to ask for it
     kind = graph_for(config.precision, require_tensorrt(config.device))
-    return lowered.source if config.precision == "fp16" and not kind.half else lowered.graph
+    return lowered.graph if kind.half else lowered.source
 
 
 def _options(config: ExportConfig) -> BuildOptions:
