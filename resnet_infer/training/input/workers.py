@@ -186,6 +186,7 @@ def from_processes(
             yield batch
     finally:
         if not done:
+            _stop_watching(batches)
             _kill(own)
         del batches
 
@@ -199,6 +200,17 @@ def _kill(children: Iterable[BaseProcess]) -> None:
     """Kill processes, also those that hang or are stopped: they react to no other signal."""
     for child in children:
         child.kill()
+
+
+def _stop_watching(batches: Any) -> None:
+    """Make torch's handler of SIGCHLD ignore the workers of `batches`.
+
+    The handler is installed where the program has a `DataLoader` of its own. It raises in whatever code runs when a
+    worker is killed.
+    """
+    if getattr(batches, "_worker_pids_set", False):
+        signal_handling._remove_worker_pids(id(batches))  # type: ignore[attr-defined]
+        batches._worker_pids_set = False
 
 
 def _next(batches: Iterator[Any], workers: list[Any], stopping: Callable[[], bool]) -> Any:
