@@ -116,6 +116,8 @@ def evaluate(
       label.
     - `reference`: another model, which the others are compared with, by McNemar's test.
     - `protocols`: how views are cut, such as "1-crop" or "10-crop"; default: the one that fits the model.
+    - `answers`: a file that keeps answers as they come. With `resume=True` an evaluation of the same models, images and
+      protocols continues from it.
 
     Raises `UsageError` for options that do not fit, `ModelError`, `DataError` for data without labels or other classes,
     `PictureError` for an image that cannot be read (unless `skip_unreadable`), and `ServiceError` with a `url`.
@@ -131,6 +133,7 @@ def evaluate(
     from resnet_infer.evaluation.evaluate import evaluate as measure
 
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    given["answers"] = optional_path("answers", given.get("answers"))
     with named(*_models(models), reference) as (*names, other):
         return measure(names, source, EvaluationConfig(**given, reference=other))
 

@@ -85,6 +85,8 @@ class EvaluateOptions(TypedDict, total=False):
     workers: int | None
     threads: int | None
     skip_unreadable: bool
+    answers: PathText | None
+    resume: bool
 
 
 class BenchmarkOptions(TypedDict, total=False):

@@ -3,7 +3,7 @@
 In a program that uses the library, notes are records of `logging`, which the program may show or not. `on_stderr` is
 what the command line adds: it writes them to stderr.
 
-Names of files, classes and archive members may come from strangers. All text is written `printable`, so that such a
+Names of files, classes and archive members may come from strangers. All text is logged and written `printable`: such a
 name cannot move the cursor, change colours, reverse the direction of text or imitate a line of this package (CWE-150).
 """
 
@@ -43,12 +43,12 @@ def note(message: str) -> None:
 
     Further lines of the message must be indented.
     """
-    logger().info("%s", message, stacklevel=2)
+    logger().info("%s", _paragraph(message), stacklevel=2)
 
 
 def warn(message: str) -> None:
     """Log a message for people, as `note` does, at the level WARNING: the result may not be what was meant."""
-    logger().warning("%s", message, stacklevel=2)
+    logger().warning("%s", _paragraph(message), stacklevel=2)
 
 
 def is_shown() -> bool:

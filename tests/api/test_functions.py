@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,17 +11,23 @@ import pytest
 import resnet_infer
 from resnet_infer import ModelSpec, zoo
 from resnet_infer.evaluation.result import Evaluation
+from resnet_infer.models.checkpoint import load_checkpoint
 from tests.conftest import PICTURES
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
-    """An evaluation on two pictures, in a folder with an unkind name."""
+def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two labelled pictures in a folder with an unkind name."""
     folder = tmp_path_factory.mktemp("x") / "<b>album"
     for label, picture in (("airplane", "airplane.jpg"), ("ship", "ship.jpg")):
         (folder / label).mkdir(parents=True)
         (folder / label / picture).write_bytes((PICTURES / picture).read_bytes())
-    return resnet_infer.evaluate(["resnet20-cifar10"], folder, device="cpu", batch_size=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(album: Path) -> Evaluation:
+    return resnet_infer.evaluate(["resnet20-cifar10"], album, device="cpu", batch_size=2)
 
 
 def test_a_spec_is_short_hashable_and_goes_through_text() -> None:
@@ -121,3 +128,14 @@ def test_an_imported_checkpoint_is_trained_exported_and_evaluated(tmp_path: Path
 def test_a_load_is_put_on_a_model() -> None:
     outcome = resnet_infer.benchmark("resnet20-cifar10", scenario="closed-loop", clients=2, seconds=0.2, device="cpu")
     assert outcome.figures["clients"] == 2
+
+
+def test_kept_answers_are_continued_on_request(album: Path, tmp_path: Path) -> None:
+    model = load_checkpoint(zoo.checkpoint_file("resnet20-cifar10"))
+    again = partial(resnet_infer.evaluate, [model], album, answers=str(tmp_path / "kept.jsonl"), device="cpu")
+    first = again()
+    with pytest.raises(resnet_infer.UsageError, match="has answers of an evaluation already"):
+        again()
+    second = again(resume=True)
+    assert (first.resumed, second.resumed) == (0, 2)
+    assert second.results[0].top1 == first.results[0].top1

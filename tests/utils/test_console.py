@@ -78,10 +78,10 @@ def test_a_logged_error_has_its_traceback_and_no_line_of_its_own(capsys: pytest.
 def test_notes_are_records_of_the_logger(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:
     with caplog.at_level(logging.INFO):
         note("exporting once")
-        warn("no CUDA")
+        warn("no CUDA\udce9\x1b[31m")
     assert [(item.name, item.levelname, item.getMessage(), item.module) for item in caplog.records] == [
         ("resnet_infer", "INFO", "exporting once", "test_console"),
-        ("resnet_infer", "WARNING", "no CUDA", "test_console"),
+        ("resnet_infer", "WARNING", "no CUDA\\udce9\\x1b[31m", "test_console"),
     ]
     assert capsys.readouterr().err == ""
 
