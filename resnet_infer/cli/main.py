@@ -6,6 +6,7 @@ The commands themselves are in `cli.commands`, and imported only when they are c
 from __future__ import annotations
 
 import os
+import re
 import sys
 from contextlib import ExitStack, suppress
 from errno import EBADF
@@ -58,7 +59,13 @@ def _examples(command: str) -> list[str]:
 
 
 class _Command(TyperCommand):
-    """End the help of a command with its examples."""
+    """Write the help of a command, with its examples at the end."""
+
+    def get_help(self, ctx: Any) -> str:
+        """Return the help. A limit that nobody reaches is left out of the ranges of options."""
+        from resnet_infer.cli.parsing import MOST
+
+        return re.sub(rf"\b([\d.]+)<=x<={MOST}\b", r"x>=\1", super().get_help(ctx))
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the examples of the command, as they can be typed."""
@@ -85,9 +92,9 @@ class _Commands(TyperGroup):
         one.command(cmd_name, cls=_Command, help=COMMANDS[cmd_name], context_settings=_SETTINGS)(function)
         command: Any = typer.main.get_command(one)
         command.params += [item for item in self.params if item.name in _OF_ALL]
-        for item in command.params:  # instead of <int range>
-            if item.metavar is None and "Range" in type(item.type).__name__:
-                item.metavar = "N" if "Int" in type(item.type).__name__ else "X"
+        for item in command.params:  # instead of <int range> and <float>
+            kind = type(item.type).__name__
+            item.metavar = item.metavar or next((name for part, name in _METAVARS.items() if part in kind), None)
         if ctx is not None and ctx.resilient_parsing:  # a shell completes a line
             from resnet_infer.cli.completion import complete_values
 
@@ -204,6 +211,8 @@ _VERBOSITY, _STACK = "resnet_infer.verbosity", "resnet_infer.stack"
 """Keys of the context under which the last of `--verbose` and `--quiet`, and what ends their effect, are kept."""
 _OF_ALL = ("verbose", "quiet", "debug")
 """Options that are taken before and after the name of a command."""
+_METAVARS = {"Int": "N", "Float": "X"}
+"""What the value of an option is called in the help, by a part of the name of its type."""
 
 
 def _with_hyphens(name: str) -> str:

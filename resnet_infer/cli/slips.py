@@ -5,9 +5,16 @@ It is imported only after a usage error.
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
+
+from resnet_infer.runtimes.registry import SUFFIXES
+from resnet_infer.utils.console import printable
+from resnet_infer.utils.files import suffix_of
 
 Examples = Callable[[str], Sequence[str]]
 """Function that returns the example command lines of a command."""
@@ -105,15 +112,29 @@ def wrong_command(name: str, known: Iterable[str], examples: Examples) -> str:
     small = name.lower().replace("_", "-")
     known = list(known)
     meant = small if small in known else COMMANDS.get(small)
+    if small == "help":
+        return "there is no command 'help'; resnet-infer --help lists the commands"
     if meant in known:
         said = f"there is no command {name!r}; {meant} does that"
         return "; ".join(filter(None, (said, NOTES.get(small)))) + "".join(
             f", e.g. {line}" for line in examples(str(meant))[:1] if small not in NOTES
         )
+    if is_file_or_address(name):
+        verb, command = ("look into", "inspect") if suffix_of(Path(name)) in SUFFIXES else ("classify", "classify")
+        return f"{printable(name)} is no command; to {verb} it: resnet-infer {command} {shlex.quote(name)}"
     close = get_close_matches(small, known, n=1)
     if close:
         return f"there is no command {name!r}; did you mean {close[0]}?"
     return f"there is no command {name!r}; there are {', '.join(known)}"
+
+
+def is_file_or_address(name: str) -> bool:
+    """Return whether a word in the place of a command is a path or an address.
+
+    >>> is_file_or_address("photo.jpg"), is_file_or_address("predict")
+    (True, False)
+    """
+    return any(mark in name for mark in "./\\*") or os.path.exists(name)
 
 
 def explain(error: Any, examples: Examples) -> None:
@@ -128,6 +149,9 @@ def explain(error: Any, examples: Examples) -> None:
     option = getattr(error, "option_name", None)
     if option is not None and hasattr(error, "possibilities"):
         error.message, error.possibilities = _instead(str(option), command, examples), None
+    elif getattr(error, "param_type", None) is None and type(error).__name__ == "MissingParameter":
+        if error.param is not None and error.param.param_type_name == "argument":
+            error.message = "".join(f"For example: {line}" for line in examples(command.name or "")[:1])
     elif "unexpected extra argument" in str(getattr(error, "message", "")) and command.name in EXTRA:
         given = str(error.message).rpartition("(")[2].rstrip(")")
         error.message = f"there is an argument too many, {given}: {EXTRA[command.name]}"

@@ -86,7 +86,7 @@ def arguments(command: str, option: str, place: Path, tmp_path: Path) -> tuple[o
         "evaluate": ("evaluate", "resnet20-cifar10", place / "data"),
         "benchmark": ("benchmark", "resnet20-cifar10"),
         "serve": ("serve", "resnet20-cifar10", "--port", 0),
-    }[command]
+    }.get(command, (command,))
 
 
 @pytest.mark.slow

@@ -35,6 +35,27 @@ def test_a_command_of_other_tools_is_answered_with_ours_and_an_example(cli: Cli,
     assert f"there is no command '{typed}'; {meant} does that, e.g. resnet-infer {meant}" in done.err
 
 
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("help", "resnet-infer --help lists the commands"),
+        ("a photo.jpg", "to classify it: resnet-infer classify 'a photo.jpg'"),
+        ("https://example.org/a", "to classify it: resnet-infer classify https://example.org/a"),
+        ("model.ONNX", "to look into it: resnet-infer inspect model.ONNX"),
+    ],
+)
+def test_a_file_in_the_place_of_a_command_is_answered_with_the_command_for_it(cli: Cli, typed: str, said: str) -> None:
+    done = cli(typed)
+    assert (done.code, done.out) == (2, "")
+    assert said in done.err
+
+
+def test_a_missing_argument_is_answered_with_an_example(cli: Cli) -> None:
+    done = cli("classify")
+    assert (done.code, done.out) == (2, "")
+    assert "Missing argument 'INPUT...'. For example: resnet-infer classify photo.jpg" in done.err
+
+
 def test_a_download_is_no_command_and_needs_none(cli: Cli) -> None:
     assert "models does that; a model is downloaded when it is first used" in cli("download", "resnet50").err
 

@@ -107,9 +107,7 @@ def benchmark(
             metavar="MS", min=0, max=MOST, callback=number, help="With --scenario: latency that is allowed, in ms."
         ),
     ] = None,
-    logs: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="For LoadGen: keep its logs in this folder.")
-    ] = None,
+    logs: Annotated[Path | None, typer.Option(metavar="DIR", help="For LoadGen: keep its logs in this folder.")] = None,
 ) -> None:
     """Measure models side by side, or one under load. Exit with 1 if a measurement failed."""
     from resnet_infer.benchmarking.report.results_file import read, read_result
