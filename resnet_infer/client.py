@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_infer._version import __version__
-from resnet_infer.answers import Answer, BaseClassifier, Crops, Prediction, check_options
+from resnet_infer.answers import Answer, BaseClassifier, Crops, Prediction, check_options, require_seconds
 from resnet_infer.connections import IdleConnections
 from resnet_infer.data.arrivals import live_map
 from resnet_infer.data.image import DIRECTORY_HINT, picture_bytes
@@ -50,6 +50,7 @@ _EVERY_CLASS = 10**9 - 1
 """The `top_k` that asks a service for all classes: the largest that it takes."""
 _SHORTEST = 1e-3
 """Shortest time limit of a socket in seconds; 0 would mean not to wait at all."""
+_URL_HINT = "it looks like http://127.0.0.1:3000"
 _HEADER_LENGTH = "inference-header-content-length"
 """Header with the length of the JSON before the binary data (KServe V2, binary tensor data extension)."""
 
@@ -59,7 +60,7 @@ class Client(BaseClassifier):
 
     `api_key` is the service's key (default: $RESNET_INFER_API_KEY). `timeout` is in seconds and bounds the wait for an
     answer, and for a busy service (503) to become free. `connections` is the number of images in flight in `stream`.
-    Raises `UsageError` for a URL that is not HTTP or HTTPS.
+    Raises `UsageError` for a URL that is not HTTP or HTTPS, and for options out of range.
 
     Instances are context managers. They are safe for use from several threads, and in forked children, which open
     connections of their own. `pickle` and `copy` give a client for the same URL; a pickle contains an `api_key` that
@@ -74,16 +75,27 @@ class Client(BaseClassifier):
     """
 
     def __init__(self, url: str, *, api_key: str | None = None, timeout: float = 60.0, connections: int = 8) -> None:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"{url} is no URL of a service", hint="it looks like http://127.0.0.1:3000")
+        if not isinstance(url, str):
+            raise UsageError(f"a URL is text, not {type(url).__name__}", hint=_URL_HINT)
+        try:
+            parts = urlsplit(url if "://" in url else f"http://{url}")
+            host, port = parts.hostname, parts.port
+            usable = host is not None and parts.netloc.isprintable() and " " not in parts.netloc
+        except ValueError:  # a port that is none, or half an IPv6 address
+            usable = False
+        if not usable or parts.scheme not in ("http", "https"):
+            raise UsageError(f"{url} is no URL of a service", hint=_URL_HINT)
+        require_seconds(timeout)
         require_threads(connections, "connections")
         self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
         self.timeout, self.connections = timeout, connections
         self._kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-        self._host, self._port, self._path = parts.hostname, parts.port, parts.path.rstrip("/")
+        self._host, self._port, self._path = str(host), port, parts.path.rstrip("/")
         self._key = api_key
         key = api_key or os.environ.get(KEY_VARIABLE, "")
+        if not isinstance(key, str) or not key.isprintable():
+            hint = "strip the line break of a file that it was read from: text.strip()"
+            raise UsageError("an API key is text of one line, without control characters", hint=hint)
         self._headers: dict[str, str | bytes] = {"Authorization": b"Bearer " + key.encode()} if key else {}
         self._idle = IdleConnections()
 
@@ -200,7 +212,8 @@ class Client(BaseClassifier):
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._idle.closed:
-            raise UsageError(f"the client of {self.url} was closed; it can be neither pickled nor copied")
+            message = f"the client of {self.url} was closed; it can be neither pickled nor copied"
+            raise UsageError(message, source=self.url, reason="closed")
         return _reopened, (__version__, self.url, self._key, self.timeout, self.connections)
 
     def __repr__(self) -> str:
