@@ -15,14 +15,14 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnet_infer._version import __version__
 from resnet_infer.answers import Answer, BaseClassifier, Crops, Prediction, check_options, require_seconds
-from resnet_infer.connections import IdleConnections
+from resnet_infer.connections import IdleConnections, parts_of
 from resnet_infer.data.arrivals import live_map
 from resnet_infer.data.image import DIRECTORY_HINT, picture_bytes
 from resnet_infer.data.pictures import Picture, PictureInput, Unreadable, pictures_of
@@ -50,7 +50,6 @@ _EVERY_CLASS = 10**9 - 1
 """The `top_k` that asks a service for all classes: the largest that it takes."""
 _SHORTEST = 1e-3
 """Shortest time limit of a socket in seconds; 0 would mean not to wait at all."""
-_URL_HINT = "it looks like http://127.0.0.1:3000"
 _HEADER_LENGTH = "inference-header-content-length"
 """Header with the length of the JSON before the binary data (KServe V2, binary tensor data extension)."""
 
@@ -75,22 +74,13 @@ class Client(BaseClassifier):
     """
 
     def __init__(self, url: str, *, api_key: str | None = None, timeout: float = 60.0, connections: int = 8) -> None:
-        if not isinstance(url, str):
-            raise UsageError(f"a URL is text, not {type(url).__name__}", hint=_URL_HINT)
-        try:
-            parts = urlsplit(url if "://" in url else f"http://{url}")
-            host, port = parts.hostname, parts.port
-            usable = host is not None and parts.netloc.isprintable() and " " not in parts.netloc
-        except ValueError:  # a port that is none, or half an IPv6 address
-            usable = False
-        if not usable or parts.scheme not in ("http", "https"):
-            raise UsageError(f"{url} is no URL of a service", hint=_URL_HINT)
+        parts = parts_of(url)
         require_seconds(timeout)
         require_threads(connections, "connections")
         self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
         self.timeout, self.connections = timeout, connections
         self._kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-        self._host, self._port, self._path = str(host), port, parts.path.rstrip("/")
+        self._host, self._port, self._path = str(parts.hostname), parts.port, parts.path.rstrip("/")
         self._key = api_key
         key = api_key or os.environ.get(KEY_VARIABLE, "")
         if not isinstance(key, str) or not key.isprintable():
