@@ -163,6 +163,8 @@ def train(
     precision: Annotated[
         str,
         typer.Option(
+            "--precision",
+            "-p",
             metavar="auto|fp32|bf16|fp16",
             callback=choice("auto", "fp32", "bf16", "fp16"),
             help="Precision of the forward and backward passes; auto: half precision where it is faster.",
