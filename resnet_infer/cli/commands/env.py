@@ -24,7 +24,7 @@ from resnet_infer.utils.cpu import affinity_cores, compute_threads, machine_core
 from resnet_infer.utils.extras import DISTRIBUTIONS, EXTRAS, all_installed, install_command
 from resnet_infer.utils.host_memory import free_memory, physical_memory
 
-FORMS = Forms("env", (".json", ".md"))
+FORMS = Forms("env", (".json", ".md"), (("resnet-infer", "python"),))
 MODEL_VARIABLE = "RESNET_INFER_MODEL"
 """Variable with the default model, as in `zoo`, which is not imported here because numpy may be broken."""
 
