@@ -163,6 +163,10 @@ class ResNetInfer:
             spec, runtime = MANAGER.current.spec, MANAGER.current.runtime
             place = address()
             where = f" at {place}" if place else ""
+            if choice := MANAGER.current.choice:
+                write(f"{runtime.name} answers: {choice.reason}")
+                if choice.missing:
+                    write(choice.missing)
             write(f"{spec.name} ({spec.precision}, {runtime.name}, {runtime.device}) is ready{where}")
 
     def _hang_up(self) -> None:

@@ -28,7 +28,9 @@ pytestmark = pytest.mark.usefixtures("notes_on_stderr")
 
 
 @pytest.fixture(autouse=True)
-def openvino_is_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
+def openvino_is_fastest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RESNET_INFER_CACHE", str(tmp_path / "cache"))
+
     def timed(found: Sequence[Candidate], batch: int, **options: Any) -> list[Trial]:
         return [Trial(item, batch, (1.0 if item.subject.runtime == "openvino" else 2.0,)) for item in found]
 
