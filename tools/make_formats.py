@@ -148,7 +148,7 @@ def make_machine() -> None:
     before = os.environ.get("RESNET_INFER_CACHE")
     os.environ["RESNET_INFER_CACHE"] = str(Path("cache").absolute())
     model = Model(Path("model.int8.onnx"))
-    times = [profile.Timing("onnxruntime", 1, 2, 2.0), profile.Timing("openvino", 1, 2, 1.0)]
+    times = [profile.Timing(name, 1, 2, ms, (ms, ms)) for name, ms in (("onnxruntime", 2.0), ("openvino", 1.0))]
     profile.remember(model, 8, [*times, profile.Timing("onnxruntime", None, 1, 1.5)], source="tools/make_formats")
     with open_runtime(model.path, runtime="openvino", threads=1) as candidate:
         proof.prove(model, candidate)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 from resnet_infer.benchmarking.candidates import Trial, cpu_runtimes
 from resnet_infer.benchmarking.latency.paired_run import Measured
@@ -16,8 +17,8 @@ from resnet_infer.utils.console import note, warn
 from resnet_infer.utils.cpu import usable_cores
 from resnet_infer.utils.files import suffix_of
 
-Sample = tuple[str, int | None, float]
-"""Runtime, threads (None: all cores) and milliseconds of a call."""
+Sample = tuple[str, int | None, Sequence[float]]
+"""Runtime, threads (None: all cores) and milliseconds of a call in each round."""
 
 
 def spread_out(entries: Sequence[Entry]) -> list[Entry]:
@@ -47,7 +48,7 @@ def remember_measured(measured: Sequence[Measured]) -> None:
         if item.failure is None and stage:
             name = str(item.about.get("opened", {}).get("runtime", subject.runtime))
             key = subject.model, item.entry.batch
-            groups.setdefault(key, []).append((name, subject.threads, 1000 * stage.median))
+            groups.setdefault(key, []).append((name, subject.threads, [1000 * value for value in stage.medians]))
     for (path, batch), samples in groups.items():
         _remember(path, batch, samples, "benchmark --remember")
 
@@ -55,7 +56,7 @@ def remember_measured(measured: Sequence[Measured]) -> None:
 def remember_trials(path: Path, trials: Sequence[Trial], kept: Path, batch: int) -> None:
     """Write the trials of the artifact at `kept`, which `--target auto` chose and wrote to `path`."""
     samples = [
-        (str(item.opened.get("runtime", item.candidate.subject.runtime)), item.candidate.subject.threads, item.ms)
+        (str(item.opened.get("runtime", item.candidate.subject.runtime)), item.candidate.subject.threads, item.rounds)
         for item in trials
         if item.candidate.artifact == kept and item.failure is None and item.candidate.subject.device == "cpu"
     ]
@@ -67,8 +68,14 @@ def _remember(path: Path, batch: int, samples: Sequence[Sample], source: str) ->
     """Write an entry of the profile, and note it."""
     cores = usable_cores()
     timings = [
-        Timing(runtime, threads, max(cores // threads, 1) if threads else 1, round(ms, 4))
-        for runtime, threads, ms in samples
+        Timing(
+            runtime,
+            threads,
+            max(cores // threads, 1) if threads else 1,
+            round(median(rounds), 4),
+            tuple(round(ms, 4) for ms in rounds),
+        )
+        for runtime, threads, rounds in samples
     ]
     if remember(Model(path), batch, timings, source=source):
         runtimes = ", ".join(dict.fromkeys(item.runtime for item in timings))

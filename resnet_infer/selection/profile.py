@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from resnet_infer.errors import DataError
@@ -22,6 +23,9 @@ PROFILE = FileFormat("machine profile", error=DataError)
 """Format of the document."""
 ALIKE = 1.03
 """Ratio of times up to which two runtimes are as fast. Then the default runtime answers."""
+SHARE = 0.75
+"""Smallest share of the rounds in which another runtime than the default is faster, where rounds were kept: on a busy
+machine medians alone may differ by chance."""
 START_SECONDS = 0.5
 """Time by which another runtime than the default starts later, in seconds. It has to be saved before it counts."""
 
@@ -30,13 +34,15 @@ START_SECONDS = 0.5
 class Timing:
     """Hold the milliseconds of a call of one runtime, on `threads` threads (None: all cores), with `streams` at a time.
 
-    `streams` says how many such calls the cores can compute side by side.
+    `streams` says how many such calls the cores can compute side by side. `rounds` has the milliseconds of a call in
+    each round, in which the runtimes took turns; it may be empty.
     """
 
     runtime: str
     threads: int | None
     streams: int
     ms: float
+    rounds: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, value: Mapping[str, Any]) -> Timing:
@@ -47,7 +53,28 @@ class Timing:
             raise ValueError("threads and streams are numbers from 1 on")
         if not isinstance(value["runtime"], str) or streams is None or not 0 < ms < math.inf:
             raise ValueError("a timing has a runtime and a time")
-        return cls(value["runtime"], threads, streams, float(ms))
+        rounds = tuple(map(float, value.get("rounds", ())))
+        if not all(0 < number < math.inf for number in rounds):
+            raise ValueError("rounds")
+        return cls(value["runtime"], threads, streams, float(ms), rounds)
+
+    def ratio(self, other: Timing) -> float:
+        """Return how many times as fast as `other` it is: over the rounds of both, else by the medians."""
+        if self.rounds and len(self.rounds) == len(other.rounds):
+            return median(theirs / own for own, theirs in zip(self.rounds, other.rounds, strict=True))
+        return other.ms / self.ms
+
+    def faster(self, other: Timing) -> bool:
+        """Return whether it is faster than `other` by more than the noise."""
+        if self.rounds and len(self.rounds) == len(other.rounds):
+            won = sum(own < theirs for own, theirs in zip(self.rounds, other.rounds, strict=True))
+            if won < SHARE * len(self.rounds):
+                return False
+        return self.ratio(other) > ALIKE
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {**vars(self), "rounds": list(self.rounds)}
 
 
 @dataclass(frozen=True)
@@ -99,8 +126,8 @@ def remember(
         **model.kind,
         "compute": exact(compute),
         "batch": batch,
-        **vars(best),
-        "trials": [dict(vars(item)) for item in timings],
+        **{key: value for key, value in best.to_json().items() if key != "rounds"},
+        "trials": [item.to_json() for item in timings],
         "source": source,
     }
     keys = ("processor", "flags", "cores", "digest", "compute", "batch")
@@ -155,8 +182,9 @@ def _compare(timings: Iterable[Timing], default: str, batch: int, use: Use) -> B
         return None
     found = several[min(several) if use == "single" else max(several)]
     usual = found[default]
-    best = min(found.values(), key=lambda item: item.ms)
-    if usual.ms <= ALIKE * best.ms:
+    best = max(found.values(), key=lambda item: item.ratio(usual))
+    if not best.faster(usual):
         best = usual
-    saved = (usual.ms - best.ms) / 1000 / batch / best.streams
-    return Best(best, batch, usual.ms / best.ms, saved)
+    ratio = best.ratio(usual)
+    saved = (1 - 1 / ratio) * usual.ms / 1000 / batch / best.streams
+    return Best(best, batch, ratio, saved)

@@ -169,8 +169,8 @@ def _opened(model: Model, choice: Choice, work: Work, threads: int | None) -> tu
     opened.close()
     differs = "; ".join(proof.failures)
     warn(
-        f"{other.name} does not answer for {model.path.name} as {default} does, so {default} answers: {differs}. "
-        f"--runtime {default} leaves out this comparison"
+        f"{other.name} does not answer for {model.path.name} as {default} does, so {default} answers "
+        f"(--runtime {default} leaves out this comparison): {differs}"
     )
     return None, Choice(default, f"{other.name} answers otherwise: {differs}")
 

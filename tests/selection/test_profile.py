@@ -47,7 +47,7 @@ def known(model: Model, batch: int = 8, **options: Any) -> str | None:
 def test_what_was_measured_is_remembered(model: Model, here: Path) -> None:
     assert best_known(model, 8) is None
     assert remember(model, 8, timings(), source="a test")
-    assert best_known(model, 8) == Best(Timing("openvino", 1, 2, 10.0), 8, 2.0, 0.01 / 8 / 2)
+    assert best_known(model, 8) == Best(Timing("openvino", 1, 2, 10.0), 8, 2.0, 0.5 * 0.02 / 8 / 2)
     document = json.loads(here.read_text())
     assert document["format"] == 1
     (entry,) = document["entries"]
@@ -65,6 +65,27 @@ def test_a_later_measurement_replaces_an_earlier_one(model: Model) -> None:
 def test_a_difference_within_the_noise_is_none(model: Model) -> None:
     remember(model, 8, timings(10.3, 10.0), source="a test")
     assert known(model) == "onnxruntime"
+
+
+def rounds(*pairs: tuple[float, float]) -> list[Timing]:
+    """The times of both runtimes in rounds."""
+    return [
+        Timing(name, 1, 2, 1.0, tuple(pair[place] for pair in pairs))
+        for place, name in enumerate(("onnxruntime", "openvino"))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "runtime"),
+    [
+        ([(20, 10), (40, 20), (10, 5), (8, 8)], "openvino"),
+        ([(20, 10), (40, 20), (10, 11), (8, 9)], "onnxruntime"),  # by chance, in half of the rounds
+        ([(10, 20), (20, 40)], "onnxruntime"),
+    ],
+)
+def test_it_is_faster_in_most_rounds(model: Model, pairs: list[tuple[float, float]], runtime: str) -> None:
+    remember(model, 8, rounds(*pairs), source="a test")
+    assert known(model) == runtime
 
 
 def test_the_closest_batch_counts(model: Model) -> None:
@@ -132,6 +153,7 @@ def test_an_entry_of_another_machine_is_not_used(model: Model, monkeypatch: pyte
         lambda text: text.replace('"ms": 10.0', '"ms": null'),
         lambda text: text.replace('"ms": 10.0', '"ms": NaN'),
         lambda text: text.replace('"batch": 8', '"batch": 0'),
+        lambda text: text.replace('"rounds": []', '"rounds": [0]'),
         lambda text: text.replace('"streams": 2', '"streams": "two"'),
         lambda text: text.replace('"digest"', '"digests"'),
         lambda text: "[" * 100_000,
