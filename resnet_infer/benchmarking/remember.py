@@ -9,7 +9,7 @@ from statistics import median
 
 from resnet_infer.benchmarking.candidates import Trial, cpu_runtimes
 from resnet_infer.benchmarking.latency.paired_run import Measured
-from resnet_infer.benchmarking.latency.subjects import Entry
+from resnet_infer.benchmarking.latency.subjects import Entry, Subject
 from resnet_infer.runtimes.registry import select_runtime
 from resnet_infer.selection.machine import Model
 from resnet_infer.selection.profile import Timing, remember
@@ -46,7 +46,7 @@ def remember_measured(measured: Sequence[Measured]) -> None:
     for item in measured:
         stage, subject = item.stage("inference"), item.entry.subject
         if item.failure is None and stage:
-            name = str(item.about.get("opened", {}).get("runtime", subject.runtime))
+            name = _runtime(subject)
             key = subject.model, item.entry.batch
             groups.setdefault(key, []).append((name, subject.threads, [1000 * value for value in stage.medians]))
     for (path, batch), samples in groups.items():
@@ -56,12 +56,17 @@ def remember_measured(measured: Sequence[Measured]) -> None:
 def remember_trials(path: Path, trials: Sequence[Trial], kept: Path, batch: int) -> None:
     """Write the trials of the artifact at `kept`, which `--target auto` chose and wrote to `path`."""
     samples = [
-        (str(item.opened.get("runtime", item.candidate.subject.runtime)), item.candidate.subject.threads, item.rounds)
+        (_runtime(item.candidate.subject), item.candidate.subject.threads, item.rounds)
         for item in trials
         if item.candidate.artifact == kept and item.failure is None and item.candidate.subject.device == "cpu"
     ]
     if samples:
         _remember(path, batch, samples, "export --target auto")
+
+
+def _runtime(subject: Subject) -> str:
+    """Return the name of the runtime of a subject."""
+    return select_runtime(subject.model, subject.runtime).name
 
 
 def _remember(path: Path, batch: int, samples: Sequence[Sample], source: str) -> None:

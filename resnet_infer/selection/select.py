@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
-from resnet_infer.errors import ResnetInferError
+from resnet_infer.errors import ModelError, ResnetInferError
 from resnet_infer.runtimes.base import Runtime, parse_device
 from resnet_infer.runtimes.registry import RUNTIMES, RuntimeInfo, get_runtime, open_runtime, select_runtime
 from resnet_infer.selection.machine import Model, may_use_gpu
@@ -29,7 +29,7 @@ class Choice:
 
     - `runtime`: the runtime's name. `is_default`: it is the one that opens such a file by default.
     - `threads`, `options`: arguments for `open_runtime`; None leaves the number of threads to the caller.
-    - `reason`: why, for people.
+    - `reason`: why, for people, and `by`: what decided. What is not `default` is worth a line in a log.
     - `missing`: what would be faster here if it were installed, None if nothing is known to be.
     """
 
@@ -39,6 +39,12 @@ class Choice:
     threads: int | None = None
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     missing: str | None = None
+    by: Literal["default", "profile", "rule", "proof"] = "default"
+
+    def log(self) -> list[str]:
+        """Return the lines that the log of a service says of it: none if it is the default and nothing is missing."""
+        why = [] if self.by == "default" else [f"{self.runtime} answers: {self.reason}"]
+        return [*why, *([self.missing] if self.missing else [])]
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,8 @@ class Work:
 def choose(path: Path, work: Work) -> Choice:
     """Return the runtime for the artifact at `path`, after its proof (see `proof`).
 
-    Raises what `select_runtime` raises, and `ModelError` for a file that is missing or damaged.
+    A file that is missing or damaged has the default, which says so when it opens it. Raises what `select_runtime`
+    raises.
 
         choice = choose(Path("model.onnx"), Work("service", batch=8))
         runtime = open_runtime(path, runtime=choice.runtime, threads=1)
@@ -100,7 +107,10 @@ def _propose(path: Path, work: Work) -> tuple[Choice, Model | None]:
         return replace(usual, reason=f"the device {work.device} was named"), None
     if work.device == "auto" and may_use_gpu():
         return replace(usual, reason="the installed ONNX Runtime may use a GPU"), None
-    model = Model(path)
+    try:
+        model = Model(path)
+    except ModelError:  # opening it says what is wrong
+        return usual, None
     if found := _from_profile(model, work, usual):
         return found, model
     situation = Situation(
@@ -117,7 +127,7 @@ def _propose(path: Path, work: Work) -> tuple[Choice, Model | None]:
     if rule is None:
         return replace(usual, missing=lacking.advice() if lacking else None), model
     reason = f"by the rules it is faster on this processor: {rule.measured}"
-    return Choice(rule.runtime, reason, is_default=rule.runtime == default.name), model
+    return Choice(rule.runtime, reason, is_default=rule.runtime == default.name, by="rule"), model
 
 
 def _is_able(row: RuntimeInfo, path: Path) -> bool:
@@ -134,11 +144,11 @@ def _from_profile(model: Model, work: Work, usual: Choice) -> Choice | None:
         return None
     measured = f"batch {best.batch}, {best.timing.streams} side by side: {best.timing.ms:.3g} ms"
     if best.timing.runtime == usual.runtime:
-        return replace(usual, reason=f"it was measured to be fastest here ({measured})")
+        return replace(usual, reason=f"it was measured to be fastest here ({measured})", by="profile")
     if work.use == "many" and not best.worthwhile(work.images):
         return replace(usual, reason=f"{best.timing.runtime} is faster here, but not for so few pictures")
     reason = f"it was measured to be {best.ratio:.2f} times as fast as {usual.runtime} here ({measured})"
-    return Choice(best.timing.runtime, reason, is_default=False)
+    return Choice(best.timing.runtime, reason, is_default=False, by="profile")
 
 
 def _opened(model: Model, choice: Choice, work: Work, threads: int | None) -> tuple[Runtime | None, Choice]:
@@ -158,7 +168,7 @@ def _opened(model: Model, choice: Choice, work: Work, threads: int | None) -> tu
         if opened:
             opened.close()
         warn(f"{other.name}, which would be faster here, cannot be used: {error.message}; so {default} answers")
-        return None, Choice(default, f"{other.name} cannot be used: {error.message}")
+        return None, Choice(default, f"{other.name} cannot be used: {error.message}", by="proof")
     if proof.passed:
         if proof.fresh:
             note(
@@ -172,7 +182,7 @@ def _opened(model: Model, choice: Choice, work: Work, threads: int | None) -> tu
         f"{other.name} does not answer for {model.path.name} as {default} does, so {default} answers "
         f"(--runtime {default} leaves out this comparison): {differs}"
     )
-    return None, Choice(default, f"{other.name} answers otherwise: {differs}")
+    return None, Choice(default, f"{other.name} answers otherwise: {differs}", by="proof")
 
 
 def _told(path: Path, choice: Choice) -> Choice:

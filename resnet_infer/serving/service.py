@@ -164,9 +164,8 @@ class ResNetInfer:
             place = address()
             where = f" at {place}" if place else ""
             if choice := MANAGER.current.choice:
-                write(f"{runtime.name} answers: {choice.reason}")
-                if choice.missing:
-                    write(choice.missing)
+                for line in choice.log():
+                    write(line)
             write(f"{spec.name} ({spec.precision}, {runtime.name}, {runtime.device}) is ready{where}")
 
     def _hang_up(self) -> None:

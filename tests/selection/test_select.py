@@ -188,6 +188,8 @@ def test_what_would_be_faster_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.is_default
     assert found.missing
     assert "2 times as fast" in found.missing
+    assert found.log() == [found.missing]
+    assert choose(INT8, Work("single")).log() == []
 
 
 # The proof
@@ -330,6 +332,7 @@ def test_a_service_chooses_and_says_why(other: Path) -> None:
         assert deployment.runtime.name == deployment._one_thread.name == "other"
         assert deployment.choice
         assert deployment.choice.reason == "by the rules it is faster on this processor: 2 times as fast"
+        assert deployment.choice.log() == [f"other answers: {deployment.choice.reason}"]
     finally:
         deployment.close()
     named = Deployment(Settings(model=str(INT8), runtime="onnxruntime"))
