@@ -124,7 +124,7 @@ FP32 has no rule: on the same machine the two were within 6% of each other (30.3
 222 ms with openvino). VNNI without AMX has none: on two cores of an AMD EPYC OpenVINO took less processor time for a
 batch of 8 in INT8 (ResNet-50 by 1.08, a ResNet-18 of 112 pixels by 1.16), but not for a whole run: 984 photos took
 1.03 to 1.05 and 0.93 to 0.98 times as long with ONNX Runtime, its shorter start included, and requests of 16 clients
-1.02. Where it matters, `benchmark --remember` measures it.
+1.02 and 0.99. Where it matters, `benchmark --remember` measures it.
 """
 
 
