@@ -32,6 +32,10 @@ from resnet_infer.utils.threads import require_threads
 __all__ = ["Answer", "Classifier", "Crops", "Picture", "Prediction", "Prepared", "softmax"]
 
 
+MANY_BATCH = 8
+"""Batch of the measurements by which the runtime for many images is chosen, as a lane takes of 224x224 crops."""
+
+
 class Prepared(NamedTuple):
     """Hold an image's views, uint8 (views, crop, crop, 3), and the note on it, if any."""
 
@@ -49,6 +53,11 @@ class Classifier(BaseClassifier):
     By default all threads work on one batch, which gives the lowest latency for a single image. With `throughput`, a
     CPU runs as many batches in parallel as it has cores, each on one thread (or on `threads`), so that no core waits
     for another. An open runtime that is used with `throughput` should have one thread.
+
+    With `throughput` and without `options`, the runtime `auto` is the fastest that is installed: by the machine
+    profile, else by the rules of `selection`. Another runtime than the default is first compared with it. `expected` is
+    the number of images that will come, if it is known: for a few, another runtime is not worth its longer start.
+    Without `throughput`, `auto` is the default runtime of the file.
 
     Instances are context managers. `pickle`, `copy.copy` and `copy.deepcopy` give one that opens the same file again,
     with the same options (`Runtime.__reduce__` says when they are refused).
@@ -68,6 +77,7 @@ class Classifier(BaseClassifier):
         device: str = "auto",
         threads: int | None = None,
         throughput: bool = False,
+        expected: int | None = None,
         **options: Any,
     ) -> None:
         require_threads(threads)
@@ -78,7 +88,15 @@ class Classifier(BaseClassifier):
             self.runtime = model
         else:
             path = zoo.file_for(model, runtime)
-            self.runtime = open_runtime(path, runtime=runtime, device=device, threads=threads or one_thread, **options)
+            if throughput and runtime == "auto" and not options:
+                from resnet_infer.selection.select import Work, open_chosen
+
+                work = Work("many", batch=MANY_BATCH, device=device, images=expected)
+                self.runtime, _ = open_chosen(path, work, threads=threads or 1)
+            else:
+                self.runtime = open_runtime(
+                    path, runtime=runtime, device=device, threads=threads or one_thread, **options
+                )
         self._spread = threads, throughput
         lanes = usable_cores() // (threads or 1) if throughput and self.runtime.device == "cpu" else 1
         self.lanes = max(lanes, 1)

@@ -10,6 +10,7 @@ from typing import Any
 
 from resnet_infer.benchmarking.candidates import Artifact, Backend, Trial, candidates, choose, report, time_candidates
 from resnet_infer.benchmarking.latency.subjects import Subject
+from resnet_infer.benchmarking.remember import remember_trials
 from resnet_infer.converters.config import ExportConfig
 from resnet_infer.converters.export import CALIBRATION_SUFFIX, ExportResult, check_precision, export
 from resnet_infer.converters.source import read_artifact
@@ -39,9 +40,10 @@ def export_fastest(
     """Write `target`, an ONNX file, in the precision that answers batches of `batch` pictures fastest on this machine.
 
     `precisions` are those to try; by default FP32, INT8 if there are calibration pictures, and FP16 if there is a GPU.
-    A table of the trials goes to stderr. The trials, the fastest runtime and its number of threads go into the
-    evidence, and the last two into the artifact's provenance. Raises `ParityError` if only one precision is tried and
-    loses too much accuracy, and `RuntimeUnavailableError` where no process can be started for timing.
+    A table of the trials goes to stderr, and their times go into the machine profile (`selection.profile`). The trials,
+    the fastest runtime and its number of threads go into the evidence, and the last two into the artifact's provenance.
+    Raises `ParityError` if only one precision is tried and loses too much accuracy, and `RuntimeUnavailableError` where
+    no process can be started for timing.
     """
     interpreter()  # fail before the slow exports if no process can be started
     tried = tuple(precisions or _worth_trying(config))
@@ -78,7 +80,10 @@ def export_fastest(
         chosen = exported[best.candidate.artifact]
         tuned = _tuned(best, batch)
         if best.candidate.subject.runtime != "auto":
-            note(f"it is fastest when it is run with --runtime {best.candidate.subject.runtime}")
+            note(
+                f"it is fastest when it is run with --runtime {best.candidate.subject.runtime}, "
+                "which auto means here from now on where there are many pictures"
+            )
         graph = read_artifact(chosen.path)
         noted = graph.spec.with_(provenance={**graph.spec.provenance, "tuned": tuned})
         with atomic_path(target) as temporary:
@@ -91,6 +96,7 @@ def export_fastest(
             with atomic_path(kept) as temporary:
                 temporary.write_bytes(calibration.read_bytes())
             evidence["calibration"] = {**evidence["calibration"], "file": str(kept)}
+        remember_trials(target, trials, chosen.path, batch)
     return ExportResult(target, chosen.precision, evidence)
 
 

@@ -149,7 +149,7 @@ def _run_options(
     if "provider" not in default.options:
         yield suffix_of(path)[1:], Subject(path)
         return
-    others = [row for row in _cpu_runtimes(suffix_of(path)) if row is not default]
+    others = [row for row in cpu_runtimes(suffix_of(path)) if row is not default]
     for backend in backends:
         if _PROVIDERS[backend] not in _providers():
             continue
@@ -174,7 +174,7 @@ def _providers() -> Collection[str]:
     return ort_session.available_providers()
 
 
-def _cpu_runtimes(suffix: str) -> list[RuntimeInfo]:
+def cpu_runtimes(suffix: str) -> list[RuntimeInfo]:
     """Return the installed runtimes that open files with this suffix and compute on any number of CPU threads."""
     found = (row for row in RUNTIMES if row.offered and row.opens(suffix) and row.threads and "cpu" in row.devices)
     return [row for row in found if row.is_installed]

@@ -53,7 +53,7 @@ Runtime = Annotated[
     typer.Option(
         metavar="|".join(RUNTIME_CHOICES),
         callback=choice(*RUNTIME_CHOICES),
-        help="The library that runs the model; auto: by the suffix of its file.",
+        help="The library that runs the model; auto: by the suffix of its file, and for many images the fastest.",
     ),
 ]
 Device = Annotated[

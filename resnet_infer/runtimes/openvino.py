@@ -1,4 +1,7 @@
-"""Run artifacts in ONNX or in OpenVINO's own format (IR) on a CPU, where INT8 is often faster than in ONNX Runtime."""
+"""Run artifacts in ONNX or in OpenVINO's own format (IR) on a CPU.
+
+`selection.rules` says on which processors it is faster than ONNX Runtime.
+"""
 
 from __future__ import annotations
 

@@ -163,6 +163,9 @@ class ResNetInfer:
             spec, runtime = MANAGER.current.spec, MANAGER.current.runtime
             place = address()
             where = f" at {place}" if place else ""
+            if choice := MANAGER.current.choice:
+                for line in choice.log():
+                    write(line)
             write(f"{spec.name} ({spec.precision}, {runtime.name}, {runtime.device}) is ready{where}")
 
     def _hang_up(self) -> None:

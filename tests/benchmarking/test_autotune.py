@@ -23,12 +23,16 @@ from resnet_infer.benchmarking.candidates import Candidate, Trial  # noqa: E402
 from resnet_infer.converters.export import ExportConfig  # noqa: E402
 from resnet_infer.models.checkpoint import Checkpoint  # noqa: E402
 from resnet_infer.runtimes.registry import open_runtime  # noqa: E402
+from resnet_infer.selection.machine import Model  # noqa: E402
+from resnet_infer.selection.profile import best_known  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("notes_on_stderr")
 
 
 @pytest.fixture(autouse=True)
-def openvino_is_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
+def openvino_is_fastest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RESNET_INFER_CACHE", str(tmp_path / "cache"))
+
     def timed(found: Sequence[Candidate], batch: int, **options: Any) -> list[Trial]:
         return [Trial(item, batch, (1.0 if item.subject.runtime == "openvino" else 2.0,)) for item in found]
 
@@ -41,6 +45,9 @@ def test_the_fastest_runtime_is_in_the_provenance(
     made = autotune.export_fastest(make_checkpoint(), tmp_path / "best.onnx", ExportConfig(), 1, ["fp32"])
     assert made.evidence["tuned"]["runtime"] == "openvino"
     assert "it is fastest when it is run with --runtime openvino" in capsys.readouterr().err
+    best = best_known(Model(made.path), 1)
+    assert best is not None
+    assert (best.timing.runtime, best.ratio) == ("openvino", 2.0)
     with open_runtime(made.path, device="cpu") as opened:
         assert opened.name == "onnxruntime"
         assert opened.spec.provenance["tuned"] == made.evidence["tuned"]

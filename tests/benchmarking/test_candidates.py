@@ -40,7 +40,7 @@ PROVIDERS = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecution
 def provide(monkeypatch: pytest.MonkeyPatch, providers: list[str], openvino: bool = False) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
     rows = [get_runtime("openvino")] if openvino else []
-    monkeypatch.setattr("resnet_infer.benchmarking.candidates._cpu_runtimes", lambda suffix: rows)
+    monkeypatch.setattr("resnet_infer.benchmarking.candidates.cpu_runtimes", lambda suffix: rows)
 
 
 def trial(

@@ -21,6 +21,7 @@ from resnet_infer.models.spec import ModelSpec
 from resnet_infer.serving.inference.deployment import ClassifyItem, ClassifyResult, Deployment
 from resnet_infer.serving.inference.jobs import Done, RefusedError
 from resnet_infer.serving.settings import Settings
+from resnet_infer.utils.console import note
 
 TIMEOUT = 30.0
 """Seconds that a service has for a response; `resnet-infer serve` takes no longer by default."""
@@ -82,6 +83,8 @@ class InProcess:
         self._crops = _crops(crops)
         settings = Settings(model=model, runtime=runtime, device=device, threads=threads, max_queue=sys.maxsize)
         self._deployment = Deployment(settings)
+        if (choice := self._deployment.choice) and choice.missing:
+            note(choice.missing)
         self._waiting: set[Future[Done[Any]]] = set()
 
     @property

@@ -64,6 +64,14 @@ def benchmark(
     null: Annotated[
         bool, typer.Option("--null", help="Also measure a runtime that computes nothing: the cost of measuring.")
     ] = False,
+    remember: Annotated[
+        bool,
+        typer.Option(
+            "--remember",
+            help="Measure every installed runtime on the CPU, and write the times into the machine profile, by which "
+            "auto chooses. Default of --threads: 1.",
+        ),
+    ] = False,
     as_json: Json = False,
     output: Annotated[Path | None, output_option(FORMS.suffixes)] = None,
     report: Annotated[
@@ -125,6 +133,7 @@ def benchmark(
     if (include or errors) and not page:
         raise UsageError("--errors and --include are for the page", hint="add --report FILE.html")
     own = {"--batch-size": batch_size != "1", "--rounds": rounds, "--photos": photos, "--null": null}
+    own["--remember"] = remember
     load: dict[str, Any] = {
         "--url": url,
         "--data": data,
@@ -181,7 +190,7 @@ def benchmark(
         found = {**outcome.to_json(), "warnings": problems, "environment": machine}
         shown, failed = outcome.table(), [scenario] if outcome.valid is False else []
     else:
-        measured = _measure(models, batch_size, runtime, device, threads, photos, rounds, seconds, null)
+        measured = _measure(models, batch_size, runtime, device, threads, photos, rounds, seconds, null, remember)
         from resnet_infer.benchmarking.latency.measured import tables
 
         found = measured.to_json()
@@ -213,12 +222,14 @@ def _measure(
     rounds: int | None,
     seconds: float | None,
     null: bool,
+    remember: bool,
 ) -> Benchmark:
     """Measure the models side by side, and note times that did not become stable."""
     from resnet_infer.benchmarking.environment import environment
     from resnet_infer.benchmarking.latency.measured import Benchmark
     from resnet_infer.benchmarking.latency.paired_run import Settings, measure
     from resnet_infer.benchmarking.latency.subjects import entries, photographs, synthetic
+    from resnet_infer.benchmarking.remember import remember_measured, spread_out
     from resnet_infer.runtimes.registry import split_runtime
     from resnet_infer.utils.progress import progress
 
@@ -229,8 +240,11 @@ def _measure(
         batches,
         runtime=runtime,
         device=device,
-        threads=bounded_numbers("--threads", threads, int, MOST_THREADS) or (None,),
+        threads=bounded_numbers("--threads", threads, int, MOST_THREADS) or (1 if remember else None,),
+        as_default=remember,
     )
+    if remember:
+        rows = spread_out(rows)
     if null:
         from resnet_infer import zoo
 
@@ -250,6 +264,8 @@ def _measure(
                 f"{item.entry.name}, batch {item.entry.batch}: the times of its calls did not become stable"
             )
             note(f"warning: {problems[-1]}")
+    if remember:
+        remember_measured(measured)
     return Benchmark(measured, pictures, settings.rounds, settings.seconds, machine, problems)
 
 

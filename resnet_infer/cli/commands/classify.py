@@ -32,6 +32,8 @@ SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv
 """Suffix of the output file -> format."""
 BATCH = 32
 """Default of `--batch-size`, in crops."""
+AHEAD = 1000
+"""Most images that are counted to choose the runtime. So many are worth the start of any."""
 _JSON_HEAD = re.compile(r'\{"format": \d{1,9}, "answers": \[')
 """First line of the format json."""
 
@@ -126,7 +128,10 @@ def classify(
                 from resnet_infer.classifier import Classifier
 
                 introduce_default(model, "-m")
-                answering = Classifier(model, runtime=runtime, device=device, threads=threads, throughput=many)
+                expected = requested.expected() if many else None
+                answering = Classifier(
+                    model, runtime=runtime, device=device, threads=threads, throughput=many, expected=expected
+                )
                 stack.enter_context(answering)
                 stream = answering.stream(
                     requested, crops=views, top_k=top_k, batch_size=max(batch_size or BATCH, views)
@@ -271,6 +276,11 @@ class _Requested:
         """Tell whether there is more than one image. Reads two."""
         self._ahead = list(islice(self._read(), 2))
         return len(self._ahead) > 1
+
+    def expected(self) -> int | None:
+        """Return the number of images, None if there are more than `AHEAD`. Reads so many."""
+        self._ahead += islice(self._read(), AHEAD + 1 - len(self._ahead))
+        return len(self._ahead) if len(self._ahead) <= AHEAD else None
 
     def any(self) -> bool:
         """Tell whether there is an image. Call `several` before."""

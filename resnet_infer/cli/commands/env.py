@@ -18,9 +18,10 @@ from resnet_infer.cli.options import Json, output_option
 from resnet_infer.cli.results import Forms, Found, two_columns
 from resnet_infer.runtimes.registry import SUFFIXES
 from resnet_infer.runtimes.tensorrt.versions import compatible_majors, version_numbers
+from resnet_infer.selection.rules import missing_for
 from resnet_infer.utils.cgroups import cpu_quota, memory_limit
 from resnet_infer.utils.console import pairs
-from resnet_infer.utils.cpu import affinity_cores, compute_threads, machine_cores, processor, usable_cores
+from resnet_infer.utils.cpu import affinity_cores, compute_threads, flags, machine_cores, processor, usable_cores
 from resnet_infer.utils.extras import DISTRIBUTIONS, EXTRAS, all_installed, install_command
 from resnet_infer.utils.host_memory import free_memory, physical_memory
 
@@ -80,6 +81,17 @@ def env(as_json: Json = False, output: Annotated[Path | None, output_option(FORM
         "devices": sorted({row["device"] for row in runtimes if row.get("answers")}),
         "engines": _engines(installed["tensorrt"]),
         "missing": missing,
+        "faster": [
+            {
+                "runtime": rule.runtime,
+                "precisions": list(rule.precisions),
+                "uses": list(rule.uses),
+                "ratio": rule.ratio,
+                "measured": rule.measured,
+                "install": rule.install,
+            }
+            for rule in missing_for(flags())
+        ],
     }
     report = facts.without_home({**report, "problems": problems(report)})
     rows = _rows(report)
@@ -106,6 +118,14 @@ def _rows(report: dict[str, Any]) -> list[tuple[str, str]]:
         majors = " and ".join(map(str, engines["version_compatible"]))
         rows.append(("engines", f"of TensorRT {engines['tensorrt']}; version-compatible ones of {majors}, if no newer"))
     rows += [(f"for {', '.join(modules)}", command) for command, modules in report["missing"].items()]
+    rows += [
+        (
+            f"faster: {row['runtime']}",
+            f"{' and '.join(row['precisions']).upper()} models, many pictures or a service: "
+            f"{row['measured']}\nto install it: {row['install']}",
+        )
+        for row in report["faster"]
+    ]
     return rows + [("problem", f"{one['message']}\nremedy: {one['remedy']}") for one in report["problems"]]
 
 

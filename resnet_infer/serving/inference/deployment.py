@@ -21,6 +21,7 @@ from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.artifacts import digest
 from resnet_infer.runtimes.base import Images, Logits, Runtime
 from resnet_infer.runtimes.registry import get_runtime, open_runtime
+from resnet_infer.selection.select import Choice, Work, open_chosen
 from resnet_infer.serving.inference.batching import STALL_SECONDS, Batcher
 from resnet_infer.serving.inference.jobs import Done
 from resnet_infer.serving.memory import Memory
@@ -80,13 +81,21 @@ class Deployment:
         source = zoo.load_for(self.model, settings.runtime)
         device = device or settings.device
         cores = usable_cores()
-        self.runtime = open_runtime(source, runtime=settings.runtime, device=device, threads=settings.threads)
+        self.choice: Choice | None = None
+        """Why this runtime answers; None where it was named, or where the file has but one."""
+        chosen = settings.runtime
+        if chosen == "auto" and isinstance(source, Path):
+            work = Work("service", batch=settings.max_batch or CPU_BATCH, device=device)
+            self.runtime, self.choice = open_chosen(source, work, threads=settings.threads)
+            chosen = self.runtime.name
+        else:
+            self.runtime = open_runtime(source, runtime=chosen, device=device, threads=settings.threads)
         self._one_thread = self.runtime
         on_cpu, lanes = self.runtime.device == "cpu", 1
         if on_cpu and get_runtime(self.runtime.name).parallel:
             lanes = max(cores // (settings.threads or 1), 1)
             if settings.threads is None and lanes > 1:
-                self._one_thread = open_runtime(source, runtime=settings.runtime, device="cpu", threads=1)
+                self._one_thread = open_runtime(source, runtime=chosen, device="cpu", threads=1)
         self.sha256 = digest(source)
         self.artifact = source if isinstance(source, Path) and suffix_of(source) == ".onnx" else None
         self.classifier = Classifier(self.runtime)
