@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from resnet_infer.utils.extras import DISTRIBUTIONS, EXTRAS, all_installed, install_command
+from resnet_infer.utils.extras import DISTRIBUTIONS, EXTRAS, install_command, writers
 
 Report = Mapping[str, Any]
 """What `resnet-infer env --json` prints, without its problems."""
@@ -48,8 +48,8 @@ def problems(report: Report) -> list[dict[str, str]]:
 
 def _two_distributions(report: Report) -> Iterator[Finding]:
     """Find modules that several installed distributions write."""
-    for module, names in DISTRIBUTIONS.items():
-        present = all_installed(names)
+    for module in DISTRIBUTIONS:
+        present = writers(module)
         if len(present) > 1:
             owners = (report["onnxruntime"] or {}).get("files_of", {})
             files = ", ".join(f"{file} is that of {name}" for file, name in owners.items())
