@@ -126,7 +126,7 @@ def test_two_distributions_of_one_module_are_uninstalled_together(
     assert install_command("gpu") == 'pip uninstall -y onnxruntime && pip install "resnet-infer[gpu]"'
     assert install_command("cpu") == 'pip install "resnet-infer[cpu]"'
     metadata(planted, second)
-    for extra in ("cpu", "gpu"):
+    for extra in ("cpu", "gpu", "gpu-cu12"):
         assert install_command(extra) == f'pip uninstall -y onnxruntime {second} && pip install "resnet-infer[{extra}]"'
         assert install_command(extra) in str(conflict("onnxruntime"))
     assert install_command("export") == 'pip install "resnet-infer[export]"'

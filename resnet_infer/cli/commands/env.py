@@ -12,7 +12,7 @@ import typer
 
 from resnet_infer._version import __version__
 from resnet_infer.cli.doctor import facts
-from resnet_infer.cli.doctor.nvidia import nvidia
+from resnet_infer.cli.doctor.nvidia import fits_not, nvidia
 from resnet_infer.cli.doctor.probe import Event, needs_gpu, packages, probe, runtime_of
 from resnet_infer.cli.doctor.problems import problems
 from resnet_infer.cli.options import Json, output_option
@@ -43,7 +43,10 @@ def env(as_json: Json = False, output: Annotated[Path | None, output_option(FORM
         FORMS.require_free(output)
     installed = {module: ", ".join(writers(module)) or None for module in DISTRIBUTIONS}
     missing: dict[str, list[str]] = {}
+    driver = nvidia()
     for extra, modules in EXTRAS.items():
+        if fits_not(extra, driver["fits"]):
+            continue
         if lacking := [module for module in modules if not installed[module]]:
             missing[install_command(extra)] = lacking
     gpus = facts.gpus()
@@ -76,7 +79,7 @@ def env(as_json: Json = False, output: Annotated[Path | None, output_option(FORM
         "imports": {module: found[0] for module, found in events.items()},
         "onnxruntime": _onnxruntime(events),
         "gpus": gpus,
-        "nvidia": nvidia(),
+        "nvidia": driver,
         "runtimes": runtimes,
         "devices": sorted({row["device"] for row in runtimes if row.get("answers")}),
         "engines": _engines(installed["tensorrt"]),
@@ -145,8 +148,9 @@ def _nvidia(found: dict[str, Any]) -> list[tuple[str, str]]:
         names = f"missing: {', '.join(missing)}" if missing else f"found: {', '.join(found['libraries'])}"
         rows.append(("CUDA libraries", names))
     if fits := found["fits"]:
-        wanted = ("onnxruntime", "provider_tensorrt", "engine_tensorrt", "torch", "cuda_bindings")
-        rows.append(("fits the driver", ", ".join(dict.fromkeys(fits[key] for key in wanted))))
+        inside = f"{fits['onnxruntime']} (with TensorRT inside: {fits['provider_tensorrt']})"
+        others = [fits[key] for key in ("engine_tensorrt", "cuda_bindings", "torch")]
+        rows.append(("fits the driver", ", ".join([inside, *others])))
     return rows
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from resnet_infer.errors import ResnetInferError
 from resnet_infer.runtimes import processes
 from resnet_infer.runtimes.nvidia.driver import ask_driver
-from resnet_infer.runtimes.nvidia.fits import best_fit
+from resnet_infer.runtimes.nvidia.fits import FITS, best_fit
 from resnet_infer.utils import strict_json
 
 LIMIT = 60.0
@@ -39,6 +40,12 @@ def nvidia() -> dict[str, Any]:
         return {**NOTHING, "error": f"asking NVIDIA's driver failed: {ended}"}
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+def fits_not(extra: str, fits: Mapping[str, Any] | None) -> bool:
+    """Return whether an extra is for another CUDA than that of `fits`, the row for the driver; False without a row."""
+    own = {fits["extra"], fits["tensorrt_extra"]} if fits else set()
+    return bool(own) and extra not in own and any(extra in (row.extra, row.tensorrt_extra) for row in FITS)
 
 
 def describe() -> dict[str, Any]:

@@ -46,7 +46,7 @@ ILL: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.fixture(autouse=True)
 def one_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "all_installed", lambda _: [])
+    monkeypatch.setattr(table, "writers", lambda _: [])
 
 
 def test_a_healthy_report_has_no_problems() -> None:
@@ -70,7 +70,7 @@ def test_every_row_is_tried_here() -> None:
 
 def test_two_distributions_of_a_module_are_named_with_who_wrote_what(monkeypatch: pytest.MonkeyPatch) -> None:
     both = ["onnxruntime 1.26.0", "onnxruntime-gpu 1.27.0"]
-    monkeypatch.setattr(table, "all_installed", lambda names: both if "onnxruntime" in names else [])
+    monkeypatch.setattr(table, "writers", lambda module: both if module == "onnxruntime" else [])
     owners = {"__init__.py": "onnxruntime-gpu", "x.so": "onnxruntime"}
     (found,) = problems({**HEALTHY, "onnxruntime": {"files_of": owners}})
     assert found["message"] == (
