@@ -14,7 +14,7 @@ import pytest
 
 from resnet_infer.errors import BrokenPackageError, MissingExtraError, ModelError
 from resnet_infer.utils import extras
-from resnet_infer.utils.extras import DISTRIBUTIONS, EXTRAS, conflict, install_command, needs
+from resnet_infer.utils.extras import DISTRIBUTIONS, EXTRAS, conflict, install_command, needs, writers
 
 FAULTS = {
     "undefined symbol": "raise ImportError('/x/libcore.so: undefined symbol: _ZN3c105Error')",
@@ -130,6 +130,20 @@ def test_two_distributions_of_one_module_are_uninstalled_together(
         assert install_command(extra) == f'pip uninstall -y onnxruntime {second} && pip install "resnet-infer[{extra}]"'
         assert install_command(extra) in str(conflict("onnxruntime"))
     assert install_command("export") == 'pip install "resnet-infer[export]"'
+
+
+def test_a_package_that_only_requires_another_is_no_second_one(planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(planted)])
+    metadata(planted, "tensorrt", "tensorrt-cu13")
+    assert (writers("tensorrt"), conflict("tensorrt")) == (["tensorrt-cu13 1.2.3"], None)
+    metadata(planted, "tensorrt-cu12")
+    assert "tensorrt-cu13 and tensorrt-cu12 write into the same folder" in str(conflict("tensorrt"))
+
+
+def test_tensorrt_of_one_package_is_that_package(planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(planted)])
+    metadata(planted, "tensorrt")
+    assert writers("tensorrt") == ["tensorrt 1.2.3"]
 
 
 def wheel(folder: Path, name: str, *, files: dict[str, str], requires: dict[str, str] | None = None) -> None:

@@ -84,13 +84,14 @@ def _wrong_answers(report: Report) -> Iterator[Finding]:
 
 
 def _unusable_gpu(report: Report) -> Iterator[Finding]:
-    """Find runtimes that were built for CUDA and do not answer on a GPU that the driver lists."""
-    for row in report["runtimes"] if report["gpus"] else ():
+    """Find runtimes that were built for CUDA and do not answer on a GPU that nvidia-smi or the driver lists."""
+    gpus = [f"{gpu.get('name')}, driver {gpu.get('driver_version')}" for gpu in report["gpus"]]
+    gpus += report["nvidia"]["gpus"]
+    for row in report["runtimes"] if gpus else ():
         if row["device"] != "cpu" and row.get("error") and row["built_for_cuda"]:
-            gpu = report["gpus"][0]
             yield {
                 "runtime": row["runtime"],
-                "gpu": f"{gpu.get('name')}, driver {gpu.get('driver_version')}",
+                "gpu": gpus[0],
                 "error": row["error"],
                 "hint": row.get("hint") or "compare the driver's version (nvidia-smi) with what the package needs",
             }

@@ -151,7 +151,7 @@ def library(folder: Path, name: str, *needs: str, code: str = "") -> None:
     """A shared library that needs others, which are there while it is linked."""
     source = folder / f"{name}.c"
     source.write_text(code or f"int in_{abs(hash(name))}(void) {{ return 1; }}\n")
-    links = [f"-l:{need}" for need in needs]
+    links = [f"-Wl,-soname,{name}" if need == "-soname" else f"-l:{need}" for need in needs]
     command = ["gcc", "-shared", "-fPIC", "-Wl,--no-as-needed", "-o", str(folder / name), str(source), f"-L{folder}"]
     subprocess.run([*command, *links], check=True)
 
@@ -180,6 +180,18 @@ def test_the_library_that_cannot_be_opened_is_named(folder: Path) -> None:
     assert libraries.load("tensorrt") is None  # a build without it: nothing is known
     needed.write_bytes(content)
     assert libraries.error_of(str(needed)) is None  # as preloading does: it is found by its path, not by its name
+
+
+def test_tensorrt_is_loaded_from_its_package(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libraries, "TENSORRT_MAJOR", 77)
+    package = tmp_path / "packages" / "tensorrt_libs"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    library(package, "libnvinfer.so.77", "-soname")
+    monkeypatch.syspath_prepend(package.parent)
+    assert "cannot open" in str(libraries.error_of("libnvinfer.so.77"))
+    libraries.load("tensorrt")
+    assert libraries.error_of("libnvinfer.so.77") is None
 
 
 def test_libraries_have_the_versions_of_their_cuda() -> None:
