@@ -119,7 +119,7 @@ def test_another_gpu_than_the_driver_lists(built: Callable[..., None]) -> None:
     )
 
 
-@pytest.mark.parametrize("message", [None, "libcublasLt.so.13: cannot open shared object file"])
+@pytest.mark.parametrize("message", [None, "libcublasLt.so.13: cannot open shared object file", "file too short"])
 def test_two_distributions_come_first(
     built: Callable[..., None], monkeypatch: pytest.MonkeyPatch, message: str | None
 ) -> None:
