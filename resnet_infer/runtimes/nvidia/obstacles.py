@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from resnet_infer.runtimes.nvidia import libraries
 from resnet_infer.runtimes.nvidia.driver import LIBRARY, Driver, ask_driver
 from resnet_infer.runtimes.nvidia.fits import best_fit, fit_of
-from resnet_infer.utils.extras import conflict, install_command, needs
+from resnet_infer.utils.extras import conflict, install_command, needs, writers
 
 with needs("gpu", "running on an NVIDIA GPU"):
     from resnet_infer.runtimes import ort_session
@@ -95,8 +95,8 @@ def _driver_obstacle(driver: Driver, number: int) -> Obstacle | None:
 
 def remedy(message: str) -> str:
     """Return what helps against the message of a loader, or of CUDA."""
-    if both := conflict("onnxruntime"):
-        return both
+    if conflict("onnxruntime"):
+        return _install()
     built, fit = libraries.built_for(), libraries.fit_here()
     if LIBRARY in message:
         return NO_DRIVER
@@ -119,7 +119,11 @@ def _update(built: int, install: str) -> str:
 
 
 def _install(driver: Driver | None = None) -> str:
-    """Return the command that installs the ONNX Runtime for the driver, or the solution of a conflict of packages."""
+    """Return the command that installs the ONNX Runtime for the driver, and uninstalls others; several are named."""
     known = driver or ask_driver()
     fit = best_fit(known.cuda[0] if known.cuda else None)
-    return conflict("onnxruntime") or install_command(fit.extra if fit else "gpu")
+    command = install_command(fit.extra if fit else "gpu")
+    several = [found.partition(" ")[0] for found in writers("onnxruntime")]
+    if len(several) < 2:
+        return command
+    return f"{' and '.join(several)} are installed into the same folder; uninstall all, then install one: {command}"

@@ -128,7 +128,10 @@ def test_two_distributions_come_first(
         monkeypatch.setattr(ort_session, "available_providers", lambda: ["CPUExecutionProvider"])
     found = obstacle("cuda")
     assert found is not None
-    assert 'pip uninstall -y onnxruntime onnxruntime-gpu && pip install "resnet-infer[gpu]"' in found.hint
+    assert found.hint == (
+        "onnxruntime and onnxruntime-gpu are installed into the same folder; uninstall all, then install one: "
+        'pip uninstall -y onnxruntime onnxruntime-gpu && pip install "resnet-infer[gpu]"'
+    )
 
 
 @pytest.mark.parametrize(("cuda", "extra"), [((12, 8), "gpu-cu12"), ((13, 0), "gpu"), (None, "gpu")])
