@@ -24,6 +24,8 @@ al. 2012).
 """
 Given = TypeVar("Given", bound=PictureInput)
 """Kind of image in a list: lists are invariant, so one of paths is no list of `PictureInput`."""
+MOST_SECONDS = 10**6
+"""Longest timeout: above some number that depends on the system, its calls refuse to wait."""
 SHOWN = 5
 """Most predictions in the `repr` of an answer."""
 
@@ -178,6 +180,36 @@ class BaseClassifier(ABC):
         (answer,) = self._within(picture_of(picture), crops, top_k, timeout)
         return answer
 
+    @overload
+    async def aclassify(
+        self,
+        picture: list[PictureInput] | tuple[PictureInput, ...],
+        *,
+        crops: Crops = ...,
+        top_k: int | None = ...,
+        timeout: float | None = ...,
+    ) -> list[list[Prediction]]: ...
+
+    @overload
+    async def aclassify(
+        self,
+        picture: list[Given] | tuple[Given, ...],
+        *,
+        crops: Crops = ...,
+        top_k: int | None = ...,
+        timeout: float | None = ...,
+    ) -> list[list[Prediction]]: ...
+
+    @overload
+    async def aclassify(
+        self, picture: NDArray[np.uint8], *, crops: Crops = ..., top_k: int | None = ..., timeout: float | None = ...
+    ) -> Any: ...
+
+    @overload
+    async def aclassify(
+        self, picture: PictureInput, *, crops: Crops = ..., top_k: int | None = ..., timeout: float | None = ...
+    ) -> list[Prediction]: ...
+
     async def aclassify(
         self, picture: Any, *, crops: Crops = 1, top_k: int | None = 5, timeout: float | None = None
     ) -> Any:
@@ -243,10 +275,15 @@ def check_options(crops: object, top_k: object, timeout: object = None) -> None:
     if crops not in (1, 10) or isinstance(crops, bool):
         raise UsageError(f"crops is 1 or 10, not {crops!r:.40}")
     require_count(top_k, "top-k", none="all classes")
-    if timeout is not None and (
-        not isinstance(timeout, (int, float)) or isinstance(timeout, bool) or not 0 < timeout < float("inf")
-    ):
-        raise UsageError(f"a timeout is a number of seconds above 0, or None, not {timeout!r:.40}")
+    if timeout is not None:
+        require_seconds(timeout, "None")
+
+
+def require_seconds(timeout: object, *others: str) -> None:
+    """Raise `UsageError` unless `timeout` is a number of seconds that can be waited for. `others` are also taken."""
+    if not isinstance(timeout, (int, float)) or isinstance(timeout, bool) or not 0 < timeout <= MOST_SECONDS:
+        known = " or ".join((f"a number of seconds above 0 and up to {MOST_SECONDS:,}", *others))
+        raise UsageError(f"a timeout is {known}, not {timeout!r:.40}")
 
 
 def require_count(number: object, what: str, *, none: str | None = None) -> None:

@@ -15,14 +15,14 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnet_infer._version import __version__
-from resnet_infer.answers import Answer, BaseClassifier, Crops, Prediction, check_options
-from resnet_infer.connections import IdleConnections
+from resnet_infer.answers import Answer, BaseClassifier, Crops, Prediction, check_options, require_seconds
+from resnet_infer.connections import IdleConnections, parts_of
 from resnet_infer.data.arrivals import live_map
 from resnet_infer.data.image import DIRECTORY_HINT, picture_bytes
 from resnet_infer.data.pictures import Picture, PictureInput, Unreadable, pictures_of
@@ -59,7 +59,7 @@ class Client(BaseClassifier):
 
     `api_key` is the service's key (default: $RESNET_INFER_API_KEY). `timeout` is in seconds and bounds the wait for an
     answer, and for a busy service (503) to become free. `connections` is the number of images in flight in `stream`.
-    Raises `UsageError` for a URL that is not HTTP or HTTPS.
+    Raises `UsageError` for a URL that is not HTTP or HTTPS, and for options out of range.
 
     Instances are context managers. They are safe for use from several threads, and in forked children, which open
     connections of their own. `pickle` and `copy` give a client for the same URL; a pickle contains an `api_key` that
@@ -74,16 +74,18 @@ class Client(BaseClassifier):
     """
 
     def __init__(self, url: str, *, api_key: str | None = None, timeout: float = 60.0, connections: int = 8) -> None:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"{url} is no URL of a service", hint="it looks like http://127.0.0.1:3000")
+        parts = parts_of(url)
+        require_seconds(timeout)
         require_threads(connections, "connections")
         self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
         self.timeout, self.connections = timeout, connections
         self._kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-        self._host, self._port, self._path = parts.hostname, parts.port, parts.path.rstrip("/")
+        self._host, self._port, self._path = str(parts.hostname), parts.port, parts.path.rstrip("/")
         self._key = api_key
         key = api_key or os.environ.get(KEY_VARIABLE, "")
+        if not isinstance(key, str) or not key.isprintable():
+            hint = "strip the line break of a file that it was read from: text.strip()"
+            raise UsageError("an API key is text of one line, without control characters", hint=hint)
         self._headers: dict[str, str | bytes] = {"Authorization": b"Bearer " + key.encode()} if key else {}
         self._idle = IdleConnections()
 
@@ -200,7 +202,8 @@ class Client(BaseClassifier):
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._idle.closed:
-            raise UsageError(f"the client of {self.url} was closed; it can be neither pickled nor copied")
+            message = f"the client of {self.url} was closed; it can be neither pickled nor copied"
+            raise UsageError(message, source=self.url, reason="closed")
         return _reopened, (__version__, self.url, self._key, self.timeout, self.connections)
 
     def __repr__(self) -> str:

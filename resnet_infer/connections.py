@@ -1,4 +1,4 @@
-"""Keep HTTP connections open between requests."""
+"""Check the URL of a service, and keep HTTP connections open between requests."""
 
 from __future__ import annotations
 
@@ -6,6 +6,25 @@ import os
 import threading
 import weakref
 from http.client import HTTPConnection
+from urllib.parse import SplitResult, urlsplit
+
+from resnet_infer.errors import UsageError
+
+_URL_HINT = "it looks like http://127.0.0.1:3000"
+
+
+def parts_of(url: object) -> SplitResult:
+    """Return the parts of a service's URL, whose scheme may be missing. Raises `UsageError` for what is none."""
+    if not isinstance(url, str):
+        raise UsageError(f"a URL is text, not {type(url).__name__}", hint=_URL_HINT)
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        host, _ = parts.hostname, parts.port
+    except ValueError:  # a port that is none, or half an IPv6 address
+        raise UsageError(f"{url} is no URL of a service", hint=_URL_HINT) from None
+    if not host or not parts.netloc.isprintable() or " " in parts.netloc or parts.scheme not in ("http", "https"):
+        raise UsageError(f"{url} is no URL of a service", hint=_URL_HINT)
+    return parts
 
 
 class IdleConnections:

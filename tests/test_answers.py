@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pickle
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -90,9 +92,10 @@ def test_an_error_has_no_logits(classifier: Classifier) -> None:
         ({"top_k": 2.0}, "not 2.0"),
         ({"crops": "1"}, "crops is 1 or 10, not '1'"),
         ({"crops": True}, "crops is 1 or 10, not True"),
-        ({"timeout": 0}, "a timeout is a number of seconds above 0, or None, not 0"),
+        ({"timeout": 0}, "a timeout is a number of seconds above 0 and up to 1,000,000 or None, not 0"),
         ({"timeout": "3"}, "not '3'"),
         ({"timeout": float("nan")}, "not nan"),
+        ({"timeout": 1e10}, "not 10000000000.0"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str, classifier: Classifier) -> None:
@@ -122,6 +125,36 @@ def test_a_classifier_of_nothing_is_refused(options: dict[str, Any], message: st
     with pytest.raises((UsageError, ModelError), match=message) as raised:
         Classifier(**options)
     assert len(str(raised.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"url": None}, "a URL is text, not NoneType"),
+        ({"url": "http://h:x"}, "http://h:x is no URL of a service"),
+        ({"url": "http://h:99999"}, "is no URL of a service"),
+        ({"url": "http://[::1"}, "is no URL of a service"),
+        ({"url": "http://a b"}, "is no URL of a service"),
+        ({"timeout": "5"}, "a timeout is a number of seconds above 0 and up to 1,000,000, not '5'"),
+        ({"timeout": None}, "not None"),
+        ({"timeout": -1}, "not -1"),
+        ({"timeout": 1e12}, "not 1000000000000.0"),
+        ({"api_key": "key\n"}, "an API key is text of one line"),
+        ({"api_key": 3}, "an API key is text of one line"),
+    ],
+)
+def test_a_client_of_nothing_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        Client(**{"url": "http://127.0.0.1:1", **options})
+
+
+def test_a_closed_classifier_says_so() -> None:
+    with Classifier(zoo.SMALL) as opened:
+        pass
+    for use in (lambda: opened.ask(CAT), lambda: pickle.dumps(opened)):
+        with pytest.raises(UsageError, match="was closed") as raised:
+            use()
+        assert raised.value.reason == "closed"
 
 
 class Located:
@@ -253,7 +286,7 @@ def test_errors_come_out_of_the_event_loop(classifier: Classifier) -> None:
     with pytest.raises(PictureError, match=r"no\.jpg: No such file"):
         asyncio.run(classifier.aclassify("no.jpg"))
     with pytest.raises(UsageError, match="None is no picture"):
-        asyncio.run(classifier.aclassify(None))
+        asyncio.run(classifier.aclassify(None))  # type: ignore[call-overload]
 
 
 # In a notebook

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from resnet_infer.api.arguments import PathText, check_options, check_value, name_of, named, optional_path, path_of
 from resnet_infer.api.options import ExportOptions, ImportOptions
 from resnet_infer.errors import ModelError, UsageError
+from resnet_infer.utils.files import suffix_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,7 +79,7 @@ def read_spec(model: PathText | None = None) -> ModelSpec:
     from resnet_infer.runtimes.registry import SUFFIXES
 
     name = name_of(model)
-    if name is not None and Path(name).suffix in SUFFIXES and not Path(name).expanduser().exists():
+    if name is not None and suffix_of(Path(name)) in SUFFIXES and not Path(name).expanduser().exists():
         raise ModelError(f"{name} does not exist", source=name, reason="missing")
     return artifacts.read_spec(zoo.find(name))
 
@@ -109,7 +110,7 @@ def import_weights(
     check_options("import_weights", options, ImportOptions)
     check_value("arch", arch, str | None)
     source, target = path_of("weights", weights), optional_path("output", output)
-    if source.suffix == ".onnx":
+    if suffix_of(source) == ".onnx":
         raise UsageError(
             f"{source} is an ONNX graph, and no file of weights",
             hint=f"make an artifact of it with: resnet-infer import {source} --labels FILE ...",
@@ -126,7 +127,7 @@ def import_weights(
     inputs = InputOptions(**{name: given.pop(name) for name in geometry if name in given})
     given["check_data"] = optional_path("check_data", given.get("check_data"))
     if target is not None:
-        if target.suffix != SUFFIX:
+        if suffix_of(target) != SUFFIX:
             raise UsageError(f"a checkpoint ends in {SUFFIX}, not {target.suffix or 'nothing'}: {target}")
         require_free([Output("output", target, "model of ours", has_spec)], [source])
     imported = importing.import_weights(source, arch, options=inputs, labels=labels, **given)
@@ -187,7 +188,7 @@ def export(
     pictures = config.pictures
     exporting.check(chosen, replace(config, target=config.target or chosen.targets[0]))
     source = model if isinstance(model, Checkpoint) else zoo.source(name_of(model))
-    if not isinstance(source, Checkpoint) and (source.suffix, "fp32") == (chosen.suffix, precision):
+    if not isinstance(source, Checkpoint) and (suffix_of(source), "fp32") == (chosen.suffix, precision):
         raise ModelError(
             f"{source} is an artifact already",
             hint="lower its precision to int8 or fp16, or give the checkpoint it was made from",
@@ -204,7 +205,6 @@ def export(
 def _format(name: str | None, output: Path | None) -> Format:
     """Return the format that is named, or that the suffix of `output` says. Raises `UsageError`."""
     from resnet_infer.converters.formats import ROWS, SPELLINGS, format_of, get_format
-    from resnet_infer.utils.files import suffix_of
 
     if name is None:
         return format_of(output) if output else ROWS[0]

@@ -6,7 +6,6 @@ The commands themselves are in `cli.commands`, and imported only when they are c
 from __future__ import annotations
 
 import os
-import re
 import sys
 from contextlib import ExitStack, suppress
 from errno import EBADF
@@ -62,10 +61,9 @@ class _Command(TyperCommand):
     """Write the help of a command, with its examples at the end."""
 
     def get_help(self, ctx: Any) -> str:
-        """Return the help. A limit that nobody reaches is left out of the ranges of options."""
-        from resnet_infer.cli.parsing import MOST
+        from resnet_infer.cli.parsing import open_ranges
 
-        return re.sub(rf"\b([\d.]+)<=x<={MOST}\b", r"x>=\1", super().get_help(ctx))
+        return open_ranges(super().get_help(ctx))
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the examples of the command, as they can be typed."""
@@ -183,7 +181,9 @@ def _explain(error: Exception) -> None:
 
         explain(error, _examples)
     if isinstance(message := getattr(error, "message", None), str):
-        error.message = "\n".join(map(printable, message.split("\n")))  # type: ignore[attr-defined]
+        from resnet_infer.cli.parsing import open_ranges
+
+        error.message = open_ranges("\n".join(map(printable, message.split("\n"))))  # type: ignore[attr-defined]
 
 
 def _fail_to_write(error: OSError) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -16,6 +17,15 @@ MOST = 10**9
 """Largest batch, number of images or repetitions: more than any machine has memory or time for."""
 LARGEST_SEED = 2**63 - 1
 """Largest seed that every random generator accepts."""
+
+
+def open_ranges(text: str) -> str:
+    """Return text about options, with a limit that nobody reaches left out of their ranges.
+
+    >>> open_ranges(f"0 is not in the range 1<=x<={MOST}.")
+    '0 is not in the range x>=1.'
+    """
+    return re.sub(rf"\b([\d.]+)<=x<={MOST}\b", r"x>=\1", text)
 
 
 def choice(*values: str) -> Callable[[str | None], str | None]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_infer.errors import UsageError
-from resnet_infer.models.format_version import document
+from resnet_infer.models.format_version import FORMAT, document
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.console import note, printable, show
 from resnet_infer.utils.files import suffix_of
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 OPTION = "-o"
 """Option that names the file, for messages."""
 HEAD = 1 << 16
-"""Bytes at the start of a file that tell whether a command wrote it."""
+"""Characters at the start of a table that tell whether a command wrote it."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +54,13 @@ class Forms:
 
     - `command`: the name of the command, by which a page of Markdown is recognised.
     - `suffixes`: what the file may end in.
+    - `known_by`: fields that tell the JSON document from those of other commands; for each document that there is.
     - `columns`: columns of CSV and keys of JSON lines.
     """
 
     command: str
     suffixes: tuple[str, ...]
+    known_by: tuple[tuple[str, ...], ...]
     columns: tuple[str, ...] = ()
 
     def require_free(
@@ -160,11 +161,10 @@ def _is_ours(forms: Forms, path: Path) -> bool:
     suffix = suffix_of(path)
     if suffix == ".html":
         return is_html(path)
-    with open(path, encoding="utf-8", errors="replace") as file:
-        head = file.read(HEAD)
-    first = head.partition("\n")[0]
     if suffix == ".json":
-        return re.match(r'\s*\{\s*"format":\s*\d', head) is not None
+        return _is_document(forms, path)
+    with open(path, encoding="utf-8", errors="replace") as file:
+        first = file.read(HEAD).partition("\n")[0]
     if suffix == ".jsonl":
         try:
             row = json.loads(first)
@@ -172,3 +172,13 @@ def _is_ours(forms: Forms, path: Path) -> bool:
             return False
         return isinstance(row, dict) and tuple(row) == forms.columns
     return first == (",".join(forms.columns) if suffix == ".csv" else _mark(forms))
+
+
+def _is_document(forms: Forms, path: Path) -> bool:
+    """Tell whether a file is a JSON document of the command. Others also begin with `format`: sidecars, recipes."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    first = next(iter(value), None) if isinstance(value, dict) else None
+    return first == FORMAT and any(value.keys() >= set(names) for names in forms.known_by)

@@ -67,7 +67,8 @@ def name_of(given: object) -> str | None:
     if isinstance(given, (str, os.PathLike)):
         return os.fsdecode(given)
     if callable(getattr(given, "read_bytes", None)):
-        return str(given)
+        archive = getattr(given, "root", None)  # of a zipfile.Path; one in memory has no name
+        return str(getattr(given, "at", "")) if getattr(archive, "filename", "") is None else str(given)
     for attribute in ("filename", "name"):
         name = getattr(given, attribute, None)
         if isinstance(name, (str, os.PathLike)) and name:
@@ -250,7 +251,7 @@ def _from_file(given: object) -> bytes:
         raise UsageError(f"`read` of {kind_of(given)} is asynchronous", hint="give its bytes: await file.read()")
     if isinstance(given, io.TextIOBase) or isinstance(cast(object, file.read(0)), str):
         raise UsageError(f"{kind_of(given)} reads text", hint='open it in binary mode: open(path, "rb")')
-    with suppress(AttributeError, OSError):  # a pipe, or the body of a response, is read on from where it is
+    with suppress(Exception):  # a pipe, or the body of a response, is read on from where it is
         file.seek(0)
     return piped_bytes(file)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import count
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,10 +39,9 @@ class HasReadBytes(Protocol):
 
 Content: TypeAlias = Path | bytes | Image.Image
 """Content of a `Picture`: a path, the bytes of an encoded file, or decoded pixels (RGB)."""
-PictureInput: TypeAlias = (
-    "str | PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[np.uint8] | HasRead | HasReadBytes"
-    " | Picture"
-)
+PictureInput: TypeAlias = Union[  # pyright does not read an alias that is one text
+    str, PathLike[str], bytes, bytearray, memoryview, Image.Image, NDArray[np.uint8], HasRead, HasReadBytes, "Picture"
+]
 """What is taken as one image."""
 
 
@@ -91,6 +90,9 @@ class Picture:
             shown = f"{content.width}x{content.height} pixels"
         return f"Picture({shortened(self.source)!r}, {shown})"
 
+    def __hash__(self) -> int:
+        return hash(self.source)  # PIL images have no hash
+
     def to_json(self) -> dict[str, Any]:
         """Return `source` and, instead of the content, its `path`, the number of `bytes`, or `width` and `height`."""
         content = self.content
@@ -105,8 +107,12 @@ _SINGLE = (str, PathLike, bytes, bytearray, memoryview, np.ndarray, Image.Image,
 """Types of a single image, some of which can be iterated over; and of arrays, which may be several."""
 
 
-class Unreadable(NamedTuple):
-    """Stand for an image that could not be read when its turn came, with the error of its answer."""
+@dataclass(frozen=True)
+class Unreadable:
+    """Stand for an image that could not be read when its turn came, with the error of its answer.
+
+    It is no tuple, which would be several images.
+    """
 
     source: str
     error: PictureError

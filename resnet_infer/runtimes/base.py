@@ -105,7 +105,7 @@ class Runtime(ABC):
         instance on a GPU.
         """
         if self.closed:
-            raise UsageError(f"{self.spec.name} was closed; open it again to run it")
+            raise UsageError(f"{self.spec.name} was closed; open it again to run it", reason="closed")
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
             raise UsageError(f"images are uint8 of shape (N, height, width, 3), not {images.dtype} {images.shape}")
         for have, want in zip(images.shape[1:3], self.size, strict=True):
@@ -192,7 +192,7 @@ class Runtime(ABC):
         from resnet_infer.runtimes.reopening import PickledFile, reopened
 
         if self.closed:
-            raise UsageError(f"{self.spec.name} was closed; it can be neither pickled nor copied")
+            raise UsageError(f"{self.spec.name} was closed; it can be neither pickled nor copied", reason="closed")
         if self._arguments is None:
             raise UsageError(
                 f"{self.spec.name} was opened from a loaded checkpoint, so it can be neither pickled nor copied",

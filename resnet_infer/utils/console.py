@@ -72,8 +72,9 @@ def on_stderr() -> Iterator[None]:
                     write(line)
 
     package, handler = logger(), Stderr()
-    level, shown = package.level, _shown[0]
+    level, propagates, shown = package.level, package.propagate, _shown[0]
     package.addHandler(handler)
+    package.propagate = False  # or a handler of the root logger, which a library may add, would write each note again
     package.setLevel(logging.INFO)
     _shown[0] = True
     try:
@@ -81,6 +82,7 @@ def on_stderr() -> Iterator[None]:
     finally:
         _shown[0] = shown
         package.setLevel(level)
+        package.propagate = propagates
         package.removeHandler(handler)
 
 

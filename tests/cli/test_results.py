@@ -86,6 +86,20 @@ def test_a_file_of_others_is_not_replaced(command: str, text: str, calls: Any, c
         assert file.read_text() == text
 
 
+@pytest.mark.parametrize("command", ["models", "inspect", "cache", "compare", "evaluate"])
+def test_a_document_of_another_command_is_not_replaced(command: str, calls: Any, cli: Cli, tmp_path: Path) -> None:
+    texts = [json.dumps({"format": 1, **fields}) for fields in ({}, {"name": "finetune"}, {"format": 3, "mine": []})]
+    for other, (arguments, _) in calls.items():
+        if other != command:
+            assert cli(other, *arguments, "-o", "other.json").code == 0
+            texts.append((tmp_path / "other.json").read_text())
+            (tmp_path / "other.json").unlink()
+    for text in texts:
+        (tmp_path / "theirs.json").write_text(text)
+        done = cli(command, *calls[command][0], "-o", "theirs.json")
+        assert (done.code, done.out, (tmp_path / "theirs.json").read_text()) == (2, "", text)
+
+
 def test_the_file_is_whole_though_nobody_reads_what_is_printed(
     calls: Any, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

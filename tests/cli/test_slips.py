@@ -125,6 +125,11 @@ def test_an_option_of_other_tools_is_answered_with_ours(cli: Cli, arguments: tup
     assert said in done.err
 
 
+def test_a_range_without_an_end_is_written_as_one(cli: Cli) -> None:
+    done = cli("classify", CAT, "-k", 0)
+    assert (done.code, "0 is not in the range x>=1." in done.err) == (2, True)
+
+
 def test_underscores_in_options_are_hyphens(cli: Cli) -> None:
     plain = cli("classify", CAT, "-m", "resnet20-cifar10", "--top-k", 2)
     assert cli("classify", CAT, "-m", "resnet20-cifar10", "--top_k", 2) == plain

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from resnet_infer import Classifier, zoo
+from resnet_infer import Classifier, export, read_spec, zoo
 from resnet_infer.cli.parsing import device_name
-from resnet_infer.errors import UsageError
+from resnet_infer.errors import ModelError, UsageError
 from tests.conftest import PICTURES, Outcome
 
 Cli = Callable[..., Outcome]
@@ -61,5 +61,19 @@ def test_suffixes_in_capital_letters_are_the_same(cli: Cli, tmp_path: Path, monk
     assert {path.name for path in tmp_path.iterdir()} - {"cache"} == {"MODEL.ONNX", "MODEL.SafeTensors", "OWN.Onnx"}
     assert cli("classify", CAT, "-m", "OWN.Onnx").out == cli("classify", CAT, "-m", "MODEL.SafeTensors").out
     assert cli("export", "MODEL.ONNX", "-o", "half.ONNX", "-p", "fp16").code == 0
-    done = cli("export", "MODEL.SafeTensors", "-o", "x.engine")
+    done = cli("export", "MODEL.SafeTensors", "-f", "onnx", "-o", "x.engine")
     assert (done.code, "ends in .onnx, not .engine" in done.err) == (2, True)
+    with pytest.raises(ModelError, match="is an artifact already"):
+        export("MODEL.ONNX", "again.onnx")
+    with pytest.raises(ModelError, match="does not exist"):
+        read_spec("NONE.ONNX")
+
+
+def test_the_suffix_of_the_output_is_the_format(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = cli("export", zoo.SMALL, "-o", "model.Engine", "--dynamic-size")
+    assert done.code == 2
+    assert "--dynamic-size is an option of --format onnx and openvino, not of tensorrt" in done.err
+    done = cli("export", zoo.SMALL, "-o", "model.engine", "--target", "auto")
+    assert done.code == 2
+    assert "--format tensorrt is for the target" in done.err

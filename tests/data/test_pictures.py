@@ -55,6 +55,11 @@ def spooled() -> Any:
     return file
 
 
+def zipped_in_memory(folder: Path) -> zipfile.ZipFile:
+    with zipped(folder):
+        return zipfile.ZipFile(io.BytesIO((folder / "photos.zip").read_bytes()))
+
+
 def zipped(folder: Path) -> zipfile.ZipFile:
     with zipfile.ZipFile(folder / "photos.zip", "w") as archive:
         archive.writestr("in/photo.png", PNG)
@@ -117,6 +122,7 @@ FORMS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "pipe": (lambda folder: Pipe(), "picture"),
     "mapped file": (lambda folder: mapped(folder), "picture"),
     "member": (lambda folder: zipped(folder).open("in/photo.png"), "in/photo.png"),
+    "zip path in memory": (lambda folder: zipfile.Path(zipped_in_memory(folder), "in/photo.png"), "in/photo.png"),
     "zip path": (lambda folder: zipfile.Path(zipped(folder), "in/photo.png"), "{}/photos.zip/in/photo.png"),
     "Picture": (lambda folder: Picture("mine", PIXELS), "mine"),
     "Picture of a file": (lambda folder: Picture("mine", str(saved(folder))), "mine"),  # type: ignore[arg-type,unused-ignore]
@@ -280,6 +286,10 @@ def test_one_of_several_that_cannot_be_read_is_named(classifier: Classifier, tmp
     assert messages[3].startswith(f"{tmp_path}/photos.zip/in/none.png: ")
     assert "hint: give the files in it" in messages[4]
     assert all(answer.error is None or answer.error.__traceback__ is None for answer in answers)
+    for item, kept in zip(given, answers, strict=True):
+        alone = classifier.ask(item)  # which names it "picture" where it has no name
+        assert type(alone.error) is type(kept.error)
+        assert str(alone.error) == str(kept.error).replace(f"{kept.source}: ", f"{alone.source}: ")
     with pytest.raises(PictureError, match=r"^pictures\[1\]: unsupported"):
         classifier.classify(given)
     for folder in (zipfile.Path(zipped(tmp_path), "in/"), tmp_path):
@@ -386,6 +396,7 @@ def test_a_picture_is_shown_without_its_content(tmp_path: Path) -> None:
     assert pixels.to_json() == {"source": "c" * 5000, "width": 52, "height": 40}
     assert Picture("a", PNG) == Picture("a", bytearray(PNG)) != Picture("b", PNG)
     assert Picture("a", PIXELS) == Picture("a", PIXELS.copy()) != Picture("a", changed())
+    assert len({Picture("a", PIXELS), Picture("a", PIXELS.copy()), Picture("a", PNG)}) == 2
 
 
 def test_kinds_are_named() -> None:

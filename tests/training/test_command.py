@@ -220,3 +220,11 @@ def test_the_imagenet_recipe_runs(photos: Callable[..., NDArray[np.uint8]], tmp_
     spec = load_checkpoint(tmp_path / "run" / "best.safetensors").spec
     assert (spec.input.resize, spec.input.crop, spec.input.mean.shape) == (256, 224, (224, 224, 3))
     assert spec.provenance["recipe"]["arch"] == "resnet18"
+
+
+def test_a_run_that_does_not_begin_is_not_announced(
+    cli: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = cli("train", "absent", "--device", "cpu")
+    assert (done.code, done.out, done.err) == (1, "", "error: absent does not exist\n")

@@ -64,6 +64,18 @@ def test_the_command_writes_notes_and_errors_to_stderr(capsys: pytest.CaptureFix
     assert captured.err == expected
 
 
+def test_a_note_is_written_once_whatever_a_library_does_to_the_root_logger(capsys: pytest.CaptureFixture[str]) -> None:
+    root, handler = logging.getLogger(), logging.StreamHandler()
+    root.addHandler(handler)
+    try:
+        with on_stderr():
+            note("by the way")
+    finally:
+        root.removeHandler(handler)
+    assert capsys.readouterr().err == "by the way\n"
+    assert logger().propagate
+
+
 def test_a_logged_error_has_its_traceback_and_no_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     with on_stderr():
         try:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = ("benchmark resnet50.onnx resnet50.int8.onnx --batch-size 1,8", "benchmark --scenario offline")
 """Command lines that the help ends with."""
-FORMS = Forms("benchmark", (".json", ".html"))
+FORMS = Forms("benchmark", (".json", ".html"), (("settings", "results"), ("scenario", "system")))
 MOST_CLIENTS = 4096
 """Most clients of a closed loop. Each has a thread, which mostly waits."""
 MOST_RATE = 1_000_000

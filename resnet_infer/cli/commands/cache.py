@@ -15,8 +15,8 @@ from resnet_infer.utils.console import note, table
 EXAMPLES = ("cache", "cache verify")
 """Command lines that the help ends with."""
 ACTIONS = ("list", "verify", "clear")
-FORMS = Forms("cache", (".json", ".jsonl", ".csv", ".md"), ("kind", "file", "bytes", "state"))
-CLEARED = Forms("cache", (".json",))
+FORMS = Forms("cache", (".json", ".jsonl", ".csv", ".md"), (("folder", "files"),), ("kind", "file", "bytes", "state"))
+CLEARED = Forms("cache", (".json",), (("freed",),))
 """Forms of what `clear` freed."""
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 EXAMPLES = ("compare resnet50.onnx resnet50", "compare resnet50.int8.onnx resnet50.onnx photos/ --layers")
 """Command lines that the help ends with."""
 
-FORMS = Forms("compare", (".json", ".md"))
+FORMS = Forms("compare", (".json", ".md"), (("model", "reference", "passed"),))
 MODEL_HELP = "A checkpoint (.safetensors), an artifact (.onnx, .xml, .engine) or the name of a model."
 DEVICE_HELP = "The device that runs {}. Any but auto that cannot be used is an error."
 HELD_OUT = ("val", "test")

@@ -25,7 +25,7 @@ from resnet_infer.utils.cpu import affinity_cores, compute_threads, machine_core
 from resnet_infer.utils.extras import DISTRIBUTIONS, EXTRAS, install_command, writers
 from resnet_infer.utils.host_memory import free_memory, physical_memory
 
-FORMS = Forms("env", (".json", ".md"))
+FORMS = Forms("env", (".json", ".md"), (("resnet-infer", "python"),))
 MODEL_VARIABLE = "RESNET_INFER_MODEL"
 """Variable with the default model, as in `zoo`, which is not imported here because numpy may be broken."""
 
@@ -73,6 +73,7 @@ def env(as_json: Json = False, output: Annotated[Path | None, output_option(FORM
         "temporary_folder": facts.temporary_folder(),
         "cache": facts.cache(),
         "default_model": _default_model(),
+        "builtin_damaged": facts.builtin_damaged(),
         "requirements": facts.requirements(),
         "outside_range": list(facts.outside_range()),
         "packages": installed,

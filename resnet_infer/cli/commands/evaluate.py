@@ -29,6 +29,7 @@ EXAMPLES = ("evaluate resnet50.onnx flowers/", "evaluate resnet50.onnx flowers/ 
 FORMS = Forms(
     "evaluate",
     (".json", ".jsonl", ".csv", ".md", ".html"),
+    (("data", "results", "speed"),),
     (
         *("model", "protocol", "precision", "runs_on", "is_reference", "pictures", "top1_error", "top1_low"),
         *("top1_high", "top5_error", "top5_low", "top5_high"),

@@ -17,6 +17,7 @@ from resnet_infer.converters.formats import (
     SPELLINGS,
     Option,
     check_options,
+    format_of,
     get_format,
     known_options,
     known_precisions,
@@ -33,8 +34,10 @@ AUTO = "auto"
 """Value of `--target` that tries every precision and keeps what is fastest."""
 
 
-def _format(context: typer.Context, value: str) -> str:
+def _format(context: typer.Context, value: str | None) -> str | None:
     """Check the name of a format, and translate other spellings."""
+    if value is None:
+        return None
     small = value.lower()
     meant = SPELLINGS.get(small, small)
     if meant != small and not context.resilient_parsing:
@@ -45,11 +48,15 @@ def _format(context: typer.Context, value: str) -> str:
 def export(
     model: ModelArgument = None,
     format: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--format", "-f", metavar="|".join(FORMATS), callback=_format, help="Format of the file to write."
+            "--format",
+            "-f",
+            metavar="|".join(FORMATS),
+            callback=_format,
+            help=f"Format of the file to write; default: as the suffix of -o says, else {ROWS[0].name}.",
         ),
-    ] = "onnx",
+    ] = None,
     precision: Annotated[
         str | None,
         typer.Option(
@@ -133,17 +140,17 @@ def export(
     from resnet_infer import zoo
     from resnet_infer.errors import ModelError, UsageError
 
-    chosen = get_format(format)
+    chosen = get_format(format) if format else format_of(output) if output else ROWS[0]
     given = {name: value for name, value in options.items() if value not in (None, False)}
     opt_batch = given.pop("opt_batch", None) if target == AUTO else None
     check_options(chosen, given)
     target = target or chosen.targets[0]
     # What is fastest is found by trying the default format; the library's `export` makes one file and knows no "auto".
     if target not in chosen.targets and not (target == AUTO and chosen is ROWS[0]):
-        raise UsageError(f"--format {format} is for the target {', '.join(chosen.targets)}, not {target}")
+        raise UsageError(f"--format {chosen.name} is for the target {', '.join(chosen.targets)}, not {target}")
     if output and suffix_of(output) != chosen.suffix:
         raise UsageError(
-            f"a file of the format {format} ends in {chosen.suffix}, not {output.suffix or 'nothing'}: {output}"
+            f"a file of the format {chosen.name} ends in {chosen.suffix}, not {output.suffix or 'nothing'}: {output}"
         )
     if output:  # checked before a model is loaded or downloaded
         chosen.require_free(output, [model, calibration_data, check_data], "-o")
@@ -183,7 +190,7 @@ def export(
     else:
         made = export(source, path, config)
     if as_json:
-        print(strict_json.dumps(document({"file_format": format, **made.to_json()})))
+        print(strict_json.dumps(document({"file_format": chosen.name, **made.to_json()})))
     else:
         show(f"{' and '.join(map(str, made.files))}  {made.size / 1e6:.1f} MB")
 

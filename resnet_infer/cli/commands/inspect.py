@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = ("inspect resnet50.onnx", "inspect resnet20-cifar10 --json")
 """Command lines that the help ends with."""
-FORMS = Forms("inspect", (".json", ".md"))
+FORMS = Forms("inspect", (".json", ".md"), (("file", "bytes", "spec"),))
 
 
 def inspect(

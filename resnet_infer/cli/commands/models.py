@@ -43,7 +43,12 @@ class _Entry:
     files: dict[str, str] = field(default_factory=dict)
 
 
-FORMS = Forms("models", (".json", ".jsonl", ".csv", ".md"), tuple(item.name for item in fields(_Entry)))
+FORMS = Forms(
+    "models",
+    (".json", ".jsonl", ".csv", ".md"),
+    (("models",), ("name", "also_called")),
+    tuple(item.name for item in fields(_Entry)),
+)
 
 
 def models(

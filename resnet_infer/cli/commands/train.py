@@ -163,6 +163,8 @@ def train(
     precision: Annotated[
         str,
         typer.Option(
+            "--precision",
+            "-p",
             metavar="auto|fp32|bf16|fp16",
             callback=choice("auto", "fp32", "bf16", "fp16"),
             help="Precision of the forward and backward passes; auto: half precision where it is faster.",
@@ -273,13 +275,12 @@ def train(
         raise UsageError(
             f"{output} holds a run already", hint="add --resume if it is unfinished, or choose another folder with -o"
         )
+    is_named_here = output is None
     with join_world(device) as world:
         if output is None:
             started = world.any(False, int(time.time()) if world.writes else 0)[1]
             output = Path("runs") / time.strftime("%Y-%m-%d-%H%M%S", time.localtime(started))
             check_place(output, data)
-            if world.writes:
-                note(f"the run is in {output}; if it is stopped, the same command with -o {output} --resume goes on")
         splits = open_splits(
             data,
             validation=resolved.validation,
@@ -305,6 +306,8 @@ def train(
             world=world,
             log=note,
         )
+        if is_named_here and world.writes:
+            note(f"the run is in {output}; if it is stopped, the same command with -o {output} --resume goes on")
         spec = trainer.run()
     if world.writes:
         for item in spec.measured:

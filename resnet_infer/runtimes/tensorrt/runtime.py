@@ -212,7 +212,7 @@ class TensorRTRuntime(Runtime):
         logits = np.empty((len(images), len(self.spec.classes)), np.float32)
         with self._lock:
             if self.closed:  # by another thread after the call began
-                raise UsageError(f"{self.spec.name} was closed")
+                raise UsageError(f"{self.spec.name} was closed", reason="closed")
             with self._gpu.current():
                 for start in range(0, len(images), largest):
                     part = images[start : start + largest]

@@ -103,9 +103,13 @@ def test_a_mean_per_pixel_has_a_size(cli: Cli, here: Path, make_checkpoint: Make
 
 @pytest.mark.parametrize("name", ["model.engine", "model", "folder/", "model.onnx.txt"])
 def test_an_artifact_has_its_suffix(cli: Cli, here: Path, name: str) -> None:
-    done = cli("export", "-o", name)
+    done = cli("export", "-f", "onnx", "-o", name)
     assert (done.code, done.out) == (2, "")
     assert "error: a file of the format onnx ends in .onnx, not" in done.err
+    if name != "model.engine":
+        done = cli("export", "-o", name)
+        assert (done.code, done.out) == (2, "")
+        assert "error: no format ends in" in done.err
     assert not os.listdir(here)
 
 

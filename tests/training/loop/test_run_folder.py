@@ -218,9 +218,8 @@ def test_every_run_without_a_folder_gets_a_new_one(
     folder: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    times = iter((1_800_000_000, 1_800_000_001))
-    monkeypatch.setattr("resnet_infer.cli.commands.train.time.time", lambda: next(times))
-    for _ in range(2):
+    for now in (1_800_000_000, 1_800_000_001):
+        monkeypatch.setattr("resnet_infer.cli.commands.train.time.time", lambda now=now: now)
         done = cli("train", folder, *QUICK)
         assert done.code == 0, done.err
         (line,) = (line for line in done.err.splitlines() if "the same command with -o" in line)
