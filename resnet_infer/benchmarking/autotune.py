@@ -101,7 +101,11 @@ def export_fastest(
 
 
 def _gpu() -> bool:
-    return ort_session.CUDA in ort_session.available_providers()
+    if ort_session.CUDA not in ort_session.available_providers():
+        return False
+    from resnet_infer.runtimes.nvidia.obstacles import usable  # which only a build for GPUs needs
+
+    return usable("cuda")
 
 
 def _worth_trying(config: ExportConfig) -> list[Precision]:

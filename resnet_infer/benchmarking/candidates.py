@@ -151,7 +151,7 @@ def _run_options(
         return
     others = [row for row in cpu_runtimes(suffix_of(path)) if row is not default]
     for backend in backends:
-        if _PROVIDERS[backend] not in _providers():
+        if not _usable(backend):
             continue
         if backend == "cpu":
             for number in threads:
@@ -164,14 +164,20 @@ def _run_options(
             yield f"onnxruntime {backend}", Subject(path, device="cuda", options={"provider": backend, **cache})
 
 
-def _providers() -> Collection[str]:
-    """Return the execution providers that the installed ONNX Runtime was built with."""
+def _usable(backend: Backend) -> bool:
+    """Return whether the installed ONNX Runtime has the backend, and for a GPU whether it can be used here."""
     if find_spec("onnxruntime") is None:
-        return ()
+        return False
     with needs("cpu", "measuring what is fastest"):
         from resnet_infer.runtimes import ort_session
 
-    return ort_session.available_providers()
+    if _PROVIDERS[backend] not in ort_session.available_providers():
+        return False
+    if backend == "cpu":
+        return True
+    from resnet_infer.runtimes.nvidia.obstacles import usable  # which only a build for GPUs needs
+
+    return usable(backend)
 
 
 def cpu_runtimes(suffix: str) -> list[RuntimeInfo]:

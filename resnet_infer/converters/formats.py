@@ -160,7 +160,7 @@ ROWS = (
     Format(
         name="tensorrt",
         suffix=".engine",
-        extra="gpu",
+        extra="tensorrt",
         precisions=_ALL,
         targets=("tensorrt",),
         options=(

@@ -99,7 +99,7 @@ RUNTIMES: tuple[RuntimeInfo, ...] = (
         "resnet_infer.runtimes.tensorrt.runtime:TensorRTRuntime",
         suffixes=(".engine",),
         reader="resnet_infer.runtimes.tensorrt.engine_file:READER",
-        extra="gpu",
+        extra="tensorrt",
         devices=("cuda",),
         options=("cuda_graph",),
     ),

@@ -63,3 +63,14 @@ def test_a_runtime_that_answers_otherwise_is_not_kept_however_fast(
     failures = [item["failure"] for item in made.evidence["trials"] if item["runtime"] == "openvino"]
     assert failures
     assert all("it answers otherwise than onnxruntime" in failure for failure in failures)
+
+
+def test_fp16_is_not_tried_on_a_machine_whose_gpu_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build of ONNX Runtime for CUDA names it on every machine."""
+    from resnet_infer.benchmarking import autotune
+    from resnet_infer.runtimes import ort_session
+
+    monkeypatch.setattr(ort_session, "available_providers", lambda: [ort_session.CUDA, ort_session.CPU])
+    for obstacle, usable in ((None, True), ("no driver", False)):
+        monkeypatch.setattr("resnet_infer.runtimes.nvidia.obstacles.obstacle", lambda provider, found=obstacle: found)
+        assert autotune._gpu() is usable

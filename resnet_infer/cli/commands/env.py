@@ -12,6 +12,7 @@ import typer
 
 from resnet_infer._version import __version__
 from resnet_infer.cli.doctor import facts
+from resnet_infer.cli.doctor.nvidia import fits_not, nvidia
 from resnet_infer.cli.doctor.probe import Event, needs_gpu, packages, probe, runtime_of
 from resnet_infer.cli.doctor.problems import problems
 from resnet_infer.cli.options import Json, output_option
@@ -22,7 +23,7 @@ from resnet_infer.selection.rules import missing_for
 from resnet_infer.utils.cgroups import cpu_quota, memory_limit
 from resnet_infer.utils.console import pairs
 from resnet_infer.utils.cpu import affinity_cores, compute_threads, flags, machine_cores, processor, usable_cores
-from resnet_infer.utils.extras import DISTRIBUTIONS, EXTRAS, all_installed, install_command
+from resnet_infer.utils.extras import DISTRIBUTIONS, EXTRAS, install_command, writers
 from resnet_infer.utils.host_memory import free_memory, physical_memory
 
 FORMS = Forms("env", (".json", ".md"), (("resnet-infer", "python"),))
@@ -41,9 +42,12 @@ def env(as_json: Json = False, output: Annotated[Path | None, output_option(FORM
     """
     if output is not None:
         FORMS.require_free(output)
-    installed = {module: ", ".join(all_installed(names)) or None for module, names in DISTRIBUTIONS.items()}
+    installed = {module: ", ".join(writers(module)) or None for module in DISTRIBUTIONS}
     missing: dict[str, list[str]] = {}
+    driver = nvidia()
     for extra, modules in EXTRAS.items():
+        if fits_not(extra, driver["fits"]):
+            continue
         if lacking := [module for module in modules if not installed[module]]:
             missing[install_command(extra)] = lacking
     gpus = facts.gpus()
@@ -77,6 +81,7 @@ def env(as_json: Json = False, output: Annotated[Path | None, output_option(FORM
         "imports": {module: found[0] for module, found in events.items()},
         "onnxruntime": _onnxruntime(events),
         "gpus": gpus,
+        "nvidia": driver,
         "runtimes": runtimes,
         "devices": sorted({row["device"] for row in runtimes if row.get("answers")}),
         "engines": _engines(installed["tensorrt"]),
@@ -112,6 +117,7 @@ def _rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     if found := report["onnxruntime"]:
         rows.append(("imported", f"onnxruntime {found['version']} from {found['folder']}"))
     rows.append(("GPUs", "; ".join(", ".join(gpu.values()) for gpu in report["gpus"]) or "nvidia-smi lists none"))
+    rows += _nvidia(report["nvidia"])
     rows += [(f"{row['runtime']} on {row['device']}", _answer(row)) for row in report["runtimes"]]
     rows.append(("devices", ", ".join(report["devices"]) or "none: no runtime can be used"))
     if engines := report["engines"]:
@@ -149,6 +155,24 @@ def _answer(row: dict[str, Any]) -> str:
     if row.get("answers"):
         return f"opened the built-in model and answered rightly in {row['seconds']:.2f} s"
     return f"not tried: {row['skipped']}" if row.get("skipped") else f"not usable: {row['error']}"
+
+
+def _nvidia(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the rows about NVIDIA's driver, CUDA's libraries and the versions that fit, where there is any of it."""
+    missing = [name for name, error in found["libraries"].items() if error]
+    rows = []
+    if found["cuda"] or found["driver"]:
+        gpus = ", ".join(found["gpus"]) or "no GPU"
+        state = found["error"] or f"CUDA up to {found['cuda']}, {gpus}"
+        rows.append(("NVIDIA driver", f"{found['driver'] or 'of unknown version'}: {state}"))
+    if found["libraries"]:
+        names = f"missing: {', '.join(missing)}" if missing else f"found: {', '.join(found['libraries'])}"
+        rows.append(("CUDA libraries", names))
+    if fits := found["fits"]:
+        inside = f"{fits['onnxruntime']} (with TensorRT inside: {fits['provider_tensorrt']})"
+        others = [fits[key] for key in ("engine_tensorrt", "cuda_bindings", "torch")]
+        rows.append(("fits the driver", ", ".join([inside, *others])))
+    return rows
 
 
 def _onnxruntime(events: dict[str, list[Event]]) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from resnet_infer.errors import RuntimeUnavailableError, first_line
 from resnet_infer.utils.extras import needs
 
-with needs("gpu", "running on a GPU"):
+with needs("tensorrt", "running on a GPU"):
     try:
         from cuda.bindings import driver
     except ModuleNotFoundError:

@@ -20,6 +20,7 @@ from resnet_infer.errors import AnswerError, ModelError, PictureError
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.artifacts import digest
 from resnet_infer.runtimes.base import Images, Logits, Runtime
+from resnet_infer.runtimes.nvidia.sizes import warm_up_sizes
 from resnet_infer.runtimes.registry import get_runtime, open_runtime
 from resnet_infer.selection.select import Choice, Work, open_chosen
 from resnet_infer.serving.inference.batching import STALL_SECONDS, Batcher
@@ -207,10 +208,15 @@ class Deployment:
         return ClassifyResult(predictions, maps, note)
 
     def _warm_up(self) -> None:
-        """Run both runtimes once with one image and once with a full batch, so that they allocate their memory."""
+        """Run both runtimes once with one image and once with a full batch, so that they allocate their memory.
+
+        On a GPU all batch sizes are run to which batches are padded, because the first run of each makes a plan.
+        """
         slowest = 0.0
+        largest = self.batcher.max_rows
+        sizes = (1, largest) if self.runtime.device == "cpu" else warm_up_sizes(largest)
         for runtime in {id(each): each for each in (self.runtime, self._one_thread)}.values():
-            for rows in (1, self.batcher.max_rows):
+            for rows in sizes:
                 begin = time.monotonic()
                 runtime(np.zeros((rows, *self.size, 3), np.uint8))
                 slowest = max(slowest, time.monotonic() - begin)

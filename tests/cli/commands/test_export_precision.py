@@ -217,7 +217,7 @@ def test_tensorrt_needs_a_gpu(cli: Cli, here: Path, spelt: str) -> None:
     assert (done.code, done.out) == (1, "")
     assert (f"{spelt}: taken as tensorrt" in done.err) == (spelt.lower() != "tensorrt")
     assert "error: " in done.err
-    assert 'pip install "resnet-infer[gpu]"' in done.err
+    assert 'pip install "resnet-infer[tensorrt]"' in done.err
     assert not os.listdir(here)
 
 
