@@ -81,9 +81,9 @@ def of_ours(given: argparse.Namespace) -> Prepare:
     from resnet_infer.runtimes.registry import open_runtime
 
     name = "openvino" if "openvino" in given.subject else "onnxruntime"
-    options = {"bf16": True} if "bf16" in given.subject else {}
+    compute = "bf16" if "bf16" in given.subject else "auto"
     path = Path(given.int8 if "INT8" in given.subject else given.artifact)
-    runtime = open_runtime(path, runtime=name, device="cpu", **options)
+    runtime = open_runtime(path, runtime=name, device="cpu", compute=compute)
     return lambda pictures: lambda: runtime(pictures)
 
 

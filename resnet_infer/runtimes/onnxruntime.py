@@ -126,8 +126,8 @@ class OnnxRuntime(Runtime):
         self.spin, self.optimize = spin, optimize
         # TensorRT uses TF32 by default, and ONNX Runtime has no option to switch it off.
         rounded = self.provider == "tensorrt" or (self.provider == "cuda" and tf32)
-        self.precision = "tf32" if rounded and spec.precision == "fp32" else spec.precision
-        super().__init__(spec, device, (height, width))
+        precision = "tf32" if rounded and spec.precision == "fp32" else spec.precision
+        super().__init__(spec, device, (height, width), precision)
 
     def _run(self, images: Images) -> Logits:
         if self._batch is not None and len(images) != self._batch:

@@ -21,6 +21,7 @@ from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.artifacts import digest
 from resnet_infer.runtimes.base import Images, Logits, Runtime
 from resnet_infer.runtimes.registry import get_runtime, open_runtime
+from resnet_infer.selection.bf16_guard import require_compute
 from resnet_infer.serving.inference.batching import STALL_SECONDS, Batcher
 from resnet_infer.serving.inference.jobs import Done
 from resnet_infer.serving.memory import Memory
@@ -80,13 +81,16 @@ class Deployment:
         source = zoo.load_for(self.model, settings.runtime)
         device = device or settings.device
         cores = usable_cores()
-        self.runtime = open_runtime(source, runtime=settings.runtime, device=device, threads=settings.threads)
+        options = {"runtime": settings.runtime, "compute": settings.compute}
+        if settings.compute != "auto":
+            require_compute(source, settings.compute, runtime=settings.runtime, device=device)
+        self.runtime = open_runtime(source, device=device, threads=settings.threads, **options)
         self._one_thread = self.runtime
         on_cpu, lanes = self.runtime.device == "cpu", 1
         if on_cpu and get_runtime(self.runtime.name).parallel:
             lanes = max(cores // (settings.threads or 1), 1)
             if settings.threads is None and lanes > 1:
-                self._one_thread = open_runtime(source, runtime=settings.runtime, device="cpu", threads=1)
+                self._one_thread = open_runtime(source, device="cpu", threads=1, **options)
         self.sha256 = digest(source)
         self.artifact = source if isinstance(source, Path) and suffix_of(source) == ".onnx" else None
         self.classifier = Classifier(self.runtime)

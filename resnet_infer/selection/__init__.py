@@ -1,0 +1,1 @@
+"""Choose how a model is run on this machine, and prove a choice before it is trusted."""
