@@ -1,1 +1,1 @@
-"""Choose how a model is run on this machine, and prove a choice before it is trusted."""
+"""Choose the runtime that answers fastest on this machine, and prove it before its answers count."""
