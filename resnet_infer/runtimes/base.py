@@ -153,10 +153,7 @@ class Runtime(ABC):
 
     @classmethod
     def hardware(cls, device: str, compute: str) -> str:
-        """Return the name of what computes on `device`: the processor with its instructions for `compute`, or a GPU.
-
-        Subclasses raise `RuntimeUnavailableError` if that has no instructions for `compute`.
-        """
+        """Return the processor or GPU of `device`. Raises `RuntimeUnavailableError` if it does not have `compute`."""
         own = sorted(cpu.flags() & cpu.BF16_FLAGS) if compute == "bf16" else []
         return " ".join([cpu.processor(), *own])
 

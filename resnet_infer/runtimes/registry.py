@@ -278,9 +278,7 @@ def require_fp32(model: Path | Checkpoint, compute: str) -> None:
     precision, which no check has judged.
     """
     _require_known(compute)
-    from resnet_infer.runtimes.artifacts import read_spec
-
-    spec = read_spec(model) if isinstance(model, Path) else model.spec
+    spec = load(_select_by_suffix(model, "auto").reader or "").spec(model) if isinstance(model, Path) else model.spec
     if spec.precision != "fp32":
         raise UsageError(
             f"--compute {compute} is for FP32 models, and {spec.name} is {spec.precision}",

@@ -208,7 +208,12 @@ def test_a_network_that_loses_too_much_is_refused(planted: dict[str, Any], runti
 def test_it_is_compared_once(runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
     compared = []
     compare = bf16_guard.compare_with_fp32
-    monkeypatch.setattr(bf16_guard, "compare_with_fp32", lambda *given: compared.append(given) or compare(*given))
+
+    def counted(*given: Any) -> Any:
+        compared.append(given)
+        return compare(*given)
+
+    monkeypatch.setattr(bf16_guard, "compare_with_fp32", counted)
     model = MODELS[runtime]
     for _ in range(2):
         require_bf16(model, runtime, "cpu")
@@ -237,7 +242,7 @@ def test_it_works_where_nothing_can_be_kept(tmp_path: Path, monkeypatch: pytest.
 def test_the_document_fits_its_schema() -> None:
     jsonschema = pytest.importorskip("jsonschema", reason="validates by the schema (the extra `test`)")
     require_bf16(MODELS[ABLE[0]], ABLE[0], "cpu")
-    schema = json.loads((ROOT / "docs" / "formats" / "bf16.schema.json").read_text())
+    schema = json.loads((ROOT / "docs" / "formats" / "bfloat.schema.json").read_text())
     document = json.loads(STORE.path.read_text())
     jsonschema.Draft202012Validator(schema).validate(document)
     (entry,) = document["entries"]

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+from resnet_infer import zoo
 from resnet_infer.benchmarking.load.http_client import HttpClient, post
 from resnet_infer.benchmarking.load.scenario import Scenario
 from resnet_infer.classifier import Picture
 from resnet_infer.client import KEY_VARIABLE, Client
 from resnet_infer.errors import PictureError, ResnetInferError, UsageError
 from resnet_infer.models.spec import ModelSpec
+from resnet_infer.selection.bf16_guard import require_compute
 from resnet_infer.serving.inference.deployment import ClassifyItem, ClassifyResult, Deployment
 from resnet_infer.serving.inference.jobs import Done, RefusedError
 from resnet_infer.serving.settings import Settings
@@ -81,6 +83,8 @@ class InProcess:
         crops: int = 1,
     ) -> None:
         self._crops = _crops(crops)
+        if compute != "auto":
+            require_compute(zoo.load_for(model, runtime), compute, runtime=runtime, device=device)
         settings = Settings(
             model=model, runtime=runtime, device=device, threads=threads, compute=compute, max_queue=sys.maxsize
         )

@@ -83,7 +83,8 @@ class Deployment:
         cores = usable_cores()
         options = {"runtime": settings.runtime, "compute": settings.compute}
         if settings.compute != "auto":
-            require_compute(source, settings.compute, runtime=settings.runtime, device=device)
+            # Whoever starts a service or a load says the note: each process of it opens a deployment.
+            require_compute(source, settings.compute, runtime=settings.runtime, device=device, say=False)
         self.runtime = open_runtime(source, device=device, threads=settings.threads, **options)
         self._one_thread = self.runtime
         on_cpu, lanes = self.runtime.device == "cpu", 1

@@ -71,3 +71,19 @@ def test_evaluate_compares_it_with_the_reference_in_fp32(cli: Cli, tmp_path: Pat
     results = json.loads(cli(*arguments).out)["results"]
     told = [(item["precision"], item["runtime"]["precision"], item["runtime"]["runtime"]) for item in results]
     assert told == [("fp32", "fp32", "onnxruntime"), ("bf16", "bf16", "openvino")]
+
+
+@needs_bf16
+def test_benchmark_says_it(cli: Cli) -> None:
+    arguments = ("benchmark", zoo.SMALL, "--compute", "bf16", "--rounds", 1, "--seconds", 0.01)
+    done = cli(*arguments, "--json")
+    (row,) = json.loads(done.out)["results"]
+    assert (row["compute"], row["opened"]["precision"], row["opened"]["runtime"]) == ("bf16", "bf16", "openvino")
+    assert done.err.count("is computed in bf16 by openvino") == 1
+
+
+@needs_bf16
+def test_a_load_says_it(cli: Cli) -> None:
+    done = cli("benchmark", zoo.SMALL, "--compute", "bf16", "--scenario", "closed-loop", "--seconds", 0.2)
+    assert f"{zoo.SMALL} bf16, in process, openvino on cpu" in done.out
+    assert done.err.count("is computed in bf16 by openvino") == 1
