@@ -47,8 +47,10 @@ class Classifier(BaseClassifier):
     """Classify images with one model.
 
     `model` is a path (`.onnx`, `.safetensors`, `.xml`, `.engine`), a model's name or an open `Runtime`. None means the
-    model of $RESNET_INFER_MODEL, or else `zoo.DEFAULT`. `runtime`, `device`, `threads` and `options` (`spin=False`, for
-    example) are those of `open_runtime`, whose errors are raised, as are those of `zoo`.
+    model of $RESNET_INFER_MODEL, or else `zoo.DEFAULT`. `runtime`, `device`, `threads`, `compute` and `options`
+    (`spin=False`, for example) are those of `open_runtime`, whose errors are raised, as are those of `zoo`. With
+    `compute="bf16"` the model is first compared with itself in FP32, once, and `ParityError` raised if it loses too
+    much (`selection.bf16_guard`).
 
     By default all threads work on one batch, which gives the lowest latency for a single image. With `throughput`, a
     CPU runs as many batches in parallel as it has cores, each on one thread (or on `threads`), so that no core waits
@@ -76,6 +78,7 @@ class Classifier(BaseClassifier):
         runtime: str = "auto",
         device: str = "auto",
         threads: int | None = None,
+        compute: str = "auto",
         throughput: bool = False,
         expected: int | None = None,
         **options: Any,
@@ -83,20 +86,23 @@ class Classifier(BaseClassifier):
         require_threads(threads)
         one_thread = 1 if throughput else None
         if isinstance(model, Runtime):
-            if (runtime, device, threads, options) != ("auto", "auto", None, {}):
-                raise UsageError("a runtime that is open already has its device, threads and options")
+            if (runtime, device, threads, compute, options) != ("auto", "auto", None, "auto", {}):
+                raise UsageError("a runtime that is open already has its device, threads, compute and options")
             self.runtime = model
         else:
             path = zoo.file_for(model, runtime)
-            if throughput and runtime == "auto" and not options:
+            if throughput and runtime == compute == "auto" and not options:
                 from resnet_infer.selection.select import Work, open_chosen
 
                 work = Work("many", batch=MANY_BATCH, device=device, images=expected)
                 self.runtime, _ = open_chosen(path, work, threads=threads or 1)
             else:
-                self.runtime = open_runtime(
-                    path, runtime=runtime, device=device, threads=threads or one_thread, **options
-                )
+                if compute != "auto":
+                    from resnet_infer.selection.bf16_guard import require_compute
+
+                    require_compute(path, compute, runtime=runtime, device=device)
+                options["threads"] = threads or one_thread
+                self.runtime = open_runtime(path, runtime=runtime, device=device, compute=compute, **options)
         self._spread = threads, throughput
         lanes = usable_cores() // (threads or 1) if throughput and self.runtime.device == "cpu" else 1
         self.lanes = max(lanes, 1)
@@ -108,6 +114,7 @@ class Classifier(BaseClassifier):
     def __repr__(self) -> str:
         state = ", closed" if self.runtime.closed else ""
         where = f"{self.runtime.name} on {self.runtime.device}"
+        where += f" in {self.runtime.precision}" * (self.runtime.precision != self.spec.precision)
         return f"<Classifier {self.spec.name}: {len(self.spec.classes)} classes, {where}{state}>"
 
     @property

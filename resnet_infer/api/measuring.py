@@ -89,7 +89,7 @@ def open_side(model: str | None, runtime: str, device: str) -> Runtime:
 
         return reference_runtime(load_checkpoint(path))[0]
     # Spinning threads would take the cores from the other model.
-    options = {"spin": False} if "spin" in select_runtime(path, runtime).options else {}
+    options: dict[str, Any] = {"spin": False} if "spin" in select_runtime(path, runtime).options else {}
     return open_runtime(path, runtime=runtime, device=device, **options)
 
 
@@ -192,6 +192,7 @@ def benchmark(models: Any = None, *, scenario: str | None = None, **options: Any
             runtime=given.get("runtime", "auto"),
             device=given.get("device", "auto"),
             threads=_several(given.get("threads")),
+            compute=given.get("compute", "auto"),
         )
         machine = environment()
         pictures = photographs(photos) if photos else synthetic()

@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 
 
 def open_runtime(
-    model: Model = None, *, runtime: str = "auto", device: str = "auto", threads: int | None = None, **options: Any
+    model: Model = None,
+    *,
+    runtime: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    compute: Literal["auto", "fp32", "bf16"] = "auto",
+    **options: Any,
 ) -> Runtime:
     """Open a model with a runtime, which computes logits from images of the model's size.
 
@@ -34,11 +40,13 @@ def open_runtime(
       checkpoints as ONNX artifacts, which are exported once.
     - `device`: "auto", "cpu", "cuda" or "cuda:N". A device that is named is used, or opening fails.
     - `threads`: number of CPU threads of a call; default: all usable cores.
+    - `compute`: what the layers of an FP32 model compute in; "auto" is FP32. With "bf16" the model is first compared
+      with itself in FP32, once.
     - `options`: further options of the runtime, such as `spin=False`.
 
     Raises `UsageError` for an unknown runtime, option or type, `ModelError` for a model that does not exist or cannot
-    be opened, `MissingExtraError` without the runtime's package, and `RuntimeUnavailableError` for a device that is not
-    there.
+    be opened, `MissingExtraError` without the runtime's package, `RuntimeUnavailableError` for a device or instructions
+    that are not there, and `ParityError` for a model that loses too much in bf16.
 
     >>> import numpy as np
     >>> from resnet_infer import open_runtime
@@ -54,11 +62,20 @@ def open_runtime(
 
     check_value("runtime", runtime, str)
     check_value("device", device, str)
-    own: dict[str, Any] = {"runtime": runtime, "device": device, "threads": threads, **options}
+    check_value("compute", compute, Literal["auto", "fp32", "bf16"])
+
+    def proven(found: Path | Checkpoint) -> Runtime:
+        """Open what was found for the model, after the check that `compute` needs."""
+        if compute != "auto":
+            from resnet_infer.selection.bf16_guard import require_compute
+
+            require_compute(found, compute, runtime=runtime, device=device)
+        return opened(found, runtime=runtime, device=device, threads=threads, compute=compute, **options)
+
     if isinstance(model, Checkpoint) and runtime != "auto" and get_runtime(runtime).opens(CHECKPOINT):
-        return opened(model, **own)
+        return proven(model)
     with named(model) as (name,):
-        return opened(zoo.file_for(name, runtime), **own)
+        return proven(zoo.file_for(name, runtime))
 
 
 def read_spec(model: PathText | None = None) -> ModelSpec:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from resnet_infer.cli.parsing import choice, device_name
-from resnet_infer.runtimes.registry import NAMES
+from resnet_infer.runtimes.registry import COMPUTES, NAMES
 from resnet_infer.utils.console import note
 from resnet_infer.utils.threads import MOST_THREADS
 
@@ -71,6 +71,14 @@ Threads = Annotated[
         min=1,
         max=MOST_THREADS,
         help="Threads within a call of the runtime; default: all usable cores, or one if many images are classified.",
+    ),
+]
+Compute = Annotated[
+    str,
+    typer.Option(
+        metavar="|".join(COMPUTES),
+        callback=choice(*COMPUTES),
+        help="What the layers of an FP32 model compute in; auto: FP32. bf16 is faster and less exact.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

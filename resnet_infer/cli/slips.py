@@ -163,8 +163,10 @@ def _instead(option: str, command: Any, examples: Examples) -> str:
         return f"{option} is no option of resnet-infer itself; the options of a command follow its name"
     small = option.lower().replace("_", "-")
     meant = OPTIONS.get(small, small)
-    name = meant.partition(" ")[0]
     own = {spelling: item for item in command.params for spelling in (*item.opts, *item.secondary_opts)}
+    if meant == "--precision bf16" and "--compute" in own:
+        meant = "--compute bf16"
+    name = meant.partition(" ")[0]
     start = f"{command.name} has no option {option}"
     for name in ("--protocol", "--port") if option == "-p" else ():
         if name in own:

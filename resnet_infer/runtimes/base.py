@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from resnet_infer._version import __version__
 from resnet_infer.errors import ModelError, RuntimeUnavailableError, UsageError, did_you_mean
 from resnet_infer.models.spec import ModelSpec
-from resnet_infer.utils import lifetime
+from resnet_infer.utils import cpu, lifetime
 from resnet_infer.utils.heap import give_back
 
 Images = NDArray[np.uint8]
@@ -63,6 +63,7 @@ class Runtime(ABC):
     - `spec`: the model's spec.
     - `device`: the device in use, `cpu` or `cuda:N`.
     - `size`: the (height, width) in pixels that the model takes, None for a side that is open.
+    - `precision`: what the network computes in, which may be lower than the precision of its file.
 
     A forked child process may use an instance that it inherits: the first call there opens the model again with the
     same arguments. It raises `RuntimeUnavailableError` for an instance on a GPU, and `ModelError` if the file has
@@ -86,8 +87,11 @@ class Runtime(ABC):
     - `as it is`: use it unchanged.
     """
 
-    def __init__(self, spec: ModelSpec, device: str, size: tuple[int | None, int | None]) -> None:
+    def __init__(
+        self, spec: ModelSpec, device: str, size: tuple[int | None, int | None], precision: str | None = None
+    ) -> None:
         self.spec, self.device, self.size = spec, device, size
+        self.precision = precision or spec.precision
         self.closed = False
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -146,6 +150,12 @@ class Runtime(ABC):
     def _transfer(self, images: Images) -> bool:
         """Copy `images` to the device and wait for it. Return False if there is nothing to copy."""
         return False
+
+    @classmethod
+    def hardware(cls, device: str, compute: str) -> str:
+        """Return the processor or GPU of `device`. Raises `RuntimeUnavailableError` if it does not have `compute`."""
+        own = sorted(cpu.flags() & cpu.BF16_FLAGS) if compute == "bf16" else []
+        return " ".join([cpu.processor(), *own])
 
     @classmethod
     def parts(cls, model: Path) -> tuple[Path, ...]:

@@ -106,8 +106,8 @@ class OnnxRuntime(Runtime):
         # TensorRT uses TF32 by default, and ONNX Runtime has no option to switch it off.
         rounded = self.provider == "tensorrt" or (self.provider == "cuda" and tf32)
         rounded = rounded and os.environ.get(NO_TF32) != "0"
-        self.precision = "tf32" if rounded and spec.precision == "fp32" else spec.precision
-        super().__init__(spec, device, (height, width))
+        precision = "tf32" if rounded and spec.precision == "fp32" else spec.precision
+        super().__init__(spec, device, (height, width), precision)
 
     def _run(self, images: Images) -> Logits:
         if self._batch is not None and len(images) != self._batch:

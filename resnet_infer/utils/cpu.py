@@ -15,6 +15,8 @@ from pathlib import Path
 
 from resnet_infer.utils.cgroups import cpu_quota
 
+BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
+"""Instruction set extensions for bfloat16, by Linux's names: two of x86, two of ARM."""
 _CORES = Path("/sys/devices/system/cpu")
 """Folder of Linux with a folder for every core."""
 _FREQUENCY = _CORES / "cpu0/cpufreq"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resnet_infer.cli.options import Device, Json, Runtime, introduce_default, output_option
+from resnet_infer.cli.options import Compute, Device, Json, Runtime, introduce_default, output_option
 from resnet_infer.cli.parsing import MOST, bounded_numbers, choice, number
 from resnet_infer.cli.results import Forms, Found
 from resnet_infer.utils.console import note
@@ -41,6 +41,7 @@ def benchmark(
     ] = "1",
     runtime: Runtime = "auto",
     device: Device = "auto",
+    compute: Compute = "auto",
     threads: Annotated[
         str | None,
         typer.Option(metavar="N,N,...", help="Threads within a call of the runtime; default: all usable cores."),
@@ -176,6 +177,7 @@ def benchmark(
                 runtime=named or runtime,
                 device=device,
                 threads=counts[0],
+                compute=compute,
                 data=data,
                 accuracy=accuracy,
                 official=official,
@@ -190,7 +192,9 @@ def benchmark(
         found = {**outcome.to_json(), "warnings": problems, "environment": machine}
         shown, failed = outcome.table(), [scenario] if outcome.valid is False else []
     else:
-        measured = _measure(models, batch_size, runtime, device, threads, photos, rounds, seconds, null, remember)
+        measured = _measure(
+            models, batch_size, runtime, device, threads, compute, photos, rounds, seconds, null, remember
+        )
         from resnet_infer.benchmarking.latency.measured import tables
 
         found = measured.to_json()
@@ -218,6 +222,7 @@ def _measure(
     runtime: str,
     device: str,
     threads: str | None,
+    compute: str,
     photos: Path | None,
     rounds: int | None,
     seconds: float | None,
@@ -241,6 +246,7 @@ def _measure(
         runtime=runtime,
         device=device,
         threads=bounded_numbers("--threads", threads, int, MOST_THREADS) or (1 if remember else None,),
+        compute=compute,
         as_default=remember,
     )
     if remember:

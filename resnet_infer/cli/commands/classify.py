@@ -16,7 +16,7 @@ import typer
 
 from resnet_infer.cli.answers import COLUMNS, WRITERS
 from resnet_infer.cli.inputs import pictures
-from resnet_infer.cli.options import Device, Json, Model, Runtime, Threads, introduce_default, output_option
+from resnet_infer.cli.options import Compute, Device, Json, Model, Runtime, Threads, introduce_default, output_option
 from resnet_infer.cli.parsing import MOST, choice
 from resnet_infer.errors import AnswerError, ResnetInferError, UsageError
 from resnet_infer.utils.console import bar, fail, flush, is_terminal, note
@@ -65,6 +65,7 @@ def classify(
         ),
     ] = None,
     threads: Threads = None,
+    compute: Compute = "auto",
     format: Annotated[
         str | None,
         typer.Option(
@@ -91,9 +92,10 @@ def classify(
     ] = None,
 ) -> None:
     """Classify the images of files, folders, globs or stdin, by a model or a service."""
-    if url and (model, runtime, device, batch_size, threads) != (None, "auto", "auto", None, None):
+    if url and (model, runtime, device, batch_size, threads, compute) != (None, "auto", "auto", None, None, "auto"):
         raise UsageError(
-            "the service at --url has its own model, runtime, device, batches and threads", hint="leave these out"
+            "the service at --url has its own model, runtime, device, batches, threads and compute",
+            hint="leave these out",
         )
     if not all(inputs):
         raise UsageError("an empty name is no picture", hint="the current folder is .")
@@ -129,9 +131,8 @@ def classify(
 
                 introduce_default(model, "-m")
                 expected = requested.expected() if many else None
-                answering = Classifier(
-                    model, runtime=runtime, device=device, threads=threads, throughput=many, expected=expected
-                )
+                options: dict[str, Any] = {"runtime": runtime, "device": device, "threads": threads, "compute": compute}
+                answering = Classifier(model, throughput=many, expected=expected, **options)
                 stack.enter_context(answering)
                 stream = answering.stream(
                     requested, crops=views, top_k=top_k, batch_size=max(batch_size or BATCH, views)

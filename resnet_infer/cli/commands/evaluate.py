@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resnet_infer.cli.options import Device, Json, Runtime, Threads, introduce_default, output_option
+from resnet_infer.cli.options import Compute, Device, Json, Runtime, Threads, introduce_default, output_option
 from resnet_infer.cli.parsing import MOST, choice, number, numbers
 from resnet_infer.cli.parsing import class_order as parse_order
 from resnet_infer.cli.results import Forms, Found
@@ -107,6 +107,7 @@ def evaluate(
         ),
     ] = None,
     threads: Threads = None,
+    compute: Compute = "auto",
     on_error: Annotated[
         str,
         typer.Option(
@@ -171,6 +172,7 @@ def evaluate(
                     runtime=runtime,
                     device=device,
                     threads=threads,
+                    compute=compute,
                     batch_size=batch_size,
                     workers=workers,
                     skip_unreadable=on_error == "skip",

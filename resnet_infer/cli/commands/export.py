@@ -75,6 +75,14 @@ def export(
             help="Hardware that INT8 is quantized for. auto: measure candidates on this machine, keep the fastest.",
         ),
     ] = None,
+    allow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="bf16",
+            callback=choice("bf16"),
+            help="For --target auto: also measure FP32 computed in bf16, which `--compute bf16` then runs.",
+        ),
+    ] = None,
     calibration_data: Annotated[
         Path | None,
         typer.Option(
@@ -140,6 +148,11 @@ def export(
     from resnet_infer import zoo
     from resnet_infer.errors import ModelError, UsageError
 
+    if allow and target != AUTO:
+        raise UsageError(
+            f"--allow {allow} is for --target auto",
+            hint="an FP32 artifact is computed in bf16 with the option --compute bf16 of classify and serve",
+        )
     chosen = get_format(format) if format else format_of(output) if output else ROWS[0]
     given = {name: value for name, value in options.items() if value not in (None, False)}
     opt_batch = given.pop("opt_batch", None) if target == AUTO else None
@@ -186,7 +199,8 @@ def export(
     if target == AUTO:
         from resnet_infer.benchmarking.autotune import export_fastest
 
-        made = export_fastest(source, path, config, opt_batch or 8, tried)  # type: ignore[arg-type]
+        allowed = (allow,) if allow else ()
+        made = export_fastest(source, path, config, opt_batch or 8, tried, allowed)  # type: ignore[arg-type]
     else:
         made = export(source, path, config)
     if as_json:

@@ -15,7 +15,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from resnet_infer.cli.options import Device, ModelArgument, Runtime, introduce_default
+from resnet_infer.cli.options import Compute, Device, ModelArgument, Runtime, introduce_default
 from resnet_infer.cli.parsing import MOST
 from resnet_infer.errors import ResnetInferError, UsageError
 from resnet_infer.serving.settings import Settings, load_keys, variable
@@ -49,6 +49,7 @@ def serve(
     ] = 3000,
     runtime: Runtime = "auto",
     device: Device = "auto",
+    compute: Compute = "auto",
     threads: Annotated[
         int | None,
         typer.Option(
@@ -106,6 +107,7 @@ def serve(
         model=model,
         runtime=runtime,
         device=device,
+        compute=compute,
         threads=threads,
         workers=workers,
         max_batch=max_batch,

@@ -22,6 +22,7 @@ from resnet_infer.runtimes.artifacts import digest
 from resnet_infer.runtimes.base import Images, Logits, Runtime
 from resnet_infer.runtimes.nvidia.sizes import warm_up_sizes
 from resnet_infer.runtimes.registry import get_runtime, open_runtime
+from resnet_infer.selection.bf16_guard import require_compute
 from resnet_infer.selection.select import Choice, Work, open_chosen
 from resnet_infer.serving.inference.batching import STALL_SECONDS, Batcher
 from resnet_infer.serving.inference.jobs import Done
@@ -84,19 +85,22 @@ class Deployment:
         cores = usable_cores()
         self.choice: Choice | None = None
         """Why this runtime answers; None where it was named, or where the file has but one."""
-        chosen = settings.runtime
-        if chosen == "auto" and isinstance(source, Path):
+        options = {"runtime": settings.runtime, "compute": settings.compute}
+        if settings.runtime == settings.compute == "auto" and isinstance(source, Path):
             work = Work("service", batch=settings.max_batch or CPU_BATCH, device=device)
             self.runtime, self.choice = open_chosen(source, work, threads=settings.threads)
-            chosen = self.runtime.name
+            options["runtime"] = self.runtime.name
         else:
-            self.runtime = open_runtime(source, runtime=chosen, device=device, threads=settings.threads)
+            if settings.compute != "auto":
+                # Whoever starts a service or a load says the note: each process of it opens a deployment.
+                require_compute(source, settings.compute, runtime=settings.runtime, device=device, say=False)
+            self.runtime = open_runtime(source, device=device, threads=settings.threads, **options)
         self._one_thread = self.runtime
         on_cpu, lanes = self.runtime.device == "cpu", 1
         if on_cpu and get_runtime(self.runtime.name).parallel:
             lanes = max(cores // (settings.threads or 1), 1)
             if settings.threads is None and lanes > 1:
-                self._one_thread = open_runtime(source, runtime=chosen, device="cpu", threads=1)
+                self._one_thread = open_runtime(source, device="cpu", threads=1, **options)
         self.sha256 = digest(source)
         self.artifact = source if isinstance(source, Path) and suffix_of(source) == ".onnx" else None
         self.classifier = Classifier(self.runtime)
