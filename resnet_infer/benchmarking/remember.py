@@ -20,6 +20,9 @@ from resnet_infer.utils.files import suffix_of
 Sample = tuple[str, int | None, Sequence[float]]
 """Runtime, threads (None: all cores) and milliseconds of a call in each round."""
 
+UNASKED = ("auto", "fp32")
+"""Values of `compute` whose times are remembered: `auto` never means a lower precision."""
+
 
 def spread_out(entries: Sequence[Entry]) -> list[Entry]:
     """Return the entries, those of the runtime `auto` once for each installed runtime that computes them on the CPU.
@@ -45,7 +48,7 @@ def remember_measured(measured: Sequence[Measured]) -> None:
     groups: dict[tuple[Path, int], list[Sample]] = {}
     for item in measured:
         stage, subject = item.stage("inference"), item.entry.subject
-        if item.failure is None and stage:
+        if item.failure is None and stage and subject.compute in UNASKED:
             name = _runtime(subject)
             key = subject.model, item.entry.batch
             groups.setdefault(key, []).append((name, subject.threads, [1000 * value for value in stage.medians]))
@@ -58,7 +61,10 @@ def remember_trials(path: Path, trials: Sequence[Trial], kept: Path, batch: int)
     samples = [
         (_runtime(item.candidate.subject), item.candidate.subject.threads, item.rounds)
         for item in trials
-        if item.candidate.artifact == kept and item.failure is None and item.candidate.subject.device == "cpu"
+        if item.candidate.artifact == kept
+        and item.failure is None
+        and item.candidate.subject.device == "cpu"
+        and item.candidate.subject.compute in UNASKED
     ]
     if samples:
         _remember(path, batch, samples, "export --target auto")

@@ -152,6 +152,8 @@ def benchmark(
             f"{', '.join(wrong)} {'does not go' if len(wrong) == 1 else 'do not go'} "
             f"{'with' if scenario else 'without'} --scenario"
         )
+    if remember and compute not in ("auto", "fp32"):
+        raise UsageError(f"--remember is for what --runtime auto chooses from, which never computes in {compute}")
     named_models = [split_runtime(model)[1] for model in models or ()]
     _require_free(output, report, logs, [*(include or ()), errors, photos, data, *named_models])
     if not url:
