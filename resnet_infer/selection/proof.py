@@ -38,13 +38,12 @@ _KEY = ("digest", "runtime", "versions", "processor", "flags", "compute", "resne
 
 @dataclass(frozen=True)
 class Proof:
-    """Hold whether a runtime answers as ONNX Runtime does, and if not, the reasons.
+    """Hold why a runtime does not answer as ONNX Runtime does: no `failures` if it does.
 
     `error` is the mean squared change of the logits over their variance, None if it is not finite. `fresh`: it was
     compared just now, and not before.
     """
 
-    passed: bool
     failures: tuple[str, ...]
     error: float | None
     fresh: bool
@@ -93,7 +92,7 @@ def prove(model: Model, candidate: Runtime, *, compute: str = "auto", store: Sto
         }
         if writable:
             store.write(entry, lambda other: all(other[name] == key[name] for name in _KEY))
-    return Proof(verdict.passed, verdict.failures, entry["error"], fresh=True)
+    return Proof(verdict.failures, entry["error"], fresh=True)
 
 
 def limits_of(spec: ModelSpec, compute: str) -> Tolerance:
@@ -147,5 +146,5 @@ def _known(store: Store, key: Mapping[str, Any]) -> Proof | None:
     """Return the verdict that is kept, or None."""
     for entry in reversed(store.entries()):
         if all(entry[name] == key[name] for name in _KEY):
-            return Proof(entry["passed"], tuple(entry["failures"]), entry["error"], fresh=False)
+            return Proof(tuple(entry["failures"]), entry["error"], fresh=False)
     return None

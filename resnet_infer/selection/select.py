@@ -169,7 +169,7 @@ def _opened(model: Model, choice: Choice, work: Work, threads: int | None) -> tu
             opened.close()
         warn(f"{other.name}, which would be faster here, cannot be used: {error.message}; so {default} answers")
         return None, Choice(default, f"{other.name} cannot be used: {error.message}", by="proof")
-    if proof.passed:
+    if not proof.failures:
         if proof.fresh:
             note(
                 f"{other.name} answers for {model.path.name} from now on; {choice.reason}. It agrees with {default} "
