@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import ipaddress
 import os
@@ -161,6 +162,17 @@ def _bind(host: str, port: int) -> tuple[str, int]:
             probe.bind((address, port))
         except OSError as error:
             raise ResnetInferError(
-                f"cannot listen on {host}, port {port}: {error.strerror}", hint="give another port with --port"
+                f"cannot listen on {host}, port {port}: {error.strerror}",
+                hint=_remedy(host, error),
             ) from error
         return str(address), int(probe.getsockname()[1])
+
+
+def _remedy(host: str, error: OSError) -> str | None:
+    """Return what to do about an address that cannot be bound, if that is clear."""
+    if error.errno == errno.EADDRNOTAVAIL:
+        everywhere = "::" if ":" in host else "0.0.0.0"
+        return f"{host} is no address of this machine; --host {everywhere} is all of them"
+    if error.errno in (errno.EADDRINUSE, errno.EACCES):
+        return "give another port with --port"
+    return None
