@@ -65,7 +65,7 @@ class Classifier(BaseClassifier):
         model: str | PathLike[str] | Runtime | None = None,
         *,
         runtime: str = "auto",
-        device: str = "auto",
+        device: str | int = "auto",
         threads: int | None = None,
         throughput: bool = False,
         **options: Any,

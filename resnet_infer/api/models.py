@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from resnet_infer.api.arguments import PathText, check_options, check_value, name_of, named, optional_path, path_of
 from resnet_infer.api.options import ExportOptions, ImportOptions
+from resnet_infer.api.wording import in_python
 from resnet_infer.errors import ModelError, UsageError
 from resnet_infer.utils.files import suffix_of
 
@@ -24,15 +25,22 @@ if TYPE_CHECKING:
     from resnet_infer.runtimes.base import Runtime
 
 
+@in_python()
 def open_runtime(
-    model: Model = None, *, runtime: str = "auto", device: str = "auto", threads: int | None = None, **options: Any
+    model: Model = None,
+    *,
+    runtime: str = "auto",
+    device: str | int = "auto",
+    threads: int | None = None,
+    **options: Any,
 ) -> Runtime:
     """Open a model with a runtime, which computes logits from images of the model's size.
 
     - `model`: a model's name, the path of a checkpoint or artifact, or a loaded checkpoint; None is the default model.
     - `runtime`: "auto", "onnxruntime", "openvino", "tensorrt" or "torch". "auto" runs artifacts as they are, and
       checkpoints as ONNX artifacts, which are exported once.
-    - `device`: "auto", "cpu", "cuda" or "cuda:N". A device that is named is used, or opening fails.
+    - `device`: "auto", "cpu", "cuda" or "cuda:N", or the number of a GPU. A device that is named is used, or opening
+      fails.
     - `threads`: number of CPU threads of a call; default: all usable cores.
     - `options`: further options of the runtime, such as `spin=False`.
 
@@ -53,7 +61,7 @@ def open_runtime(
     from resnet_infer.runtimes.registry import open_runtime as opened
 
     check_value("runtime", runtime, str)
-    check_value("device", device, str)
+    check_value("device", device, str | int)
     own: dict[str, Any] = {"runtime": runtime, "device": device, "threads": threads, **options}
     if isinstance(model, Checkpoint) and runtime != "auto" and get_runtime(runtime).opens(CHECKPOINT):
         return opened(model, **own)
@@ -61,6 +69,7 @@ def open_runtime(
         return opened(zoo.file_for(name, runtime), **own)
 
 
+@in_python()
 def read_spec(model: PathText | None = None) -> ModelSpec:
     """Read what a file says about its model: classes, input, precision and provenance, without running it.
 
@@ -84,6 +93,7 @@ def read_spec(model: PathText | None = None) -> ModelSpec:
     return artifacts.read_spec(zoo.find(name))
 
 
+@in_python()
 def import_weights(
     weights: PathText, output: PathText | None = None, *, arch: str | None = None, **options: Unpack[ImportOptions]
 ) -> Imported:
@@ -147,6 +157,7 @@ def _labels(given: Any) -> Labels | None:
     return read_labels(path_of("labels", given))
 
 
+@in_python()
 def export(
     model: Model = None,
     output: PathText | None = None,

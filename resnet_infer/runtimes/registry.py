@@ -168,7 +168,12 @@ def split_runtime(argument: str | None) -> tuple[str | None, str | None]:
 
 
 def open_runtime(
-    model: Path | Checkpoint, *, runtime: str = "auto", device: str = "auto", threads: int | None = None, **options: Any
+    model: Path | Checkpoint,
+    *,
+    runtime: str = "auto",
+    device: str | int = "auto",
+    threads: int | None = None,
+    **options: Any,
 ) -> Runtime:
     """Open `model` with a runtime, by default the first for its suffix.
 
@@ -176,7 +181,8 @@ def open_runtime(
       checkpoint.
     - `runtime`: `auto` or one of `NAMES`. `auto` opens `.onnx` with ONNX Runtime, `.xml` with OpenVINO,
       `.engine` with TensorRT and checkpoints with torch.
-    - `device`: `auto`, `cpu`, `cuda` or `cuda:N`. A device that is named is used, or opening fails.
+    - `device`: `auto`, `cpu`, `cuda` or `cuda:N`, or the number of a GPU. A device that is named is used, or opening
+      fails.
     - `threads`: number of CPU threads. Runtimes without CPU threads ignore it.
     - `options`: further keyword arguments of the runtime's class.
 
@@ -198,6 +204,8 @@ def open_runtime(
             )
     if chosen.threads:
         options["threads"] = threads
+    if isinstance(device, int) and not isinstance(device, bool):
+        device = str(device)
     opened = runtime_class(model, runtime)(model, device=device, **options)
     import logging  # which the libraries of runtimes have imported by now
 
