@@ -284,5 +284,6 @@ def _export(path: Path, target: Path) -> None:
     """Export the checkpoint at `path` to an ONNX artifact at `target`, and verify it."""
     from resnet_infer.converters.source import export_onnx
 
+    checkpoint = load_checkpoint(path)
     note(f"exporting {path} once to {target}")
-    note(str(export_onnx(load_checkpoint(path), target)))
+    note(str(export_onnx(checkpoint, target)))

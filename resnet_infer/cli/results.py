@@ -156,11 +156,11 @@ def _mark(forms: Forms) -> str:
 
 def _is_ours(forms: Forms, path: Path) -> bool:
     """Tell whether the command wrote a file, which it may then replace."""
-    from resnet_infer.models.outputs import is_html
+    from resnet_infer.reporting.html import is_page
 
     suffix = suffix_of(path)
     if suffix == ".html":
-        return is_html(path)
+        return is_page(path)
     if suffix == ".json":
         return _is_document(forms, path)
     with open(path, encoding="utf-8", errors="replace") as file:

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import typer
 
+from resnet_infer import zoo
 from resnet_infer.cli import slips
 from resnet_infer.cli.main import COMMANDS, _examples, app
+from resnet_infer.models.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import PICTURES, Outcome
 
 Cli = Callable[..., Outcome]
@@ -201,3 +203,34 @@ def test_a_folder_is_no_model_and_the_run_in_it_is_named(cli: Cli, tmp_path: Pat
     done = cli("classify", CAT, "-m", tmp_path)
     assert done.code == 1
     assert f"is a folder, not a model\n  hint: name the file: {tmp_path / 'best.safetensors'}" in done.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("evaluate", "resnet20-cifar10"),
+        ("evaluate", "absent/"),
+        ("benchmark", "--scenario", "foo"),
+        ("benchmark", "-b", "x"),
+        ("serve", "--host", "256.0.0.1"),
+        ("export", "-o", "model.xyz"),
+    ],
+    ids=" ".join,
+)
+def test_no_note_comes_before_a_refusal(cli: Cli, arguments: tuple[str, ...]) -> None:
+    done = cli(*arguments)
+    assert done.code in (1, 2)
+    assert done.err.startswith("error: ")
+
+
+def test_a_model_of_a_newer_format_is_refused_before_its_export_is_noted(cli: Cli, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(zoo.checkpoint_file(zoo.SMALL))
+    path = tmp_path / "n99.safetensors"
+    save_checkpoint(checkpoint, path)
+    content = path.read_bytes()
+    header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+    newer = header.replace(b'\\"format\\": 1,', b'\\"format\\":99,')
+    assert newer != header
+    path.write_bytes(content.replace(header, newer))
+    done = cli("classify", CAT, "-m", path)
+    assert (done.code, "format 99" in done.err, "exporting" in done.err) == (1, True, False)

@@ -172,7 +172,6 @@ def export(
     )
     if tried or target != AUTO:
         check(chosen, config)
-    introduce_default(model, "resnet-infer export")
     source = zoo.source(model)
     if isinstance(source, Path) and (chosen.suffix, precision) == (suffix_of(source), "fp32") and target != AUTO:
         raise ModelError(
@@ -183,6 +182,7 @@ def export(
     name = stem + ("" if precision == "fp32" else f".{precision}") + chosen.suffix
     path = output or Path(f"{stem}.auto{chosen.suffix}" if target == AUTO else name)
     chosen.require_free(path, [model, calibration_data, check_data], "-o")
+    introduce_default(model, "resnet-infer export")
     if target == AUTO:
         from resnet_infer.benchmarking.autotune import export_fastest
 

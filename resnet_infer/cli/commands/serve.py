@@ -124,9 +124,9 @@ def serve(
     parse_device(device)
     interpreter()  # raises where BentoML could not start its processes
     keys = load_keys(settings)
-    introduce_default(model, "resnet-infer serve")
     zoo.load_for(model, runtime)  # fails before BentoML starts
     address, port = _bind(host, port)
+    introduce_default(model, "resnet-infer serve")
     if not keys and not ipaddress.ip_address(address).is_loopback:
         note(f"whoever reaches {host} may use this service; to change that, set RESNET_INFER_API_KEY")
     # BentoML keeps its files in a folder that two services must not share.

@@ -302,12 +302,14 @@ def train(
                 save_every,
                 tensorboard,
                 stop_within=signals.WITHIN,
+                announcement=f"the run is in {output}; if it is stopped, the same command with -o {output} --resume "
+                "goes on"
+                if is_named_here
+                else None,
             ),
             world=world,
             log=note,
         )
-        if is_named_here and world.writes:
-            note(f"the run is in {output}; if it is stopped, the same command with -o {output} --resume goes on")
         spec = trainer.run()
     if world.writes:
         for item in spec.measured:
