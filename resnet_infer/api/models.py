@@ -9,7 +9,7 @@ from resnet_infer.api.arguments import PathText, check_options, check_value, nam
 from resnet_infer.api.options import ExportOptions, ImportOptions
 from resnet_infer.api.wording import in_python
 from resnet_infer.errors import ModelError, UsageError
-from resnet_infer.utils.files import suffix_of
+from resnet_infer.utils.files import other_suffix, suffix_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -138,7 +138,7 @@ def import_weights(
     given["check_data"] = optional_path("check_data", given.get("check_data"))
     if target is not None:
         if suffix_of(target) != SUFFIX:
-            raise UsageError(f"a checkpoint ends in {SUFFIX}, not {target.suffix or 'nothing'}: {target}")
+            raise UsageError(f"a checkpoint ends in {SUFFIX}, {other_suffix(target)}")
         require_free([Output("output", target, "model of ours", has_spec)], [source])
     imported = importing.import_weights(source, arch, options=inputs, labels=labels, **given)
     if target is not None:
@@ -222,7 +222,7 @@ def _format(name: str | None, output: Path | None) -> Format:
     small = name.lower()
     chosen = get_format(SPELLINGS.get(small, small))
     if output and suffix_of(output) != chosen.suffix:
-        raise UsageError(f"a file of the format {name} ends in {chosen.suffix}, not {output.suffix or 'nothing'}")
+        raise UsageError(f"a file of the format {name} ends in {chosen.suffix}, {other_suffix(output)}")
     return chosen
 
 

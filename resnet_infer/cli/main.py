@@ -306,6 +306,10 @@ def main() -> None:
     """
     end_like_ctrl_c()
     limit_libraries()
+    if "COMP_WORDS" in os.environ:
+        from resnet_infer.cli.completion import join_words
+
+        join_words()
     occupy_descriptors()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

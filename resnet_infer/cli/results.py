@@ -78,7 +78,7 @@ class Forms:
             if str(output) != "-" and suffix_of(output) not in self.suffixes:
                 known = ", ".join(self.suffixes)
                 raise UsageError(
-                    f"{output} ends in {output.suffix or 'nothing'}, which is no form of the result of {self.command}",
+                    f"{output} {_ending(output)} of the result of {self.command}",
                     hint=f"let it end in {known}",
                 )
             outputs.insert(0, Output(OPTION, output, f"result of {self.command}", partial(_is_ours, self)))
@@ -147,6 +147,11 @@ def _markdown(forms: Forms, found: Found) -> str:
 def _cell(text: str) -> str:
     """Return the text of a cell of Markdown."""
     return "<br>".join(map(printable, text.split("\n"))).replace("|", "\\|")
+
+
+def _ending(output: Path) -> str:
+    """Return what is wrong with the suffix of an output."""
+    return f"ends in {output.suffix}, which is no form" if output.suffix else "has no suffix, which chooses the form"
 
 
 def _mark(forms: Forms) -> str:

@@ -129,6 +129,11 @@ SUFFIXES = tuple(dict.fromkeys(suffix for row in RUNTIMES for suffix in row.suff
 ARTIFACTS = tuple(suffix for suffix in SUFFIXES if suffix != CHECKPOINT)
 """Suffixes of the artifacts that a runtime opens: of all files but checkpoints."""
 
+_ONLY = {
+    "tensorrt": "TensorRT runs .engine files only; make one: resnet-infer export ... --format tensorrt",
+    "torch": f"torch runs checkpoints ({CHECKPOINT}) only",
+}
+"""Runtime -> hint for a file that it does not open, where more is to be said than the suffixes."""
 _BY_NAME = {row.name: row for row in RUNTIMES}
 
 
@@ -237,9 +242,10 @@ def select_runtime(model: Path | Checkpoint, runtime: str = "auto") -> RuntimeIn
         label = str(model) if isinstance(model, Path) else model.spec.name
         which = "no runtime opens it" if chosen is None else f"the runtime {runtime} does not open it"
         suffixes = chosen.suffixes if chosen and chosen.suffixes else SUFFIXES
+        opened = f"it would have to end in {' or '.join(suffixes)}"
         raise ModelError(
             f"{label}: {which}",
-            hint=f"it would have to end in {' or '.join(suffixes)}",
+            hint=_ONLY.get(chosen.name, opened) if chosen else opened,
             source=label,
             reason="unsupported",
         )

@@ -187,6 +187,15 @@ def _is_number(text: str) -> bool:
     return text.strip().rstrip("%").replace(".", "", 1).replace(",", "").lstrip("-").isdigit()
 
 
+def size_text(count: int) -> str:
+    """Return a number of bytes in MB, or in kB for a small file.
+
+    >>> size_text(1_120_000), size_text(4_100)
+    ('1.1 MB', '4.1 kB')
+    """
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 or not count else f"{count / 1e3:.1f} kB"
+
+
 def occupy_descriptors() -> None:
     """Open the null device in place of each closed standard stream.
 

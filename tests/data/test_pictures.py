@@ -347,6 +347,20 @@ def test_a_wrong_item_is_named_by_its_place(classifier: Classifier) -> None:
         classifier.classify(three)
 
 
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("~/cat.jpg", f"nothing here does: {Path.home() / 'cat.jpg'}"),
+        ("photos/*.jpg", "sorted(Path('photos').glob('*.jpg'))"),
+        ("*.jpg", "sorted(Path('.').glob('*.jpg'))"),
+    ],
+)
+def test_a_path_that_was_not_resolved_says_how(path: str, hint: str, classifier: Classifier) -> None:
+    with pytest.raises(PictureError) as raised:
+        classifier.classify(path)
+    assert hint in str(raised.value.hint)
+
+
 class Upload:
     """As that of an ASGI framework."""
 

@@ -57,8 +57,8 @@ def benchmark(
             min=0.001,
             max=MOST,
             callback=number,
-            help="Seconds that a stage is measured for in a turn; default: 0.2. With --scenario: length of the run, or "
-            "least length of each run of a sweep; default: 5.",
+            help="How long each stage (decoding, resizing, inference) is measured in a turn, in seconds; default: 0.2. "
+            "With --scenario: length of the run, or least length of each run of a sweep; default: 5.",
         ),
     ] = None,
     null: Annotated[

@@ -57,7 +57,7 @@ def evaluate(
             "--protocol",
             metavar="|".join(NAMES),
             help="Crops of an image that are averaged; may be repeated. Default: "
-            f"{DEFAULTS['whole']} if the model takes the whole image, else {DEFAULTS['centre']}.",
+            f"{DEFAULTS['whole']} for models that take the whole image, else {DEFAULTS['centre']}.",
         ),
     ] = None,
     scales: Annotated[
@@ -71,7 +71,7 @@ def evaluate(
         bool, typer.Option("--ensemble", help="Also evaluate the mean of all models' probabilities.")
     ] = False,
     reference: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Compare the models with this one, by McNemar's test.")
+        str | None, typer.Option(metavar="MODEL", help="Compare the models with this one (McNemar's test).")
     ] = None,
     max_drop: Annotated[
         float | None,

@@ -25,8 +25,8 @@ from resnet_infer.converters.formats import (
 )
 from resnet_infer.models.format_version import document
 from resnet_infer.utils import strict_json
-from resnet_infer.utils.console import note, show
-from resnet_infer.utils.files import suffix_of
+from resnet_infer.utils.console import note, show, size_text
+from resnet_infer.utils.files import other_suffix, suffix_of
 
 EXAMPLES = ("export resnet50", "export resnet50 --precision int8 --calibration-data photos/")
 """Command lines that the help ends with."""
@@ -149,9 +149,7 @@ def export(
     if target not in chosen.targets and not (target == AUTO and chosen is ROWS[0]):
         raise UsageError(f"--format {chosen.name} is for the target {', '.join(chosen.targets)}, not {target}")
     if output and suffix_of(output) != chosen.suffix:
-        raise UsageError(
-            f"a file of the format {chosen.name} ends in {chosen.suffix}, not {output.suffix or 'nothing'}: {output}"
-        )
+        raise UsageError(f"a file of the format {chosen.name} ends in {chosen.suffix}, {other_suffix(output)}")
     if output:  # checked before a model is loaded or downloaded
         chosen.require_free(output, [model, calibration_data, check_data], "-o")
     from resnet_infer.converters.config import ExportConfig, Pictures
@@ -192,7 +190,7 @@ def export(
     if as_json:
         print(strict_json.dumps(document({"file_format": chosen.name, **made.to_json()})))
     else:
-        show(f"{' and '.join(map(str, made.files))}  {made.size / 1e6:.1f} MB")
+        show(f"{' and '.join(map(str, made.files))}  {size_text(made.size)}")
 
 
 def _with_options(function: Callable[..., None]) -> None:

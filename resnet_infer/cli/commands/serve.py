@@ -73,9 +73,9 @@ def serve(
     max_queue: Annotated[
         int, typer.Option(min=1, max=MOST, help="Crops that may wait; further requests are answered with 503.")
     ] = 256,
-    timeout: Annotated[float, typer.Option(help="Longest time of a request in seconds.")] = 30.0,
-    max_body_mb: Annotated[float, typer.Option(help="Largest body of a request in MB.")] = 32.0,
-    max_memory_mb: Annotated[float, typer.Option(help="Memory for requests and images at a time in MB.")] = 512.0,
+    timeout: Annotated[float, typer.Option(help="Longest time of a request in seconds, more than 0.")] = 30.0,
+    max_body_mb: Annotated[float, typer.Option(help="Largest body of a request in MB, more than 0.")] = 32.0,
+    max_memory_mb: Annotated[float, typer.Option(help="Memory for requests and images in MB, more than 0.")] = 512.0,
     max_pixels: Annotated[int, typer.Option(min=1, max=MOST, help="Pixels of the largest image.")] = 50_000_000,
     max_pictures: Annotated[int, typer.Option(min=1, max=MOST, help="Images in a request at most.")] = 64,
     api_key_file: Annotated[
