@@ -84,7 +84,8 @@ def _open_unused_pictures(spec: ModelSpec, config: ExportConfig, feed: Feed) -> 
         rest = None
     if rest and len(rest) >= LEAST_PICTURES:
         return rest
-    warn(f"(nearly) all pictures of {data} calibrate, so the same ones measure the cost, which may be a little more")
+    which = "nearly all" if rest else "all"
+    warn(f"{which} pictures of {data} calibrate, so the same ones measure the cost, which may be a little more")
     return _labelled_if_possible(data, spec, len(feed), TRAINING, config.max_drop is not None)
 
 
