@@ -180,6 +180,36 @@ class BaseClassifier(ABC):
         (answer,) = self._within(picture_of(picture), crops, top_k, timeout)
         return answer
 
+    @overload
+    async def aclassify(
+        self,
+        picture: list[PictureInput] | tuple[PictureInput, ...],
+        *,
+        crops: Crops = ...,
+        top_k: int | None = ...,
+        timeout: float | None = ...,
+    ) -> list[list[Prediction]]: ...
+
+    @overload
+    async def aclassify(
+        self,
+        picture: list[Given] | tuple[Given, ...],
+        *,
+        crops: Crops = ...,
+        top_k: int | None = ...,
+        timeout: float | None = ...,
+    ) -> list[list[Prediction]]: ...
+
+    @overload
+    async def aclassify(
+        self, picture: NDArray[np.uint8], *, crops: Crops = ..., top_k: int | None = ..., timeout: float | None = ...
+    ) -> Any: ...
+
+    @overload
+    async def aclassify(
+        self, picture: PictureInput, *, crops: Crops = ..., top_k: int | None = ..., timeout: float | None = ...
+    ) -> list[Prediction]: ...
+
     async def aclassify(
         self, picture: Any, *, crops: Crops = 1, top_k: int | None = 5, timeout: float | None = None
     ) -> Any:

@@ -289,7 +289,7 @@ def test_errors_come_out_of_the_event_loop(classifier: Classifier) -> None:
     with pytest.raises(PictureError, match=r"no\.jpg: No such file"):
         asyncio.run(classifier.aclassify("no.jpg"))
     with pytest.raises(UsageError, match="None is no picture"):
-        asyncio.run(classifier.aclassify(None))
+        asyncio.run(classifier.aclassify(None))  # type: ignore[call-overload]
 
 
 # In a notebook

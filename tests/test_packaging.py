@@ -41,6 +41,11 @@ def label(path: Path) -> str:
     return f"{best.label} {best.probability:.2f} {best.index + 1}"
 
 
+async def awaited(classifier: Classifier, body: bytes) -> str:
+    several = await classifier.aclassify([body, body])
+    return (await classifier.aclassify(body, timeout=10))[0].label + several[0][0].label
+
+
 def remote(path: Path) -> str:
     with Client("http://127.0.0.1:3000", timeout=3.0) as client:
         return client.classify(path)[0].label

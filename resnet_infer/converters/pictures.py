@@ -49,8 +49,21 @@ def open_pictures(spec: ModelSpec, config: ExportConfig) -> ExportPictures | Non
         calibration = Calibration.load(data)
     elif data is not None:
         calibration = open_feed(data, spec, count=config.pictures.calibration_count, prefer=TRAINING)
+        _require_enough(calibration, data)
     check = _open_check_pictures(spec, config, calibration if isinstance(calibration, Feed) else None)
     return ExportPictures(calibration, check, choose_gate(config.precision, config.max_drop, check.labels is not None))
+
+
+def _require_enough(feed: Feed, data: Path) -> None:
+    """Raise `UsageError` for a single calibration image, which has no spread, and warn of few."""
+    if len(feed) < 2:
+        raise UsageError(
+            f"{data} has 1 picture, and INT8 is calibrated on at least 2",
+            hint="give some hundred pictures like those that will be classified",
+            source=data,
+        )
+    if len(feed) < LEAST_PICTURES:
+        warn(f"INT8 is calibrated on {len(feed)} pictures only; some hundred are usual")
 
 
 def _open_check_pictures(spec: ModelSpec, config: ExportConfig, feed: Feed | None) -> Feed:

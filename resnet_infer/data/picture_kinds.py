@@ -67,7 +67,8 @@ def name_of(given: object) -> str | None:
     if isinstance(given, (str, os.PathLike)):
         return os.fsdecode(given)
     if callable(getattr(given, "read_bytes", None)):
-        return str(given)
+        archive = getattr(given, "root", None)  # of a zipfile.Path; one in memory has no name
+        return str(getattr(given, "at", "")) if getattr(archive, "filename", "") is None else str(given)
     for attribute in ("filename", "name"):
         name = getattr(given, attribute, None)
         if isinstance(name, (str, os.PathLike)) and name:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import count
 from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,10 +39,9 @@ class HasReadBytes(Protocol):
 
 Content: TypeAlias = Path | bytes | Image.Image
 """Content of a `Picture`: a path, the bytes of an encoded file, or decoded pixels (RGB)."""
-PictureInput: TypeAlias = (
-    "str | PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[np.uint8] | HasRead | HasReadBytes"
-    " | Picture"
-)
+PictureInput: TypeAlias = Union[  # pyright does not read an alias that is one text
+    str, PathLike[str], bytes, bytearray, memoryview, Image.Image, NDArray[np.uint8], HasRead, HasReadBytes, "Picture"
+]
 """What is taken as one image."""
 
 

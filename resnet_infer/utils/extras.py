@@ -163,6 +163,14 @@ def explain(error: Exception, purpose: str = "this", extra: str | None = None) -
     )
 
 
+def _restore(package: str) -> str:
+    """Return the hint for a package of which no module is found, whether it is installed or needed by one that is."""
+    named = DISTRIBUTIONS.get(package) or (OTHERS.get(package, package),)
+    names = _names(named)
+    command = f"pip install --force-reinstall --no-deps {names[0]}" if names else f"pip install {named[0]}"
+    return f"{package} is missing or incomplete; it comes with: {command}"
+
+
 def _way_out(error: Exception, module: str, names: Sequence[str], cause: str, extra: str | None) -> str:
     """Return the hint for a package that is installed and cannot be imported."""
     if len(names) > 1:
@@ -170,8 +178,8 @@ def _way_out(error: Exception, module: str, names: Sequence[str], cause: str, ex
     if not names:
         command = install_command(extra) if extra else f"pip install {OTHERS.get(module, module)}"
         return f"install it with: {command}"
-    if isinstance(error, ModuleNotFoundError) and _package(error.name) != module:
-        return f"what it needs itself comes with: pip install {names[0]}"
+    if isinstance(error, ModuleNotFoundError) and (lacking := _package(error.name)):
+        return _restore(lacking)
     if _ABI.search(cause):
         return f"it was built for another version of numpy: pip install --upgrade {names[0]} numpy"
     reinstall = f"pip install --force-reinstall --no-deps {names[0]}"

@@ -55,6 +55,11 @@ def spooled() -> Any:
     return file
 
 
+def zipped_in_memory(folder: Path) -> zipfile.ZipFile:
+    with zipped(folder):
+        return zipfile.ZipFile(io.BytesIO((folder / "photos.zip").read_bytes()))
+
+
 def zipped(folder: Path) -> zipfile.ZipFile:
     with zipfile.ZipFile(folder / "photos.zip", "w") as archive:
         archive.writestr("in/photo.png", PNG)
@@ -117,6 +122,7 @@ FORMS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "pipe": (lambda folder: Pipe(), "picture"),
     "mapped file": (lambda folder: mapped(folder), "picture"),
     "member": (lambda folder: zipped(folder).open("in/photo.png"), "in/photo.png"),
+    "zip path in memory": (lambda folder: zipfile.Path(zipped_in_memory(folder), "in/photo.png"), "in/photo.png"),
     "zip path": (lambda folder: zipfile.Path(zipped(folder), "in/photo.png"), "{}/photos.zip/in/photo.png"),
     "Picture": (lambda folder: Picture("mine", PIXELS), "mine"),
     "Picture of a file": (lambda folder: Picture("mine", str(saved(folder))), "mine"),  # type: ignore[arg-type,unused-ignore]

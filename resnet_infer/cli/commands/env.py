@@ -69,6 +69,7 @@ def env(as_json: Json = False, output: Annotated[Path | None, output_option(FORM
         "temporary_folder": facts.temporary_folder(),
         "cache": facts.cache(),
         "default_model": _default_model(),
+        "builtin_damaged": facts.builtin_damaged(),
         "requirements": facts.requirements(),
         "outside_range": list(facts.outside_range()),
         "packages": installed,

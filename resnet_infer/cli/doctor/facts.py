@@ -144,18 +144,30 @@ def cache() -> dict[str, Any]:
 def writable(folder: Path) -> bool:
     """Return whether a file can be created in a folder, or in the nearest folder above it that exists.
 
-    A file is created and removed, because rights do not tell of read-only file systems, quotas and network shares.
+    A file without a name is created, because rights do not tell of read-only file systems, quotas and network shares.
     """
     import tempfile
 
     place = next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path(folder.anchor))
-    if place != folder:  # leave folders that are not ours alone
-        return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
     try:
         with tempfile.TemporaryFile(dir=place):
             return True
     except OSError:
         return False
+
+
+def builtin_damaged() -> list[str]:
+    """Return the paths of built-in models whose files are missing or not as they were packed."""
+    from resnet_infer.models.weights.builtin import LIST, file_of, require_whole
+
+    found = []
+    for entry in file_of(LIST).read_text(encoding="utf-8").splitlines():
+        path = file_of(entry.split(" ", 2)[2])
+        try:
+            require_whole(path)
+        except ResnetInferError:
+            found.append(str(path))
+    return found
 
 
 def temporary_folder() -> str | None:

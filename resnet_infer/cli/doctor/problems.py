@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from resnet_infer.runtimes.registry import NAMES
 from resnet_infer.utils.extras import DISTRIBUTIONS, EXTRAS, all_installed, install_command
 
 Report = Mapping[str, Any]
@@ -63,10 +64,29 @@ def _two_distributions(report: Report) -> Iterator[Finding]:
 
 
 def _broken_imports(report: Report) -> Iterator[Finding]:
-    """Find packages that are installed and could not be imported."""
+    """Find packages that are installed and could not be imported, once for all that the same remedy repairs."""
+    failed: dict[str, list[tuple[str, str]]] = {}
     for module, event in report["imports"].items():
         if event.get("error"):
-            yield {"error": event["error"], "hint": event.get("hint") or f"reinstall {module}"}
+            failed.setdefault(event.get("hint") or f"reinstall {module}", []).append((module, event["error"]))
+    for hint, packages in failed.items():
+        # The package that the remedy names is the cause; others need it.
+        (_, error), *others = sorted(packages, key=lambda package: not hint.startswith(f"{package[0]} "))
+        follow = f"; for the same reason: {', '.join(name for name, _ in others)}" if others else ""
+        yield {"error": error + follow, "hint": hint}
+
+
+def _no_runtime(report: Report) -> Iterator[Finding]:
+    """Find an installation in which no model can be run, and no other problem says why."""
+    failed = [report["imports"].get(name, {}).get("error") for name in NAMES]
+    if not report["devices"] and not any(failed) and not any(row.get("error") for row in report["runtimes"]):
+        yield {"command": install_command("cpu")}
+
+
+def _builtin_damaged(report: Report) -> Iterator[Finding]:
+    """Find built-in models whose files are not as they were packed."""
+    for path in report["builtin_damaged"]:
+        yield {"path": path}
 
 
 def _outside_range(report: Report) -> Iterator[Finding]:
@@ -150,6 +170,13 @@ CHECKS: tuple[Check, ...] = (
         _outside_range,
         "{name} {version} is installed, and {name}{wanted} is required",
         'pip install "{name}{wanted}"',
+    ),
+    Check("no-runtime", _no_runtime, "no runtime is installed: no model can be run", "{command}"),
+    Check(
+        "model-damaged",
+        _builtin_damaged,
+        "the built-in model {path} is damaged: it is not as it was packed",
+        "pip install --force-reinstall --no-deps resnet-infer",
     ),
     Check("runtime-fails", _wrong_answers, "{error}", "{remedy}"),
     Check(

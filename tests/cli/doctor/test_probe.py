@@ -112,7 +112,7 @@ def test_a_damaged_built_in_model_is_found(monkeypatch: pytest.MonkeyPatch, tmp_
     pytest.importorskip("onnxruntime", reason="the extra `cpu` or `gpu`")
     path = tmp_path / "resnet20-cifar10.onnx"
     path.write_bytes(b"damaged")
-    monkeypatch.setattr("resnet_infer.zoo.FOLDER", tmp_path)
+    monkeypatch.setattr("resnet_infer.models.weights.builtin.FOLDER", tmp_path)
     wrong = next(event for event in module.examine("onnxruntime") if event["step"] == "cpu")
     assert f"the built-in model {path} is damaged" in wrong["error"]
     assert "install the package again" in wrong["hint"]

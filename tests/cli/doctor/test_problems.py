@@ -23,12 +23,16 @@ HEALTHY: dict[str, Any] = {
     "temporary_folder": "/tmp",
     "memory_free_gb": 2.0,
     "default_model": {"variable": None, "exists": True},
+    "builtin_damaged": [],
+    "devices": ["cpu"],
 }
 GPU = {"name": "H100", "driver_version": "470.1"}
 CACHE = HEALTHY["cache"]
 ILL: dict[str, tuple[dict[str, Any], str]] = {
     "import-fails": ({"imports": {"onnx": {"error": "onnx is broken", "hint": "mend it"}}}, "onnx is broken"),
     "version-not-supported": ({"outside_range": [("numpy", "1.25", ">=1.26")]}, "numpy 1.25 is installed"),
+    "no-runtime": ({"devices": [], "runtimes": [], "imports": {"onnx": {"step": "import"}}}, "no runtime is installed"),
+    "model-damaged": ({"builtin_damaged": ["/m.onnx"]}, "the built-in model /m.onnx is damaged"),
     "runtime-fails": (
         {"runtimes": [{"runtime": "onnxruntime", "device": "cpu", "error": "wrong", "built_for_cuda": False}]},
         "wrong",
@@ -94,3 +98,15 @@ def test_a_problem_is_added_by_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     find: Callable[[table.Report], Any] = lambda report: [{"size": report["memory_free_gb"]}]  # noqa: E731
     monkeypatch.setattr(table, "CHECKS", (*CHECKS, Check("toy", find, "a toy of {size} GB", "put it away")))
     assert problems(HEALTHY) == [{"name": "toy", "message": "a toy of 2.0 GB", "remedy": "put it away"}]
+
+
+def test_packages_that_fail_for_one_reason_are_one_problem_with_the_cause_first() -> None:
+    hint = "numpy is missing or incomplete; it comes with: pip install numpy"
+    imports = {
+        "onnxruntime": {"error": "onnxruntime needs numpy", "hint": hint},
+        "numpy": {"error": "there is no numpy", "hint": hint},
+        "onnx": {"error": "onnx is another matter", "hint": "mend onnx"},
+    }
+    first, second = problems({**HEALTHY, "imports": imports})
+    assert first["message"] == "there is no numpy; for the same reason: onnxruntime"
+    assert (first["remedy"], second["remedy"]) == (hint, "mend onnx")
