@@ -76,7 +76,7 @@ class Classifier(BaseClassifier):
         model: str | PathLike[str] | Runtime | None = None,
         *,
         runtime: str = "auto",
-        device: str = "auto",
+        device: str | int = "auto",
         threads: int | None = None,
         compute: str = "auto",
         throughput: bool = False,

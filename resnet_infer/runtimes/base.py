@@ -33,17 +33,17 @@ Logits = NDArray[np.float32]
 RuntimeT = TypeVar("RuntimeT", bound="Runtime")
 
 
-def parse_device(device: str) -> tuple[str, int]:
+def parse_device(device: str | int) -> tuple[str, int]:
     """Split the name of a device into its kind, `auto`, `cpu` or `cuda`, and its number, which is 0 by default.
 
-    `gpu` stands for `cuda`, a number alone for the GPU of that number, and capital letters for small ones. Raises
-    `UsageError` for any other text.
+    `gpu` stands for `cuda`, a number alone (text or `int`) for the GPU of that number, and capital letters for small
+    ones. Raises `UsageError` for anything else.
 
-    >>> parse_device("cuda:1"), parse_device("gpu"), parse_device("0")
-    (('cuda', 1), ('cuda', 0), ('cuda', 0))
+    >>> parse_device("cuda:1"), parse_device("gpu"), parse_device("0"), parse_device(0)
+    (('cuda', 1), ('cuda', 0), ('cuda', 0), ('cuda', 0))
     """
-    known = isinstance(device, str)
-    text = device.strip().lower() if known else ""
+    known = isinstance(device, (str, int)) and not isinstance(device, bool)
+    text = str(device).strip().lower() if known else ""
     match = re.fullmatch(r"(auto|cpu|cuda|gpu)|(?:(?:cuda|gpu):)?([0-9]{1,9})", text, re.ASCII)
     if match is None:
         similar = did_you_mean(text.partition(":")[0], ("auto", "cpu", "cuda")) if known else ""

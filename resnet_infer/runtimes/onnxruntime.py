@@ -190,7 +190,7 @@ def _check(device: str, provider: str, engine_cache: Path | None) -> None:
             hint=f"a provider is one of {', '.join(get_args(Provider))}",
         )
     if kind == "cpu" and provider != "auto":
-        raise UsageError(f"the provider {provider} runs on a GPU, not on the CPU", hint="use --device cuda")
+        raise UsageError(f"the provider {provider} runs on a GPU, not on the CPU", hint="use the device cuda")
     if engine_cache is not None and provider != "tensorrt":
         raise UsageError("a cache of engines belongs to the provider tensorrt, which was not asked for")
 

@@ -120,7 +120,7 @@ class OpenVinoRuntime(Runtime):
         if parse_device(device)[0] == "cuda":
             raise RuntimeUnavailableError(
                 f"{device} was asked for, and the runtime openvino has only the CPU",
-                hint="use --runtime onnxruntime",
+                hint="use the runtime onnxruntime",
                 source=device,
             )
         if not model.is_file():

@@ -318,7 +318,7 @@ def _device(device: str) -> str:
     if number >= count:
         raise RuntimeUnavailableError(
             f"{device} was asked for, and torch has {count or 'no'} CUDA devices here",
-            hint="use --device cpu",
+            hint="use the device cpu",
             source=device,
         )
     return f"cuda:{number}"

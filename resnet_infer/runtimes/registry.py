@@ -135,6 +135,11 @@ SUFFIXES = tuple(dict.fromkeys(suffix for row in RUNTIMES for suffix in row.suff
 ARTIFACTS = tuple(suffix for suffix in SUFFIXES if suffix != CHECKPOINT)
 """Suffixes of the artifacts that a runtime opens: of all files but checkpoints."""
 
+_ONLY = {
+    "tensorrt": "TensorRT runs .engine files only; make one: resnet-infer export ... --format tensorrt",
+    "torch": f"torch runs checkpoints ({CHECKPOINT}) only",
+}
+"""Runtime -> hint for a file that it does not open, where more is to be said than the suffixes."""
 _BY_NAME = {row.name: row for row in RUNTIMES}
 
 
@@ -177,7 +182,7 @@ def open_runtime(
     model: Path | Checkpoint,
     *,
     runtime: str = "auto",
-    device: str = "auto",
+    device: str | int = "auto",
     threads: int | None = None,
     compute: str = "auto",
     **options: Any,
@@ -188,7 +193,8 @@ def open_runtime(
       checkpoint.
     - `runtime`: `auto` or one of `NAMES`. `auto` opens `.onnx` with ONNX Runtime, `.xml` with OpenVINO,
       `.engine` with TensorRT and checkpoints with torch.
-    - `device`: `auto`, `cpu`, `cuda` or `cuda:N`. A device that is named is used, or opening fails.
+    - `device`: `auto`, `cpu`, `cuda` or `cuda:N`, or the number of a GPU. A device that is named is used, or opening
+      fails.
     - `threads`: number of CPU threads. Runtimes without CPU threads ignore it.
     - `compute`: one of `COMPUTES`. `auto` computes in the file's own precision; another is for FP32 models.
       `selection.bf16_guard` judges what it costs.
@@ -216,6 +222,8 @@ def open_runtime(
             )
     if chosen.threads:
         options["threads"] = threads
+    if isinstance(device, int) and not isinstance(device, bool):
+        device = str(device)
     if compute != "auto":
         options = {**options, **chosen.computes[compute]}
     opened = runtime_class(model, runtime, compute)(model, device=device, **options)
@@ -305,9 +313,10 @@ def _select_by_suffix(model: Path | Checkpoint, runtime: str) -> RuntimeInfo:
         label = str(model) if isinstance(model, Path) else model.spec.name
         which = "no runtime opens it" if chosen is None else f"the runtime {runtime} does not open it"
         suffixes = chosen.suffixes if chosen and chosen.suffixes else SUFFIXES
+        opened = f"it would have to end in {' or '.join(suffixes)}"
         raise ModelError(
             f"{label}: {which}",
-            hint=f"it would have to end in {' or '.join(suffixes)}",
+            hint=_ONLY.get(chosen.name, opened) if chosen else opened,
             source=label,
             reason="unsupported",
         )

@@ -56,7 +56,7 @@ STORE = Store("bf16.json", BF16, _check)
 
 
 def require_compute(
-    model: Path | Checkpoint, compute: str, *, runtime: str = "auto", device: str = "auto", say: bool = True
+    model: Path | Checkpoint, compute: str, *, runtime: str = "auto", device: str | int = "auto", say: bool = True
 ) -> RuntimeInfo:
     """Return the row of the runtime that `open_runtime` takes for `model` in `compute`, after checking that it may.
 
@@ -77,7 +77,7 @@ def require_compute(
     return row
 
 
-def require_bf16(model: Path | Checkpoint, runtime: str, device: str = "auto", *, store: Store = STORE) -> None:
+def require_bf16(model: Path | Checkpoint, runtime: str, device: str | int = "auto", *, store: Store = STORE) -> None:
     """Raise `ParityError` if the FP32 model `model` loses too much when `runtime` computes it in bfloat16 on `device`.
 
     It is run in FP32 and in bfloat16 on `PICTURES` photographs, unless a verdict is kept for the same model, version of
@@ -89,7 +89,7 @@ def require_bf16(model: Path | Checkpoint, runtime: str, device: str = "auto", *
         "digest": digest(model),
         "runtime": runtime,
         "runtime_version": _version(get_runtime(runtime)),
-        "hardware": opener.hardware(device, "bf16"),
+        "hardware": opener.hardware(str(device), "bf16"),
         "version": __version__,
     }
     verdict = _known(store, key)
@@ -109,7 +109,7 @@ def require_bf16(model: Path | Checkpoint, runtime: str, device: str = "auto", *
         )
 
 
-def compare_with_fp32(model: Path | Checkpoint, runtime: str, device: str = "auto") -> Verdict[Comparison]:
+def compare_with_fp32(model: Path | Checkpoint, runtime: str, device: str | int = "auto") -> Verdict[Comparison]:
     """Compare a model in bfloat16 with the same model in FP32, both run by `runtime`, on the package's photographs."""
     with (
         open_runtime(model, runtime=runtime, device=device, compute="bf16") as lower,
@@ -119,7 +119,7 @@ def compare_with_fp32(model: Path | Checkpoint, runtime: str, device: str = "aut
         return compare(lower, exact, feed, limits=LIMITS["bf16"])
 
 
-def _judged(model: Path | Checkpoint, runtime: str, device: str) -> Entry:
+def _judged(model: Path | Checkpoint, runtime: str, device: str | int) -> Entry:
     """Return the verdict of the comparison as JSON values."""
     found = compare_with_fp32(model, runtime, device)
     values = found.to_json()

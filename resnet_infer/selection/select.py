@@ -59,7 +59,7 @@ class Work:
 
     use: Use
     batch: int | None = None
-    device: str = "auto"
+    device: str | int = "auto"
     compute: str = "auto"
     images: int | None = None
 

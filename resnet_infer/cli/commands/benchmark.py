@@ -58,8 +58,8 @@ def benchmark(
             min=0.001,
             max=MOST,
             callback=number,
-            help="Seconds that a stage is measured for in a turn; default: 0.2. With --scenario: length of the run, or "
-            "least length of each run of a sweep; default: 5.",
+            help="How long each stage (decoding, resizing, inference) is measured in a turn, in seconds; default: 0.2. "
+            "With --scenario: length of the run, or least length of each run of a sweep; default: 5.",
         ),
     ] = None,
     null: Annotated[
@@ -156,41 +156,41 @@ def benchmark(
         raise UsageError(f"--remember is for what --runtime auto chooses from, which never computes in {compute}")
     named_models = [split_runtime(model)[1] for model in models or ()]
     _require_free(output, report, logs, [*(include or ()), errors, photos, data, *named_models])
-    if not url:
-        introduce_default(models[0] if models else None, "resnet-infer benchmark")
     failed: list[str] = []
     if scenario:
         if len(models or ()) > 1:
             raise UsageError("a scenario is run on one model")
         from resnet_infer.benchmarking.environment import environment
-        from resnet_infer.benchmarking.scenarios import Scenario, run_scenario
+        from resnet_infer.benchmarking.scenarios import Scenario, check_scenario, run_scenario
 
         counts = bounded_numbers("--threads", threads, int, MOST_THREADS) or (None,)
         if len(counts) > 1:
             raise UsageError("a scenario is run with one number of threads")
         named, model = split_runtime(models[0] if models else None)
+        asked = Scenario(
+            name=scenario,
+            model=model,
+            url=url,
+            runtime=named or runtime,
+            device=device,
+            threads=counts[0],
+            compute=compute,
+            data=data,
+            accuracy=accuracy,
+            official=official,
+            seconds=seconds,
+            rates=bounded_numbers("--rate", rate, float, MOST_RATE),
+            crops=int(crops or 1),
+            clients=clients,
+            bound_ms=bound,
+            output=logs,
+        )
+        check_scenario(asked)
+        if not url:
+            introduce_default(model, "resnet-infer benchmark")
         machine = environment()
         problems = _warn(machine)
-        outcome = run_scenario(
-            Scenario(
-                name=scenario,
-                model=model,
-                url=url,
-                runtime=named or runtime,
-                device=device,
-                threads=counts[0],
-                compute=compute,
-                data=data,
-                accuracy=accuracy,
-                official=official,
-                seconds=seconds,
-                rates=bounded_numbers("--rate", rate, float, MOST_RATE),
-                crops=int(crops or 1),
-                clients=clients,
-                bound_ms=bound,
-                output=logs,
-            )
-        )
+        outcome = run_scenario(asked)
         found = {**outcome.to_json(), "warnings": problems, "environment": machine}
         shown, failed = outcome.table(), [scenario] if outcome.valid is False else []
     else:
@@ -251,6 +251,7 @@ def _measure(
         compute=compute,
         as_default=remember,
     )
+    introduce_default(arguments[0], "resnet-infer benchmark")
     if remember:
         rows = spread_out(rows)
     if null:
@@ -279,9 +280,10 @@ def _measure(
 
 def _require_free(output: Path | None, report: Path | None, logs: Path | None, inputs: list[Path | str | None]) -> None:
     """Raise `UsageError` or `ResnetInferError`, before anything is measured, if an output cannot be written."""
-    from resnet_infer.models.outputs import Output, is_html
+    from resnet_infer.models.outputs import Output
+    from resnet_infer.reporting.html import is_page
 
-    outputs = [Output("--report", report, "page", is_html)] if report else []
+    outputs = [Output("--report", report, "page of ours", is_page)] if report else []
     outputs += [Output("--logs", logs / "mlperf_log_summary.txt", "log")] if logs else []
     FORMS.require_free(output, inputs, outputs)
 

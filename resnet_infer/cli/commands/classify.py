@@ -180,8 +180,11 @@ def _form(format: str | None, output: Path | None) -> str:
     """Return the format of the result, from `--format` or the suffix of its file. Raises `UsageError` for another."""
     by_name = SUFFIXES.get(output.suffix.lower()) if output else None
     if output and not (format or by_name or output.is_fifo() or output.is_char_device()):
+        ending = (
+            f"ends in {output.suffix}, which is no form" if output.suffix else "has no suffix, which chooses the form"
+        )
         raise UsageError(
-            f"{output} ends in {output.suffix or 'nothing'}, which is no form of the result",
+            f"{output} {ending} of the result",
             hint=f"let it end in {', '.join(SUFFIXES)}, or name the form with --format",
         )
     if format and by_name and format != by_name:

@@ -21,7 +21,7 @@ from resnet_infer.runtimes.registry import SUFFIXES
 from resnet_infer.runtimes.tensorrt.versions import compatible_majors, version_numbers
 from resnet_infer.selection.rules import missing_for
 from resnet_infer.utils.cgroups import cpu_quota, memory_limit
-from resnet_infer.utils.console import pairs
+from resnet_infer.utils.console import pairs, size_text
 from resnet_infer.utils.cpu import affinity_cores, compute_threads, flags, machine_cores, processor, usable_cores
 from resnet_infer.utils.extras import DISTRIBUTIONS, EXTRAS, install_command, writers
 from resnet_infer.utils.host_memory import free_memory, physical_memory
@@ -211,7 +211,7 @@ def _cache(cache: dict[str, Any]) -> str:
         return "no place"
     rights = "can be written" if cache["writable"] else "cannot be written"
     damaged = f", of which {len(cache['damaged'])} damaged" if cache["damaged"] else ""
-    content = f"{cache['files']} files, {cache['bytes'] / 1e6:.1f} MB{damaged}" if cache["exists"] else "empty"
+    content = f"{cache['files']} files, {size_text(cache['bytes'])}{damaged}" if cache["exists"] else "empty"
     return f"{cache['folder']}: {content}; {rights}"
 
 

@@ -25,8 +25,8 @@ from resnet_infer.converters.formats import (
 )
 from resnet_infer.models.format_version import document
 from resnet_infer.utils import strict_json
-from resnet_infer.utils.console import note, show
-from resnet_infer.utils.files import suffix_of
+from resnet_infer.utils.console import note, show, size_text
+from resnet_infer.utils.files import other_suffix, suffix_of
 
 EXAMPLES = ("export resnet50", "export resnet50 --precision int8 --calibration-data photos/")
 """Command lines that the help ends with."""
@@ -162,9 +162,7 @@ def export(
     if target not in chosen.targets and not (target == AUTO and chosen is ROWS[0]):
         raise UsageError(f"--format {chosen.name} is for the target {', '.join(chosen.targets)}, not {target}")
     if output and suffix_of(output) != chosen.suffix:
-        raise UsageError(
-            f"a file of the format {chosen.name} ends in {chosen.suffix}, not {output.suffix or 'nothing'}: {output}"
-        )
+        raise UsageError(f"a file of the format {chosen.name} ends in {chosen.suffix}, {other_suffix(output)}")
     if output:  # checked before a model is loaded or downloaded
         chosen.require_free(output, [model, calibration_data, check_data], "-o")
     from resnet_infer.converters.config import ExportConfig, Pictures
@@ -185,7 +183,6 @@ def export(
     )
     if tried or target != AUTO:
         check(chosen, config)
-    introduce_default(model, "resnet-infer export")
     source = zoo.source(model)
     if isinstance(source, Path) and (chosen.suffix, precision) == (suffix_of(source), "fp32") and target != AUTO:
         raise ModelError(
@@ -196,6 +193,7 @@ def export(
     name = stem + ("" if precision == "fp32" else f".{precision}") + chosen.suffix
     path = output or Path(f"{stem}.auto{chosen.suffix}" if target == AUTO else name)
     chosen.require_free(path, [model, calibration_data, check_data], "-o")
+    introduce_default(model, "resnet-infer export")
     if target == AUTO:
         from resnet_infer.benchmarking.autotune import export_fastest
 
@@ -206,7 +204,7 @@ def export(
     if as_json:
         print(strict_json.dumps(document({"file_format": chosen.name, **made.to_json()})))
     else:
-        show(f"{' and '.join(map(str, made.files))}  {made.size / 1e6:.1f} MB")
+        show(f"{' and '.join(map(str, made.files))}  {size_text(made.size)}")
 
 
 def _with_options(function: Callable[..., None]) -> None:

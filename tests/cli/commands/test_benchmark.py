@@ -169,6 +169,7 @@ def test_a_scenario_is_handed_what_was_asked(
         return Fake(valid)
 
     monkeypatch.setattr("resnet_infer.benchmarking.scenarios.run_scenario", run)
+    monkeypatch.setattr("resnet_infer.benchmarking.scenarios.check_scenario", lambda what: None)
     done = cli(
         *("benchmark", f"onnxruntime:{zoo.SMALL}", "--scenario", "open-loop", "--rate", "5,7.5", "--threads", "2"),
         *("--seconds", "3", "--clients", "4", "--bound", "9", "--data", PICTURES, "--logs", tmp_path),
