@@ -247,7 +247,7 @@ class RuntimeUnavailableError(ResnetInferError):
     unavailable
     """
 
-    default_reason = "unavailable"
+    default_reason: Reason | None = "unavailable"
 
 
 class MissingExtraError(ResnetInferError):

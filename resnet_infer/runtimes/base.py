@@ -105,8 +105,8 @@ class Runtime(ABC):
         `images` are RGB, uint8 (N, height, width, 3) with N >= 0. Returns float32 (N, classes).
 
         Raises `UsageError` for another dtype or shape and for a closed instance, and `ModelError` if the model's output
-        does not fit its spec. A forked child also raises what opening raises, and `RuntimeUnavailableError` for an
-        instance on a GPU.
+        does not fit its spec; on a GPU `device_errors.DeviceError` if the GPU fails. A forked child also raises what
+        opening raises, and `RuntimeUnavailableError` for an instance on a GPU.
         """
         if self.closed:
             raise UsageError(f"{self.spec.name} was closed; open it again to run it", reason="closed")
@@ -123,7 +123,14 @@ class Runtime(ABC):
         with lifetime.CALLS:
             self._own()
             run = partial(self._run, np.ascontiguousarray(images))
-            logits = lifetime.on_sound_thread(run) if self.in_child == "new thread" else run()
+            try:
+                logits = lifetime.on_sound_thread(run) if self.in_child == "new thread" else run()
+            except Exception as error:
+                if self.device != "cpu":
+                    from resnet_infer.runtimes.device_errors import raise_if_device_failed
+
+                    raise_if_device_failed(error, f"{self.spec.name} on {self.device}")
+                raise
         if logits.shape != (len(images), len(self.spec.classes)) or logits.dtype != np.float32:
             raise ModelError(
                 f"{self.spec.name} answered {len(images)} pictures with {logits.dtype} of shape {logits.shape}, and "

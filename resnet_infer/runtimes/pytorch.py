@@ -113,7 +113,7 @@ class TorchRuntime(Runtime):
         # A copy: torch warns about read-only arrays, and decoded images are read-only.
         pixels = torch.tensor(images, device=self.device).float() / 255
         x = ((pixels - self.mean) / self.std).permute(0, 3, 1, 2).to(self._dtype)
-        with _own_threads(self._count()), _products(self.precision, self.device), _no_autocast(self.device):
+        with _own_threads(self._count()), float32_products(self.precision, self.device), _no_autocast(self.device):
             logits = self._forward(x.contiguous(memory_format=self._format)).float().cpu().numpy()
         # A copy: torch frees its memory outside the interpreter, which a daemon thread must not do at exit.
         return np.array(logits)
@@ -291,7 +291,7 @@ _cpu_products = _Precisions(torch.backends.mkldnn.conv, torch.backends.mkldnn.ma
 _cuda_products = _Precisions(torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
 
 
-def _products(precision: str, device: str) -> AbstractContextManager[None]:
+def float32_products(precision: str, device: str) -> AbstractContextManager[None]:
     """Compute float32 products in IEEE float32, or in TF32 where `precision` is `tf32` and the device is a GPU."""
     if device == "cpu":
         exact = all(value in ("none", "ieee") for value in _cpu_products.get())

@@ -16,9 +16,10 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 """Bounds of the histogram of batch sizes, in rows."""
 OUTCOMES = ("answered", "unreadable", "failed")
-"""Outcomes of an image. `failed` means that the model's logits were not finite, or that it could not be run."""
-REASONS = ("full", "late", "closed", "unready", "memory", "size", "key", "head", "idle", "left")
-"""Reasons for refusing a request: those of `RefusedError`, of the middleware and of the HTTP protocol."""
+"""Outcomes of an image. `failed` means that the model's logits were not finite, that it could not be run, or
+that the GPU failed."""
+REASONS = ("full", "late", "closed", "unready", "memory", "size", "key", "head", "idle", "left", "device")
+"""Reasons for refusing a request: those of `RefusedError`, of the middleware, of the HTTP protocol and of the GPU."""
 RELOADS = ("done", "failed")
 """Outcomes of a reload."""
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"

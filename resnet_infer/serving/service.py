@@ -30,6 +30,7 @@ with needs("serve", "a service"):
     from starlette.responses import JSONResponse
 
 from resnet_infer import zoo
+from resnet_infer.runtimes.device_errors import DeviceError
 from resnet_infer.selection.bf16_guard import require_compute
 from resnet_infer.serving.http import protocol
 from resnet_infer.serving.http.app import Api
@@ -66,6 +67,7 @@ from resnet_infer.serving.supervisor import (
     drain_on_signals,
     follow_supervisor,
     is_worker,
+    leave,
     reload_others,
     remove_home,
     stop_service,
@@ -88,7 +90,13 @@ logger = console.logger()
 def _open() -> Deployment:
     """Open a deployment on the device of this process."""
     index = (bentoml.server_context.worker_index or 1) - 1
-    return Deployment(SETTINGS, DEVICES[index % len(DEVICES)], METRICS.batch, MEMORY, METRICS.waiting)
+    return Deployment(SETTINGS, DEVICES[index % len(DEVICES)], METRICS.batch, MEMORY, METRICS.waiting, _leave)
+
+
+def _leave(error: DeviceError) -> None:
+    """End this process, whose GPU it cannot use again; the supervisor starts another."""
+    fail(f"{error.message}; this process ends, and another takes its place", error.hint)
+    leave()
 
 
 METRICS = Metrics(shared=len(DEVICES) > 1)
@@ -194,11 +202,11 @@ class ResNetInfer:
 
     async def __is_ready__(self) -> bool:
         """Return whether the service accepts requests, for BentoML."""
-        return MANAGER.ready and not TRAFFIC.draining and not MANAGER.stalled
+        return MANAGER.ready and not TRAFFIC.draining and not MANAGER.stalled and not MANAGER.failure
 
     async def __is_alive__(self) -> bool:
         """Return whether the process works, for BentoML."""
-        return MANAGER.state != "failed"
+        return MANAGER.state != "failed" and not (MANAGER.failure and MANAGER.failure.sticky)
 
     @bentoml.api(route="/typed/classify")
     async def classify(

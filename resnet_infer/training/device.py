@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from resnet_infer.errors import TrainingError, UsageError
+from resnet_infer.runtimes.pytorch import float32_products
 from resnet_infer.utils import cpu
 from resnet_infer.utils.host_memory import out_of_memory
 
@@ -42,11 +44,19 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
 
 
-def compiled(network: nn.Module, device: torch.device, wanted: bool | None) -> nn.Module:
+def compiled(network: nn.Module, device: torch.device, wanted: bool | None, processes: int = 1) -> nn.Module:
     """Return the network compiled if `wanted`; None compiles on GPUs with Triton, where CUDA graphs are captured too.
 
-    A CPU is left alone by default: measured in bf16, eager mode is faster there.
+    A CPU is left alone by default: measured in bf16, eager mode is faster there. A network that several processes train
+    together is never compiled: torch does not capture the communication of `DistributedDataParallel` and
+    `SyncBatchNorm` reliably (pytorch issues 107372, 128218, 161302). Raises `UsageError` if it is `wanted` there.
     """
+    if processes > 1:
+        if wanted:
+            raise UsageError(
+                f"torch cannot compile a network that {processes} processes train together", hint="leave out --compile"
+            )
+        return network
     if wanted is None:
         wanted = device.type == "cuda" and importlib.util.find_spec("triton") is not None
     if not wanted:
@@ -54,6 +64,21 @@ def compiled(network: nn.Module, device: torch.device, wanted: bool | None) -> n
     mode = "reduce-overhead" if device.type == "cuda" else "default"
     module: nn.Module = torch.compile(network, mode=mode, dynamic=False)  # type: ignore[assignment]
     return module
+
+
+@contextlib.contextmanager
+def exact_products(device: torch.device) -> Iterator[None]:
+    """Compute float32 products in IEEE float32 inside the block, on a GPU too, where torch uses TF32 for convolutions.
+
+    So fp32 means the same on every device, in training and in the measurement of the error. What `autocast` computes in
+    bf16 or fp16 stays as it is. Other precisions that the program has set return at the end. torch.compile's advice to
+    use TF32 is not shown.
+    """
+    with warnings.catch_warnings() if device.type == "cuda" else contextlib.nullcontext():
+        if device.type == "cuda":
+            warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
+        with float32_products("fp32", device.type):
+            yield
 
 
 @contextlib.contextmanager

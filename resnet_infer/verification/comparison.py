@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resnet_infer.data.datasets.classes import some
 from resnet_infer.data.feed import Feed
@@ -20,6 +19,7 @@ from resnet_infer.verification.metrics import (
     measure,
     of_spread,
     plain,
+    relative_margins,
     same_answers,
     spread,
 )
@@ -195,7 +195,7 @@ def judge_logits(
         cost = measure(reference, model)
         delta = np.abs(actual - expected)
         unit = spread(expected)
-        margins = _margins(expected) / unit if unit > 0 else np.zeros(len(expected))
+        margins = relative_margins(expected, unit)
     first, second = expected.argmax(axis=1), actual.argmax(axis=1)
     same = same_answers(expected, actual)
     clear = margins >= CLEAR
@@ -262,12 +262,3 @@ def _geometry(spec: InputSpec) -> str:
     """Describe the resize and the crop in one line, for messages and to compare."""
     exif = "obeyed" if spec.exif else "ignored"
     return f"shorter side to {spec.resize} ({spec.interpolation}), crop {spec.crop}x{spec.crop}, EXIF {exif}"
-
-
-def _margins(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the lead of the highest logit over the next, (N,); infinity if there is only one class."""
-    if logits.shape[1] < 2:
-        return np.full(len(logits), np.inf)
-    top = np.partition(logits, -2, axis=1)
-    margins: NDArray[np.float64] = top[:, -1] - top[:, -2]
-    return margins

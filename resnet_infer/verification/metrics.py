@@ -72,6 +72,20 @@ def of_spread(delta: float, spread: float) -> float:
     return delta / spread if spread > 0 else math.inf
 
 
+def relative_margins(logits: Logits64, spread: float) -> NDArray[np.float64]:
+    """Return the lead of the highest logit over the next, (N,), divided by `spread`; 0 if that is zero.
+
+    It is infinity if there is only one class.
+    """
+    if not spread > 0:
+        return np.zeros(len(logits))
+    if logits.shape[1] < 2:
+        return np.full(len(logits), np.inf)
+    top = np.partition(logits, -2, axis=1)
+    margins: NDArray[np.float64] = (top[:, -1] - top[:, -2]) / spread
+    return margins
+
+
 def same_answers(reference: Logits | Logits64, candidate: Logits | Logits64) -> NDArray[np.bool_]:
     """Return a mask, (N,), of the images with the same top-1 class in both, and finite logits in the candidate."""
     agree = reference.argmax(axis=1) == candidate.argmax(axis=1)

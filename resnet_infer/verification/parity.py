@@ -19,9 +19,10 @@ from resnet_infer.errors import ParityError
 from resnet_infer.models.checkpoint import Checkpoint
 from resnet_infer.runtimes.base import Images, Logits, Runtime
 from resnet_infer.utils.extras import needs
-from resnet_infer.verification.metrics import Deviation, Logits64, against_float32, against_float64
+from resnet_infer.verification.metrics import Deviation, Logits64, against_float32, against_float64, relative_margins
 from resnet_infer.verification.tolerances import (
     CEILING,
+    CLEAR,
     PARITY,
     Tolerance,
     Verdict,
@@ -58,7 +59,8 @@ class Reference:
 class Parity:
     """Hold the differences between a candidate's logits and its source's, over `pictures` images.
 
-    `reference` names what ran the source. `agreement` is the fraction of images with the same top-1 class. If the
+    `reference` names what ran the source. `agreement` is the fraction of images with the same top-1 class, 1 if there
+    are none; where the tolerance says so, only the `clear` images with a clear answer of the source count. If the
     tolerance asks for full agreement, a class also counts as the same when its reference logit is so close to the
     highest that the allowed differences could exchange the two. `tolerance` states what passes.
     """
@@ -68,6 +70,7 @@ class Parity:
     deviation: Deviation
     agreement: float
     tolerance: Tolerance
+    clear: int | None = None
 
     @property
     def relative_delta(self) -> float:
@@ -86,16 +89,17 @@ def judge(found: Parity) -> Verdict[Parity]:
     Logits that are not finite, or the same for every image, fail: they allow no comparison.
     """
     deviation, allowed = found.deviation, found.largest_delta
+    counted = "" if found.clear is None else f"{found.clear} clear answers"
     failures = [
         *delta_failure(deviation.relative_delta, allowed),
-        *agreement_failure(found.agreement, found.tolerance.agreement),
+        *agreement_failure(found.agreement, found.tolerance.agreement, counted or "answers"),
     ]
     own = deviation.own_error
     beside = f"tolerance {allowed:.1e}" + ("" if own is None else f", the source's own in float32 {own:.1e}")
     line = (
         f"parity {'FAIL' if failures else 'PASS'} against {found.reference} on {found.pictures} pictures: "
         f"max |logit delta| {found.relative_delta:.1e} of the spread ({beside}), "
-        f"top-1 agreement {100 * found.agreement:.1f}%"
+        f"top-1 agreement {100 * found.agreement:.1f}%" + (f" of {counted}" if counted else "")
     )
     values = {
         "reference": found.reference,
@@ -105,6 +109,7 @@ def judge(found: Parity) -> Verdict[Parity]:
         "own_error": own,
         "tolerance": allowed,
         "agreement": found.agreement,
+        **({} if found.clear is None else {"clear": found.clear}),
         "least_agreement": found.tolerance.agreement,
         "passed": not failures,
     }
@@ -142,7 +147,11 @@ def compare(
     slack = 0.0
     if tolerance.agreement == 1:
         slack = 2 * (tolerance.largest_delta(found.own_error) * found.spread + (found.own_delta or 0.0))
-    return judge(Parity(name, len(images), found, _agreement(judged, actual, slack), tolerance))
+    clear = None
+    if tolerance.clear:
+        counted = relative_margins(judged, found.spread) >= CLEAR
+        judged, actual, clear = judged[counted], actual[counted], int(counted.sum())
+    return judge(Parity(name, len(images), found, _agreement(judged, actual, slack), tolerance, clear))
 
 
 def evaluate_exactly(reference: Reference, images: Images) -> tuple[Logits64 | None, str]:
@@ -157,7 +166,12 @@ def evaluate_exactly(reference: Reference, images: Images) -> tuple[Logits64 | N
 
 
 def _agreement(expected: Logits64, actual: Logits, slack: float) -> float:
-    """Return the fraction of rows whose predicted class has a reference logit at most `slack` below the highest."""
+    """Return the fraction of rows whose predicted class has a reference logit at most `slack` below the highest.
+
+    It is 1 if there are no rows.
+    """
+    if not len(expected):
+        return 1.0
     chosen = expected[np.arange(len(expected)), actual.argmax(axis=1)]
     return float((chosen >= expected.max(axis=1) - slack).mean())
 

@@ -48,6 +48,16 @@ MISTAKES = (
     ("converters.tensorrt.build", "error.desc()", "error.description()"),
 )
 """Module, what is written there, and the mistake: a wrong name, or wrong arguments."""
+MISTAKES_OF_8 = (
+    ("converters.tensorrt.build", "set_preview_feature(tensorrt.", "set_preview_features(tensorrt."),
+    ("converters.tensorrt.build", "PROFILE_SHARING_0806", "PROFILE_SHARING"),
+    (
+        "runtimes.tensorrt.runtime",
+        "context.set_optimization_profile_async(0, ",
+        "context.set_optimization_profile_async(",
+    ),
+)
+"""The same, of lines that only TensorRT 8 reaches."""
 
 
 class Mistaken(MetaPathFinder):
@@ -155,7 +165,7 @@ def main() -> None:
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
     result: dict[str, Any] = {"version": tensorrt_bindings.__version__, "mistakes": {}}
     result["precisions"] = {precision: attempt(model, folder, precision) for precision in precisions}
-    for module, old, new in MISTAKES:
+    for module, old, new in MISTAKES + (MISTAKES_OF_8 if result["version"].startswith("8.") else ()):
         finder = Mistaken(module, old, new)
         sys.meta_path.insert(0, finder)
         result["mistakes"][new] = attempt(model, folder, "fp16")

@@ -12,7 +12,7 @@ from enum import Enum, IntEnum
 from functools import lru_cache
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
-from weakref import ref
+from weakref import WeakSet, ref
 
 import numpy as np
 import onnx
@@ -59,6 +59,8 @@ def tensorrt(machine: Machine) -> Any:
         OnnxParser=lambda network, logger: Parser(machine, network),
         Runtime=lambda logger: FakeRuntime(machine, logger),
     )
+    if machine.major == 8:
+        module.__dict__["PreviewFeature"] = Enum("PreviewFeature", "FASTER_DYNAMIC_SHAPES_0805 PROFILE_SHARING_0806")
     if machine.major >= 10:
         module.__dict__["IProgressMonitor"] = type("IProgressMonitor", (), {})
         module.__dict__["ExecutionContextAllocationStrategy"] = SimpleNamespace(USER_MANAGED="USER_MANAGED")
@@ -90,6 +92,7 @@ class Builder:
             "version": self.machine.version,
             "capability": self.machine.driver.devices[0][1],
             "compatible": "VERSION_COMPATIBLE" in config.names,
+            "shared": self.machine.major > 8 or "PROFILE_SHARING_0806" in config.features,
             "shapes": next(iter(config.profiles[0].shapes.values())),
             "layers": self._layers(network, config),
         }
@@ -120,6 +123,7 @@ class Builder:
 class Config:
     def __init__(self, module: Any) -> None:
         self.names = {"TF32"}
+        self.features: set[str] = set()
         self.profiles: list[Any] = []
         self.pools: dict[str, int] = {}
         self.profiling_verbosity = module.ProfilingVerbosity.LAYER_NAMES_ONLY
@@ -133,6 +137,9 @@ class Config:
 
     def clear_flag(self, flag: Any) -> None:
         self.names.discard(flag.name)
+
+    def set_preview_feature(self, feature: Any, enable: bool) -> None:
+        (self.features.add if enable else self.features.discard)(feature.name)
 
     def set_memory_pool_limit(self, pool: Any, size: int) -> None:
         self.pools[pool.name] = size
@@ -193,6 +200,7 @@ class FakeRuntime:
 class Engine:
     def __init__(self, machine: Machine, logger: Any, header: dict[str, Any], model: bytes) -> None:
         self.machine, self.logger, self.header, self.model = machine, logger, header, model
+        self.contexts: WeakSet[Context] = WeakSet()
         machine.alive.add(self)
 
     def create_execution_context(self, strategy: str = "STATIC") -> Any:
@@ -248,6 +256,9 @@ class Context:
         self.settled = False
         self.device_memory = 0
         self.addresses: dict[str, int] = {}
+        # TensorRT 8 gives the profile to the first context only.
+        self.active_optimization_profile = -1 if self.machine.major == 8 and len(engine.contexts) else 0
+        engine.contexts.add(self)
         if self.machine.major >= 10:
             self.set_device_memory = self._set_device_memory
         self.machine.alive.add(self)
@@ -256,7 +267,20 @@ class Context:
         assert size == SCRATCH
         self.device_memory = memory
 
+    def set_optimization_profile_async(self, index: int, stream: int) -> bool:
+        assert self.machine.driver.held[stream][0] == "stream"
+        if not self.engine.header["shared"] and any(
+            context.active_optimization_profile == index for context in self.engine.contexts if context is not self
+        ):
+            self.engine.logger.log(Severity.ERROR, f"Profile {index} has been chosen by another IExecutionContext")
+            return False
+        self.active_optimization_profile = index
+        return True
+
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        if self.active_optimization_profile < 0:
+            self.engine.logger.log(Severity.ERROR, "No optimization profile has been selected")
+            return False
         low, _, high = self.engine.header["shapes"]
         if not all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True)):
             self.engine.logger.log(Severity.ERROR, f"{shape} is outside of the profile")

@@ -22,11 +22,11 @@ from resnet_infer.models.architectures import architecture
 from resnet_infer.models.checkpoint import Checkpoint
 from resnet_infer.models.families import published_families
 from resnet_infer.models.graph import build_graph
-from resnet_infer.models.spec import InputSpec, ModelSpec
+from resnet_infer.models.spec import InputSpec, ModelSpec, Precision
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
 from resnet_infer.verification.metrics import spread
 from resnet_infer.verification.parity import Parity, Reference, compare, open_reference
-from resnet_infer.verification.tolerances import PARITY, Tolerance, Verdict
+from resnet_infer.verification.tolerances import ENGINES, PARITY, Tolerance, Verdict
 
 Make = Callable[..., Checkpoint]
 Photos = Callable[..., NDArray[np.uint8]]
@@ -355,3 +355,47 @@ def test_where_less_than_full_agreement_is_asked_for_every_exchange_counts() -> 
     found = exchanged(0.5 * NEAR, 0.9 * NEAR, tolerance=replace(PARITY, agreement=0.8))
     assert found.passed
     assert found.measured.agreement == pytest.approx(6 / 7)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_of_another_program_only_clear_answers_count(precision: Precision) -> None:
+    """Where several answers are near ties, a sound engine gives another for more than a tenth of the images."""
+    limits = ENGINES[precision]
+    assert limits.delta
+    logits = np.random.default_rng(0).normal(size=(20, 10))
+    logits[:5, :2] = 4.0
+    logits[5:, 2] = 4.0
+    unit = spread(logits)
+    logits[:5, 0] += 0.4 * limits.delta * unit
+    moved = logits.copy()
+    moved[:5, 1] += 0.6 * limits.delta * unit  # a quarter of the answers, none of them clear
+    images = np.arange(20, dtype=np.uint8).repeat(12).reshape(20, 2, 2, 3)
+
+    def judged(candidate: Any) -> Verdict[Parity]:
+        values = [rows.astype(np.float32) for rows in (logits, candidate)]
+        source, other = (lambda batch, rows=rows: rows[batch[:, 0, 0, 0]] for rows in values)
+        return compare(Reference("x", source), other, images, tolerance=limits)
+
+    found = judged(moved)
+    assert found.passed, found
+    assert (found.measured.agreement, found.measured.clear) == (1.0, 15)
+    assert "top-1 agreement 100.0% of 15 clear answers" in str(found)
+    assert found.to_json()["clear"] == 15
+    moved[5:8, 3] = 9.0  # three clear answers, which no rounding changes
+    wrong = judged(moved)
+    assert not wrong.passed
+    assert [reason for reason in wrong.failures if "80.00% of the 15 clear answers agree" in reason]
+
+
+def test_where_no_answer_is_clear_the_differences_alone_decide() -> None:
+    logits = np.random.default_rng(0).normal(size=(5, 10)).astype(np.float32)
+    logits[:, 1] = logits[:, 0] = 9
+    images = np.arange(5, dtype=np.uint8).repeat(12).reshape(5, 2, 2, 3)
+    for added, passed in ((0.0, True), (3.0, False)):
+        found = compare(
+            Reference("x", lambda batch: logits[batch[:, 0, 0, 0]]),
+            lambda batch, added=added: logits[batch[:, 0, 0, 0]] + np.float32(added),  # type: ignore[misc]
+            images,
+            tolerance=ENGINES["int8"],
+        )
+        assert (found.passed, found.measured.clear, found.measured.agreement) == (passed, 0, 1.0)

@@ -172,7 +172,7 @@ def train(
     ] = "auto",
     compiled: Annotated[
         bool | None,
-        typer.Option("--compile/--no-compile", help="Compile the network with torch.compile; default: on a GPU."),
+        typer.Option("--compile/--no-compile", help="Compile the network with torch.compile; default: on one GPU."),
     ] = None,
     data_in: Annotated[
         str,

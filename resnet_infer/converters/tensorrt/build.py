@@ -181,6 +181,9 @@ class Build:
             config.set_flag(getattr(tensorrt.BuilderFlag, flag))
         if self.precision == "fp32":
             config.clear_flag(tensorrt.BuilderFlag.TF32)
+        if self.major < STRONGLY_TYPED:
+            # `SizedBatch` opens a context for each batch size, all with the one profile. TensorRT 9 allows it always.
+            config.set_preview_feature(tensorrt.PreviewFeature.PROFILE_SHARING_0806, True)
         if options.workspace is not None:
             config.set_memory_pool_limit(tensorrt.MemoryPoolType.WORKSPACE, options.workspace)
         if options.optimization_level is not None:

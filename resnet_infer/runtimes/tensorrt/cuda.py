@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_infer.errors import RuntimeUnavailableError, first_line
+from resnet_infer.runtimes.device_errors import DeviceError, is_sticky
 from resnet_infer.utils.extras import needs
 
 with needs("tensorrt", "running on a GPU"):
@@ -24,11 +25,11 @@ with needs("tensorrt", "running on a GPU"):
         import cuda.cuda as driver  # cuda-python before 12.8
 
 
-class CudaError(RuntimeUnavailableError):
+class CudaError(DeviceError):
     """Report a failed call of the CUDA driver. `code` is the error's name, such as `CUDA_ERROR_OUT_OF_MEMORY`."""
 
     def __init__(self, code: str, call: str) -> None:
-        super().__init__(f"the GPU's driver failed: {call} gave {code}", hint="check the GPU with nvidia-smi")
+        super().__init__(f"the GPU's driver failed: {call} gave {code}", sticky=is_sticky(code))
         self.code = code
 
 

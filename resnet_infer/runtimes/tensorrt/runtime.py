@@ -10,6 +10,7 @@ import numpy as np
 
 from resnet_infer.errors import ModelError, ResnetInferError, RuntimeUnavailableError, UsageError, first_line
 from resnet_infer.runtimes.base import Images, Logits, Runtime, parse_device
+from resnet_infer.runtimes.device_errors import DeviceError, is_sticky
 from resnet_infer.runtimes.signature import Tensor, require_signature
 from resnet_infer.runtimes.tensorrt.cuda import Gpu
 from resnet_infer.runtimes.tensorrt.engine_file import EngineInfo, read_engine
@@ -78,6 +79,14 @@ class LoadedEngine:
                 hint="end other programs on the GPU, or export with a smaller --max-batch",
                 source=self.label,
                 reason="memory",
+            )
+        # TensorRT 8 selects the profile by itself for the first context only.
+        if context.active_optimization_profile != 0 and not context.set_optimization_profile_async(0, self.gpu.stream):
+            raise ModelError(
+                f"{self.label}: TensorRT runs it for one batch size only ({self.logger.reason()})",
+                hint="export it again: this version shares the profile between batch sizes",
+                source=self.label,
+                reason="unsupported",
             )
         if hasattr(context, "set_device_memory"):
             context.set_device_memory(self._scratch, self._scratch_size)
@@ -157,10 +166,9 @@ class SizedBatch:
         engine = self._engine
         engine.gpu.upload(engine.images[: self._count].reshape(-1), engine.device_images)
         if not self._context.execute_async_v3(engine.gpu.stream):
-            raise ModelError(
-                f"{engine.label}: TensorRT could not run it ({engine.logger.reason()})",
-                source=engine.label,
-                reason="failed",
+            reason = engine.logger.reason()
+            raise DeviceError(
+                f"{engine.label}: TensorRT could not run it ({reason})", sticky=is_sticky(reason), source=engine.label
             )
         engine.gpu.download(engine.device_logits, engine.logits_bytes[: engine.logits[: self._count].nbytes])
 
@@ -238,6 +246,8 @@ class TensorRTRuntime(Runtime):
             try:
                 sized.capture()
             except ResnetInferError as error:
+                if isinstance(error, DeviceError) and error.sticky:
+                    raise
                 self.cuda_graph = False
                 warn(f"{self.spec.name} runs without CUDA graphs: {first_line(error)}")
         return self._engine.logits[: len(images)]

@@ -13,11 +13,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from resnet_infer.classifier import Picture
-from resnet_infer.errors import AnswerError, ModelError, ResnetInferError
+from resnet_infer.errors import AnswerError, ModelError, ResnetInferError, RuntimeUnavailableError
 from resnet_infer.serving.http.context import Context
 from resnet_infer.serving.http.middleware import RECORD, SET_DEADLINE, HttpError
 from resnet_infer.serving.http.requests import ClassifyRequest, read_classify_request
-from resnet_infer.serving.http.responses import PICTURE, answer_json, as_json, model_json, require_ready, unavailable
+from resnet_infer.serving.http.responses import (
+    PICTURE,
+    answer_json,
+    as_json,
+    device_failed,
+    model_json,
+    require_alive,
+    require_ready,
+    unavailable,
+)
 from resnet_infer.serving.inference.batching import QUEUE_SHARE
 from resnet_infer.serving.inference.deployment import ClassifyItem, Deployment
 from resnet_infer.serving.inference.jobs import RefusedError
@@ -70,6 +79,9 @@ async def answer_pictures(context: Context, request: ClassifyRequest) -> tuple[D
     except Exception:
         context.metrics.picture(None, failed=True, count=len(request.pictures))
         raise
+    if any(isinstance(outcome, RuntimeUnavailableError) for outcome in results):
+        context.metrics.picture(None, failed=True, count=len(request.pictures))
+        raise device_failed()
     outcomes = iter(results)
     answers = []
     for item in request.pictures:
@@ -96,8 +108,7 @@ async def model(context: Context, request: Request) -> Response:
 
 async def alive(context: Context, request: Request) -> Response:
     """Answer `GET /livez` and `/healthz`."""
-    if context.manager.state == "failed":
-        raise HttpError(503, "the model could not be opened")
+    require_alive(context.manager)
     return as_json({"status": "alive"})
 
 

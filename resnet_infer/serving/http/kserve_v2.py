@@ -19,12 +19,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from resnet_infer._version import __version__
-from resnet_infer.errors import ModelError
+from resnet_infer.errors import ModelError, RuntimeUnavailableError
 from resnet_infer.runtimes.base import Images, Logits
 from resnet_infer.serving.http.context import Context
 from resnet_infer.serving.http.middleware import RECORD, SET_DEADLINE, HttpError
 from resnet_infer.serving.http.requests import LARGE_JSON, read_body
-from resnet_infer.serving.http.responses import NOT_FINITE, as_json, milliseconds, require_ready
+from resnet_infer.serving.http.responses import (
+    NOT_FINITE,
+    as_json,
+    device_failed,
+    milliseconds,
+    require_alive,
+    require_ready,
+)
 from resnet_infer.serving.inference.deployment import Deployment
 from resnet_infer.serving.inference.jobs import Done, RefusedError
 from resnet_infer.serving.inference.model_manager import gather
@@ -65,8 +72,7 @@ async def server(context: Context, request: Request) -> Response:
 
 async def live(context: Context, request: Request) -> Response:
     """Answer `GET /v2/health/live`."""
-    if context.manager.state == "failed":
-        raise HttpError(503, "the model could not be opened")
+    require_alive(context.manager)
     return as_json({"live": True})
 
 
@@ -78,7 +84,9 @@ async def ready(context: Context, request: Request) -> Response:
 
 async def model_ready(context: Context, request: Request) -> Response:
     """Answer `GET /v2/models/NAME/ready`."""
-    return as_json({"name": _model(context, request).spec.name, "ready": True})
+    name = _model(context, request).spec.name
+    require_ready(context.manager, context.traffic)
+    return as_json({"name": name, "ready": True})
 
 
 async def metadata(context: Context, request: Request) -> Response:
@@ -130,6 +138,9 @@ async def infer(context: Context, request: Request) -> Response:
         if any_size:
             raise HttpError(400, f"the model takes no pictures of {parsed.images.shape[1:3]} pixels") from done
         raise done
+    if isinstance(done, RuntimeUnavailableError):
+        context.metrics.picture(None, failed=True, count=rows)
+        raise device_failed() from done
     if isinstance(done, Exception):
         context.metrics.picture(None, count=rows)
         raise HttpError(400, f"the model does not take this: {done}")

@@ -21,6 +21,9 @@ PICTURE = "picture"
 """Name of an image in the errors of the functions that read it."""
 
 
+DEVICE_RETRY = "5"
+"""Seconds, in `Retry-After`, until a request is worth repeating after the GPU failed: a process starts in about as
+long."""
 NOT_FINITE = "not_finite"
 """Reason of a 500 for logits that are not finite."""
 
@@ -37,10 +40,25 @@ def unavailable(refused: RefusedError) -> HttpError:
 
 
 def require_ready(manager: ModelManager, traffic: Traffic) -> None:
-    """Raise `HttpError`, 503, unless the model is warm, requests are accepted, and inference makes progress."""
-    if not manager.ready or traffic.draining or manager.stalled:
+    """Raise `HttpError`, 503, unless the model is warm, requests are accepted, inference goes on and the GPU works."""
+    if traffic.draining or not manager.ready or manager.stalled:
         state = "ending" if traffic.draining else manager.state if not manager.ready else "stuck"
         raise HttpError(503, f"the service is {state}", headers=[("Retry-After", "1")])
+    if manager.failure:
+        raise device_failed()
+
+
+def require_alive(manager: ModelManager) -> None:
+    """Raise `HttpError`, 503, if only another process can answer: the model could not be opened, or the GPU is lost."""
+    if manager.state == "failed":
+        raise HttpError(503, "the model could not be opened")
+    if manager.failure and manager.failure.sticky:
+        raise device_failed()
+
+
+def device_failed() -> HttpError:
+    """Return the 503 for a GPU that failed, which is the fault of no request. The log has the reason."""
+    return HttpError(503, "not now: the GPU failed", headers=[("Retry-After", DEVICE_RETRY)], reason="device")
 
 
 def milliseconds(timings: Timings) -> dict[str, float]:

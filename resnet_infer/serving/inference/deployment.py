@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import threading
 import time
@@ -20,6 +21,7 @@ from resnet_infer.errors import AnswerError, ModelError, PictureError
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.artifacts import digest
 from resnet_infer.runtimes.base import Images, Logits, Runtime
+from resnet_infer.runtimes.device_errors import DeviceError
 from resnet_infer.runtimes.nvidia.sizes import warm_up_sizes
 from resnet_infer.runtimes.registry import get_runtime, open_runtime
 from resnet_infer.selection.bf16_guard import require_compute
@@ -28,11 +30,15 @@ from resnet_infer.serving.inference.batching import STALL_SECONDS, Batcher
 from resnet_infer.serving.inference.jobs import Done
 from resnet_infer.serving.memory import Memory
 from resnet_infer.serving.settings import Settings
+from resnet_infer.utils.console import logger
 from resnet_infer.utils.cpu import usable_cores
 from resnet_infer.utils.files import suffix_of
 
 CPU_BATCH, GPU_BATCH = 8, 32
 """Most rows in a batch, by default."""
+PAUSE_SECONDS = 5.0
+"""Seconds after a failure of the GPU for which the service is not ready, unless the failure lasts. Then it is tried
+again."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,8 @@ class Deployment:
     """Run a warm model on one device for many requests at a time.
 
     On a CPU a single request uses all cores. Several requests share them, one thread for each, so that no core waits
-    for another. On a GPU one thread infers and the others decode. Raises the errors of `zoo` and `open_runtime`.
+    for another. On a GPU one thread infers and the others decode. `on_lost` is called once, in that thread,
+    when the GPU fails so that this process cannot use it again. Raises the errors of `zoo` and `open_runtime`.
     """
 
     def __init__(
@@ -76,8 +83,11 @@ class Deployment:
         on_batch: Callable[[int, float], None] | None = None,
         memory: Memory | None = None,
         on_waiting: Callable[[int], None] | None = None,
+        on_lost: Callable[[DeviceError], None] = lambda error: None,
     ) -> None:
-        self.settings = settings
+        self.settings, self._on_lost = settings, on_lost
+        self._failure: DeviceError | None = None
+        self._paused_until = 0.0
         self.memory = memory or Memory(settings.max_memory)
         self.model = settings.model or zoo.default_model() or zoo.DEFAULT
         source = zoo.load_for(self.model, settings.runtime)
@@ -135,6 +145,12 @@ class Deployment:
         """Return height and width of the runtime's input."""
         height, width = (side or self.spec.input.crop for side in self.runtime.size)
         return height, width
+
+    @property
+    def failure(self) -> DeviceError | None:
+        """Return the failure of the GPU that makes the service not ready, or None."""
+        failure = self._failure
+        return failure if failure and (failure.sticky or time.monotonic() < self._paused_until) else None
 
     def classify(self, items: Sequence[ClassifyItem], timeout: float) -> list[Future[Done[ClassifyResult | Logits]]]:
         """Submit images, and return the futures of their results, which are due in `timeout` seconds.
@@ -196,7 +212,20 @@ class Deployment:
     def _infer(self, images: Images, alone: bool) -> Logits:
         """Infer a batch, on all cores if it is alone."""
         runtime: Runtime = self.runtime if alone else self._one_thread
-        return runtime(images)
+        try:
+            return runtime(images)
+        except DeviceError as error:
+            self._fail(error)
+            raise
+
+    def _fail(self, error: DeviceError) -> None:
+        """Keep a failure of the GPU, which makes the service not ready, and tell the first that lasts."""
+        logger().error("%s", error)
+        if self._failure is not None and self._failure.sticky:
+            return
+        self._paused_until, self._failure = time.monotonic() + PAUSE_SECONDS, copy.copy(error)
+        if error.sticky:
+            self._on_lost(error)
 
     def _finish(self, item: ClassifyItem | Images, views: Images, logits: Logits) -> ClassifyResult | Logits:
         """Return the classes, note and maps for the logits of an image, or the logits of a tensor unchanged."""

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any, Literal, TypeVar
 
 from resnet_infer.errors import ResnetInferError, bare
+from resnet_infer.runtimes.device_errors import DeviceError
 from resnet_infer.serving.inference.deployment import ClassifyItem, Deployment
 from resnet_infer.serving.inference.jobs import Done, RefusedError
 
@@ -47,6 +48,11 @@ class ModelManager:
     def stalled(self) -> bool:
         """Return whether the inference threads of the current model are stuck."""
         return self._current is not None and self._current.batcher.stalled
+
+    @property
+    def failure(self) -> DeviceError | None:
+        """Return the failure of the GPU that keeps the current model from answering, or None."""
+        return self._current.failure if self._current is not None else None
 
     @property
     def current(self) -> Deployment:

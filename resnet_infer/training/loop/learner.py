@@ -48,7 +48,8 @@ class Learner:
     ) -> None:
         """Create the network on the device of `world`; see `Options` for `precision` and `compile`.
 
-        Raises `UsageError` for an unknown precision, and for more stages to freeze than the network has.
+        Raises `UsageError` for an unknown precision, for `compile` in several processes, and for more stages to freeze
+        than the network has.
         """
         self.recipe, self.world, self.device = recipe, world, world.device
         self.precision = devices.choose_precision(precision, self.device)
@@ -56,7 +57,7 @@ class Learner:
         self.network: ResNet = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = optimiser(self.network, recipe)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
-        self.model = devices.compiled(synchronise(self.network, world), self.device, compile)
+        self.model = devices.compiled(synchronise(self.network, world), self.device, compile, world.size)
         self.start_epoch()
 
     def start_epoch(self, loss: float = 0.0, wrong: float = 0.0) -> None:

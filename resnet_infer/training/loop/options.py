@@ -13,7 +13,7 @@ class Options:
     """Say how fast, how safely and how visibly a run trains. What it learns follows from its recipe and data.
 
     - `precision`: auto, fp32, bf16 or fp16, see `choose_precision`.
-    - `compile`: whether the network is compiled; None compiles it on GPUs.
+    - `compile`: whether the network is compiled; None compiles it on a GPU, in a single process.
     - `data_in`: where the pictures are kept, see `open_batches`.
     - `workers`: processes that decode pictures; None takes one for each usable core, 16 at most; 0 decodes between
       the steps.

@@ -118,7 +118,7 @@ class Trainer:
         Returns the spec of `best`. Raises `TrainingError` if training diverges, memory or disk are full, or a signal
         stops the run (`Stopped`); `PictureError`, naming all of them, if there are pictures that cannot be read.
         """
-        with self.run_folder.locked(self.world), devices.bounded_threads():
+        with self.run_folder.locked(self.world), devices.bounded_threads(), devices.exact_products(self.device):
             try:
                 return self._run()
             except PictureError as error:

@@ -164,6 +164,32 @@ def test_what_cannot_be_captured_runs_without_graphs(
     assert capsys.readouterr().err.count("runs without CUDA graphs") == 1
 
 
+def test_tensorrt_8_runs_several_sizes_in_contexts_that_share_the_profile(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    machines.set_version(machine, monkeypatch, "8.6.1")
+    path = build(tmp_path / "model.engine", min_batch=1, opt_batch=3, max_batch=8)
+    with open_engine(path) as runtime:
+        for count in (1, 8, 3, 1):
+            np.testing.assert_allclose(runtime(PICTURES[:count]), truth(PICTURES[:count]), rtol=1e-4, atol=1e-3)
+        assert runtime.cuda_graph
+    machine.assert_clean()
+
+
+def test_an_engine_of_tensorrt_8_that_does_not_share_its_profile_is_told(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    machines.set_version(machine, monkeypatch, "8.6.1")
+    monkeypatch.setattr("tests.tensorrt.fake_tensorrt.Config.set_preview_feature", lambda *arguments: None)
+    with open_engine(build(tmp_path / "model.engine")) as runtime:
+        runtime(PICTURES[:3])
+        with pytest.raises(ModelError, match=r"runs it for one batch size only .Profile 0 has been chosen") as caught:
+            runtime(PICTURES[:4])
+        assert "export it again" in str(caught.value.hint)
+        del caught  # its traceback holds the context
+    machine.assert_clean()
+
+
 def test_threads_wait_for_each_other(engine: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = truth(PICTURES)
     parts = [slice(i, i + 3) for i in range(20)]
