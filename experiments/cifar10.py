@@ -20,7 +20,7 @@ from resnet_infer.errors import MissingExtraError, ResnetInferError, UsageError
 from resnet_infer.models.architectures import Architecture, architecture, count_parameters
 from resnet_infer.models.checkpoint import load_checkpoint
 from resnet_infer.training.curves import Run, draw_panels, read_run
-from resnet_infer.utils.console import fail, note
+from resnet_infer.utils.console import fail, note, on_stderr
 from resnet_infer.utils.files import atomic_path
 
 RECIPE = "cifar10-paper"
@@ -46,6 +46,7 @@ residual networks, not the errors of full training.
 """
 
 
+@on_stderr()
 def main(arguments: Sequence[str]) -> int:
     """Train what is left to train; returns the exit code."""
     split = arguments.index("--") if "--" in arguments else len(arguments)

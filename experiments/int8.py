@@ -17,12 +17,13 @@ from typing import get_args
 
 from resnet_infer import zoo
 from resnet_infer.data.feed import open_feed
-from resnet_infer.utils.console import note
+from resnet_infer.utils.console import note, on_stderr
 from resnet_infer.utils.error_statistics import difference, ranks
 from resnet_infer.utils.files import atomic_path
 from resnet_infer.verification.metrics import measure
 
 
+@on_stderr()
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("data", metavar="DATA", type=Path)

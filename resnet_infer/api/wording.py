@@ -13,7 +13,9 @@ from types import MappingProxyType
 from typing import get_type_hints
 
 from resnet_infer.api.arguments import RENAMED
+from resnet_infer.converters.formats import ROWS
 from resnet_infer.errors import ResnetInferError
+from resnet_infer.runtimes.registry import NAMES
 
 _FLAGS: Mapping[str, str] = MappingProxyType({"on_error": "skip_unreadable=True", "resume": "resume=True"})
 """Option -> what stands here for the option with its value."""
@@ -22,8 +24,8 @@ _SHELL = re.compile(r"((?:resnet-infer [a-z]|pip |docker |Docker: |nvidia-smi|st
 _NUMBERS = r"\d+(?:\.\d+)?(?:,\d+(?:\.\d+)?)*"
 _WORDS = (
     *("append", "area", "auto", "bf16", "bgr", "channel", "cpu", "cuda", "files", "fp16", "fp32", "int8", "memory"),
-    *("multi-scale", "natural", "nchw", "numbers", "onnx", "onnxruntime", "openvino", "pad", "plateau", "scale"),
-    *("skip", "split", "step", "string", "sweep", "tensorrt", "torch", "1x1", "3x3", r"resnet\d+", r"resnext\w+"),
+    *("multi-scale", "natural", "nchw", "numbers", "pad", "plateau", "scale", "skip", "split", "step"),
+    *("string", "sweep", "1x1", "3x3", r"resnet\d+", r"resnext\w+", *NAMES, *(row.name for row in ROWS)),
 )
 """Values of options that messages name, as patterns."""
 _OPTION = re.compile(

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from resnet_infer._version import __version__
 from resnet_infer.errors import ModelError, RuntimeUnavailableError, UsageError, did_you_mean
 from resnet_infer.models.spec import ModelSpec
+from resnet_infer.runtimes.signature import require_images
 from resnet_infer.utils import cpu, lifetime
 from resnet_infer.utils.heap import give_back
 
@@ -110,14 +111,7 @@ class Runtime(ABC):
         """
         if self.closed:
             raise UsageError(f"{self.spec.name} was closed; open it again to run it", reason="closed")
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-            raise UsageError(f"images are uint8 of shape (N, height, width, 3), not {images.dtype} {images.shape}")
-        for have, want in zip(images.shape[1:3], self.size, strict=True):
-            if want is not None and have != want:
-                wanted, given = (
-                    " x ".join(str(side or "any") for side in size) for size in (self.size, images.shape[1:3])
-                )
-                raise UsageError(f"{self.spec.name} takes pictures of {wanted} pixels (height x width), not {given}")
+        require_images(images, self.size, self.spec.name)
         if not len(images):
             return np.empty((0, len(self.spec.classes)), np.float32)
         with lifetime.CALLS:
@@ -127,7 +121,7 @@ class Runtime(ABC):
                 logits = lifetime.on_sound_thread(run) if self.in_child == "new thread" else run()
             except Exception as error:
                 if self.device != "cpu":
-                    from resnet_infer.runtimes.device_errors import raise_if_device_failed
+                    from resnet_infer.runtimes.nvidia.device_errors import raise_if_device_failed
 
                     raise_if_device_failed(error, f"{self.spec.name} on {self.device}")
                 raise

@@ -1,11 +1,14 @@
-"""Check the inputs and outputs of a graph against its spec, once, when a runtime opens it."""
+"""Check the inputs and outputs of a graph against its spec when a runtime opens it, and the images of each call."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from resnet_infer.errors import ModelError
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_infer.errors import ModelError, UsageError
 from resnet_infer.models.spec import ModelSpec
 
 OUTPUT = "logits"
@@ -26,6 +29,15 @@ class Tensor:
     def __str__(self) -> str:
         """Format the tensor for messages: `input, uint8 [any, 224, 224, 3]`."""
         return f"{self.name}, {self.dtype} [{', '.join(str(side or 'any') for side in self.shape)}]"
+
+
+def require_images(images: NDArray[np.uint8], size: tuple[int | None, int | None], label: str) -> None:
+    """Raise `UsageError` unless `images` are uint8 (N, height, width, 3) of the `size` that the model `label` takes."""
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        raise UsageError(f"images are uint8 of shape (N, height, width, 3), not {images.dtype} {images.shape}")
+    if any(want not in (None, have) for have, want in zip(images.shape[1:3], size, strict=True)):
+        wanted, given = (" x ".join(str(side or "any") for side in sides) for sides in (size, images.shape[1:3]))
+        raise UsageError(f"{label} takes pictures of {wanted} pixels (height x width), not {given}")
 
 
 def require_signature(

@@ -30,7 +30,7 @@ with needs("serve", "a service"):
     from starlette.responses import JSONResponse
 
 from resnet_infer import zoo
-from resnet_infer.runtimes.device_errors import DeviceError
+from resnet_infer.runtimes.nvidia.device_errors import DeviceError
 from resnet_infer.selection.bf16_guard import require_compute
 from resnet_infer.serving.http import protocol
 from resnet_infer.serving.http.app import Api

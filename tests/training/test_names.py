@@ -50,7 +50,7 @@ def test_a_run_writes_down_names_that_are_not_utf8(latin: Path, tmp_path: Path, 
 def test_a_run_of_such_names_is_gone_on_with(latin: Path, tmp_path: Path, cli: Cli) -> None:
     command = ("train", latin, "--arch", "resnet8", "--recipe", "cifar10-short", "-b", 16, "-o", tmp_path / "run")
     assert cli(*command, "--iterations", 3).code == 0
-    done = cli(*command, "--iterations", 3)
+    done = cli(*command, "--iterations", 3, "--resume")
     assert done.code == 2
     assert "holds a finished run" in done.err
     assert "should not happen" not in done.err
@@ -75,8 +75,8 @@ def test_evaluation_and_import_take_such_names(
     best = load_checkpoint(tmp_path / "run" / "best.safetensors")
     model = shutil.copy(tmp_path / "run" / "best.safetensors", tmp_path / f"{LATIN}.safetensors")
     kept = ("--report", tmp_path / "report.html", "--answers", tmp_path / "rows.jsonl", "--json")
-    for _ in range(2):
-        done = cli("evaluate", model, latin, "--runtime", "torch", "--split", "test", *kept)
+    for resumed in ((), ("--resume",)):
+        done = cli("evaluate", model, latin, "--runtime", "torch", "--split", "test", *kept, *resumed)
         assert done.code == 0, done.err
     assert "caf\\\\udce9" in done.out
     weights = tmp_path / f"w{LATIN}.pth"

@@ -56,7 +56,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(folder: Path, tmp_path: Path) 
     process.kill()
     killed_at = reached(parts)
     assert step <= killed_at < 80
-    ended = launch(*run, "-o", parts)
+    ended = launch(*run, "-o", parts, "--resume")
     ended.finish()
     assert f"at iteration {killed_at}" in ended.err()
     one, other = (load_checkpoint(run / "last.safetensors") for run in (whole, parts))

@@ -147,11 +147,14 @@ def cache() -> dict[str, Any]:
 def writable(folder: Path) -> bool:
     """Return whether a file can be created in a folder, or in the nearest folder above it that exists.
 
-    A file without a name is created, because rights do not tell of read-only file systems, quotas and network shares.
+    A file without a name is created in `folder`, because rights do not tell of read-only file systems, quotas and
+    network shares. A folder above it may belong to others: nothing is written there, and its rights have to do.
     """
     import tempfile
 
     place = next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path(folder.anchor))
+    if place != folder:
+        return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
     try:
         with tempfile.TemporaryFile(dir=place):
             return True

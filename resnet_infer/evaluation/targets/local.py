@@ -145,7 +145,7 @@ def open_model(
     named, argument = split_runtime(argument)
     chosen = named or runtime
     if chosen == "auto":
-        chosen = select_runtime(zoo.file_for(argument)).name
+        chosen = select_runtime(zoo.file_for(argument), compute=options.get("compute", "auto")).name
     classifier = Classifier(argument, runtime=chosen, throughput=True, **options)
     try:
         classes = map_classes(dataset, classifier.spec, order)

@@ -114,6 +114,7 @@ def test_variables_are_defaults_and_options_win(tmp_path: Path) -> None:
     given: dict[str, object] = {
         "runtime": "onnxruntime",
         "device": "cpu",
+        "compute": "fp32",
         "threads": 3,
         "workers": 2,
         "max_batch": 5,

@@ -132,7 +132,6 @@ def test_a_damaged_built_in_says_reinstall(
         if path.name == builtin.LIST or path.name.startswith(zoo.SMALL):
             shutil.copy(path, tmp_path)
     monkeypatch.setattr(builtin, "FOLDER", tmp_path)
-    monkeypatch.setattr(zoo, "FOLDER", tmp_path)
     path = zoo.built_in(zoo.SMALL, suffix)
     find = zoo.find if suffix == ".onnx" else zoo.checkpoint_file
     assert find(zoo.SMALL) == path
@@ -171,7 +170,8 @@ def test_listed_and_cleared(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_several_processes_export_once(checkpoint: Path, tmp_path: Path) -> None:
-    code = "import sys; from resnet_infer import zoo; print(zoo.artifact(sys.argv[1]))"
+    code = "import sys; from resnet_infer import zoo; from resnet_infer.utils.console import on_stderr\n"
+    code += "with on_stderr():\n    print(zoo.artifact(sys.argv[1]))"
     environment = {**os.environ, "RESNET_INFER_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(

@@ -152,12 +152,14 @@ def test_a_model_without_maps_that_takes_over_shows_no_path(
 RELOAD = """
 import asyncio
 from resnet_infer.serving import service
+from resnet_infer.utils.console import on_stderr
 
 async def fail():
     raise OSError("the disk is gone")
 
 service.MANAGER.reload = fail
-asyncio.run(service.ResNetInfer._reload(None))
+with on_stderr():
+    asyncio.run(service.ResNetInfer._reload(None))
 print("goes on")
 """
 
