@@ -31,6 +31,7 @@ from resnet_infer.serving.settings import Settings
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.extras import needs
 from resnet_infer.utils.files import suffix_of
+from resnet_infer.utils.visible_gpus import visible_gpus
 
 LINGER = 10
 """Seconds for clients to read their responses after the last one was sent, before the process ends."""
@@ -80,9 +81,9 @@ def _takes_gpu(settings: Settings) -> bool:
 
 def count_gpus() -> int:
     """Return the number of NVIDIA GPUs that this process may use."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = visible_gpus()
     if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() and name.strip() != "-1"])
+        return len(visible)
     try:
         import pynvml
 

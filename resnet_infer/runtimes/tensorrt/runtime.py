@@ -14,7 +14,7 @@ from resnet_infer.runtimes.device_errors import DeviceError, is_sticky
 from resnet_infer.runtimes.signature import Tensor, require_signature
 from resnet_infer.runtimes.tensorrt.cuda import Gpu
 from resnet_infer.runtimes.tensorrt.engine_file import EngineInfo, read_engine
-from resnet_infer.runtimes.tensorrt.library import load_tensorrt, make_logger
+from resnet_infer.runtimes.tensorrt.library import load_tensorrt, process_logger
 from resnet_infer.utils.console import warn
 
 MOST_TENSORS = 16
@@ -38,7 +38,8 @@ class LoadedEngine:
         self._runtime: Any = None
         self._engine: Any = None
         gpu.before_close(self._drop)
-        self.logger = make_logger(tensorrt)
+        self.logger = process_logger(tensorrt)
+        self.logger.begin()
         self._runtime = tensorrt.Runtime(self.logger)
         if info.version_compatible:
             # A version-compatible engine contains a lean runtime, which is code that runs on the host.
@@ -68,6 +69,7 @@ class LoadedEngine:
 
         Raises `RuntimeUnavailableError` if there is too little memory, and `ModelError` for a tensor that is missing.
         """
+        self.logger.begin()
         if hasattr(self._tensorrt, "ExecutionContextAllocationStrategy"):
             strategy = self._tensorrt.ExecutionContextAllocationStrategy.USER_MANAGED
             context = self._engine.create_execution_context(strategy)
@@ -88,6 +90,8 @@ class LoadedEngine:
                 source=self.label,
                 reason="unsupported",
             )
+        # Engines are built with detailed names of layers, for the inspector; marking each layer would slow every call.
+        context.nvtx_verbosity = self._tensorrt.ProfilingVerbosity.NONE
         if hasattr(context, "set_device_memory"):
             context.set_device_memory(self._scratch, self._scratch_size)
         else:  # before TensorRT 10.1
@@ -164,6 +168,7 @@ class SizedBatch:
     def _enqueue(self) -> None:
         """Enqueue upload, inference and download in the stream."""
         engine = self._engine
+        engine.logger.begin()
         engine.gpu.upload(engine.images[: self._count].reshape(-1), engine.device_images)
         if not self._context.execute_async_v3(engine.gpu.stream):
             reason = engine.logger.reason()

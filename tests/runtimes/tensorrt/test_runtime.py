@@ -267,6 +267,31 @@ def test_what_tensorrt_refuses_is_said_with_its_reason(engine: Path, machine: Ma
     machine.assert_clean()
 
 
+def test_a_reason_is_none_of_earlier_work(engine: Path, machine: Machine) -> None:
+    from resnet_infer.runtimes.tensorrt.library import process_logger
+
+    tensorrt = sys.modules["tensorrt"]
+    logger = process_logger(tensorrt)
+    logger.log(tensorrt.ILogger.Severity.ERROR, "an error of a build that went well")
+    with open_engine(engine) as runtime:
+        assert runtime._engine.logger is logger  # TensorRT keeps the first
+        logger.log(tensorrt.ILogger.Severity.ERROR, "another")
+        machine.context_error = "no memory"
+        with pytest.raises(ResnetInferError, match="no memory"):
+            runtime(PICTURES[:4])
+    for number in range(100):
+        logger.log(tensorrt.ILogger.Severity.ERROR, str(number))
+    assert len(logger.errors) < 100
+    assert logger.reason() == "0"
+    assert logger.reason() == "it does not say why"
+
+
+def test_layers_are_not_marked_in_every_call(engine: Path) -> None:
+    with open_engine(engine) as runtime:
+        (sized,) = runtime._sizes.values()
+        assert sized._context.nvtx_verbosity.name == "NONE"
+
+
 def test_too_little_memory_is_said_in_numbers(engine: Path, machine: Machine) -> None:
     machine.driver.memory = 800
     with pytest.raises(RuntimeUnavailableError, match=r"0\.0 MB do not fit on NVIDIA Test GPU: 0 of 0 MB are free"):
