@@ -100,8 +100,8 @@ class Runtime(ABC):
 
         `images` are RGB, uint8 (N, height, width, 3) with N >= 0. Returns float32 (N, classes).
 
-        Raises `UsageError` for another dtype or shape and for a closed instance, and `ModelError` if the model's output
-        does not fit its spec; on a GPU `device_errors.DeviceError` if the GPU fails. A forked child also raises what
+        Raises `UsageError` for another dtype or shape and for a closed instance, `ModelError` if the model's output
+        does not fit its spec, and `nvidia.device_errors.DeviceError` if the GPU fails. A forked child also raises what
         opening raises, and `RuntimeUnavailableError` for an instance on a GPU.
         """
         if self.closed:
@@ -123,7 +123,7 @@ class Runtime(ABC):
                 logits = lifetime.on_sound_thread(run) if self.in_child == "new thread" else run()
             except Exception as error:
                 if self.device != "cpu":
-                    from resnet_infer.runtimes.device_errors import raise_if_device_failed
+                    from resnet_infer.runtimes.nvidia.device_errors import raise_if_device_failed
 
                     raise_if_device_failed(error, f"{self.spec.name} on {self.device}")
                 raise

@@ -16,10 +16,10 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal, cast
 
 from resnet_infer.errors import ResnetInferError
+from resnet_infer.runtimes.nvidia.visible_gpus import take_instance
 from resnet_infer.utils import console
 from resnet_infer.utils.console import fail, write
 from resnet_infer.utils.extras import needs
-from resnet_infer.utils.visible_gpus import take_instance
 
 # Keeps BentoML from reporting usage. It must be set before BentoML is imported, in every process.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
@@ -31,7 +31,7 @@ with needs("serve", "a service"):
     from starlette.responses import JSONResponse
 
 from resnet_infer import zoo
-from resnet_infer.runtimes.device_errors import DeviceError
+from resnet_infer.runtimes.nvidia.device_errors import DeviceError
 from resnet_infer.serving.http import protocol
 from resnet_infer.serving.http.app import Api
 from resnet_infer.serving.http.context import Context

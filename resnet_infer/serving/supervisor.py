@@ -25,13 +25,13 @@ from typing import Any
 
 from resnet_infer.errors import MissingExtraError
 from resnet_infer.runtimes.base import parse_device
+from resnet_infer.runtimes.nvidia.visible_gpus import visible_gpus
 from resnet_infer.runtimes.registry import DEFAULTS, RUNTIMES
 from resnet_infer.serving.http.middleware import Traffic
 from resnet_infer.serving.settings import Settings
 from resnet_infer.utils import strict_json
 from resnet_infer.utils.extras import needs
 from resnet_infer.utils.files import suffix_of
-from resnet_infer.utils.visible_gpus import visible_gpus
 
 LINGER = 10
 """Seconds for clients to read their responses after the last one was sent, before the process ends."""

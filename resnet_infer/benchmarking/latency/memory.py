@@ -6,7 +6,7 @@ import os
 import sys
 
 from resnet_infer.runtimes.base import parse_device
-from resnet_infer.utils.visible_gpus import visible_gpus
+from resnet_infer.runtimes.nvidia.visible_gpus import visible_gpus
 
 
 def peak_resident() -> int | None:

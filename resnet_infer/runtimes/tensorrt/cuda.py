@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_infer.errors import RuntimeUnavailableError, first_line
-from resnet_infer.runtimes.device_errors import DeviceError, is_sticky
+from resnet_infer.runtimes.nvidia.device_errors import DeviceError, is_sticky
 from resnet_infer.utils.extras import needs
 
 with needs("gpu", "running on a GPU"):

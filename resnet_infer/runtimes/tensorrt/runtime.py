@@ -10,7 +10,7 @@ import numpy as np
 
 from resnet_infer.errors import ModelError, ResnetInferError, RuntimeUnavailableError, UsageError, first_line
 from resnet_infer.runtimes.base import Images, Logits, Runtime, parse_device
-from resnet_infer.runtimes.device_errors import DeviceError, is_sticky
+from resnet_infer.runtimes.nvidia.device_errors import DeviceError, is_sticky
 from resnet_infer.runtimes.signature import Tensor, require_signature
 from resnet_infer.runtimes.tensorrt.cuda import Gpu
 from resnet_infer.runtimes.tensorrt.engine_file import EngineInfo, read_engine

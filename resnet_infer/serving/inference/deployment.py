@@ -21,7 +21,7 @@ from resnet_infer.errors import AnswerError, ModelError, PictureError
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.artifacts import digest
 from resnet_infer.runtimes.base import Images, Logits, Runtime
-from resnet_infer.runtimes.device_errors import DeviceError
+from resnet_infer.runtimes.nvidia.device_errors import DeviceError
 from resnet_infer.runtimes.registry import get_runtime, open_runtime
 from resnet_infer.serving.inference.batching import STALL_SECONDS, Batcher
 from resnet_infer.serving.inference.jobs import Done

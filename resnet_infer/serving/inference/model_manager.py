@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any, Literal, TypeVar
 
 from resnet_infer.errors import ResnetInferError, bare
-from resnet_infer.runtimes.device_errors import DeviceError
+from resnet_infer.runtimes.nvidia.device_errors import DeviceError
 from resnet_infer.serving.inference.deployment import ClassifyItem, Deployment
 from resnet_infer.serving.inference.jobs import Done, RefusedError
 

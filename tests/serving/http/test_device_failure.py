@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from resnet_infer.runtimes.device_errors import DeviceError
+from resnet_infer.runtimes.nvidia.device_errors import DeviceError
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime
 from resnet_infer.serving.inference import deployment as deployments
 from tests.conftest import PICTURES

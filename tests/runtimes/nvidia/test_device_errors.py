@@ -13,7 +13,7 @@ import pytest
 from resnet_infer.errors import ModelError, ResnetInferError, RuntimeUnavailableError, UsageError
 from resnet_infer.models.spec import InputSpec, ModelSpec
 from resnet_infer.runtimes.base import Images, Logits, Runtime
-from resnet_infer.runtimes.device_errors import STICKY, DeviceError, device_error, is_sticky
+from resnet_infer.runtimes.nvidia.device_errors import STICKY, DeviceError, device_error, is_sticky
 
 IMAGES = np.zeros((1, 8, 8, 3), np.uint8)
 ORT_700 = (

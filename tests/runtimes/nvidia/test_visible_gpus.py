@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from resnet_infer.utils.visible_gpus import VISIBLE, take_instance, visible_gpus
+from resnet_infer.runtimes.nvidia.visible_gpus import VISIBLE, take_instance, visible_gpus
 
 
 def test_without_the_variable_cuda_sees_all() -> None:
