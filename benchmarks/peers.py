@@ -4,8 +4,11 @@
 
 PHOTOS is a folder of photographs and nothing else. Without a part all are measured, which takes 20 minutes; figures of
 parts that are not measured stay in the result. The peers are installed in an environment of their own. Every subject is
-a process of its own that lives throughout a part; they are asked in turn, in another order each round, so that a drift
-of the machine falls on all. Afterwards `python -m benchmarks.peers_table` writes the table.
+a process of its own that lives throughout a part; they are asked in turn, in a random order each round, so that a drift
+of the machine falls on all, and each waits after its turn until its threads sleep. Processors with AMX have a file of
+results of their own. Afterwards `python -m benchmarks.peers_table` writes the table.
+
+`resnet-infer FP32` and `INT8` are what `--runtime auto` chooses for a service, with all extras installed.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import statistics
 import subprocess
 import time
@@ -26,15 +30,18 @@ from typing import Any
 from benchmarks.paired import COMMAND, PYTHON, RESULTS, ROOT, save, seconds
 from benchmarks.serving import int8
 from benchmarks.untrained import resnet50
+from resnet_infer.benchmarking.latency.statistics import paired_ratio
 from resnet_infer.models.checkpoint import SUFFIX
 from resnet_infer.models.weights.download import cache_folder
+from resnet_infer.utils.cpu import flags
 
 PROGRAMS = ROOT / "benchmarks" / "peer_programs"
 PEERS = (
-    *("torch", "torchvision", "timm", "transformers", "onnxruntime", "openvino", "nncf", "onnx"),
+    *("torch", "torchvision", "timm", "transformers", "optimum", "optimum-intel"),
+    *("onnxruntime", "openvino", "nncf", "onnx"),
     *("pillow", "numpy", "safetensors"),
 )
-ROUNDS = {1: 12, 8: 5, 32: 3}
+ROUNDS = {1: 20, 8: 10, 32: 6}
 """By the batch: what is quick is measured more often."""
 STARTS = 5
 SECONDS = 0.8
@@ -45,10 +52,13 @@ CALIBRATION = 100
 OURS = ("resnet-infer FP32", "resnet-infer INT8")
 OURS_OPENVINO = ("resnet-infer FP32, openvino", "resnet-infer INT8, openvino") if find_spec("openvino") else ()
 INFERENCE = (
-    *("torch eager", "torch channels_last", "torch.compile", "onnxruntime FP32", "openvino FP32", "openvino bf16"),
-    *("onnxruntime INT8", "openvino INT8 (NNCF)", *OURS, *OURS_OPENVINO),
+    *("torch eager", "torch channels_last", "torch.compile", "onnxruntime FP32", "openvino FP32", "optimum FP32"),
+    *("torch bf16", "torch.compile bf16", "openvino bf16"),
+    *("onnxruntime INT8", "onnxruntime INT8 (quantize_static)", "openvino INT8 (NNCF)", *OURS, *OURS_OPENVINO),
     *(("resnet-infer bf16, openvino",) if OURS_OPENVINO else ()),
 )
+MOST = 1.05
+"""Most that ours may take of the time of the fastest peer of its precision: the upper end of the interval."""
 PIPELINE = ("Hugging Face, batch 1", "Hugging Face, batch 8")
 LOADER = ("torch eager + DataLoader, batch 8", "torch eager + DataLoader, batch 32")
 TIMM = ("timm, batch 8",)
@@ -125,13 +135,24 @@ class Bench:
             ask = {subject: stack.enter_context(self.asked("inference.py", subject)) for subject in INFERENCE}
             for subject in INFERENCE:
                 ask[subject](f"{batch} 0")
-            for order in rotated(INFERENCE, ROUNDS[batch]):
+            for order in shuffled(INFERENCE, ROUNDS[batch]):
                 for subject in order:
                     times[subject].append(ask[subject](f"{batch} {SECONDS}"))
-        return {
+        found: dict[str, Any] = {
             subject: {"ms": round(statistics.median(each), 3), "ms, each": [round(ms, 3) for ms in each]}
             for subject, each in times.items()
         }
+        for own in (name for name in INFERENCE if name.startswith("resnet-infer")):
+            kind = precision(own)
+            peers = [name for name in INFERENCE if not name.startswith("resnet-infer") and precision(name) == kind]
+            fastest = min(peers, key=lambda name: statistics.median(times[name]))
+            ratio = paired_ratio(times[own], times[fastest])
+            found[own] |= {
+                "fastest peer": fastest,
+                "ratio": round(ratio.value, 3),
+                "interval": [round(end, 3) for end in ratio.interval or ()],
+            }
+        return found
 
     def pictures(self, ours: Sequence[str], peers: Sequence[str]) -> dict[str, Any]:
         """Pictures a second from files to top-5, and how often the best class is that of ours in FP32."""
@@ -143,7 +164,7 @@ class Bench:
             ask = {subject: stack.enter_context(self.asked("pictures.py", subject, *names)) for subject in subjects}
             for subject in subjects:  # nothing is measured before all are ready
                 ask[subject]("0 1 2 3 4 5 6 7")
-            for number, order in enumerate(rotated(subjects, SLICES)):
+            for number, order in enumerate(shuffled(subjects, SLICES)):
                 line = " ".join(str(i % len(self.photos)) for i in range(number * SLICE, (number + 1) * SLICE))
                 for subject in order:
                     found = ask[subject](line)
@@ -177,7 +198,7 @@ class Bench:
         spent: dict[str, list[float]] = {subject: [] for subject in commands}
         for command in commands.values():
             seconds(command)
-        for order in rotated(tuple(commands), STARTS):
+        for order in shuffled(tuple(commands), STARTS):
             for subject in order:
                 spent[subject].append(seconds(commands[subject]))
         return {
@@ -192,12 +213,16 @@ class Bench:
         return found
 
 
-def rotated(items: Sequence[str], rounds: int) -> Iterator[Sequence[str]]:
-    """The items in another order each round, every second one backwards."""
-    for number in range(rounds):
-        start = number * len(items) // rounds
-        order = (*items[start:], *items[:start])
-        yield order if number % 2 == 0 else order[::-1]
+def shuffled(items: Sequence[str], rounds: int) -> Iterator[Sequence[str]]:
+    """The items in a random order for each round, the same in every run."""
+    source = random.Random(rounds)
+    for _ in range(rounds):
+        yield source.sample(items, len(items))
+
+
+def precision(subject: str) -> str:
+    """What a subject computes in."""
+    return next((name for name in ("FP32", "bf16", "INT8") if name in subject), "FP32")
 
 
 def gates(result: dict[str, Any]) -> dict[str, bool]:
@@ -209,6 +234,11 @@ def gates(result: dict[str, Any]) -> dict[str, bool]:
         for own, least in zip(OURS, (2, 4), strict=True):
             worst = min(result[part][own][f"times {peer}"] for peer in peers)
             found[f"{own} >= {least} times {peers[0].partition(',')[0]}"] = worst >= least
+    for part in (name for name in PARTS if name.startswith("batch") and name in result):
+        for own in (*OURS, "resnet-infer bf16, openvino"):
+            if own in result[part]:
+                upper = max(result[part][own]["interval"] or [float("inf")])
+                found[f"{part}: {own} takes at most {MOST} of the fastest peer's time"] = upper <= MOST
     return found
 
 
@@ -221,7 +251,8 @@ def main() -> None:
     if unknown := set(parts) - set(PARTS):
         parser.error(f"no such part: {' '.join(sorted(unknown))}")
     bench = Bench(options.photos.resolve())
-    path = RESULTS / "peers.json"
+    name = "peers-amx" if "amx_int8" in flags() else "peers"
+    path = RESULTS / f"{name}.json"
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     result["peers"] = bench.versions()
     for part in parts:
@@ -234,7 +265,7 @@ def main() -> None:
         else:
             result[part] = bench.pictures(OURS, {"loader": LOADER, "timm": TIMM}[part])
         result[part]["date"] = time.strftime("%Y-%m-%d", time.gmtime())
-    save("peers", result, gates(result))
+    save(name, result, gates(result))
 
 
 if __name__ == "__main__":

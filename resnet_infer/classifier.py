@@ -32,6 +32,10 @@ from resnet_infer.utils.threads import require_threads
 __all__ = ["Answer", "Classifier", "Crops", "Picture", "Prediction", "Prepared", "softmax"]
 
 
+MANY_BATCH = 8
+"""Batch of the measurements by which the runtime for many images is chosen, as a lane takes of 224x224 crops."""
+
+
 class Prepared(NamedTuple):
     """Hold an image's views, uint8 (views, crop, crop, 3), and the note on it, if any."""
 
@@ -43,12 +47,19 @@ class Classifier(BaseClassifier):
     """Classify images with one model.
 
     `model` is a path (`.onnx`, `.safetensors`, `.xml`, `.engine`), a model's name or an open `Runtime`. None means the
-    model of $RESNET_INFER_MODEL, or else `zoo.DEFAULT`. `runtime`, `device`, `threads` and `options` (`spin=False`, for
-    example) are those of `open_runtime`, whose errors are raised, as are those of `zoo`.
+    model of $RESNET_INFER_MODEL, or else `zoo.DEFAULT`. `runtime`, `device`, `threads`, `compute` and `options`
+    (`spin=False`, for example) are those of `open_runtime`, whose errors are raised, as are those of `zoo`. With
+    `compute="bf16"` the model is first compared with itself in FP32, once, and `ParityError` raised if it loses too
+    much (`selection.bf16_guard`).
 
     By default all threads work on one batch, which gives the lowest latency for a single image. With `throughput`, a
     CPU runs as many batches in parallel as it has cores, each on one thread (or on `threads`), so that no core waits
     for another. An open runtime that is used with `throughput` should have one thread.
+
+    With `throughput` and without `options`, the runtime `auto` is the fastest that is installed: by the machine
+    profile, else by the rules of `selection`. Another runtime than the default is first compared with it. `expected` is
+    the number of images that will come, if it is known: for a few, another runtime is not worth its longer start.
+    Without `throughput`, `auto` is the default runtime of the file.
 
     Instances are context managers. `pickle`, `copy.copy` and `copy.deepcopy` give one that opens the same file again,
     with the same options (`Runtime.__reduce__` says when they are refused).
@@ -65,20 +76,33 @@ class Classifier(BaseClassifier):
         model: str | PathLike[str] | Runtime | None = None,
         *,
         runtime: str = "auto",
-        device: str = "auto",
+        device: str | int = "auto",
         threads: int | None = None,
+        compute: str = "auto",
         throughput: bool = False,
+        expected: int | None = None,
         **options: Any,
     ) -> None:
         require_threads(threads)
         one_thread = 1 if throughput else None
         if isinstance(model, Runtime):
-            if (runtime, device, threads, options) != ("auto", "auto", None, {}):
-                raise UsageError("a runtime that is open already has its device, threads and options")
+            if (runtime, device, threads, compute, options) != ("auto", "auto", None, "auto", {}):
+                raise UsageError("a runtime that is open already has its device, threads, compute and options")
             self.runtime = model
         else:
             path = zoo.file_for(model, runtime)
-            self.runtime = open_runtime(path, runtime=runtime, device=device, threads=threads or one_thread, **options)
+            if throughput and runtime == compute == "auto" and not options:
+                from resnet_infer.selection.select import Work, open_chosen
+
+                work = Work("many", batch=MANY_BATCH, device=device, images=expected)
+                self.runtime, _ = open_chosen(path, work, threads=threads or 1)
+            else:
+                if compute != "auto":
+                    from resnet_infer.selection.bf16_guard import require_compute
+
+                    require_compute(path, compute, runtime=runtime, device=device)
+                options["threads"] = threads or one_thread
+                self.runtime = open_runtime(path, runtime=runtime, device=device, compute=compute, **options)
         self._spread = threads, throughput
         lanes = usable_cores() // (threads or 1) if throughput and self.runtime.device == "cpu" else 1
         self.lanes = max(lanes, 1)
@@ -90,6 +114,7 @@ class Classifier(BaseClassifier):
     def __repr__(self) -> str:
         state = ", closed" if self.runtime.closed else ""
         where = f"{self.runtime.name} on {self.runtime.device}"
+        where += f" in {self.runtime.precision}" * (self.runtime.precision != self.spec.precision)
         return f"<Classifier {self.spec.name}: {len(self.spec.classes)} classes, {where}{state}>"
 
     @property

@@ -59,7 +59,8 @@ class Client(BaseClassifier):
 
     `api_key` is the service's key (default: $RESNET_INFER_API_KEY). `timeout` is in seconds and bounds the wait for an
     answer, and for a busy service (503) to become free. `connections` is the number of images in flight in `stream`.
-    Raises `UsageError` for a URL that is not HTTP or HTTPS, and for options out of range.
+    A URL without a scheme, such as 127.0.0.1:3000, is taken as HTTP. Raises `UsageError` for another scheme than HTTP
+    or HTTPS, for a user or password in the URL, and for options out of range.
 
     Instances are context managers. They are safe for use from several threads, and in forked children, which open
     connections of their own. `pickle` and `copy` give a client for the same URL; a pickle contains an `api_key` that

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import weakref
 from http.client import HTTPConnection
@@ -17,13 +18,17 @@ def parts_of(url: object) -> SplitResult:
     """Return the parts of a service's URL, whose scheme may be missing. Raises `UsageError` for what is none."""
     if not isinstance(url, str):
         raise UsageError(f"a URL is text, not {type(url).__name__}", hint=_URL_HINT)
+    shown = re.sub(r"(//|^)[^/?#]*@", r"\1", url, count=1)  # without a password
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         host, _ = parts.hostname, parts.port
     except ValueError:  # a port that is none, or half an IPv6 address
-        raise UsageError(f"{url} is no URL of a service", hint=_URL_HINT) from None
+        raise UsageError(f"{shown} is no URL of a service", hint=_URL_HINT) from None
+    if "@" in parts.netloc:
+        hint = f"leave them out: {shown}; the key of a service is $RESNET_INFER_API_KEY or the api_key of a Client"
+        raise UsageError("the URL of a service has no user and no password", hint=hint)
     if not host or not parts.netloc.isprintable() or " " in parts.netloc or parts.scheme not in ("http", "https"):
-        raise UsageError(f"{url} is no URL of a service", hint=_URL_HINT)
+        raise UsageError(f"{shown} is no URL of a service", hint=_URL_HINT)
     return parts
 
 

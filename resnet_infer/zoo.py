@@ -172,6 +172,15 @@ def unknown_model(name: str) -> ModelError:
     """Return the error for a name that no file and no model has."""
     from resnet_infer.models.weights.published import PUBLISHED
 
+    folder = Path(os.path.expanduser(name))
+    if os.path.isdir(folder):
+        inside = _models_in(folder)
+        return ModelError(
+            f"{name} is a folder, not a model",
+            hint=f"name the file: {inside[0]}" if inside else f"a model is a file that ends in {' or '.join(SUFFIXES)}",
+            source=name,
+            reason="unsupported",
+        )
     names = [*BUILT_IN, *dict.fromkeys(name for row in PUBLISHED for name in (row.arch, row.name))]
     return ModelError(
         f"there is no file and no model called {name}" + did_you_mean(name.lower(), names),
@@ -179,6 +188,15 @@ def unknown_model(name: str) -> ModelError:
         source=name,
         reason="missing",
     )
+
+
+def _models_in(folder: Path) -> list[Path]:
+    """Return the models in a folder, first the best checkpoint of a training run."""
+    try:
+        found = sorted(path for path in folder.iterdir() if suffix_of(path) in SUFFIXES and path.is_file())
+    except OSError:
+        return []
+    return sorted(found, key=lambda path: path.name != "best.safetensors")
 
 
 def _derived(folder: str, weights: PublishedWeights, suffix: str) -> Path:
@@ -266,5 +284,6 @@ def _export(path: Path, target: Path) -> None:
     """Export the checkpoint at `path` to an ONNX artifact at `target`, and verify it."""
     from resnet_infer.converters.source import export_onnx
 
+    checkpoint = load_checkpoint(path)
     note(f"exporting {path} once to {target}")
-    note(str(export_onnx(load_checkpoint(path), target)))
+    note(str(export_onnx(checkpoint, target)))

@@ -23,7 +23,7 @@ from resnet_infer.models.architectures import architecture
 from resnet_infer.models.checkpoint import Checkpoint, save_checkpoint
 from resnet_infer.models.spec import InputSpec, ModelSpec
 from resnet_infer.utils.console import on_stderr
-from tests import selection
+from tests import quick
 from tests.requirements import pytest_make_collect_report, pytest_runtest_makereport
 
 __all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]
@@ -37,28 +37,28 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 def pytest_configure() -> None:
-    selection.listen()
+    quick.listen()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Do not even import what `make quick` leaves out."""
-    return True if config.option.markexpr == "quick" and selection.is_left_out(collection_path) else None
+    return True if config.option.markexpr == "quick" and quick.is_left_out(collection_path) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that `make quick` runs."""
     for item in items:
-        if selection.is_quick(item):
+        if quick.is_quick(item):
             item.add_marker("quick")
 
 
 @pytest.fixture(autouse=True)
 def no_process(request: pytest.FixtureRequest) -> Iterator[None]:
     """A test that is marked quick starts no process."""
-    before = len(selection.started)
+    before = len(quick.started)
     yield
     if request.node.get_closest_marker("quick"):
-        assert selection.started[before:] == [], "it starts a process: see tests/selection.py"
+        assert quick.started[before:] == [], "it starts a process: see tests/quick.py"
 
 
 @pytest.fixture(scope="session", autouse=True)

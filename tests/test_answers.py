@@ -132,6 +132,9 @@ def test_a_classifier_of_nothing_is_refused(options: dict[str, Any], message: st
     [
         ({"url": None}, "a URL is text, not NoneType"),
         ({"url": "http://h:x"}, "http://h:x is no URL of a service"),
+        ({"url": "http://anna:secret@h:x"}, "http://h:x is no URL of a service"),
+        ({"url": "http://anna:secret@h"}, "no user and no password\n  hint: leave them out: http://h; the key"),
+        ({"url": "anna:secret@h/a@b"}, "no user and no password\n  hint: leave them out: h/a@b; the key"),
         ({"url": "http://h:99999"}, "is no URL of a service"),
         ({"url": "http://[::1"}, "is no URL of a service"),
         ({"url": "http://a b"}, "is no URL of a service"),

@@ -410,6 +410,8 @@ def documents(folder: Path) -> Iterator[tuple[str, Any]]:
         yield "answers", json.loads(line)
     for name in ("last", "best"):
         yield "run-state", notes(folder / "run" / f"{name}.safetensors", "resnet_infer.training")
+    for name in ("profile", "proofs"):
+        yield name, json.loads((folder / f"{name}.json").read_text())
     yield "run-recipe", json.loads((folder / "run" / "recipe.json").read_text())
     for name in ("benchmark", "evaluate", "compare"):
         value = json.loads((folder / f"{name}.json").read_text())
@@ -513,6 +515,32 @@ def test_what_is_written_now_fits_its_schema(
     for name, value in found:
         if name not in ("benchmark", "evaluate", "compare"):
             require_strict(validators[name], value)
+
+
+def test_the_machine_s_documents_of_every_version_are_read(
+    kept: Path, monkeypatch: pytest.MonkeyPatch, validators: dict[str, Any]
+) -> None:
+    from resnet_infer.selection import profile, proof
+    from resnet_infer.selection.machine import Machine, Model
+
+    (kept / "cache" / "machine").mkdir(parents=True)
+    for name in ("profile.json", "proofs.json"):
+        shutil.copy(kept / name, kept / "cache" / "machine" / name)
+    monkeypatch.setenv("RESNET_INFER_CACHE", str(kept / "cache"))
+    model = Model(kept / "model.int8.onnx")
+    (entry,) = profile.STORE.entries()
+    monkeypatch.setattr(Machine, "here", lambda: Machine(entry["processor"], tuple(entry["flags"]), entry["cores"]))
+    monkeypatch.setattr(profile, "versions", lambda names: entry["versions"])
+    best = profile.best_known(model, 8)
+    assert best is not None
+    assert (best.timing.runtime, best.ratio) == ("openvino", 2.0)
+    (verdict,) = proof.STORE.entries()
+    key = {name: verdict[name] for name in proof._KEY}
+    assert proof._known(proof.STORE, key) == proof.Proof((), verdict["error"], fresh=False)
+    assert profile.remember(model, 1, [profile.Timing("onnxruntime", 1, 2, 1.0)], source="a test")
+    require_strict(validators["profile"], json.loads(profile.STORE.path.read_text()))
+    assert proof.STORE.add(verdict, lambda other: other == verdict)
+    require_strict(validators["proofs"], json.loads(proof.STORE.path.read_text()))
 
 
 # Another program's artifact

@@ -21,7 +21,7 @@ ROOMS = (
     ("models",),
     ("data", "runtimes", "lanes"),
     ("verification", "training"),
-    ("converters",),
+    ("converters", "selection"),
     ("zoo",),
     ("answers", "calls", "connections"),
     ("classifier",),

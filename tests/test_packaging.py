@@ -134,7 +134,7 @@ import sys
 import resnet_infer
 from resnet_infer.models.spec import imagenet_classes
 from resnet_infer.models.weights.package_files import present
-from resnet_infer.converters.importers.weights_check import PHOTOGRAPHS
+from resnet_infer.data.feed import PHOTOGRAPHS
 assert ".zip" in resnet_infer.__file__
 with resnet_infer.Classifier("resnet20-cifar10") as classifier:
     print(classifier.classify(sys.argv[1])[0].label)

@@ -19,12 +19,14 @@ RUNTIME_TABLE = "runtimes/registry.py"
 RUNTIME_NAMES = {row.name for row in RUNTIMES}
 
 LISTS: dict[Place, str] = {
-    ("utils/extras.py", "onnxruntime|tensorrt"): "modules of the extra `gpu`, some of which are called as a runtime",
+    ("utils/extras.py", "tensorrt|openvino"): "extras, some of which are called as a runtime",
     ("utils/extras.py", "onnxruntime|tensorrt|openvino|torch"): "distributions of the packages called so",
 }
 """Lists of names that are not runtimes -> what they are."""
 BRANCHES: dict[Place, str] = {
     ("benchmarking/candidates.py", "tensorrt"): "execution provider of ONNX Runtime",
+    ("runtimes/nvidia/libraries.py", "tensorrt"): "execution provider of ONNX Runtime",
+    ("runtimes/nvidia/sessions.py", "tensorrt"): "execution provider of ONNX Runtime",
     ("runtimes/onnxruntime.py", "tensorrt"): "execution provider of ONNX Runtime",
     ("runtimes/tensorrt/library.py", "tensorrt"): "package that was not found",
     ("utils/extras.py", "onnxruntime"): "package of which several distributions exist",

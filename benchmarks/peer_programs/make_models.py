@@ -51,21 +51,42 @@ def hugging_face(
     ).save_pretrained(folder)
 
 
+def read(path: str, resize: int) -> NDArray[np.uint8]:
+    """The centre crop of a photo, uint8 (1, 224, 224, 3)."""
+    picture: Image.Image = Image.open(path).convert("RGB")
+    scale = resize / min(picture.size)
+    picture = picture.resize((int(picture.width * scale), int(picture.height * scale)), Image.Resampling.BILINEAR)
+    left, top = (picture.width - 224) // 2, (picture.height - 224) // 2
+    return np.asarray(picture.crop((left, top, left + 224, top + 224)))[None]
+
+
 def nncf_int8(artifact: str, target: Path, resize: int, photos: Sequence[str]) -> None:
     """INT8 for OpenVINO, by NNCF at its defaults."""
     import nncf
     import openvino
 
-    def read(path: str) -> NDArray[np.uint8]:
-        picture: Image.Image = Image.open(path).convert("RGB")
-        scale = resize / min(picture.size)
-        picture = picture.resize((int(picture.width * scale), int(picture.height * scale)), Image.Resampling.BILINEAR)
-        left, top = (picture.width - 224) // 2, (picture.height - 224) // 2
-        return np.asarray(picture.crop((left, top, left + 224, top + 224)))[None]
-
-    dataset = nncf.Dataset([read(path) for path in photos])
+    dataset = nncf.Dataset([read(path, resize) for path in photos])
     model = nncf.quantize(openvino.Core().read_model(artifact), dataset, subset_size=len(photos))
     openvino.save_model(model, target, compress_to_fp16=False)
+
+
+def onnxruntime_int8(artifact: str, target: Path, resize: int, photos: Sequence[str]) -> None:
+    """INT8 for ONNX Runtime, by its own quantize_static: QDQ, per channel, as its documentation advises."""
+    from onnxruntime import quantization
+
+    class Photos(quantization.CalibrationDataReader):  # type: ignore[misc]
+        """The photos, one after the other."""
+
+        def __init__(self) -> None:
+            self.left = iter(photos)
+
+        def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+            path = next(self.left, None)
+            return None if path is None else {"images": read(path, resize)}
+
+    quantization.quantize_static(
+        artifact, target, Photos(), per_channel=True, op_types_to_quantize=["Conv", "Add", "Gemm", "MaxPool"]
+    )
 
 
 def main() -> None:
@@ -80,6 +101,7 @@ def main() -> None:
 
     hugging_face(load_file(given.checkpoint), given.folder / "hugging-face", given.resize, given.mean, given.std)
     nncf_int8(given.artifact, given.folder / "nncf.xml", given.resize, given.photos)
+    onnxruntime_int8(given.artifact, given.folder / "quantize_static.onnx", given.resize, given.photos)
 
 
 if __name__ == "__main__":

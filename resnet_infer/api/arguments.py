@@ -9,6 +9,7 @@ from functools import cache
 from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from resnet_infer.errors import UsageError, did_you_mean
@@ -24,6 +25,17 @@ if TYPE_CHECKING:
 PathText = str | PathLike[str]
 """A path, or the name of something that may be none."""
 _MODEL = "a model's name, a path or a loaded checkpoint"
+RENAMED: Mapping[str, str] = MappingProxyType(
+    {
+        "from": "start",
+        "protocol": "protocols",
+        "on_error": "skip_unreadable",
+        "rate": "rates",
+        "bound": "bound_ms",
+        "logs": "output",
+    }
+)
+"""Option of the command, with underscores -> the keyword argument here, where they differ."""
 _UNIONS = (Union, type(int | str))
 
 
@@ -35,10 +47,10 @@ def check_options(function: str, given: Mapping[str, Any], table: type, others: 
     kinds = _kinds(table)
     for name, value in given.items():
         if name not in kinds and name not in others:
-            raise UsageError(
-                f"{function} has no option {name!r}" + did_you_mean(name, [*kinds, *others]),
-                hint=f"it has {', '.join(kinds)}",
-            )
+            meant = RENAMED.get(name)
+            known = [*kinds, *others, *(["start"] if function == "train" else [])]
+            similar = f"; it is {meant} here" if meant in known else did_you_mean(name, known)
+            raise UsageError(f"{function} has no option {name!r}{similar}", hint=f"it has {', '.join(kinds)}")
         if name in kinds:
             check_value(name, value, kinds[name])
 

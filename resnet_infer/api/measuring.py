@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from resnet_infer.api.arguments import PathText, check_options, check_value, named, optional_path, path_of
 from resnet_infer.api.options import BenchmarkOptions, CompareOptions, EvaluateOptions, ScenarioOptions
+from resnet_infer.api.wording import in_python
 from resnet_infer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ PICTURES = 128
 """Images to compare on by default."""
 
 
+@in_python()
 def compare(
     model: Model, reference: Model, data: PathText | None = None, **options: Unpack[CompareOptions]
 ) -> Verdict[Comparison]:
@@ -89,7 +91,7 @@ def open_side(model: str | None, runtime: str, device: str) -> Runtime:
 
         return reference_runtime(load_checkpoint(path))[0]
     # Spinning threads would take the cores from the other model.
-    options = {"spin": False} if "spin" in select_runtime(path, runtime).options else {}
+    options: dict[str, Any] = {"spin": False} if "spin" in select_runtime(path, runtime).options else {}
     return open_runtime(path, runtime=runtime, device=device, **options)
 
 
@@ -106,6 +108,7 @@ def exact_reference(model: str | None) -> Predict64 | None:
     return exact_graph(path) if suffix_of(path) == ".onnx" else None
 
 
+@in_python()
 def evaluate(
     models: Model | Sequence[Model], data: PathText, *, reference: Model = None, **options: Unpack[EvaluateOptions]
 ) -> Evaluation:
@@ -156,6 +159,7 @@ def benchmark(
 def benchmark(models: Model = None, *, scenario: str, **options: Unpack[ScenarioOptions]) -> Outcome: ...
 
 
+@in_python()
 def benchmark(models: Any = None, *, scenario: str | None = None, **options: Any) -> Benchmark | Outcome:
     """Time models side by side, each in a process of its own, or put one under load.
 
@@ -192,6 +196,7 @@ def benchmark(models: Any = None, *, scenario: str | None = None, **options: Any
             runtime=given.get("runtime", "auto"),
             device=given.get("device", "auto"),
             threads=_several(given.get("threads")),
+            compute=given.get("compute", "auto"),
         )
         machine = environment()
         pictures = photographs(photos) if photos else synthetic()

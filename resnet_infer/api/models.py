@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from resnet_infer.api.arguments import PathText, check_options, check_value, name_of, named, optional_path, path_of
 from resnet_infer.api.options import ExportOptions, ImportOptions
+from resnet_infer.api.wording import in_python
 from resnet_infer.errors import ModelError, UsageError
-from resnet_infer.utils.files import suffix_of
+from resnet_infer.utils.files import other_suffix, suffix_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,21 +25,31 @@ if TYPE_CHECKING:
     from resnet_infer.runtimes.base import Runtime
 
 
+@in_python()
 def open_runtime(
-    model: Model = None, *, runtime: str = "auto", device: str = "auto", threads: int | None = None, **options: Any
+    model: Model = None,
+    *,
+    runtime: str = "auto",
+    device: str | int = "auto",
+    threads: int | None = None,
+    compute: Literal["auto", "fp32", "bf16"] = "auto",
+    **options: Any,
 ) -> Runtime:
     """Open a model with a runtime, which computes logits from images of the model's size.
 
     - `model`: a model's name, the path of a checkpoint or artifact, or a loaded checkpoint; None is the default model.
     - `runtime`: "auto", "onnxruntime", "openvino", "tensorrt" or "torch". "auto" runs artifacts as they are, and
       checkpoints as ONNX artifacts, which are exported once.
-    - `device`: "auto", "cpu", "cuda" or "cuda:N". A device that is named is used, or opening fails.
+    - `device`: "auto", "cpu", "cuda" or "cuda:N", or the number of a GPU. A device that is named is used, or opening
+      fails.
     - `threads`: number of CPU threads of a call; default: all usable cores.
+    - `compute`: what the layers of an FP32 model compute in; "auto" is FP32. With "bf16" the model is first compared
+      with itself in FP32, once.
     - `options`: further options of the runtime, such as `spin=False`.
 
     Raises `UsageError` for an unknown runtime, option or type, `ModelError` for a model that does not exist or cannot
-    be opened, `MissingExtraError` without the runtime's package, and `RuntimeUnavailableError` for a device that is not
-    there.
+    be opened, `MissingExtraError` without the runtime's package, `RuntimeUnavailableError` for a device or instructions
+    that are not there, and `ParityError` for a model that loses too much in bf16.
 
     >>> import numpy as np
     >>> from resnet_infer import open_runtime
@@ -53,14 +64,25 @@ def open_runtime(
     from resnet_infer.runtimes.registry import open_runtime as opened
 
     check_value("runtime", runtime, str)
-    check_value("device", device, str)
-    own: dict[str, Any] = {"runtime": runtime, "device": device, "threads": threads, **options}
+    check_value("device", device, str | int)
+    check_value("compute", compute, Literal["auto", "fp32", "bf16"])
+    place = str(device)
+
+    def proven(found: Path | Checkpoint) -> Runtime:
+        """Open what was found for the model, after the check that `compute` needs."""
+        if compute != "auto":
+            from resnet_infer.selection.bf16_guard import require_compute
+
+            require_compute(found, compute, runtime=runtime, device=place)
+        return opened(found, runtime=runtime, device=place, threads=threads, compute=compute, **options)
+
     if isinstance(model, Checkpoint) and runtime != "auto" and get_runtime(runtime).opens(CHECKPOINT):
-        return opened(model, **own)
+        return proven(model)
     with named(model) as (name,):
-        return opened(zoo.file_for(name, runtime), **own)
+        return proven(zoo.file_for(name, runtime))
 
 
+@in_python()
 def read_spec(model: PathText | None = None) -> ModelSpec:
     """Read what a file says about its model: classes, input, precision and provenance, without running it.
 
@@ -84,6 +106,7 @@ def read_spec(model: PathText | None = None) -> ModelSpec:
     return artifacts.read_spec(zoo.find(name))
 
 
+@in_python()
 def import_weights(
     weights: PathText, output: PathText | None = None, *, arch: str | None = None, **options: Unpack[ImportOptions]
 ) -> Imported:
@@ -128,7 +151,7 @@ def import_weights(
     given["check_data"] = optional_path("check_data", given.get("check_data"))
     if target is not None:
         if suffix_of(target) != SUFFIX:
-            raise UsageError(f"a checkpoint ends in {SUFFIX}, not {target.suffix or 'nothing'}: {target}")
+            raise UsageError(f"a checkpoint ends in {SUFFIX}, {other_suffix(target)}")
         require_free([Output("output", target, "model of ours", has_spec)], [source])
     imported = importing.import_weights(source, arch, options=inputs, labels=labels, **given)
     if target is not None:
@@ -147,6 +170,7 @@ def _labels(given: Any) -> Labels | None:
     return read_labels(path_of("labels", given))
 
 
+@in_python()
 def export(
     model: Model = None,
     output: PathText | None = None,
@@ -211,7 +235,7 @@ def _format(name: str | None, output: Path | None) -> Format:
     small = name.lower()
     chosen = get_format(SPELLINGS.get(small, small))
     if output and suffix_of(output) != chosen.suffix:
-        raise UsageError(f"a file of the format {name} ends in {chosen.suffix}, not {output.suffix or 'nothing'}")
+        raise UsageError(f"a file of the format {name} ends in {chosen.suffix}, {other_suffix(output)}")
     return chosen
 
 

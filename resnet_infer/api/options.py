@@ -84,6 +84,7 @@ class EvaluateOptions(TypedDict, total=False):
     batch_size: int
     workers: int | None
     threads: int | None
+    compute: Literal["auto", "fp32", "bf16"]
     skip_unreadable: bool
     answers: PathText | None
     resume: bool
@@ -96,6 +97,7 @@ class BenchmarkOptions(TypedDict, total=False):
     runtime: str
     device: str
     threads: int | Sequence[int] | None
+    compute: Literal["auto", "fp32", "bf16"]
     photos: PathText | None
     rounds: int
     seconds: float
@@ -108,6 +110,7 @@ class ScenarioOptions(TypedDict, total=False):
     runtime: str
     device: str
     threads: int | None
+    compute: Literal["auto", "fp32", "bf16"]
     data: PathText | None
     crops: Literal[1, 10]
     accuracy: bool

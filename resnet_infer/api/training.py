@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_infer.api.arguments import PathText, check_options, check_value, name_of, path_of
 from resnet_infer.api.options import TrainOptions
+from resnet_infer.api.wording import in_python
 from resnet_infer.errors import UsageError
 from resnet_infer.utils.extras import needs
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from resnet_infer.training.recipes import Recipe
 
 
+@in_python()
 def train(
     data: PathText,
     output: PathText,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,15 +10,17 @@ from typing import Any
 
 from resnet_infer.benchmarking.candidates import Artifact, Backend, Trial, candidates, choose, report, time_candidates
 from resnet_infer.benchmarking.latency.subjects import Subject
+from resnet_infer.benchmarking.remember import remember_trials
 from resnet_infer.converters.config import ExportConfig
 from resnet_infer.converters.export import CALIBRATION_SUFFIX, ExportResult, check_precision, export
 from resnet_infer.converters.source import read_artifact
 from resnet_infer.data.feed import open_feed
-from resnet_infer.errors import ModelError, ParityError, UsageError
+from resnet_infer.errors import ModelError, ParityError, RuntimeUnavailableError, UsageError
 from resnet_infer.models.checkpoint import Checkpoint
 from resnet_infer.models.spec import Precision
 from resnet_infer.runtimes.processes import interpreter
 from resnet_infer.runtimes.registry import open_runtime
+from resnet_infer.selection.bf16_guard import require_compute
 from resnet_infer.utils.console import note
 from resnet_infer.utils.extras import needs
 from resnet_infer.utils.files import atomic_path
@@ -35,16 +37,25 @@ def export_fastest(
     config: ExportConfig,
     batch: int,
     precisions: Collection[Precision] | None = None,
+    allowed: Collection[str] = (),
 ) -> ExportResult:
     """Write `target`, an ONNX file, in the precision that answers batches of `batch` pictures fastest on this machine.
 
     `precisions` are those to try; by default FP32, INT8 if there are calibration pictures, and FP16 if there is a GPU.
-    A table of the trials goes to stderr. The trials, the fastest runtime and its number of threads go into the
-    evidence, and the last two into the artifact's provenance. Raises `ParityError` if only one precision is tried and
-    loses too much accuracy, and `RuntimeUnavailableError` where no process can be started for timing.
+    `allowed` are lower precisions that the FP32 artifact may also be computed in, such as bf16. It is then kept as it
+    is, and a note says with which options it is that fast. A table of the trials goes to stderr, and their times go
+    into the machine profile (`selection.profile`). The trials, the fastest runtime, its number of threads and what it
+    computes in go into the evidence, and all but the trials into the artifact's provenance. Raises `ParityError` if
+    only one precision is tried and loses too much accuracy, `UsageError` for `allowed` without FP32, and
+    `RuntimeUnavailableError` where no process can be started for timing.
     """
     interpreter()  # fail before the slow exports if no process can be started
     tried = tuple(precisions or _worth_trying(config))
+    if allowed and "fp32" not in tried:
+        raise UsageError(
+            f"--allow {' '.join(allowed)} is for the FP32 artifact, which is not among the precisions to try",
+            hint="leave --allow or --precision out",
+        )
     if len(tried) == 1:
         check_precision(replace(config, precision=tried[0]))
     if tried == ("fp32",) and config.max_drop is not None:
@@ -63,7 +74,8 @@ def export_fastest(
                 rejected[name] = error.message
                 note(f"{variant.precision} is out: {error.message}")
                 continue
-            artifacts.append(Artifact(path, variant.precision, backends))
+            computes = tuple(_passing(path, allowed, rejected) if variant.precision == "fp32" else ())
+            artifacts.append(Artifact(path, variant.precision, backends, computes))
         found = candidates(artifacts)
         with progress("timing", None, "runs") as advance:
             trials = time_candidates(found, batch, advance=advance)
@@ -78,7 +90,12 @@ def export_fastest(
         chosen = exported[best.candidate.artifact]
         tuned = _tuned(best, batch)
         if best.candidate.subject.runtime != "auto":
-            note(f"it is fastest when it is run with --runtime {best.candidate.subject.runtime}")
+            # A lower precision to compute in is never taken unasked.
+            unasked = ", which auto means here from now on where there are many pictures"
+            subject = best.candidate.subject
+            note(
+                f"it is fastest when it is run with {_run_with(subject)}{unasked if subject.compute == 'auto' else ''}"
+            )
         graph = read_artifact(chosen.path)
         noted = graph.spec.with_(provenance={**graph.spec.provenance, "tuned": tuned})
         with atomic_path(target) as temporary:
@@ -91,11 +108,16 @@ def export_fastest(
             with atomic_path(kept) as temporary:
                 temporary.write_bytes(calibration.read_bytes())
             evidence["calibration"] = {**evidence["calibration"], "file": str(kept)}
+        remember_trials(target, trials, chosen.path, batch)
     return ExportResult(target, chosen.precision, evidence)
 
 
 def _gpu() -> bool:
-    return ort_session.CUDA in ort_session.available_providers()
+    if ort_session.CUDA not in ort_session.available_providers():
+        return False
+    from resnet_infer.runtimes.nvidia.obstacles import usable  # which only a build for GPUs needs
+
+    return usable("cuda")
 
 
 def _worth_trying(config: ExportConfig) -> list[Precision]:
@@ -129,6 +151,23 @@ def _variants(
     return found
 
 
+def _passing(path: Path, allowed: Collection[str], rejected: dict[str, str]) -> Iterator[str]:
+    """Yield those of `allowed` that an FP32 artifact may be computed in here, and put the others into `rejected`."""
+    for compute in allowed:
+        try:
+            require_compute(path, compute, say=False)
+            yield compute
+        except (ParityError, RuntimeUnavailableError) as error:
+            rejected[compute] = error.message
+            note(f"{compute} is out: {error.message}")
+
+
+def _run_with(subject: Subject) -> str:
+    """Return the options with which other commands run an artifact as a trial did."""
+    compute = f" --compute {subject.compute}" if subject.compute != "auto" else ""
+    return f"--runtime {subject.runtime}{compute}"
+
+
 def _difference(subject: Subject) -> str | None:
     """Return how the fastest runtime's answers differ from those of the runtime that proved the artifact.
 
@@ -138,7 +177,13 @@ def _difference(subject: Subject) -> str | None:
         return None
     with (
         open_runtime(subject.model, device=subject.device) as proven,
-        open_runtime(subject.model, runtime=subject.runtime, device=subject.device, threads=subject.threads) as other,
+        open_runtime(
+            subject.model,
+            runtime=subject.runtime,
+            device=subject.device,
+            threads=subject.threads,
+            compute=subject.compute,
+        ) as other,
     ):
         found = compare(other, proven, open_feed(None, proven.spec))
     return None if found.passed else f"it answers otherwise than {proven.name}: {'; '.join(found.failures)}"
@@ -151,6 +196,7 @@ def _tuned(best: Trial, batch: int) -> dict[str, Any]:
         "runtime": best.opened.get("runtime", subject.runtime),
         "device": subject.device,
         "threads": subject.threads,
+        "compute": subject.compute,
         "options": {name: str(value) for name, value in (subject.options or {}).items()},
         "ms": round(best.ms, 3),
     }

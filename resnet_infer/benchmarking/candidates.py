@@ -43,12 +43,14 @@ _PROVIDERS: Mapping[Backend, str] = {
 class Artifact:
     """Hold a file that may be kept, and for an ONNX graph the `backends` that it is meant for.
 
-    A graph that was quantised for a CPU is slow elsewhere.
+    A graph that was quantised for a CPU is slow elsewhere. `computes` are lower precisions than its own that may also
+    be tried on it, keys of `RuntimeInfo.computes`.
     """
 
     path: Path
     precision: Precision
     backends: tuple[Backend, ...] = get_args(Backend)
+    computes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,45 +138,52 @@ def candidates(
     return [
         Candidate(f"{artifact.precision}, {name}", artifact.precision, subject)
         for artifact in artifacts
-        for name, subject in _run_options(
-            artifact.path, artifact.backends, sorted({1, max(1, count // 2), count}), cache
-        )
+        for name, subject in _run_options(artifact, sorted({1, max(1, count // 2), count}), cache)
     ]
 
 
 def _run_options(
-    path: Path, backends: Collection[Backend], threads: Sequence[int], engine_cache: Path | None
+    artifact: Artifact, threads: Sequence[int], engine_cache: Path | None
 ) -> Iterator[tuple[str, Subject]]:
+    path = artifact.path
     default = select_runtime(path)
     if "provider" not in default.options:
         yield suffix_of(path)[1:], Subject(path)
         return
-    others = [row for row in _cpu_runtimes(suffix_of(path)) if row is not default]
-    for backend in backends:
-        if _PROVIDERS[backend] not in _providers():
+    rows = cpu_runtimes(suffix_of(path))
+    others = [(row.name, row.name, "auto") for row in rows if row is not default]
+    others += [(f"{row.name} {low}", row.name, low) for low in artifact.computes for row in rows if low in row.computes]
+    for backend in artifact.backends:
+        if not _usable(backend):
             continue
         if backend == "cpu":
             for number in threads:
                 shown = "1 thread" if number == 1 else f"{number} threads"
                 yield f"cpu, {shown}", Subject(path, device="cpu", threads=number)
-                for row in others:
-                    yield f"{row.name}, {shown}", Subject(path, runtime=row.name, device="cpu", threads=number)
+                for name, runtime, compute in others:
+                    yield f"{name}, {shown}", Subject(path, runtime, "cpu", number, compute)
         else:
             cache = {"engine_cache": engine_cache} if engine_cache and backend == "tensorrt" else {}
             yield f"onnxruntime {backend}", Subject(path, device="cuda", options={"provider": backend, **cache})
 
 
-def _providers() -> Collection[str]:
-    """Return the execution providers that the installed ONNX Runtime was built with."""
+def _usable(backend: Backend) -> bool:
+    """Return whether the installed ONNX Runtime has the backend, and for a GPU whether it can be used here."""
     if find_spec("onnxruntime") is None:
-        return ()
+        return False
     with needs("cpu", "measuring what is fastest"):
         from resnet_infer.runtimes import ort_session
 
-    return ort_session.available_providers()
+    if _PROVIDERS[backend] not in ort_session.available_providers():
+        return False
+    if backend == "cpu":
+        return True
+    from resnet_infer.runtimes.nvidia.obstacles import usable  # which only a build for GPUs needs
+
+    return usable(backend)
 
 
-def _cpu_runtimes(suffix: str) -> list[RuntimeInfo]:
+def cpu_runtimes(suffix: str) -> list[RuntimeInfo]:
     """Return the installed runtimes that open files with this suffix and compute on any number of CPU threads."""
     found = (row for row in RUNTIMES if row.offered and row.opens(suffix) and row.threads and "cpu" in row.devices)
     return [row for row in found if row.is_installed]
@@ -213,6 +222,7 @@ def choose(trials: Sequence[Trial], passed: Collection[Path]) -> Trial:
         (item for item in eligible if item is fastest or item.ratio(fastest) <= ALIKE),
         key=lambda item: (
             exact.index(item.candidate.precision),
+            item.candidate.subject.compute != "auto",
             item.candidate.subject.runtime != "auto",
             item.candidate.subject.threads or 0,
             item.ms,

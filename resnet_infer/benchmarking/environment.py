@@ -16,12 +16,6 @@ from resnet_infer.utils.cgroups import cpu_quota, memory_limit
 from resnet_infer.utils.extras import DISTRIBUTIONS, all_installed
 from resnet_infer.utils.host_memory import physical_memory
 
-FLAGS = frozenset(
-    ("avx2", "f16c", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni",
-     "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16",
-     "asimd", "asimddp", "asimdhp", "fphp", "i8mm", "bf16", "sve", "sve2", "svei8mm", "svebf16")
-)  # fmt: skip
-"""Instruction sets, as Linux names them, that decide how fast networks run."""
 VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
     "GOMP_CPU_AFFINITY",
@@ -60,7 +54,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": cpu.processor(),
-        "flags": sorted(cpu.flags() & FLAGS),
+        "flags": sorted(cpu.flags() & cpu.COMPUTE_FLAGS),
         "cores": cpu.machine_cores(),
         "usable_cores": cpu.usable_cores(),
         "cpu_quota": cpu_quota(),

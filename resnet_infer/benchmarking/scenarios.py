@@ -21,7 +21,7 @@ from resnet_infer.benchmarking.load.system import System, open_system
 from resnet_infer.errors import ResnetInferError, UsageError, did_you_mean
 from resnet_infer.utils.console import note
 
-__all__ = ["SCENARIOS", "Outcome", "Scenario", "run_scenario"]
+__all__ = ["SCENARIOS", "Outcome", "Scenario", "check_scenario", "run_scenario"]
 
 SCENARIOS: Mapping[str, str] = MappingProxyType(
     {
@@ -55,12 +55,7 @@ def run_scenario(scenario: Scenario) -> Outcome:
         outcome = run_scenario(Scenario("closed-loop", model="resnet50.v1", seconds=5, clients=4))
         print(outcome.table())
     """
-    if scenario.name not in SCENARIOS:
-        raise UsageError(
-            f"there is no scenario {scenario.name!r}" + did_you_mean(scenario.name, SCENARIOS),
-            hint=f"known are {', '.join(SCENARIOS)}",
-        )
-    _check(scenario)
+    check_scenario(scenario)
     if scenario.name in LOADGEN:
         return run_in_own_process(scenario)
     loops: Mapping[str, Callable[[Scenario, System, ImageLibrary], Outcome]] = {
@@ -72,7 +67,13 @@ def run_scenario(scenario: Scenario) -> Outcome:
         return loops[scenario.name](scenario, system, open_image_library(scenario.data, system.spec))
 
 
-def _check(scenario: Scenario) -> None:
+def check_scenario(scenario: Scenario) -> None:
+    """Raise `UsageError` for an unknown scenario, and for settings that do not go together."""
+    if scenario.name not in SCENARIOS:
+        raise UsageError(
+            f"there is no scenario {scenario.name!r}" + did_you_mean(scenario.name, SCENARIOS),
+            hint=f"known are {', '.join(SCENARIOS)}",
+        )
     loadgen = scenario.name in LOADGEN
     if scenario.name == "open-loop" and not scenario.rates:
         raise UsageError("an open loop has a rate", hint="give one with --rate; or look for it: --scenario sweep")

@@ -5,8 +5,9 @@ It is imported only when a shell asks. `resnet-infer --install-completion` sets 
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -41,6 +42,8 @@ def _values(parameter: Any) -> Callable[[str], Iterable[str]] | None:
     The values are those in the parameter's metavar, such as `auto|cpu|cuda[:N]`.
     """
     shown = str(parameter.metavar or "")
+    if parameter.param_type_name == "argument" and "MODEL]..." in shown:
+        return _models_and_data
     if parameter.name in _NAMED:
         return _NAMED[parameter.name]
     if shown == "[NAME]" or ("MODEL" in shown and not shown.endswith(".onnx")):
@@ -58,12 +61,44 @@ def _models(incomplete: str) -> list[str]:
     from resnet_infer.utils.files import suffix_of
 
     names = [*zoo.BUILT_IN, *dict.fromkeys(name for row in PUBLISHED for name in (row.arch, row.name))]
-    folder = incomplete[: incomplete.rfind("/") + 1]
+    return [*names, *(path for path in _paths(incomplete) if path[-1] == "/" or suffix_of(Path(path)) in SUFFIXES)]
+
+
+def _models_and_data(incomplete: str) -> list[str]:
+    """Return what `_models` returns, and all other files."""
+    return list(dict.fromkeys([*_models(incomplete), *_paths(incomplete)]))
+
+
+def _paths(incomplete: str) -> list[str]:
+    """Return the files and folders whose beginning is typed. A folder ends in a slash.
+
+    What a single folder holds is returned too: the shell would otherwise end the word behind its slash.
+    """
+    folder, _, begun = incomplete.rpartition("/")
+    folder += "/" * ("/" in incomplete)
     try:
-        files = sorted(path.name for path in Path(folder or ".").iterdir() if suffix_of(path) in SUFFIXES)
+        found = sorted(path for path in Path(folder or ".").iterdir() if path.name.startswith(begun))
     except OSError:
-        files = []
-    return [*names, *(folder + name for name in files)]
+        return []
+    shown = [f"{folder}{path.name}{'/' * path.is_dir()}" for path in found if begun or not path.name.startswith(".")]
+    return [*shown, *_paths(shown[0])] if len(shown) == 1 and shown[0][-1] == "/" else shown
+
+
+def join_words(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Take out the = between an option and its value, which bash makes a word of its own, from what bash hands over."""
+    words, current = environment.get("COMP_WORDS", "").split("\n"), int(environment.get("COMP_CWORD") or 0)
+    kept = [
+        word for place, word in enumerate(words[: current + 1]) if word != "=" or not words[place - 1].startswith("--")
+    ]
+    if len(kept) <= current < len(words):
+        at_value = words[current] == "="
+        environment["COMP_WORDS"], environment["COMP_CWORD"] = "\n".join(kept), str(len(kept) - (not at_value))
+
+
+def _architectures(incomplete: str) -> Iterable[str]:
+    from resnet_infer.models.families import published_names
+
+    return published_names()
 
 
 def _recipes(incomplete: str) -> Iterable[str]:
@@ -79,6 +114,7 @@ def _scenarios(incomplete: str) -> Iterable[str]:
 
 
 _NAMED: Mapping[str, Callable[[str], Iterable[str]]] = {
+    "arch": _architectures,
     "reference": _models,
     "start": _models,
     "recipe": _recipes,

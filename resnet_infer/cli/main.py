@@ -20,7 +20,7 @@ from typer.core import TyperCommand, TyperGroup
 from resnet_infer._version import __version__
 from resnet_infer.cli.signals import end_like_ctrl_c, ended_by, exit_code
 from resnet_infer.errors import ResnetInferError
-from resnet_infer.utils.console import fail, flush, on_stderr, printable, write
+from resnet_infer.utils.console import fail, flush, occupy_descriptors, on_stderr, printable, write
 from resnet_infer.utils.cpu import limit_libraries
 from resnet_infer.utils.files import REMEDIES
 
@@ -64,6 +64,16 @@ class _Command(TyperCommand):
         from resnet_infer.cli.parsing import open_ranges
 
         return open_ranges(super().get_help(ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments, and refuse those that are written as other tools take them."""
+        digits = [word[:1].isdigit() for word in args]
+        if any("=" in word for word in args) or any(map(min, digits, digits[1:])):
+            from resnet_infer.cli.slips import wrong_form
+
+            if not ctx.resilient_parsing and (message := wrong_form(self, args)):
+                ctx.fail(message)
+        return super().parse_args(ctx, args)
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the examples of the command, as they can be typed."""
@@ -215,12 +225,11 @@ _METAVARS = {"Int": "N", "Float": "X"}
 """What the value of an option is called in the help, by a part of the name of its type."""
 
 
-def _with_hyphens(name: str) -> str:
-    """Return the name of an option or a command with hyphens for underscores, which are taken too."""
-    return name.replace("_", "-")
-
-
-_SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "token_normalize_func": _with_hyphens}
+# Names of options and commands are taken with underscores for hyphens too.
+_SETTINGS: dict[str, Any] = {
+    "help_option_names": ["-h", "--help"],
+    "token_normalize_func": lambda name: name.replace("_", "-"),
+}
 app = typer.Typer(
     cls=_Commands,
     rich_markup_mode=None,
@@ -297,7 +306,11 @@ def main() -> None:
     """
     end_like_ctrl_c()
     limit_libraries()
-    _occupy_descriptors()
+    if "COMP_WORDS" in os.environ:
+        from resnet_infer.cli.completion import join_words
+
+        join_words()
+    occupy_descriptors()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     if sys.stderr is None:  # typer writes usage errors there
@@ -332,19 +345,3 @@ def _run() -> int:
             _fail_to_write(error)
         return 1
     return code
-
-
-def _occupy_descriptors() -> None:
-    """Open the null device in place of each closed standard stream.
-
-    Otherwise the next file that is opened would get the stream's descriptor, and libraries would print into that file.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            opened = os.open(os.devnull, os.O_RDWR)
-            if opened != number:
-                os.dup2(opened, number)
-                os.close(opened)
-            os.set_inheritable(number, True)

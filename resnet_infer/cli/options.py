@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from resnet_infer.cli.parsing import choice, device_name
-from resnet_infer.runtimes.registry import NAMES
+from resnet_infer.runtimes.registry import COMPUTES, NAMES
 from resnet_infer.utils.console import note
 from resnet_infer.utils.threads import MOST_THREADS
 
@@ -53,7 +53,7 @@ Runtime = Annotated[
     typer.Option(
         metavar="|".join(RUNTIME_CHOICES),
         callback=choice(*RUNTIME_CHOICES),
-        help="The library that runs the model; auto: by the suffix of its file.",
+        help="The library that runs the model; auto: by the suffix of its file, and for many images the fastest.",
     ),
 ]
 Device = Annotated[
@@ -71,6 +71,14 @@ Threads = Annotated[
         min=1,
         max=MOST_THREADS,
         help="Threads within a call of the runtime; default: all usable cores, or one if many images are classified.",
+    ),
+]
+Compute = Annotated[
+    str,
+    typer.Option(
+        metavar="|".join(COMPUTES),
+        callback=choice(*COMPUTES),
+        help="What the layers of an FP32 model compute in; auto: FP32. bf16 is faster and less exact.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

@@ -29,12 +29,18 @@ def open_ranges(text: str) -> str:
 
 
 def choice(*values: str) -> Callable[[str | None], str | None]:
-    """Return a callback that accepts one of `values`. For others it suggests a similar one, with exit code 2."""
+    """Return a callback that accepts one of `values`, in capital letters or small ones.
+
+    For others it suggests a similar one, with exit code 2.
+    """
 
     def check(value: str | None) -> str | None:
-        """Return the value, or raise `typer.BadParameter`."""
+        """Return the value as it is spelled in `values`, or raise `typer.BadParameter`."""
         if value is None or value in values:
             return value
+        for known in values:
+            if known.lower() == value.lower():
+                return known
         from difflib import get_close_matches
 
         close = get_close_matches(value, values, n=1)

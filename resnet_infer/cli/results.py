@@ -78,7 +78,7 @@ class Forms:
             if str(output) != "-" and suffix_of(output) not in self.suffixes:
                 known = ", ".join(self.suffixes)
                 raise UsageError(
-                    f"{output} ends in {output.suffix or 'nothing'}, which is no form of the result of {self.command}",
+                    f"{output} {_ending(output)} of the result of {self.command}",
                     hint=f"let it end in {known}",
                 )
             outputs.insert(0, Output(OPTION, output, f"result of {self.command}", partial(_is_ours, self)))
@@ -149,6 +149,11 @@ def _cell(text: str) -> str:
     return "<br>".join(map(printable, text.split("\n"))).replace("|", "\\|")
 
 
+def _ending(output: Path) -> str:
+    """Return what is wrong with the suffix of an output."""
+    return f"ends in {output.suffix}, which is no form" if output.suffix else "has no suffix, which chooses the form"
+
+
 def _mark(forms: Forms) -> str:
     """Return the first line of a page of Markdown, which is not shown."""
     return f"<!-- resnet-infer {forms.command} -->"
@@ -156,11 +161,11 @@ def _mark(forms: Forms) -> str:
 
 def _is_ours(forms: Forms, path: Path) -> bool:
     """Tell whether the command wrote a file, which it may then replace."""
-    from resnet_infer.models.outputs import is_html
+    from resnet_infer.reporting.html import is_page
 
     suffix = suffix_of(path)
     if suffix == ".html":
-        return is_html(path)
+        return is_page(path)
     if suffix == ".json":
         return _is_document(forms, path)
     with open(path, encoding="utf-8", errors="replace") as file:

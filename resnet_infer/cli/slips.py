@@ -9,6 +9,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ COMMANDS = {
     **dict.fromkeys(("quantize", "quantise", "convert", "compile", "optimize", "optimise", "build"), "export"),
     **dict.fromkeys(("bench", "perf", "profile", "latency", "speed", "tune", "loadtest"), "benchmark"),
     **dict.fromkeys(("info", "show", "describe", "summary"), "inspect"),
-    **dict.fromkeys(("list", "ls", "model", "zoo", "download", "pull", "fetch"), "models"),
+    **dict.fromkeys(("list", "ls", "model", "zoo"), "models"),
     **dict.fromkeys(("doctor", "check", "version", "versions", "system", "diagnose"), "env"),
     **dict.fromkeys(("server", "deploy", "api", "start", "web"), "serve"),
     **dict.fromkeys(("fit", "finetune", "fine-tune", "learn", "resume"), "train"),
@@ -36,15 +37,16 @@ COMMANDS = {
 }
 """Name that other tools have for a command, or a word for what it does -> the command here."""
 NOTES = {
-    "download": "a model is downloaded when it is first used",
-    "pull": "a model is downloaded when it is first used",
-    "fetch": "a model is downloaded when it is first used",
     "version": "the version alone is printed by resnet-infer --version",
     "clean": "resnet-infer cache clear",
     "clear": "resnet-infer cache clear",
     "purge": "resnet-infer cache clear",
 }
 """Name of `COMMANDS` -> what else is to be said about it."""
+NEEDLESS = dict.fromkeys(("download", "pull", "fetch"), "a model is downloaded when it is first used")
+"""Name that other tools have for a command -> why none is needed here."""
+SHOWN_BY = dict.fromkeys(("quantize", "quantise"), "--precision int8")
+"""Name of `COMMANDS` -> part of the example that shows what is meant; for others the first example is shown."""
 
 OPTIONS = {
     **dict.fromkeys(("--batch", "--batchsize", "--bs", "--batch-sizes"), "--batch-size"),
@@ -74,8 +76,12 @@ OPTIONS = {
     "--wd": "--weight-decay",
     "--iters": "--iterations",
     "--continue": "--resume",
+    "-V": "--version",
+    "-i": "INPUT",
 }
 """Option that other tools have -> the one here, with its value if that follows from the name."""
+LETTERS = {"-m": "--model", "-p": "--precision", "-o": "--output", "-f": "--format", "-b": "--batch-size"}
+"""Letter that is an option in several commands -> the name of the option, for commands without it."""
 ELSEWHERE = {
     "--precision": "the precision of a model is chosen when it is exported: resnet-infer export MODEL {given}",
     "--crop": "the size of the images is part of the model: train and import have --resize and --crop",
@@ -83,6 +89,11 @@ ELSEWHERE = {
     "--output": "this command has no result to write",
     "--format": "the form of the result is chosen by the suffix of --output",
     "--runtime": "export and train choose by the format and the device",
+    "--opset": "the opset of ONNX graphs is fixed",
+    **dict.fromkeys(
+        ("--conf", "--confidence", "--threshold"),
+        "every class is shown with its probability, and none is left out by a threshold",
+    ),
 }
 """Option here -> what to do in a command that has not got it. `{given}` stands for the option with its value."""
 ARGUMENTS = {
@@ -114,11 +125,14 @@ def wrong_command(name: str, known: Iterable[str], examples: Examples) -> str:
     meant = small if small in known else COMMANDS.get(small)
     if small == "help":
         return "there is no command 'help'; resnet-infer --help lists the commands"
+    if small in NEEDLESS:
+        return f"there is no command {name!r}, and none is needed: {NEEDLESS[small]}"
     if meant in known:
         said = f"there is no command {name!r}; {meant} does that"
-        return "; ".join(filter(None, (said, NOTES.get(small)))) + "".join(
-            f", e.g. {line}" for line in examples(str(meant))[:1] if small not in NOTES
-        )
+        if small in NOTES:
+            return f"{said}; {NOTES[small]}"
+        fitting = [line for line in examples(str(meant)) if SHOWN_BY.get(small, "") in line]
+        return said + "".join(f", e.g. {line}" for line in fitting[:1])
     if is_file_or_address(name):
         verb, command = ("look into", "inspect") if suffix_of(Path(name)) in SUFFIXES else ("classify", "classify")
         return f"{printable(name)} is no command; to {verb} it: resnet-infer {command} {shlex.quote(name)}"
@@ -159,16 +173,21 @@ def explain(error: Any, examples: Examples) -> None:
 
 def _instead(option: str, command: Any, examples: Examples) -> str:
     """Return what to type instead of an option that the command has not got."""
+    own = _spellings(command)
+    small = option if len(option) == 2 else option.lower().replace("_", "-")
     if hasattr(command, "list_commands"):
+        close = [OPTIONS.get(small, "")] if OPTIONS.get(small) in own else _similar(small, own)
+        if close:
+            return f"resnet-infer has no option {option}; did you mean {close[0]}?"
         return f"{option} is no option of resnet-infer itself; the options of a command follow its name"
-    small = option.lower().replace("_", "-")
-    meant = OPTIONS.get(small, small)
+    meant = OPTIONS.get(small) or LETTERS.get(small, small)
+    if meant == "--precision bf16" and "--compute" in own:
+        meant = "--compute bf16"
     name = meant.partition(" ")[0]
-    own = {spelling: item for item in command.params for spelling in (*item.opts, *item.secondary_opts)}
     start = f"{command.name} has no option {option}"
-    for name in ("--protocol", "--port") if option == "-p" else ():
-        if name in own:
-            return f"{start}; it has {name}"
+    for other in ("--protocol", "--port") if option == "-p" else ():
+        if other in own:
+            return f"{start}; it has {other}"
     if name in own and name != option:
         return f"{start}; it has {meant}"
     for item in command.params:
@@ -179,9 +198,53 @@ def _instead(option: str, command: Any, examples: Examples) -> str:
         return f"{start}; it has --arch NAME" + (" and --from MODEL" if "--from" in own else "")
     if name in ELSEWHERE:
         return f"{start}; {ELSEWHERE[name].format(given=meant)}"
-    if close := get_close_matches(small, [spelling for spelling in own if spelling.startswith("--")], n=1):
+    if close := _similar(small, own):
         return f"{start}; did you mean {close[0]}?"
     return f"{start}; resnet-infer {command.name} --help lists its options"
+
+
+def _similar(option: str, known: Iterable[str]) -> list[str]:
+    """Return the known option most like `option`, if there is one. Their hyphens do not count."""
+    names = [spelling.removeprefix("--") for spelling in known if spelling.startswith("--")]
+    return [f"--{name}" for name in get_close_matches(option.lstrip("-"), names, n=1)]
+
+
+def _spellings(command: Any) -> dict[str, Any]:
+    """Return every spelling of an option of a command, with its parameter."""
+    return {spelling: item for item in command.params for spelling in (*item.opts, *item.secondary_opts)}
+
+
+def wrong_form(command: Any, words: Sequence[str]) -> str | None:
+    """Return the message for words that are written as other tools take them, or None.
+
+    Those are NAME=VALUE in place of options, and the values of a list without commas between them.
+    """
+    own = _spellings(command)
+    for place, word in enumerate(words):
+        item = own.get(word)
+        if item is not None and ",..." in str(item.metavar):
+            values = list(takewhile(lambda text: text[:1].isdigit() and not os.path.exists(text), words[place + 1 :]))
+            if len(values) > 1:
+                return f"several values of {word} are written with commas: {word} {','.join(values)}"
+    typed, changed = list(words), False
+    for place, word in enumerate(words):
+        name, _, value = word.partition("=")
+        option = f"--{name}"
+        meant = option if option in own else OPTIONS.get(option, option).partition(" ")[0]
+        known = meant in own or meant in ARGUMENTS
+        if (
+            value
+            and known
+            and word[0] != "-"
+            and (not place or words[place - 1][0] != "-")
+            and not os.path.exists(word)
+        ):
+            letter = min(own[meant].opts, key=len) if meant in own else ""
+            typed[place] = " ".join(filter(None, (letter, shlex.quote(value))))
+            changed = True
+        else:
+            typed[place] = shlex.quote(word)
+    return f"arguments are not NAME=VALUE here: resnet-infer {command.name} {' '.join(typed)}" if changed else None
 
 
 def _shown(argument: Any) -> str:

@@ -32,7 +32,9 @@ def evaluation_rows(found: Evaluation) -> list[dict[str, Any]]:
 
 def evaluation_cells(found: Evaluation) -> tuple[list[str], list[list[str]]]:
     """Return the header and the rows of the table of errors."""
-    header = ["model", "runs on", "precision", "protocol", "top-1 error", "95%", "top-5 error", "95%"]
+    has_top5 = any(item.top5 for item in found.results)
+    header = ["model", "runs on", "precision", "protocol", "top-1 error", "95%"]
+    header += ["top-5 error", "95%"] if has_top5 else []
     columns: list[tuple[str, Callable[[Result], str]]] = [
         ("paper", lambda item: next((str(row) for source, row in item.published if source.source == PAPER), "")),
         (
@@ -51,7 +53,7 @@ def evaluation_cells(found: Evaluation) -> tuple[list[str], list[list[str]]]:
             item.precision,
             item.protocol,
             *_rate(item.top1),
-            *(_rate(item.top5) if item.top5 else ("", "")),
+            *((_rate(item.top5) if item.top5 else ("", "")) if has_top5 else ()),
             *(cell(item) for _, cell in columns),
         ]
         for item in found.results
@@ -90,7 +92,7 @@ def _recorded(item: Result) -> str:
     if item.recorded is None:
         return ""
     elsewhere = item.recorded.runtime not in (None, item.runtime.get("runtime"))
-    return f"{item.recorded.top1_error:g}" + (f" (by {item.recorded.runtime})" if elsewhere else "")
+    return f"{item.recorded.top1_error:.2f}%" + (f" (by {item.recorded.runtime})" if elsewhere else "")
 
 
 def _rate(rate: Rate) -> tuple[str, str]:

@@ -160,7 +160,7 @@ ROWS = (
     Format(
         name="tensorrt",
         suffix=".engine",
-        extra="gpu",
+        extra="tensorrt",
         precisions=_ALL,
         targets=("tensorrt",),
         options=(
@@ -234,7 +234,10 @@ def format_of(path: Path) -> Format:
         if row.suffix == suffix_of(path):
             return row
     known = " or ".join(row.suffix for row in ROWS)
-    raise UsageError(f"no format ends in {path.suffix or 'nothing'}: {path}", hint=f"an artifact ends in {known}")
+    raise UsageError(
+        f"no format ends in {path.suffix}: {path}" if path.suffix else f"{path} has no suffix",
+        hint=f"an artifact ends in {known}",
+    )
 
 
 def known_options() -> tuple[Option, ...]:

@@ -97,7 +97,8 @@ def _open_unused_pictures(spec: ModelSpec, config: ExportConfig, feed: Feed) -> 
         rest = None
     if rest and len(rest) >= LEAST_PICTURES:
         return rest
-    warn("the pictures that calibrate are those to compare on too, so the cost may be a little more than is measured")
+    which = "nearly all" if rest else "all"
+    warn(f"{which} pictures of {data} calibrate, so the same ones measure the cost, which may be a little more")
     return _labelled_if_possible(data, spec, len(feed), TRAINING, config.max_drop is not None)
 
 
@@ -108,7 +109,7 @@ def _labelled_if_possible(
     try:
         return open_feed(source, spec, count=count, prefer=prefer, exclude=exclude, labelled=True)
     except DataError as error:
-        if required:
+        if required or (exclude and error.reason == "empty"):  # then the caller takes all of them, with labels
             raise
         warn(f"compared without labels: {error.message}")
         return open_feed(source, spec, count=count, prefer=prefer, exclude=exclude)

@@ -29,6 +29,9 @@ from resnet_infer.utils.parallel import parallel_map
 
 SYNTHETIC = 128
 """Synthetic images of a feed if no count is given."""
+PHOTOGRAPHS = Path(__file__).parent / "photographs"
+"""Folder with the photographs that come with the package: sixteen squares of eight photographs. In a zip file it has to
+be unpacked first, by `package_files.present`."""
 MEMORY_LIMIT = 1 << 30
 """Bytes of crops that a feed keeps for its next pass."""
 

@@ -28,7 +28,7 @@ from resnet_infer.data.formats.strict import strict_load
 from resnet_infer.data.formats.suffixes import READABLE
 from resnet_infer.data.formats.tiff.directory import TIFF, orientation
 from resnet_infer.errors import PictureError, Reason, ResnetInferError, UnsupportedPictureError, reason_of
-from resnet_infer.utils.inputs import open_input, read_open
+from resnet_infer.utils.inputs import open_input, read_open, unresolved
 
 SUFFIXES = frozenset(READABLE)
 """Suffixes that a folder is searched for, in lower case. The content decides how a file is decoded."""
@@ -102,7 +102,8 @@ def read_image(
         why, cause, reason = str(error), error.__cause__, error.reason
     except (OSError, ValueError) as error:  # ValueError: a path that no file can have
         why, cause, reason = getattr(error, "strerror", None) or str(error), error, reason_of(error)
-        hint = DIRECTORY_HINT if isinstance(error, IsADirectoryError) else None
+        is_missing = isinstance(error, FileNotFoundError)
+        hint = unresolved(str(data)) if is_missing else DIRECTORY_HINT if isinstance(error, IsADirectoryError) else None
     line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in f"{label}: {why}")
     raise kind(line, hint=hint, source=label, reason=reason) from cause
 

@@ -125,6 +125,10 @@ def several(given: object) -> list[object]:
     Raises `UsageError` for anything else, which is a single picture or yields none.
     """
     if isinstance(given, np.ndarray) and (given.ndim == 4 or given.dtype.kind in "OU"):
+        if _channels_first(given):
+            raise UsageError(
+                f"an array of pictures is uint8 (N, height, width, 3), not {kind_of(given)}", hint=_shape_hint(given)
+            )
         return list(given)
     if given is None or isinstance(given, (int, float)):
         hint = f"give an iterable of pictures; {TAKEN}"
@@ -178,6 +182,8 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
     if array.dtype != np.uint8:
         if array.dtype.kind == "f":
             hint = "if its values are 0 to 1: (255 * array).round().astype(np.uint8); if 0 to 255: .astype(np.uint8)"
+        elif array.dtype.kind in "OU":
+            hint = "an array of paths or of other pictures is given as a list: classify(list(array))"
         elif array.dtype.kind == "b":
             hint = "black and white: 255 * array.astype(np.uint8)"
         else:
@@ -192,8 +198,15 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+def _channels_first(array: NDArray[Any]) -> bool:
+    """Return whether an array is that of several pictures, (N, 3, height, width)."""
+    return array.ndim == 4 and array.shape[1] == 3 and array.shape[3] != 3
+
+
 def _shape_hint(array: NDArray[Any]) -> str | None:
     """Return what to do with pixels of another shape, if that is clear."""
+    if _channels_first(array):
+        return "channels are last, and several pictures are no item of a list: classify(array.transpose(0, 2, 3, 1))"
     if array.ndim == 4:
         return "several pictures, (N, height, width, 3), are given by themselves and not in a list: classify(array)"
     if array.ndim == 3 and array.shape[2] == 4:

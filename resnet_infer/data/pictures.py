@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnet_infer.data.arrivals import Ready
-from resnet_infer.errors import PictureError, bare
+from resnet_infer.errors import PictureError, UsageError, bare
 
 NAME_CHARACTERS = 200
 """Most characters of a name in a `repr`."""
@@ -158,7 +158,18 @@ def pictures_of(given: Iterable[object]) -> Iterable[Picture | Unreadable]:
 
 def _numbered(given: Iterator[object]) -> Iterator[Picture | Unreadable]:
     """Return an iterator that converts every item when it is read."""
-    return map(lambda item, number: picture_of(item, f"pictures[{number}]"), given, count())
+    return map(_item, given, count())
+
+
+def _item(given: object, number: int) -> Picture | Unreadable:
+    """Return the picture with this number. The message of a `UsageError` begins with its place."""
+    name = f"pictures[{number}]"
+    try:
+        return picture_of(given, name)
+    except UsageError as error:
+        error.message = f"{name}: {error.message}"
+        error.args, error.source = (error.message,), error.source or name
+        raise
 
 
 def shortened(text: str) -> str:

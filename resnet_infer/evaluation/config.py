@@ -28,6 +28,7 @@ class EvaluationConfig:
     - `split`: name of the split; by default the first of `labelled.DEFAULT_SPLITS` that the data has.
     - `class_order`: for data whose class names say nothing to the models, see `map_classes`.
     - `runtime`, `device`, `threads`: as in `Classifier`.
+    - `compute`: as in `Classifier`. `reference` computes in the precision of its file.
     - `batch_size`: most views in one call of a runtime.
     - `workers`: threads that decode pictures; by default one for each usable core.
     - `skip_unreadable`: leave out pictures that cannot be read, or that a CSV lists and that do not exist, instead of
@@ -50,6 +51,7 @@ class EvaluationConfig:
     runtime: str = "auto"
     device: str = "auto"
     threads: int | None = None
+    compute: str = "auto"
     batch_size: int = 32
     workers: int | None = None
     skip_unreadable: bool = False

@@ -120,7 +120,7 @@ def _open_targets(
 ) -> _Targets:
     """Open the reference, the models and the service until the end of `stack`, and lay out the rows of the result."""
 
-    def opened(argument: str | None, name: str | None) -> OpenModel:
+    def opened(argument: str | None, name: str | None, compute: str) -> OpenModel:
         model = open_model(
             argument,
             dataset,
@@ -129,13 +129,16 @@ def _open_targets(
             runtime=config.runtime,
             device=config.device,
             threads=config.threads,
+            compute=compute,
         )
         stack.callback(model.close)
         return model
 
     *names, own = shown_names([*models, config.reference])
-    base = opened(config.reference, own) if config.reference is not None else None
-    others: list[OpenModel] = [opened(argument, name) for argument, name in zip(models, names, strict=True)]
+    base = opened(config.reference, own, "auto") if config.reference is not None else None
+    others: list[OpenModel] = [
+        opened(argument, name, config.compute) for argument, name in zip(models, names, strict=True)
+    ]
     if config.url is not None:
         others.append(open_service(config.url, dataset, config.class_order))
         stack.callback(others[-1].close)

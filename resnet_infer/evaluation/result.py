@@ -151,7 +151,7 @@ class Result:
     @property
     def precision(self) -> str:
         """Precision of the weights; empty for an ensemble."""
-        return "" if self.is_ensemble else self.spec.precision
+        return "" if self.is_ensemble else str(self.runtime.get("precision", self.spec.precision))
 
     def to_json(self) -> dict[str, Any]:
         """Return the row as `--json` prints it."""

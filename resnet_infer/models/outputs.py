@@ -80,13 +80,6 @@ def has_spec(path: Path) -> bool:
         return content.find(METADATA_KEY.encode()) >= 0
 
 
-def is_html(path: Path) -> bool:
-    """Tell whether a file begins like an HTML page."""
-    with open(path, "rb") as file:
-        head = file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    return head.startswith((b"<!doctype html", b"<html"))
-
-
 def _same(one: Path, other: Path) -> bool:
     """Tell whether two paths are, or would be, one file."""
     if one.exists() and other.exists():

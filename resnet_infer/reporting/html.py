@@ -7,6 +7,17 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+START = '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+"""How every page begins."""
+MARK = '<meta name="generator" content="resnet-infer">'
+"""What tells pages of this package from all others, after `START`."""
+
+
+def is_page(path: Path) -> bool:
+    """Tell whether a file begins like a page of this package, which may be replaced."""
+    with open(path, "rb") as file:
+        return file.read(len(START) + len(MARK)) == (START + MARK).encode()
+
 
 def document(title: str, body: Sequence[str], style: Path) -> str:
     """Return a whole page.
@@ -16,7 +27,7 @@ def document(title: str, body: Sequence[str], style: Path) -> str:
     folder = Path(__file__).parent
     css = "".join(_text(path) for path in (folder / "html.css", folder / "charts.css", style))
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f"{START}{MARK}"
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; style-src '
         '\'unsafe-inline\'"><meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{css}</style></head><body>\n<h1>{escape(title)}</h1>\n"

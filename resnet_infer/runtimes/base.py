@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from resnet_infer._version import __version__
 from resnet_infer.errors import ModelError, RuntimeUnavailableError, UsageError, did_you_mean
 from resnet_infer.models.spec import ModelSpec
-from resnet_infer.utils import lifetime
+from resnet_infer.utils import cpu, lifetime
 from resnet_infer.utils.heap import give_back
 
 Images = NDArray[np.uint8]
@@ -33,17 +33,17 @@ Logits = NDArray[np.float32]
 RuntimeT = TypeVar("RuntimeT", bound="Runtime")
 
 
-def parse_device(device: str) -> tuple[str, int]:
+def parse_device(device: str | int) -> tuple[str, int]:
     """Split the name of a device into its kind, `auto`, `cpu` or `cuda`, and its number, which is 0 by default.
 
-    `gpu` stands for `cuda`, a number alone for the GPU of that number, and capital letters for small ones. Raises
-    `UsageError` for any other text.
+    `gpu` stands for `cuda`, a number alone (text or `int`) for the GPU of that number, and capital letters for small
+    ones. Raises `UsageError` for anything else.
 
-    >>> parse_device("cuda:1"), parse_device("gpu"), parse_device("0")
-    (('cuda', 1), ('cuda', 0), ('cuda', 0))
+    >>> parse_device("cuda:1"), parse_device("gpu"), parse_device("0"), parse_device(0)
+    (('cuda', 1), ('cuda', 0), ('cuda', 0), ('cuda', 0))
     """
-    known = isinstance(device, str)
-    text = device.strip().lower() if known else ""
+    known = isinstance(device, (str, int)) and not isinstance(device, bool)
+    text = str(device).strip().lower() if known else ""
     match = re.fullmatch(r"(auto|cpu|cuda|gpu)|(?:(?:cuda|gpu):)?([0-9]{1,9})", text, re.ASCII)
     if match is None:
         similar = did_you_mean(text.partition(":")[0], ("auto", "cpu", "cuda")) if known else ""
@@ -63,6 +63,7 @@ class Runtime(ABC):
     - `spec`: the model's spec.
     - `device`: the device in use, `cpu` or `cuda:N`.
     - `size`: the (height, width) in pixels that the model takes, None for a side that is open.
+    - `precision`: what the network computes in, which may be lower than the precision of its file.
 
     A forked child process may use an instance that it inherits: the first call there opens the model again with the
     same arguments. It raises `RuntimeUnavailableError` for an instance on a GPU, and `ModelError` if the file has
@@ -86,8 +87,11 @@ class Runtime(ABC):
     - `as it is`: use it unchanged.
     """
 
-    def __init__(self, spec: ModelSpec, device: str, size: tuple[int | None, int | None]) -> None:
+    def __init__(
+        self, spec: ModelSpec, device: str, size: tuple[int | None, int | None], precision: str | None = None
+    ) -> None:
         self.spec, self.device, self.size = spec, device, size
+        self.precision = precision or spec.precision
         self.closed = False
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -110,9 +114,7 @@ class Runtime(ABC):
             raise UsageError(f"images are uint8 of shape (N, height, width, 3), not {images.dtype} {images.shape}")
         for have, want in zip(images.shape[1:3], self.size, strict=True):
             if want is not None and have != want:
-                wanted, given = (
-                    " x ".join(str(side or "any") for side in size) for size in (self.size, images.shape[1:3])
-                )
+                wanted, given = (" x ".join(str(n or "any") for n in size) for size in (self.size, images.shape[1:3]))
                 raise UsageError(f"{self.spec.name} takes pictures of {wanted} pixels (height x width), not {given}")
         if not len(images):
             return np.empty((0, len(self.spec.classes)), np.float32)
@@ -122,10 +124,9 @@ class Runtime(ABC):
             try:
                 logits = lifetime.on_sound_thread(run) if self.in_child == "new thread" else run()
             except Exception as error:
-                if self.device != "cpu":
-                    from resnet_infer.runtimes.nvidia.device_errors import raise_if_device_failed
+                from resnet_infer.runtimes.nvidia.device_errors import raise_if_device_failed
 
-                    raise_if_device_failed(error, f"{self.spec.name} on {self.device}")
+                raise_if_device_failed(error, self.spec.name, self.device)
                 raise
         if logits.shape != (len(images), len(self.spec.classes)) or logits.dtype != np.float32:
             raise ModelError(
@@ -153,6 +154,12 @@ class Runtime(ABC):
     def _transfer(self, images: Images) -> bool:
         """Copy `images` to the device and wait for it. Return False if there is nothing to copy."""
         return False
+
+    @classmethod
+    def hardware(cls, device: str, compute: str) -> str:
+        """Return the processor or GPU of `device`. Raises `RuntimeUnavailableError` if it does not have `compute`."""
+        own = sorted(cpu.flags() & cpu.BF16_FLAGS) if compute == "bf16" else []
+        return " ".join([cpu.processor(), *own])
 
     @classmethod
     def parts(cls, model: Path) -> tuple[Path, ...]:
@@ -242,7 +249,7 @@ class Runtime(ABC):
             raise RuntimeUnavailableError(
                 f"{self.spec.name} was opened on {self.device} before the process was forked, and a forked process "
                 "cannot use a GPU that its parent has used",
-                hint="open it in every process, after the fork; or start processes with spawn",
+                hint=f"{_AFTER_FORK}; or start processes with spawn",
                 source=self.spec.name,
             )
         if self.in_child == "opened again" and self._arguments is not None:
@@ -260,6 +267,7 @@ class Runtime(ABC):
 
 _EVERY: weakref.WeakSet[Runtime] = weakref.WeakSet()
 """All open runtimes of this process."""
+_AFTER_FORK = "open it in every process, after the fork"
 _REOPENING = threading.RLock()
 """Held while a forked child takes a runtime over. Reentrant, because opening may use other runtimes."""
 
@@ -273,9 +281,6 @@ def _inherit_all() -> None:
 
 
 lifetime.in_child(_inherit_all)
-
-
-_AFTER_FORK = "open it in every process, after the fork"
 
 
 class OpenedFile:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from resnet_infer.errors import (
     ModelError,
@@ -20,44 +21,18 @@ from resnet_infer.runtimes.base import Images, Logits, Runtime, parse_device
 from resnet_infer.runtimes.signature import Tensor, require_signature
 from resnet_infer.utils.console import warn
 from resnet_infer.utils.cpu import compute_threads
-from resnet_infer.utils.extras import install_command, needs
+from resnet_infer.utils.extras import needs
 
 with needs("cpu", "running an ONNX model"):
     from resnet_infer.runtimes import ort_session
 
+if TYPE_CHECKING:
+    from resnet_infer.runtimes.nvidia.bound import BoundSession
+
 Provider = Literal["auto", "cuda", "tensorrt"]
 """Execution provider on a GPU."""
-
-BUFFERS = 8
-"""Most batch shapes that keep buffers on the device."""
-
-
-class BoundBuffers:
-    """Keep a session's input and output in the device's memory, for batches of one shape, at fixed addresses.
-
-    Only uint8 images are copied to the device and only logits back. One call at a time. Source: "IO binding",
-    https://onnxruntime.ai/docs/performance/tune-performance/iobinding.html.
-    """
-
-    def __init__(
-        self, session: Any, images: str, logits: str, shape: tuple[int, ...], classes: int, device: tuple[str, int]
-    ) -> None:
-        self._session = session
-        self._images = ort_session.device_value(shape, np.uint8, device)
-        self._logits = ort_session.device_value((shape[0], classes), np.float32, device)
-        self._binding = session.io_binding()
-        self._binding.bind_ortvalue_input(images, self._images)
-        self._binding.bind_ortvalue_output(logits, self._logits)
-
-    def upload(self, images: Images) -> None:
-        """Copy a batch to the device."""
-        self._images.update_inplace(images)
-
-    def __call__(self, images: Images) -> Logits:
-        """Compute the logits of a batch."""
-        self.upload(images)
-        self._session.run_with_iobinding(self._binding)
-        return np.array(self._logits.numpy())
+NO_TF32 = "NVIDIA_TF32_OVERRIDE"
+"""Variable that switches TF32 off in CUDA's libraries if it is 0."""
 
 
 class OnnxRuntime(Runtime):
@@ -74,7 +49,11 @@ class OnnxRuntime(Runtime):
       support). A provider that is named is used, or opening fails.
     - `engine_cache`: folder in which the TensorRT provider keeps its engines.
     - `tf32`: let CUDA round the inputs of float32 products to TF32 (10 bits of mantissa), which is faster than FP32
-      and less exact.
+      and less exact. False asks cuDNN for plans without it; where it has none, ONNX Runtime takes one with TF32. The
+      variable NVIDIA_TF32_OVERRIDE=0, set before CUDA starts, switches it off for certain, for TensorRT too.
+
+    On a GPU, batches are padded to 1, 2, 4, 8, 16 or 32 images, or a multiple of 32, so that few shapes are planned,
+    and calls from several threads take turns.
 
     Raises `ModelError` for a file that is missing, damaged, without a spec or not fitting it; `UsageError` for options
     that are invalid together; `RuntimeUnavailableError` for a device or provider that does not start.
@@ -100,7 +79,7 @@ class OnnxRuntime(Runtime):
         label = str(model) if isinstance(model, Path) else "the model"
         if isinstance(model, Path) and not model.is_file():
             raise ModelError(f"{model} does not exist", source=model, reason="missing")
-        options = ort_session.session_options(threads=threads, optimize=optimize, spin=spin)
+        options = partial(ort_session.session_options, threads=threads, optimize=optimize, spin=spin)
         source = str(model) if isinstance(model, Path) else model
         _check(device, provider, engine_cache)
         try:
@@ -121,19 +100,20 @@ class OnnxRuntime(Runtime):
         images, logits = require_signature(spec, inputs, outputs, label)
         self._batch, height, width = images.shape[:3]
         self._input, self._output = images.name, logits.name
-        self._buffers: dict[tuple[int, ...], BoundBuffers] = {}
+        self._bound = None if device == "cpu" else self._bind(device, len(spec.classes))
         self._threads: int = self.session.get_session_options().intra_op_num_threads
         self.spin, self.optimize = spin, optimize
         # TensorRT uses TF32 by default, and ONNX Runtime has no option to switch it off.
         rounded = self.provider == "tensorrt" or (self.provider == "cuda" and tf32)
-        self.precision = "tf32" if rounded and spec.precision == "fp32" else spec.precision
-        super().__init__(spec, device, (height, width))
+        rounded = rounded and os.environ.get(NO_TF32) != "0"
+        precision = "tf32" if rounded and spec.precision == "fp32" else spec.precision
+        super().__init__(spec, device, (height, width), precision)
 
     def _run(self, images: Images) -> Logits:
         if self._batch is not None and len(images) != self._batch:
             raise UsageError(f"{self.spec.name} takes batches of {self._batch} only, not of {len(images)}")
-        if self.device != "cpu":
-            return self._bound(images.shape)(images)
+        if self._bound is not None:
+            return self._bound(images)
         try:
             logits: Logits = self.session.run([self._output], {self._input: images})[0]
         except Exception as error:  # as above
@@ -146,24 +126,22 @@ class OnnxRuntime(Runtime):
         return logits
 
     def _transfer(self, images: Images) -> bool:
-        if self.device == "cpu":
+        if self._bound is None:
             return False
-        self._bound(images.shape).upload(images)
+        self._bound.upload(images)
         return True
 
-    def _bound(self, shape: tuple[int, ...]) -> BoundBuffers:
-        """Return the buffers of a batch shape; beyond `BUFFERS` shapes, drop those of the least recently used one."""
-        buffers = self._buffers.pop(shape, None)
-        if buffers is None:
-            device = (self.device.partition(":")[0], parse_device(self.device)[1])
-            buffers = BoundBuffers(self.session, self._input, self._output, shape, len(self.spec.classes), device)
-        self._buffers[shape] = buffers
-        if len(self._buffers) > BUFFERS:
-            del self._buffers[next(iter(self._buffers))]
-        return buffers
+    def _bind(self, device: str, classes: int) -> BoundSession:
+        """Return the session with its input and output on the device."""
+        from resnet_infer.runtimes.nvidia.bound import TENSORRT_LARGEST, BoundSession
+
+        largest = TENSORRT_LARGEST if self.provider == "tensorrt" and self._batch is None else None
+        names = (self._input, self._output)
+        return BoundSession(self.session, names, classes, parse_device(device), batch=self._batch, largest=largest)
 
     def _free(self) -> None:
-        self._buffers.clear()
+        if self._bound is not None:
+            self._bound.close()
         self.session = None
 
     def describe(self) -> dict[str, Any]:
@@ -212,13 +190,18 @@ def _check(device: str, provider: str, engine_cache: Path | None) -> None:
             hint=f"a provider is one of {', '.join(get_args(Provider))}",
         )
     if kind == "cpu" and provider != "auto":
-        raise UsageError(f"the provider {provider} runs on a GPU, not on the CPU", hint="use --device cuda")
+        raise UsageError(f"the provider {provider} runs on a GPU, not on the CPU", hint="use the device cuda")
     if engine_cache is not None and provider != "tensorrt":
         raise UsageError("a cache of engines belongs to the provider tensorrt, which was not asked for")
 
 
 def _open(
-    model: str | bytes, options: Any, device: str, provider: str, engine_cache: Path | None, tf32: bool
+    model: str | bytes,
+    options: Callable[[], Any],
+    device: str,
+    provider: Provider,
+    engine_cache: Path | None,
+    tf32: bool,
 ) -> tuple[Any, str, str]:
     """Open a session. Return it, its device (`cpu`, `cuda:N`) and its provider (`cpu`, `cuda`, `tensorrt`)."""
     kind, number = parse_device(device)
@@ -228,19 +211,20 @@ def _open(
         warn("INT8 that was made for a CPU stays there; for the GPU: resnet-infer export --precision fp16, or tensorrt")
         gpu = False
     if gpu:
-        used = "tensorrt" if provider == "tensorrt" else "cuda"
-        session, reason = _open_gpu(model, options, used, number, engine_cache, tf32)
-        if session is not None:
+        from resnet_infer.runtimes.nvidia.sessions import GpuOptions, open_gpu  # which only a build for GPUs needs
+
+        _read_spec(model)
+        used: Literal["cuda", "tensorrt"] = "tensorrt" if provider == "tensorrt" else "cuda"
+        session, obstacle = open_gpu(model, options, GpuOptions(used, number, engine_cache, tf32))
+        if obstacle is None:
             return session, f"cuda:{number}", used
         if asked:
             wanted = device if provider == "auto" else f"the provider {provider}"
             raise RuntimeUnavailableError(
-                f"{wanted} was asked for, and {reason}",
-                hint=f"check the driver with nvidia-smi; CUDA comes with: {install_command('gpu')}",
-                source=wanted,
+                f"{wanted} was asked for, and {obstacle.reason}", hint=obstacle.hint, source=wanted
             )
-        warn(f"no CUDA, so the CPU is used: {reason}")
-    return ort_session.open_session(model, options), "cpu", "cpu"
+        warn(f"no CUDA, so the CPU is used: {obstacle.reason}; {obstacle.hint}")
+    return ort_session.open_session(model, options()), "cpu", "cpu"
 
 
 def _placed_for_cpu(model: str | bytes) -> bool:
@@ -258,38 +242,3 @@ def _read_spec(model: str | bytes) -> ModelSpec:
     except ModelError:
         ort_session.open_session(model, ort_session.session_options(threads=1, optimize=False))
         raise
-
-
-def _open_gpu(
-    model: str | bytes, options: Any, provider: str, number: int, engine_cache: Path | None, tf32: bool
-) -> tuple[Any, str]:
-    """Open a session on a GPU with `provider`. Return it and "", or None and the reason why it did not start."""
-    wanted, called = (ort_session.CUDA, "CUDA") if provider == "cuda" else (ort_session.TENSORRT, "TensorRT")
-    if wanted not in ort_session.available_providers():
-        return None, f"this ONNX Runtime has no {called}"
-    providers: list[Any] = [(ort_session.CUDA, {"device_id": number, "use_tf32": int(tf32)}), ort_session.CPU]
-    if provider == "tensorrt":
-        providers.insert(0, _tensorrt(model, number, engine_cache))
-    try:
-        # With fallback, ONNX Runtime would continue on the CPU and print that to stdout.
-        session = ort_session.open_session(model, options, providers=providers, fallback=False)
-    except Exception as error:  # as above
-        return None, f"ONNX Runtime could not start {called} ({first_line(error)})"
-    if session.get_providers()[0] != wanted:
-        return None, f"ONNX Runtime could not start {called}"
-    return session, ""
-
-
-def _tensorrt(model: str | bytes, number: int, engine_cache: Path | None) -> tuple[str, dict[str, Any]]:
-    """Return the TensorRT provider with its options. It must be told the precision, which it does not infer."""
-    precision = _read_spec(model).precision
-    settings: dict[str, Any] = {
-        "device_id": number,
-        "trt_fp16_enable": precision == "fp16",
-        "trt_int8_enable": precision == "int8",
-    }
-    if engine_cache is not None:
-        engine_cache.mkdir(parents=True, exist_ok=True)
-        for kind in ("engine", "timing"):
-            settings |= {f"trt_{kind}_cache_enable": True, f"trt_{kind}_cache_path": str(engine_cache)}
-    return ort_session.TENSORRT, settings

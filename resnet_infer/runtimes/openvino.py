@@ -1,4 +1,7 @@
-"""Run artifacts in ONNX or in OpenVINO's own format (IR) on a CPU, where INT8 is often faster than in ONNX Runtime."""
+"""Run artifacts in ONNX or in OpenVINO's own format (IR) on a CPU.
+
+`selection.rules` says on which processors it is faster than ONNX Runtime.
+"""
 
 from __future__ import annotations
 
@@ -117,13 +120,13 @@ class OpenVinoRuntime(Runtime):
         if parse_device(device)[0] == "cuda":
             raise RuntimeUnavailableError(
                 f"{device} was asked for, and the runtime openvino has only the CPU",
-                hint="use --runtime onnxruntime",
+                hint="use the runtime onnxruntime",
                 source=device,
             )
         if not model.is_file():
             raise ModelError(f"{model} does not exist", source=model, reason="missing")
-        if bf16 and "BF16" not in CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            raise RuntimeUnavailableError("bf16 was asked for, and this processor has none", hint="leave `bf16` out")
+        if bf16:
+            self.hardware(device, "bf16")
         streams = max(usable_cores() // threads, 1) if threads else 1
         self.threads = threads or compute_threads()
         settings = {
@@ -159,9 +162,9 @@ class OpenVinoRuntime(Runtime):
                 reason="damaged",
             ) from error
         self.computes = _computes(self._compiled, str(model), half=bf16)
-        self.precision = "bf16" if bf16 and spec.precision != "int8" else spec.precision
         self._idle: list[Any] = []
-        super().__init__(spec, "cpu", (images.shape[1], images.shape[2]))
+        precision = "bf16" if bf16 and spec.precision != "int8" else spec.precision
+        super().__init__(spec, "cpu", (images.shape[1], images.shape[2]), precision)
 
     def _run(self, images: Images) -> Logits:
         # A request serves one call at a time. Requests are created as concurrent calls need them, and kept.
@@ -182,6 +185,15 @@ class OpenVinoRuntime(Runtime):
     def _free(self) -> None:
         self._idle.clear()
         self._compiled = None
+
+    @classmethod
+    def hardware(cls, device: str, compute: str) -> str:
+        """Return the name of the processor. Raises `RuntimeUnavailableError` if it has no instructions for bf16."""
+        if compute == "bf16" and "BF16" not in CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise RuntimeUnavailableError(
+                "bf16 was asked for, and this processor has none", hint="leave --compute, or the option `bf16`, out"
+            )
+        return super().hardware(device, compute)
 
     @classmethod
     def parts(cls, model: Path) -> tuple[Path, ...]:

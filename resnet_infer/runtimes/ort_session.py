@@ -10,7 +10,10 @@ Import this module inside `extras.needs`, which explains the exceptions of a mis
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -31,6 +34,12 @@ TENSORRT = "TensorrtExecutionProvider"
 VERSION: str = onnxruntime.__version__
 FOLDER: str = os.path.dirname(onnxruntime.__file__)
 """Folder that ONNX Runtime was imported from."""
+CUDA_VERSION: str = getattr(onnxruntime, "cuda_version", None) or ""
+"""Version of CUDA that ONNX Runtime was built for, such as 13.0; empty for a build without CUDA."""
+_WARNING, _FATAL = 2, 4
+"""Severities of ONNX Runtime's log. Its default logger has the first."""
+_QUIET = threading.Lock()
+"""Held while the default logger is silent."""
 
 
 def available_providers() -> list[str]:
@@ -82,3 +91,37 @@ def open_session(model: str | bytes, options: Any, *, providers: Sequence[Any] =
 def device_value(shape: Sequence[int], dtype: type[np.generic], device: tuple[str, int]) -> Any:
     """Allocate a tensor of `shape` and `dtype` in the memory of `device`, a kind (`cuda`) and a number."""
     return onnxruntime.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, *device)
+
+
+@cache
+def preload_cuda() -> tuple[str, ...]:
+    """Load the libraries of CUDA and cuDNN that pip has installed, once in a process. Return what it says of failures.
+
+    ONNX Runtime does not look for them where pip puts them (`onnxruntime.preload_dlls`, 1.21 or newer). Those that are
+    loaded already, by torch for example, or found by the system's loader are taken as they are.
+    """
+    if not hasattr(onnxruntime, "preload_dlls"):
+        return ()
+    said: list[str] = []
+    # It prints its failures. A global of its module takes the place of the function, and no other text is caught.
+    onnxruntime.print = lambda *values, **_: said.append(" ".join(map(str, values)))
+    try:
+        onnxruntime.preload_dlls()
+    finally:
+        del onnxruntime.print
+    return tuple(said)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keep ONNX Runtime's default logger from writing to stderr while a session is opened on a GPU.
+
+    It writes raw lines about every opening, also a good one. What fails raises an exception. ONNX Runtime does not tell
+    the severity that was set; afterwards it is the default, warnings.
+    """
+    with _QUIET:
+        onnxruntime.set_default_logger_severity(_FATAL)
+        try:
+            yield
+        finally:
+            onnxruntime.set_default_logger_severity(_WARNING)

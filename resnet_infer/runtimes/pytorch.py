@@ -5,6 +5,7 @@ It needs torch. Settings that the calling program has made for torch are kept.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from resnet_infer.errors import ModelError, RuntimeUnavailableError, UsageError, did_you_mean, first_line
 from resnet_infer.models.checkpoint import Checkpoint, load_checkpoint
 from resnet_infer.runtimes.base import Images, Logits, Runtime, parse_device
+from resnet_infer.utils import cpu
 from resnet_infer.utils.cpu import usable_cores
 from resnet_infer.utils.extras import needs
 from resnet_infer.utils.lifetime import in_child
@@ -92,7 +94,7 @@ class TorchRuntime(Runtime):
         if precision == "tf32" and device == "cpu":
             raise UsageError("a CPU has no tf32", hint="use fp32, bf16 or fp16, or a GPU")
         self.threads, self._cores = threads, usable_cores()
-        self.precision, self.fused, self.channels_last, self.compiled = precision, fused, channels_last, compile
+        self.fused, self.channels_last, self.compiled = fused, channels_last, compile
         self._dtype = _DTYPES[precision]
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         self.network = _network(checkpoint, fused).to(device, self._dtype)
@@ -102,7 +104,7 @@ class TorchRuntime(Runtime):
         )
         self._forward: Any = torch.compile(self.network) if compile else self.network
         crop = spec.input.crop if spec.input.per_pixel else None
-        super().__init__(spec, device, (crop, crop))
+        super().__init__(spec, device, (crop, crop), precision)
         if compile:
             self._try()
 
@@ -142,6 +144,23 @@ class TorchRuntime(Runtime):
     def _free(self) -> None:
         # Delete every tensor here: torch acquires the interpreter again after each one that it frees.
         del self.network, self._forward, self.mean, self.std
+
+    @classmethod
+    def hardware(cls, device: str, compute: str) -> str:
+        """Return the name of the processor or GPU. Raises `RuntimeUnavailableError` if it only emulates bf16."""
+        used = _device(device)
+        if used != "cpu":
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+            found = torch.cuda.get_device_name(used)
+        else:
+            # Other systems than Linux do not say which instructions there are.
+            fast = sys.platform != "linux" or bool(cpu.flags() & cpu.BF16_FLAGS)
+            found = super().hardware(used, compute)
+        if compute == "bf16" and not fast:
+            raise RuntimeUnavailableError(
+                f"bf16 was asked for, and {found} has no instructions for it", hint="leave --compute out"
+            )
+        return found
 
     def describe(self) -> dict[str, Any]:
         """Return the base fields, `version`, `threads`, `precision`, `fused`, `channels_last` and `compiled`."""
@@ -299,7 +318,7 @@ def _device(device: str) -> str:
     if number >= count:
         raise RuntimeUnavailableError(
             f"{device} was asked for, and torch has {count or 'no'} CUDA devices here",
-            hint="use --device cpu",
+            hint="use the device cpu",
             source=device,
         )
     return f"cuda:{number}"

@@ -148,7 +148,7 @@ class Metrics:
         spec, runtime = deployment.spec, deployment.runtime
         if self._current:
             self._model.labels(*self._current).set(0)
-        self._current = (spec.name, spec.precision, runtime.name, runtime.device)
+        self._current = (spec.name, runtime.precision, runtime.name, runtime.device)
         self._model.labels(*self._current).set(1)
         self._opened.set(time.time())
         if not self._is_shared:

@@ -32,6 +32,7 @@ with needs("serve", "a service"):
 
 from resnet_infer import zoo
 from resnet_infer.runtimes.nvidia.device_errors import DeviceError
+from resnet_infer.selection.bf16_guard import require_compute
 from resnet_infer.serving.http import protocol
 from resnet_infer.serving.http.app import Api
 from resnet_infer.serving.http.context import Context
@@ -140,7 +141,9 @@ class ResNetInfer:
         """
         supervise()
         with console.on_stderr():
-            zoo.file_for(SETTINGS.model, SETTINGS.runtime)
+            path = zoo.file_for(SETTINGS.model, SETTINGS.runtime)
+            if SETTINGS.compute != "auto":
+                require_compute(path, SETTINGS.compute, runtime=SETTINGS.runtime, device=DEVICES[0])
 
     @bentoml.on_startup
     async def start(self) -> None:
@@ -174,7 +177,10 @@ class ResNetInfer:
             spec, runtime = MANAGER.current.spec, MANAGER.current.runtime
             place = address()
             where = f" at {place}" if place else ""
-            write(f"{spec.name} ({spec.precision}, {runtime.name}, {runtime.device}) is ready{where}")
+            if choice := MANAGER.current.choice:
+                for line in choice.log():
+                    write(line)
+            write(f"{spec.name} ({runtime.precision}, {runtime.name}, {runtime.device}) is ready{where}")
 
     def _hang_up(self) -> None:
         """Reload in the background (SIGHUP)."""

@@ -10,7 +10,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from resnet_infer.errors import UsageError
+from resnet_infer.errors import UsageError, did_you_mean
+from resnet_infer.runtimes.registry import COMPUTES
 from resnet_infer.utils.inputs import read_lines
 from resnet_infer.utils.threads import require_threads
 
@@ -37,7 +38,7 @@ MAX_VALUE = 1_000_000
 
 @dataclass(frozen=True)
 class Settings:
-    """Hold the settings of a service. `model`, `runtime` and `device` are those of `Classifier`.
+    """Hold the settings of a service. `model`, `runtime`, `device` and `compute` are those of `Classifier`.
 
     Raises `UsageError` for values out of range.
 
@@ -48,6 +49,7 @@ class Settings:
     model: str | None = None
     runtime: str = "auto"
     device: str = "auto"
+    compute: str = "auto"
     threads: int | None = None
     """Threads for each inference. None: on a CPU all cores for a request that is alone, and one thread for each of
     several.
@@ -80,6 +82,11 @@ class Settings:
     """Whether to write a line of JSON for every request to stderr."""
 
     def __post_init__(self) -> None:
+        if self.compute not in COMPUTES:
+            raise UsageError(
+                f"compute is {', '.join(COMPUTES[:-1])} or {COMPUTES[-1]}, not {self.compute!r:.40}"
+                + did_you_mean(self.compute, COMPUTES)
+            )
         for name in ("threads", "workers"):
             require_threads(getattr(self, name), name)
         for name in ("max_batch", "max_queue", "max_pixels", "max_pictures"):
@@ -120,8 +127,6 @@ class Settings:
             if name in known and text:
                 given[known[name].name] = _parse(name, text, str(known[name].type))
             elif name.startswith(PREFIX) and name not in known and not _is_kubernetes_variable(name, text):
-                from resnet_infer.errors import did_you_mean
-
                 raise UsageError(f"there is no setting {name}" + did_you_mean(name, known))
         return cls(**given)
 

@@ -76,7 +76,11 @@ def _takes_gpu(settings: Settings) -> bool:
             from resnet_infer.runtimes import ort_session
     except MissingExtraError:  # opening the model will raise the error
         return False
-    return ort_session.CUDA in ort_session.available_providers()
+    if ort_session.CUDA not in ort_session.available_providers():
+        return False
+    from resnet_infer.runtimes.nvidia.obstacles import usable  # which only a build for GPUs needs
+
+    return usable("cuda")
 
 
 def count_gpus() -> int:

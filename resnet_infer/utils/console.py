@@ -9,6 +9,7 @@ name cannot move the cursor, change colours, reverse the direction of text or im
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -184,3 +185,28 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _is_number(text: str) -> bool:
     """Return whether a cell is a number, possibly with a sign, thousands separators or a percent sign."""
     return text.strip().rstrip("%").replace(".", "", 1).replace(",", "").lstrip("-").isdigit()
+
+
+def size_text(count: int) -> str:
+    """Return a number of bytes in MB, or in kB for a small file.
+
+    >>> size_text(1_120_000), size_text(4_100)
+    ('1.1 MB', '4.1 kB')
+    """
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 or not count else f"{count / 1e3:.1f} kB"
+
+
+def occupy_descriptors() -> None:
+    """Open the null device in place of each closed standard stream.
+
+    Otherwise the next file that is opened would get the stream's descriptor, and libraries would print into that file.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            os.set_inheritable(number, True)

@@ -15,10 +15,18 @@ from pathlib import Path
 
 from resnet_infer.utils.cgroups import cpu_quota
 
+BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
+"""Instruction set extensions for bfloat16, by Linux's names: two of x86, two of ARM."""
 _CORES = Path("/sys/devices/system/cpu")
 """Folder of Linux with a folder for every core."""
 _FREQUENCY = _CORES / "cpu0/cpufreq"
 """Folder of Linux with the frequency settings of the first core."""
+COMPUTE_FLAGS = frozenset(
+    ("avx2", "f16c", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni",
+     "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16",
+     "asimd", "asimddp", "asimdhp", "fphp", "i8mm", "bf16", "sve", "sve2", "svei8mm", "svebf16")
+)  # fmt: skip
+"""Instruction sets, as Linux names them, that decide how fast networks run."""
 
 
 def machine_cores() -> int:

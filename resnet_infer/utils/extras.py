@@ -13,7 +13,10 @@ from resnet_infer.errors import BrokenPackageError, MissingExtraError, ResnetInf
 EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "cpu": ("onnxruntime",),
-        "gpu": ("onnxruntime", "tensorrt", "cuda"),
+        "gpu": ("onnxruntime",),
+        "gpu-cu12": ("onnxruntime",),
+        "tensorrt": ("tensorrt", "cuda"),
+        "tensorrt-cu12": ("tensorrt", "cuda"),
         "openvino": ("openvino",),
         "export": ("onnx",),
         "train": ("torch",),
@@ -22,7 +25,13 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "benchmark": ("mlperf_loadgen",),
     }
 )
-"""Modules of every extra. `cpu` and `gpu` both contain `onnxruntime` and exclude each other."""
+"""Modules of every extra.
+
+`cpu`, `gpu` (CUDA 13) and `gpu-cu12` all contain `onnxruntime` and exclude each other, as do `tensorrt` and
+`tensorrt-cu12`.
+"""
+GPU_EXTRAS = ("gpu", "gpu-cu12")
+"""Extras with the ONNX Runtime for GPUs, whose distribution is `onnxruntime-gpu`."""
 
 DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -39,7 +48,7 @@ DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "ort-nightly",
             "ort-nightly-gpu",
         ),
-        "tensorrt": ("tensorrt",),
+        "tensorrt": ("tensorrt-cu13", "tensorrt-cu12", "tensorrt"),
         "cuda": ("cuda-bindings",),
         "openvino": ("openvino",),
         "onnx": ("onnx",),
@@ -50,6 +59,8 @@ DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """Distributions that may provide a module. Two that write into the same folder break each other."""
+METAPACKAGES = ("tensorrt",)
+"""Distributions that may be without files: from TensorRT 9 on, `tensorrt` only requires that of a version of CUDA."""
 OTHERS: Mapping[str, str] = MappingProxyType(
     {
         "numpy": "numpy",
@@ -90,6 +101,12 @@ def installed(distributions: tuple[str, ...]) -> str | None:
     return next(iter(all_installed(distributions)), None)
 
 
+def writers(module: str) -> list[str]:
+    """Return name and version of each installed distribution that writes the files of a module."""
+    found = all_installed(DISTRIBUTIONS[module])
+    return [item for item in found if item.partition(" ")[0] not in METAPACKAGES] or found
+
+
 def install_command(extra: str) -> str:
     """Return the command that installs an extra.
 
@@ -100,13 +117,13 @@ def install_command(extra: str) -> str:
     if "onnxruntime" not in EXTRAS[extra]:
         return install
     wheels = _names(DISTRIBUTIONS["onnxruntime"])
-    wrong = wheels if len(wheels) > 1 or (extra == "gpu" and wheels != ["onnxruntime-gpu"]) else []
+    wrong = wheels if len(wheels) > 1 or (extra in GPU_EXTRAS and wheels != ["onnxruntime-gpu"]) else []
     return f"pip uninstall -y {' '.join(wrong)} && {install}" if wrong else install
 
 
 def conflict(module: str) -> str | None:
     """Return the problem and its solution if several distributions of one module are installed, or None."""
-    names = _names(DISTRIBUTIONS[module])
+    names = [found.partition(" ")[0] for found in writers(module)]
     if len(names) < 2:
         return None
     commands = sorted(install_command(extra) for extra, modules in EXTRAS.items() if module in modules)

@@ -50,6 +50,15 @@ def unwritable(path: Path, error: OSError, kind: type[Kind], instead: str = "cho
     return kind(f"cannot write {path}: {error.strerror or error}", hint=remedy(error, instead))
 
 
+def other_suffix(path: Path) -> str:
+    """Return the end of a message about a file that should have another suffix: `not .txt: out.txt`.
+
+    >>> other_suffix(Path("out"))
+    'and out has no suffix'
+    """
+    return f"not {path.suffix}: {path}" if path.suffix else f"and {path} has no suffix"
+
+
 def suffix_of(path: Path) -> str:
     """Return the suffix of a path with its dot, in small letters: suffixes are the same in either case.
 

@@ -99,6 +99,16 @@ def read_open(file: FileIO, path: str | Path, limit: int) -> bytes:
     raise OSError(errno.ENOMEM, f"there is not enough memory for its {max(size, found):,} bytes", str(path))
 
 
+def unresolved(path: str) -> str | None:
+    """Return the hint for a path that does not exist because something in it was not resolved."""
+    if path.startswith("~"):
+        return f"a shell resolves ~ where it is not quoted, and nothing here does: {os.path.expanduser(path)}"
+    if "*" in path:
+        folder, name = os.path.split(path)
+        return f"give the files that the pattern stands for: sorted(Path({folder or '.'!r}).glob({name!r}))"
+    return None
+
+
 def _require(mode: int, path: str | Path) -> None:
     """Raise `OSError` unless `mode` is that of a regular file."""
     if stat.S_ISDIR(mode):

@@ -113,6 +113,24 @@ ENGINES: Mapping[Precision, Tolerance] = MappingProxyType(
 the graph that it was made from.
 """
 
+RUNTIMES: Mapping[str, Tolerance] = MappingProxyType(
+    {
+        # The same graph in another program: sums in another order have an error of 1e-11 to 1e-9.
+        "fp32": Tolerance(error=1e-6, agreement=1.0),
+        # The weights are the same numbers, and both compute in float32 or with ten bits of mantissa.
+        "fp16": Tolerance(error=1e-4, agreement=1.0),
+        # Seven bits of mantissa, as in `LIMITS`.
+        "bf16": Tolerance(error=2e-3, agreement=0.9),
+        # A value on the border between two integers may be rounded either way, and each layer adds to it. Of sixteen
+        # clear answers one may be another.
+        "int8": Tolerance(error=0.01, agreement=0.9),
+    }
+)
+"""Precision that a runtime computes in -> limits against ONNX Runtime, on a few images, before it answers unasked.
+
+`error` is pooled over the images, and `agreement` counts clear answers.
+"""
+
 GATES: Mapping[Precision, Tolerance] = MappingProxyType(
     {
         # Sound FP16 has an error of 1e-6 to 1e-5.

@@ -39,8 +39,9 @@ PROVIDERS = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecution
 
 def provide(monkeypatch: pytest.MonkeyPatch, providers: list[str], openvino: bool = False) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    monkeypatch.setattr("resnet_infer.runtimes.nvidia.obstacles.obstacle", lambda provider: None)
     rows = [get_runtime("openvino")] if openvino else []
-    monkeypatch.setattr("resnet_infer.benchmarking.candidates._cpu_runtimes", lambda suffix: rows)
+    monkeypatch.setattr("resnet_infer.benchmarking.candidates.cpu_runtimes", lambda suffix: rows)
 
 
 def trial(
@@ -175,3 +176,12 @@ def test_speed_decides_unless_it_is_even() -> None:
     shown = report([full, quick], {FP32}, full).splitlines()
     assert "costs too much accuracy" in shown[1]
     assert "chosen" in shown[2]
+
+
+def test_a_gpu_that_cannot_be_used_is_no_candidate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime names the providers that it was built with, on machines without a GPU too."""
+    provide(monkeypatch, PROVIDERS)
+    everywhere = {item.subject.device for item in candidates([Artifact(tmp_path / "a.onnx", "fp32")], cores=1)}
+    monkeypatch.setattr("resnet_infer.runtimes.nvidia.obstacles.obstacle", lambda provider: "no driver")
+    here = {item.subject.device for item in candidates([Artifact(tmp_path / "a.onnx", "fp32")], cores=1)}
+    assert (everywhere, here) == ({"cpu", "cuda"}, {"cpu"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from tests.conftest import ROOT
 
 def complete(line: str, folder: Path) -> list[str]:
     """What bash is told for a line whose last word is to be completed."""
-    words = line.split(" ")
+    words = re.split(r"[ \n]", line)
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -47,6 +48,12 @@ def test_commands_are_completed(tmp_path: Path) -> None:
         ("train --recipe cifar", {"cifar10-paper", "cifar10-short"}),
         ("benchmark --scenario s", {"single-stream", "server", "sweep"}),
         ("cache v", {"verify"}),
+        ("train x --schedule ", {"step", "plateau", "one-cycle", "cosine"}),
+        ("train x --augmentation ", {"pad", "scale", "area", "none"}),
+        ("train x --mean ", {"pixel", "channel", "model"}),
+        ("train x --arch resnet10", {"resnet101"}),
+        ("import x --arch resnet15", {"resnet152"}),
+        ("export --format=o", {"onnx", "openvino"}),
         ("classify x.jpg --verb", {"--verbose"}),
     ],
 )
@@ -60,7 +67,25 @@ def test_models_are_completed_by_name_and_by_file(before: str, tmp_path: Path) -
     (tmp_path / "resnet.txt").touch()
     found = complete(f"resnet-infer {before} resn", tmp_path)
     assert {"resnet20-cifar10", "resnet50", "resnet.ONNX"} <= set(found)
-    assert "resnet.txt" not in found
+    assert ("resnet.txt" in found) == (before == "evaluate")  # which takes data too
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"), [(("o",), {"onnx", "openvino"}), ((), {"onnx", "openvino", "tensorrt"})]
+)
+def test_the_words_that_bash_makes_of_an_equals_sign_are_joined(
+    typed: tuple[str, ...], expected: set[str], tmp_path: Path
+) -> None:
+    assert set(complete("\n".join(("resnet-infer", "export", "--format", "=", *typed)), tmp_path)) == expected
+
+
+def test_files_and_folders_are_completed_beside_models(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "best.safetensors").touch()
+    (tmp_path / "run.csv").touch()
+    assert complete("resnet-infer evaluate ru", tmp_path) == ["run/", "run.csv"]
+    assert complete("resnet-infer inspect ru", tmp_path) == ["run/"]
+    assert complete("resnet-infer inspect run/", tmp_path) == ["run/best.safetensors"]
 
 
 def test_pictures_are_left_to_the_shell(tmp_path: Path) -> None:

@@ -66,7 +66,8 @@ def test_another_suffix_is_refused_with_the_list(command: str, name: str, calls:
     arguments, suffixes = calls.get(command, ((), (".json", ".html")))
     done = cli(command, *arguments, "-o", name)
     assert (done.code, done.out) == (2, "")
-    assert f"which is no form of the result of {command}" in done.err
+    why = "ends in {}, which is no form" if "." in name else "has no suffix, which chooses the form"
+    assert f"{name} {why.format(Path(name).suffix)} of the result of {command}" in done.err
     assert f"hint: let it end in {', '.join(suffixes)}" in done.err
     assert not (tmp_path / name).exists()
 

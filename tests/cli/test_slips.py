@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import typer
 
+from resnet_infer import zoo
 from resnet_infer.cli import slips
-from resnet_infer.cli.main import COMMANDS, app
+from resnet_infer.cli.main import COMMANDS, _examples, app
+from resnet_infer.models.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import PICTURES, Outcome
 
 Cli = Callable[..., Outcome]
@@ -57,7 +60,12 @@ def test_a_missing_argument_is_answered_with_an_example(cli: Cli) -> None:
 
 
 def test_a_download_is_no_command_and_needs_none(cli: Cli) -> None:
-    assert "models does that; a model is downloaded when it is first used" in cli("download", "resnet50").err
+    said = "there is no command 'download', and none is needed: a model is downloaded when it is first used"
+    assert said in cli("download", "resnet50").err
+
+
+def test_quantize_is_answered_with_an_example_of_int8(cli: Cli) -> None:
+    assert "resnet-infer export resnet50 --precision int8 --calibration-data photos/" in cli("quantize").err
 
 
 def test_every_answer_names_a_command_that_exists() -> None:
@@ -65,6 +73,21 @@ def test_every_answer_names_a_command_that_exists() -> None:
     assert not set(slips.COMMANDS) & set(COMMANDS)
     assert set(slips.NOTES) <= set(slips.COMMANDS)
     assert set(slips.EXTRA) <= set(COMMANDS)
+    assert not set(slips.NEEDLESS) & {*COMMANDS, *slips.COMMANDS}
+    for name, part in slips.SHOWN_BY.items():
+        assert any(part in line for line in _examples(slips.COMMANDS[name]))
+
+
+def test_the_letters_are_those_of_the_options() -> None:
+    group = typer.main.get_command(app)
+    found = {
+        letter: item.opts[0]
+        for name in COMMANDS
+        for item in group.get_command(None, name).params  # type: ignore[attr-defined]
+        for letter in item.opts
+        if letter in slips.LETTERS
+    }
+    assert found == slips.LETTERS
 
 
 def test_every_option_that_is_meant_exists_in_some_command() -> None:
@@ -75,6 +98,7 @@ def test_every_option_that_is_meant_exists_in_some_command() -> None:
         for item in group.get_command(None, name).params  # type: ignore[attr-defined]
         for spelling in item.opts
     }
+    known |= {spelling for item in group.params for spelling in item.opts}
     meant = {text.partition(" ")[0] for text in slips.OPTIONS.values()} - {"INPUT"}
     assert meant - known == set()
     shown = {
@@ -116,6 +140,21 @@ def test_every_option_that_is_meant_exists_in_some_command() -> None:
         (("inspect", "a", "b"), "there is an argument too many, b: inspect takes one MODEL"),
         (("--model", "x", "classify", CAT), "the options of a command follow its name"),
         (("export", "--presicion", "fp16"), "did you mean --precision?"),
+        (("export", "--opset", 13), "export has no option --opset; the opset of ONNX graphs is fixed"),
+        (("classify", CAT, "--conf", 0.5), "every class is shown with its probability"),
+        (("classify", CAT, "--conx", 0.5), "--conx; resnet-infer classify --help lists its options"),  # not --json
+        (("classify", CAT, "-p", "fp16"), "resnet-infer export MODEL --precision"),
+        (("export", "-m", "resnet50"), "the model is an argument, [MODEL], e.g. resnet-infer export resnet50"),
+        (("-V",), "did you mean --version?"),
+        (("--verion",), "did you mean --version?"),
+        (
+            ("classify", "source=a b.jpg", "model=x"),
+            "arguments are not NAME=VALUE here: resnet-infer classify 'a b.jpg' -m x",
+        ),
+        (("train", "data=x", "epochs=3"), "NAME=VALUE here: resnet-infer train x --epochs 3"),
+        (("import", "x.pth", "name=y"), "resnet-infer import x.pth --name y"),
+        (("benchmark", "x", "-b", 1, 8), "several values of -b are written with commas: -b 1,8"),
+        (("evaluate", "x", "d", "--scales", 224, 256), "--scales 224,256"),
         (("env", "--zzz"), "env has no option --zzz; resnet-infer env --help lists its options"),
     ],
 )
@@ -142,3 +181,56 @@ def test_a_model_among_the_pictures_is_answered_with_the_option(cli: Cli, model:
     assert done.code == 1
     assert f"error: {model}: this is a model, and no picture" in done.err
     assert f"hint: name it with --model {model}" in done.err
+
+
+def test_a_file_with_an_equals_sign_is_an_argument(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("model=x.jpg").write_bytes(CAT.read_bytes())
+    done = cli("classify", "model=x.jpg", "-m", "resnet20-cifar10", "-k", 1)
+    assert (done.code, "cat" in done.out) == (0, True)
+
+
+def test_a_choice_is_taken_in_capital_letters(cli: Cli) -> None:
+    plain = cli("classify", CAT, "-m", "resnet20-cifar10", "--format", "csv")
+    assert cli("classify", CAT, "-m", "resnet20-cifar10", "--format", "CSV") == plain
+
+
+def test_a_folder_is_no_model_and_the_run_in_it_is_named(cli: Cli, tmp_path: Path) -> None:
+    done = cli("inspect", tmp_path)
+    assert f"error: {tmp_path} is a folder, not a model\n  hint: a model is a file" in done.err
+    for name in ("last.safetensors", "best.safetensors"):
+        (tmp_path / name).touch()
+    done = cli("classify", CAT, "-m", tmp_path)
+    assert done.code == 1
+    assert f"is a folder, not a model\n  hint: name the file: {tmp_path / 'best.safetensors'}" in done.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("evaluate", "resnet20-cifar10"),
+        ("evaluate", "absent/"),
+        ("benchmark", "--scenario", "foo"),
+        ("benchmark", "-b", "x"),
+        ("serve", "--host", "256.0.0.1"),
+        ("export", "-o", "model.xyz"),
+    ],
+    ids=" ".join,
+)
+def test_no_note_comes_before_a_refusal(cli: Cli, arguments: tuple[str, ...]) -> None:
+    done = cli(*arguments)
+    assert done.code in (1, 2)
+    assert done.err.startswith("error: ")
+
+
+def test_a_model_of_a_newer_format_is_refused_before_its_export_is_noted(cli: Cli, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(zoo.checkpoint_file(zoo.SMALL))
+    path = tmp_path / "n99.safetensors"
+    save_checkpoint(checkpoint, path)
+    content = path.read_bytes()
+    header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+    newer = header.replace(b'\\"format\\": 1,', b'\\"format\\":99,')
+    assert newer != header
+    path.write_bytes(content.replace(header, newer))
+    done = cli("classify", CAT, "-m", path)
+    assert (done.code, "format 99" in done.err, "exporting" in done.err) == (1, True, False)

@@ -192,7 +192,7 @@ def test_a_file_that_is_opened_never_takes_the_place_of_a_closed_stream(tmp_path
         "import os, sys; import resnet_infer.cli.main as m\n"
         "m.app = lambda: os.write(1, b'printed') and None\n"
         "sys.argv[1:] = ['serve']\n"
-        "m._occupy_descriptors(); file = open('result', 'w'); m.main()"
+        "m.occupy_descriptors(); file = open('result', 'w'); m.main()"
     )
     subprocess.run(("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", code), cwd=tmp_path, check=False)
     assert (tmp_path / "result").read_text(encoding="utf-8") == ""

@@ -317,7 +317,9 @@ WRONG: list[tuple[Any, str]] = [
     (PIXELS[0, 0], r"not an array of uint8 \(3,\)"),
     (PIXELS[:0], r"not an array of uint8 \(0, 52, 3\)"),
     ([PIXELS[None]], r"not an array of uint8 \(1, 40, 52, 3\)\n.*not in a list"),
-    (np.array(["a.jpg"]), r"not an array of <U5 \(1,\)"),
+    (np.array(["a.jpg"]), r"not an array of <U5 \(1,\)\n.*classify\(list\(array\)\)"),
+    (np.array([Path("a.jpg")]), r"not an array of object \(1,\)\n.*classify\(list\(array\)\)"),
+    (PIXELS.transpose(2, 0, 1)[None], r"\(1, 3, 40, 52\)\n.*array.transpose\(0, 2, 3, 1\)"),
     ("", "path of a picture is empty"),
     ("x" * 5000, r"a text of 5,000 characters is no path\n.*base64"),
     (io.StringIO("text"), r"a StringIO reads text\n.*\"rb\""),
@@ -337,6 +339,32 @@ def test_what_is_no_picture_is_refused_by_name(wrong: Any, message: str, classif
         with pytest.raises(UsageError, match=message):
             answers.extend(classifier.stream([PNG, wrong]))
         assert len(answers) <= 1
+
+
+def test_a_wrong_item_is_named_by_its_place(classifier: Classifier) -> None:
+    three: Any = 3
+    for given in ([PNG, three], iter([PNG, three])):
+        with pytest.raises(UsageError, match=r"^pictures\[1\]: 3 is no picture") as raised:
+            list(classifier.stream(given))
+        assert raised.value.source == "pictures[1]"
+    with pytest.raises(UsageError, match=r"^pictures\[1\]: an array of one picture"):
+        classifier.classify([PNG, PIXELS[0, 0]])
+    with pytest.raises(UsageError, match=r"^3 is no picture"):
+        classifier.classify(three)
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("~/cat.jpg", f"nothing here does: {Path.home() / 'cat.jpg'}"),
+        ("photos/*.jpg", "sorted(Path('photos').glob('*.jpg'))"),
+        ("*.jpg", "sorted(Path('.').glob('*.jpg'))"),
+    ],
+)
+def test_a_path_that_was_not_resolved_says_how(path: str, hint: str, classifier: Classifier) -> None:
+    with pytest.raises(PictureError) as raised:
+        classifier.classify(path)
+    assert hint in str(raised.value.hint)
 
 
 class Upload:

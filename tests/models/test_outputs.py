@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from resnet_infer import reporting
 from resnet_infer.errors import ResnetInferError, UsageError
 from resnet_infer.evaluation.journal import MAGIC, is_journal
-from resnet_infer.models.outputs import Output, is_html, require_free, whole_file
+from resnet_infer.models.outputs import Output, require_free, whole_file
+from resnet_infer.reporting.html import document, is_page
 
 
 def page(path: Path) -> Output:
-    return Output("--report", path, "HTML page", is_html)
+    return Output("--report", path, "page of ours", is_page)
 
 
 def answers(path: Path) -> Output:
@@ -22,7 +24,7 @@ def answers(path: Path) -> Output:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "<!doctype html><html>", "\ufeff  <!DOCTYPE HTML>\n", "<html><body>"], ids=["empty", "1", "2", "3"]
+    "content", ["", document("title", [], Path(reporting.__file__).with_name("html.css"))], ids=["empty", "1"]
 )
 def test_a_page_may_be_replaced(tmp_path: Path, content: str) -> None:
     path = tmp_path / "report.html"
@@ -31,7 +33,10 @@ def test_a_page_may_be_replaced(tmp_path: Path, content: str) -> None:
     assert path.read_text(encoding="utf-8") == content
 
 
-@pytest.mark.parametrize("content", [b"path,label\n", b"\x08\x07\x12", b'{"file": "other"}\n', b"# doctype html"])
+@pytest.mark.parametrize(
+    "content",
+    [b"path,label\n", b"\x08\x07\x12", b'{"file": "other"}\n', b"# doctype html", b"<!doctype html><html><body>"],
+)
 @pytest.mark.parametrize("output", [page, answers])
 def test_another_file_is_refused_and_left_alone(
     tmp_path: Path, content: bytes, output: Callable[[Path], Output]
@@ -47,7 +52,7 @@ def test_answers_may_be_gone_on_with(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     path.write_text(f'{{"file": "{MAGIC}"}}\n')
     require_free([answers(path)], [])
-    with pytest.raises(UsageError, match="is no HTML page"):
+    with pytest.raises(UsageError, match="is no page of ours"):
         require_free([page(path)], [])
 
 

@@ -18,6 +18,7 @@ from resnet_infer.data.synthetic import natural_noise
 from resnet_infer.errors import ModelError, RuntimeUnavailableError, UsageError
 from resnet_infer.models.spec import METADATA_KEY
 from resnet_infer.runtimes.base import parse_device
+from resnet_infer.runtimes.nvidia.driver import ask_driver
 from resnet_infer.utils.cpu import compute_threads
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `cpu` or `gpu`")
@@ -226,41 +227,23 @@ def test_a_device_has_a_kind_and_a_number(number: int) -> None:
     assert [parse_device(kind) for kind in ("gpu", "GPU", "CPU")] == [("cuda", 0), ("cuda", 0), ("cpu", 0)]
 
 
-def test_bound_buffers_answer_as_a_plain_run_and_are_few(photos: Photos, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The path that a GPU takes, here with buffers in the CPU's memory."""
-    plain = OnnxRuntime(ARTIFACT, device="cpu")
-    with OnnxRuntime(ARTIFACT, device="cpu") as runtime:
-        monkeypatch.setattr(runtime, "device", "cpu:0")
-        monkeypatch.setattr("resnet_infer.runtimes.onnxruntime.parse_device", lambda device: ("cpu", 0))
-        first = runtime(photos(2, 32, seed=1))
-        kept = first.copy()
-        for count in (1, 2, *range(3, 14), 2):
-            images = photos(count, 32, seed=count)
-            assert np.array_equal(runtime(images), plain(images))
-        assert np.array_equal(first, kept)  # an answer given out is not overwritten by the next
-        assert len(runtime._buffers) <= 8
-
-
 def test_auto_goes_on_with_the_cpu_where_cuda_does_not_start_and_a_named_device_fails(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], images: NDArray[np.uint8]
 ) -> None:
     """A build of ONNX Runtime that has CUDA, on a machine that has not."""
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        pytest.skip("CUDA is here")
+    if ask_driver().error is None:
+        pytest.skip("an NVIDIA driver is here")
     built = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: built)
-    with pytest.warns(UserWarning, match="not in available provider names"):
-        runtime = OnnxRuntime(ARTIFACT, device="auto")
+    runtime = OnnxRuntime(ARTIFACT, device="auto")
     assert runtime.device == "cpu"
     assert runtime(images).shape == (13, 10)
     captured = capfd.readouterr()
     assert captured.out == ""
-    assert "the CPU is used" in captured.err
-    with (
-        pytest.warns(UserWarning, match="not in available provider names"),
-        pytest.raises(RuntimeUnavailableError, match="cuda:1 was asked for"),
-    ):
+    assert "the CPU is used: there is no NVIDIA driver here" in captured.err
+    with pytest.raises(RuntimeUnavailableError, match="cuda:1 was asked for, and there is no NVIDIA driver") as caught:
         OnnxRuntime(ARTIFACT, device="cuda:1")
+    assert "nvidia-smi must list it" in str(caught.value.hint)
 
 
 def test_closed_is_closed(images: NDArray[np.uint8]) -> None:
@@ -319,7 +302,7 @@ class Session:
         Session.asked = providers
         names = [item if isinstance(item, str) else item[0] for item in providers]
         self._own = [name for name in names if name == "CPUExecutionProvider" or name in Session.starts]
-        self._real = real_session(model, options, providers=["CPUExecutionProvider"])
+        self._real = real_session(model, providers=["CPUExecutionProvider"])
 
     def get_providers(self) -> list[str]:
         return self._own
@@ -336,6 +319,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr("resnet_infer.runtimes.nvidia.sessions.obstacle", lambda provider, number: None)
 
 
 def test_int8_made_for_a_cpu_stays_there_unless_the_gpu_is_named(
@@ -377,7 +361,6 @@ def test_tensorrt_is_allowed_the_precision_of_the_artifact(
     assert [item if isinstance(item, str) else item[0] for item in Session.asked] == [
         "TensorrtExecutionProvider",
         "CUDAExecutionProvider",
-        "CPUExecutionProvider",
     ]
     settings = settings_of("TensorrtExecutionProvider")
     assert (settings["trt_fp16_enable"], settings["trt_int8_enable"]) == (precision == "fp16", precision == "int8")
@@ -403,3 +386,11 @@ def test_fp32_on_cuda_is_fp32_unless_tf32_is_asked_for(gpu: None, monkeypatch: p
     with OnnxRuntime(ARTIFACT, device="cuda", tf32=tf32) as runtime:
         assert runtime.describe()["precision"] == ("tf32" if tf32 else "fp32")
     assert settings_of("CUDAExecutionProvider")["use_tf32"] == int(tf32)
+
+
+def test_the_variable_of_nvidia_switches_tf32_off_everywhere(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Session, "starts", ("TensorrtExecutionProvider", "CUDAExecutionProvider"))
+    for value, precision in (("1", "tf32"), ("0", "fp32")):
+        monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", value)
+        with OnnxRuntime(ARTIFACT, provider="tensorrt") as runtime:
+            assert runtime.describe()["precision"] == precision

@@ -50,7 +50,7 @@ def test_a_runtime_that_is_named_is_never_replaced(path: Path, runtime: str, suf
     with pytest.raises(ModelError, match=f"the runtime {runtime} does not open it") as caught:
         open_runtime(path, runtime=runtime)
     assert str(path) in str(caught.value)
-    assert str(caught.value.hint).endswith(suffix)
+    assert suffix in str(caught.value.hint)
 
 
 def test_a_file_of_another_kind_is_named_with_the_kinds_there_are(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_an_engine_is_opened_by_tensorrt_with_its_own_options_and_without_thread
         open_runtime(tmp_path / "model.engine", spin=False)
     with pytest.raises(ModelError, match="the runtime tensorrt does not open it") as caught:
         open_runtime(ARTIFACT, runtime="tensorrt")
-    assert str(caught.value.hint).endswith(".engine")
+    assert str(caught.value.hint).startswith("TensorRT runs .engine files only; make one: resnet-infer export")
 
 
 # The table

@@ -26,6 +26,8 @@ if not Path("/proc").is_dir():
     pytest.skip("the processes of a service are found in /proc", allow_module_level=True)
 
 from resnet_infer.classifier import Classifier  # noqa: E402
+from resnet_infer.selection.machine import Model  # noqa: E402
+from resnet_infer.selection.profile import Timing, remember  # noqa: E402
 from resnet_infer.zoo import SMALL, built_in  # noqa: E402
 from tests.conftest import PICTURES  # noqa: E402
 from tests.data.formats.test_jpeg import of_scans  # noqa: E402
@@ -64,6 +66,22 @@ def test_it_says_where_it_is_and_logs_its_requests_and_nothing_else(server: Serv
     assert ready == f"resnet20-cifar10 (fp32, onnxruntime, cpu) is ready at {server.url}"
     line = next(line for line in map(json.loads, lines) if line["id"] == "logged")
     assert (line["status"], line["path"]) == (200, "/classify")
+
+
+def test_the_log_says_which_runtime_was_chosen_and_why(tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="is chosen (the extra `openvino`)")
+    shutil.copy(built_in(SMALL, ".onnx"), tmp_path / "model.onnx")
+    cache = tmp_path / "cache"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RESNET_INFER_CACHE", str(cache))
+        times = [Timing("onnxruntime", 1, 2, 2.0), Timing("openvino", 1, 2, 1.0)]
+        assert remember(Model(tmp_path / "model.onnx"), 8, times, source="a test")
+    with serving(tmp_path, "model.onnx", RESNET_INFER_CACHE=str(cache)) as running:
+        lines = running.log.read_text().splitlines()
+    assert lines[0].startswith("openvino answers for model.onnx from now on; it was measured to be 2.00 times as fast")
+    (why,) = (line for line in lines if line.startswith("openvino answers: "))
+    assert why.startswith("openvino answers: it was measured to be 2.00 times as fast as onnxruntime here (batch 8")
+    assert lines[-1] == f"resnet20-cifar10 (fp32, openvino, cpu) is ready at {running.url}"
 
 
 def test_health_the_page_and_errors_are_ours(server: Server) -> None:

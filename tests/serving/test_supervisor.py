@@ -77,6 +77,7 @@ def test_each_gpu_has_a_process_if_the_runtime_takes_it(
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `cpu` or `gpu`")
     providers = ["CUDAExecutionProvider"] if cuda else ["CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    monkeypatch.setattr("resnet_infer.runtimes.nvidia.obstacles.obstacle", lambda provider: None)
     monkeypatch.setattr(supervisor, "count_gpus", lambda: 2)
     settings = Settings(model=model, runtime=runtime)
     assert supervisor.devices(settings) == (["cuda:0", "cuda:1"] if found else ["auto"])
@@ -89,6 +90,15 @@ def test_each_gpu_has_a_process_if_the_runtime_takes_it(
 def test_gpus_are_counted_as_cuda_does(visible: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert supervisor.count_gpus() == count
+
+
+def test_a_build_for_cuda_whose_libraries_are_missing_takes_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs on the CPU, in one process, rather than in one for each GPU that none can open."""
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `cpu` or `gpu`")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(supervisor, "count_gpus", lambda: 2)
+    monkeypatch.setattr("resnet_infer.runtimes.nvidia.driver.LIBRARY", "libcuda-of-nobody.so.1")
+    assert supervisor.devices(Settings(model="model.onnx")) == ["auto"]
 
 
 COMMAND = """

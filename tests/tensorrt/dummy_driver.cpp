@@ -42,6 +42,7 @@ Result cuGraphInstantiateWithFlags(void **executable, void *, unsigned long long
 Result cuGraphLaunch(void *, void *) { return 0; }
 Result cuGraphExecDestroy(void *) { return 0; }
 Result cuGraphDestroy(void *) { return 0; }
+Result cuTensorMapEncodeTiled() { return unsupported(); } // ONNX Runtime's library for CUDA does not load without it
 
 // cuda-bindings ask for each function by its plain name and the version of CUDA that they were made for.
 static Result find(const char *name, void **function) {

@@ -14,7 +14,7 @@ import pytest
 
 from resnet_infer.errors import BrokenPackageError, MissingExtraError, ModelError
 from resnet_infer.utils import extras
-from resnet_infer.utils.extras import DISTRIBUTIONS, EXTRAS, conflict, install_command, needs
+from resnet_infer.utils.extras import DISTRIBUTIONS, EXTRAS, conflict, install_command, needs, writers
 
 FAULTS = {
     "undefined symbol": "raise ImportError('/x/libcore.so: undefined symbol: _ZN3c105Error')",
@@ -123,13 +123,28 @@ def test_two_distributions_of_one_module_are_uninstalled_together(
     monkeypatch.setattr(sys, "path", [str(planted)])
     metadata(planted, "onnxruntime")
     assert conflict("onnxruntime") is None
-    assert install_command("gpu") == 'pip uninstall -y onnxruntime && pip install "resnet-infer[gpu]"'
+    for extra in ("gpu", "gpu-cu12"):
+        assert install_command(extra) == f'pip uninstall -y onnxruntime && pip install "resnet-infer[{extra}]"'
     assert install_command("cpu") == 'pip install "resnet-infer[cpu]"'
     metadata(planted, second)
-    for extra in ("cpu", "gpu"):
+    for extra in ("cpu", "gpu", "gpu-cu12"):
         assert install_command(extra) == f'pip uninstall -y onnxruntime {second} && pip install "resnet-infer[{extra}]"'
         assert install_command(extra) in str(conflict("onnxruntime"))
     assert install_command("export") == 'pip install "resnet-infer[export]"'
+
+
+def test_a_package_that_only_requires_another_is_no_second_one(planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(planted)])
+    metadata(planted, "tensorrt", "tensorrt-cu13")
+    assert (writers("tensorrt"), conflict("tensorrt")) == (["tensorrt-cu13 1.2.3"], None)
+    metadata(planted, "tensorrt-cu12")
+    assert "tensorrt-cu13 and tensorrt-cu12 write into the same folder" in str(conflict("tensorrt"))
+
+
+def test_tensorrt_of_one_package_is_that_package(planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(planted)])
+    metadata(planted, "tensorrt")
+    assert writers("tensorrt") == ["tensorrt 1.2.3"]
 
 
 def wheel(folder: Path, name: str, *, files: dict[str, str], requires: dict[str, str] | None = None) -> None:
@@ -151,14 +166,15 @@ def wheel(folder: Path, name: str, *, files: dict[str, str], requires: dict[str,
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="commands of a POSIX shell")
-@pytest.mark.parametrize("extra", ["cpu", "gpu"])
+@pytest.mark.parametrize("extra", ["cpu", "gpu", "gpu-cu12"])
 def test_following_the_hint_leaves_a_package_that_works(extra: str, tmp_path: Path) -> None:
     """pip itself, in an environment of its own, with small wheels that share a folder as ONNX Runtime's do."""
     shelf = tmp_path / "shelf"
     shelf.mkdir()
     for name in ("onnxruntime", "onnxruntime-gpu"):
         wheel(shelf, name, files={"onnxruntime/__init__.py": f"__version__ = '1.20.0'\nwheel = {name!r}\n"})
-    wheel(shelf, "resnet-infer", files={}, requires={"cpu": "onnxruntime", "gpu": "onnxruntime-gpu"})
+    needed = {"cpu": "onnxruntime", "gpu": "onnxruntime-gpu", "gpu-cu12": "onnxruntime-gpu"}
+    wheel(shelf, "resnet-infer", files={}, requires=needed)
     venv.create(tmp_path / "env", with_pip=True)
     python = tmp_path / "env" / "bin" / "python"
     settings = {
@@ -187,7 +203,7 @@ def test_following_the_hint_leaves_a_package_that_works(extra: str, tmp_path: Pa
         command = install_command(extra)
         shell(command)
         assert conflict("onnxruntime") is None
-    assert imported() == {"cpu": "onnxruntime", "gpu": "onnxruntime-gpu"}[extra]
+    assert imported() == needed[extra]
     # Uninstalling one of two by hand leaves nothing, and a plain installation does not bring it back.
     shell("pip install onnxruntime onnxruntime-gpu && pip uninstall -y onnxruntime && pip install onnxruntime-gpu")
     assert imported() == "nothing"

@@ -166,16 +166,16 @@ class Watched(Runtime):
     name: ClassVar[str] = "watched"
 
     def __init__(self, runtime: Runtime, precision: str | None = None) -> None:
-        super().__init__(runtime.spec, runtime.device, runtime.size)
+        super().__init__(runtime.spec, runtime.device, runtime.size, precision)
         self.runtime, self.seen = runtime, list[Images]()
-        self.precision = precision
+        self.described = {"precision": precision} if precision else {}
 
     def _run(self, images: Images) -> Logits:
         self.seen.append(images)
         return self.runtime(images)
 
     def describe(self) -> dict[str, Any]:
-        return {**super().describe(), **({"precision": self.precision} if self.precision else {})}
+        return {**super().describe(), **self.described}
 
 
 @pytest.fixture

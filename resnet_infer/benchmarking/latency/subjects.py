@@ -21,6 +21,7 @@ from resnet_infer.data.synthetic import natural_noise
 from resnet_infer.errors import DataError, UsageError
 from resnet_infer.runtimes.base import parse_device
 from resnet_infer.runtimes.registry import split_runtime
+from resnet_infer.utils.console import note
 from resnet_infer.utils.threads import require_threads
 
 PHOTOS = 32
@@ -37,13 +38,14 @@ QUALITY = 90
 class Subject:
     """Hold an artifact and how it is to be run.
 
-    `model` is its path; `runtime`, `device`, `threads` and `options` are arguments of `open_runtime`.
+    `model` is its path; `runtime`, `device`, `threads`, `compute` and `options` are arguments of `open_runtime`.
     """
 
     model: Path
     runtime: str = "auto"
     device: str = "auto"
     threads: int | None = None
+    compute: str = "auto"
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -80,13 +82,16 @@ def entries(
     runtime: str = "auto",
     device: str = "auto",
     threads: Sequence[int | None] = (None,),
+    compute: str = "auto",
+    as_default: bool = False,
 ) -> list[Entry]:
     """Return an entry for every model, number of threads and batch size, in this order; None is the default model.
 
     A prefix `RUNTIME:MODEL` takes precedence over `runtime`. Files are named by their file names, with as many parent
     folders as tell them apart. A model that is named twice gets a number from the second time on. Checkpoints and
-    published weights are exported first, once. Raises `UsageError` for numbers or a device that cannot be, and
-    `ModelError` for a model that does not exist.
+    published weights are exported first, once. The runtime `auto` is the one that a service would take on this machine
+    (`selection`); with `as_default`, or where `compute` is named, it is the first for the file. Raises `UsageError` for
+    numbers or a device that cannot be, `ModelError` for a model that does not exist, and what `require_compute` raises.
 
         entries(["resnet50.v1", "openvino:model.onnx"], [1, 8], device="cpu")
     """
@@ -105,15 +110,30 @@ def entries(
     for argument, shown in zip(arguments, shown_names(arguments), strict=True):
         named, model = split_runtime(argument)
         chosen = named or runtime
-        path = zoo.file_for(model, chosen)
+        path = zoo.file_for(model, chosen).resolve()
+        if compute != "auto":
+            from resnet_infer.selection.bf16_guard import require_compute
+
+            require_compute(path, compute, runtime=chosen, device=device)
         name = shown or argument
         seen[name] += 1
         if seen[name] > 1:
             name += f" #{seen[name]}"
+        select = chosen == compute == "auto" and not as_default
+        taken = {batch: _selected(path, batch, device) if select else chosen for batch in batches}
         for count in threads:
-            subject = Subject(path.resolve(), chosen, device, count)
-            found += [Entry(name, subject, batch) for batch in batches]
+            found += [Entry(name, Subject(path, taken[batch], device, count, compute), batch) for batch in batches]
     return found
+
+
+def _selected(path: Path, batch: int, device: str) -> str:
+    """Return the runtime that `auto` stands for: another one by its name, the default as `auto`."""
+    from resnet_infer.selection.select import Work, choose
+
+    choice = choose(path, Work("service", batch=batch, device=device))
+    if choice.missing:
+        note(choice.missing)
+    return "auto" if choice.is_default else choice.runtime
 
 
 def _require_batch(number: int) -> None:

@@ -155,12 +155,17 @@ def open_bench(start: StartRequest) -> tuple[Bench, dict[str, Any]]:
     (`resident_before`, `device`), and seconds (`open`, `answer`, and from the start of the process `first_answer`).
     """
     subject = start.subject
-    runtime_class(subject.model, subject.runtime)  # the library is loaded before the model is
+    runtime_class(subject.model, subject.runtime, subject.compute)  # the library is loaded before the model is
     before = peak_resident()
     used = device_in_use(subject.device if parse_device(subject.device)[0] == "cuda" else "cuda")
     begin = time.perf_counter()
     runtime = open_runtime(
-        subject.model, runtime=subject.runtime, device=subject.device, threads=subject.threads, **subject.options
+        subject.model,
+        runtime=subject.runtime,
+        device=subject.device,
+        threads=subject.threads,
+        compute=subject.compute,
+        **subject.options,
     )
     opened = time.perf_counter()
     bench = Bench(Classifier(runtime), start)

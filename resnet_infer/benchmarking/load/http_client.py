@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from resnet_infer.connections import parts_of
 from resnet_infer.errors import UsageError
 
 KEEP_ALIVE = 3.0
@@ -130,10 +131,10 @@ class HttpClient:
     """
 
     def __init__(self, url: str, *, timeout: float = 30.0, connections: int = MOST_CONNECTIONS) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        parts = parts_of(url)
+        if "://" not in url:
             raise UsageError(f"{url} is no URL of a service", hint="it looks like http://127.0.0.1:3000")
-        self._host, self._port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+        self._host, self._port = str(parts.hostname), parts.port or (443 if parts.scheme == "https" else 80)
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
         self._timeout, self._limit = timeout, connections
         self.connected: set[_Connection] = set()

@@ -90,7 +90,7 @@ def _ms(nanoseconds: int | None) -> float | None:
 
 def module() -> Any:
     """Import LoadGen. Raises `MissingExtraError`."""
-    with needs("benchmark", "MLPerf's scenarios"):
+    with needs("benchmark", "a scenario of MLPerf"):
         import mlperf_loadgen
     return mlperf_loadgen
 

@@ -15,12 +15,12 @@ from resnet_infer.utils.console import pairs, table
 class Scenario:
     """Hold a scenario of `scenarios.SCENARIOS`, and what it is run on.
 
-    `model`, `runtime`, `device` and `threads` are as in `Classifier`; with `url` the load goes to a service instead.
-    `data` is a data set or a folder of pictures, None for synthetic ones. `crops` is 1 or 10. `accuracy` is LoadGen's
-    accuracy mode, and `official` its official settings instead of shortened ones. `seconds` is the length of a run.
-    `rates` are queries per second: an open loop for each, or the first for LoadGen's server. `clients` is the number of
-    queries in progress of a closed loop. `bound_ms` is the 99th percentile that is allowed. `output` is the folder for
-    LoadGen's logs.
+    `model`, `runtime`, `device`, `threads` and `compute` are as in `Classifier`; with `url` the load goes to a service
+    instead. `data` is a data set or a folder of pictures, None for synthetic ones. `crops` is 1 or 10. `accuracy` is
+    LoadGen's accuracy mode, and `official` its official settings instead of shortened ones. `seconds` is the length of
+    a run. `rates` are queries per second: an open loop for each, or the first for LoadGen's server. `clients` is the
+    number of queries in progress of a closed loop. `bound_ms` is the 99th percentile that is allowed. `output` is the
+    folder for LoadGen's logs.
 
         Scenario("open-loop", model="resnet50.v1", rates=(50.0, 100.0), bound_ms=50.0)
     """
@@ -31,6 +31,7 @@ class Scenario:
     runtime: str = "auto"
     device: str = "auto"
     threads: int | None = None
+    compute: str = "auto"
     data: Path | None = None
     crops: int = 1
     accuracy: bool = False

@@ -12,15 +12,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+from resnet_infer import zoo
 from resnet_infer.benchmarking.load.http_client import HttpClient, post
 from resnet_infer.benchmarking.load.scenario import Scenario
 from resnet_infer.classifier import Picture
 from resnet_infer.client import KEY_VARIABLE, Client
 from resnet_infer.errors import PictureError, ResnetInferError, UsageError
 from resnet_infer.models.spec import ModelSpec
+from resnet_infer.selection.bf16_guard import require_compute
 from resnet_infer.serving.inference.deployment import ClassifyItem, ClassifyResult, Deployment
 from resnet_infer.serving.inference.jobs import Done, RefusedError
 from resnet_infer.serving.settings import Settings
+from resnet_infer.utils.console import note
 
 TIMEOUT = 30.0
 """Seconds that a service has for a response; `resnet-infer serve` takes no longer by default."""
@@ -77,11 +80,18 @@ class InProcess:
         runtime: str = "auto",
         device: str = "auto",
         threads: int | None = None,
+        compute: str = "auto",
         crops: int = 1,
     ) -> None:
         self._crops = _crops(crops)
-        settings = Settings(model=model, runtime=runtime, device=device, threads=threads, max_queue=sys.maxsize)
+        if compute != "auto":
+            require_compute(zoo.load_for(model, runtime), compute, runtime=runtime, device=device)
+        settings = Settings(
+            model=model, runtime=runtime, device=device, threads=threads, compute=compute, max_queue=sys.maxsize
+        )
         self._deployment = Deployment(settings)
+        if (choice := self._deployment.choice) and choice.missing:
+            note(choice.missing)
         self._waiting: set[Future[Done[Any]]] = set()
 
     @property
@@ -123,12 +133,12 @@ class InProcess:
 
     def describe(self) -> dict[str, Any]:
         """Return the name, the model, and what the runtime says of itself."""
-        runtime = self._deployment.runtime.describe()
-        name = f"{self.spec.name} {self.spec.precision}, in process, {runtime['runtime']} on {runtime['device']}"
+        runtime, precision = self._deployment.runtime.describe(), self._deployment.runtime.precision
+        name = f"{self.spec.name} {precision}, in process, {runtime['runtime']} on {runtime['device']}"
         return {
             "name": name,
             "model": self.spec.name,
-            "precision": self.spec.precision,
+            "precision": precision,
             "crops": self._crops,
             "runtime": runtime,
         }
@@ -170,12 +180,13 @@ class Service:
     def describe(self) -> dict[str, Any]:
         """Return the name, the URL, the model, and what the service says of its runtime."""
         runtime = self._model["runtime"]
-        name = f"{self.spec.name} {self.spec.precision}, {self.url}, {runtime['runtime']} on {runtime['device']}"
+        precision = runtime.get("precision", self.spec.precision)
+        name = f"{self.spec.name} {precision}, {self.url}, {runtime['runtime']} on {runtime['device']}"
         return {
             "name": name,
             "url": self.url,
             "model": self.spec.name,
-            "precision": self.spec.precision,
+            "precision": precision,
             "crops": self._crops,
             "runtime": runtime,
         }
@@ -211,10 +222,14 @@ def open_system(scenario: Scenario) -> System:
             runtime=scenario.runtime,
             device=scenario.device,
             threads=scenario.threads,
+            compute=scenario.compute,
             crops=scenario.crops,
         )
-    if scenario.model is not None or (scenario.runtime, scenario.device, scenario.threads) != ("auto", "auto", None):
-        raise UsageError("a service has its own model, runtime, device and threads", hint="leave them out with --url")
+    own = scenario.runtime, scenario.device, scenario.threads, scenario.compute
+    if scenario.model is not None or own != ("auto", "auto", None, "auto"):
+        raise UsageError(
+            "a service has its own model, runtime, device, threads and compute", hint="leave them out with --url"
+        )
     return Service(scenario.url, crops=scenario.crops)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resnet_infer.cli.options import Device, Json, Runtime, introduce_default, output_option
+from resnet_infer.cli.options import Compute, Device, Json, Runtime, introduce_default, output_option
 from resnet_infer.cli.parsing import MOST, bounded_numbers, choice, number
 from resnet_infer.cli.results import Forms, Found
 from resnet_infer.utils.console import note
@@ -41,6 +41,7 @@ def benchmark(
     ] = "1",
     runtime: Runtime = "auto",
     device: Device = "auto",
+    compute: Compute = "auto",
     threads: Annotated[
         str | None,
         typer.Option(metavar="N,N,...", help="Threads within a call of the runtime; default: all usable cores."),
@@ -57,12 +58,20 @@ def benchmark(
             min=0.001,
             max=MOST,
             callback=number,
-            help="Seconds that a stage is measured for in a turn; default: 0.2. With --scenario: length of the run, or "
-            "least length of each run of a sweep; default: 5.",
+            help="How long each stage (decoding, resizing, inference) is measured in a turn, in seconds; default: 0.2. "
+            "With --scenario: length of the run, or least length of each run of a sweep; default: 5.",
         ),
     ] = None,
     null: Annotated[
         bool, typer.Option("--null", help="Also measure a runtime that computes nothing: the cost of measuring.")
+    ] = False,
+    remember: Annotated[
+        bool,
+        typer.Option(
+            "--remember",
+            help="Measure every installed runtime on the CPU, and write the times into the machine profile, by which "
+            "auto chooses. Default of --threads: 1.",
+        ),
     ] = False,
     as_json: Json = False,
     output: Annotated[Path | None, output_option(FORMS.suffixes)] = None,
@@ -125,6 +134,7 @@ def benchmark(
     if (include or errors) and not page:
         raise UsageError("--errors and --include are for the page", hint="add --report FILE.html")
     own = {"--batch-size": batch_size != "1", "--rounds": rounds, "--photos": photos, "--null": null}
+    own["--remember"] = remember
     load: dict[str, Any] = {
         "--url": url,
         "--data": data,
@@ -142,46 +152,51 @@ def benchmark(
             f"{', '.join(wrong)} {'does not go' if len(wrong) == 1 else 'do not go'} "
             f"{'with' if scenario else 'without'} --scenario"
         )
+    if remember and compute not in ("auto", "fp32"):
+        raise UsageError(f"--remember is for what --runtime auto chooses from, which never computes in {compute}")
     named_models = [split_runtime(model)[1] for model in models or ()]
     _require_free(output, report, logs, [*(include or ()), errors, photos, data, *named_models])
-    if not url:
-        introduce_default(models[0] if models else None, "resnet-infer benchmark")
     failed: list[str] = []
     if scenario:
         if len(models or ()) > 1:
             raise UsageError("a scenario is run on one model")
         from resnet_infer.benchmarking.environment import environment
-        from resnet_infer.benchmarking.scenarios import Scenario, run_scenario
+        from resnet_infer.benchmarking.scenarios import Scenario, check_scenario, run_scenario
 
         counts = bounded_numbers("--threads", threads, int, MOST_THREADS) or (None,)
         if len(counts) > 1:
             raise UsageError("a scenario is run with one number of threads")
         named, model = split_runtime(models[0] if models else None)
+        asked = Scenario(
+            name=scenario,
+            model=model,
+            url=url,
+            runtime=named or runtime,
+            device=device,
+            threads=counts[0],
+            compute=compute,
+            data=data,
+            accuracy=accuracy,
+            official=official,
+            seconds=seconds,
+            rates=bounded_numbers("--rate", rate, float, MOST_RATE),
+            crops=int(crops or 1),
+            clients=clients,
+            bound_ms=bound,
+            output=logs,
+        )
+        check_scenario(asked)
+        if not url:
+            introduce_default(model, "resnet-infer benchmark")
         machine = environment()
         problems = _warn(machine)
-        outcome = run_scenario(
-            Scenario(
-                name=scenario,
-                model=model,
-                url=url,
-                runtime=named or runtime,
-                device=device,
-                threads=counts[0],
-                data=data,
-                accuracy=accuracy,
-                official=official,
-                seconds=seconds,
-                rates=bounded_numbers("--rate", rate, float, MOST_RATE),
-                crops=int(crops or 1),
-                clients=clients,
-                bound_ms=bound,
-                output=logs,
-            )
-        )
+        outcome = run_scenario(asked)
         found = {**outcome.to_json(), "warnings": problems, "environment": machine}
         shown, failed = outcome.table(), [scenario] if outcome.valid is False else []
     else:
-        measured = _measure(models, batch_size, runtime, device, threads, photos, rounds, seconds, null)
+        measured = _measure(
+            models, batch_size, runtime, device, threads, compute, photos, rounds, seconds, null, remember
+        )
         from resnet_infer.benchmarking.latency.measured import tables
 
         found = measured.to_json()
@@ -209,16 +224,19 @@ def _measure(
     runtime: str,
     device: str,
     threads: str | None,
+    compute: str,
     photos: Path | None,
     rounds: int | None,
     seconds: float | None,
     null: bool,
+    remember: bool,
 ) -> Benchmark:
     """Measure the models side by side, and note times that did not become stable."""
     from resnet_infer.benchmarking.environment import environment
     from resnet_infer.benchmarking.latency.measured import Benchmark
     from resnet_infer.benchmarking.latency.paired_run import Settings, measure
     from resnet_infer.benchmarking.latency.subjects import entries, photographs, synthetic
+    from resnet_infer.benchmarking.remember import remember_measured, spread_out
     from resnet_infer.runtimes.registry import split_runtime
     from resnet_infer.utils.progress import progress
 
@@ -229,8 +247,13 @@ def _measure(
         batches,
         runtime=runtime,
         device=device,
-        threads=bounded_numbers("--threads", threads, int, MOST_THREADS) or (None,),
+        threads=bounded_numbers("--threads", threads, int, MOST_THREADS) or (1 if remember else None,),
+        compute=compute,
+        as_default=remember,
     )
+    introduce_default(arguments[0], "resnet-infer benchmark")
+    if remember:
+        rows = spread_out(rows)
     if null:
         from resnet_infer import zoo
 
@@ -250,14 +273,17 @@ def _measure(
                 f"{item.entry.name}, batch {item.entry.batch}: the times of its calls did not become stable"
             )
             note(f"warning: {problems[-1]}")
+    if remember:
+        remember_measured(measured)
     return Benchmark(measured, pictures, settings.rounds, settings.seconds, machine, problems)
 
 
 def _require_free(output: Path | None, report: Path | None, logs: Path | None, inputs: list[Path | str | None]) -> None:
     """Raise `UsageError` or `ResnetInferError`, before anything is measured, if an output cannot be written."""
-    from resnet_infer.models.outputs import Output, is_html
+    from resnet_infer.models.outputs import Output
+    from resnet_infer.reporting.html import is_page
 
-    outputs = [Output("--report", report, "page", is_html)] if report else []
+    outputs = [Output("--report", report, "page of ours", is_page)] if report else []
     outputs += [Output("--logs", logs / "mlperf_log_summary.txt", "log")] if logs else []
     FORMS.require_free(output, inputs, outputs)
 

@@ -10,7 +10,7 @@ import typer
 from resnet_infer.cli.options import Json, output_option
 from resnet_infer.cli.parsing import choice
 from resnet_infer.cli.results import Forms, Found
-from resnet_infer.utils.console import note, table
+from resnet_infer.utils.console import note, size_text, table
 
 EXAMPLES = ("cache", "cache verify")
 """Command lines that the help ends with."""
@@ -40,7 +40,7 @@ def cache(
     forms.require_free(output)
     if action == "clear":
         freed = kept.clear()
-        forms.give(Found({"freed": freed}, f"freed {freed / 1e6:.1f} MB in {cache_folder()}"), output, as_json)
+        forms.give(Found({"freed": freed}, f"freed {size_text(freed)} in {cache_folder()}"), output, as_json)
         return
     files = list(kept.listed())
     states = [kept.state(item.path) for item in files] if action == "verify" else [None] * len(files)
@@ -59,7 +59,7 @@ def cache(
     )
     forms.give(found, output, as_json)
     if files and not as_json:
-        note(f"{sum(item.bytes for item in files) / 1e6:.1f} MB in {cache_folder()}")
+        note(f"{size_text(sum(item.bytes for item in files))} in {cache_folder()}")
     elif not as_json:
         note(f"the cache is empty: {cache_folder()}")
     if "damaged" in states:

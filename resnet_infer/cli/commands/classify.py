@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TextIO, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO, cast
 
 import typer
 
 from resnet_infer.cli.answers import COLUMNS, WRITERS
 from resnet_infer.cli.inputs import pictures
-from resnet_infer.cli.options import Device, Json, Model, Runtime, Threads, introduce_default, output_option
+from resnet_infer.cli.options import Compute, Device, Json, Model, Runtime, Threads, introduce_default, output_option
 from resnet_infer.cli.parsing import MOST, choice
 from resnet_infer.errors import AnswerError, ResnetInferError, UsageError
 from resnet_infer.utils.console import bar, fail, flush, is_terminal, note
@@ -32,6 +32,8 @@ SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv
 """Suffix of the output file -> format."""
 BATCH = 32
 """Default of `--batch-size`, in crops."""
+AHEAD = 1000
+"""Most images that are counted to choose the runtime. So many are worth the start of any."""
 _JSON_HEAD = re.compile(r'\{"format": \d{1,9}, "answers": \[')
 """First line of the format json."""
 
@@ -63,6 +65,7 @@ def classify(
         ),
     ] = None,
     threads: Threads = None,
+    compute: Compute = "auto",
     format: Annotated[
         str | None,
         typer.Option(
@@ -89,9 +92,10 @@ def classify(
     ] = None,
 ) -> None:
     """Classify the images of files, folders, globs or stdin, by a model or a service."""
-    if url and (model, runtime, device, batch_size, threads) != (None, "auto", "auto", None, None):
+    if url and (model, runtime, device, batch_size, threads, compute) != (None, "auto", "auto", None, None, "auto"):
         raise UsageError(
-            "the service at --url has its own model, runtime, device, batches and threads", hint="leave these out"
+            "the service at --url has its own model, runtime, device, batches, threads and compute",
+            hint="leave these out",
         )
     if not all(inputs):
         raise UsageError("an empty name is no picture", hint="the current folder is .")
@@ -126,7 +130,9 @@ def classify(
                 from resnet_infer.classifier import Classifier
 
                 introduce_default(model, "-m")
-                answering = Classifier(model, runtime=runtime, device=device, threads=threads, throughput=many)
+                expected = requested.expected() if many else None
+                options: dict[str, Any] = {"runtime": runtime, "device": device, "threads": threads, "compute": compute}
+                answering = Classifier(model, throughput=many, expected=expected, **options)
                 stack.enter_context(answering)
                 stream = answering.stream(
                     requested, crops=views, top_k=top_k, batch_size=max(batch_size or BATCH, views)
@@ -174,8 +180,11 @@ def _form(format: str | None, output: Path | None) -> str:
     """Return the format of the result, from `--format` or the suffix of its file. Raises `UsageError` for another."""
     by_name = SUFFIXES.get(output.suffix.lower()) if output else None
     if output and not (format or by_name or output.is_fifo() or output.is_char_device()):
+        ending = (
+            f"ends in {output.suffix}, which is no form" if output.suffix else "has no suffix, which chooses the form"
+        )
         raise UsageError(
-            f"{output} ends in {output.suffix or 'nothing'}, which is no form of the result",
+            f"{output} {ending} of the result",
             hint=f"let it end in {', '.join(SUFFIXES)}, or name the form with --format",
         )
     if format and by_name and format != by_name:
@@ -271,6 +280,11 @@ class _Requested:
         """Tell whether there is more than one image. Reads two."""
         self._ahead = list(islice(self._read(), 2))
         return len(self._ahead) > 1
+
+    def expected(self) -> int | None:
+        """Return the number of images, None if there are more than `AHEAD`. Reads so many."""
+        self._ahead += islice(self._read(), AHEAD + 1 - len(self._ahead))
+        return len(self._ahead) if len(self._ahead) <= AHEAD else None
 
     def any(self) -> bool:
         """Tell whether there is an image. Call `several` before."""

@@ -134,8 +134,12 @@ def compare(
     parting = _layers(graphs, pictures, precision) if graphs else None
     result = {"model": infos[0], "reference": infos[1], "precision": precision, **verdict.to_json()}
     result["data"] = {"source": feed.source, "name": feed.name, "seed": seed}
-    names = ("{name} ({precision}, {runtime} on {device})".format(**info) for info in infos)
-    rows = [*zip(("model", "reference"), names, strict=True), *_rows(verdict.measured, feed)]
+    shown = [str(info["name"]) for info in infos]
+    if shown[0] == shown[1]:  # then their paths tell them apart
+        shown = [f"{name}, {argument}" for name, argument in zip(shown, (model, reference), strict=True)]
+    form = "{} ({precision}, {runtime} on {device})"
+    told = (form.format(label, **info) for label, info in zip(shown, infos, strict=True))
+    rows = [*zip(("model", "reference"), told, strict=True), *_rows(verdict.measured, feed)]
     parts = [pairs(rows)]
     if parting:
         result["layers"] = parting.to_json()

@@ -12,16 +12,18 @@ import typer
 
 from resnet_infer._version import __version__
 from resnet_infer.cli.doctor import facts
+from resnet_infer.cli.doctor.nvidia import fits_not, nvidia
 from resnet_infer.cli.doctor.probe import Event, needs_gpu, packages, probe, runtime_of
 from resnet_infer.cli.doctor.problems import problems
 from resnet_infer.cli.options import Json, output_option
 from resnet_infer.cli.results import Forms, Found, two_columns
 from resnet_infer.runtimes.registry import SUFFIXES
 from resnet_infer.runtimes.tensorrt.versions import compatible_majors, version_numbers
+from resnet_infer.selection.rules import missing_for
 from resnet_infer.utils.cgroups import cpu_quota, memory_limit
-from resnet_infer.utils.console import pairs
-from resnet_infer.utils.cpu import affinity_cores, compute_threads, machine_cores, processor, usable_cores
-from resnet_infer.utils.extras import DISTRIBUTIONS, EXTRAS, all_installed, install_command
+from resnet_infer.utils.console import pairs, size_text
+from resnet_infer.utils.cpu import affinity_cores, compute_threads, flags, machine_cores, processor, usable_cores
+from resnet_infer.utils.extras import DISTRIBUTIONS, EXTRAS, install_command, writers
 from resnet_infer.utils.host_memory import free_memory, physical_memory
 
 FORMS = Forms("env", (".json", ".md"), (("resnet-infer", "python"),))
@@ -40,9 +42,12 @@ def env(as_json: Json = False, output: Annotated[Path | None, output_option(FORM
     """
     if output is not None:
         FORMS.require_free(output)
-    installed = {module: ", ".join(all_installed(names)) or None for module, names in DISTRIBUTIONS.items()}
+    installed = {module: ", ".join(writers(module)) or None for module in DISTRIBUTIONS}
     missing: dict[str, list[str]] = {}
+    driver = nvidia()
     for extra, modules in EXTRAS.items():
+        if fits_not(extra, driver["fits"]):
+            continue
         if lacking := [module for module in modules if not installed[module]]:
             missing[install_command(extra)] = lacking
     gpus = facts.gpus()
@@ -76,10 +81,22 @@ def env(as_json: Json = False, output: Annotated[Path | None, output_option(FORM
         "imports": {module: found[0] for module, found in events.items()},
         "onnxruntime": _onnxruntime(events),
         "gpus": gpus,
+        "nvidia": driver,
         "runtimes": runtimes,
         "devices": sorted({row["device"] for row in runtimes if row.get("answers")}),
         "engines": _engines(installed["tensorrt"]),
         "missing": missing,
+        "faster": [
+            {
+                "runtime": rule.runtime,
+                "precisions": list(rule.precisions),
+                "uses": list(rule.uses),
+                "ratio": rule.ratio,
+                "measured": rule.measured,
+                "install": rule.install,
+            }
+            for rule in missing_for(flags())
+        ],
     }
     report = facts.without_home({**report, "problems": problems(report)})
     rows = _rows(report)
@@ -100,12 +117,21 @@ def _rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     if found := report["onnxruntime"]:
         rows.append(("imported", f"onnxruntime {found['version']} from {found['folder']}"))
     rows.append(("GPUs", "; ".join(", ".join(gpu.values()) for gpu in report["gpus"]) or "nvidia-smi lists none"))
+    rows += _nvidia(report["nvidia"])
     rows += [(f"{row['runtime']} on {row['device']}", _answer(row)) for row in report["runtimes"]]
     rows.append(("devices", ", ".join(report["devices"]) or "none: no runtime can be used"))
     if engines := report["engines"]:
         majors = " and ".join(map(str, engines["version_compatible"]))
         rows.append(("engines", f"of TensorRT {engines['tensorrt']}; version-compatible ones of {majors}, if no newer"))
     rows += [(f"for {', '.join(modules)}", command) for command, modules in report["missing"].items()]
+    rows += [
+        (
+            f"faster: {row['runtime']}",
+            f"{' and '.join(row['precisions']).upper()} models, many pictures or a service: "
+            f"{row['measured']}\nto install it: {row['install']}",
+        )
+        for row in report["faster"]
+    ]
     return rows + [("problem", f"{one['message']}\nremedy: {one['remedy']}") for one in report["problems"]]
 
 
@@ -129,6 +155,24 @@ def _answer(row: dict[str, Any]) -> str:
     if row.get("answers"):
         return f"opened the built-in model and answered rightly in {row['seconds']:.2f} s"
     return f"not tried: {row['skipped']}" if row.get("skipped") else f"not usable: {row['error']}"
+
+
+def _nvidia(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the rows about NVIDIA's driver, CUDA's libraries and the versions that fit, where there is any of it."""
+    missing = [name for name, error in found["libraries"].items() if error]
+    rows = []
+    if found["cuda"] or found["driver"]:
+        gpus = ", ".join(found["gpus"]) or "no GPU"
+        state = found["error"] or f"CUDA up to {found['cuda']}, {gpus}"
+        rows.append(("NVIDIA driver", f"{found['driver'] or 'of unknown version'}: {state}"))
+    if found["libraries"]:
+        names = f"missing: {', '.join(missing)}" if missing else f"found: {', '.join(found['libraries'])}"
+        rows.append(("CUDA libraries", names))
+    if fits := found["fits"]:
+        inside = f"{fits['onnxruntime']} (with TensorRT inside: {fits['provider_tensorrt']})"
+        others = [fits[key] for key in ("engine_tensorrt", "cuda_bindings", "torch")]
+        rows.append(("fits the driver", ", ".join([inside, *others])))
+    return rows
 
 
 def _onnxruntime(events: dict[str, list[Event]]) -> dict[str, Any] | None:
@@ -167,7 +211,7 @@ def _cache(cache: dict[str, Any]) -> str:
         return "no place"
     rights = "can be written" if cache["writable"] else "cannot be written"
     damaged = f", of which {len(cache['damaged'])} damaged" if cache["damaged"] else ""
-    content = f"{cache['files']} files, {cache['bytes'] / 1e6:.1f} MB{damaged}" if cache["exists"] else "empty"
+    content = f"{cache['files']} files, {size_text(cache['bytes'])}{damaged}" if cache["exists"] else "empty"
     return f"{cache['folder']}: {content}; {rights}"
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resnet_infer.cli.options import Device, Json, Runtime, Threads, introduce_default, output_option
+from resnet_infer.cli.options import Compute, Device, Json, Runtime, Threads, introduce_default, output_option
 from resnet_infer.cli.parsing import MOST, choice, number, numbers
 from resnet_infer.cli.parsing import class_order as parse_order
 from resnet_infer.cli.results import Forms, Found
@@ -57,7 +57,7 @@ def evaluate(
             "--protocol",
             metavar="|".join(NAMES),
             help="Crops of an image that are averaged; may be repeated. Default: "
-            f"{DEFAULTS['whole']} if the model takes the whole image, else {DEFAULTS['centre']}.",
+            f"{DEFAULTS['whole']} for models that take the whole image, else {DEFAULTS['centre']}.",
         ),
     ] = None,
     scales: Annotated[
@@ -71,7 +71,7 @@ def evaluate(
         bool, typer.Option("--ensemble", help="Also evaluate the mean of all models' probabilities.")
     ] = False,
     reference: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Compare the models with this one, by McNemar's test.")
+        str | None, typer.Option(metavar="MODEL", help="Compare the models with this one (McNemar's test).")
     ] = None,
     max_drop: Annotated[
         float | None,
@@ -107,6 +107,7 @@ def evaluate(
         ),
     ] = None,
     threads: Threads = None,
+    compute: Compute = "auto",
     on_error: Annotated[
         str,
         typer.Option(
@@ -141,8 +142,6 @@ def evaluate(
 
     *models, data = arguments
     _require_free(output, report, answers, [*models, data, reference, class_order])
-    if not url:
-        introduce_default(models[0] if models else None, "resnet-infer evaluate")
     # As in `classify`: decoding threads need the interpreter only briefly.
     sys.setswitchinterval(0.0005)
     try:
@@ -152,6 +151,8 @@ def evaluate(
                 """Show a progress bar from the first unanswered image on."""
                 from resnet_infer.utils.progress import progress
 
+                if not url:  # after all refusals
+                    introduce_default(models[0] if models else None, "resnet-infer evaluate")
                 if done:
                     note(f"{done:,} of {len(dataset.samples):,} pictures are answered in {answers}")
                 return stack.enter_context(progress("evaluating", len(dataset.samples), "pictures", done=done))
@@ -171,6 +172,7 @@ def evaluate(
                     runtime=runtime,
                     device=device,
                     threads=threads,
+                    compute=compute,
                     batch_size=batch_size,
                     workers=workers,
                     skip_unreadable=on_error == "skip",
@@ -232,10 +234,11 @@ def _require_free(output: Path | None, report: Path | None, answers: Path | None
     """Raise `UsageError` or `ResnetInferError`, before anything is evaluated, if an output cannot be written."""
     from resnet_infer.evaluation import journal
     from resnet_infer.evaluation import report as page
-    from resnet_infer.models.outputs import Output, is_html
+    from resnet_infer.models.outputs import Output
+    from resnet_infer.reporting.html import is_page
     from resnet_infer.runtimes.registry import split_runtime
 
-    outputs = [Output(page.OPTION, report, "HTML page", is_html)] if report else []
+    outputs = [Output(page.OPTION, report, "page of ours", is_page)] if report else []
     if answers:
         outputs.append(Output(journal.OPTION, answers, "file of answers", journal.is_journal))
     read = [split_runtime(argument)[1] for argument in inputs if argument]

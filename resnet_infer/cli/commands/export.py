@@ -25,8 +25,8 @@ from resnet_infer.converters.formats import (
 )
 from resnet_infer.models.format_version import document
 from resnet_infer.utils import strict_json
-from resnet_infer.utils.console import note, show
-from resnet_infer.utils.files import suffix_of
+from resnet_infer.utils.console import note, show, size_text
+from resnet_infer.utils.files import other_suffix, suffix_of
 
 EXAMPLES = ("export resnet50", "export resnet50 --precision int8 --calibration-data photos/")
 """Command lines that the help ends with."""
@@ -73,6 +73,14 @@ def export(
             metavar="|".join((*known_targets(), AUTO)),
             callback=choice(*known_targets(), AUTO),
             help="Hardware that INT8 is quantized for. auto: measure candidates on this machine, keep the fastest.",
+        ),
+    ] = None,
+    allow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="bf16",
+            callback=choice("bf16"),
+            help="For --target auto: also measure FP32 computed in bf16, which `--compute bf16` then runs.",
         ),
     ] = None,
     calibration_data: Annotated[
@@ -140,6 +148,11 @@ def export(
     from resnet_infer import zoo
     from resnet_infer.errors import ModelError, UsageError
 
+    if allow and target != AUTO:
+        raise UsageError(
+            f"--allow {allow} is for --target auto",
+            hint="an FP32 artifact is computed in bf16 with the option --compute bf16 of classify and serve",
+        )
     chosen = get_format(format) if format else format_of(output) if output else ROWS[0]
     given = {name: value for name, value in options.items() if value not in (None, False)}
     opt_batch = given.pop("opt_batch", None) if target == AUTO else None
@@ -149,9 +162,7 @@ def export(
     if target not in chosen.targets and not (target == AUTO and chosen is ROWS[0]):
         raise UsageError(f"--format {chosen.name} is for the target {', '.join(chosen.targets)}, not {target}")
     if output and suffix_of(output) != chosen.suffix:
-        raise UsageError(
-            f"a file of the format {chosen.name} ends in {chosen.suffix}, not {output.suffix or 'nothing'}: {output}"
-        )
+        raise UsageError(f"a file of the format {chosen.name} ends in {chosen.suffix}, {other_suffix(output)}")
     if output:  # checked before a model is loaded or downloaded
         chosen.require_free(output, [model, calibration_data, check_data], "-o")
     from resnet_infer.converters.config import ExportConfig, Pictures
@@ -172,7 +183,6 @@ def export(
     )
     if tried or target != AUTO:
         check(chosen, config)
-    introduce_default(model, "resnet-infer export")
     source = zoo.source(model)
     if isinstance(source, Path) and (chosen.suffix, precision) == (suffix_of(source), "fp32") and target != AUTO:
         raise ModelError(
@@ -183,16 +193,18 @@ def export(
     name = stem + ("" if precision == "fp32" else f".{precision}") + chosen.suffix
     path = output or Path(f"{stem}.auto{chosen.suffix}" if target == AUTO else name)
     chosen.require_free(path, [model, calibration_data, check_data], "-o")
+    introduce_default(model, "resnet-infer export")
     if target == AUTO:
         from resnet_infer.benchmarking.autotune import export_fastest
 
-        made = export_fastest(source, path, config, opt_batch or 8, tried)  # type: ignore[arg-type]
+        allowed = (allow,) if allow else ()
+        made = export_fastest(source, path, config, opt_batch or 8, tried, allowed)  # type: ignore[arg-type]
     else:
         made = export(source, path, config)
     if as_json:
         print(strict_json.dumps(document({"file_format": chosen.name, **made.to_json()})))
     else:
-        show(f"{' and '.join(map(str, made.files))}  {made.size / 1e6:.1f} MB")
+        show(f"{' and '.join(map(str, made.files))}  {size_text(made.size)}")
 
 
 def _with_options(function: Callable[..., None]) -> None:

@@ -12,8 +12,8 @@ from resnet_infer.cli.parsing import channel_values, choice, is_channel_values
 from resnet_infer.models.format_version import document
 from resnet_infer.models.spec_fields import MAX_CLASSES, MAX_SIDE
 from resnet_infer.utils import strict_json
-from resnet_infer.utils.console import note, show
-from resnet_infer.utils.files import suffix_of
+from resnet_infer.utils.console import note, show, size_text
+from resnet_infer.utils.files import other_suffix, suffix_of
 
 if TYPE_CHECKING:
     from resnet_infer.converters.importers.input_options import InputOptions
@@ -182,7 +182,7 @@ def import_(
     if as_json:
         print(strict_json.dumps(document({"model": str(target), "bytes": size, **result}), ensure_ascii=False))
     else:
-        show(f"{target}  {size / 1e6:.1f} MB")
+        show(f"{target}  {size_text(size)}")
 
 
 def _import_graph(
@@ -222,7 +222,7 @@ def _target(output: Path | None, name: str, suffix: str, source: Path) -> Path:
 
     target = output or Path(f"{name}{suffix}")
     if suffix_of(target) != suffix:
-        raise UsageError(f"the result ends in {suffix}, not {target.suffix or 'nothing'}: {target}")
+        raise UsageError(f"the result ends in {suffix}, {other_suffix(target)}")
     require_free([Output("-o", target, "model of ours", has_spec)], [source])
     return target
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from resnet_infer.cli.options import Json, ModelArgument, output_option
 from resnet_infer.cli.results import Forms, Found, two_columns
-from resnet_infer.utils.console import pairs
+from resnet_infer.utils.console import pairs, size_text
 
 if TYPE_CHECKING:
     from resnet_infer.models.spec import InputSpec, ModelSpec
@@ -34,7 +34,7 @@ def inspect(
     details = read_details(path)
     size = sum(part.stat().st_size for part in model_parts(path))
     about = {"file": str(path), "bytes": size, "spec": json.loads(spec.dumps())}
-    rows = [("file", str(path)), ("size", f"{size / 1e6:.1f} MB"), *spec_rows(spec)]
+    rows = [("file", str(path)), ("size", size_text(size)), *spec_rows(spec)]
     if details:
         about[details.key] = details.values
         rows += details.rows
@@ -75,7 +75,7 @@ def spec_rows(spec: ModelSpec) -> list[tuple[str, str]]:
         by = f", by {item.runtime}" if item.runtime else ""
         on = f"{item.dataset}, {item.pictures:,} pictures, {item.protocol}{by}"
         rows.append(("error", f"top-1 {item.top1_error:g}% ({low:.2f}-{high:.2f}){top5} on {on}"))
-    rows += [(key.replace("_", " "), _value(value)) for key, value in spec.provenance.items()]
+    rows += [(key.replace("_", " "), text) for key, value in spec.provenance.items() if (text := _value(value))]
     return rows
 
 
@@ -90,10 +90,18 @@ def _geometry(spec: InputSpec) -> str:
 
 
 def _value(value: object) -> str:
-    """Format a JSON value of the provenance as text."""
+    """Format a JSON value of the provenance as text, which is empty for None and for what holds nothing."""
+    if value is None:
+        return ""
     if isinstance(value, dict):
-        return "\n".join(f"{key.replace('_', ' ')}: {_value(item)}" for key, item in value.items())
+        parts = [(key.replace("_", " "), _value(item)) for key, item in value.items()]
+        return "\n".join(f"{key}: {_indented(text)}" for key, text in parts if text)
     if isinstance(value, (list, tuple)):
-        items = [str(item) for item in value]
+        items = [_value(item).replace("\n", ", ") for item in value]
         return ("\n" if any(", " in item for item in items) else ", ").join(items)
     return str(value)
+
+
+def _indented(text: str) -> str:
+    """Return lines that belong to a key, below it if there are several."""
+    return "".join(f"\n  {line}" for line in text.split("\n")) if "\n" in text else text

@@ -15,7 +15,7 @@ import typer
 from resnet_infer.cli.options import Json, output_option
 from resnet_infer.cli.results import Forms, Found, two_columns
 from resnet_infer.errors import UnwritableError
-from resnet_infer.utils.console import pairs, table
+from resnet_infer.utils.console import pairs, size_text, table
 
 if TYPE_CHECKING:
     from resnet_infer.models.spec import ModelSpec
@@ -93,7 +93,7 @@ def _one(name: str) -> Found:
     also = [("also called", ", ".join(entry.also_called))] if entry.also_called else []
     first, *others = spec_rows(spec.with_(name=entry.name))
     files = list(entry.files.items())
-    rows = [first, *also, ("kind", entry.kind), ("size", f"{entry.bytes / 1e6:.1f} MB"), *others, *files]
+    rows = [first, *also, ("kind", entry.kind), ("size", size_text(entry.bytes)), *others, *files]
     known_of_it = asdict(entry)
     return Found(
         {**known_of_it, "spec": json.loads(spec.dumps())},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import ipaddress
 import os
@@ -15,7 +16,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from resnet_infer.cli.options import Device, ModelArgument, Runtime, introduce_default
+from resnet_infer.cli.options import Compute, Device, ModelArgument, Runtime, introduce_default
 from resnet_infer.cli.parsing import MOST
 from resnet_infer.errors import ResnetInferError, UsageError
 from resnet_infer.serving.settings import Settings, load_keys, variable
@@ -49,6 +50,7 @@ def serve(
     ] = 3000,
     runtime: Runtime = "auto",
     device: Device = "auto",
+    compute: Compute = "auto",
     threads: Annotated[
         int | None,
         typer.Option(
@@ -72,9 +74,9 @@ def serve(
     max_queue: Annotated[
         int, typer.Option(min=1, max=MOST, help="Crops that may wait; further requests are answered with 503.")
     ] = 256,
-    timeout: Annotated[float, typer.Option(help="Longest time of a request in seconds.")] = 30.0,
-    max_body_mb: Annotated[float, typer.Option(help="Largest body of a request in MB.")] = 32.0,
-    max_memory_mb: Annotated[float, typer.Option(help="Memory for requests and images at a time in MB.")] = 512.0,
+    timeout: Annotated[float, typer.Option(help="Longest time of a request in seconds, more than 0.")] = 30.0,
+    max_body_mb: Annotated[float, typer.Option(help="Largest body of a request in MB, more than 0.")] = 32.0,
+    max_memory_mb: Annotated[float, typer.Option(help="Memory for requests and images in MB, more than 0.")] = 512.0,
     max_pixels: Annotated[int, typer.Option(min=1, max=MOST, help="Pixels of the largest image.")] = 50_000_000,
     max_pictures: Annotated[int, typer.Option(min=1, max=MOST, help="Images in a request at most.")] = 64,
     api_key_file: Annotated[
@@ -106,6 +108,7 @@ def serve(
         model=model,
         runtime=runtime,
         device=device,
+        compute=compute,
         threads=threads,
         workers=workers,
         max_batch=max_batch,
@@ -123,9 +126,9 @@ def serve(
     parse_device(device)
     interpreter()  # raises where BentoML could not start its processes
     keys = load_keys(settings)
-    introduce_default(model, "resnet-infer serve")
     zoo.load_for(model, runtime)  # fails before BentoML starts
     address, port = _bind(host, port)
+    introduce_default(model, "resnet-infer serve")
     if not keys and not ipaddress.ip_address(address).is_loopback:
         note(f"whoever reaches {host} may use this service; to change that, set RESNET_INFER_API_KEY")
     # BentoML keeps its files in a folder that two services must not share.
@@ -161,6 +164,17 @@ def _bind(host: str, port: int) -> tuple[str, int]:
             probe.bind((address, port))
         except OSError as error:
             raise ResnetInferError(
-                f"cannot listen on {host}, port {port}: {error.strerror}", hint="give another port with --port"
+                f"cannot listen on {host}, port {port}: {error.strerror}",
+                hint=_remedy(host, error),
             ) from error
         return str(address), int(probe.getsockname()[1])
+
+
+def _remedy(host: str, error: OSError) -> str | None:
+    """Return what to do about an address that cannot be bound, if that is clear."""
+    if error.errno == errno.EADDRNOTAVAIL:
+        everywhere = "::" if ":" in host else "0.0.0.0"
+        return f"{host} is no address of this machine; --host {everywhere} is all of them"
+    if error.errno in (errno.EADDRINUSE, errno.EACCES):
+        return "give another port with --port"
+    return None

@@ -66,9 +66,9 @@ def train(
     schedule: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME",
+            metavar="step|plateau|one-cycle|cosine",
             callback=choice("step", "plateau", "one-cycle", "cosine"),
-            help="How the learning rate changes: step, plateau, one-cycle or cosine.",
+            help="How the learning rate changes.",
         ),
     ] = None,
     milestones: Annotated[
@@ -100,9 +100,9 @@ def train(
     augmentation: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME",
+            metavar="pad|scale|area|none",
             callback=choice("pad", "scale", "area", "none"),
-            help="Random crops: pad, scale, area or none.",
+            help="Random crops.",
         ),
     ] = None,
     crop: Annotated[int | None, typer.Option(min=1, help="Side in pixels of the square input of the network.")] = None,
@@ -132,7 +132,7 @@ def train(
     mean: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME",
+            metavar="pixel|channel|model",
             callback=choice("pixel", "channel", "model"),
             help="Mean that is subtracted: of each pixel, of each channel, or that of the model of --from.",
         ),
@@ -302,12 +302,14 @@ def train(
                 save_every,
                 tensorboard,
                 stop_within=signals.WITHIN,
+                announcement=f"the run is in {output}; if it is stopped, the same command with -o {output} --resume "
+                "goes on"
+                if is_named_here
+                else None,
             ),
             world=world,
             log=note,
         )
-        if is_named_here and world.writes:
-            note(f"the run is in {output}; if it is stopped, the same command with -o {output} --resume goes on")
         spec = trainer.run()
     if world.writes:
         for item in spec.measured:

@@ -37,7 +37,8 @@ def requirements() -> dict[str, str | None]:
 def outside_range() -> Iterator[tuple[str, str, str]]:
     """Yield distribution, installed version and required versions of each installed one that is not allowed.
 
-    The metadata of the installed package says what it requires; a checkout that is not installed has none.
+    The metadata of the installed package says what it requires; a checkout that is not installed has none. Extras may
+    require different versions of a distribution: one of them is enough, and the first is what is yielded.
     """
     from importlib.metadata import PackageNotFoundError, requires
 
@@ -45,14 +46,16 @@ def outside_range() -> Iterator[tuple[str, str, str]]:
         lines = requires("resnet-infer") or []
     except PackageNotFoundError:
         return
+    wanted: dict[str, list[str]] = {}
     for line in lines:
         found = _REQUIREMENT.fullmatch(line.strip())
-        if found is None or "extra == 'test" in (found[3] or "").replace('"', "'"):
-            continue
-        for installed in all_installed((found[1],)):
+        if found is not None and "extra == 'test" not in (found[3] or "").replace('"', "'"):
+            wanted.setdefault(found[1], []).append(found[2].strip())
+    for name, ranges in wanted.items():
+        for installed in all_installed((name,)):
             version = installed.partition(" ")[2]
-            if not allowed(version, found[2]):
-                yield found[1], version, found[2].strip()
+            if not any(allowed(version, one) for one in ranges):
+                yield name, version, ranges[0]
 
 
 def allowed(version: str, specifiers: str) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resnet_infer.runtimes.registry import NAMES
-from resnet_infer.utils.extras import DISTRIBUTIONS, EXTRAS, all_installed, install_command
+from resnet_infer.utils.extras import DISTRIBUTIONS, EXTRAS, install_command, writers
 
 Report = Mapping[str, Any]
 """What `resnet-infer env --json` prints, without its problems."""
@@ -49,8 +49,8 @@ def problems(report: Report) -> list[dict[str, str]]:
 
 def _two_distributions(report: Report) -> Iterator[Finding]:
     """Find modules that several installed distributions write."""
-    for module, names in DISTRIBUTIONS.items():
-        present = all_installed(names)
+    for module in DISTRIBUTIONS:
+        present = writers(module)
         if len(present) > 1:
             owners = (report["onnxruntime"] or {}).get("files_of", {})
             files = ", ".join(f"{file} is that of {name}" for file, name in owners.items())
@@ -104,13 +104,14 @@ def _wrong_answers(report: Report) -> Iterator[Finding]:
 
 
 def _unusable_gpu(report: Report) -> Iterator[Finding]:
-    """Find runtimes that were built for CUDA and do not answer on a GPU that the driver lists."""
-    for row in report["runtimes"] if report["gpus"] else ():
+    """Find runtimes that were built for CUDA and do not answer on a GPU that nvidia-smi or the driver lists."""
+    gpus = [f"{gpu.get('name')}, driver {gpu.get('driver_version')}" for gpu in report["gpus"]]
+    gpus += report["nvidia"]["gpus"]
+    for row in report["runtimes"] if gpus else ():
         if row["device"] != "cpu" and row.get("error") and row["built_for_cuda"]:
-            gpu = report["gpus"][0]
             yield {
                 "runtime": row["runtime"],
-                "gpu": f"{gpu.get('name')}, driver {gpu.get('driver_version')}",
+                "gpu": gpus[0],
                 "error": row["error"],
                 "hint": row.get("hint") or "compare the driver's version (nvidia-smi) with what the package needs",
             }

@@ -121,7 +121,7 @@ def _load(path: Path) -> onnx.ModelProto:
     if any(item.key == METADATA_KEY for item in model.metadata_props):
         raise ModelError(
             f"{path} carries a model spec already",
-            hint="use it as it is: -m " + str(path),
+            hint=f"use it as it is: {path}",
             source=path,
             reason="unsupported",
         )

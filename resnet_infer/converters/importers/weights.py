@@ -109,7 +109,7 @@ def import_weights(
     if _is_checkpoint(path):
         raise ModelError(
             f"{path} is a checkpoint with a model spec already",
-            hint=f"use it as it is: -m {path}",
+            hint=f"use it as it is: {path}",
             source=path,
             reason="unsupported",
         )

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from resnet_infer.converters.importers.input_options import Channels
 from resnet_infer.converters.importers.norm_statistics import LayerFit, measure_stem
-from resnet_infer.data.feed import open_feed
+from resnet_infer.data.feed import PHOTOGRAPHS, open_feed
 from resnet_infer.data.preprocess import Pixels
 from resnet_infer.errors import DataError, ModelError
 from resnet_infer.models.checkpoint import Checkpoint
@@ -26,8 +26,6 @@ from resnet_infer.models.spec import ModelSpec
 from resnet_infer.models.weights.package_files import present
 from resnet_infer.verification.tolerances import Verdict
 
-PHOTOGRAPHS = Path(__file__).parents[2] / "data" / "photographs"
-"""Folder with the package's photographs, on which weights are checked by default."""
 MOST_PICTURES = 64
 """Most images that a check uses, which bounds its time."""
 LEAST_PICTURES = 16

@@ -19,7 +19,7 @@ from resnet_infer.evaluation.runner import Member, Predictor
 from resnet_infer.evaluation.scorer import LocalScorer, Scorer
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.artifacts import digest
-from resnet_infer.runtimes.registry import split_runtime
+from resnet_infer.runtimes.registry import select_runtime, split_runtime
 
 
 class OpenModel(Protocol):
@@ -138,11 +138,15 @@ def open_model(
 ) -> LocalModel:
     """Open the model `argument`; its `RUNTIME:` prefix overrides `runtime`.
 
-    `name` is its name in results, by default that of its spec. `options` are those of `Classifier`. Raises
-    `ModelError`, and `DataError` if its classes do not match the data's.
+    The runtime `auto` is the default one of the file, never another that is faster on this machine: errors must not
+    depend on the machine. `name` is its name in results, by default that of its spec. `options` are those of
+    `Classifier`. Raises `ModelError`, and `DataError` if its classes do not match the data's.
     """
     named, argument = split_runtime(argument)
-    classifier = Classifier(argument, runtime=named or runtime, throughput=True, **options)
+    chosen = named or runtime
+    if chosen == "auto":
+        chosen = select_runtime(zoo.file_for(argument)).name
+    classifier = Classifier(argument, runtime=chosen, throughput=True, **options)
     try:
         classes = map_classes(dataset, classifier.spec, order)
         return LocalModel(name or classifier.spec.name, argument, classifier, classes)

@@ -22,8 +22,8 @@ from resnet_infer.utils.files import atomic_path, remedy, sha256
 
 DIGEST = ".sha256"
 """Suffix of the file that holds the digest of the file beside it."""
-KINDS = {"downloads": ".pth", "checkpoints": ".safetensors", "artifacts": ".onnx"}
-"""Suffixes of the files in each folder of the cache."""
+KINDS = {"downloads": ".pth", "checkpoints": ".safetensors", "artifacts": ".onnx", "machine": ".json"}
+"""Suffixes of the files in each folder of the cache. Those of `machine` are written by `selection`."""
 _DIGEST_IN_NAME = re.compile("[0-9a-f]{8,64}")
 State = Literal["good", "damaged", "without digest"]
 _GOOD: set[tuple[str, int, int]] = set()
@@ -98,9 +98,13 @@ def is_good(path: Path) -> bool:
 def state(path: Path) -> State:
     """Compare a file of the cache with its digest: for a download the one in its name, else the one beside it.
 
+    The documents of the folder `machine` have no digest: they are good if they are JSON.
+
     Raises `ModelError` if the file cannot be read.
     """
     wanted: str | None
+    if path.suffix == KINDS["machine"]:
+        return _state_of_json(path)
     if path.suffix == KINDS["downloads"]:
         wanted = path.stem.rpartition("-")[2]
         wanted = wanted if _DIGEST_IN_NAME.fullmatch(wanted) else None
@@ -114,12 +118,30 @@ def state(path: Path) -> State:
     try:
         return "good" if sha256(path).startswith(wanted) else "damaged"
     except OSError as error:
-        raise ModelError(
-            f"cannot read {path}: {error.strerror or error}",
-            hint="resnet-infer cache clear",
-            source=path,
-            reason=reason_of(error),
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _state_of_json(path: Path) -> State:
+    """Return whether a JSON document can be parsed. Raises `ModelError` if it cannot be read."""
+    import json
+
+    try:
+        json.loads(path.read_bytes())
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except ValueError:
+        return "damaged"
+    return "good"
+
+
+def _unreadable(path: Path, error: OSError) -> ModelError:
+    """Return the error for a file of the cache that cannot be read."""
+    return ModelError(
+        f"cannot read {path}: {error.strerror or error}",
+        hint="resnet-infer cache clear",
+        source=path,
+        reason=reason_of(error),
+    )
 
 
 def seal(path: Path) -> None:

@@ -18,7 +18,7 @@ from resnet_infer.errors import RuntimeUnavailableError, first_line
 from resnet_infer.runtimes.nvidia.device_errors import DeviceError, is_sticky
 from resnet_infer.utils.extras import needs
 
-with needs("gpu", "running on a GPU"):
+with needs("tensorrt", "running on a GPU"):
     try:
         from cuda.bindings import driver
     except ModuleNotFoundError:

@@ -26,7 +26,7 @@ def load_tensorrt(gpu: Gpu) -> Any:
     Raises `MissingExtraError` if TensorRT is not installed, and `RuntimeUnavailableError` if it does not load or is
     older than `OLDEST`.
     """
-    with needs("gpu", f"TensorRT on {gpu.name}"):
+    with needs("tensorrt", f"TensorRT on {gpu.name}"):
         try:
             import tensorrt
         except (ImportError, OSError, RuntimeError) as error:
@@ -34,7 +34,7 @@ def load_tensorrt(gpu: Gpu) -> Any:
                 raise
             raise RuntimeUnavailableError(
                 f"the package tensorrt is installed but does not load ({first_line(error)})",
-                hint='its libraries come with: pip install --force-reinstall "resnet-infer[gpu]"',
+                hint='its libraries come with: pip install --force-reinstall "resnet-infer[tensorrt]"',
                 source="tensorrt",
             ) from error
     version = str(getattr(tensorrt, "__version__", ""))

@@ -88,12 +88,13 @@ def model_json(deployment: Deployment, settings: Settings) -> dict[str, Any]:
 
     It has no paths: the spec's provenance is left out.
     """
-    spec, runtime = deployment.spec.to_json(), deployment.runtime.describe()
+    spec, opened = deployment.spec.to_json(), deployment.runtime
+    runtime = {**opened.describe(), "precision": opened.precision}
     del spec["provenance"]
     return {
         **spec,
         "sha256": deployment.sha256,
-        "runtime": {name: runtime[name] for name in ("runtime", "device", "version")},
+        "runtime": {name: runtime[name] for name in ("runtime", "device", "version", "precision")},
         "limits": {
             "body_bytes": settings.max_body,
             "pixels": settings.max_pixels,

@@ -110,7 +110,14 @@ SCHEMAS: Json = {
             "name": _TEXT,
             "precision": _TEXT,
             "sha256": {**_TEXT, "description": "Of the artifact; with torch, of the checkpoint's spec and weights"},
-            "runtime": _object({"runtime": _TEXT, "device": _TEXT, "version": _TEXT}),
+            "runtime": _object(
+                {
+                    "runtime": _TEXT,
+                    "device": _TEXT,
+                    "version": _TEXT,
+                    "precision": {**_TEXT, "description": "What the network computes in"},
+                }
+            ),
             "architecture": _or_null({"type": "object"}),
             "classes": _list(_TEXT),
             "class_ids": _or_null(_list(_TEXT)),

@@ -22,7 +22,10 @@ from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.artifacts import digest
 from resnet_infer.runtimes.base import Images, Logits, Runtime
 from resnet_infer.runtimes.nvidia.device_errors import DeviceError
+from resnet_infer.runtimes.nvidia.sizes import warm_up_sizes
 from resnet_infer.runtimes.registry import get_runtime, open_runtime
+from resnet_infer.selection.bf16_guard import require_compute
+from resnet_infer.selection.select import Choice, Work, open_chosen
 from resnet_infer.serving.inference.batching import STALL_SECONDS, Batcher
 from resnet_infer.serving.inference.jobs import Done
 from resnet_infer.serving.memory import Memory
@@ -90,13 +93,24 @@ class Deployment:
         source = zoo.load_for(self.model, settings.runtime)
         device = device or settings.device
         cores = usable_cores()
-        self.runtime = open_runtime(source, runtime=settings.runtime, device=device, threads=settings.threads)
+        self.choice: Choice | None = None
+        """Why this runtime answers; None where it was named, or where the file has but one."""
+        options = {"runtime": settings.runtime, "compute": settings.compute}
+        if settings.runtime == settings.compute == "auto" and isinstance(source, Path):
+            work = Work("service", batch=settings.max_batch or CPU_BATCH, device=device)
+            self.runtime, self.choice = open_chosen(source, work, threads=settings.threads)
+            options["runtime"] = self.runtime.name
+        else:
+            if settings.compute != "auto":
+                # Whoever starts a service or a load says the note: each process of it opens a deployment.
+                require_compute(source, settings.compute, runtime=settings.runtime, device=device, say=False)
+            self.runtime = open_runtime(source, device=device, threads=settings.threads, **options)
         self._one_thread = self.runtime
         on_cpu, lanes = self.runtime.device == "cpu", 1
         if on_cpu and get_runtime(self.runtime.name).parallel:
             lanes = max(cores // (settings.threads or 1), 1)
             if settings.threads is None and lanes > 1:
-                self._one_thread = open_runtime(source, runtime=settings.runtime, device="cpu", threads=1)
+                self._one_thread = open_runtime(source, device="cpu", threads=1, **options)
         self.sha256 = digest(source)
         self.artifact = source if isinstance(source, Path) and suffix_of(source) == ".onnx" else None
         self.classifier = Classifier(self.runtime)
@@ -227,10 +241,15 @@ class Deployment:
         return ClassifyResult(predictions, maps, note)
 
     def _warm_up(self) -> None:
-        """Run both runtimes once with one image and once with a full batch, so that they allocate their memory."""
+        """Run both runtimes once with one image and once with a full batch, so that they allocate their memory.
+
+        On a GPU all batch sizes are run to which batches are padded, because the first run of each makes a plan.
+        """
         slowest = 0.0
+        largest = self.batcher.max_rows
+        sizes = (1, largest) if self.runtime.device == "cpu" else warm_up_sizes(largest)
         for runtime in {id(each): each for each in (self.runtime, self._one_thread)}.values():
-            for rows in (1, self.batcher.max_rows):
+            for rows in sizes:
                 begin = time.monotonic()
                 runtime(np.zeros((rows, *self.size, 3), np.uint8))
                 slowest = max(slowest, time.monotonic() - begin)

@@ -31,6 +31,8 @@ class Options:
     tensorboard: bool = False
     stop_within: float | None = None
     """Seconds after which the process of a run that was told to stop is ended, whatever hangs; None: never."""
+    announcement: str | None = None
+    """Line for the log when the folder of a new run is there, or None."""
 
     def __post_init__(self) -> None:
         require_threads(self.workers, "workers", least=0)

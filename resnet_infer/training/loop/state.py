@@ -125,6 +125,7 @@ class RunFolder:
         newer version wrote it.
         """
         hint = "choose another folder with -o"
+        self._require_known_recipe()
         if not self.last.exists():
             self._require_nothing_else(identity, hint)
             return None
@@ -146,6 +147,16 @@ class RunFolder:
             f"{self.folder} holds another run: {'; '.join(told)}",
             hint=f"{hint}, or give the same data and values to go on with that run",
         )
+
+    def _require_known_recipe(self) -> None:
+        """Raise `DataError` if a newer version wrote `recipe.json`, also where the checkpoints can be read."""
+        path = self.folder / "recipe.json"
+        try:
+            recipe = json.loads(read_bytes(path))
+        except (OSError, ValueError):  # the checkpoints hold all that a run goes on with
+            return
+        if isinstance(recipe, dict):
+            RUN.check(recipe, str(path))
 
     def _require_nothing_else(self, identity: Mapping[str, Any], hint: str) -> None:
         """Raise `UsageError` if the folder has weights or a table of another run, which would be replaced.

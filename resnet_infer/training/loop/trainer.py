@@ -139,6 +139,8 @@ class Trainer:
                 self._restore(checkpoint)
             elif self.world.writes:
                 self.run_folder.begin(self.recipe.to_json(), split)
+                if self.options.announcement:
+                    self.log(self.options.announcement)
             self.source = self._open_batches()
             if self.device.type == "cuda":
                 torch.backends.cudnn.benchmark = True

@@ -169,6 +169,7 @@ def test_a_scenario_is_handed_what_was_asked(
         return Fake(valid)
 
     monkeypatch.setattr("resnet_infer.benchmarking.scenarios.run_scenario", run)
+    monkeypatch.setattr("resnet_infer.benchmarking.scenarios.check_scenario", lambda what: None)
     done = cli(
         *("benchmark", f"onnxruntime:{zoo.SMALL}", "--scenario", "open-loop", "--rate", "5,7.5", "--threads", "2"),
         *("--seconds", "3", "--clients", "4", "--bound", "9", "--data", PICTURES, "--logs", tmp_path),
@@ -183,3 +184,37 @@ def test_a_scenario_is_handed_what_was_asked(
     written = json.loads((tmp_path / "out.json").read_text())
     assert written["environment"]["processor"]
     assert isinstance(written["warnings"], list)
+
+
+def test_what_is_remembered_is_what_auto_takes(cli: Cli, tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="is measured too (the extra `openvino`)")
+    from resnet_infer.selection.profile import STORE
+
+    done = cli("benchmark", "--remember", "-b", "1,2", *QUICK, "--json")
+    assert done.code == 0, done.err
+    rows = json.loads(done.out)["results"]
+    assert [(row["runtime"], row["threads"], row["batch"]) for row in rows] == [
+        (runtime, 1, batch) for batch in (1, 2) for runtime in ("onnxruntime", "openvino")
+    ]
+    assert "the machine profile remembers resnet20-cifar10.onnx, batches of 1: onnxruntime, openvino" in done.err
+    assert [entry["batch"] for entry in STORE.entries()] == [1, 2]
+    assert [len(trial["rounds"]) for trial in STORE.entries()[0]["trials"]] == [2, 2]
+    assert STORE.entries()[0]["source"] == "benchmark --remember"
+
+
+def test_a_profile_that_cannot_be_written_is_said(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RESNET_INFER_CACHE", str(tmp_path / "file"))
+    done = cli("benchmark", "--remember", "--runtime", "onnxruntime", *QUICK)
+    assert done.code == 0
+    assert "the machine profile cannot be written: the cache is not writable" in done.err
+
+
+def test_what_is_missing_is_said(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    from resnet_infer.runtimes.registry import RuntimeInfo
+
+    monkeypatch.setattr("resnet_infer.utils.cpu.flags", lambda: frozenset({"amx_int8"}))
+    monkeypatch.setattr(RuntimeInfo, "is_installed", property(lambda row: row.name != "openvino"))
+    done = cli("benchmark", zoo.DEFAULT, *QUICK)
+    assert done.code == 0
+    assert "with the runtime openvino, INT8 models answer faster on this processor: 2.2 times as fast" in done.err

@@ -57,7 +57,7 @@ def test_an_artifact_and_its_checkpoint_pass(cli: Cli) -> None:
     assert (done.code, done.err) == (0, "")
     head, *rows = done.out.splitlines()
     assert head.startswith("model")
-    assert head.endswith("resnet20-cifar10 (fp32, onnxruntime on cpu)")
+    assert head.endswith(f"resnet20-cifar10, {ARTIFACT} (fp32, onnxruntime on cpu)")
     assert rows[-1] == "PASS"
     text = done.out
     assert "4 of " in text

@@ -15,6 +15,7 @@ import pytest
 
 from resnet_infer._version import __version__
 from resnet_infer.cli.doctor.probe import Event, runtime_of
+from resnet_infer.runtimes.registry import RuntimeInfo
 from resnet_infer.utils.extras import EXTRAS
 from tests.conftest import ROOT, Outcome
 
@@ -95,10 +96,29 @@ def test_what_is_missing_comes_with_the_command_that_installs_it(
         f'pip install "resnet-infer[{extra}]"': list(modules) for extra, modules in EXTRAS.items()
     }
     done = cli("env")
-    assert done.code == 0
+    assert done.code == 1
     assert "none: no runtime can be used" in done.out
     assert done.out.count("not installed") == len(report["packages"])
-    assert "problem" not in done.out
+    assert [one["name"] for one in report["problems"]] == ["no-runtime"]
+
+
+@pytest.mark.parametrize(("flag", "openvino"), [("amx_int8", False), ("amx_int8", True), ("avx2", False)])
+@pytest.mark.usefixtures("healthy")
+def test_a_runtime_that_would_be_faster_here_is_named(
+    flag: str, openvino: bool, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnet_infer.cli.commands.env.flags", lambda: frozenset({flag}))
+    monkeypatch.setattr(RuntimeInfo, "is_installed", property(lambda row: row.name != "openvino" or openvino))
+    faster = json.loads(cli("env", "--json").out)["faster"]
+    if openvino or flag != "amx_int8":
+        assert faster == []
+        assert "faster: openvino" not in cli("env").out
+        return
+    assert faster[0]["runtime"] == "openvino"
+    assert (faster[0]["precisions"], faster[0]["ratio"]) == (["int8"], 2.2)
+    out = " ".join(cli("env").out.split())
+    assert "faster: openvino INT8 models, many pictures or a service: 2.2 times as fast at batch 1" in out
+    assert 'to install it: pip install "resnet-infer[openvino]"' in out
 
 
 @pytest.mark.usefixtures("healthy")
@@ -134,7 +154,9 @@ def test_one_package_of_two_is_not_enough(cli: Cli, installed: Callable[..., Non
         mlcommons_loadgen="6.0",
         openvino="2026.4",
     )
-    assert json.loads(cli("env", "--json").out)["missing"] == {'pip install "resnet-infer[gpu]"': ["cuda"]}
+    assert json.loads(cli("env", "--json").out)["missing"] == {
+        f'pip install "resnet-infer[{extra}]"': ["cuda"] for extra in ("tensorrt", "tensorrt-cu12")
+    }
 
 
 @pytest.mark.usefixtures("healthy")
@@ -159,9 +181,8 @@ def test_two_wheels_of_onnx_runtime_are_named_with_the_way_out(cli: Cli, install
     (problem,) = report["problems"]
     assert problem["name"] == "two-distributions"
     both = "pip uninstall -y onnxruntime onnxruntime-gpu && "
-    for extra in ("cpu", "gpu"):
+    for extra in ("cpu", "gpu", "gpu-cu12"):
         assert f'{both}pip install "resnet-infer[{extra}]"' in problem["remedy"]
-    assert f'{both}pip install "resnet-infer[gpu]"' in report["missing"]
     done = cli("env")
     assert done.code == 1
     *_, told, remedy = done.out.splitlines()

@@ -70,7 +70,7 @@ def test_the_table_has_the_error_its_interval_and_the_paper_s(cli: Cli, album: P
     (result,) = told(cli("evaluate", zoo.SMALL, album, "--json"))["results"]
     assert cells[4] == f"{result['top1']['error']:.2f}%"
     assert cells[5] == "{:.2f}-{:.2f}".format(*result["top1"]["interval"])
-    assert cells[-2:] == ["8.75", "12.07"]
+    assert cells[-2:] == ["8.75", "12.07%"]
     assert re.search(r"^[\d,.]+ pictures/s \(100 in [\d.]+ s\)$", done.out, re.MULTILINE)
     assert re.search(r"^ms a picture +decode +resize +inference$", done.out, re.MULTILINE)
 

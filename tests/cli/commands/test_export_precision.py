@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from PIL import Image
 
 from resnet_infer import zoo
 from resnet_infer.runtimes.registry import open_runtime
-from tests.conftest import Outcome
+from tests.conftest import PICTURES, Outcome
 
 pytest.importorskip("onnx", reason="the extra `export`")
 
@@ -93,6 +94,22 @@ def test_int8_from_a_folder(cli: Cli, here: Path, pictures: Path) -> None:
     # The labels of the pictures that were left give the error.
     assert measured.pictures == COUNT - 64
     assert measured.top1_error == accuracy["cost"]["difference"]["model"]["top1"]
+
+
+@pytest.mark.parametrize(("more", "which"), [((), "all"), (("--calibration-pictures", 11), "nearly all")])
+def test_pictures_that_all_calibrate_measure_the_cost_with_their_labels(
+    cli: Cli, here: Path, tmp_path: Path, more: tuple[object, ...], which: str
+) -> None:
+    data = tmp_path / "flowers"
+    for name in ("cat", "ship"):
+        (data / name).mkdir(parents=True)
+        for number in range(6):
+            shutil.copy(PICTURES / f"{name}.jpg", data / name / f"{number}.jpg")
+    done = int8(cli, data, zoo.SMALL, "-o", "small.onnx", *more)
+    assert done.code == 0
+    assert f"{which} pictures of {data} calibrate, so the same ones measure the cost" in done.err
+    assert "without labels" not in done.err
+    assert "top-1 error 0.00 -> 0.00%" in done.err
 
 
 def test_a_calibration_is_used_again(cli: Cli, here: Path, pictures: Path, calibration: Path) -> None:
@@ -217,7 +234,7 @@ def test_tensorrt_needs_a_gpu(cli: Cli, here: Path, spelt: str) -> None:
     assert (done.code, done.out) == (1, "")
     assert (f"{spelt}: taken as tensorrt" in done.err) == (spelt.lower() != "tensorrt")
     assert "error: " in done.err
-    assert 'pip install "resnet-infer[gpu]"' in done.err
+    assert 'pip install "resnet-infer[tensorrt]"' in done.err
     assert not os.listdir(here)
 
 

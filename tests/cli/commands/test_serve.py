@@ -40,6 +40,11 @@ def test_a_port_that_is_taken_is_said(cli: Cli) -> None:
     assert "--port" in done.err
 
 
+def test_an_address_of_another_machine_is_said_to_be_one(cli: Cli) -> None:
+    done = cli("serve", "-q", "--host", "192.0.2.1", "resnet20-cifar10")
+    assert "hint: 192.0.2.1 is no address of this machine; --host 0.0.0.0 is all of them" in done.err
+
+
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "256.0.0.1"])
 def test_an_address_that_does_not_exist_is_said(cli: Cli, host: str) -> None:
     done = cli("serve", "--host", host, "--port", "0")

@@ -53,6 +53,17 @@ def test_a_version_that_is_not_allowed_is_found(monkeypatch: pytest.MonkeyPatch)
     assert list(facts.outside_range()) == [("numpy", "1.25", ">=1.26"), ("typer", "0.29.1", "<0.29,>=0.15.4")]
 
 
+@pytest.mark.parametrize(("version", "found"), [("1.26.0", False), ("1.27.1", True), ("1.28", False), ("1.20", True)])
+def test_a_version_that_one_of_two_extras_allows_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, version: str, found: bool
+) -> None:
+    monkeypatch.setattr(facts, "all_installed", lambda names: [f"{name} {version}" for name in names])
+    lines = ["onnxruntime-gpu[cuda,cudnn]>=1.28; extra == 'gpu'"]
+    lines += ["onnxruntime-gpu[cuda,cudnn]<1.27,>=1.21; extra == 'gpu-cu12'"]
+    monkeypatch.setattr("importlib.metadata.requires", lambda _: lines)
+    assert list(facts.outside_range()) == ([("onnxruntime-gpu", version, ">=1.28")] if found else [])
+
+
 def test_the_file_that_wins_is_told_by_the_records(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     folder = tmp_path / "onnxruntime"

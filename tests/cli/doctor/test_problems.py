@@ -19,6 +19,7 @@ HEALTHY: dict[str, Any] = {
         {"runtime": "onnxruntime", "device": "cuda", "error": "no driver", "built_for_cuda": True},
     ],
     "gpus": [],
+    "nvidia": {"gpus": []},
     "cache": {"folder": "/c", "error": None, "hint": None, "writable": True, "damaged": []},
     "temporary_folder": "/tmp",
     "memory_free_gb": 2.0,
@@ -50,7 +51,7 @@ ILL: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.fixture(autouse=True)
 def one_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "all_installed", lambda _: [])
+    monkeypatch.setattr(table, "writers", lambda _: [])
 
 
 def test_a_healthy_report_has_no_problems() -> None:
@@ -74,7 +75,7 @@ def test_every_row_is_tried_here() -> None:
 
 def test_two_distributions_of_a_module_are_named_with_who_wrote_what(monkeypatch: pytest.MonkeyPatch) -> None:
     both = ["onnxruntime 1.26.0", "onnxruntime-gpu 1.27.0"]
-    monkeypatch.setattr(table, "all_installed", lambda names: both if "onnxruntime" in names else [])
+    monkeypatch.setattr(table, "writers", lambda module: both if module == "onnxruntime" else [])
     owners = {"__init__.py": "onnxruntime-gpu", "x.so": "onnxruntime"}
     (found,) = problems({**HEALTHY, "onnxruntime": {"files_of": owners}})
     assert found["message"] == (
@@ -87,6 +88,11 @@ def test_two_distributions_of_a_module_are_named_with_who_wrote_what(monkeypatch
 def test_the_same_problem_of_two_packages_is_told_once() -> None:
     event = {"error": "numpy is broken", "hint": "mend it"}
     assert len(problems({**HEALTHY, "imports": {"numpy": event, "onnx": event}})) == 1
+
+
+def test_a_gpu_that_the_driver_lists_needs_no_nvidia_smi() -> None:
+    (found,) = problems({**HEALTHY, "nvidia": {"gpus": ["H200"]}})
+    assert "does not use the GPU (H200): no driver" in found["message"]
 
 
 def test_a_runtime_for_cpus_on_a_machine_with_a_gpu_is_no_problem() -> None:

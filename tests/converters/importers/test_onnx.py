@@ -22,7 +22,7 @@ from resnet_infer.converters.importers import onnx_graph  # noqa: E402
 from resnet_infer.converters.importers.input_options import InputOptions  # noqa: E402
 from resnet_infer.converters.importers.labels import Labels  # noqa: E402
 from resnet_infer.converters.importers.onnx import import_onnx  # noqa: E402
-from resnet_infer.converters.importers.weights_check import PHOTOGRAPHS  # noqa: E402
+from resnet_infer.data.feed import PHOTOGRAPHS  # noqa: E402
 from resnet_infer.errors import DataError, ModelError, ParityError, UsageError  # noqa: E402
 from resnet_infer.models.spec import METADATA_KEY, ModelSpec, Precision  # noqa: E402
 from resnet_infer.runtimes.onnxruntime import OnnxRuntime  # noqa: E402

@@ -20,7 +20,8 @@ from resnet_infer.converters import importers
 from resnet_infer.converters.importers.input_options import InputOptions
 from resnet_infer.converters.importers.norm_statistics import measure, measure_stem
 from resnet_infer.converters.importers.weights import CIFAR_INPUT, Imported, import_weights
-from resnet_infer.converters.importers.weights_check import NORMALISATIONS, PHOTOGRAPHS, UNCHECKED
+from resnet_infer.converters.importers.weights_check import NORMALISATIONS, UNCHECKED
+from resnet_infer.data.feed import PHOTOGRAPHS
 from resnet_infer.errors import DataError, ModelError, UsageError
 from resnet_infer.models.architectures import architecture
 from tests.batch_norm import make_busy

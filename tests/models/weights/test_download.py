@@ -326,7 +326,9 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from resnet_infer.models.weights.download import download
-download(sys.argv[1], Path(sys.argv[2]), sha256_prefix=sys.argv[3], title="weights")
+from resnet_infer.utils.console import on_stderr
+with on_stderr():
+    download(sys.argv[1], Path(sys.argv[2]), sha256_prefix=sys.argv[3], title="weights")
 print("rich" in sys.modules)
 """
 

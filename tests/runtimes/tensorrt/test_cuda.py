@@ -101,7 +101,7 @@ def test_without_the_package_the_command_that_installs_it_is_said(monkeypatch: p
     for name in ("runtimes.tensorrt.runtime", "converters.tensorrt.export"):
         with pytest.raises(MissingExtraError, match="needs the package cuda") as caught:
             __import__(f"resnet_infer.{name}")
-        assert 'pip install "resnet-infer[gpu]"' in str(caught.value.hint)
+        assert 'pip install "resnet-infer[tensorrt]"' in str(caught.value.hint)
         machines.forget()
 
 
@@ -113,7 +113,7 @@ def test_a_missing_or_broken_tensorrt_is_said(
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(MissingExtraError, match="needs the package tensorrt") as caught:
         load()
-    assert 'pip install "resnet-infer[gpu]"' in str(caught.value.hint)
+    assert 'pip install "resnet-infer[tensorrt]"' in str(caught.value.hint)
     for source, message in (
         ("raise ImportError('libnvinfer.so.10: cannot open shared object file')", "does not load .libnvinfer"),
         ("import tensorrt_bindings_that_are_missing", "does not load .No module named"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import resource
 import signal
@@ -95,6 +96,10 @@ def test_a_run_stopped_at_any_step_goes_on_to_the_same_weights(
 def test_a_finished_or_different_run_is_not_gone_on_with(folder: Path, tmp_path: Path) -> None:
     trainer(folder, tmp_path).run()
     with pytest.raises(UsageError, match="finished run"):
+        trainer(folder, tmp_path).run()
+    kept = tmp_path / "recipe.json"
+    kept.write_text(json.dumps({**json.loads(kept.read_text()), "format": 99, "reads_from": 99}))
+    with pytest.raises(DataError, match=r"recipe\.json is of format 99 of the training run"):
         trainer(folder, tmp_path).run()
     half = tmp_path / "half"
     stopped = trainer(

@@ -33,7 +33,7 @@ async function introduce() {
   }
   const count = model.classes.length;
   const known = count <= 12 ? model.classes.join(", ") : `${count.toLocaleString("en")} classes`;
-  line.textContent = `${model.name} (${model.precision}, ${model.runtime.device}) knows ${known}.`;
+  line.textContent = `${model.name} (${model.runtime.precision}, ${model.runtime.device}) knows ${known}.`;
   document.querySelectorAll("article").forEach(draw);
 }
 

@@ -41,6 +41,7 @@ LEFT_OUT = {
     "serving/http/test_protocol.py": "a server for each test",
     "serving/test_client.py": "a server for each test",
     "serving/test_concurrency.py": "hundreds of requests",
+    "selection/test_select.py": "runtimes that are opened and compared, processes that compare at once",
     "serving/test_keys.py": "a server for each test",
     "test_answers.py": "calls that take too long",
     "test_classifier.py": "models that answer",

@@ -1,0 +1,31 @@
+"""What is remembered of measurements, by which `auto` chooses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from resnet_infer import zoo
+from resnet_infer.benchmarking.candidates import Candidate, Trial
+from resnet_infer.benchmarking.latency.subjects import Subject
+from resnet_infer.benchmarking.remember import remember_trials
+from resnet_infer.selection.machine import Model
+from resnet_infer.selection.profile import best_known
+
+pytest.importorskip("openvino", reason="the extra `openvino`")
+
+
+def test_times_in_a_lower_precision_are_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` computes in FP32, so a runtime that is faster in bfloat16 alone is not the fastest."""
+    monkeypatch.setenv("RESNET_INFER_CACHE", str(tmp_path / "cache"))
+    path = zoo.built_in(zoo.SMALL, ".onnx")
+    times = {("auto", "auto"): 2.0, ("openvino", "auto"): 3.0, ("openvino", "bf16"): 0.5}
+    trials = [
+        Trial(Candidate("x", "fp32", Subject(path, runtime, "cpu", 1, compute)), 1, (ms,) * 8)
+        for (runtime, compute), ms in times.items()
+    ]
+    remember_trials(path, trials, path, 1)
+    best = best_known(Model(path), 1, use="service")
+    assert best is not None
+    assert best.timing.runtime == "onnxruntime"
