@@ -47,6 +47,7 @@ LEFT_OUT = {
     "test_classifier.py": "models that answer",
     "test_doctests.py": "models that are trained, exported and timed",
     "test_formats.py": "commands with models and data, and a run",
+    "test_gpu_program.py": "the steps of a program, a process each",
     "test_kept_errors.py": "every error of the package",
     "test_new_architecture.py": "networks that are exported, quantised and trained",
     "test_odd_streams.py": "processes that measure and load pictures",

@@ -105,8 +105,8 @@ class Runtime(ABC):
 
         `images` are RGB, uint8 (N, height, width, 3) with N >= 0. Returns float32 (N, classes).
 
-        Raises `UsageError` for another dtype or shape and for a closed instance, and `ModelError` if the model's output
-        does not fit its spec; on a GPU `device_errors.DeviceError` if the GPU fails. A forked child also raises what
+        Raises `UsageError` for another dtype or shape and for a closed instance, `ModelError` if the model's output
+        does not fit its spec, and `nvidia.device_errors.DeviceError` if the GPU fails. A forked child also raises what
         opening raises, and `RuntimeUnavailableError` for an instance on a GPU.
         """
         if self.closed:
@@ -120,10 +120,9 @@ class Runtime(ABC):
             try:
                 logits = lifetime.on_sound_thread(run) if self.in_child == "new thread" else run()
             except Exception as error:
-                if self.device != "cpu":
-                    from resnet_infer.runtimes.nvidia.device_errors import raise_if_device_failed
+                from resnet_infer.runtimes.nvidia.device_errors import raise_if_device_failed
 
-                    raise_if_device_failed(error, f"{self.spec.name} on {self.device}")
+                raise_if_device_failed(error, self.spec.name, self.device)
                 raise
         if logits.shape != (len(images), len(self.spec.classes)) or logits.dtype != np.float32:
             raise ModelError(
@@ -246,7 +245,7 @@ class Runtime(ABC):
             raise RuntimeUnavailableError(
                 f"{self.spec.name} was opened on {self.device} before the process was forked, and a forked process "
                 "cannot use a GPU that its parent has used",
-                hint="open it in every process, after the fork; or start processes with spawn",
+                hint=f"{_AFTER_FORK}; or start processes with spawn",
                 source=self.spec.name,
             )
         if self.in_child == "opened again" and self._arguments is not None:
@@ -264,6 +263,7 @@ class Runtime(ABC):
 
 _EVERY: weakref.WeakSet[Runtime] = weakref.WeakSet()
 """All open runtimes of this process."""
+_AFTER_FORK = "open it in every process, after the fork"
 _REOPENING = threading.RLock()
 """Held while a forked child takes a runtime over. Reentrant, because opening may use other runtimes."""
 
@@ -277,9 +277,6 @@ def _inherit_all() -> None:
 
 
 lifetime.in_child(_inherit_all)
-
-
-_AFTER_FORK = "open it in every process, after the fork"
 
 
 class OpenedFile:

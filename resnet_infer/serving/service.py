@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal, cast
 
 from resnet_infer.errors import ResnetInferError
+from resnet_infer.runtimes.nvidia.visible_gpus import take_instance
 from resnet_infer.utils import console
 from resnet_infer.utils.console import fail, write
 from resnet_infer.utils.extras import needs
@@ -80,6 +81,9 @@ if SETTINGS.model is None and zoo.default_model() is None:
     SETTINGS = replace(SETTINGS, model=packed_model())
 DEVICES = devices(SETTINGS)
 """Device of each process."""
+_DEVICE = DEVICES[((bentoml.server_context.worker_index or 1) - 1) % len(DEVICES)]
+DEVICE = take_instance(_DEVICE) if is_worker() else _DEVICE
+"""Device of this process."""
 
 BENTOML_ROUTES = {"/typed/classify": ("POST",), "/schema.json": ("GET", "HEAD")}
 """Paths that BentoML answers itself, and their methods."""
@@ -89,8 +93,7 @@ logger = console.logger()
 
 def _open() -> Deployment:
     """Open a deployment on the device of this process."""
-    index = (bentoml.server_context.worker_index or 1) - 1
-    return Deployment(SETTINGS, DEVICES[index % len(DEVICES)], METRICS.batch, MEMORY, METRICS.waiting, _leave)
+    return Deployment(SETTINGS, DEVICE, METRICS.batch, MEMORY, METRICS.waiting, _leave)
 
 
 def _leave(error: DeviceError) -> None:

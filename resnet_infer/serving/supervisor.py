@@ -25,6 +25,7 @@ from typing import Any
 
 from resnet_infer.errors import MissingExtraError
 from resnet_infer.runtimes.base import parse_device
+from resnet_infer.runtimes.nvidia.visible_gpus import visible_gpus
 from resnet_infer.runtimes.registry import DEFAULTS, RUNTIMES
 from resnet_infer.serving.http.middleware import Traffic
 from resnet_infer.serving.settings import Settings
@@ -84,9 +85,9 @@ def _takes_gpu(settings: Settings) -> bool:
 
 def count_gpus() -> int:
     """Return the number of NVIDIA GPUs that this process may use."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = visible_gpus()
     if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() and name.strip() != "-1"])
+        return len(visible)
     try:
         import pynvml
 

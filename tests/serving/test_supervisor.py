@@ -83,6 +83,15 @@ def test_each_gpu_has_a_process_if_the_runtime_takes_it(
     assert supervisor.devices(settings) == (["cuda:0", "cuda:1"] if found else ["auto"])
 
 
+@pytest.mark.parametrize(
+    ("visible", "count"),
+    [("0,1", 2), ("0,-1,1", 1), ("", 0), ("-1", 0), (" GPU-a , MIG-b ", 2), ("1,1", 0), ("0,none,1", 1), ("0,,1", 1)],
+)
+def test_gpus_are_counted_as_cuda_does(visible: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert supervisor.count_gpus() == count
+
+
 def test_a_build_for_cuda_whose_libraries_are_missing_takes_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """It runs on the CPU, in one process, rather than in one for each GPU that none can open."""
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `cpu` or `gpu`")

@@ -43,6 +43,7 @@ MISTAKES = (
         "context.set_input_shape(engine.info.images, shape)",
         "context.set_input_shape(shape)",
     ),
+    ("runtimes.tensorrt.runtime", "ProfilingVerbosity.NONE", "ProfilingVerbosity.NOTHING"),
     ("converters.tensorrt.build", "set_timing_cache(cache, False)", "set_timing_cache(cache)"),
     ("converters.tensorrt.build", "config.add_optimization_profile(", "config.add_profile("),
     ("converters.tensorrt.build", "error.desc()", "error.description()"),

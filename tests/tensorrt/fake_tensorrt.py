@@ -50,7 +50,7 @@ def tensorrt(machine: Machine) -> Any:
         ILogger=type("ILogger", (), {"Severity": Severity}),
         BuilderFlag=Enum("BuilderFlag", flags),
         NetworkDefinitionCreationFlag=IntEnum("NetworkDefinitionCreationFlag", networks, start=0),
-        ProfilingVerbosity=Enum("ProfilingVerbosity", "LAYER_NAMES_ONLY DETAILED"),
+        ProfilingVerbosity=Enum("ProfilingVerbosity", "LAYER_NAMES_ONLY NONE DETAILED"),
         MemoryPoolType=Enum("MemoryPoolType", "WORKSPACE"),
         HardwareCompatibilityLevel=Enum("HardwareCompatibilityLevel", "NONE AMPERE_PLUS"),
         LayerInformationFormat=Enum("LayerInformationFormat", "JSON"),

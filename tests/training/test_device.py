@@ -52,7 +52,7 @@ def test_a_run_computes_in_ieee_float32(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("device", [CPU, CUDA])
 def test_several_processes_do_not_compile(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     monkeypatch.setattr(torch, "compile", lambda network, **options: options)
     network: Any = torch.nn.Identity()
     assert devices.compiled(network, device, None, 2) is network

@@ -6,6 +6,7 @@ import os
 import sys
 
 from resnet_infer.runtimes.base import parse_device
+from resnet_infer.runtimes.nvidia.visible_gpus import visible_gpus
 
 
 def peak_resident() -> int | None:
@@ -30,7 +31,11 @@ def growth(before: int | None, after: int | None) -> int | None:
 
 
 def device_in_use(device: str) -> int | None:
-    """Return the bytes that all programs use on the GPU "cuda:N", or None for a CPU and without NVML."""
+    """Return the bytes that all programs use on the GPU "cuda:N", or None for a CPU, without NVML and if it is unclear.
+
+    NVML counts GPUs in the order of the PCI bus, CUDA the fastest first unless CUDA_DEVICE_ORDER is PCI_BUS_ID. A
+    number therefore means the same to both only where all GPUs are of one kind, or with that variable.
+    """
     kind, number = parse_device(device)
     if kind != "cuda":
         return None
@@ -41,10 +46,14 @@ def device_in_use(device: str) -> int | None:
     try:
         pynvml.nvmlInit()
         try:
-            # CUDA counts the GPUs that this variable leaves, NVML all.
-            visible = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
-            name = visible[number] if visible else str(number)
+            # CUDA counts the GPUs that CUDA_VISIBLE_DEVICES leaves, NVML all.
+            visible = visible_gpus()
+            name = str(number) if visible is None else visible[number]
             if name.isdecimal():
+                every = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
+                kinds = {pynvml.nvmlDeviceGetName(handle) for handle in every}
+                if len(kinds) > 1 and os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
+                    return None
                 handle = pynvml.nvmlDeviceGetHandleByIndex(int(name))
             else:
                 handle = pynvml.nvmlDeviceGetHandleByUUID(name.encode())

@@ -18,7 +18,7 @@ from resnet_infer.converters.tensorrt.engine_graph import STRONGLY_TYPED, Engine
 from resnet_infer.converters.tensorrt.engine_layers import Layer, read_layers
 from resnet_infer.errors import ModelError, ResnetInferError, RuntimeUnavailableError, UsageError, first_line
 from resnet_infer.models.spec import Precision
-from resnet_infer.runtimes.tensorrt.library import major_version, make_logger
+from resnet_infer.runtimes.tensorrt.library import major_version, process_logger
 from resnet_infer.utils.console import warn
 from resnet_infer.utils.files import atomic_path
 from resnet_infer.utils.inputs import read_bytes
@@ -75,7 +75,7 @@ class Build:
         self.tensorrt, self.graph, self.precision, self.options = tensorrt, graph, precision, options
         self.shapes = [(n, *size, 3) for n in (options.min_batch, options.opt_batch, options.max_batch)]
         self.major = major_version(tensorrt)
-        self.logger = make_logger(tensorrt)
+        self.logger = process_logger(tensorrt)
 
     def plan(self, progress: Advance | None) -> bytes:
         """Build the engine and return it serialised.
@@ -84,6 +84,7 @@ class Build:
 
         Raises `ModelError` if TensorRT cannot parse the graph or build it, and `KeyboardInterrupt` after Ctrl-C.
         """
+        self.logger.begin()
         builder = self.tensorrt.Builder(self.logger)
         network = builder.create_network(self._network_flags())
         parser = self._parse(network)
@@ -115,6 +116,7 @@ class Build:
         Raises `ModelError` if the engine or its description cannot be read, and `RuntimeUnavailableError` if the
         engine does not fit in the GPU's memory.
         """
+        self.logger.begin()
         runtime = self.tensorrt.Runtime(self.logger)
         if self.options.version_compatible:
             runtime.engine_host_code_allowed = True

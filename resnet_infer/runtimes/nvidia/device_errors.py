@@ -96,9 +96,9 @@ def is_sticky(text: str) -> bool:
     return False
 
 
-def raise_if_device_failed(error: BaseException, what: str) -> None:
-    """Raise the `DeviceError` for `error`, unless it is one already or reports no failed GPU; see `device_error`."""
-    failure = device_error(error, what)
+def raise_if_device_failed(error: BaseException, what: str, device: str) -> None:
+    """Raise the `DeviceError` for `error`, unless it is one already, reports no failed GPU, or `device` is a CPU."""
+    failure = None if device == "cpu" else device_error(error, f"{what} on {device}")
     if failure is not None and failure is not error:
         raise failure from error
 

@@ -12,7 +12,11 @@ from resnet_infer.utils.extras import needs
 
 OLDEST = (8, 6)
 """Oldest supported version of TensorRT."""
+ERRORS = 20
+"""Most errors of TensorRT that are kept; the first is the cause."""
 _LOG = logger(__name__)
+_LOGGERS: dict[Any, Any] = {}
+"""Module `tensorrt` -> the logger of this process."""
 
 
 def load_tensorrt(gpu: Gpu) -> Any:
@@ -48,8 +52,20 @@ def major_version(tensorrt: Any) -> int:
     return version_numbers(tensorrt.__version__)[0]
 
 
-def make_logger(tensorrt: Any) -> Any:
-    """Create an `ILogger` that keeps errors in `errors` and passes every message to `logging` at level DEBUG."""
+def process_logger(tensorrt: Any) -> Any:
+    """Return the `ILogger` of this process, whose errors are those since the last `begin`.
+
+    TensorRT keeps a pointer to the first logger that it is given, for all later builders and runtimes
+    (NVIDIA/TensorRT issue 1475), so there is one, which lives as long as the module `tensorrt`. Every message goes to
+    `logging` at level DEBUG.
+    """
+    if tensorrt not in _LOGGERS:
+        _LOGGERS[tensorrt] = _make_logger(tensorrt)
+    return _LOGGERS[tensorrt]
+
+
+def _make_logger(tensorrt: Any) -> Any:
+    """Create the `ILogger`."""
 
     class Logger(tensorrt.ILogger):  # type: ignore[misc]  # the base class is known only at run time
         """Collect the messages of TensorRT."""
@@ -59,13 +75,18 @@ def make_logger(tensorrt: Any) -> Any:
             self.errors: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
-            """Take a message; called by TensorRT."""
-            if severity in (tensorrt.ILogger.Severity.ERROR, tensorrt.ILogger.Severity.INTERNAL_ERROR):
+            """Take a message; called by TensorRT, from any thread."""
+            wrong = severity in (tensorrt.ILogger.Severity.ERROR, tensorrt.ILogger.Severity.INTERNAL_ERROR)
+            if wrong and len(self.errors) < ERRORS:
                 self.errors.append(message.strip())
             _LOG.debug("%s", message)
 
+        def begin(self) -> None:
+            """Forget the errors of earlier work, whose reason nobody asked for."""
+            self.errors = []
+
         def reason(self) -> str:
-            """Return the first error since the last call, the cause of the others, and clear the list."""
+            """Return the first error since the last call of this or `begin`, the cause of the others."""
             found, self.errors = self.errors, []
             return found[0] if found else "it does not say why"
 

@@ -11,10 +11,11 @@ import numpy as np
 from resnet_infer.errors import ModelError, ResnetInferError, RuntimeUnavailableError, UsageError, first_line
 from resnet_infer.runtimes.base import Images, Logits, Runtime, parse_device
 from resnet_infer.runtimes.nvidia.device_errors import DeviceError, is_sticky
+from resnet_infer.runtimes.nvidia.sizes import padded
 from resnet_infer.runtimes.signature import Tensor, require_signature
 from resnet_infer.runtimes.tensorrt.cuda import Gpu
 from resnet_infer.runtimes.tensorrt.engine_file import EngineInfo, read_engine
-from resnet_infer.runtimes.tensorrt.library import load_tensorrt, make_logger
+from resnet_infer.runtimes.tensorrt.library import load_tensorrt, process_logger
 from resnet_infer.utils.console import warn
 
 MOST_TENSORS = 16
@@ -38,7 +39,8 @@ class LoadedEngine:
         self._runtime: Any = None
         self._engine: Any = None
         gpu.before_close(self._drop)
-        self.logger = make_logger(tensorrt)
+        self.logger = process_logger(tensorrt)
+        self.logger.begin()
         self._runtime = tensorrt.Runtime(self.logger)
         if info.version_compatible:
             # A version-compatible engine contains a lean runtime, which is code that runs on the host.
@@ -68,6 +70,7 @@ class LoadedEngine:
 
         Raises `RuntimeUnavailableError` if there is too little memory, and `ModelError` for a tensor that is missing.
         """
+        self.logger.begin()
         if hasattr(self._tensorrt, "ExecutionContextAllocationStrategy"):
             strategy = self._tensorrt.ExecutionContextAllocationStrategy.USER_MANAGED
             context = self._engine.create_execution_context(strategy)
@@ -88,6 +91,8 @@ class LoadedEngine:
                 source=self.label,
                 reason="unsupported",
             )
+        # Engines are built with detailed names of layers, for the inspector; marking each layer would slow every call.
+        context.nvtx_verbosity = self._tensorrt.ProfilingVerbosity.NONE
         if hasattr(context, "set_device_memory"):
             context.set_device_memory(self._scratch, self._scratch_size)
         else:  # before TensorRT 10.1
@@ -164,6 +169,7 @@ class SizedBatch:
     def _enqueue(self) -> None:
         """Enqueue upload, inference and download in the stream."""
         engine = self._engine
+        engine.logger.begin()
         engine.gpu.upload(engine.images[: self._count].reshape(-1), engine.device_images)
         if not self._context.execute_async_v3(engine.gpu.stream):
             reason = engine.logger.reason()
@@ -179,8 +185,8 @@ class TensorRTRuntime(Runtime):
     - `device`: `auto`, `cuda` or `cuda:N`.
     - `cuda_graph`: record the work of each batch size as a CUDA graph in its first call, and launch it after.
 
-    Batches above the engine's largest are split, those below its smallest are padded. Calls from several threads run
-    one after the other.
+    Batches above the engine's largest are split, others padded to few sizes (`sizes.padded`). Calls from several
+    threads run one after the other.
 
     Raises `ModelError` for an engine that is missing, damaged, or built for another TensorRT or GPU;
     `RuntimeUnavailableError` without a driver, a GPU or a TensorRT that loads; `MissingExtraError` without the package
@@ -209,7 +215,7 @@ class TensorRTRuntime(Runtime):
             with self._gpu.current():
                 self._engine = LoadedEngine(tensorrt, self._gpu, content, info, str(model))
                 self._gpu.before_close(self._close_sizes)
-                self._sizes[info.batch[1]] = SizedBatch(self._engine, info.batch[1])  # errors show on opening
+                self._sized(max(padded(info.batch[1], info.batch[2]), info.batch[0]))  # errors show on opening
         except BaseException:
             self._gpu.close()
             raise
@@ -238,7 +244,7 @@ class TensorRTRuntime(Runtime):
 
     def _answer(self, images: Images) -> Logits:
         """Compute the logits of at most the engine's largest batch, in memory that the next call overwrites."""
-        count = max(len(images), self.info.batch[0])
+        count = max(padded(len(images), self.info.batch[2]), self.info.batch[0])
         self._engine.images[: len(images)] = images  # the padding is left over from the last batch
         sized = self._sized(count)
         sized.run()

@@ -84,8 +84,9 @@ def test_any_batch_is_answered_as_by_the_graph_itself(engine: Path, machine: Mac
             logits = runtime(PICTURES[order])
             assert logits.dtype == np.float32
             np.testing.assert_allclose(logits, expected[order].reshape(-1, CLASSES), rtol=1e-4, atol=1e-3)
-            # As few batches as there can be, none larger than 4, the last one filled up to 2.
-            assert machine.seen == [4] * (len(order) // 4) + [max(len(order) % 4, 2)] * (len(order) % 4 > 0)
+            # As few batches as there can be, none larger than 4, the last one filled up to 2 or 4.
+            rest = len(order) % 4
+            assert machine.seen == [4] * (len(order) // 4) + [4 if rest == 3 else 2] * (rest > 0)
 
         check()
     machine.assert_clean()
@@ -128,24 +129,40 @@ def test_a_size_of_batch_is_run_once_then_captured_then_launched(engine: Path, m
             runtime(PICTURES[:3])
             assert calls == ["cuCtxPushCurrent", "cuGraphLaunch", "cuStreamSynchronize", "cuCtxPopCurrent"]
         calls.clear()
-        runtime(PICTURES[:4])  # another size
+        runtime(PICTURES[:4])  # to which 3 were padded
+        assert "cuGraphLaunch" in calls
+        calls.clear()
+        runtime(PICTURES[:2])  # another size
         assert "cuGraphLaunch" not in calls
 
 
-def test_few_graphs_are_kept_and_the_one_used_longest_ago_goes(machine: Machine, tmp_path: Path) -> None:
-    from resnet_infer.runtimes.tensorrt.runtime import SIZES
+def test_few_graphs_are_kept_and_the_one_used_longest_ago_goes(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from resnet_infer.runtimes.tensorrt import runtime as module
 
+    monkeypatch.setattr(module, "SIZES", 3)
     path = build(tmp_path / "model.engine", min_batch=1, opt_batch=1, max_batch=20)
     with open_engine(path) as runtime:
-        for count in (*range(1, SIZES + 1), 1, SIZES + 1):
+        for count in (1, 2, 4, 1, 8):
             np.testing.assert_allclose(runtime(PICTURES[:count]), truth(PICTURES[:count]), rtol=1e-4, atol=1e-3)
-        assert sum(kind == "executable graph" for kind, _ in machine.driver.held.values()) == SIZES
+        assert sum(kind == "executable graph" for kind, _ in machine.driver.held.values()) == 3
         machine.driver.calls.clear()
         runtime(PICTURES[:1])
         assert "cuGraphLaunch" in machine.driver.calls  # 2 gave way, 1 did not
         machine.driver.calls.clear()
         runtime(PICTURES[:2])
         assert "cuGraphLaunch" not in machine.driver.calls
+    machine.assert_clean()
+
+
+def test_random_batches_make_few_contexts(machine: Machine, tmp_path: Path) -> None:
+    path = build(tmp_path / "model.engine", min_batch=1, opt_batch=8, max_batch=32)
+    pictures = np.resize(PICTURES, (32, SIZE, SIZE, 3))
+    with open_engine(path) as runtime:
+        for count in np.random.default_rng(0).integers(1, 33, 100):
+            np.testing.assert_allclose(runtime(pictures[:count]), truth(pictures[:count]), rtol=1e-4, atol=1e-3)
+        assert machine.driver.calls.count("cuGraphInstantiate") == 6  # 1, 2, 4, 8, 16, 32
     machine.assert_clean()
 
 
@@ -184,7 +201,7 @@ def test_an_engine_of_tensorrt_8_that_does_not_share_its_profile_is_told(
     with open_engine(build(tmp_path / "model.engine")) as runtime:
         runtime(PICTURES[:3])
         with pytest.raises(ModelError, match=r"runs it for one batch size only .Profile 0 has been chosen") as caught:
-            runtime(PICTURES[:4])
+            runtime(PICTURES[:2])
         assert "export it again" in str(caught.value.hint)
         del caught  # its traceback holds the context
     machine.assert_clean()
@@ -265,6 +282,31 @@ def test_what_tensorrt_refuses_is_said_with_its_reason(engine: Path, machine: Ma
     with pytest.raises(ResnetInferError, match=r"model\.engine: TensorRT cannot .* \(Error Code 2: OutOfMemory\)"):
         open_engine(engine)
     machine.assert_clean()
+
+
+def test_a_reason_is_none_of_earlier_work(engine: Path, machine: Machine) -> None:
+    from resnet_infer.runtimes.tensorrt.library import process_logger
+
+    tensorrt = sys.modules["tensorrt"]
+    logger = process_logger(tensorrt)
+    logger.log(tensorrt.ILogger.Severity.ERROR, "an error of a build that went well")
+    with open_engine(engine) as runtime:
+        assert runtime._engine.logger is logger  # TensorRT keeps the first
+        logger.log(tensorrt.ILogger.Severity.ERROR, "another")
+        machine.context_error = "no memory"
+        with pytest.raises(ResnetInferError, match="no memory"):
+            runtime(PICTURES[:2])
+    for number in range(100):
+        logger.log(tensorrt.ILogger.Severity.ERROR, str(number))
+    assert len(logger.errors) < 100
+    assert logger.reason() == "0"
+    assert logger.reason() == "it does not say why"
+
+
+def test_layers_are_not_marked_in_every_call(engine: Path) -> None:
+    with open_engine(engine) as runtime:
+        (sized,) = runtime._sizes.values()
+        assert sized._context.nvtx_verbosity.name == "NONE"
 
 
 def test_too_little_memory_is_said_in_numbers(engine: Path, machine: Machine) -> None:
