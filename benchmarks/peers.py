@@ -2,11 +2,12 @@
 
     python -m benchmarks.peers PHOTOS [batch1|batch8|batch32|pipeline|loader|timm|start]...
 
-PHOTOS is a folder of photographs and nothing else. Without a part all are measured, which takes 20 minutes; figures of
-parts that are not measured stay in the result. The peers are installed in an environment of their own. Every subject is
-a process of its own that lives throughout a part; they are asked in turn, in a random order each round, so that a drift
-of the machine falls on all, and each waits after its turn until its threads sleep. Processors with AMX have a file of
-results of their own. Afterwards `python -m benchmarks.peers_table` writes the table.
+PHOTOS is a folder of photographs and nothing else. Without a part all are measured, which takes 30 minutes; figures of
+parts that are not measured stay in the result, unless they are of other subjects. The peers are installed in an
+environment of their own. Every subject is a process of its own that lives throughout a part; they are asked in turn, in
+a random order each round, so that a drift of the machine falls on all, and each waits after its turn until its threads
+sleep. Processors with AMX have a file of results of their own. Afterwards `python -m benchmarks.peers_table` writes the
+table.
 
 `resnet-infer FP32` and `INT8` are what `--runtime auto` chooses for a service, with all extras installed.
 """
@@ -254,6 +255,9 @@ def main() -> None:
     name = "peers-amx" if "amx_int8" in flags() else "peers"
     path = RESULTS / f"{name}.json"
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    result = {
+        name: part for name, part in result.items() if not name.startswith("batch") or set(INFERENCE) <= set(part)
+    }
     result["peers"] = bench.versions()
     for part in parts:
         if part.startswith("batch"):
