@@ -13,9 +13,7 @@ from types import MappingProxyType
 from typing import get_type_hints
 
 from resnet_infer.api.arguments import RENAMED
-from resnet_infer.converters.formats import ROWS
 from resnet_infer.errors import ResnetInferError
-from resnet_infer.runtimes.registry import NAMES
 
 _FLAGS: Mapping[str, str] = MappingProxyType({"on_error": "skip_unreadable=True", "resume": "resume=True"})
 """Option -> what stands here for the option with its value."""
@@ -25,13 +23,9 @@ _NUMBERS = r"\d+(?:\.\d+)?(?:,\d+(?:\.\d+)?)*"
 _WORDS = (
     *("append", "area", "auto", "bf16", "bgr", "channel", "cpu", "cuda", "files", "fp16", "fp32", "int8", "memory"),
     *("multi-scale", "natural", "nchw", "numbers", "pad", "plateau", "scale", "skip", "split", "step"),
-    *("string", "sweep", "1x1", "3x3", r"resnet\d+", r"resnext\w+", *NAMES, *(row.name for row in ROWS)),
+    *("string", "sweep", "1x1", "3x3", r"resnet\d+", r"resnext\w+"),
 )
-"""Values of options that messages name, as patterns."""
-_OPTION = re.compile(
-    rf"(?<![\w-])--([a-z][a-z-]*)(?: (?:({_NUMBERS})|([A-Z]{{3,}})|({'|'.join(_WORDS)}))(?![\w%-]))?"
-    r"|(?<![\w-])-o\b(?: (\S+))?"
-)
+"""Values of options that messages name, as patterns, besides the names of runtimes and formats."""
 
 
 @contextmanager
@@ -55,8 +49,21 @@ def reworded(text: str) -> str:
     "the same call with output='runs/a', resume=True goes on from there"
     """
     parts = _SHELL.split(text)
-    parts[::2] = [_OPTION.sub(_keyword, part).replace("same command", "same call") for part in parts[::2]]
+    parts[::2] = [_option().sub(_keyword, part).replace("same command", "same call") for part in parts[::2]]
     return "".join(parts)
+
+
+@cache
+def _option() -> re.Pattern[str]:
+    """Return the pattern of an option, with its value if one follows. It is made when the first error is worded."""
+    from resnet_infer.converters.formats import ROWS
+    from resnet_infer.runtimes.registry import NAMES
+
+    words = "|".join((*_WORDS, *NAMES, *(row.name for row in ROWS)))
+    return re.compile(
+        rf"(?<![\w-])--([a-z][a-z-]*)(?: (?:({_NUMBERS})|([A-Z]{{3,}})|({words}))(?![\w%-]))?"
+        r"|(?<![\w-])-o\b(?: (\S+))?"
+    )
 
 
 def _keyword(found: re.Match[str]) -> str:

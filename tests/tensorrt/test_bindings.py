@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from resnet_infer import zoo
+from resnet_infer.runtimes.nvidia.device_errors import STICKY
 from tests.conftest import ROOT
 from tests.tensorrt.fetch import PACKAGES, made_for_this_python
 
@@ -95,6 +96,24 @@ def test_without_a_driver_the_real_bindings_give_a_clear_error(cuda: str) -> Non
     if result.returncode == 0:
         pytest.skip("there is a driver here")
     assert "RuntimeUnavailableError: there is no NVIDIA driver on this machine that works" in result.stderr
+
+
+DRIVER_ERRORS = """
+import json
+from cuda.bindings import driver
+print(json.dumps({item.name: [int(item), item.__doc__ or ""] for item in driver.CUresult}))
+"""
+
+
+@pytest.mark.parametrize("cuda", ["cuda-12.9.10", "cuda-13.2.0"])
+def test_errors_that_last_have_the_numbers_of_the_driver(cuda: str) -> None:
+    result = run(["-c", DRIVER_ERRORS], (cuda,), None)
+    assert result.returncode == 0, result.stderr
+    errors = json.loads(result.stdout)
+    for code, (name, _) in STICKY.items():
+        assert errors[f"CUDA_ERROR_{name}"][0] == code
+    lasting = {code for code, told in errors.values() if "terminated and relaunched" in told}
+    assert lasting <= set(STICKY)
 
 
 def test_all_that_is_fetched_is_used() -> None:
