@@ -103,6 +103,13 @@ def test_openvino_is_told_what_to_compute_in(compute: str, hint: str, monkeypatc
 
 
 @needs_bf16
+@pytest.mark.parametrize(("runtime", "options"), [("openvino", {"bf16": True}), ("torch", {"precision": "bf16"})])
+def test_what_is_named_goes_before_an_option(runtime: str, options: dict[str, Any]) -> None:
+    pytest.importorskip(runtime, reason="the runtime")
+    with open_runtime(MODELS[runtime], runtime=runtime, device="cpu", compute="fp32", **options) as opened:
+        assert opened.describe()["precision"] == "fp32"
+
+
 @pytest.mark.parametrize(("model", "name"), [(ARTIFACT, "openvino"), (CHECKPOINT, "torch")])
 def test_auto_takes_the_first_installed_runtime_that_has_it(model: Path, name: str) -> None:
     assert select_runtime(model, compute="bf16").name == name
@@ -294,3 +301,4 @@ def test_a_service_says_it() -> None:
 def test_the_rows_that_have_it_are_found_by_name() -> None:
     assert get_runtime("torch").computes["bf16"] == {"precision": "bf16"}
     assert get_runtime("openvino").computes["bf16"] == {"bf16": True}
+    assert get_runtime("onnxruntime").computes["fp32"] == {"tf32": False}
