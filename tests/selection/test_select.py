@@ -160,7 +160,8 @@ def test_the_default_answers(work: Work, other: Path) -> None:
 
 def test_a_gpu_that_may_be_used_keeps_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(select, "may_use_gpu", lambda: True)
-    assert choose(INT8, MANY).runtime == "onnxruntime"
+    for device in ("auto", "AUTO", " auto"):
+        assert choose(INT8, replace(MANY, device=device)).runtime == "onnxruntime"
     assert choose(INT8, replace(MANY, device="cpu")).runtime == "other"
 
 
