@@ -355,3 +355,13 @@ def test_the_flags_of_the_processor_decide(monkeypatch: pytest.MonkeyPatch) -> N
     assert choose(INT8, MANY).runtime == "onnxruntime"
     monkeypatch.setattr(cpu, "flags", lambda: frozenset({"planted"}))
     assert choose(INT8, MANY).runtime == "other"
+def test_a_benchmark_says_once_what_would_be_faster(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from resnet_infer.benchmarking.latency.subjects import entries
+
+    monkeypatch.setattr(registry.RuntimeInfo, "is_installed", False)
+    entries([str(INT8), str(FP32)], [1, 8], device="cpu")
+    assert capsys.readouterr().err.count("2 times as fast") == 1
+
+
