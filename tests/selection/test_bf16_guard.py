@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -102,7 +103,6 @@ def test_openvino_is_told_what_to_compute_in(compute: str, hint: str, monkeypatc
         assert opened.precision == opened.describe()["precision"] == ("bf16" if hint == "bf16" else "fp32")
 
 
-@needs_bf16
 @pytest.mark.parametrize(("runtime", "options"), [("openvino", {"bf16": True}), ("torch", {"precision": "bf16"})])
 def test_what_is_named_goes_before_an_option(runtime: str, options: dict[str, Any]) -> None:
     pytest.importorskip(runtime, reason="the runtime")
@@ -110,6 +110,7 @@ def test_what_is_named_goes_before_an_option(runtime: str, options: dict[str, An
         assert opened.describe()["precision"] == "fp32"
 
 
+@needs_bf16
 @pytest.mark.parametrize(("model", "name"), [(ARTIFACT, "openvino"), (CHECKPOINT, "torch")])
 def test_auto_takes_the_first_installed_runtime_that_has_it(model: Path, name: str) -> None:
     assert select_runtime(model, compute="bf16").name == name
@@ -236,6 +237,25 @@ def test_it_is_compared_once(runtime: str, monkeypatch: pytest.MonkeyPatch) -> N
     require_bf16(model, runtime, "cpu")
     assert len(compared) == 4
     assert len(STORE.entries()) == 1
+
+
+@pytest.mark.skipif(not ABLE, reason="a runtime and a processor with bfloat16")
+def test_of_an_unknown_version_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bf16_guard, "_version", lambda row: None)
+    require_bf16(MODELS[ABLE[0]], ABLE[0], "cpu")
+    assert not STORE.path.exists()
+
+
+@pytest.mark.skipif(not ABLE, reason="a runtime and a processor with bfloat16")
+def test_a_copy_is_compared_where_it_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = ABLE[0]
+    with Classifier(MODELS[runtime], runtime=runtime, compute="bf16") as classifier:
+        kept = pickle.dumps(classifier)
+    (entry,) = STORE.entries()
+    failed = {**entry, "passed": False, "failures": ["it is another machine"]}
+    assert STORE.add(failed, lambda other: True)
+    with pytest.raises(ParityError, match="it is another machine"):
+        pickle.loads(kept)
 
 
 @pytest.mark.skipif(not ABLE, reason="a runtime and a processor with bfloat16")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -307,6 +309,22 @@ def test_the_command_counts_the_images(
         os.link(DEMO / "coffee.jpg", folder / f"{number}.jpg")
     done = cli("classify", folder, "-m", INT8, "-f", "csv")
     assert done.code == 0
+def test_a_copy_chooses_where_it_is_opened(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pickled classifier may be opened on another machine, where another runtime was never compared."""
+    with Classifier(INT8, throughput=True, device="cpu") as classifier:
+        assert classifier.runtime.name == "other"
+        kept = pickle.dumps(classifier)
+        with copy.copy(classifier) as again:
+            assert (again.runtime.name, again.lanes) == ("other", classifier.lanes)
+    other.unlink()
+    CHANGE[0] = FAULTS["classes permuted"]
+    with pickle.loads(kept) as again:
+        assert again.runtime.name == "onnxruntime"
+    monkeypatch.setattr(rules, "RULES", ())
+    with pickle.loads(kept) as again:
+        assert again.runtime.name == "onnxruntime"
+
+
     assert ("other answers for" in done.err) == (runtime is not None)
     assert other.exists() == (runtime is not None)
     assert len(done.out.splitlines()) == 5 * count + 1
