@@ -62,7 +62,7 @@ class Classifier(BaseClassifier):
     Without `throughput`, `auto` is the default runtime of the file.
 
     Instances are context managers. `pickle`, `copy.copy` and `copy.deepcopy` give one that opens the same file again,
-    with the same options (`Runtime.__reduce__` says when they are refused).
+    as a new one with the same arguments would (`Runtime.__reduce__` says when they are refused).
 
     >>> with Classifier("resnet20-cifar10") as classifier:
     ...     for prediction in classifier.classify("cat.jpg", top_k=2):
@@ -85,12 +85,15 @@ class Classifier(BaseClassifier):
     ) -> None:
         require_threads(threads)
         one_thread = 1 if throughput else None
+        self._given: dict[str, Any] | None = None
         if isinstance(model, Runtime):
             if (runtime, device, threads, compute, options) != ("auto", "auto", None, "auto", {}):
                 raise UsageError("a runtime that is open already has its device, threads, compute and options")
             self.runtime = model
         else:
             path = zoo.file_for(model, runtime)
+            asked = {"runtime": runtime, "device": device, "threads": threads, "compute": compute}
+            self._given = {**asked, "throughput": throughput, "expected": expected, **options}
             if throughput and runtime == compute == "auto" and not options:
                 from resnet_infer.selection.select import Work, open_chosen
 
@@ -103,13 +106,18 @@ class Classifier(BaseClassifier):
                     require_compute(path, compute, runtime=runtime, device=device)
                 options["threads"] = threads or one_thread
                 self.runtime = open_runtime(path, runtime=runtime, device=device, compute=compute, **options)
-        self._spread = threads, throughput
+        self._throughput = throughput
         lanes = usable_cores() // (threads or 1) if throughput and self.runtime.device == "cpu" else 1
         self.lanes = max(lanes, 1)
 
     def __reduce__(self) -> tuple[Any, ...]:
         opener, arguments, *_ = self.runtime.__reduce__()  # in its stead, because `copy.copy` would share it
-        return _reopened, (opener, arguments, *self._spread)
+        if self._given is not None:
+            from resnet_infer.runtimes.reopening import opened_anew
+
+            version, _, (file, *_), _ = arguments
+            return opened_anew, (version, Classifier, file, self._given)
+        return _reopened, (opener, arguments, self._throughput)
 
     def __repr__(self) -> str:
         state = ", closed" if self.runtime.closed else ""
@@ -314,14 +322,9 @@ class Classifier(BaseClassifier):
         self.close()
 
 
-def _reopened(
-    opener: Callable[..., Runtime], arguments: tuple[Any, ...], threads: int | None, throughput: bool
-) -> Classifier:
+def _reopened(opener: Callable[..., Runtime], arguments: tuple[Any, ...], throughput: bool) -> Classifier:
     """Return a classifier of the runtime that `opener` opens again."""
-    classifier = Classifier(opener(*arguments), throughput=throughput)
-    classifier._spread = threads, throughput
-    classifier.lanes = max(classifier.lanes // (threads or 1), 1)
-    return classifier
+    return Classifier(opener(*arguments), throughput=throughput)
 
 
 def _means(logits: NDArray[np.float32]) -> NDArray[np.float64]:

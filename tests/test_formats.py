@@ -535,8 +535,9 @@ def test_the_machine_s_documents_of_every_version_are_read(
     assert best is not None
     assert (best.timing.runtime, best.ratio) == ("openvino", 2.0)
     (verdict,) = proof.STORE.entries()
-    key = {name: verdict[name] for name in proof._KEY}
-    assert proof._known(proof.STORE, key) == proof.Proof((), verdict["error"], fresh=False)
+    key = {name: verdict[name] for name in proof.STORE.key}
+    assert proof.STORE.find(key) == verdict
+    assert (verdict["passed"], verdict["failures"]) == (True, [])
     assert profile.remember(model, 1, [profile.Timing("onnxruntime", 1, 2, 1.0)], source="a test")
     require_strict(validators["profile"], json.loads(profile.STORE.path.read_text()))
     assert proof.STORE.add(verdict, lambda other: other == verdict)

@@ -21,6 +21,8 @@ from resnet_infer.models.spec import Precision
 from resnet_infer.runtimes.processes import interpreter
 from resnet_infer.runtimes.registry import open_runtime
 from resnet_infer.selection.bf16_guard import require_compute
+from resnet_infer.selection.machine import Model, may_use_gpu
+from resnet_infer.selection.profile import best_known
 from resnet_infer.utils.console import note
 from resnet_infer.utils.extras import needs
 from resnet_infer.utils.files import atomic_path
@@ -89,13 +91,6 @@ def export_fastest(
             note(line)
         chosen = exported[best.candidate.artifact]
         tuned = _tuned(best, batch)
-        if best.candidate.subject.runtime != "auto":
-            # A lower precision to compute in is never taken unasked.
-            unasked = ", which auto means here from now on where there are many pictures"
-            subject = best.candidate.subject
-            note(
-                f"it is fastest when it is run with {_run_with(subject)}{unasked if subject.compute == 'auto' else ''}"
-            )
         graph = read_artifact(chosen.path)
         noted = graph.spec.with_(provenance={**graph.spec.provenance, "tuned": tuned})
         with atomic_path(target) as temporary:
@@ -109,6 +104,10 @@ def export_fastest(
                 temporary.write_bytes(calibration.read_bytes())
             evidence["calibration"] = {**evidence["calibration"], "file": str(kept)}
         remember_trials(target, trials, chosen.path, batch)
+        if (subject := best.candidate.subject).runtime != "auto":
+            unasked = ", which auto means here from now on where there are many pictures"
+            unasked = unasked if _is_auto(target, batch, subject) else ""
+            note(f"it is fastest when it is run with {_run_with(subject)}{unasked}")
     return ExportResult(target, chosen.precision, evidence)
 
 
@@ -166,6 +165,17 @@ def _run_with(subject: Subject) -> str:
     """Return the options with which other commands run an artifact as a trial did."""
     compute = f" --compute {subject.compute}" if subject.compute != "auto" else ""
     return f"--runtime {subject.runtime}{compute}"
+
+
+def _is_auto(path: Path, batch: int, subject: Subject) -> bool:
+    """Return whether `auto` takes the runtime of a trial for many images, by the machine profile.
+
+    A lower precision to compute in is never taken unasked.
+    """
+    if subject.compute != "auto" or may_use_gpu():
+        return False
+    best = best_known(Model(path), batch)
+    return best is not None and best.timing.runtime == subject.runtime
 
 
 def _difference(subject: Subject) -> str | None:

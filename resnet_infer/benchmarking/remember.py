@@ -10,7 +10,7 @@ from statistics import median
 from resnet_infer.benchmarking.candidates import Trial, cpu_runtimes
 from resnet_infer.benchmarking.latency.paired_run import Measured
 from resnet_infer.benchmarking.latency.subjects import Entry, Subject
-from resnet_infer.runtimes.registry import select_runtime
+from resnet_infer.runtimes.registry import get_runtime, select_runtime
 from resnet_infer.selection.machine import Model
 from resnet_infer.selection.profile import Timing, remember
 from resnet_infer.utils.console import note, warn
@@ -44,12 +44,13 @@ def spread_out(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def remember_measured(measured: Sequence[Measured]) -> None:
-    """Write what `benchmark` measured, one entry for each artifact and batch, and note where it was written."""
+    """Write what `benchmark` measured on the CPU, one entry for each artifact and batch, and note what was written."""
     groups: dict[tuple[Path, int], list[Sample]] = {}
     for item in measured:
         stage, subject = item.stage("inference"), item.entry.subject
-        if item.failure is None and stage and subject.compute in UNASKED:
-            name = _runtime(subject)
+        name = _runtime(subject)
+        on_cpu = item.about.get("opened", {}).get("device") == "cpu" and get_runtime(name).offered
+        if item.failure is None and stage and on_cpu and subject.compute in UNASKED:
             key = subject.model, item.entry.batch
             groups.setdefault(key, []).append((name, subject.threads, [1000 * value for value in stage.medians]))
     for (path, batch), samples in groups.items():

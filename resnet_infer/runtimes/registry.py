@@ -42,7 +42,8 @@ class RuntimeInfo:
     - `threads`: whether it has the keyword argument `threads`, the number of CPU threads of a call.
     - `parallel`: whether calls from several threads are computed side by side, each on CPU threads of its own.
     - `options`: names of its further keyword arguments.
-    - `computes`: what it can compute the float layers of an FP32 model in -> its keyword arguments for that.
+    - `computes`: what it can compute the float layers of an FP32 model in -> its keyword arguments for that, which
+      take the place of the caller's.
     - `offered`: whether messages and choices name it.
     """
 
@@ -87,6 +88,7 @@ RUNTIMES: tuple[RuntimeInfo, ...] = (
         threads=True,
         parallel=True,
         options=("engine_cache", "optimize", "provider", "spin", "tf32"),
+        computes={"fp32": {"tf32": False}},
     ),
     RuntimeInfo(
         "openvino",
@@ -97,7 +99,7 @@ RUNTIMES: tuple[RuntimeInfo, ...] = (
         threads=True,
         parallel=True,
         options=("bf16",),
-        computes={"fp32": {}, "bf16": {"bf16": True}},
+        computes={"fp32": {"bf16": False}, "bf16": {"bf16": True}},
     ),
     RuntimeInfo(
         "tensorrt",

@@ -6,7 +6,8 @@ arguments. The process that unpickles it opens the same file.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from resnet_infer._version import __version__
 from resnet_infer.errors import ModelError, UsageError
@@ -15,6 +16,7 @@ from resnet_infer.utils.files import sha256
 if TYPE_CHECKING:
     from resnet_infer.runtimes.base import OpenedFile, Runtime
 
+Opened = TypeVar("Opened")
 _ELSEWHERE = "open it by its name or path in every process instead"
 
 
@@ -50,6 +52,13 @@ def reopened(version: str, kind: type[Runtime], arguments: tuple[Any, ...], opti
         return value
 
     return kind(*map(read, arguments), **{name: read(value) for name, value in options.items()})
+
+
+def opened_anew(version: str, kind: Callable[..., Opened], file: PickledFile, given: dict[str, Any]) -> Opened:
+    """Return what `kind` opens of a pickled file with the arguments `given`. Raises as `reopened` does."""
+    require_version(version)
+    file.require_same()
+    return kind(file.path, **given)
 
 
 def require_version(version: str) -> None:

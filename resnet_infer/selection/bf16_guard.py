@@ -22,7 +22,7 @@ from resnet_infer.runtimes.artifacts import digest
 from resnet_infer.runtimes.base import Runtime
 from resnet_infer.runtimes.registry import RuntimeInfo, get_runtime, open_runtime, require_fp32, runtime_class
 from resnet_infer.runtimes.registry import select_runtime as select
-from resnet_infer.selection.store import Entry, Store
+from resnet_infer.selection.store import Entry, Verdicts, check_verdict
 from resnet_infer.utils.console import note
 from resnet_infer.utils.extras import DISTRIBUTIONS, EXTRAS, installed
 from resnet_infer.verification.comparison import Comparison, compare
@@ -32,8 +32,6 @@ BF16 = FileFormat("verdicts on bf16", error=DataError)
 """Format of the document."""
 PICTURES = 16
 """Number of photographs that are compared: all that come with the package. They take a second or two."""
-_KEY = ("digest", "runtime", "runtime_version", "hardware", "version")
-"""What a verdict depends on: the model, the runtime and its version, what computes, and the version of this package."""
 _MEASURED = ("pictures", "error", "largest_error", "agreement", "clear", "clear_agreement")
 """Figures of the comparison that are kept with the verdict."""
 _NOTED: set[tuple[str, str]] = set()
@@ -42,17 +40,12 @@ _NOTED: set[tuple[str, str]] = set()
 
 def _check(entry: Mapping[str, Any]) -> None:
     """Check an entry. Raises `KeyError`, `TypeError` or `ValueError`."""
-    for key in (*_KEY, "pictures"):
-        entry[key]
-    failures = entry["failures"]
-    if not isinstance(failures, list) or any(not isinstance(item, str) for item in failures):
-        raise TypeError("failures")
-    if entry["passed"] is not (not failures):
-        raise ValueError("what fails has reasons, and nothing else has")
+    check_verdict(entry, (*STORE.key, "pictures"))
 
 
-STORE = Store("bf16.json", BF16, _check)
-"""The document of the verdicts."""
+STORE = Verdicts("bf16.json", BF16, _check, key=("digest", "runtime", "runtime_version", "hardware", "version"))
+"""The document of the verdicts, and what one depends on: the model, the runtime and its version, what computes, and the
+version of this package."""
 
 
 def require_compute(
@@ -77,29 +70,27 @@ def require_compute(
     return row
 
 
-def require_bf16(model: Path | Checkpoint, runtime: str, device: str | int = "auto", *, store: Store = STORE) -> None:
+def require_bf16(model: Path | Checkpoint, runtime: str, device: str | int = "auto") -> None:
     """Raise `ParityError` if the FP32 model `model` loses too much when `runtime` computes it in bfloat16 on `device`.
 
     It is run in FP32 and in bfloat16 on `PICTURES` photographs, unless a verdict is kept for the same model, version of
-    the runtime and hardware. Of several processes one compares and the others wait for it. Raises
+    the runtime, if that is known, and hardware. Of several processes one compares and the others wait for it. Raises
     `RuntimeUnavailableError` for a processor or GPU without bfloat16.
     """
     opener = cast(type[Runtime], runtime_class(model, runtime))
-    key: Entry = {
+    key = {
         "digest": digest(model),
         "runtime": runtime,
         "runtime_version": _version(get_runtime(runtime)),
         "hardware": opener.hardware(str(device), "bf16"),
         "version": __version__,
     }
-    verdict = _known(store, key)
-    if verdict is None:
-        with store.locked(f"comparing {_name(model)} in bf16 and in FP32") as writable:
-            verdict = _known(store, key) if writable else None  # another process has compared meanwhile
-            if verdict is None:
-                verdict = {**key, **_judged(model, runtime, device)}
-                if writable:
-                    store.write(verdict, lambda other: _is_of(other, key))
+    verdict, _ = STORE.judged(
+        key,
+        f"comparing {_name(model)} in bf16 and in FP32",
+        lambda: _judged(model, runtime, device),
+        keep=key["runtime_version"] is not None,
+    )
     if not verdict["passed"]:
         raise ParityError(
             f"{_name(model)} loses too much in bf16: {'; '.join(verdict['failures'])}, on {verdict['pictures']} "
@@ -126,16 +117,6 @@ def _judged(model: Path | Checkpoint, runtime: str, device: str | int) -> Entry:
     limits = found.measured.limits.to_json("error", "agreement")
     measured = {name: values[name] for name in _MEASURED}
     return {"passed": found.passed, "failures": list(found.failures), **measured, "limits": limits}
-
-
-def _known(store: Store, key: Entry) -> Entry | None:
-    """Return the verdict that is kept for `key`, None if there is none."""
-    return next((entry for entry in store.entries() if _is_of(entry, key)), None)
-
-
-def _is_of(entry: Entry, key: Entry) -> bool:
-    """Return whether an entry is of the model, runtime and hardware that `key` names."""
-    return all(entry[name] == key[name] for name in _KEY)
 
 
 def _version(row: RuntimeInfo) -> str | None:

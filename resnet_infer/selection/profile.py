@@ -150,12 +150,18 @@ def best_known(
         if all(entry[key] == value for key, value in here.items()) and entry["compute"] == exact(compute)
     ]
     valid = [entry for entry in valid if entry["versions"] == versions_of(entry["versions"])]
-    alike = [entry for entry in valid if all(entry[key] == value for key, value in model.kind.items())]
-    if model.spec.architecture is None:
-        alike = []
-    own = [entry for entry in valid if entry["digest"] == model.digest]
-    wanted = batch or 1
-    for entry in sorted(own or alike, key=lambda entry: abs(math.log2(entry["batch"] / wanted))):
+    wanted, kind = batch or 1, model.kind
+
+    def is_own(entry: Entry) -> bool:
+        return bool(entry["digest"] == model.digest)
+
+    def is_alike(entry: Entry) -> bool:
+        return kind["architecture"] is not None and all(entry[key] == value for key, value in kind.items())
+
+    def distance(entry: Entry) -> tuple[bool, float]:
+        return not is_own(entry), abs(math.log2(entry["batch"] / wanted))
+
+    for entry in sorted((entry for entry in valid if is_own(entry) or is_alike(entry)), key=distance):
         timings = [Timing.of(item) for item in entry["trials"]]
         if found := _compare(timings, select_runtime(model.path).name, entry["batch"], use):
             return found

@@ -22,7 +22,7 @@ from resnet_infer.models.weights.package_files import present
 from resnet_infer.runtimes.base import Images, Logits, Runtime
 from resnet_infer.runtimes.registry import open_runtime
 from resnet_infer.selection.machine import Machine, Model, exact, versions
-from resnet_infer.selection.store import Entry, Store
+from resnet_infer.selection.store import Entry, Verdicts, check_verdict
 from resnet_infer.verification.comparison import Comparison, judge_logits
 from resnet_infer.verification.metrics import plain
 from resnet_infer.verification.tolerances import RUNTIMES, Tolerance, Verdict
@@ -33,7 +33,6 @@ REFERENCE = "onnxruntime"
 """Runtime that others are compared with: it proved the artifact when it was exported."""
 PHOTOS, NOISE = 8, 8
 """Images that are compared: photographs of the package, and synthetic ones as in the parity check."""
-_KEY = ("digest", "runtime", "versions", "processor", "flags", "compute", "resnet-infer")
 
 
 @dataclass(frozen=True)
@@ -51,37 +50,33 @@ class Proof:
 
 def _check(entry: Mapping[str, Any]) -> None:
     """Check an entry. Raises `KeyError`, `TypeError` or `ValueError`."""
-    for key in _KEY:
-        entry[key]
-    if type(entry["passed"]) is not bool or not isinstance(entry["error"], int | float | None):
-        raise TypeError("passed or error")
-    if not isinstance(entry["failures"], list) or any(not isinstance(item, str) for item in entry["failures"]):
-        raise TypeError("failures")
-    if entry["passed"] is bool(entry["failures"]):
-        raise ValueError("what fails has reasons, and nothing else has")
+    check_verdict(entry, STORE.key)
+    if not isinstance(entry["error"], int | float | None):
+        raise TypeError("error")
 
 
-STORE = Store("proofs.json", PROOFS, _check)
-"""The document of the proofs."""
+STORE = Verdicts(
+    "proofs.json",
+    PROOFS,
+    _check,
+    key=("digest", "runtime", "versions", "processor", "flags", "compute", "resnet-infer"),
+)
+"""The document of the proofs, and what a verdict depends on."""
 
 
-def prove(model: Model, candidate: Runtime, *, compute: str = "auto", store: Store = STORE) -> Proof:
+def prove(model: Model, candidate: Runtime, *, compute: str = "auto") -> Proof:
     """Return whether `candidate`, which has the artifact open, answers as ONNX Runtime does on this machine.
 
     A verdict that is kept is returned. Else both answer the same 16 images, one alone and the others in batches, and
-    the verdict is kept where the cache can be written. Of several processes one compares and the others wait for it.
-    Raises what opening ONNX Runtime raises.
+    the verdict is kept where the cache can be written, unless the version of one of them is not known. Of several
+    processes one compares and the others wait for it. Raises what opening ONNX Runtime raises.
     """
     key = _key(model, candidate.name, compute)
-    if known := _known(store, key):
-        return known
-    with store.locked(f"comparing the runtimes {candidate.name} and {REFERENCE}") as writable:
-        if writable and (known := _known(store, key)):  # another process has compared meanwhile
-            return known
+
+    def compare() -> Entry:
         verdict = _compare(model, candidate, compute)
         found = verdict.measured
-        entry: Entry = {
-            **key,
+        return {
             "passed": verdict.passed,
             "failures": list(verdict.failures),
             **plain({"error": found.error}),
@@ -90,9 +85,10 @@ def prove(model: Model, candidate: Runtime, *, compute: str = "auto", store: Sto
             **plain({"clear_agreement": found.clear_agreement}),
             "limits": found.limits.to_json("error", "agreement"),
         }
-        if writable:
-            store.write(entry, lambda other: all(other[name] == key[name] for name in _KEY))
-    return Proof(verdict.failures, entry["error"], fresh=True)
+
+    doing = f"comparing the runtimes {candidate.name} and {REFERENCE}"
+    entry, fresh = STORE.judged(key, doing, compare, keep=all(key["versions"].values()))
+    return Proof(tuple(entry["failures"]), entry["error"], fresh)
 
 
 def limits_of(spec: ModelSpec, compute: str) -> Tolerance:
@@ -140,11 +136,3 @@ def _key(model: Model, runtime: str, compute: str) -> dict[str, Any]:
         "compute": exact(compute),
         "resnet-infer": __version__,
     }
-
-
-def _known(store: Store, key: Mapping[str, Any]) -> Proof | None:
-    """Return the verdict that is kept, or None."""
-    for entry in reversed(store.entries()):
-        if all(entry[name] == key[name] for name in _KEY):
-            return Proof(tuple(entry["failures"]), entry["error"], fresh=False)
-    return None

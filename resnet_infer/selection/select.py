@@ -6,11 +6,9 @@ One image from the command line does not come here: the default runtime starts s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 from resnet_infer.errors import ModelError, ResnetInferError
 from resnet_infer.runtimes.base import Runtime, parse_device
@@ -28,7 +26,6 @@ class Choice:
     """Hold the runtime for an artifact, and why.
 
     - `runtime`: the runtime's name. `is_default`: it is the one that opens such a file by default.
-    - `threads`, `options`: arguments for `open_runtime`; None leaves the number of threads to the caller.
     - `reason`: why, for people, and `by`: what decided. What is not `default` is worth a line in a log.
     - `missing`: what would be faster here if it were installed, None if nothing is known to be.
     """
@@ -36,8 +33,6 @@ class Choice:
     runtime: str
     reason: str
     is_default: bool = True
-    threads: int | None = None
-    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     missing: str | None = None
     by: Literal["default", "profile", "rule", "proof"] = "default"
 
@@ -103,9 +98,10 @@ def _propose(path: Path, work: Work) -> tuple[Choice, Model | None]:
     others = [row for row in RUNTIMES if row is not default and _is_able(row, path)]
     if not others or "cpu" not in default.devices:
         return usual, None
-    if parse_device(work.device)[0] == "cuda":
+    device, _ = parse_device(work.device)
+    if device == "cuda":
         return replace(usual, reason=f"the device {work.device} was named"), None
-    if work.device == "auto" and may_use_gpu():
+    if device == "auto" and may_use_gpu():
         return replace(usual, reason="the installed ONNX Runtime may use a GPU"), None
     try:
         model = Model(path)
@@ -160,9 +156,7 @@ def _opened(model: Model, choice: Choice, work: Work, threads: int | None) -> tu
         from resnet_infer.selection.proof import prove
 
         more = {} if work.compute == "auto" else {"compute": work.compute}
-        opened = open_runtime(
-            model.path, runtime=other.name, device="cpu", threads=threads, **{**choice.options, **more}
-        )
+        opened = open_runtime(model.path, runtime=other.name, device="cpu", threads=threads, **more)
         proof = prove(model, opened, compute=work.compute)
     except ResnetInferError as error:
         if opened:

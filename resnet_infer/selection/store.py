@@ -7,9 +7,10 @@ kept. Of several processes one writes and the others wait, and a document is rep
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ class Store:
         except (FileNotFoundError, NotADirectoryError, UnwritableError):
             return {}, True
         except OSError as error:
-            note(f"{path} is not used: {error.strerror or error}")
+            _note_once(f"{path} is not used: {error.strerror or error}")
             return {}, True
         except (ValueError, RecursionError):
             return self._damaged(path)
@@ -109,7 +110,7 @@ class Store:
             for entry in document["entries"]:
                 self.check(entry)
         except DataError as error:
-            note(f"{path} is not used: {error.message}")
+            _note_once(f"{path} is not used: {error.message}")
             return {}, False
         except (AttributeError, KeyError, TypeError, ValueError):
             return self._damaged(path)
@@ -117,5 +118,58 @@ class Store:
 
     def _damaged(self, path: Path) -> tuple[dict[str, Any], bool]:
         """Note that a document is damaged, and return an empty one, which replaces it."""
-        note(f"{path} is damaged, so it is not used; it is replaced when something is measured again")
+        _note_once(f"{path} is damaged, so it is not used; it is replaced when something is measured again")
         return {}, True
+
+
+@dataclass(frozen=True)
+class Verdicts(Store):
+    """Describe a document of verdicts. An entry has `passed`, `failures` and the fields `key`, which it is found by."""
+
+    key: tuple[str, ...] = ()
+
+    def find(self, key: Mapping[str, Any]) -> Entry | None:
+        """Return the verdict that is kept for the values `key`, None if there is none."""
+        return next((entry for entry in reversed(self.entries()) if self._is_of(entry, key)), None)
+
+    def judged(
+        self, key: Mapping[str, Any], doing: str, compare: Callable[[], Entry], *, keep: bool = True
+    ) -> tuple[Entry, bool]:
+        """Return the verdict for the values `key`, and whether it was found just now.
+
+        One that is kept is returned. Else `compare` is called, which returns all other fields, and the verdict is kept
+        where the cache can be written. Of several processes one compares and the others wait for it; `doing` is what
+        they are told. With `keep=False` it is compared each time.
+        """
+        if not keep:
+            return {**key, **compare()}, True
+        if found := self.find(key):
+            return found, False
+        with self.locked(doing) as writable:
+            if writable and (found := self.find(key)):  # another process has compared meanwhile
+                return found, False
+            entry = {**key, **compare()}
+            if writable:
+                self.write(entry, lambda other: self._is_of(other, key))
+        return entry, True
+
+    def _is_of(self, entry: Entry, key: Mapping[str, Any]) -> bool:
+        """Return whether an entry is of the values `key`."""
+        return all(entry[name] == key[name] for name in self.key)
+
+
+def check_verdict(entry: Mapping[str, Any], fields: Iterable[str]) -> None:
+    """Check an entry of `Verdicts`, which has `fields` too. Raises `KeyError`, `TypeError` or `ValueError`."""
+    for name in fields:
+        entry[name]
+    failures = entry["failures"]
+    if not isinstance(failures, list) or any(not isinstance(item, str) for item in failures):
+        raise TypeError("failures")
+    if entry["passed"] is not (not failures):
+        raise ValueError("what fails has reasons, and nothing else has")
+
+
+@cache
+def _note_once(message: str) -> None:
+    """Note that a document is not used, once in a process: it is read several times."""
+    note(message)

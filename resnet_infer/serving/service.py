@@ -96,6 +96,19 @@ def _open() -> Deployment:
     return Deployment(SETTINGS, DEVICE, METRICS.batch, MEMORY, METRICS.waiting, _leave)
 
 
+def _opened(deployment: Deployment) -> None:
+    """Count the model that takes over, at the start or by a reload, and write to the log why its runtime answers."""
+    METRICS.model(deployment)
+    for line in deployment.choice.log() if deployment.choice else ():
+        write(line)
+
+
+def _label(deployment: Deployment) -> str:
+    """Return how the log names a deployment: the model, what it is computed in, and by and on what."""
+    runtime = deployment.runtime
+    return f"{deployment.spec.name} ({runtime.precision}, {runtime.name}, {runtime.device})"
+
+
 def _leave(error: DeviceError) -> None:
     """End this process, whose GPU it cannot use again; the supervisor starts another."""
     fail(f"{error.message}; this process ends, and another takes its place", error.hint)
@@ -106,7 +119,7 @@ METRICS = Metrics(shared=len(DEVICES) > 1)
 MEMORY = Memory(SETTINGS.max_memory)
 TRAFFIC = Traffic(MEMORY)
 KEYS = load_keys(SETTINGS)
-MANAGER = ModelManager(_open, METRICS.model)
+MANAGER = ModelManager(_open, _opened)
 protocol.install(METRICS.unparsed)
 follow_supervisor(SETTINGS.timeout + 5)
 CONTEXT = Context(MANAGER, SETTINGS, KEYS, METRICS, TRAFFIC, reload_others if len(DEVICES) > 1 else lambda: None)
@@ -143,7 +156,8 @@ class ResNetInfer:
         with console.on_stderr():
             path = zoo.file_for(SETTINGS.model, SETTINGS.runtime)
             if SETTINGS.compute != "auto":
-                require_compute(path, SETTINGS.compute, runtime=SETTINGS.runtime, device=DEVICES[0])
+                model = zoo.load_for(path, SETTINGS.runtime)  # what `Deployment` opens, whose verdict is then found
+                require_compute(model, SETTINGS.compute, runtime=SETTINGS.runtime, device=DEVICES[0])
 
     @bentoml.on_startup
     async def start(self) -> None:
@@ -174,13 +188,9 @@ class ResNetInfer:
             logger.exception("the model could not be opened")
             stop_service(str(error))
         else:
-            spec, runtime = MANAGER.current.spec, MANAGER.current.runtime
             place = address()
             where = f" at {place}" if place else ""
-            if choice := MANAGER.current.choice:
-                for line in choice.log():
-                    write(line)
-            write(f"{spec.name} ({runtime.precision}, {runtime.name}, {runtime.device}) is ready{where}")
+            write(f"{_label(MANAGER.current)} is ready{where}")
 
     def _hang_up(self) -> None:
         """Reload in the background (SIGHUP)."""
@@ -190,7 +200,7 @@ class ResNetInfer:
         """Reload keys and model, and write the outcome to stderr."""
         try:
             deployment = await CONTEXT.renew()
-            write(f"reloaded {deployment.spec.name}")
+            write(f"reloaded {_label(deployment)}")
         except ResnetInferError as error:
             fail(f"not reloaded: {error.message}", error.hint)
         except Exception:

@@ -26,7 +26,7 @@ from typing import Any
 from resnet_infer.errors import MissingExtraError
 from resnet_infer.runtimes.base import parse_device
 from resnet_infer.runtimes.nvidia.visible_gpus import visible_gpus
-from resnet_infer.runtimes.registry import DEFAULTS, RUNTIMES
+from resnet_infer.runtimes.registry import ARTIFACTS, DEFAULTS, RUNTIMES
 from resnet_infer.serving.http.middleware import Traffic
 from resnet_infer.serving.settings import Settings
 from resnet_infer.utils import strict_json
@@ -67,8 +67,11 @@ def devices(settings: Settings) -> list[str]:
 
 def _takes_gpu(settings: Settings) -> bool:
     """Return whether the runtime for this model would choose a GPU by itself."""
-    default = DEFAULTS.get(suffix_of(Path(settings.model or "")))
-    row = next((row for row in RUNTIMES if row.name == settings.runtime), default)
+    suffix = suffix_of(Path(settings.model or ""))
+    row = next((row for row in RUNTIMES if row.name == settings.runtime), DEFAULTS.get(suffix))
+    if settings.runtime == "auto" and settings.compute != "auto":
+        file = suffix if suffix in ARTIFACTS else ".onnx"  # what a name and a checkpoint are exported to
+        row = next((row for row in RUNTIMES if row.opens(file) and settings.compute in row.computes), row)
     if row and len(row.devices) == 1:
         return "cuda" in row.devices
     try:

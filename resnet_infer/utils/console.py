@@ -59,7 +59,14 @@ def is_shown() -> bool:
 
 @contextmanager
 def on_stderr() -> Iterator[None]:
-    """Write all notes to stderr during a `with` block, and allow progress bars: what the command line does."""
+    """Write all notes to stderr during a `with` block, and allow progress bars: what the command line does.
+
+    A block within another changes nothing: notes are written once, and as many as `--verbose` or `--quiet` says.
+    """
+    _enable()
+    if _shown[0]:
+        yield
+        return
     import logging
 
     class Stderr(logging.Handler):
@@ -73,7 +80,7 @@ def on_stderr() -> Iterator[None]:
                     write(line)
 
     package, handler = logger(), Stderr()
-    level, propagates, shown = package.level, package.propagate, _shown[0]
+    level, propagates = package.level, package.propagate
     package.addHandler(handler)
     package.propagate = False  # or a handler of the root logger, which a library may add, would write each note again
     package.setLevel(logging.INFO)
@@ -81,10 +88,19 @@ def on_stderr() -> Iterator[None]:
     try:
         yield
     finally:
-        _shown[0] = shown
+        _shown[0] = False
         package.setLevel(level)
         package.propagate = propagates
         package.removeHandler(handler)
+
+
+def _enable() -> None:
+    """Enable the loggers of the package: `logging.config` disables those that there were before it, as in BentoML."""
+    import logging
+
+    for name, item in list(logging.root.manager.loggerDict.items()):
+        if isinstance(item, logging.Logger) and f"{name}.".startswith(f"{LOGGER}."):
+            item.disabled = False
 
 
 def write(message: str) -> None:

@@ -46,13 +46,43 @@ def test_the_fastest_runtime_is_in_the_provenance(
 ) -> None:
     made = autotune.export_fastest(make_checkpoint(), tmp_path / "best.onnx", ExportConfig(), 1, ["fp32"])
     assert made.evidence["tuned"]["runtime"] == "openvino"
-    assert "it is fastest when it is run with --runtime openvino" in capsys.readouterr().err
+    said = "it is fastest when it is run with --runtime openvino, which auto means here from now on"
+    assert said in capsys.readouterr().err
     best = best_known(Model(made.path), 1)
     assert best is not None
     assert (best.timing.runtime, best.ratio) == ("openvino", 2.0)
     with open_runtime(made.path, device="cpu") as opened:
         assert opened.name == "onnxruntime"
         assert opened.spec.provenance["tuned"] == made.evidence["tuned"]
+
+
+@pytest.mark.parametrize("why", ["the cache cannot be written", "a GPU may be used", "it is slower side by side"])
+def test_what_auto_means_is_said_only_where_it_is_so(
+    why: str,
+    make_checkpoint: Callable[..., Checkpoint],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").touch()
+    if why == "the cache cannot be written":
+        monkeypatch.setenv("RESNET_INFER_CACHE", str(tmp_path / "file"))
+    elif why == "a GPU may be used":
+        monkeypatch.setattr(autotune, "may_use_gpu", lambda: True)
+    else:
+
+        def timed(found: Sequence[Candidate], batch: int, **options: Any) -> list[Trial]:
+            fast: dict[tuple[str, int | None], float] = {("openvino", 2): 1.0, ("openvino", 1): 8.0, ("auto", 1): 4.0}
+            return [
+                Trial(item, batch, (fast.get((item.subject.runtime, item.subject.threads), 2.0),)) for item in found
+            ]
+
+        monkeypatch.setattr("resnet_infer.benchmarking.candidates.usable_cores", lambda: 2)
+        monkeypatch.setattr("resnet_infer.benchmarking.remember.usable_cores", lambda: 2)
+        monkeypatch.setattr(autotune, "time_candidates", timed)
+    autotune.export_fastest(make_checkpoint(), tmp_path / "best.onnx", ExportConfig(), 1, ["fp32"])
+    said = capsys.readouterr().err
+    assert "it is fastest when it is run with --runtime openvino\n" in said
 
 
 def test_a_runtime_that_answers_otherwise_is_not_kept_however_fast(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -100,6 +101,13 @@ def test_openvino_is_told_what_to_compute_in(compute: str, hint: str, monkeypatc
     with open_runtime(ARTIFACT, runtime="openvino", compute=compute) as opened:
         assert told == [hint]
         assert opened.precision == opened.describe()["precision"] == ("bf16" if hint == "bf16" else "fp32")
+
+
+@pytest.mark.parametrize(("runtime", "options"), [("openvino", {"bf16": True}), ("torch", {"precision": "bf16"})])
+def test_what_is_named_goes_before_an_option(runtime: str, options: dict[str, Any]) -> None:
+    pytest.importorskip(runtime, reason="the runtime")
+    with open_runtime(MODELS[runtime], runtime=runtime, device="cpu", compute="fp32", **options) as opened:
+        assert opened.describe()["precision"] == "fp32"
 
 
 @needs_bf16
@@ -232,6 +240,25 @@ def test_it_is_compared_once(runtime: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.skipif(not ABLE, reason="a runtime and a processor with bfloat16")
+def test_of_an_unknown_version_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bf16_guard, "_version", lambda row: None)
+    require_bf16(MODELS[ABLE[0]], ABLE[0], "cpu")
+    assert not STORE.path.exists()
+
+
+@pytest.mark.skipif(not ABLE, reason="a runtime and a processor with bfloat16")
+def test_a_copy_is_compared_where_it_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = ABLE[0]
+    with Classifier(MODELS[runtime], runtime=runtime, compute="bf16") as classifier:
+        kept = pickle.dumps(classifier)
+    (entry,) = STORE.entries()
+    failed = {**entry, "passed": False, "failures": ["it is another machine"]}
+    assert STORE.add(failed, lambda other: True)
+    with pytest.raises(ParityError, match="it is another machine"):
+        pickle.loads(kept)
+
+
+@pytest.mark.skipif(not ABLE, reason="a runtime and a processor with bfloat16")
 def test_it_works_where_nothing_can_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("RESNET_INFER_CACHE", str(tmp_path / "file"))
@@ -294,3 +321,4 @@ def test_a_service_says_it() -> None:
 def test_the_rows_that_have_it_are_found_by_name() -> None:
     assert get_runtime("torch").computes["bf16"] == {"precision": "bf16"}
     assert get_runtime("openvino").computes["bf16"] == {"bf16": True}
+    assert get_runtime("onnxruntime").computes["fp32"] == {"tf32": False}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -160,7 +162,8 @@ def test_the_default_answers(work: Work, other: Path) -> None:
 
 def test_a_gpu_that_may_be_used_keeps_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(select, "may_use_gpu", lambda: True)
-    assert choose(INT8, MANY).runtime == "onnxruntime"
+    for device in ("auto", "AUTO", " auto"):
+        assert choose(INT8, replace(MANY, device=device)).runtime == "onnxruntime"
     assert choose(INT8, replace(MANY, device="cpu")).runtime == "other"
 
 
@@ -218,12 +221,22 @@ def test_a_verdict_of_something_else_is_not_used(part: str, other: Path, capsys:
     assert len(json.loads(other.read_text())["entries"]) == 2
 
 
+def test_a_verdict_of_an_unknown_version_is_not_kept(
+    other: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(proof, "versions", lambda names: {**dict.fromkeys(names, "1"), "other": ""})
+    assert answers() == "other"
+    assert not other.exists()
+    CHANGE[0] = FAULTS["classes permuted"]  # as after an update
+    assert answers() == "onnxruntime"
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1, "entries": [{}]}'])
 def test_damaged_verdicts_are_made_again(text: str, other: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other.parent.mkdir(parents=True)
     other.write_text(text)
     assert answers() == "other"
-    assert f"{other} is damaged, so it is not used" in capsys.readouterr().err
+    assert capsys.readouterr().err.count(f"{other} is damaged, so it is not used") == 1
     assert len(json.loads(other.read_text())["entries"]) == 1
 
 
@@ -296,6 +309,22 @@ def test_a_classifier_chooses_for_many_images_only(other: Path) -> None:
         assert classifier.classify(DEMO / "coffee.jpg", top_k=1)[0].label == "espresso"
 
 
+def test_a_copy_chooses_where_it_is_opened(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pickled classifier may be opened on another machine, where another runtime was never compared."""
+    with Classifier(INT8, throughput=True, device="cpu") as classifier:
+        assert classifier.runtime.name == "other"
+        kept = pickle.dumps(classifier)
+        with copy.copy(classifier) as again:
+            assert (again.runtime.name, again.lanes) == ("other", classifier.lanes)
+    other.unlink()
+    CHANGE[0] = FAULTS["classes permuted"]
+    with pickle.loads(kept) as again:
+        assert again.runtime.name == "onnxruntime"
+    monkeypatch.setattr(rules, "RULES", ())
+    with pickle.loads(kept) as again:
+        assert again.runtime.name == "onnxruntime"
+
+
 @pytest.mark.parametrize(("count", "runtime"), [(2, None), (60, "other")])
 def test_the_command_counts_the_images(
     count: int, runtime: str | None, cli: Callable[..., Any], tmp_path: Path, other: Path
@@ -346,6 +375,16 @@ def test_a_benchmark_measures_what_a_service_would_take() -> None:
     assert [row.subject.runtime for row in entries([str(INT8)], [1, 8])] == ["other", "other"]
     assert [row.subject.runtime for row in entries([str(INT8)], [8], as_default=True)] == ["auto"]
     assert [row.subject.runtime for row in entries([f"onnxruntime:{INT8}"], [8])] == ["onnxruntime"]
+
+
+def test_a_benchmark_says_once_what_would_be_faster(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from resnet_infer.benchmarking.latency.subjects import entries
+
+    monkeypatch.setattr(registry.RuntimeInfo, "is_installed", False)
+    entries([str(INT8), str(FP32)], [1, 8], device="cpu")
+    assert capsys.readouterr().err.count("2 times as fast") == 1
 
 
 def test_the_flags_of_the_processor_decide(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ if not Path("/proc").is_dir():
     pytest.skip("the processes of a service are found in /proc", allow_module_level=True)
 
 from resnet_infer.classifier import Classifier  # noqa: E402
+from resnet_infer.errors import RuntimeUnavailableError  # noqa: E402
 from resnet_infer.selection.machine import Model  # noqa: E402
 from resnet_infer.selection.profile import Timing, remember  # noqa: E402
 from resnet_infer.zoo import SMALL, built_in  # noqa: E402
@@ -77,11 +78,33 @@ def test_the_log_says_which_runtime_was_chosen_and_why(tmp_path: Path) -> None:
         times = [Timing("onnxruntime", 1, 2, 2.0), Timing("openvino", 1, 2, 1.0)]
         assert remember(Model(tmp_path / "model.onnx"), 8, times, source="a test")
     with serving(tmp_path, "model.onnx", RESNET_INFER_CACHE=str(cache)) as running:
+        running.process.send_signal(signal.SIGHUP)
+        until = time.monotonic() + 60
+        while "reloaded" not in running.log.read_text():
+            assert time.monotonic() < until, running.log.read_text()
+            time.sleep(0.05)
         lines = running.log.read_text().splitlines()
     assert lines[0].startswith("openvino answers for model.onnx from now on; it was measured to be 2.00 times as fast")
-    (why,) = (line for line in lines if line.startswith("openvino answers: "))
+    why, again = (line for line in lines if line.startswith("openvino answers: "))
+    assert again == why
     assert why.startswith("openvino answers: it was measured to be 2.00 times as fast as onnxruntime here (batch 8")
-    assert lines[-1] == f"resnet20-cifar10 (fp32, openvino, cpu) is ready at {running.url}"
+    assert f"resnet20-cifar10 (fp32, openvino, cpu) is ready at {running.url}" in lines
+    assert lines[-1] == "reloaded resnet20-cifar10 (fp32, openvino, cpu)"
+
+
+def test_the_log_says_once_that_answers_are_in_bf16(tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="computes it (the extra `openvino`)")
+    from resnet_infer.runtimes.openvino import OpenVinoRuntime
+
+    try:
+        OpenVinoRuntime.hardware("cpu", "bf16")
+    except RuntimeUnavailableError:
+        pytest.skip("needs a processor with bfloat16")
+    shutil.copy(built_in(SMALL, ".onnx"), tmp_path / "model.onnx")
+    with serving(tmp_path, "model.onnx", "--compute", "bf16", RESNET_INFER_CACHE=str(tmp_path / "cache")) as running:
+        said = running.log.read_text()
+    assert said.count("model.onnx is computed in bf16 by openvino, as --compute says, and not in FP32") == 1
+    assert "resnet20-cifar10 (bf16, openvino, cpu) is ready" in said
 
 
 def test_health_the_page_and_errors_are_ours(server: Server) -> None:

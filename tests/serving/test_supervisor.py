@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,11 @@ def test_each_gpu_has_a_process_if_the_runtime_takes_it(
     monkeypatch.setattr("resnet_infer.runtimes.nvidia.obstacles.obstacle", lambda provider: None)
     monkeypatch.setattr(supervisor, "count_gpus", lambda: 2)
     settings = Settings(model=model, runtime=runtime)
-    assert supervisor.devices(settings) == (["cuda:0", "cuda:1"] if found else ["auto"])
+    gpus = ["cuda:0", "cuda:1"] if found else ["auto"]
+    assert supervisor.devices(settings) == gpus
+    assert supervisor.devices(replace(settings, compute="fp32")) == gpus
+    if runtime == "auto" and not str(model).endswith(".engine"):  # OpenVINO, which has only the CPU, computes in bf16
+        assert supervisor.devices(replace(settings, compute="bf16")) == ["auto"]
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,28 @@ def test_a_note_is_written_once_whatever_a_library_does_to_the_root_logger(capsy
     assert logger().propagate
 
 
+def test_a_note_is_written_once_in_a_block_within_a_block(capsys: pytest.CaptureFixture[str]) -> None:
+    """A service's supervisor opens one inside that of the command."""
+    with on_stderr():
+        logger().setLevel(logging.WARNING)  # as --quiet does
+        with on_stderr():
+            note("by the way")
+            warn("look out")
+        warn("again")
+    assert capsys.readouterr().err == "look out\nagain\n"
+
+
+def test_loggers_that_a_library_has_disabled_are_enabled(capsys: pytest.CaptureFixture[str]) -> None:
+    """BentoML configures logging in the process of the command."""
+    inner = logger("resnet_infer.disabled")
+    with on_stderr():
+        logger().disabled = inner.disabled = True  # as `logging.config.dictConfig` does
+        with on_stderr():
+            note("by the way")
+            inner.warning("look out")
+    assert capsys.readouterr().err == "by the way\nlook out\n"
+
+
 def test_a_logged_error_has_its_traceback_and_no_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     with on_stderr():
         try:

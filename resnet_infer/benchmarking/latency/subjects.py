@@ -105,6 +105,7 @@ def entries(
         require_threads(count)
     parse_device(device)
     found = []
+    missing: set[str] = set()
     arguments = [argument or zoo.default_model() or zoo.DEFAULT for argument in models]
     seen: Counter[str] = Counter()
     for argument, shown in zip(arguments, shown_names(arguments), strict=True):
@@ -120,18 +121,22 @@ def entries(
         if seen[name] > 1:
             name += f" #{seen[name]}"
         select = chosen == compute == "auto" and not as_default
-        taken = {batch: _selected(path, batch, device) if select else chosen for batch in batches}
+        taken = {batch: _selected(path, batch, device, missing) if select else chosen for batch in batches}
         for count in threads:
             found += [Entry(name, Subject(path, taken[batch], device, count, compute), batch) for batch in batches]
     return found
 
 
-def _selected(path: Path, batch: int, device: str) -> str:
-    """Return the runtime that `auto` stands for: another one by its name, the default as `auto`."""
+def _selected(path: Path, batch: int, device: str, missing: set[str]) -> str:
+    """Return the runtime that `auto` stands for: another one by its name, the default as `auto`.
+
+    What would be faster if it were installed is noted, unless it is among `missing`, to which it is added.
+    """
     from resnet_infer.selection.select import Work, choose
 
     choice = choose(path, Work("service", batch=batch, device=device))
-    if choice.missing:
+    if choice.missing and choice.missing not in missing:
+        missing.add(choice.missing)
         note(choice.missing)
     return "auto" if choice.is_default else choice.runtime
 

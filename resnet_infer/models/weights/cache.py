@@ -129,7 +129,7 @@ def _state_of_json(path: Path) -> State:
         json.loads(path.read_bytes())
     except OSError as error:
         raise _unreadable(path, error) from error
-    except ValueError:
+    except (ValueError, RecursionError):
         return "damaged"
     return "good"
 
