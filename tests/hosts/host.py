@@ -119,6 +119,7 @@ def host(
     finally:
         if running.members():
             os.killpg(running.process.pid, signal.SIGKILL)
+            running.wait_until(lambda: not running.members())  # a signal is not delivered at once
         running.process.wait()
 
 
