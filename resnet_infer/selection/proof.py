@@ -1,7 +1,7 @@
 """Compare another runtime with ONNX Runtime before its answers count, once for each artifact on a machine.
 
-The verdicts are kept in `machine/proofs.json` in the cache, by the artifact's digest, both versions, the processor and
-what is computed in.
+The verdicts are kept in `machine/proofs.json` in the cache, by the artifact's digest, both versions, the processor, the
+number of threads and what is computed in.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ STORE = Verdicts(
     "proofs.json",
     PROOFS,
     _check,
-    key=("digest", "runtime", "versions", "processor", "flags", "compute", "resnet-infer"),
+    key=("digest", "runtime", "versions", "processor", "flags", "threads", "compute", "resnet-infer"),
 )
 """The document of the proofs, and what a verdict depends on."""
 
@@ -71,7 +71,7 @@ def prove(model: Model, candidate: Runtime, *, compute: str = "auto") -> Proof:
     the verdict is kept where the cache can be written, unless the version of one of them is not known. Of several
     processes one compares and the others wait for it. Raises what opening ONNX Runtime raises.
     """
-    key = _key(model, candidate.name, compute)
+    key = _key(model, candidate, compute)
 
     def compare() -> Entry:
         verdict = _compare(model, candidate, compute)
@@ -124,15 +124,16 @@ def _logits(runtime: Runtime, images: Images) -> Logits:
     return np.concatenate([runtime(part) for part in parts])
 
 
-def _key(model: Model, runtime: str, compute: str) -> dict[str, Any]:
-    """Return what a verdict depends on."""
+def _key(model: Model, candidate: Runtime, compute: str) -> dict[str, Any]:
+    """Return what a verdict depends on. Kernels may differ by the number of threads."""
     here = Machine.here().to_json()
     return {
         "digest": model.digest,
-        "runtime": runtime,
-        "versions": versions((REFERENCE, runtime)),
+        "runtime": candidate.name,
+        "versions": versions((REFERENCE, candidate.name)),
         "processor": here["processor"],
         "flags": here["flags"],
+        "threads": candidate.describe().get("threads"),
         "compute": exact(compute),
         "resnet-infer": __version__,
     }

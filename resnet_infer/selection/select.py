@@ -71,22 +71,23 @@ def choose(path: Path, work: Work) -> Choice:
     choice, model = _propose(path, work)
     if choice.is_default or model is None:
         return _told(path, choice)
-    opened, choice = _opened(model, choice, work, None)
+    opened, choice = _opened(model, choice, work, None, True)
     if opened:
         opened.close()
     return _told(path, choice)
 
 
-def open_chosen(path: Path, work: Work, *, threads: int | None = None) -> tuple[Runtime, Choice]:
+def open_chosen(path: Path, work: Work, *, threads: int | None = None, say: bool = True) -> tuple[Runtime, Choice]:
     """Open the artifact at `path` with the runtime of `choose`, and return it with the choice.
 
     The runtime that answers is the one that was proved: nothing is opened twice. Raises what `open_runtime` raises for
-    the default runtime. Another one that cannot be opened gives way to the default, with a warning.
+    the default runtime. Another one that cannot be opened gives way to the default, with a warning. Without `say` there
+    is no note that another one answers from now on.
     """
     choice, model = _propose(path, work)
     opened: Runtime | None = None
     if not choice.is_default and model is not None:
-        opened, choice = _opened(model, choice, work, threads)
+        opened, choice = _opened(model, choice, work, threads, say)
     _told(path, choice)
     return opened or open_runtime(path, device=work.device, threads=threads), choice
 
@@ -147,7 +148,7 @@ def _from_profile(model: Model, work: Work, usual: Choice) -> Choice | None:
     return Choice(best.timing.runtime, reason, is_default=False, by="profile")
 
 
-def _opened(model: Model, choice: Choice, work: Work, threads: int | None) -> tuple[Runtime | None, Choice]:
+def _opened(model: Model, choice: Choice, work: Work, threads: int | None, say: bool) -> tuple[Runtime | None, Choice]:
     """Open the runtime of a choice and prove it. Return None and the default's choice if either fails."""
     default = select_runtime(model.path).name
     other = get_runtime(choice.runtime)
@@ -164,7 +165,7 @@ def _opened(model: Model, choice: Choice, work: Work, threads: int | None) -> tu
         warn(f"{other.name}, which would be faster here, cannot be used: {error.message}; so {default} answers")
         return None, Choice(default, f"{other.name} cannot be used: {error.message}", by="proof")
     if not proof.failures:
-        if proof.fresh:
+        if proof.fresh and say:
             note(
                 f"{other.name} answers for {model.path.name} from now on; {choice.reason}. It agrees with {default} "
                 f"on 16 pictures; --runtime {default} keeps to that one"

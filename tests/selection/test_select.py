@@ -125,6 +125,28 @@ def test_a_runtime_that_answers_otherwise_is_not_trusted(
         monkeypatch.setattr(proof, "_compare", None)
 
 
+@pytest.mark.skipif(cpu.usable_cores() < 2, reason="one core has no second copy")
+@pytest.mark.parametrize("fault", [True, False])
+def test_a_service_proves_its_copy_with_one_thread_too(fault: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from resnet_infer.serving.inference.deployment import Deployment
+    from resnet_infer.serving.settings import Settings
+
+    sound = Other._run
+
+    def run(self: Other, images: Images) -> Logits:
+        logits = sound(self, images)
+        return np.roll(logits, 1, axis=1) if fault and self.describe()["threads"] == 1 else logits
+
+    monkeypatch.setattr(Other, "_run", run)
+    deployment = Deployment(Settings(model=str(INT8)))
+    try:
+        names = deployment.runtime.name, deployment._one_thread.name
+        assert deployment.choice is not None
+        assert (*names, deployment.choice.runtime) == (("onnxruntime",) * 3 if fault else ("other",) * 3)
+    finally:
+        deployment.close()
+
+
 def test_small_noise_is_caught_in_fp32_alone() -> None:
     CHANGE[0] = lambda logits: logits + np.random.default_rng(0).normal(0, 0.01, logits.shape) * logits.std()
     assert answers(INT8) == "other"

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from resnet_infer import zoo
 from resnet_infer.classifier import Classifier, Crops, Picture, Prediction
 from resnet_infer.errors import AnswerError, ModelError, PictureError
+from resnet_infer.models.checkpoint import Checkpoint
 from resnet_infer.models.spec import ModelSpec
 from resnet_infer.runtimes.artifacts import digest
 from resnet_infer.runtimes.base import Images, Logits, Runtime
@@ -97,8 +98,7 @@ class Deployment:
         """Why this runtime answers; None where it was named, or where the file has but one."""
         options = {"runtime": settings.runtime, "compute": settings.compute}
         if settings.runtime == settings.compute == "auto" and isinstance(source, Path):
-            work = Work("service", batch=settings.max_batch or CPU_BATCH, device=device)
-            self.runtime, self.choice = open_chosen(source, work, threads=settings.threads)
+            self.runtime, self.choice = open_chosen(source, self._work(device), threads=settings.threads)
             options["runtime"] = self.runtime.name
         else:
             if settings.compute != "auto":
@@ -110,7 +110,7 @@ class Deployment:
         if on_cpu and get_runtime(self.runtime.name).parallel:
             lanes = max(cores // (settings.threads or 1), 1)
             if settings.threads is None and lanes > 1:
-                self._one_thread = open_runtime(source, device="cpu", threads=1, **options)
+                self._one_thread = self._open_one_thread(source, options)
         self.sha256 = digest(source)
         self.artifact = source if isinstance(source, Path) and suffix_of(source) == ".onnx" else None
         self.classifier = Classifier(self.runtime)
@@ -195,6 +195,23 @@ class Deployment:
         if self._one_thread is not self.runtime:
             self._one_thread.close()
         self._maps = None
+
+    def _work(self, device: str) -> Work:
+        """Describe the service to those who choose a runtime."""
+        return Work("service", batch=self.settings.max_batch or CPU_BATCH, device=device)
+
+    def _open_one_thread(self, source: Path | Checkpoint, options: dict[str, Any]) -> Runtime:
+        """Open the model once more, with one thread, for requests under load.
+
+        A runtime that was chosen is proved with one thread too. If it fails, the default runtime answers all requests.
+        """
+        if self.choice is None or self.choice.is_default or not isinstance(source, Path):
+            return open_runtime(source, device="cpu", threads=1, **options)
+        opened, choice = open_chosen(source, self._work("cpu"), threads=1, say=False)
+        if choice.runtime != self.choice.runtime:
+            self.runtime.close()
+            self.runtime, self.choice = open_runtime(source, device="cpu"), choice
+        return opened
 
     def _prepare(self, item: ClassifyItem | Images) -> Images:
         """Decode an image within the memory limit, or return a tensor unchanged."""
