@@ -120,9 +120,10 @@ class Runtime(ABC):
             try:
                 logits = lifetime.on_sound_thread(run) if self.in_child == "new thread" else run()
             except Exception as error:
-                from resnet_infer.runtimes.nvidia.device_errors import raise_if_device_failed
+                if self.device != "cpu":
+                    from resnet_infer.runtimes.nvidia.device_errors import raise_if_device_failed
 
-                raise_if_device_failed(error, self.spec.name, self.device)
+                    raise_if_device_failed(error, self.spec.name, self.device)
                 raise
         if logits.shape != (len(images), len(self.spec.classes)) or logits.dtype != np.float32:
             raise ModelError(

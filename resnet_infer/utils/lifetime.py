@@ -32,7 +32,7 @@ Kept = TypeVar("Kept")
 
 END_SECONDS = 10.0
 """Longest wait of the shutdown for calls in progress, in seconds."""
-PAUSE_SECONDS = 1.0
+PAUSE_SECONDS = 5.0
 """Seconds before a call that begins during the shutdown is refused; by then the process is usually gone."""
 
 _kept: weakref.WeakSet[Any] = weakref.WeakSet()
