@@ -30,7 +30,7 @@ from resnet_infer.utils.progress import progress
 from resnet_infer.verification.comparison import compare
 
 with needs("cpu", "measuring what is fastest"):
-    from resnet_infer.runtimes import ort_session
+    from resnet_infer.runtimes.nvidia.usable import usable
 
 
 def export_fastest(
@@ -111,17 +111,9 @@ def export_fastest(
     return ExportResult(target, chosen.precision, evidence)
 
 
-def _gpu() -> bool:
-    if ort_session.CUDA not in ort_session.available_providers():
-        return False
-    from resnet_infer.runtimes.nvidia.obstacles import usable  # which only a build for GPUs needs
-
-    return usable("cuda")
-
-
 def _worth_trying(config: ExportConfig) -> list[Precision]:
     found: list[Precision] = ["fp32"]
-    if _gpu():
+    if usable("cuda"):
         found.append("fp16")
     if config.pictures.calibration:
         found.append("int8")
@@ -139,7 +131,7 @@ def _variants(
     for precision in tried:
         if precision == "int8":
             found.append(("int8-cpu", replace(config, precision=precision, target="cpu"), ("cpu",)))
-            if _gpu():
+            if usable("cuda"):
                 found.append(("int8-gpu", replace(config, precision=precision, target="tensorrt"), ("tensorrt",)))
             continue
         variant = replace(config, precision=precision, float_layers=())

@@ -16,6 +16,7 @@ from resnet_infer.errors import ResnetInferError
 from resnet_infer.models.spec import Precision
 from resnet_infer.models.weights.download import library_folder
 from resnet_infer.runtimes.registry import RUNTIMES, RuntimeInfo, select_runtime
+from resnet_infer.selection.profile import ALIKE
 from resnet_infer.utils import console
 from resnet_infer.utils.cpu import usable_cores
 from resnet_infer.utils.extras import needs
@@ -28,15 +29,6 @@ TIMING = Settings(
     rounds=3, seconds=0.5, stages=("inference",), least_calls=3, warm_up_limit=1.0, restart=True, give_up=3.0
 )
 """How candidates are timed. There may be a dozen: one is in memory at a time, and those far behind end early."""
-ALIKE = 1.03
-"""Ratio of times up to which two candidates are as fast. Then the higher precision, the default runtime and fewer
-threads decide, in this order."""
-
-_PROVIDERS: Mapping[Backend, str] = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
 
 
 @dataclass(frozen=True)
@@ -172,13 +164,7 @@ def _usable(backend: Backend) -> bool:
     if find_spec("onnxruntime") is None:
         return False
     with needs("cpu", "measuring what is fastest"):
-        from resnet_infer.runtimes import ort_session
-
-    if _PROVIDERS[backend] not in ort_session.available_providers():
-        return False
-    if backend == "cpu":
-        return True
-    from resnet_infer.runtimes.nvidia.obstacles import usable  # which only a build for GPUs needs
+        from resnet_infer.runtimes.nvidia.usable import usable
 
     return usable(backend)
 
@@ -206,7 +192,10 @@ def time_candidates(
 
 
 def choose(trials: Sequence[Trial], passed: Collection[Path]) -> Trial:
-    """Return the fastest trial that ran and whose artifact is among `passed`; see `ALIKE` for ties.
+    """Return the fastest trial that ran and whose artifact is among `passed`.
+
+    Between trials that are as fast (`ALIKE`) the higher precision, the default runtime and fewer threads decide, in
+    this order.
 
     Raises `ResnetInferError`, with every reason, if there is none.
     """

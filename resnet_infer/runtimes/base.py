@@ -123,7 +123,7 @@ class Runtime(ABC):
                 if self.device != "cpu":
                     from resnet_infer.runtimes.nvidia.device_errors import raise_if_device_failed
 
-                    raise_if_device_failed(error, self.spec.name, self.device)
+                    raise_if_device_failed(error, f"{self.spec.name} on {self.device}")
                 raise
         if logits.shape != (len(images), len(self.spec.classes)) or logits.dtype != np.float32:
             raise ModelError(

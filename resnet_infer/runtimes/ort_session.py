@@ -30,6 +30,8 @@ from resnet_infer.utils.cpu import compute_threads, machine_cores, usable_cores
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
+PROVIDERS = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
+"""Name of an execution provider in options -> ONNX Runtime's name of it."""
 
 VERSION: str = onnxruntime.__version__
 FOLDER: str = os.path.dirname(onnxruntime.__file__)

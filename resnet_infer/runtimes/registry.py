@@ -228,7 +228,7 @@ def open_runtime(
         device = str(device)
     if compute != "auto":
         options = {**options, **chosen.computes[compute]}
-    opened = runtime_class(model, runtime, compute)(model, device=device, **options)
+    opened: Runtime = load(chosen.opener)(model, device=device, **options)
     import logging  # which the libraries of runtimes have imported by now
 
     label = model if isinstance(model, Path) else model.spec.name

@@ -8,7 +8,6 @@ runtime that will compute, and judged by `tolerances.LIMITS`. The verdict is kep
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,11 +19,11 @@ from resnet_infer.models.format_version import FileFormat
 from resnet_infer.models.weights.package_files import present
 from resnet_infer.runtimes.artifacts import digest
 from resnet_infer.runtimes.base import Runtime
-from resnet_infer.runtimes.registry import RuntimeInfo, get_runtime, open_runtime, require_fp32, runtime_class
+from resnet_infer.runtimes.registry import RuntimeInfo, open_runtime, require_fp32, runtime_class
 from resnet_infer.runtimes.registry import select_runtime as select
+from resnet_infer.selection.machine import versions
 from resnet_infer.selection.store import Entry, Verdicts, check_verdict
 from resnet_infer.utils.console import note
-from resnet_infer.utils.extras import DISTRIBUTIONS, EXTRAS, installed
 from resnet_infer.verification.comparison import Comparison, compare
 from resnet_infer.verification.tolerances import LIMITS, Verdict
 
@@ -81,7 +80,7 @@ def require_bf16(model: Path | Checkpoint, runtime: str, device: str | int = "au
     key = {
         "digest": digest(model),
         "runtime": runtime,
-        "runtime_version": _version(get_runtime(runtime)),
+        "runtime_version": _version(runtime),
         "hardware": opener.hardware(str(device), "bf16"),
         "version": __version__,
     }
@@ -119,11 +118,9 @@ def _judged(model: Path | Checkpoint, runtime: str, device: str | int) -> Entry:
     return {"passed": found.passed, "failures": list(found.failures), **measured, "limits": limits}
 
 
-def _version(row: RuntimeInfo) -> str | None:
+def _version(runtime: str) -> str | None:
     """Return name and version of the runtime's distribution, None if it is not known."""
-    with suppress(KeyError, IndexError):
-        return installed(DISTRIBUTIONS[EXTRAS[row.extra or ""][0]])
-    return None
+    return versions((runtime,))[runtime] or None
 
 
 def _name(model: Path | Checkpoint) -> str:

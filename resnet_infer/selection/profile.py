@@ -22,7 +22,7 @@ from resnet_infer.selection.store import Entry, Store
 PROFILE = FileFormat("machine profile", error=DataError)
 """Format of the document."""
 ALIKE = 1.03
-"""Ratio of times up to which two runtimes are as fast. Then the default runtime answers."""
+"""Ratio of times up to which two runtimes or candidates are as fast. Then the default runtime answers."""
 SHARE = 0.75
 """Smallest share of the rounds in which another runtime than the default is faster, where rounds were kept: on a busy
 machine medians alone may differ by chance."""

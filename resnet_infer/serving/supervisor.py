@@ -76,13 +76,9 @@ def _takes_gpu(settings: Settings) -> bool:
         return "cuda" in row.devices
     try:
         with needs("cpu", "a service"):
-            from resnet_infer.runtimes import ort_session
+            from resnet_infer.runtimes.nvidia.usable import usable
     except MissingExtraError:  # opening the model will raise the error
         return False
-    if ort_session.CUDA not in ort_session.available_providers():
-        return False
-    from resnet_infer.runtimes.nvidia.obstacles import usable  # which only a build for GPUs needs
-
     return usable("cuda")
 
 

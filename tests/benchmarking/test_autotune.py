@@ -101,11 +101,13 @@ def test_fp16_is_not_tried_on_a_machine_whose_gpu_cannot_be_used(monkeypatch: py
     """A build of ONNX Runtime for CUDA names it on every machine."""
     from resnet_infer.benchmarking import autotune
     from resnet_infer.runtimes import ort_session
+    from resnet_infer.runtimes.nvidia.usable import usable
 
     monkeypatch.setattr(ort_session, "available_providers", lambda: [ort_session.CUDA, ort_session.CPU])
-    for obstacle, usable in ((None, True), ("no driver", False)):
-        monkeypatch.setattr("resnet_infer.runtimes.nvidia.obstacles.obstacle", lambda provider, found=obstacle: found)
-        assert autotune._gpu() is usable
+    for obstacle, found in ((None, True), ("no driver", False)):
+        monkeypatch.setattr("resnet_infer.runtimes.nvidia.obstacles.obstacle", lambda provider, said=obstacle: said)
+        assert usable("cuda") is found
+        assert ("fp16" in autotune._worth_trying(ExportConfig())) is found
 
 
 # bf16, where it is allowed

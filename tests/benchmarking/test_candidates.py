@@ -16,7 +16,6 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `cpu` or `gpu
 
 from resnet_infer import zoo  # noqa: E402
 from resnet_infer.benchmarking.candidates import (  # noqa: E402
-    ALIKE,
     TIMING,
     Artifact,
     Candidate,
@@ -31,6 +30,7 @@ from resnet_infer.benchmarking.latency.subjects import Entry, Subject  # noqa: E
 from resnet_infer.errors import ResnetInferError  # noqa: E402
 from resnet_infer.models.spec import Precision  # noqa: E402
 from resnet_infer.runtimes.registry import get_runtime  # noqa: E402
+from resnet_infer.selection.profile import ALIKE  # noqa: E402
 
 ARTIFACT = zoo.built_in(zoo.SMALL, ".onnx")
 FP32, FP16, INT8 = Path("a.onnx"), Path("b.onnx"), Path("c.onnx")

@@ -164,11 +164,10 @@ def writable(folder: Path) -> bool:
 
 def builtin_damaged() -> list[str]:
     """Return the paths of built-in models whose files are missing or not as they were packed."""
-    from resnet_infer.models.weights.builtin import LIST, file_of, require_whole
+    from resnet_infer.models.weights.builtin import listed, require_whole
 
     found = []
-    for entry in file_of(LIST).read_text(encoding="utf-8").splitlines():
-        path = file_of(entry.split(" ", 2)[2])
+    for path in listed():
         try:
             require_whole(path)
         except ResnetInferError:

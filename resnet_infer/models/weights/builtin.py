@@ -36,6 +36,11 @@ def checksum(path: Path) -> tuple[int, int]:
     return value, size
 
 
+def listed() -> list[Path]:
+    """Return the paths of the files in the list."""
+    return [file_of(entry.split(" ", 2)[2]) for entry in file_of(LIST).read_text(encoding="utf-8").splitlines()]
+
+
 def line(path: Path) -> str:
     """Return the line of a file in the list."""
     value, size = checksum(path)

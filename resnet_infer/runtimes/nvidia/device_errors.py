@@ -96,9 +96,9 @@ def is_sticky(text: str) -> bool:
     return False
 
 
-def raise_if_device_failed(error: BaseException, what: str, device: str) -> None:
-    """Raise the `DeviceError` for `error`, unless it is one already, reports no failed GPU, or `device` is a CPU."""
-    failure = None if device == "cpu" else device_error(error, f"{what} on {device}")
+def raise_if_device_failed(error: BaseException, what: str) -> None:
+    """Raise the `DeviceError` for an exception of a call on a GPU. Do nothing for one, and where no GPU has failed."""
+    failure = device_error(error, what)
     if failure is not None and failure is not error:
         raise failure from error
 

@@ -15,8 +15,6 @@ with needs("gpu", "running on an NVIDIA GPU"):
 
 CALLED = {"cuda": "CUDA", "tensorrt": "TensorRT"}
 """Provider -> what messages call it."""
-PROVIDERS = {"cuda": ort_session.CUDA, "tensorrt": ort_session.TENSORRT}
-"""Provider -> ONNX Runtime's name of it."""
 NO_DRIVER = "a GPU needs NVIDIA's driver: nvidia-smi must list it; in a container, start it with --gpus all"
 CHECK = "check the GPU and its memory with nvidia-smi"
 """Hint for an error of CUDA whose cause is not known."""
@@ -62,18 +60,13 @@ def obstacle(provider: str, number: int = 0) -> Obstacle | None:
     The driver is asked, and the libraries are loaded as ONNX Runtime would. Nothing is computed, so that opening a
     model may still fail.
     """
-    if PROVIDERS[provider] not in ort_session.available_providers():
+    if ort_session.PROVIDERS[provider] not in ort_session.available_providers():
         return Obstacle(f"this ONNX Runtime has no {CALLED[provider]}", _install())
     if found := _driver_obstacle(ask_driver(), number):
         return found
     if message := libraries.load(provider):
         return Obstacle(f"{CALLED[provider]} does not load ({message})", remedy(message))
     return None
-
-
-def usable(provider: str) -> bool:
-    """Return whether ONNX Runtime can use a GPU here with a provider, `cuda` or `tensorrt`."""
-    return obstacle(provider) is None
 
 
 def _driver_obstacle(driver: Driver, number: int) -> Obstacle | None:

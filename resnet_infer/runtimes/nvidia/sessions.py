@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from resnet_infer.runtimes.artifacts import read_onnx_signature, read_onnx_spec
-from resnet_infer.runtimes.nvidia.obstacles import CALLED, PROVIDERS, Obstacle, cause, obstacle, remedy
+from resnet_infer.runtimes.nvidia.obstacles import CALLED, Obstacle, cause, obstacle, remedy
 from resnet_infer.runtimes.nvidia.sizes import SIZES
 from resnet_infer.utils.console import warn
 from resnet_infer.utils.extras import needs
@@ -60,7 +60,7 @@ def open_gpu(model: str | bytes, make_options: Any, settings: GpuOptions) -> tup
             return None, _failed(settings.provider, cause(second))
         label = model if isinstance(model, str) else "the model"
         warn(f"{label}: operators without a kernel for {CALLED[settings.provider]} run on the CPU, with copies between")
-    if session.get_providers()[0] != PROVIDERS[settings.provider]:
+    if session.get_providers()[0] != ort_session.PROVIDERS[settings.provider]:
         return None, _failed(settings.provider, "it does not say why")
     return session, None
 

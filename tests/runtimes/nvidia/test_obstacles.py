@@ -15,7 +15,8 @@ pytest.importorskip("onnxruntime", reason="the extra `cpu` or `gpu`")
 from resnet_infer.runtimes import ort_session
 from resnet_infer.runtimes.nvidia import libraries, obstacles
 from resnet_infer.runtimes.nvidia.driver import Driver
-from resnet_infer.runtimes.nvidia.obstacles import NO_DRIVER, Obstacle, cause, obstacle, usable
+from resnet_infer.runtimes.nvidia.obstacles import NO_DRIVER, Obstacle, cause, obstacle
+from resnet_infer.runtimes.nvidia.usable import usable
 from resnet_infer.utils import extras
 
 LONG = (
@@ -37,7 +38,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """An ONNX Runtime for CUDA 13, a driver, and what the loader says."""
 
     def build(driver: Driver = GPU, message: str | None = None, names: tuple[str, ...] = ("onnxruntime-gpu",)) -> None:
-        monkeypatch.setattr(ort_session, "available_providers", lambda: list(obstacles.PROVIDERS.values()))
+        monkeypatch.setattr(ort_session, "available_providers", lambda: list(ort_session.PROVIDERS.values()))
         monkeypatch.setattr(ort_session, "CUDA_VERSION", "13.0")
         monkeypatch.setattr(obstacles, "ask_driver", lambda: driver)
         monkeypatch.setattr(libraries, "load", lambda provider: message)
