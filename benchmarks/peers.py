@@ -42,7 +42,7 @@ PEERS = (
     *("onnxruntime", "openvino", "nncf", "onnx"),
     *("pillow", "numpy", "safetensors"),
 )
-ROUNDS = {1: 20, 8: 10, 32: 6}
+ROUNDS = {1: 24, 8: 14, 32: 6}
 """By the batch: what is quick is measured more often."""
 STARTS = 5
 SECONDS = 0.8

@@ -106,7 +106,7 @@ def of_ours(given: argparse.Namespace) -> Prepare:
 
     def prepare(pictures: NDArray[np.uint8]) -> Call:
         if "openvino" in given.subject:
-            compute = "bf16" if "bf16" in given.subject else "fp32"
+            compute = next((name.lower() for name in ("bf16", "FP32") if name in given.subject), "auto")
             runtime = open_runtime(path, runtime="openvino", device="cpu", compute=compute)
         else:
             runtime, _ = open_chosen(path, Work("service", batch=len(pictures), device="cpu"))
