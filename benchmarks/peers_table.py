@@ -163,7 +163,8 @@ def main() -> None:
         "installs them. All use the same weights and processor. Each is a process of its own, and they take turns.",
         "Each batch size, and each of the later tables, was measured in a run of its own: compare within it only. The "
         "weights are random, so accuracy was not measured. onnxruntime is called directly on our graphs and on one of "
-        "its own quantize_static, openvino on our FP32 graph and, in INT8, on one quantized by NNCF; optimum is "
+        "its own quantize_static in its default form (QDQ, signed activations; `benchmarks/int8.py` measures the "
+        "faster unsigned one), openvino on our FP32 graph and, in INT8, on one quantized by NNCF; optimum is "
         "OpenVINO through optimum-intel. torch.compile uses channels_last and freezing, and bfloat16 is torch's "
         "autocast. The input of torch and optimum is normalised float32, that of the others uint8 images. "
         "resnet-infer FP32 and INT8 are what `--runtime auto` takes for a service.",
