@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.paired import COMMAND, PYTHON, RESULTS, ROOT, save, seconds
+from benchmarks.peer_programs.arguments import precision
 from benchmarks.serving import int8
 from benchmarks.untrained import resnet50
 from resnet_infer.benchmarking.latency.statistics import paired_ratio
@@ -219,11 +220,6 @@ def shuffled(items: Sequence[str], rounds: int) -> Iterator[Sequence[str]]:
     source = random.Random(rounds)
     for _ in range(rounds):
         yield source.sample(items, len(items))
-
-
-def precision(subject: str) -> str:
-    """What a subject computes in."""
-    return next((name for name in ("FP32", "bf16", "INT8") if name in subject), "FP32")
 
 
 def gates(result: dict[str, Any]) -> dict[str, bool]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks.paired import RESULTS
+from benchmarks.peer_programs.arguments import precision
 
 FILES = ("peers.json", "peers-amx.json")
 """Results of a machine without AMX, and of one with it."""
@@ -25,10 +26,6 @@ PRECISIONS = {
 OURS = "resnet-infer"
 NEAR = 1.05
 """Up to this ratio two figures are called even: so much do rounds of the same thing differ."""
-
-
-def precision(subject: str) -> str:
-    return next((name for name in PRECISIONS if name in subject), "FP32")
 
 
 def ratio(part: dict[str, Any], subject: str, other: str) -> float:

@@ -26,3 +26,8 @@ def add_geometry(parser: argparse.ArgumentParser) -> None:
 
 def _numbers(text: str) -> list[float]:
     return [float(value) for value in text.split(",")]
+
+
+def precision(subject: str) -> str:
+    """Return what a subject computes in, by its name: FP32, bf16 or INT8."""
+    return next((name for name in ("FP32", "bf16", "INT8") if name in subject), "FP32")

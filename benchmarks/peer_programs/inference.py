@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.peer_programs.arguments import subject_parser
+from benchmarks.peer_programs.arguments import precision, subject_parser
 from benchmarks.peer_programs.torchvision_ops import load_operators
 
 Call = Callable[[], Any]
@@ -106,7 +106,7 @@ def of_ours(given: argparse.Namespace) -> Prepare:
 
     def prepare(pictures: NDArray[np.uint8]) -> Call:
         if "openvino" in given.subject:
-            compute = next((name.lower() for name in ("bf16", "FP32") if name in given.subject), "auto")
+            compute = {"FP32": "fp32", "bf16": "bf16"}.get(precision(given.subject), "auto")
             runtime = open_runtime(path, runtime="openvino", device="cpu", compute=compute)
         else:
             runtime, _ = open_chosen(path, Work("service", batch=len(pictures), device="cpu"))
